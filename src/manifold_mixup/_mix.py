@@ -1,0 +1,124 @@
+"""The one tensor operation: every row of a batch moves towards its partner."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifold_mixup._plan import MixPlan
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def mix(x: Tensor, plan: MixPlan) -> Tensor:
+    """Mix every row of a batch with its partner.
+
+    Row ``i`` of the result is ``lam[i] * x[i] + (1 - lam[i]) * x[perm[i]]`` (Mix_λ of the paper,
+    section 2), computed in at least float32 and rounded once to the type of ``x``.
+
+    Args:
+        x: hidden state, ``(batch, *features)``, floating point or complex. It is not written to.
+        plan: the coefficients and the pairs; its layer is not looked at.
+
+    Returns:
+        The mixed state, with the shape, dtype, device and memory format of ``x``. It can be
+        differentiated any number of times.
+
+    Raises:
+        TypeError: ``x`` is neither floating point nor complex.
+        ValueError: dimension 0 of ``x`` is not the batch of the plan.
+
+    Example:
+        >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
+        >>> mix(torch.tensor([[0.0], [10.0]]), plan)
+        tensor([[2.5000],
+                [7.5000]])
+    """
+    if not is_continuous(x):
+        raise TypeError(
+            f"only floating point states can be mixed, but x is {x.dtype}. Of token ids, mix the "
+            f"output of the embedding layer."
+        )
+    if x.ndim == 0 or x.shape[0] != plan.perm.shape[0]:
+        raise ValueError(
+            f"the plan pairs {plan.perm.shape[0]} examples but x has shape {tuple(x.shape)}. Is "
+            f"dimension 0 of this tensor the batch?"
+        )
+    return apply(x, plan.lam, plan.perm)
+
+
+def is_continuous(x: Tensor) -> bool:
+    """Say whether values between those of ``x`` exist: it is floating point or complex."""
+    return x.is_floating_point() or x.is_complex()
+
+
+def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
+    """Do `mix` on tensors that were checked before."""
+    if perm.device != x.device:  # the layers of one model may lie on several devices
+        lam, perm = lam.to(x.device, non_blocking=True), perm.to(x.device, non_blocking=True)
+    lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the arithmetic's type from here on
+    return _Mix.apply(x, lam, None, perm, None)  # type: ignore[no-any-return]
+
+
+class _Mix(torch.autograd.Function):
+    """``own[i] * x[i] + other[i] * x[perm[i]]``, whose gradient is of the same form.
+
+    An ``other`` of None is ``1 - own``. The gradient of a gather by ``perm`` is a gather by its
+    inverse, so the backward pass is the same operation with the inverse permutation. The framework
+    would scatter, which is several times slower.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inverse: Tensor | None
+    ) -> Tensor:
+        del inverse  # only the derivatives need it
+        return _interpolate(x, own, other, perm)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        _, own, other, perm, inverse = inputs
+        ctx.save_for_backward(own, other, perm, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        own, other, perm, inverse = ctx.saved_tensors
+        if inverse is None:
+            inverse = _invert(perm)
+        if own.ndim:
+            # Example j hears from itself and from the one that was mixed with it, which weighed it
+            # by its own coefficient.
+            other = (1 - own if other is None else other)[inverse]
+        return _Mix.apply(grad, own, other, inverse, perm), None, None, None, None
+
+    @staticmethod
+    def vmap(_: Any, in_dims: tuple[int | None, ...], x: Tensor, *plan: Any) -> tuple[Tensor, int]:
+        """Mix a batch of batches by one plan: the further dimension is a feature like any other."""
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+            raise NotImplementedError("torch.vmap can map the state that is mixed, not the plan.")
+        return _Mix.apply(x.movedim(in_dims[0], -1), *plan), -1
+
+
+def _invert(perm: Tensor) -> Tensor:
+    rows = torch.arange(perm.shape[0], device=perm.device)
+    return torch.empty_like(perm).scatter_(0, perm, rows)
+
+
+def _interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
+    channels_last = _CHANNELS_LAST.get(x.ndim)
+    if channels_last is not None and x.is_contiguous(memory_format=channels_last):
+        # Gather rows as they lie in memory, else the result would lose the layout.
+        return _interpolate_rows(x.movedim(1, -1), own, other, perm).movedim(-1, 1)
+    return _interpolate_rows(x, own, other, perm)
+
+
+def _interpolate_rows(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
+    """Gather the partners, then move them towards the examples in place: one allocation."""
+    partner = x.index_select(0, perm).to(own.dtype)
+    rows = (-1,) + (1,) * (x.ndim - 1) if own.ndim else ()
+    if other is None:
+        partner.lerp_(x.to(own.dtype), own.view(rows))  # exact where both rows are equal
+    else:
+        partner.mul_(other.view(rows)).addcmul_(x.to(own.dtype), own.view(rows))
+    return partner.to(x.dtype)

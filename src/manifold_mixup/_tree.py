@@ -1,0 +1,96 @@
+"""Nested values: tensors inside tuples, lists, mappings and dataclasses."""
+
+import copy
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield ``(path, tensor)`` for every tensor in a nested value, in order.
+
+    Example:
+        >>> [path for path, _ in leaves((torch.ones(1), {"h": [torch.ones(1)]}))]
+        ['0', '1.h.0']
+    """
+    for leaf_path, leaf in ends(value, path):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf_path, leaf
+
+
+def ends(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(path, end)`` for everything in a nested value that is no container, in order."""
+    if isinstance(value, torch.Tensor) or not _is_container(value):
+        yield path, value
+    for key, child in children(value):
+        yield from ends(child, f"{path}.{key}" if path else str(key))
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, Mapping | tuple | list) or _is_dataclass(value)
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def children(value: Any) -> list[tuple[Any, Any]]:
+    """List the ``(key, child)`` pairs of a container; of anything else, none."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    if _is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []
+
+
+def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "") -> Any:
+    """Rebuild a nested value with ``fn(path, tensor)`` in place of every tensor.
+
+    The containers are new, of the same class; what is no tensor is passed on as it is.
+
+    Raises:
+        TypeError: a mapping with tensors cannot be copied for certain.
+    """
+    if isinstance(value, torch.Tensor):
+        return fn(path, value)
+    pairs = children(value)
+    if not pairs:
+        return value
+    new = [
+        (key, map_leaves(fn, child, f"{path}.{key}" if path else str(key))) for key, child in pairs
+    ]
+    if isinstance(value, tuple | list):
+        items = [child for _, child in new]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if type(value) in (dict, OrderedDict):
+        return type(value)(new)
+    rebuilt = _copy(value)
+    for key, child in new:
+        _replace(rebuilt, key, child)
+    return rebuilt
+
+
+def _copy(value: Any) -> Any:
+    """Copy a mapping or dataclass of a class that may need more than its items to be built.
+
+    A ModelOutput is both.
+    """
+    by_reference = isinstance(value, Mapping) and not isinstance(value, dict)
+    if by_reference and not hasattr(value, "__copy__") and any(True for _ in leaves(value)):
+        raise TypeError(
+            f"a {type(value).__name__} has no __copy__, so that changing a copy might change the "
+            f"original. Give it one, or pass a dict."
+        )
+    return copy.copy(value)
+
+
+def _replace(container: Any, key: Any, child: Any) -> None:
+    if isinstance(container, Mapping):
+        container[key] = child  # type: ignore[index]
+    else:
+        object.__setattr__(container, key, child)  # frozen dataclasses too

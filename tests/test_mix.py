@@ -1,0 +1,361 @@
+"""mix: the plain formula to the last bit that can be had, and what it may cost."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manifold_mixup import MixPlan, mix
+
+HALF = [torch.float16, torch.bfloat16]
+REAL = [*HALF, torch.float32, torch.float64]
+DTYPES = [*REAL, torch.complex64, torch.complex128]
+EACH_KIND = pytest.mark.parametrize("per_sample", [False, True], ids=["scalar", "per_sample"])
+
+
+def draw(batch, *, per_sample=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lam = torch.rand(batch, generator=generator)
+    perm = torch.randperm(batch, generator=generator)
+    return MixPlan("layer", lam if per_sample else lam[0], perm)
+
+
+def randn(*shape, dtype=torch.float32, seed=1):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def plain(x, plan):
+    """What mix is: the formula with autograd's own derivatives."""
+    lam = plan.lam.to(x.dtype)
+    if lam.ndim:
+        lam = lam.view(-1, *[1] * (x.ndim - 1))
+    return lam * x + (1 - lam) * x[plan.perm]
+
+
+def exactly(x, plan):
+    """The formula with far more digits than ``x`` has."""
+    return plain(x.to(torch.promote_types(x.dtype, torch.float64)), plan)
+
+
+def assert_rounded_once(mixed, x, plan):
+    """The error of one rounding to x.dtype, after arithmetic in at least float32."""
+    eps = torch.finfo(x.dtype).eps
+    arithmetic = min(eps, torch.finfo(torch.float32).eps)
+    largest = x.abs().max().item() if x.numel() else 0.0
+    smallest = torch.finfo(x.dtype).smallest_normal * eps
+    torch.testing.assert_close(
+        mixed.to(torch.promote_types(x.dtype, torch.float64)),
+        exactly(x, plan),
+        rtol=0.5 * eps + 2 * arithmetic,
+        atol=2 * arithmetic * largest + smallest,
+    )
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "strided": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+    "rows from the end": lambda x: torch.cat([x, x])[x.shape[0] :],
+    "expanded": lambda x: x[..., :1].expand_as(x) if x.shape[-1] else x,
+    "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
+}
+
+
+@given(
+    batch=st.integers(1, 5),
+    features=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(list(LAYOUTS)),
+    per_sample=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_mix_is_the_formula(batch, features, dtype, layout, per_sample, seed):
+    x = LAYOUTS[layout](randn(batch, *features, dtype=dtype, seed=seed))
+    plan = draw(batch, per_sample=per_sample, seed=seed)
+    before = x.clone()
+    mixed = mix(x, plan)
+    assert (mixed.shape, mixed.dtype) == (x.shape, x.dtype)
+    assert_rounded_once(mixed, x, plan)
+    assert torch.equal(x, before)
+
+
+@EACH_KIND
+def test_states_without_features(per_sample):
+    x, plan = randn(5), draw(5, per_sample=per_sample)
+    torch.testing.assert_close(mix(x, plan), plain(x, plan))
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lam_1_lam_0_and_a_pair_of_equals_are_exact(dtype, per_sample):
+    x = randn(64, 33, dtype=dtype)
+    plan = draw(64, per_sample=per_sample)
+    one = torch.ones_like(plan.lam)
+    assert torch.equal(mix(x, MixPlan("layer", one, plan.perm)), x)
+    assert torch.equal(mix(x, MixPlan("layer", 0 * one, plan.perm)), x[plan.perm])
+    assert torch.equal(mix(x, MixPlan("layer", plan.lam, torch.arange(64))), x)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_types_are_computed_in_float32(dtype, per_sample):
+    """Nor is λ rounded: 1 - 2⁻¹² is 1 in bfloat16, which would leave no trace of the partner."""
+    lam = torch.full((2,), 1 - 2**-12)
+    plan = MixPlan("layer", lam if per_sample else lam[0], torch.tensor([1, 0]))
+    x = torch.tensor([[0.0], [1024.0]], dtype=dtype)
+    assert mix(x, plan)[0].item() == 0.25
+    many = randn(512, 64, dtype=dtype)
+    assert_rounded_once(
+        mix(many, draw(512, per_sample=per_sample)), many, draw(512, per_sample=per_sample)
+    )
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_gradients_are_computed_in_float32(dtype, per_sample):
+    x = randn(64, 16, dtype=dtype).requires_grad_()
+    plan, grad = draw(64, per_sample=per_sample), randn(64, 16, dtype=dtype, seed=2)
+    wide = x.detach().double().requires_grad_()
+    (ours,) = torch.autograd.grad(mix(x, plan), x, grad)
+    (exact,) = torch.autograd.grad(plain(wide, plan), wide, grad.double())
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(ours.double(), exact, rtol=0.51 * eps, atol=1e-6)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3), (6,), (6, 3), (6, 2, 3, 4), (6, 0)], ids=str)
+def test_gradients_are_those_of_the_formula(shape, dtype, per_sample):
+    x = randn(*shape, dtype=dtype).requires_grad_()
+    plan, grad = draw(shape[0], per_sample=per_sample), randn(*shape, dtype=dtype, seed=2)
+    (ours,) = torch.autograd.grad(mix(x, plan), x, grad)
+    (theirs,) = torch.autograd.grad(plain(x, plan), x, grad)
+    torch.testing.assert_close(ours, theirs)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_first_and_second_derivatives(dtype, per_sample):
+    x, plan = randn(4, 2, 3, dtype=dtype).requires_grad_(), draw(4, per_sample=per_sample)
+    assert plan.perm.tolist() != plan.perm.argsort().tolist()  # else its inverse is not tested
+    assert torch.autograd.gradcheck(lambda x: mix(x, plan), x)
+    assert torch.autograd.gradgradcheck(lambda x: mix(x, plan), x)
+    assert torch.autograd.gradgradcheck(lambda x: mix(x, plan).abs().pow(3), x)
+
+
+@EACH_KIND
+def test_third_derivative(per_sample):
+    x, plan = randn(4, 3, dtype=torch.float64).requires_grad_(), draw(4, per_sample=per_sample)
+
+    def third(function):
+        value = function(x, plan).pow(4).sum()
+        for _ in range(3):
+            (grad,) = torch.autograd.grad(value, x, create_graph=True)
+            value = grad.sum()
+        return grad
+
+    torch.testing.assert_close(third(mix), third(plain))
+
+
+@EACH_KIND
+@pytest.mark.parametrize(
+    ("shape", "memory_format"),
+    [((4, 3, 5, 2), torch.channels_last), ((4, 3, 5, 2, 2), torch.channels_last_3d)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_format_is_kept_forward_and_backward(shape, memory_format, dtype, per_sample):
+    plan = draw(4, per_sample=per_sample)
+    x = randn(*shape, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    mixed = mix(x, plan)
+    grad = randn(*shape, dtype=dtype).to(memory_format=memory_format)
+    (back,) = torch.autograd.grad(mixed, x, grad)
+    for kept in (mixed, back):
+        assert kept.is_contiguous(memory_format=memory_format)
+        assert not kept.is_contiguous()
+    assert mix(randn(*shape), plan).is_contiguous()
+    assert_rounded_once(mixed.detach(), x.detach(), plan)
+
+
+@EACH_KIND
+def test_neither_state_nor_gradient_is_written_to(per_sample):
+    x, plan = randn(6, 4).requires_grad_(), draw(6, per_sample=per_sample)
+    grad = randn(6, 4, seed=2)
+    versions = x._version, grad._version, plan.lam._version, plan.perm._version
+    before, grad_before = x.detach().clone(), grad.clone()
+    torch.autograd.grad(mix(x, plan), x, grad)
+    assert (x._version, grad._version, plan.lam._version, plan.perm._version) == versions
+    assert torch.equal(x, before)
+    assert torch.equal(grad, grad_before)
+
+
+def test_the_result_is_a_tensor_of_its_own():
+    x = randn(2, 3)
+    mixed = mix(x, MixPlan("layer", torch.tensor(1.0), torch.arange(2)))
+    mixed.zero_()
+    assert x.abs().min() > 0
+
+
+def test_a_leaf_that_needs_no_gradient_gets_none():
+    assert not mix(randn(3, 2), draw(3)).requires_grad
+    with torch.no_grad():
+        assert not mix(randn(3, 2).requires_grad_(), draw(3)).requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(mix(randn(3, 2), draw(3)), plain(randn(3, 2), draw(3)))
+
+
+# What can be called around it
+
+
+@EACH_KIND
+@pytest.mark.parametrize("shape", [(6, 3), (6, 2, 3, 4)], ids=str)
+def test_function_transforms(shape, per_sample):
+    x, plan = randn(*shape, dtype=torch.float64), draw(shape[0], per_sample=per_sample)
+    several = torch.stack([x, 2 * x, x - 1], dim=1)
+
+    def loss(function):
+        return lambda x: function(x, plan).pow(2).sum()
+
+    torch.testing.assert_close(torch.func.grad(loss(mix))(x), torch.func.grad(loss(plain))(x))
+    for dim in (0, 1):
+        batches = several.movedim(1, dim)
+        mapped = torch.vmap(lambda x: mix(x, plan), in_dims=dim, out_dims=dim)(batches)
+        torch.testing.assert_close(mapped.movedim(dim, 1)[:, 1], mix(2 * x, plan))
+        grads = torch.vmap(torch.func.grad(loss(mix)), in_dims=dim)(batches)
+        torch.testing.assert_close(grads[1], torch.func.grad(loss(plain))(2 * x))
+    jacobian = torch.func.jacrev(lambda x: mix(x, plan))
+    torch.testing.assert_close(jacobian(x), torch.func.jacrev(lambda x: plain(x, plan))(x))
+
+
+def test_a_plan_cannot_be_mapped():
+    from manifold_mixup._mix import apply
+
+    x, plan = randn(4, 2), draw(4)
+    with pytest.raises(NotImplementedError, match="not the plan"):
+        torch.vmap(lambda lam: apply(x, lam, plan.perm))(torch.rand(3))
+
+
+@EACH_KIND
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 3)], ids=str)
+def test_compiled_without_a_graph_break(shape, per_sample):
+    torch.compiler.reset()
+    layer = nn.Linear(shape[-1], 3)
+
+    def step(x, plan):
+        return layer(mix(x.tanh(), plan)).square()
+
+    plan, x = draw(6, per_sample=per_sample), randn(*shape)
+    if len(shape) == 4:
+        x = x.to(memory_format=torch.channels_last)
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    output, expected = compiled(ours, plan), step(theirs, plan)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(output.sum(), ours), torch.autograd.grad(expected.sum(), theirs)
+    )
+    # another plan is no reason to compile again
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled(ours, draw(6, per_sample=per_sample, seed=9))
+
+
+def test_compiled_by_inductor():
+    torch.compiler.reset()
+    plan, x = draw(6), randn(6, 8).requires_grad_()
+    mixed = torch.compile(mix, fullgraph=True)(x, plan)
+    torch.testing.assert_close(mixed, mix(x, plan))
+    grad = randn(6, 8, seed=2)
+    ours, theirs = (torch.autograd.grad(out, x, grad) for out in (mixed, mix(x, plan)))
+    torch.testing.assert_close(ours, theirs)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_autocast_changes_neither_type_nor_arithmetic(dtype, per_sample):
+    plan = draw(64, per_sample=per_sample)
+    for x in (randn(64, 16, dtype=dtype), randn(64, 16)):
+        with torch.autocast("cpu", dtype=dtype):
+            mixed = mix(x, plan)
+        assert torch.equal(mixed, mix(x, plan))
+
+
+# What it costs
+
+
+class Costs(TorchDispatchMode):
+    """Records the operators that ran, and the bytes of every new block of memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators, self.allocated, self._seen = [], [], {}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        for tensor in args:
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        result = operator(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not operator.is_view:
+            self.operators.append(operator.name())
+            if self._note(result):
+                self.allocated.append(result.untyped_storage().nbytes())
+        return result
+
+    def _note(self, tensor):
+        storage = tensor.untyped_storage()
+        fresh = storage._cdata not in self._seen
+        self._seen[storage._cdata] = storage  # kept, so that no address comes twice
+        return fresh
+
+
+@EACH_KIND
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_operator_calls_and_memory(layout, per_sample):
+    x = LAYOUTS[layout](randn(8, 16, 4, 4)).requires_grad_()
+    plan, grad = draw(8, per_sample=per_sample), LAYOUTS[layout](randn(8, 16, 4, 4, seed=2))
+    with Costs() as forward:
+        mixed = mix(x, plan)
+    with Costs() as backward:
+        torch.autograd.grad(mixed, x, grad)
+    assert len(forward.operators) <= 2, forward.operators  # gather, lerp
+    assert len(backward.operators) <= 8, backward.operators  # the same, and the inverse
+    for costs in (forward, backward):
+        large = [size for size in costs.allocated if size >= x.nbytes]
+        assert large == [x.nbytes], costs.allocated
+        assert sum(costs.allocated) - x.nbytes <= 4 * plan.perm.nbytes, costs.allocated
+
+
+@EACH_KIND
+def test_the_permutation_is_inverted_once(per_sample):
+    """The second derivative goes by the permutation that the first has."""
+    x, grad = randn(6, 4).requires_grad_(), randn(6, 4, seed=2).requires_grad_()
+    mixed = mix(x, draw(6, per_sample=per_sample))
+    with Costs() as first:
+        (back,) = torch.autograd.grad(mixed, x, grad, create_graph=True)
+    with Costs() as second:
+        torch.autograd.grad(back, grad, x.detach())
+    assert [costs.operators.count("aten::scatter_.src") for costs in (first, second)] == [1, 0]
+
+
+def test_the_formula_costs_more():
+    """The measure of the test above can fail."""
+    x, plan = randn(8, 16, 4, 4), draw(8)
+    with Costs() as costs:
+        plain(x, plan)
+    assert len(costs.operators) > 2
+    assert costs.allocated.count(x.nbytes) > 1
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool], ids=str)
+def test_numbers_with_nothing_in_between_are_refused(dtype):
+    with pytest.raises(TypeError, match=rf"{dtype}.*token ids.*embedding"):
+        mix(torch.zeros(4, 2, dtype=dtype), draw(4))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (0, 4)], ids=str)
+def test_another_batch_size_is_refused(shape):
+    with pytest.raises(ValueError, match=r"pairs 4 examples.*shape.*dimension 0"):
+        mix(torch.zeros(shape), draw(4))

@@ -1,0 +1,129 @@
+"""MixPlan: a value that is right or is not made."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from manifold_mixup import MixPlan
+
+LAM, PERM = torch.tensor(0.25), torch.tensor([2, 0, 1])
+
+
+def test_fields_are_kept_as_given():
+    plan = MixPlan("fc", LAM, PERM)
+    assert plan.layer == "fc"
+    assert plan.lam is LAM
+    assert plan.perm is PERM
+    assert plan.batch == 3
+
+
+def test_lam_is_never_folded():
+    assert MixPlan("fc", torch.tensor(0.1), PERM).lam.item() == pytest.approx(0.1)
+    lam = torch.tensor([0.0, 0.3, 1.0])
+    assert torch.equal(MixPlan("fc", lam, PERM).lam, lam)
+
+
+def test_a_plan_does_not_change():
+    plan = MixPlan("fc", LAM, PERM)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.layer = "conv"
+    moved = dataclasses.replace(plan, layer="conv")
+    assert (moved.layer, moved.lam, plan.layer) == ("conv", LAM, "fc")
+
+
+def test_plans_are_hashable_and_equal_only_to_themselves():
+    plan = MixPlan("fc", LAM, PERM)
+    assert plan != MixPlan("fc", LAM, PERM)  # instead of the truth value of a tensor, an error
+    assert {plan: 1}[plan] == 1
+
+
+def test_the_text_is_short_however_large_the_batch():
+    assert repr(MixPlan("fc", LAM, PERM)) == "MixPlan(layer='fc', lam=0.25, batch=3)"
+    wide = MixPlan("fc", torch.rand(999), torch.randperm(999))
+    assert repr(wide) == "MixPlan(layer='fc', lam=999 values, batch=999)"
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan))])
+def test_copies_are_plans(copied):
+    plan = MixPlan("fc", LAM.expand(3), PERM)
+    twin = copied(plan)
+    assert twin.layer == "fc"
+    assert torch.equal(twin.lam, plan.lam)
+    assert torch.equal(twin.perm, plan.perm)
+
+
+@pytest.mark.parametrize(
+    ("layer", "lam", "perm", "error", "says"),
+    [
+        (3, LAM, PERM, TypeError, "layer must be a name, but is a int"),
+        ("fc", 0.25, PERM, TypeError, r"lam must be a tensor of torch.float32, but is float"),
+        ("fc", LAM.double(), PERM, TypeError, "lam.*but is torch.float64"),
+        ("fc", LAM.half(), PERM, TypeError, "lam.*but is torch.float16"),
+        ("fc", LAM, [2, 0, 1], TypeError, "perm must be a tensor of torch.int64, but is list"),
+        ("fc", LAM, PERM.int(), TypeError, "perm.*but is torch.int32"),
+        ("fc", LAM, PERM.float(), TypeError, "perm.*but is torch.float32"),
+        ("fc", LAM, PERM[None], ValueError, r"\(batch,\).*\(1, 3\) and \(\)"),
+        ("fc", LAM, torch.tensor(0), ValueError, r"they have \(\) and \(\)"),
+        ("fc", LAM[None], PERM, ValueError, r"\(3,\) and \(1,\)"),
+        ("fc", LAM.expand(4), PERM, ValueError, r"\(3,\) and \(4,\)"),
+        ("fc", LAM.expand(3, 1), PERM, ValueError, r"\(3,\) and \(3, 1\)"),
+        ("fc", LAM.clone().requires_grad_(), PERM, ValueError, "must not require a gradient"),
+        ("fc", torch.tensor(-0.1), PERM, ValueError, "lam must lie in 0 to 1"),
+        ("fc", torch.tensor(1.1), PERM, ValueError, "lam must lie in 0 to 1"),
+        ("fc", torch.tensor(torch.nan), PERM, ValueError, "lam must lie in 0 to 1"),
+        ("fc", torch.tensor([0.5, 0.5, 2.0]), PERM, ValueError, "lam must lie in 0 to 1"),
+        ("fc", LAM, torch.tensor([0, 0, 1]), ValueError, "every row of 0 to 2 exactly once"),
+        ("fc", LAM, torch.tensor([1, 2, 3]), ValueError, "every row of 0 to 2 exactly once"),
+        ("fc", LAM, torch.tensor([-1, 1, 2]), ValueError, "every row of 0 to 2 exactly once"),
+        ("fc", LAM.to("meta"), PERM, ValueError, "one device, but are on meta and cpu"),
+    ],
+)
+def test_what_is_no_plan_is_refused(layer, lam, perm, error, says):
+    with pytest.raises(error, match=says):
+        MixPlan(layer, lam, perm)
+
+
+def test_moving_to_the_device_it_is_on_is_free():
+    plan = MixPlan("fc", LAM, PERM)
+    assert plan.to("cpu") is plan
+
+
+@pytest.mark.parametrize(
+    ("lam", "perm"),
+    [
+        (LAM, PERM),
+        (torch.rand(3), PERM),
+        (LAM.expand(3), PERM),
+        (torch.rand(6)[::2], torch.stack([PERM, PERM], dim=1)[:, 0]),
+    ],
+    ids=["scalar", "per_sample", "expanded", "strided"],
+)
+def test_moving_keeps_values_types_and_shapes(lam, perm):
+    plan = MixPlan("fc", lam, perm)
+    moved = plan.to("cpu:0")  # counts as another device than "cpu"
+    assert moved is not plan
+    assert moved.layer == "fc"
+    assert torch.equal(moved.lam, lam)
+    assert torch.equal(moved.perm, perm)
+    on_meta = plan.to("meta")
+    for field, seen in ((lam, on_meta.lam), (perm, on_meta.perm)):
+        assert (seen.shape, seen.dtype, seen.device.type) == (field.shape, field.dtype, "meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("lam", [LAM, LAM.expand(3), torch.rand(6)[::2]])
+def test_moving_to_a_gpu_is_one_copy_that_nothing_waits_for(lam):
+    plan = MixPlan("fc", lam, PERM)
+    plan.to("cuda")  # the first one starts the device
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = plan.to("cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(moved.lam.cpu(), lam)
+    assert torch.equal(moved.perm.cpu(), PERM)
+    assert moved.to("cuda:0") is moved

@@ -1,0 +1,345 @@
+"""Sampling: the paper's distributions, and plans that are a function of (seed, rank, step)."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from manifold_mixup import _sample, sample_plan
+from manifold_mixup._sample import Stream, step_generator, symmetric_beta
+
+CPU = torch.device("cpu")
+LAYERS = ["input", "layer1", "layer2"]
+ALPHAS = [1e-3, 1e-2, 0.1, 0.5, 1, 2, 10, 100]
+KOLMOGOROV = 1.63  # sqrt(n) times the distance is exceeded by chance once in 100
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def content(plan):
+    return plan and (plan.layer, plan.lam.tolist(), plan.perm.tolist())
+
+
+def draws(alpha=1.0, *, steps=20, batch=8, rank=0, monkeypatch=None, **options):
+    if monkeypatch:
+        monkeypatch.setattr(_sample, "_rank", lambda: rank)
+    plans = Stream(alpha, **{"p": 1.0, "per_sample": False, "seed": 0} | options)
+    return [content(plans.draw(LAYERS, batch, CPU)) for _ in range(steps)]
+
+
+# λ ~ Beta(alpha, alpha)
+
+
+def distance(values, alpha, *, tiny):
+    """The Kolmogorov-Smirnov statistic times sqrt(n), at thresholds that the numbers can resolve.
+
+    At small alpha most of the mass lies so near to 0 and 1 that it is rounded to them, which come
+    often then. Such ties do no harm as long as no threshold is below ``tiny``, nor closer to 1 than
+    the spacing of the numbers there.
+    """
+    values = np.sort(np.asarray(values, dtype=np.float64))
+    low = np.concatenate([np.geomspace(tiny, 0.01, 300), np.linspace(0.01, 0.5, 300)])
+    high = low[low > 1e-6]
+    law = stats.beta(alpha, alpha)
+    below = np.searchsorted(values, low, side="right") / len(values) - law.cdf(low)
+    # P(λ ≥ 1 - q) is P(λ ≤ q) by symmetry, and 1 - q loses what q had.
+    above = 1 - np.searchsorted(values, 1 - high, side="left") / len(values) - law.cdf(high)
+    return max(np.abs(below).max(), np.abs(above).max()) * math.sqrt(len(values))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_beta_from_tiny_to_large_alpha(alpha):
+    assert distance(symmetric_beta(alpha, 100_000, generator()), alpha, tiny=1e-300) < KOLMOGOROV
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1, 2, 10, 100])  # below, many values round to 1
+def test_beta_by_the_test_of_scipy(alpha):
+    values = symmetric_beta(alpha, 50_000, generator(1)).numpy()
+    assert stats.kstest(values, stats.beta(alpha, alpha).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_lam_of_a_plan_per_sample(alpha):
+    plan = sample_plan(50_000, layers=LAYERS, alpha=alpha, per_sample=True, generator=generator(2))
+    assert (plan.lam.shape, plan.lam.dtype) == ((50_000,), torch.float32)
+    assert distance(plan.lam, alpha, tiny=1e-37) < KOLMOGOROV
+
+
+def test_the_distance_finds_what_is_wrong():
+    """Beta of the framework in float32 at alpha = 1e-3, a folded λ, and a slightly other alpha."""
+    torch.manual_seed(0)
+    wrong = torch.distributions.Beta(torch.tensor(1e-3), torch.tensor(1e-3)).sample((100_000,))
+    assert distance(wrong, 1e-3, tiny=1e-37) > 20 * KOLMOGOROV
+    right = symmetric_beta(1.0, 100_000, generator())
+    assert distance(torch.maximum(right, 1 - right), 1.0, tiny=1e-37) > 20 * KOLMOGOROV
+    assert distance(right, 1.05, tiny=1e-37) > KOLMOGOROV
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-3, 1.0, 1e8, 1e300])
+def test_extreme_alphas_give_numbers(alpha):
+    values = symmetric_beta(alpha, 1000, generator())
+    assert ((values >= 0) & (values <= 1)).all()
+    assert abs(values.mean() - 0.5) < 0.06
+
+
+# Layer, λ and pairs together
+
+
+@pytest.fixture(scope="module")
+def many():
+    """What 6000 steps of one stream drew: layer, λ, and which of the 24 orders of four rows."""
+    orders = {order: place for place, order in enumerate(itertools.permutations(range(4)))}
+    plans = draws(2.0, steps=6000, batch=4)
+    layer, lam, perm = zip(*plans, strict=True)
+    return (
+        np.array([LAYERS.index(name) for name in layer]),
+        np.array(lam),
+        np.array([orders[tuple(order)] for order in perm]),
+    )
+
+
+def test_layers_are_uniform(many):
+    assert stats.chisquare(np.bincount(many[0], minlength=3)).pvalue > 0.01
+
+
+def test_permutations_are_uniform(many):
+    assert stats.chisquare(np.bincount(many[2], minlength=24)).pvalue > 0.01
+
+
+def test_lam_of_the_steps_is_beta(many):
+    assert stats.kstest(many[1], stats.beta(2, 2).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 7])
+def test_layer_lam_and_permutation_are_independent_also_of_earlier_steps(many, lag):
+    layer, lam, perm = many
+    third = np.digitize(lam, np.quantile(lam, [1 / 3, 2 / 3]))
+    parts = {"layer": layer, "lam": third, "perm": perm}
+    for one, other in itertools.product(parts, parts):
+        if lag == 0 and one >= other:
+            continue  # a thing depends on itself
+        later, earlier = parts[one][lag:], parts[other][: len(layer) - lag]
+        table = np.histogram2d(later, earlier, bins=(later.max() + 1, earlier.max() + 1))[0]
+        # thirty tables: at 1 in 1000 each, chance alone fails one run of 30
+        assert stats.chi2_contingency(table).pvalue > 1e-3, (one, other)
+
+
+def test_one_lam_for_the_batch_or_one_for_each():
+    scalar = sample_plan(5, layers=LAYERS, alpha=1.0, generator=generator())
+    each = sample_plan(5, layers=LAYERS, alpha=1.0, per_sample=True, generator=generator())
+    assert (scalar.lam.shape, scalar.lam.dtype) == ((), torch.float32)
+    assert (each.lam.shape, each.lam.dtype) == ((5,), torch.float32)
+    assert each.lam.unique().numel() == 5
+    assert scalar.layer in LAYERS
+
+
+def test_a_batch_of_one_pairs_the_example_with_itself():
+    assert sample_plan(1, layers=["fc"], alpha=1.0).perm.tolist() == [0]
+
+
+# Where the numbers come from
+
+
+def test_the_same_generator_state_gives_the_same_plan():
+    first, second, other = (
+        content(sample_plan(16, layers=LAYERS, alpha=1.0, generator=generator(seed)))
+        for seed in (3, 3, 4)
+    )
+    assert first == second != other
+
+
+def test_a_generator_moves_on():
+    shared = generator()
+    plans = [content(sample_plan(16, layers=LAYERS, alpha=1.0, generator=shared)) for _ in "abc"]
+    assert plans[0] != plans[1] != plans[2] != plans[0]
+
+
+def test_without_a_generator_every_plan_is_another():
+    torch.manual_seed(0)
+    first = content(sample_plan(16, layers=LAYERS, alpha=1.0))
+    torch.manual_seed(0)
+    assert content(sample_plan(16, layers=LAYERS, alpha=1.0)) != first
+
+
+def test_global_generators_are_neither_read_nor_advanced():
+    def states():
+        numpy_state = np.random.get_state()  # noqa: NPY002 - the global one is what is looked at
+        return torch.get_rng_state().tolist(), numpy_state[1].tolist(), random.getstate()
+
+    before = states()
+    sample_plan(8, layers=LAYERS, alpha=1.0)
+    first = draws(per_sample=True)
+    assert states() == before
+    torch.manual_seed(99)
+    random.seed(99)
+    assert draws(per_sample=True) == first
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_defaults_of_the_framework_change_nothing(device):
+    expected = draws(steps=3)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device(device):
+            plan = sample_plan(8, layers=LAYERS, alpha=1.0)
+            assert (plan.perm.device.type, plan.lam.dtype) == ("cpu", torch.float32)
+            assert draws(steps=3) == expected
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def test_the_plan_is_made_where_it_is_used():
+    plan = sample_plan(8, layers=LAYERS, alpha=1.0, device="meta")
+    assert plan.lam.device.type == plan.perm.device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_drawing_for_a_gpu_waits_for_nothing(per_sample):
+    cuda = torch.device("cuda", 0)
+    plans = Stream(1.0, p=0.9, per_sample=per_sample, seed=0)
+    plans.draw(LAYERS, 8, cuda)  # the first one starts the device
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = [plans.draw(LAYERS, 8, cuda) for _ in range(5)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    on_cpu = draws(p=0.9, per_sample=per_sample, steps=6)[1:]
+    assert [plan and content(plan) for plan in drawn] == on_cpu
+
+
+# Streams
+
+
+def test_streams_are_never_shared(monkeypatch):
+    """Seed 0 on rank 1 is not seed 1 on rank 0, nor does a digit wander from one to the other."""
+    numbers = [0, 1, 2, 10, 11, 111]
+    seen = set()
+    for seed, rank in itertools.product([*numbers, -1, 2**63, 2**64 - 1], numbers):
+        plans = draws(steps=3, seed=seed, rank=rank, monkeypatch=monkeypatch)
+        seen.update(str(plan) for plan in plans)
+    assert len(seen) == 9 * 6 * 3
+
+
+def test_generators_meet_no_more_often_than_32_bits_must():
+    """The framework keeps 32 bits of a seed, so that single steps may meet, but streams do not."""
+    states = {
+        torch.randint(2**62, (2,), generator=step_generator(seed, rank, step)).numpy().tobytes()
+        for seed, rank, step in itertools.product(range(5), range(8), range(500))
+    }
+    assert len(states) >= 5 * 8 * 500 - 1
+
+
+def test_every_rank_has_a_stream_of_its_own(monkeypatch):
+    ranks = [draws(rank=rank, monkeypatch=monkeypatch) for rank in range(4)]
+    lam = np.array([[plan[1] for plan in plans] for plans in ranks])
+    off_diagonal = np.corrcoef(lam)[~np.eye(4, dtype=bool)]
+    assert np.abs(off_diagonal).max() < 0.7
+    assert ranks[0] == draws(rank=0, monkeypatch=monkeypatch)
+
+
+def test_neither_batch_size_nor_earlier_batches_matter_to_later_steps():
+    whole = draws(steps=10)
+    plans = Stream(1.0, p=1.0, per_sample=False, seed=0)
+    for step in range(10):
+        plan = content(plans.draw(LAYERS, 8 if step == 9 else 1 + step, CPU))
+    assert plan == whole[9]
+
+
+def test_a_stream_goes_on_from_its_step():
+    whole = draws(steps=10, p=0.7)
+    resumed = Stream(1.0, p=0.7, per_sample=False, seed=0)
+    resumed.step = 4
+    assert [content(resumed.draw(LAYERS, 8, CPU)) for _ in range(6)] == whole[4:]
+
+
+def test_p_is_the_share_of_mixed_batches():
+    always = draws(p=1.0, steps=1000)
+    sometimes = draws(p=0.3, steps=1000)
+    mixed = sum(plan is not None for plan in sometimes)
+    assert stats.binomtest(mixed, 1000, 0.3).pvalue > 0.01
+    assert None not in always
+    assert draws(p=0.0) == [None] * 20
+    # the plans that are drawn are those of p = 1
+    assert all(plan in (None, other) for plan, other in zip(sometimes, always, strict=True))
+
+
+def test_alpha_may_follow_the_steps():
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return None if step % 2 else 1.0
+
+    plans = draws(schedule, steps=6)
+    assert asked == [0, 1, 2, 3, 4, 5]
+    assert [plan is None for plan in plans] == [False, True] * 3
+    assert plans[::2] == draws(1.0, steps=6)[::2]
+
+
+# What is refused
+
+BAD_ALPHAS = [
+    (0, ValueError, "above 0 and finite, but is 0.*paused"),
+    (0.0, ValueError, "above 0 and finite, but is 0.0"),
+    (-1, ValueError, "but is -1"),
+    (math.nan, ValueError, "but is nan"),
+    (math.inf, ValueError, "but is inf"),
+    ("a", TypeError, "alpha must be a number above 0.*but is a str"),
+    (True, TypeError, "but is a bool"),
+    (torch.tensor(1.0), TypeError, "but is a Tensor"),
+]
+
+
+@pytest.mark.parametrize(("alpha", "error", "says"), BAD_ALPHAS)
+def test_alpha_out_of_range(alpha, error, says):
+    with pytest.raises(error, match=says):
+        sample_plan(4, layers=LAYERS, alpha=alpha)
+    with pytest.raises(error, match=says):
+        Stream(alpha, p=1.0, per_sample=False, seed=0)
+    scheduled = Stream(lambda step: alpha, p=1.0, per_sample=False, seed=0)
+    with pytest.raises(error, match=says):
+        scheduled.draw(LAYERS, 4, CPU)
+
+
+def test_alpha_none_is_for_schedules_only():
+    with pytest.raises(TypeError, match=r"alpha.*NoneType"):
+        Stream(None, p=1.0, per_sample=False, seed=0)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan, "1", None, True])
+def test_p_out_of_range(p):
+    with pytest.raises(ValueError, match="p is a share of the batches, from 0 to 1, but is"):
+        Stream(1.0, p=p, per_sample=False, seed=0)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None, True])
+def test_a_seed_is_an_integer(seed):
+    with pytest.raises(TypeError, match=f"seed must be an integer, but is a {type(seed).__name__}"):
+        Stream(1.0, p=1.0, per_sample=False, seed=seed)
+
+
+def test_integers_of_numpy_are_integers():
+    assert draws(seed=np.int64(3)) == draws(seed=3) != draws(seed=4)
+    assert type(Stream(1.0, p=1.0, per_sample=False, seed=np.int64(3)).seed) is int
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_has_examples(batch):
+    with pytest.raises(ValueError, match=f"batch must be at least 1, but is {batch}"):
+        sample_plan(batch, layers=LAYERS, alpha=1.0)
+
+
+def test_layers_are_a_list_of_names():
+    with pytest.raises(ValueError, match="at least one eligible layer"):
+        sample_plan(4, layers=[], alpha=1.0)
+    with pytest.raises(TypeError, match="the one name 'layer1'"):
+        sample_plan(4, layers="layer1", alpha=1.0)
