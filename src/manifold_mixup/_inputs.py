@@ -1,0 +1,98 @@
+"""The model's inputs: their names, the batch they carry, and mixing one of them."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from manifold_mixup._layers import INPUT
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._tree import leaves, map_leaves
+
+
+def named_inputs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield ``(name, tensor)`` for every tensor given to ``forward``.
+
+    The name is the parameter's, followed by the keys inside it: ``"batch.pixel_values"``.
+    """
+    for name, value in zip(_positional(model, len(args)), args, strict=True):
+        yield from leaves(value, name)
+    for name, value in kwargs.items():
+        yield from leaves(value, name)
+
+
+def map_inputs(
+    fn: Callable[[str, Tensor], Tensor],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Rebuild the arguments of ``forward`` with ``fn(name, tensor)`` in place of every tensor."""
+    names = _positional(model, len(args))
+    new_args = tuple(map_leaves(fn, value, name) for name, value in zip(names, args, strict=True))
+    return new_args, {name: map_leaves(fn, value, name) for name, value in kwargs.items()}
+
+
+def _positional(model: nn.Module, count: int) -> list[str]:
+    """Name the first ``count`` positional arguments of ``model.forward``."""
+    names: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}.{place}" for place in range(count - len(names))]
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            names.append(parameter.name)
+    # A call with too many arguments fails in forward itself, with the better message.
+    names += [str(place) for place in range(len(names), count)]
+    return names[:count]
+
+
+def leading(inputs: list[tuple[str, Tensor]]) -> Tensor:
+    """Return the tensor whose dimension 0 is the batch: the first floating one, else the first.
+
+    Raises:
+        ValueError: no input has a dimension.
+    """
+    shaped = [tensor for _, tensor in inputs if tensor.ndim > 0]
+    if not shaped:
+        raise ValueError(
+            "the model was called without a tensor that has a batch dimension, so there is nothing "
+            "to mix. Pass the batch as tensors, in tuples, lists or dicts if you like."
+        )
+    return next((tensor for tensor in shaped if is_continuous(tensor)), shaped[0])
+
+
+def mixed_input(layer: str, inputs: list[tuple[str, Tensor]]) -> str:
+    """Return the name of the input that ``"input"`` or ``"input:NAME"`` means.
+
+    Raises:
+        TypeError: it is not floating point.
+        ValueError: there is no such input, or ``"input"`` could mean several.
+    """
+    floating = [name for name, tensor in inputs if is_continuous(tensor)]
+    seen = dict(inputs)
+    if layer != INPUT:
+        return _named(layer.removeprefix(f"{INPUT}:"), seen)
+    if not floating:
+        kinds = ", ".join(f"{name} ({tensor.dtype})" for name, tensor in inputs)
+        raise TypeError(
+            f"'input' cannot be mixed: no input is floating point, only {kinds}. Interpolated "
+            f"token ids mean nothing; name the embedding layer instead."
+        )
+    if len(floating) > 1:
+        ways = " or ".join(f"'input:{name}'" for name in floating)
+        raise ValueError(f"'input' could mean {len(floating)} inputs of this model. Say {ways}.")
+    return floating[0]
+
+
+def _named(name: str, seen: dict[str, Tensor]) -> str:
+    if name not in seen:
+        raise ValueError(f"'input:{name}' is no input of this call, which gave {list(seen)}.")
+    if not is_continuous(seen[name]):
+        raise TypeError(
+            f"'input:{name}' cannot be mixed: it is {seen[name].dtype}. Interpolated token ids "
+            f"mean nothing; name the embedding layer instead."
+        )
+    return name

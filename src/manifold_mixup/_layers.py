@@ -1,0 +1,141 @@
+"""Names of layers -> modules, or a good error."""
+
+import contextlib
+import difflib
+import fnmatch
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+INPUT = "input"
+_WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
+
+def is_input(name: str) -> bool:
+    """Say whether a layer name means an input of the model: ``"input"`` or ``"input:NAME"``."""
+    return name == INPUT or name.startswith(f"{INPUT}:")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the user's own model from inside torch.compile, DDP and checkpoint wrappers."""
+    while (inner := _inner(model)) is not None:
+        model = inner
+    return model
+
+
+def _inner(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, DistributedDataParallel):
+        return module.module  # type: ignore[no-any-return]
+    for name in _WRAPPED:
+        if (child := module._modules.get(name)) is not None:
+            return child
+    return None
+
+
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Map every layer's name, free of wrappers, to its module; of a wrapper, the outermost.
+
+    A module that the model holds under several names appears under the first.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[nn.Module] = set()
+    for name, module in _walk(unwrap(model), ""):
+        if unwrap(module) not in seen:
+            seen.add(unwrap(module))
+            found[name] = module
+    del found[""]
+    return found
+
+
+def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    yield name, module
+    for child_name, child in unwrap(module).named_children():
+        yield from _walk(child, f"{name}.{child_name}" if name else child_name)
+
+
+def resolve(
+    model: nn.Module, layers: str | nn.Module | Iterable[str | nn.Module]
+) -> tuple[str, ...]:
+    """Turn names, patterns and modules into the names of layers, in the order of the model.
+
+    Args:
+        model: the model, wrapped or not.
+        layers: names as in ``model.named_modules()``, with or without the wrappers' parts; patterns
+            such as ``"encoder.layer.*"``, whose wildcards stay within one part of a name; modules
+            of the model; ``"input"`` or ``"input:NAME"``.
+
+    Raises:
+        TypeError: an entry is neither a name nor a module.
+        ValueError: there is no entry, or one is no layer of the model.
+    """
+    entries = [layers] if isinstance(layers, str | nn.Module) else list(layers)
+    if not entries:
+        raise ValueError(
+            'layers is empty. Name the eligible layers, for example ["input", "layer1"], or give '
+            "layers=None and example=(one batch) to have them chosen."
+        )
+    known = named_layers(model)
+    names = [name for entry in entries for name in _resolve_one(model, known, entry)]
+    order = {name: place for place, name in enumerate(known)}
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: order.get(name, -1)))
+
+
+def _resolve_one(model: nn.Module, known: dict[str, nn.Module], entry: object) -> Sequence[str]:
+    if isinstance(entry, nn.Module):
+        wanted = unwrap(entry)
+        names = [name for name, module in known.items() if unwrap(module) is wanted]
+        if not names:
+            raise ValueError(
+                f"a {type(entry).__name__} was given as a layer, but it is no submodule of "
+                f"{_kind(model)}. Give a module of this model, or its name."
+            )
+        return _free_of_inputs(model, names)
+    if not isinstance(entry, str):
+        raise TypeError(
+            f"a layer is a name or a module, but {entry!r} is a {type(entry).__name__}."
+        )
+    if is_input(entry) or entry in known:
+        return [entry]
+    names = [name for name in known if _matches(name, entry)]
+    if not names:
+        alias = _submodule(model, entry)
+        if alias is None:
+            raise ValueError(_unknown(model, known, entry))
+        return _resolve_one(model, known, alias)
+    return _free_of_inputs(model, names)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+    """Find a module by its other names: the second of a shared one, or with the wrappers in it."""
+    for root in (model, unwrap(model)):
+        with contextlib.suppress(AttributeError):
+            return root.get_submodule(name)
+    return None
+
+
+def _free_of_inputs(model: nn.Module, names: list[str]) -> list[str]:
+    for name in filter(is_input, names):
+        raise ValueError(
+            f"the module {name!r} of {_kind(model)} cannot be told from the model's input, which "
+            f"has the same name here. Rename the module."
+        )
+    return names
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _unknown(model: nn.Module, known: dict[str, nn.Module], entry: str) -> str:
+    near = difflib.get_close_matches(entry, [*known, INPUT], n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"layer {entry!r} is no module of {_kind(model)}.{hint} "
+        f"find_layers(model, example) lists all {len(known)}."
+    )
+
+
+def _kind(model: nn.Module) -> str:
+    return type(unwrap(model)).__name__
