@@ -103,9 +103,11 @@ class Stream:
 
     def draw(self, layers: Sequence[str], batch: int, device: torch.device) -> MixPlan | None:
         """Draw the plan of the next step; None leaves its batch as it is."""
-        step, self.step = self.step, self.step + 1
-        alpha = self.alpha(step) if callable(self.alpha) else self.alpha
-        generator = step_generator(self.seed, _rank(), step)
+        alpha = self.alpha(self.step) if callable(self.alpha) else self.alpha
+        if alpha is not None:
+            check_alpha(alpha)
+        generator = step_generator(self.seed, _rank(), self.step)
+        self.step += 1
         # The first number decides whether to mix, even if p = 1: changing p changes nothing else.
         if alpha is None or _uniform(generator) >= self.p:
             return None
