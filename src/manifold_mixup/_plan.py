@@ -60,10 +60,10 @@ class MixPlan:
         packed = packed.to(device, non_blocking=True)
         split = 8 * self.batch
         lam = packed[split:].view(torch.float32).reshape(self.lam.shape)
-        return _unchecked(self.layer, lam, packed[:split].view(torch.int64))
+        return unchecked(self.layer, lam, packed[:split].view(torch.int64))
 
 
-def _unchecked(layer: str, lam: Tensor, perm: Tensor) -> MixPlan:
+def unchecked(layer: str, lam: Tensor, perm: Tensor) -> MixPlan:
     """Build a plan from parts known to be good, without reading values back from a device."""
     plan = object.__new__(MixPlan)
     for name, value in (("layer", layer), ("lam", lam), ("perm", perm)):

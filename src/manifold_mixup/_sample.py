@@ -9,7 +9,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from manifold_mixup._plan import MixPlan
+from manifold_mixup._plan import MixPlan, unchecked
 
 Alpha = float | Callable[[int], float | None]
 
@@ -60,7 +60,7 @@ def sample_plan(
     layer = layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
     lam = symmetric_beta(alpha, batch if per_sample else 1, generator).float()
     perm = torch.randperm(batch, generator=generator, device="cpu")
-    plan = MixPlan(layer, lam if per_sample else lam[0], perm)
+    plan = unchecked(layer, lam if per_sample else lam[0], perm)
     return plan if device is None else plan.to(device)
 
 

@@ -1,0 +1,154 @@
+"""One training step, done in several ways: without mixing, with Manifold Mixup, and as others do.
+
+Every way has a model of its own, from the same seed, and mixes by the same kind of plan.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from manifold_mixup import ManifoldMixup, MixPlan
+
+CLASSES = 10
+ALPHA = 2.0
+PAPER = ("input", "layer1", "layer2")
+TWELVE = (
+    *("input", "conv1", "bn1", "relu", "layer1.0", "layer1", "layer2.0", "layer2"),
+    *("layer3.0", "layer3", "layer4.0", "layer4"),
+)
+
+Step = Callable[[], None]
+Loss = Callable[[], Tensor]
+
+
+def resnet18() -> nn.Module:
+    """Return torchvision's ResNet-18 for images of 32 x 32: a stem that keeps the resolution."""
+    from torchvision.models import resnet18 as imagenet_resnet18
+
+    torch.manual_seed(0)
+    model = imagenet_resnet18(num_classes=CLASSES)
+    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+@dataclass
+class Task:
+    """A model in training and the batch that every step takes."""
+
+    batch: int
+    model: nn.Module = field(default_factory=resnet18)
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(self.batch, 3, 32, 32, generator=generator)
+        self.y = torch.randint(CLASSES, (self.batch,), generator=generator)
+
+    def descend(self, loss: Tensor) -> None:
+        """End the step."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def plain(task: Task) -> Step:
+    """Mix nothing: the floor."""
+    return lambda: task.descend(cross_entropy(task.model(task.x), task.y))
+
+
+def ours(task: Task, layers: tuple[str, ...]) -> Step:
+    """Mix by this library."""
+    mixup = ManifoldMixup(task.model, layers, alpha=ALPHA, seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    return lambda: task.descend(criterion(task.model(task.x), task.y))
+
+
+def naive(task: Task) -> Step:
+    """Mix by the plain formula, at the layers and in the order in which `ours` does."""
+    plans = drawn_plans(task.batch)
+    drawn: list[MixPlan] = []  # the one of this step
+
+    def mix_here(name: str) -> Callable[..., Tensor | None]:
+        return lambda _, __, state: _formula(state, drawn[-1]) if drawn[-1].layer == name else None
+
+    for name in PAPER[1:]:
+        task.model.get_submodule(name).register_forward_hook(mix_here(name))
+
+    def step() -> None:
+        drawn[:] = [next(plans)]
+        x = _formula(task.x, drawn[-1]) if drawn[-1].layer == "input" else task.x
+        task.descend(_pair_loss(task.model(x), task.y, drawn[-1]))
+
+    return step
+
+
+def two_pass(task: Task) -> Step:
+    """Run the model once for the state of the layer and once more to mix it, as wrappers do."""
+    plans = drawn_plans(task.batch)
+
+    def step() -> None:
+        plan = next(plans)
+        # The input needs no first pass, but the wrappers make it for every layer.
+        layer = task.model.conv1 if plan.layer == "input" else task.model.get_submodule(plan.layer)
+        states: list[Tensor] = []
+        with layer.register_forward_hook(lambda _, __, state: states.append(state)):
+            task.model(task.x)
+        partner = states[0][plan.perm]
+        with layer.register_forward_hook(
+            lambda _, __, state: plan.lam * state + (1 - plan.lam) * partner
+        ):
+            output = task.model(task.x)
+        task.descend(_pair_loss(output, task.y, plan))
+
+    return step
+
+
+def torchvision_mixup(task: Task) -> Step:
+    """Mix the input by torchvision."""
+    from torchvision.transforms.v2 import MixUp
+
+    mixup = MixUp(alpha=ALPHA, num_classes=CLASSES)
+
+    def step() -> None:
+        x, soft = mixup(task.x, task.y)
+        task.descend(cross_entropy(task.model(x), soft))
+
+    return step
+
+
+def timm_mixup(task: Task) -> Step:
+    """Mix the input by timm; it writes into the batch it is given, which this way keeps."""
+    from timm.data import Mixup
+
+    mixup = Mixup(mixup_alpha=ALPHA, label_smoothing=0.0, num_classes=CLASSES)
+
+    def step() -> None:
+        x, soft = mixup(task.x, task.y)
+        task.descend(cross_entropy(task.model(x), soft))
+
+    return step
+
+
+def drawn_plans(batch: int) -> Iterator[MixPlan]:
+    """Yield the plans that `ours` draws with the layers of the paper, on a model of no cost."""
+    small = nn.Sequential(OrderedDict((name, nn.Identity()) for name in PAPER[1:]))
+    mixup = ManifoldMixup(small, PAPER, alpha=ALPHA, check=False, seed=0)
+    x = torch.zeros(batch, 1)
+    while True:
+        small(x)
+        assert mixup.plan is not None
+        yield mixup.plan
+
+
+def _formula(state: Tensor, plan: MixPlan) -> Tensor:
+    return plan.lam * state + (1 - plan.lam) * state[plan.perm]
+
+
+def _pair_loss(output: Tensor, y: Tensor, plan: MixPlan) -> Tensor:
+    own, partner = cross_entropy(output, y), cross_entropy(output, y[plan.perm])
+    return plan.lam * own + (1 - plan.lam) * partner

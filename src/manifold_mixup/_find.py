@@ -1,0 +1,139 @@
+"""find_layers: where a model can be mixed; check_layers: whether it can be mixed where it shall."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from manifold_mixup._copies import NotTraceable
+from manifold_mixup._layers import INPUT, is_input, unwrap
+from manifold_mixup._record import Run
+from manifold_mixup._rows import InputRow, LayerRow, View
+from manifold_mixup._table import LayerTable as LayerTable
+from manifold_mixup._table import level
+from manifold_mixup._trace import trace
+
+
+def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
+    """List the modules of one forward pass and say where Manifold Mixup can be applied.
+
+    A layer can be mixed if and only if everything the outputs depend on passes through it. The
+    model is looked at as it trains (train mode, randomness neutralised) on a copy, on fake tensors
+    where it allows that; nothing of it changes. What its Python code decides by the values of
+    tensors is seen as it was decided for this batch.
+
+    Args:
+        model: the model, wrapped or not.
+        *args: one batch, as the model's forward takes it.
+        **kwargs: its keyword arguments.
+
+    Returns:
+        A sequence of rows, one for each module that ran, ordered by when it ends. Its ``default``
+        is the automatic choice of layers, and its text a table.
+
+    Raises:
+        RuntimeError: the model cannot be run on a copy.
+        ValueError: there is no tensor among the arguments.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+        >>> rows = find_layers(model, torch.ones(2, 4))
+        >>> [(row.name, round(row.depth, 2), row.cut) for row in rows]
+        [('0', 0.29, True), ('1', 0.86, True), ('2', 1.0, True)]
+        >>> rows.default
+        ('input', '0')
+    """
+    name = type(unwrap(model)).__name__
+    try:
+        traces = trace(model, args, kwargs)
+    except NotTraceable as error:
+        raise NotTraceable(f"{name} cannot be looked at: {error}") from error
+    view = View(traces)
+    runs: dict[str, list[Run]] = {}
+    for run in traces.first.runs:
+        runs[run.layer] = [*runs.pop(run.layer, []), run]  # in the order of their last runs
+    return LayerTable(
+        rows=tuple(view.row(of_layer) for of_layer in runs.values()),
+        inputs=tuple(view.input_row(place) for place in range(len(traces.first.inputs))),
+        idle=tuple(layer for layer in traces.layers if layer not in runs),
+        model=name,
+        fake=traces.fake,
+    )
+
+
+def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names in order of execution if all of them can be mixed.
+
+    Args:
+        table: what `find_layers` found.
+        names: names of modules, ``"input"`` or ``"input:NAME"``.
+
+    Raises:
+        TypeError: an input to be mixed is not floating point.
+        ValueError: a layer cannot be mixed; the message says why and names the nearest that can.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if is_input(name):
+            _check_input(table, name)
+        else:
+            _check_layer(table, name)
+    order = {row.name: place for place, row in enumerate(table.rows)}
+    return tuple(sorted(names, key=lambda name: order.get(name, -1)))
+
+
+def _check_layer(table: LayerTable, name: str) -> None:
+    place = next((place for place, row in enumerate(table.rows) if row.name == name), None)
+    if place is None:
+        raise ValueError(
+            f"layer {name!r} did not run in this forward pass of {table.model}. Name one that did: "
+            f"of a container such as nn.ModuleList, which has no forward of its own, the items."
+        )
+    row = table.rows[place]
+    if not row.cut:
+        verb = "is bypassed" if row.bypassed else "cannot be mixed"
+        raise ValueError(f"layer {name!r} {verb}: {row.reason}. {_nearest(table, place)}")
+
+
+def _check_input(table: LayerTable, name: str) -> None:
+    row = _meant_input(table, name)
+    if not row.floating:
+        raise TypeError(
+            f"{name!r} cannot be mixed: {row.name!r} is not floating point, and interpolated token "
+            f"ids mean nothing. Name the embedding layer instead. {_nearest(table, -1)}"
+        )
+    if not row.cut:
+        raise ValueError(f"{name!r} cannot be mixed alone: {row.reason}. {_nearest(table, -1)}")
+
+
+def _meant_input(table: LayerTable, name: str) -> InputRow:
+    """Find the input that ``"input"`` or ``"input:NAME"`` means."""
+    if name != INPUT:
+        named = [row for row in table.inputs if f"{INPUT}:{row.name}" == name]
+        if not named:
+            seen = ", ".join(repr(row.name) for row in table.inputs)
+            raise ValueError(f"{name!r} is no input of this forward pass, which was given {seen}.")
+        return named[0]
+    data = [row for row in table.inputs if row.kind == "data"]
+    floating = [row for row in data if row.floating]
+    if len(floating) > 1:
+        ways = " or ".join(repr(f"{INPUT}:{row.name}") for row in floating)
+        raise ValueError(f"'input' could mean {len(floating)} inputs of {table.model}. Say {ways}.")
+    return (floating or data or list(table.inputs))[0]
+
+
+def _nearest(table: LayerTable, place: int) -> str:
+    """Name the cut points before and after row number ``place``."""
+    before = [row for row in table.rows[: max(place, 0)] if row.cut]
+    after = [row for row in table.rows[place + 1 :] if row.cut]
+    names = [*_outermost(before, -1), *_outermost(after, 0)]
+    if not names:
+        return f"{table.model} has no cut point."
+    return f"Nearest cut points: {', '.join(map(repr, names))}."
+
+
+def _outermost(rows: Sequence[LayerRow], place: int) -> list[str]:
+    """Of the rows as deep as the one at ``place``, name the outermost: what a person would say."""
+    same = [row for row in rows if row.depth == rows[place].depth]
+    return [min(reversed(same), key=level).name] if same else []

@@ -1,0 +1,124 @@
+"""The hooks that stay on a model, and read what to mix from a switch.
+
+They are registered once and never change, so that code compiled around them stays valid: per pass
+only the values of the switch change, which the compiler guards.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import _mix
+from manifold_mixup._passes import Passes
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._tree import map_leaves
+
+COMPILE_FIRST = (
+    "manifold-mixup draws its plan outside of compiled code. With fullgraph=True, compile first "
+    "and attach to the compiled model: ManifoldMixup(torch.compile(model, fullgraph=True), ...). "
+    "Leave the criterion out of the compiled function."
+)
+
+
+class Switch:
+    """What is mixed at present, as compiled code reads it: by attributes that it guards."""
+
+    layer: str | None
+    lam: Tensor | None
+    perm: Tensor | None
+
+    def __init__(self) -> None:
+        self.set(None)
+
+    def set(self, plan: MixPlan | None) -> None:
+        """Mix by ``plan`` from now on; None mixes nothing."""
+        self.layer = None if plan is None else plan.layer
+        self.lam = None if plan is None else plan.lam
+        self.perm = None if plan is None else plan.perm
+
+
+class Hook:
+    """A hook on the model it was registered on; on copies of that model, nothing."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return inert
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _get_inert, ()
+
+    @property
+    def __name__(self) -> str:
+        # torch.jit.script asks hooks for their name, and nothing else does.
+        raise RuntimeError(
+            "a model with Manifold Mixup attached cannot be scripted: remove() first."
+        )
+
+
+def inert(*_: Any, **__: Any) -> None:
+    """Stand for a hook on a copied model."""
+
+
+def _get_inert() -> Callable[..., None]:
+    return inert
+
+
+class EagerHook(Hook):
+    """A hook that must run outside of compiled code."""
+
+    def __init__(self, owner: object, run: Callable[..., Any]) -> None:
+        self.owner = owner
+        self.run = torch.compiler.disable(run, reason=COMPILE_FIRST)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+class LayerHook(Hook):
+    """Mixes the output of one eligible layer when it is this layer's turn."""
+
+    def __init__(self, owner: object, layer: str, switch: Switch, passes: Passes) -> None:
+        self.owner = owner
+        self.layer = layer
+        self.switch = switch
+        self.passes = passes
+        self.paths: Collection[str] | None = None  # leaves of the output to mix; None: all floating
+        self.traced = False
+
+        # Compiled code may not count its runs (inside a compiled checkpoint a side effect is
+        # refused), but while being traced it can leave a note that the mix is in it.
+        def note_trace() -> bool:
+            self.traced = True
+            return True
+
+        self.note_trace = torch.compiler.assume_constant_result(note_trace)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the mixed output, or None to leave it as it is."""
+        if torch.compiler.is_compiling():
+            lam, perm = self.switch.lam, self.switch.perm
+            if self.switch.layer != self.layer or lam is None or perm is None:
+                return None
+            self.note_trace()
+            return self._mix(output, lam, perm)
+        plan = self.passes.plan_at(self.layer)
+        if plan is None or plan.layer != self.layer:
+            return None
+        return self._mix(output, plan.lam, plan.perm)
+
+    def _mix(self, output: Any, lam: Tensor, perm: Tensor) -> Any:
+        def mix_leaf(path: str, tensor: Tensor) -> Tensor:
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                return tensor
+            if self.paths is not None and path not in self.paths:
+                return tensor
+            if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
+                raise ValueError(
+                    f"layer {self.layer!r} was to mix {perm.shape[0]} examples, but its output"
+                    f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension 0 must "
+                    f"be the batch. Choose a layer whose output has the batch there."
+                )
+            return _mix.apply(tensor, lam, perm)
+
+        return map_leaves(mix_leaf, output)

@@ -1,0 +1,485 @@
+"""ManifoldMixup: attaches to a model, draws its plans, hands targets the plan of their output."""
+
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import _compiled, _mix
+from manifold_mixup._copies import NotTraceable
+from manifold_mixup._criterion import MixedCriterion
+from manifold_mixup._find import LayerTable, check_layers, find_layers
+from manifold_mixup._hooks import EagerHook, LayerHook, Switch
+from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
+from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
+from manifold_mixup._passes import Pass, Passes
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._prove import Report, prove
+from manifold_mixup._sample import Alpha, Stream
+from manifold_mixup._targets import Criterion, MixedTarget
+
+
+class ManifoldMixup:
+    """Attach Manifold Mixup (Verma et al., 2019) to a model.
+
+    From then on every forward pass in train mode with gradients enabled draws a layer, a λ and a
+    permutation, and mixes the hidden state there. Compute the loss with a criterion from `wrap`,
+    which mixes the targets alike. Nothing else of the model changes, and `remove` takes it back.
+
+    Args:
+        model: any module. Compile it first, and attach to the compiled model.
+        layers: the eligible layers S: names, patterns such as ``"encoder.layer.*"``, or modules;
+            ``"input"`` is the model's input, ``"input:NAME"`` one of several. None has them chosen,
+            by ``example``.
+        example: one batch: a tensor, a tuple of positional or a dict of keyword arguments.
+        alpha: λ ~ Beta(alpha, alpha); above 0, or a callable of the step (the number of training
+            forward passes so far) that may return None for a batch that is not to be mixed.
+        p: share of the batches that are mixed, 0 to 1. The paper mixes all.
+        per_sample: draw a λ for every example instead of one for the batch.
+        check: look once, on the first training batch, whether anything bypasses a chosen layer.
+        replace: take the place of an attachment that the model already has.
+        seed: of the plans; None takes `torch.initial_seed`. Of one seed, every rank of a
+            distributed run draws plans of its own.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range, or a layer is unknown or bypassed.
+        RuntimeError: the model already has an attachment.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> mixup = ManifoldMixup(model, layers=["input", "1"], alpha=2.0, seed=0)
+        >>> criterion = mixup.wrap(nn.CrossEntropyLoss())
+        >>> loss = criterion(model(torch.randn(16, 4)), torch.randint(3, (16,)))
+        >>> loss.backward()
+        >>> mixup.plan
+        MixPlan(layer='input', lam=0.8153, batch=16)
+    """
+
+    layers: tuple[str, ...]
+    """The names of the eligible layers, in order of execution where known."""
+    plan: MixPlan | None
+    """The plan of the latest training forward pass; None if it was not mixed."""
+    skipped: int
+    """How many plans fell on a layer that did not run."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str | nn.Module | Iterable[str | nn.Module] | None = None,
+        *,
+        example: Any = None,
+        alpha: Alpha = 2.0,
+        p: float = 1.0,
+        per_sample: bool = False,
+        check: bool = True,
+        replace: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        _refuse(model, layers, example)
+        seed = torch.initial_seed() if seed is None else seed
+        self._stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed)
+        previous = _attached_to(model)
+        if previous and not replace:
+            raise RuntimeError(
+                f"this model has {previous[0]!r} attached already. Say replace=True to take its "
+                f"place, or call its remove() first."
+            )
+        table = None if example is None else _find_for(model, example)
+        if layers is None and table is not None:
+            layers = table.default
+        self.layers = resolve(model, () if layers is None else layers)
+        self.plan = None
+        self.skipped = 0
+        self._model = model
+        self._passes = Passes()
+        self._switch = Switch()
+        self._hooks = {
+            name: LayerHook(self, name, self._switch, self._passes)
+            for name in self.layers
+            if not is_input(name)
+        }
+        self._known_to_run: set[str] = set()
+        self._unchecked = check
+        self._looked = False
+        if table is not None:
+            (self._settle if check else self._note)(table)
+        self._paused = 0
+        self._using: list[MixPlan] = []
+        self._replaced = False
+        self._error_before: BaseException | None = None
+        for old in previous:
+            old._give_way()
+        self._handles = self._register()
+        _compiled.warn_of_limit(model, len(self.layers))
+
+    def __repr__(self) -> str:
+        state = ", removed" if not self._handles else ""
+        skipped = f", skipped={self.skipped}" if self.skipped else ""
+        return (
+            f"ManifoldMixup(layers={list(self.layers)}, step={self._stream.step}{skipped}{state})"
+        )
+
+    # What a training loop calls
+
+    def wrap(self, criterion: Criterion) -> MixedCriterion:
+        """Return a criterion that mixes the targets as the output's forward pass was mixed.
+
+        Args:
+            criterion: any loss, called as ``criterion(output, target, *more)``; only ``target`` is
+                mixed.
+
+        Returns:
+            A module to call in its place. It is the plain criterion for outputs of passes that were
+            not mixed: in eval mode, under ``no_grad``, in `paused`, after `remove`.
+
+        Raises:
+            TypeError: ``criterion`` is wrapped already.
+        """
+        if isinstance(criterion, MixedCriterion):
+            raise TypeError(
+                "this criterion is wrapped already; wrapped twice it would mix the targets twice. "
+                "Wrap the plain one, criterion.criterion."
+            )
+        return MixedCriterion(criterion, self)
+
+    def target(self, y: Any, output: Any = None) -> MixedTarget:
+        """Return the targets mixed as the forward pass that made ``output`` was.
+
+        Args:
+            y: the targets of the batch.
+            output: what the model returned, or anything computed from it; None means the latest
+                forward pass.
+
+        Raises:
+            RuntimeError: in training, ``output`` comes from no forward pass, or from several.
+            ValueError: the targets have another batch size.
+        """
+        if self._replaced:
+            raise RuntimeError(_REPLACED)
+        made_by = None
+        if self._handles:
+            made_by = self._passes.of(output, train_mode=self._model.training)
+        if made_by is not None:
+            made_by.claimed = True
+        return MixedTarget(y, None if made_by is None else made_by.plan)
+
+    @contextmanager
+    def using(self, plan: MixPlan) -> Iterator[None]:
+        """Mix every forward pass inside by ``plan``: in train and eval mode, with gradients or not.
+
+        Raises:
+            ValueError: the plan's layer is not among the eligible ones.
+        """
+        if plan.layer not in self.layers:
+            raise ValueError(
+                f"the plan mixes at {plan.layer!r}, but the eligible layers are "
+                f"{list(self.layers)}."
+            )
+        self._using.append(plan)
+        try:
+            yield
+        finally:
+            self._using.pop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Mix nothing inside, also in train mode; the stream of plans does not move on."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the seed and the step: with them a resumed run draws what this one would have.
+
+        Runs that pass the same ``seed`` on every rank may restore all ranks from the state of one.
+        """
+        return {"seed": self._stream.seed, "step": self._stream.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from the state of `state_dict`.
+
+        Raises:
+            ValueError: ``state`` is no such state.
+        """
+        good = set(state) == {"seed", "step"} and all(
+            type(value) is int for value in state.values()
+        )
+        if not good:
+            raise ValueError(f"a state holds the numbers seed and step, but this is {state!r}.")
+        self._stream.seed, self._stream.step = state["seed"], state["step"]
+
+    def verify(self, *args: Any, **kwargs: Any) -> Report:
+        """Prove by numbers that mixing at each eligible layer mixes the outputs and nothing else.
+
+        With λ = 0 a valid layer permutes the model's outputs. It is tried on a copy with redrawn
+        parameters, as it trains; the model itself does not change.
+
+        Args:
+            args: one batch, as the model is called.
+            kwargs: likewise.
+
+        Returns:
+            For every layer whether it is proven, failed or inconclusive, with the reason.
+        """
+        if not self._looked:
+            with suppress(NotTraceable):
+                self._note(find_layers(self._model, *args, **kwargs))
+        return prove(self._model, self.layers, args, kwargs, self._run_copy)
+
+    def assert_verified(self, *args: Any, **kwargs: Any) -> None:
+        """Raise ValueError unless `verify` proves every eligible layer."""
+        report = self.verify(*args, **kwargs)
+        if not report.ok:
+            raise ValueError(f"not every layer is proven to be a place to mix:\n{report}")
+
+    def remove(self) -> None:
+        """Take every hook off the model; wrapped criteria are the plain ones from then on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._switch.set(None)
+        self.plan = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldMixup":
+        return _unattached(self.layers)
+
+    def __reduce__(self) -> tuple[Any, tuple[tuple[str, ...]]]:
+        return _unattached, (self.layers,)
+
+    # Hooks
+
+    def _register(self) -> list[Any]:
+        modules = named_layers(self._model)
+        handles = [modules[name].register_forward_hook(hook) for name, hook in self._hooks.items()]
+        begin, end = EagerHook(self, self._begin), EagerHook(self, self._end)
+        handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
+        # Also after an exception, so that no layer called later takes the pass for running.
+        handles.append(self._model.register_forward_hook(end, always_call=True))
+        for block in _compiled.blocks(self._model):
+            enter, leave = EagerHook(self, self._enter_block), EagerHook(self, self._leave_block)
+            handles.append(block.register_forward_pre_hook(enter))
+            handles.append(block.register_forward_hook(leave, always_call=True))
+        return handles
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if getattr(module, "_is_replica", False):
+            raise TypeError(_DATA_PARALLEL)
+        training = self._model.training and torch.is_grad_enabled()
+        mixing = bool(self._using) or (training and not self._paused)
+        recomputed = self._passes.recomputed(strict=mixing)
+        if recomputed is None:
+            plan = self._next_plan(args, kwargs) if mixing else None
+            self._passes.start(plan, training=training)
+            self._error_before = sys.exc_info()[1]
+        else:
+            plan = recomputed.plan
+        self._switch.set(plan)
+        if plan is not None and is_input(plan.layer):
+            return self._mix_input(plan, args, kwargs)
+        return None
+
+    def _next_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MixPlan | None:
+        inputs = list(named_inputs(unwrap(self._model), args, kwargs))
+        lead = leading(inputs)
+        if self._using:
+            plan = self._using[-1].to(lead.device)
+            if plan.batch != len(lead):
+                raise ValueError(
+                    f"the plan in use pairs {plan.batch} examples, but the model was called with "
+                    f"{len(lead)}, shape {tuple(lead.shape)}."
+                )
+            return plan
+        for name in filter(is_input, self.layers):
+            mixed_input(name, inputs)  # raises before anything is drawn
+        if self._unchecked:
+            self._check(args, kwargs)
+        return self._stream.draw(self.layers, len(lead), lead.device)
+
+    def _mix_input(self, plan: MixPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        core = unwrap(self._model)
+        wanted = mixed_input(plan.layer, list(named_inputs(core, args, kwargs)))
+
+        def mix_wanted(name: str, tensor: Tensor) -> Tensor:
+            return _mix.mix(tensor, plan) if name == wanted else tensor
+
+        return map_inputs(mix_wanted, core, args, kwargs)
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._passes.recomputed(strict=False) is None:
+            running = self._passes.running
+            failed = sys.exc_info()[1] is not self._error_before
+            try:
+                if running is not None and not failed:
+                    self._account(running)
+            finally:
+                self._passes.finish(output)
+                self._error_before = None
+        self._leave_block()
+
+    def _enter_block(self, *_: Any) -> None:
+        recomputed = self._passes.recomputed()
+        if recomputed is not None:
+            self._switch.set(recomputed.plan)
+
+    def _leave_block(self, *_: Any) -> None:
+        running = self._passes.running
+        self._switch.set(None if running is None else running.plan)
+
+    def _account(self, finished: Pass) -> None:
+        """Make sure that the layer of the plan ran once; if it was skipped, drop the plan."""
+        self._known_to_run.update(finished.runs)
+        plan = finished.plan
+        if plan is not None and not is_input(plan.layer):
+            runs = finished.runs[plan.layer]
+            if runs > 1:
+                raise RuntimeError(_repeated(plan.layer, runs))
+            if runs == 0 and not self._hooks[plan.layer].traced:
+                self._skip(finished, plan)
+        if finished.training or self._using:
+            self.plan = finished.plan
+
+    def _skip(self, finished: Pass, plan: MixPlan) -> None:
+        compiled = _compiled.runs_compiled(self._model)
+        if compiled or plan.layer not in self._known_to_run:
+            raise RuntimeError(_never_ran(plan.layer, compiled))
+        finished.plan = None
+        self.skipped += 1
+
+    # The structural view
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            table = find_layers(self._model, *args, **kwargs)
+        except NotTraceable as error:
+            self._unchecked = False
+            warnings.warn(
+                f"the layers {list(self.layers)} were not checked: {error}. Give example=(one "
+                f"batch) when attaching, before anything is sharded, to have them checked; or say "
+                f"check=False.",
+                stacklevel=2,
+            )
+        else:
+            self._settle(table)
+
+    def _settle(self, table: LayerTable) -> None:
+        """Accept what the structural view found, or raise if a layer is no place to mix."""
+        self.layers = check_layers(table, self.layers)
+        self._note(table)
+        self._unchecked = False
+
+    def _note(self, table: LayerTable) -> None:
+        """Take over which layers run, and which parts of their outputs are to be mixed."""
+        for row in table:
+            if row.name in self._hooks:
+                self._hooks[row.name].paths = row.mixed
+                self._known_to_run.add(row.name)
+        self._looked = True
+
+    def _run_copy(
+        self, copied: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
+    ) -> Any:
+        """Run a copy of the model through hooks of the kind the model itself has."""
+        if plan is None:
+            return copied(*args, **kwargs)
+        with ManifoldMixup(copied, [plan.layer], check=False) as mixup, mixup.using(plan):
+            for name, hook in mixup._hooks.items():
+                hook.paths = self._hooks[name].paths
+            output = copied(*args, **kwargs)
+            mixup.target(None, output)  # the proof goes backward without targets
+            return output
+
+    def _give_way(self) -> None:
+        self.remove()
+        self._replaced = True
+
+
+def _refuse(model: nn.Module, layers: object, example: object) -> None:
+    if isinstance(model, nn.DataParallel):
+        raise TypeError(_DATA_PARALLEL)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+    if layers is None and example is None:
+        raise ValueError(
+            "layers=None has the layers chosen from one batch: give example=x as well, or name the "
+            'layers, for example layers=["input", "layer1", "layer2"].'
+        )
+
+
+def _attached_to(model: nn.Module) -> list[ManifoldMixup]:
+    hooks = (
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    )
+    owners = (hook.owner for hook in hooks if isinstance(hook, EagerHook | LayerHook))
+    return list(dict.fromkeys(owner for owner in owners if isinstance(owner, ManifoldMixup)))
+
+
+def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
+    """Make what a copy of a ManifoldMixup is: one that was removed, as its model is not here."""
+    twin = ManifoldMixup(nn.Identity(), ["input"])
+    twin.remove()
+    twin.layers = layers
+    return twin
+
+
+def _find_for(model: nn.Module, example: Any) -> LayerTable:
+    try:
+        if isinstance(example, Mapping):
+            return find_layers(model, **example)
+        return find_layers(model, *(example if isinstance(example, tuple) else (example,)))
+    except NotTraceable as error:
+        raise NotTraceable(
+            f"the layers cannot be looked at: {error}. Attach before the model is sharded, or name "
+            f"the layers and leave example= out."
+        ) from error
+
+
+def _repeated(layer: str, runs: int) -> str:
+    return (
+        f"layer {layer!r} ran {runs} times in one forward pass, and its states would be mixed "
+        f"{runs} times. Choose a layer that runs once, for example the module around it."
+    )
+
+
+def _never_ran(layer: str, compiled: bool) -> str:
+    if compiled:
+        return (
+            f"layer {layer!r} was to be mixed, but the compiled code does not contain the mix: it "
+            f"was compiled before ManifoldMixup was attached, or never runs this layer. Attach "
+            f"before the first compiled call, or call torch.compiler.reset()."
+        )
+    return (
+        f"layer {layer!r} was to be mixed, but it has never run. Its forward may be bypassed (a "
+        f"container, or a module whose weights are used directly); find_layers(model, example) "
+        f"lists those that run."
+    )
+
+
+_DATA_PARALLEL = (
+    "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so that "
+    "no plan can hold for all of it. Use DistributedDataParallel, and attach in each process."
+)
+_REPLACED = (
+    "another ManifoldMixup has taken the place of this one on its model (replace=True). Wrap the "
+    "criterion with the new one."
+)

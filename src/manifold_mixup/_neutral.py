@@ -1,0 +1,119 @@
+"""Random operators with the chance taken out, so that two passes of a model can be compared."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Named = dict[str, Any]
+
+
+class Neutral(TorchDispatchMode):
+    """Let every random operator give the middle of what it draws from.
+
+    Operators are caught by their tag, not modules by their class, so dropout and stochastic depth
+    are neutralised however they are written. A Bernoulli variable is 1, a uniform one 0.5, a normal
+    one its mean, a permutation the identity; dropout passes its input through. What Python's or
+    NumPy's generator decides cannot be caught.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator, neutralised if it is a random one."""
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+            return func(*args, **kwargs)
+        named = bind(func, args, kwargs)
+        named.update(_switches(operator_name(func), named))
+        drawn = _call(func, named)
+        value = _VALUES.get(operator_name(func).rstrip("_"))
+        return drawn if value is None else _settle(func, drawn, value(named))
+
+
+def operator_name(func: Any) -> str:
+    """Name an operator without namespace and overload: ``aten::add_.Tensor`` is ``add_``."""
+    schema = getattr(func, "_schema", None)
+    return str(schema.name).rpartition("::")[2] if schema is not None else str(func)
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Named:
+    """Name the arguments of a call to an operator by its schema, in order, defaults included."""
+    named: Named = {}
+    for place, argument in enumerate(func._schema.arguments):
+        if place < len(args):
+            named[argument.name] = args[place]
+        elif argument.name in kwargs:
+            named[argument.name] = kwargs[argument.name]
+        else:
+            named[argument.name] = argument.default_value
+    return named
+
+
+def _call(func: Any, named: Named) -> Any:
+    keyword = {argument.name for argument in func._schema.arguments if argument.kwarg_only}
+    args = [value for name, value in named.items() if name not in keyword]
+    return func(*args, **{name: named[name] for name in named if name in keyword})
+
+
+def _switches(name: str, named: Named) -> Named:
+    """Give the arguments that turn an operator's own randomness off."""
+    off: Named = {key: 0.0 for key in ("dropout_p", "dropout") if key in named}
+    if name.startswith("rrelu"):
+        off["training"] = False
+    if name == "native_dropout":
+        off["p"] = 0.0
+    if name == "_fused_dropout":
+        off["p"] = 1.0  # here p is the share that stays
+    if "generator" in named:
+        off["generator"] = None  # a generator of the caller's stays where it is
+    return off
+
+
+def _settle(func: Any, drawn: Tensor, value: Any) -> Tensor:
+    """Put ``value`` in the place of what was drawn."""
+    if isinstance(value, Tensor):
+        return drawn.copy_(value)
+    if drawn.numel() == 1 and not func._schema.is_mutable:
+        # Models branch on a single number, and a fake tensor made like this knows its value.
+        return torch.tensor(value, dtype=drawn.dtype, device=drawn.device).reshape(drawn.shape)
+    return drawn.fill_(value)
+
+
+def _arange(count: int, named: Named) -> Tensor:
+    tensor = named.get("self")
+    device = tensor.device if isinstance(tensor, Tensor) else named.get("device")
+    return torch.arange(count, device=device)
+
+
+_VALUES: dict[str, Callable[[Named], Any]] = {
+    "bernoulli": lambda named: 1.0,
+    "binomial": lambda named: named["count"] * named["prob"],
+    "cauchy": lambda named: named["median"],
+    "exponential": lambda named: 1.0 / named["lambd"],
+    "geometric": lambda named: 1.0,
+    "log_normal": lambda named: math.exp(named["mean"]),
+    "multinomial": lambda named: _arange(named["num_samples"], named) % named["self"].shape[-1],
+    "normal": lambda named: named["mean"],
+    "poisson": lambda named: named["self"],
+    "rand": lambda named: 0.5,
+    "rand_like": lambda named: 0.5,
+    "randint": lambda named: named.get("low", 0),
+    "randint_like": lambda named: named.get("low", 0),
+    "randn": lambda named: 0.0,
+    "randn_like": lambda named: 0.0,
+    "random": lambda named: named.get("from") or 0,
+    "randperm": lambda named: _arange(named["n"], named),
+    "uniform": lambda named: (named["from"] + named["to"]) / 2,
+    "_standard_gamma": lambda named: named["self"],
+}

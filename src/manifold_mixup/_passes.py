@@ -1,0 +1,162 @@
+"""Which forward pass: the running one, the one behind an output, the one being recomputed."""
+
+import sys
+import weakref
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifold_mixup import _autograd
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._tree import leaves
+
+
+class Pass:
+    """One forward pass: what it mixed, and its stretch of the autograd graph."""
+
+    def __init__(self, plan: MixPlan | None, training: bool) -> None:
+        self.plan = plan
+        self.training = training
+        self.claimed = False
+        self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
+        self.begin = _autograd.next_number()
+        self.end = sys.maxsize  # while it runs, what comes is its own
+
+    def holds(self, number: int) -> bool:
+        """Say whether the node with this number was made in this pass."""
+        return self.begin <= number < self.end
+
+    def require_claim(self, grad: Tensor) -> None:
+        """Raise when backward reaches a mixed output whose targets nobody mixed."""
+        del grad
+        if self.plan is not None and not self.claimed:
+            raise RuntimeError(
+                f"backward reached the output of a forward pass that mixed the hidden state at "
+                f"{self.plan.layer!r}, but its targets were not mixed. Compute the loss with "
+                f"mixup.wrap(criterion) or mixup.target(y, output). A loss inside the model "
+                f"(labels= given to it) has to move out. For a backward pass without a target, "
+                f"such as a gradient penalty before the loss, call mixup.target(y, output) first or "
+                f"run the forward pass in mixup.paused()."
+            )
+
+
+class Passes:
+    """The forward passes of one model that can still be asked for."""
+
+    def __init__(self) -> None:
+        self.running: Pass | None = None
+        self.latest: Pass | None = None
+        # A pass lives as long as the graph of its output, which holds it by a tensor hook.
+        self._alive: weakref.WeakSet[Pass] = weakref.WeakSet()
+
+    def start(self, plan: MixPlan | None, *, training: bool) -> None:
+        """Open a pass; it is the running one until `finish`."""
+        self.running = Pass(plan, training)
+        self._alive.add(self.running)
+
+    def finish(self, output: Any) -> None:
+        """Close the running pass; the graph of ``output`` keeps it from now on."""
+        finished, self.running = self.running, None
+        if finished is None:
+            return
+        finished.end = _autograd.next_number()
+        self.latest = finished
+        for _, tensor in leaves(output):
+            if tensor.grad_fn is not None:
+                tensor.register_hook(finished.require_claim)
+
+    def plan_at(self, layer: str) -> MixPlan | None:
+        """Return the plan of the pass in which ``layer`` has just run, and count the run.
+
+        A layer that is called on its own, outside of any pass, has none.
+        """
+        owner = self.recomputed()
+        if owner is None and self.running is not None:
+            owner = self.running
+            owner.runs[layer] += 1
+        return None if owner is None else owner.plan
+
+    def recomputed(self, *, strict: bool | None = None) -> Pass | None:
+        """Return the pass that the running backward node was made in; outside backward, None.
+
+        Args:
+            strict: whether a node that no known pass made is an error; by default it is one if any
+                known pass was mixed.
+
+        Raises:
+            RuntimeError: there is such a node.
+        """
+        number = _autograd.running_number()
+        if number is None:
+            return None
+        owner = self._owner(number)
+        if strict is None:
+            strict = any(known.plan for known in self._alive)
+        if owner is None and strict:
+            raise RuntimeError(
+                "the model runs inside a backward pass, and it cannot be told which forward pass "
+                "is being recomputed. Checkpoint the whole model, and checkpoints inside "
+                "checkpoints, with use_reentrant=False; run a new forward pass in mixup.paused()."
+            )
+        return owner
+
+    def of(self, output: Any, *, train_mode: bool) -> Pass | None:
+        """Return the pass that made ``output``; None if nothing was mixed.
+
+        Args:
+            output: what the model returned, or something computed from it; None for the latest
+                pass. Without an autograd graph it is taken for the latest as well.
+            train_mode: whether the model is in train mode now.
+
+        Raises:
+            RuntimeError: in training, there is no such pass, or more than one.
+        """
+        training = train_mode and torch.is_grad_enabled()
+        if self.latest is None and training:
+            raise RuntimeError(_NO_PASS)
+        made_by = self._behind(output)
+        if len({id(known.plan) for known in made_by}) > 1:
+            raise RuntimeError(_SEVERAL)
+        if made_by:
+            return made_by[0]
+        if training and any(tensor.grad_fn is not None for _, tensor in leaves(output)):
+            raise RuntimeError(_FOREIGN)
+        # A training pass from before the mode changed made no output of an evaluation.
+        outdated = self.latest is not None and self.latest.training and not train_mode
+        return None if outdated else self.latest
+
+    def _behind(self, output: Any) -> list[Pass]:
+        """List the passes that the autograd graph of ``output`` meets first."""
+        met: set[Pass] = set()
+
+        def note(number: int) -> bool:
+            owner = self._owner(number)
+            if owner is not None:
+                met.add(owner)
+            return owner is not None
+
+        floor = min((known.begin for known in self._alive), default=0)
+        _autograd.search((tensor for _, tensor in leaves(output)), floor, note)
+        return list(met)
+
+    def _owner(self, number: int) -> Pass | None:
+        return next((known for known in self._alive if known.holds(number)), None)
+
+
+_NO_PASS = (
+    "the criterion was called in training, but no forward pass of the attached model was seen. "
+    "Was the model compiled before ManifoldMixup was attached to the module inside? Attach to what "
+    "you call: ManifoldMixup(compiled_model, ...)."
+)
+_FOREIGN = (
+    "the autograd graph of this output leads to no forward pass of the attached model. Give the "
+    "criterion what the model returned, or something computed from it; checkpoint a whole model "
+    "with use_reentrant=False, which keeps its graph. For an output of another model use the plain "
+    "criterion."
+)
+_SEVERAL = (
+    "this output was computed from several forward passes, which mixed differently. Give the "
+    "criterion the output of one pass at a time and add the losses."
+)

@@ -1,0 +1,255 @@
+"""One forward pass of a copy, recorded: which value was made from which, and where modules end."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manifold_mixup._inputs import named_inputs
+from manifold_mixup._layers import named_layers
+from manifold_mixup._neutral import Neutral, bind, operator_name
+from manifold_mixup._tree import leaves, map_leaves
+
+
+@dataclass
+class Node:
+    """A value.
+
+    Attributes:
+        parents: the nodes it was computed from.
+        indices: those of them that only chose rows of a table (token ids in an embedding).
+    """
+
+    parents: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
+
+
+@dataclass
+class Leaf:
+    """A tensor in a nested value, as it was when it was seen: its node says which value it held."""
+
+    path: str
+    shape: tuple[int, ...]
+    floating: bool
+    node: int
+
+
+@dataclass
+class Run:
+    """One run of one layer: its output, and the FLOPs and operators spent when it ended."""
+
+    layer: str
+    leaves: list[Leaf]
+    flops: int
+    steps: int
+
+
+@dataclass
+class Trace:
+    """A recorded forward pass; its nodes are numbered in the order in which they were made."""
+
+    batch: int
+    nodes: list[Node] = field(default_factory=list)
+    inputs: list[Leaf] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    outputs: list[Leaf] = field(default_factory=list)
+    flops: int = 0
+    steps: int = 0
+
+
+def record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, fake_mode: Any
+) -> Trace:
+    """Record a forward pass, with the chance taken out.
+
+    Every layer's output is cloned by a hook, so that each module boundary is a value of its own:
+    exactly what mixing there would replace.
+
+    Args:
+        model: a copy that may be run; its hooks are taken off afterwards.
+        args: positional arguments, which no one else uses.
+        kwargs: keyword arguments, likewise.
+        batch: number of examples in them.
+        fake_mode: the mode in which model and arguments live; None if they are real.
+    """
+    recorder = _Recorder(Trace(batch))
+    with ExitStack() as stack:
+        for name, module in named_layers(model).items():
+            handle = module.register_forward_hook(recorder.boundary(name))
+            stack.callback(handle.remove)
+        stack.enter_context(fake_mode or nullcontext())
+        stack.enter_context(Neutral())
+        recorder.begin(named_inputs(model, args, kwargs))
+        with recorder:
+            output = model(*args, **kwargs)
+        recorder.end(output)
+    return recorder.trace
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes, per tensor storage, the node that last wrote it.
+
+    Views share their storage and so the node; an in-place operator makes a new one.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+        # Weak references keep an address from being used again, but none of the memory behind it.
+        self.held: dict[Any, int] = {}
+        self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator and note what it made from what."""
+        kwargs = dict(kwargs or {})
+        call = _Call(func, args, kwargs)
+        node = Node(self._nodes(call.reads), self._nodes(call.indices))
+        result = func(*args, **kwargs)
+        made = [tensor for tensor in _tensors(result) if self._key(tensor) not in self.held]
+        for tensor in (*made, *call.writes):  # several outputs of one operator may be used apart
+            self._hold(tensor, node)
+        self.trace.steps += 1
+        self.trace.flops += _flops(func, args, kwargs, result)
+        return result
+
+    def begin(self, inputs: Iterator[tuple[str, Tensor]]) -> None:
+        """Make the inputs values without a past."""
+        for name, tensor in inputs:
+            self._hold(tensor, Node())
+            self.trace.inputs.append(self._leaf(name, tensor))
+
+    def boundary(self, layer: str) -> Callable[..., Any]:
+        """Make the hook that ends a layer."""
+
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            output = map_leaves(lambda _, tensor: tensor.clone(), output)
+            ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
+            self.trace.runs.append(Run(layer, ends, self.trace.flops, self.trace.steps))
+            return output
+
+        return hook
+
+    def end(self, output: Any) -> None:
+        """Note what the model returned."""
+        self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
+
+    def _leaf(self, path: str, tensor: Tensor) -> Leaf:
+        floating = tensor.is_floating_point() or tensor.is_complex()
+        return Leaf(path, tuple(tensor.shape), floating, self._node(tensor))
+
+    def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(map(self._node, tensors)))
+
+    def _node(self, tensor: Tensor) -> int:
+        """Return the node of the value that a tensor holds now; parameters get theirs here."""
+        found = self.held.get(self._key(tensor))
+        return self._hold(tensor, Node()) if found is None else found
+
+    def _hold(self, tensor: Tensor, node: Node) -> int:
+        self.trace.nodes.append(node)
+        self.held[self._key(tensor)] = len(self.trace.nodes) - 1
+        return len(self.trace.nodes) - 1
+
+    def _key(self, tensor: Tensor) -> Any:
+        try:
+            return StorageWeakRef(tensor.untyped_storage())
+        except (NotImplementedError, RuntimeError):  # sparse, nested and the like have none
+            self.kept.append(tensor)
+            return id(tensor)
+
+
+# Operators whose result does not depend on the values of what they are given.
+_SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
+# Operators that leave nothing of what was in the tensor they write into.
+_OVERWRITE = {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_"}
+# Operators that choose rows of a table, and the arguments that choose.
+_LOOKUPS = {
+    "embedding": "indices",
+    "_embedding_bag": "indices",
+    "_embedding_bag_forward_only": "indices",
+    "index": "indices",
+    "index_select": "index",
+    "gather": "index",
+    "take": "index",
+}
+# Running statistics are no path: while a model trains, its output depends on the batch's own.
+_STATISTICS = {"running_mean", "running_var"}
+
+
+class _Call:
+    """What an operator call reads and writes.
+
+    Attributes:
+        reads: tensors whose values the result depends on.
+        indices: those of them that choose rows of a table.
+        writes: tensors it writes into.
+    """
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.reads: list[Tensor] = []
+        self.indices: list[Tensor] = []
+        self.writes: list[Tensor] = []
+        if not hasattr(func, "_schema"):  # higher-order operators
+            self.reads = list(_tensors((args, kwargs)))
+            return
+        name = operator_name(func)
+        named = bind(func, args, kwargs)
+        self._sort(func, named, overwrites=name in _OVERWRITE)
+        if name.endswith(_SHAPE_ONLY):
+            self.reads = []
+        if name in _LOOKUPS:
+            self.indices = list(_tensors(named[_LOOKUPS[name]]))
+
+    def _sort(self, func: Any, named: dict[str, Any], *, overwrites: bool) -> None:
+        for argument in func._schema.arguments:
+            if argument.name in _STATISTICS:
+                continue
+            tensors = list(_tensors(named[argument.name]))
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            gone = written and (overwrites or argument.is_out)
+            self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
+            self.writes += tensors if written else []
+
+
+def _fills_storage(tensor: Tensor) -> bool:
+    try:
+        return tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        return False
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in the arguments or results of an operator."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+    """Count the floating point operations of a call by torch's own formulas; 0 without one."""
+    from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+    formula = flop_registry.get(getattr(func, "_overloadpacket", None))
+    if formula is not None:
+        return int(formula(*args, **kwargs, out_val=result))
+    name = operator_name(func)
+    if name.startswith("_scaled_dot_product"):  # variants of one device or another
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    if "rnn" in name:  # fused recurrent layers use each weight once per step and example
+        weights = sum(tensor.numel() for tensor in _tensors(args[1:]) if tensor.ndim == 2)
+        return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
+    return 0

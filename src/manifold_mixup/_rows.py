@@ -1,0 +1,283 @@
+"""What a recorded forward pass says about each module and each input: can it be mixed, why not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manifold_mixup._cuts import Flow, data_colour, data_sources, side_colour, side_sources
+from manifold_mixup._record import Leaf, Run, Trace
+from manifold_mixup._trace import Traces
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One module of a forward pass.
+
+    Attributes:
+        name: its name, as in ``model.named_modules()``, free of wrappers.
+        shape: shape of its (first floating point) output, the batch included.
+        depth: share of the forward pass's FLOPs spent when it ends, 0 to 1.
+        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
+        side: names of the side inputs (masks) that are still read after it.
+        reason: why it is no cut point; else empty.
+        runs: how many times it ran in the pass.
+        mixed: paths of the tensors in its output that must be mixed: those that reach the model's
+            outputs. A plain tensor's path is ``""``.
+        bypassed: what gets around it: ``"data"``, ``"side"`` (nothing but side inputs), or nothing
+            (``""``).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    depth: float
+    cut: bool
+    side: tuple[str, ...]
+    reason: str
+    runs: int
+    mixed: tuple[str, ...]
+    bypassed: str
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """One tensor that was given to the model's forward.
+
+    Attributes:
+        name: the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
+        shape: its shape, the batch included.
+        floating: whether it is floating point.
+        batch: the dimension that is the batch, 0; None for a tensor without a batch.
+        kind: ``"data"`` (what is learned from), ``"side"`` (a mask and the like) or ``"constant"``
+            (it has no batch, or no output depends on it).
+        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
+        side: names of the side inputs that would be read unmixed.
+        reason: why it cannot be mixed; else empty.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    floating: bool
+    batch: int | None
+    kind: str
+    cut: bool
+    side: tuple[str, ...]
+    reason: str
+
+
+class View:
+    """Reads the rows off the recordings of a forward pass."""
+
+    def __init__(self, traces: Traces) -> None:
+        self.first, self.second = traces.first, traces.second
+        self.names = [leaf.path for leaf in self.first.inputs]
+        self._resized = _shapes(self.second)
+        self._outputs_resized = _output_shapes(self.second)
+        self.flow = self._flow([leaf for leaf in self.first.outputs if leaf.floating])
+        self.outputs, self.losses = self._choose_outputs()
+        if len(self.outputs) < len(self.flow.outputs):
+            self.flow = self._flow(self.outputs)
+        self.fault = self._output_fault()
+
+    def row(self, runs: Sequence[Run]) -> LayerRow:
+        """Describe a module by its runs."""
+        end = runs[-1]
+        floating = [leaf for leaf in end.leaves if leaf.floating]
+        mixed = [leaf for leaf in floating if self.flow.needed[leaf.node]]
+        ends = [leaf.node for leaf in mixed]
+        around = self.flow.bypassing(ends) if mixed else 0
+        own = self.fault or self._own_fault(runs, mixed)
+        return LayerRow(
+            name=end.layer,
+            shape=next((leaf.shape for leaf in floating), ()),
+            depth=self._depth(end),
+            cut=not own and not around,
+            side=self._names(side_sources(around)),
+            reason=own or self._detour(around, ends),
+            runs=len(runs),
+            mixed=tuple(leaf.path for leaf in mixed),
+            bypassed="" if own or not around else "data" if data_sources(around) else "side",
+        )
+
+    def input_row(self, place: int) -> InputRow:
+        """Describe input number ``place``."""
+        leaf = self.first.inputs[place]
+        data = bool(self.flow.total & data_colour(place))
+        side = bool(self.flow.total & side_colour(place))
+        around = self.flow.bypassing([leaf.node]) if data else 0
+        own = self.fault or self._no_state(leaf, data=data, side=side)
+        return InputRow(
+            name=leaf.path,
+            shape=leaf.shape,
+            floating=leaf.floating,
+            batch=0 if self._batched(place) else None,
+            kind="data" if data else "side" if side else "constant",
+            cut=not own and not around,
+            side=self._names(side_sources(around)),
+            reason=own or self._detour(around, [leaf.node]),
+        )
+
+    def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
+        """Say why an input is nothing to interpolate; else nothing."""
+        if side and not data:
+            return "it is a side input"
+        if not data:
+            return "no output depends on it, or it has no batch"
+        return "" if leaf.floating else "it is not floating point"
+
+    def _flow(self, outputs: Sequence[Leaf]) -> Flow:
+        nodes = [leaf.node for leaf in outputs]
+        batched = [place for place in range(len(self.names)) if self._batched(place)]
+        starts = {self.first.inputs[place].node: self._start(place) for place in batched}
+        flow = Flow(self.first.nodes, starts, nodes)
+        if not data_sources(flow.total):
+            # Nothing but numbers that are no floats and choose no rows: bytes of an image, say.
+            starts = {self.first.inputs[place].node: data_colour(place) for place in batched}
+            flow = Flow(self.first.nodes, starts, nodes)
+        return flow
+
+    def _start(self, place: int) -> int:
+        leaf = self.first.inputs[place]
+        data = leaf.floating and "mask" not in leaf.path.lower()
+        return data_colour(place) if data else side_colour(place)
+
+    def _batched(self, place: int) -> bool:
+        second = self.second.inputs[place].shape if self.second else None
+        return self._follows(self.first.inputs[place].shape, second)
+
+    def _follows(self, shape: tuple[int, ...], resized: tuple[int, ...] | None) -> bool:
+        """Say whether dimension 0 is the batch, in both recordings."""
+        if not shape or shape[0] != self.first.batch:
+            return False
+        return resized is None or self.second is None or resized[0] == self.second.batch
+
+    def _choose_outputs(self) -> tuple[list[Leaf], tuple[str, ...]]:
+        """Choose the outputs that count, and name the inputs that are targets.
+
+        What has no batch, such as a balancing loss, is the same for every order of the examples and
+        may be left out; unless it was made from an input that nothing else reads. That input is a
+        target, and the number a loss inside the model.
+        """
+        floating = [leaf for leaf in self.first.outputs if leaf.floating]
+        batched = [leaf for leaf in floating if self._grows(leaf)]
+        if not batched:
+            return floating, ()
+        read = {source for leaf in batched for source in self._read(leaf)}
+        losses = [leaf for leaf in floating if leaf not in batched and set(self._read(leaf)) - read]
+        targets = {source for leaf in losses for source in self._read(leaf)} - read
+        return batched + losses, self._names(sorted(targets))
+
+    def _grows(self, output: Leaf) -> bool:
+        """Say whether an output has a batch, in whatever dimension."""
+        if output.path in self._outputs_resized:
+            return self._outputs_resized[output.path] != output.shape
+        return output.shape != ()
+
+    def _read(self, leaf: Leaf) -> list[int]:
+        colours = self.flow.colours[leaf.node]
+        return data_sources(colours) + side_sources(colours)
+
+    def _output_fault(self) -> str:
+        """Say why no layer at all can be mixed, by what the model returns; else nothing."""
+        if not self.outputs:
+            return "the model returns no floating point tensor (in tuples, dicts or dataclasses)"
+        resized = self._outputs_resized
+        if any(self._follows(leaf.shape, resized.get(leaf.path)) for leaf in self.outputs):
+            return ""
+        shape = self.outputs[0].shape
+        if shape == ():
+            return (
+                "the model returns a single number, a loss computed inside it. Let it return its "
+                "outputs, and wrap the criterion"
+            )
+        return (
+            f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
+            f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers)"
+        )
+
+    def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
+        """Say why a module's output cannot be mixed whatever goes around it; else nothing."""
+        if len(runs) > 1:
+            return (
+                f"it ran {len(runs)} times in one forward pass. Name a layer around all of its runs"
+            )
+        if not mixed:
+            return self._unused(runs[0])
+        for leaf in runs[0].leaves:
+            if not leaf.floating and self.flow.needed[leaf.node]:
+                return f"its output{_at(leaf)} is an integer tensor that depends on the batch"
+        return next(filter(None, (self._elsewhere(runs[0], leaf) for leaf in mixed)), "")
+
+    def _unused(self, run: Run) -> str:
+        floating = [leaf for leaf in run.leaves if leaf.floating]
+        if not floating:
+            return "its output holds no floating point tensor"
+        if not any(self.flow.colours[leaf.node] for leaf in floating):
+            return "its output does not depend on the batch"
+        return "its output does not reach the model's outputs"
+
+    def _elsewhere(self, run: Run, leaf: Leaf) -> str:
+        """Say where the batch is if it is not dimension 0; else nothing."""
+        resized = self._resized.get((run.layer, leaf.path))
+        if self._follows(leaf.shape, resized):
+            return ""
+        seen = f"its output{_at(leaf)} has shape {leaf.shape} for a batch of {self.first.batch}"
+        if resized is None or len(resized) != len(leaf.shape):
+            return f"{seen}: dimension 0 is not the batch"
+        moved = [dim for dim in range(len(resized)) if resized[dim] != leaf.shape[dim]]
+        if moved == [0]:
+            return f"{seen}: dimension 0 holds more than the batch"
+        if len(moved) == 1:
+            return f"{seen}: the batch is dimension {moved[0]}, not 0"
+        return f"{seen}: dimension 0 does not follow the batch"
+
+    def _detour(self, around: int, ends: Sequence[int]) -> str:
+        """Say what gets around the values ``ends``; nothing if ``around`` is empty."""
+        late, passing = data_sources(around), data_sources(self.flow.total)
+        sides = self._names(side_sources(around))
+        targets = [name for name in (*self._names(late), *sides) if name in self.losses]
+        if targets:
+            return (
+                f"the model computes a loss from {_listed(targets)} itself, with unmixed targets. "
+                f"Leave {_listed(targets)} out, and wrap the criterion"
+            )
+        if not late:
+            return f"the side input {_listed(sides)} is still read after it" if sides else ""
+        if len(late) < len(passing):
+            return f"the input {_listed(self._names(late))} is still read after it"
+        return self._skipping(ends)
+
+    def _skipping(self, ends: Sequence[int]) -> str:
+        reached = 0
+        for end in ends:
+            reached |= self.flow.reaches[end]
+        missed = [leaf.path for place, leaf in enumerate(self.outputs) if not reached >> place & 1]
+        some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
+        if missed and reached & 1:
+            return f"the auxiliary {some} of the model would stay unmixed"
+        if missed:
+            return f"it is on a side branch, and the {some} of the model would stay unmixed"
+        return "the residual path around it carries the unmixed state"
+
+    def _depth(self, run: Run) -> float:
+        if self.first.flops:
+            return run.flops / self.first.flops
+        return run.steps / max(self.first.steps, 1)
+
+    def _names(self, places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.names[place] for place in places)
+
+
+def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:
+    runs = trace.runs if trace else []
+    return {(run.layer, leaf.path): leaf.shape for run in runs for leaf in run.leaves}
+
+
+def _output_shapes(trace: Trace | None) -> dict[str, tuple[int, ...]]:
+    return {leaf.path: leaf.shape for leaf in trace.outputs} if trace else {}
+
+
+def _at(leaf: Leaf) -> str:
+    return f" {leaf.path!r}" if leaf.path else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))

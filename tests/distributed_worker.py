@@ -1,0 +1,270 @@
+"""What the two processes of test_distributed.py run: a model, one batch per rank, and scenarios.
+
+A scenario is a function of the rank. `on_ranks` starts it in fresh processes and returns what each
+rank's returned. It stands in a module of its own because started processes import it by name.
+"""
+
+import multiprocessing
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from manifold_mixup import ManifoldMixup, MixPlan
+
+WORLD = 2
+BATCH, FEATURES, CLASSES = 6, 5, 3
+LAYERS = ("input", "stem", "body")
+PLANNED = 6  # plans that are drawn where plans are compared
+PATIENCE = 50.0  # seconds for one scenario, start of the processes included
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    parts = {
+        "stem": nn.Linear(FEATURES, 8),
+        "act": nn.Tanh(),
+        "body": nn.Linear(8, 8),
+        "norm": nn.BatchNorm1d(8),
+        "head": nn.Linear(8, CLASSES),
+    }
+    model = nn.Sequential()
+    for name, part in parts.items():
+        model.add_module(name, part)
+    return model.double()
+
+
+def batch_of(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 + rank)
+    x = torch.randn(BATCH, FEATURES, dtype=torch.float64, generator=generator)
+    return x, torch.randint(CLASSES, (BATCH,), generator=generator)
+
+
+def plan_of(rank: int, layer: str) -> MixPlan:
+    """A fixed plan, of which nothing is the same on two ranks."""
+    perm = torch.randperm(BATCH, generator=torch.Generator().manual_seed(200 + rank))
+    return MixPlan(layer, torch.tensor(0.25 + 0.375 * rank), perm)
+
+
+def as_data(plan: MixPlan) -> tuple[str, torch.Tensor, torch.Tensor]:
+    return plan.layer, plan.lam, plan.perm
+
+
+# Scenarios
+
+
+def ddp_plans(rank: int, attach_to: str) -> list[Any]:
+    """Train with drawn plans; return them."""
+    ddp, mixup = _ddp(attach_to)
+    return _train(ddp, mixup, rank, steps=PLANNED)
+
+
+def ddp_gradients(rank: int, attach_to: str, options: dict[str, bool]) -> list[Any]:
+    """Run one step for each layer with a fixed plan; return the gradients."""
+    ddp, mixup = _ddp(attach_to, **options)
+    return [_fixed_step(ddp, mixup, rank, layer) for layer in LAYERS]
+
+
+def ddp_drawn_gradients(rank: int, attach_to: str) -> list[Any]:
+    """Run steps with drawn plans; return each plan with its gradients."""
+    ddp, mixup = _ddp(attach_to)
+    steps = []
+    for _ in range(PLANNED):
+        plans = _train(ddp, mixup, rank, steps=1)
+        steps.append((plans[0], _gradients(ddp)))
+    return steps
+
+
+def ddp_accumulation(rank: int) -> dict[str, torch.Tensor]:
+    """Accumulate the gradients of two layers, the first without communication."""
+    ddp, mixup = _ddp("ddp")
+    with ddp.no_sync():
+        _backward(ddp, mixup, rank, LAYERS[0])
+    _backward(ddp, mixup, rank, LAYERS[2])
+    return _gradients(ddp)
+
+
+def fsdp_gradients(rank: int, attach: str) -> tuple[list[Any], list[str]]:
+    """Run one step for each layer with a fixed plan; return the gradients and what was warned."""
+    model = make_model()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        if attach == "before":
+            mixup = ManifoldMixup(model, LAYERS, example=batch_of(rank)[0], seed=0)
+            _shard(model)
+        else:
+            _shard(model)
+            mixup = ManifoldMixup(model, LAYERS, seed=0)
+        _train(model, mixup, rank, steps=2)  # the first of them would be checked
+    return [_fixed_step(model, mixup, rank, layer) for layer in LAYERS], _of_the_check(warned)
+
+
+def fsdp_plans(rank: int) -> list[Any]:
+    """Train a sharded model with drawn plans; return them."""
+    model = make_model()
+    mixup = ManifoldMixup(model, LAYERS, example=batch_of(rank)[0], seed=0)
+    _shard(model)
+    return _train(model, mixup, rank, steps=PLANNED)
+
+
+def resume(rank: int, saved_by: str) -> tuple[list[Any], list[Any]]:
+    """Save in the middle and go on in a new attachment; return both runs' later plans."""
+    ddp, mixup = _ddp("ddp")
+    _train(ddp, mixup, rank, steps=3)
+    states: list[Any] = [None] * WORLD
+    dist.all_gather_object(states, mixup.state_dict())
+    uninterrupted = _train(ddp, mixup, rank, steps=PLANNED)
+    resumed_ddp, resumed = _ddp("ddp")
+    resumed.load_state_dict(states[rank] if saved_by == "own" else states[0])
+    return uninterrupted, _train(resumed_ddp, resumed, rank, steps=PLANNED)
+
+
+def fail(rank: int) -> None:
+    """Raise on one rank while the other waits for it."""
+    if rank == 1:
+        raise ValueError("rank 1 gave up")
+    dist.barrier()
+
+
+def hang(rank: int) -> None:
+    """Never end."""
+    threading.Event().wait()
+
+
+def _ddp(attach_to: str, **options: bool) -> tuple[DistributedDataParallel, ManifoldMixup]:
+    model = make_model()
+    if attach_to == "inner":
+        mixup = ManifoldMixup(model, LAYERS, seed=0)
+        return DistributedDataParallel(model, **options), mixup
+    ddp = DistributedDataParallel(model, **options)
+    return ddp, ManifoldMixup(ddp, LAYERS, seed=0)
+
+
+def _shard(model: nn.Sequential) -> None:
+    # The eligible layers are sharded modules of their own too: FSDP's hooks share them with ours.
+    mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
+    for module in (model.stem, model.body, model):
+        fully_shard(module, mesh=mesh)
+
+
+def _train(model: nn.Module, mixup: ManifoldMixup, rank: int, *, steps: int) -> list[Any]:
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    x, y = batch_of(rank)
+    plans = []
+    for _ in range(steps):
+        model.zero_grad()
+        criterion(model(x), y).backward()
+        plans.append(as_data(mixup.plan))
+    return plans
+
+
+def _fixed_step(model: nn.Module, mixup: ManifoldMixup, rank: int, layer: str) -> Any:
+    model.zero_grad()
+    _backward(model, mixup, rank, layer)
+    return _gradients(model)
+
+
+def _backward(model: nn.Module, mixup: ManifoldMixup, rank: int, layer: str) -> None:
+    x, y = batch_of(rank)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    with mixup.using(plan_of(rank, layer)):
+        loss = criterion(model(x), y)
+    loss.backward()
+
+
+def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix("module."): _whole(parameter.grad)
+        for name, parameter in model.named_parameters()
+    }
+
+
+def _whole(gradient: Any) -> torch.Tensor:
+    full = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return full.clone()
+
+
+def _of_the_check(warned: list[warnings.WarningMessage]) -> list[str]:
+    texts = [f"{warning.category.__name__}: {warning.message}" for warning in warned]
+    return [text for text in texts if "layers" in text]
+
+
+# Processes
+
+
+def on_ranks(scenario: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
+    """Run ``scenario(rank, *arguments)`` on every rank and return the ranks' results.
+
+    Whatever happens, no process is left behind.
+    """
+    context = _context()
+    workers = [
+        context.Process(target=_work, args=(scenario, rank, folder, arguments), daemon=True)
+        for rank in range(WORLD)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        _wait(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    return [_result(folder, rank, worker) for rank, worker in enumerate(workers)]
+
+
+def _context() -> Any:
+    """Fork from a server that has imported torch once, where the system can."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # DistributedDataParallel imports torch._dynamo when it is made: a second per process.
+    context.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo"])
+    return context
+
+
+def _wait(workers: list[Any]) -> None:
+    """Wait until all are done or one has failed: then nobody waits for it in vain."""
+    deadline = time.monotonic() + PATIENCE
+    while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+        if any(worker.exitcode for worker in workers):
+            return
+        time.sleep(0.01)
+
+
+def _work(scenario: Callable[..., Any], rank: int, folder: Path, arguments: tuple[Any]) -> None:
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder / 'store'}",
+            rank=rank,
+            world_size=WORLD,
+            timeout=timedelta(seconds=PATIENCE),
+        )
+        torch.save(scenario(rank, *arguments), folder / f"result.{rank}")
+        dist.barrier()  # nobody leaves while another still talks to it
+        dist.destroy_process_group()
+    except Exception:
+        (folder / f"error.{rank}").write_text(traceback.format_exc())
+        raise SystemExit(1) from None
+
+
+def _result(folder: Path, rank: int, worker: Any) -> Any:
+    errors = [f"{path.name}:\n{path.read_text()}" for path in sorted(folder.glob("error.*"))]
+    if errors:
+        raise RuntimeError("\n".join(errors))
+    if worker.exitcode != 0:
+        raise RuntimeError(f"rank {rank} did not end by itself (exit code {worker.exitcode})")
+    return torch.load(folder / f"result.{rank}", weights_only=True)

@@ -1,0 +1,258 @@
+"""torch.compile: the four orders, graphs counted, nothing lost in silence."""
+
+import warnings
+
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+
+from manifold_mixup import ManifoldMixup, MixedTarget
+from zoo import (
+    BATCH,
+    CLASSES,
+    ZOO,
+    Residual,
+    build,
+    example,
+    gradients,
+    hand_split,
+    layers_of,
+    logits,
+)
+
+TARGET = torch.arange(BATCH) % CLASSES
+PLAIN = nn.CrossEntropyLoss()
+# torch.nn.LSTM with hooks, and the reentrant checkpoint, are graph breaks of the compiler's own.
+WHOLE_GRAPH = [name for name in ZOO if name not in ("lstm", "reentrant")]
+
+
+# The compiler looks at `.grad` of tensors that cross a graph break. Users do not see the warning,
+# but where warnings are errors it becomes one.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Counting:
+    """A backend that runs the captured graphs as they are, and counts them."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+        return graph.forward
+
+
+def compile_then_attach(model, layers, backend, **options):
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    return compiled, ManifoldMixup(compiled, layers, **options)
+
+
+def attach_then_compile(model, layers, backend, **options):
+    mixup = ManifoldMixup(model, layers, **options)
+    return torch.compile(model, backend=backend), mixup
+
+
+def compile_in_place(model, layers, backend, **options):
+    model.compile(backend=backend)
+    return model, ManifoldMixup(model, layers, **options)
+
+
+def attach_then_compile_in_place(model, layers, backend, **options):
+    mixup = ManifoldMixup(model, layers, **options)
+    model.compile(backend=backend)
+    return model, mixup
+
+
+ORDERS = pytest.mark.parametrize(
+    "order",
+    [compile_then_attach, attach_then_compile, compile_in_place, attach_then_compile_in_place],
+)
+
+
+@ORDERS
+@pytest.mark.parametrize("name", WHOLE_GRAPH)
+def test_outputs_and_gradients_are_the_eager_ones(order, name):
+    model, oracle = build(name), build(name)
+    with torch._dynamo.config.patch(recompile_limit=32):
+        compiled, mixup = order(model, layers_of(name), "aot_eager", seed=0)
+        criterion, x = mixup.wrap(PLAIN), example(model)
+        drawn = set()
+        for _ in range(8):
+            output = compiled(x)
+            criterion(logits(output), TARGET).backward()
+            expected = logits(hand_split(oracle, x, mixup.plan))
+            MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected).backward()
+            torch.testing.assert_close(logits(output), expected)
+            drawn.add(mixup.plan.layer)
+        assert len(drawn) > 1
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+
+
+@pytest.mark.slow
+def test_the_default_backend_and_a_lam_per_sample():
+    model, oracle = build("conv"), build("conv")
+    compiled = torch.compile(model, fullgraph=True)
+    mixup = ManifoldMixup(compiled, ["conv1", "conv2"], per_sample=True, seed=0)
+    criterion, x = mixup.wrap(PLAIN), example(model)
+    for _ in range(6):
+        criterion(compiled(x), TARGET).backward()
+        expected = hand_split(oracle, x, mixup.plan)
+        nn.functional.cross_entropy(
+            expected, MixedTarget(TARGET, mixup.plan).soft(CLASSES)
+        ).backward()
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(13))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x).tanh()
+        return x
+
+
+@pytest.mark.parametrize("order", [compile_then_attach, attach_then_compile, compile_in_place])
+@pytest.mark.parametrize("count", [1, 3, 4, 12])
+def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(order, count):
+    layers = [f"blocks.{place}" for place in range(count)]
+    counter, model = Counting(), Deep()
+    with torch._dynamo.config.patch(recompile_limit=2 * count + 1):
+        compiled, mixup = order(model, layers, counter, seed=0)
+        criterion = mixup.wrap(PLAIN)
+
+        def epoch():
+            compiled.train()
+            for rows in [8] * 3 * count + [5]:
+                output = compiled(torch.randn(rows, 4))
+                criterion(output, torch.zeros(rows, dtype=torch.long)).backward()
+            compiled.eval()
+            with torch.no_grad():
+                compiled(torch.randn(8, 4))
+
+        for _ in range(5):
+            epoch()
+    assert count < counter.graphs <= 2 * count + 1
+    assert mixup.skipped == 0
+
+
+def test_attaching_warns_when_the_compiler_would_run_out_of_graphs():
+    compiled = torch.compile(Deep(), backend="eager")
+    layers = [f"blocks.{place}" for place in range(4)]
+    with pytest.warns(UserWarning, match=r"4 eligible layers.*recompile_limit = 9 or more") as seen:
+        ManifoldMixup(compiled, layers)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ManifoldMixup(compiled, layers[:3], replace=True)
+        ManifoldMixup(Deep(), layers)  # not compiled
+
+
+def test_attach_then_compile_with_fullgraph_says_to_attach_to_the_compiled_model():
+    model = build("mlp")
+    ManifoldMixup(model, ["fc1"])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="attach to the compiled model"):
+        compiled(example(model))
+
+
+def test_compiled_run_then_attached_to_the_inner_model_raises():
+    model = build("mlp")
+    compiled = torch.compile(model, backend="eager")
+    compiled(example(model)).sum().backward()
+    mixup = ManifoldMixup(model, ["fc1"])
+    with pytest.raises(RuntimeError, match="compiled before ManifoldMixup was attached"):
+        mixup.wrap(PLAIN)(compiled(example(model)), TARGET)
+
+
+def test_hooks_that_compiled_code_ignores_show_up_at_the_criterion():
+    model = build("mlp")
+    inner = torch.compile(model.forward, backend="eager")
+    mixup = ManifoldMixup(model, ["input"])
+    with pytest.raises(RuntimeError, match=r"no forward pass.*Attach to what you call"):
+        mixup.wrap(PLAIN)(inner(example(model)), TARGET)
+
+
+def test_compiled_run_then_attached_to_the_compiled_model_raises():
+    model = build("mlp")
+    compiled = torch.compile(model, backend="eager")
+    compiled(example(model)).sum().backward()
+    ManifoldMixup(compiled, ["fc1"])
+    with pytest.raises(RuntimeError, match=r"compiled before ManifoldMixup was attached.*reset"):
+        compiled(example(model))
+    torch.compiler.reset()
+    compiled(example(model))
+
+
+def test_model_and_criterion_in_one_compiled_function():
+    model, oracle = build("mlp"), build("mlp")
+    mixup = ManifoldMixup(model, ["input", "fc1"], seed=0)
+    criterion, x = mixup.wrap(PLAIN), example(model)
+
+    def step(x, y):
+        return criterion(model(x), y)
+
+    loose = torch.compile(step, backend="aot_eager")
+    for _ in range(4):
+        loss = loose(x, TARGET)
+        loss.backward()
+        expected = hand_split(oracle, x, mixup.plan)
+        torch.testing.assert_close(loss, MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected))
+    with pytest.raises(Exception, match="Leave the criterion out of the compiled function"):
+        torch.compile(step, backend="eager", fullgraph=True)(x, TARGET)
+
+
+@pytest.mark.parametrize("order", [compile_then_attach, attach_then_compile])
+def test_names_are_free_of_the_wrapper(order):
+    _, mixup = order(Residual(), ["layer1", "layer1.0"], "eager")
+    assert mixup.layers == ("layer1", "layer1.0")
+
+
+def test_attached_to_the_wrapper_or_to_the_model_inside_is_one_attachment():
+    model = build("mlp")
+    compiled = torch.compile(model, backend="eager")
+    ManifoldMixup(compiled, ["fc1"])
+    with pytest.raises(RuntimeError, match="attached already"):
+        ManifoldMixup(model, ["fc2"])
+
+
+def test_evaluation_and_removal_of_a_compiled_model():
+    model, oracle = build("mlp"), build("mlp")
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    mixup = ManifoldMixup(compiled, ["input", "fc1"], seed=0)
+    x = example(model)
+    mixup.wrap(PLAIN)(compiled(x), TARGET).backward()
+    compiled.eval()
+    torch.testing.assert_close(compiled(x), oracle(x))
+    compiled.train()
+    mixup.remove()
+    torch.testing.assert_close(compiled(x), oracle(x))
+
+
+@pytest.mark.filterwarnings("ignore:4 eligible layers")
+def test_a_compiled_block_in_an_eager_model():
+    model, oracle = build("residual"), build("residual")
+    model.layer1 = torch.compile(model.layer1, backend="aot_eager")
+    mixup = ManifoldMixup(model, ["stem", "layer1.0", "layer1", "layer2"], seed=0)
+    criterion, x = mixup.wrap(PLAIN), example(model)
+    drawn = set()
+    for _ in range(24):
+        criterion(model(x), TARGET).backward()
+        drawn.add(mixup.plan.layer)
+        expected = hand_split(oracle, x, mixup.plan)
+        MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected).backward()
+    assert drawn == {"stem", "layer1.0", "layer1", "layer2"}
+    for (_, ours), (_, theirs) in zip(
+        model.named_parameters(), oracle.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours.grad, theirs.grad)

@@ -1,0 +1,184 @@
+"""What holds for every model and every layer: the zoo against oracles split by hand."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
+from zoo import (
+    BATCH,
+    CLASSES,
+    PLACES,
+    ZOO,
+    build,
+    example,
+    gradients,
+    hand_split,
+    layers_of,
+    logits,
+    plan_at,
+)
+
+TARGET = torch.arange(BATCH) % CLASSES
+BY_PLACE = pytest.mark.parametrize(("name", "layer"), PLACES)
+BY_MODEL = pytest.mark.parametrize("name", ZOO)
+
+
+def attach(model, name, **options):
+    return ManifoldMixup(model, layers_of(name), seed=0, **options)
+
+
+@BY_PLACE
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_output_and_gradients_are_those_of_the_hand_split_model(name, layer, per_sample):
+    model, oracle = build(name), build(name)
+    x, plan = example(model), plan_at(layer, per_sample=per_sample)
+    mixup = attach(model, name)
+
+    with mixup.using(plan):
+        output = model(x)
+    mixup.wrap(nn.CrossEntropyLoss())(logits(output), TARGET).backward()
+    expected = hand_split(oracle, x, plan)
+    soft = MixedTarget(TARGET, plan).soft(CLASSES)
+    nn.functional.cross_entropy(logits(expected), soft).backward()
+
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+
+
+@BY_PLACE
+def test_batch_statistics_are_those_of_one_pass(name, layer):
+    model, oracle = build(name), build(name)
+    x, plan = example(model), plan_at(layer)
+    with attach(model, name).using(plan):
+        model(x)
+    hand_split(oracle, x, plan)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(oracle.named_buffers()))
+
+
+@BY_PLACE
+@pytest.mark.parametrize(
+    ("lam", "perm"),
+    [(torch.tensor(1.0), torch.randperm(BATCH)), (torch.rand(()), torch.arange(BATCH))],
+    ids=["lam=1", "identity"],
+)
+def test_nothing_to_mix_changes_no_bit(name, layer, lam, perm):
+    model, oracle = build(name), build(name)
+    x = example(model)
+    with attach(model, name).using(MixPlan(layer, lam, perm)):
+        assert_identical(model(x), oracle(x))
+
+
+@BY_MODEL
+def test_every_layer_is_drawn_and_the_wrapped_criterion_follows(name):
+    model, oracle = build(name), build(name)
+    x, mixup = example(model), attach(model, name)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    drawn = set()
+    for _ in range(40):
+        output = model(x)
+        drawn.add(mixup.plan.layer)
+        loss = criterion(logits(output), TARGET)
+        soft = MixedTarget(TARGET, mixup.plan).soft(CLASSES)
+        expected = nn.functional.cross_entropy(logits(hand_split(oracle, x, mixup.plan)), soft)
+        torch.testing.assert_close(loss, expected)
+    assert drawn == set(layers_of(name))
+
+
+@BY_MODEL
+def test_eval_mode_and_the_criterion_in_it_are_untouched(name):
+    model, oracle = build(name).eval(), build(name).eval()
+    x, mixup = example(model), attach(model, name)
+    output = model(x)
+    assert_identical(output, oracle(x))
+    plain = nn.CrossEntropyLoss()
+    assert mixup.wrap(plain)(logits(output), TARGET) == plain(logits(output), TARGET)
+    assert mixup.plan is None
+    assert mixup.state_dict()["step"] == 0
+
+
+@BY_MODEL
+def test_removal_leaves_the_model_as_it_was(name):
+    model = build(name)
+    before = account(model)
+    mixup = attach(model, name)
+    mixup.wrap(nn.CrossEntropyLoss())(logits(model(example(model))), TARGET).backward()
+    assert account(model)[:4] == before[:4], "attaching changes class, state_dict or parameters"
+    mixup.remove()
+    assert account(model) == before
+    assert b"manifold_mixup" not in pickle.dumps(model)
+
+
+@BY_MODEL
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_come_back_unattached(name, duplicate):
+    model, untouched = build(name), build(name)
+    attach(model, name)
+    twin = duplicate(model)
+    assert_identical(twin(example(model)), untouched(example(model)))
+    ManifoldMixup(twin, layers_of(name))  # not attached, so no replace=True
+    assert len(pickle.dumps(model)) < len(pickle.dumps(untouched)) + 3000
+
+
+@BY_PLACE
+def test_autocast_keeps_the_dtype(name, layer):
+    model = build(name)
+    x, mixup = example(model), attach(model, name)
+    plain = {}
+    with torch.autocast("cpu", torch.bfloat16):
+        with mixup.paused():
+            plain = model(x)
+        with mixup.using(plan_at(layer)):
+            mixed = model(x)
+    assert logits(mixed).dtype == logits(plain).dtype
+    mixup.wrap(nn.CrossEntropyLoss())(logits(mixed).float(), TARGET).backward()
+
+
+@BY_MODEL
+def test_the_callers_tensors_are_not_written_to(name):
+    model = build(name)
+    x = example(model)
+    before = x.clone(), TARGET.clone()
+    mixup = attach(model, name)
+    for _ in range(8):
+        mixup.wrap(nn.CrossEntropyLoss())(logits(model(x)), TARGET).backward()
+    assert torch.equal(x, before[0])
+    assert torch.equal(TARGET, before[1])
+
+
+@BY_MODEL
+def test_the_global_generator_is_neither_read_nor_advanced(name):
+    model = build(name)
+    x, mixup = example(model), attach(model, name)
+    before = torch.get_rng_state()
+    plans = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        mixup.load_state_dict({"seed": 0, "step": 0})
+        state = torch.get_rng_state()
+        model(x)
+        assert torch.equal(torch.get_rng_state(), state)
+        plans.append(mixup.plan)
+    torch.set_rng_state(before)
+    assert torch.equal(plans[0].perm, plans[1].perm)
+
+
+def assert_identical(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def account(model):
+    """All that a user could see of a model, parameters by identity, hooks last."""
+    return (
+        type(model),
+        list(model.state_dict()),
+        [id(parameter) for parameter in model.parameters()],
+        [name for name, _ in model.named_modules()],
+        [
+            (len(module._forward_hooks), len(module._forward_pre_hooks), sorted(vars(module)))
+            for module in model.modules()
+        ],
+    )

@@ -1,0 +1,90 @@
+"""What mixing adds to a training step, in counts: timings are for benchmarks/overhead.py."""
+
+import pytest
+import torch
+from torch import nn
+
+from counts import (
+    BATCH,
+    CHANNELS,
+    SIDE,
+    STATE,
+    Tally,
+    Tower,
+    beyond_plain,
+    count,
+    one_thread,
+    step_cost,
+)
+from manifold_mixup import ManifoldMixup
+
+SMALL = 16 * 1024  # bytes for everything of a plan and of a second loss, with room
+either_lambda = pytest.mark.parametrize("per_sample", [False, True])
+
+
+@either_lambda
+def test_operator_calls_and_bytes_do_not_grow_with_the_eligible_layers(per_sample):
+    one, three, twelve = (beyond_plain(layers, per_sample=per_sample) for layers in (1, 3, 12))
+    assert one == three == twelve
+    assert 0 < one.calls < 100
+
+
+@either_lambda
+def test_a_step_allocates_one_state_forward_and_one_backward(per_sample):
+    beyond = beyond_plain(3, per_sample=per_sample)
+    assert 2 * STATE <= beyond.allocated <= 2 * STATE + SMALL
+
+
+@either_lambda
+def test_at_peak_there_is_one_more_copy_of_the_mixed_state(per_sample):
+    beyond = beyond_plain(12, per_sample=per_sample)
+    assert beyond.peak <= STATE + SMALL
+
+
+@pytest.mark.parametrize("how", ["paused", "alpha", "removed"])
+def test_a_step_that_is_not_mixed_costs_what_the_plain_step_does(how):
+    torch.manual_seed(0)
+    model = Tower()
+    x, y = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.zeros(BATCH, dtype=torch.int64)
+    mixup = ManifoldMixup(model, ["0", "1"], alpha=lambda step: None, seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    if how == "removed":
+        mixup.remove()
+
+    def step():
+        model.zero_grad()
+        criterion(model(x), y).backward()
+
+    def paused_step():
+        with mixup.paused():
+            step()
+
+    with one_thread():
+        cost = count(paused_step if how == "paused" else step)
+    assert cost == step_cost(0)
+
+
+# The counting itself
+
+
+def test_the_tally_counts_operators_new_bytes_and_what_is_alive_at_once():
+    with Tally() as tally:
+        first = torch.zeros(1000)  # 4,000 bytes
+        second = first + 1  # 8,000 alive
+        del first
+        view = second.view(10, 100)
+        view.add_(1)  # neither a view nor an in-place operation allocates
+        del second  # its storage lives on in the view
+        third = view + 1  # 8,000 alive
+        del view
+        fourth = third + 1  # still 8,000
+    assert (tally.cost.calls, tally.cost.allocated, tally.cost.peak) == (6, 16_000, 8_000)
+    assert third.shape == fourth.shape
+
+
+def test_the_tally_sees_a_wasteful_mix():
+    x, perm = torch.randn(BATCH, 1000, requires_grad=True), torch.randperm(BATCH)
+    with Tally() as tally:
+        mixed = 0.3 * x + 0.7 * x[perm]
+    assert tally.cost.allocated == 4 * x.nbytes
+    assert mixed.shape == x.shape

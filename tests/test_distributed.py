@@ -1,0 +1,184 @@
+"""Two processes: each rank draws its own plans, and gradients are those of one process."""
+
+import multiprocessing
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import distributed_worker as worker
+from distributed_worker import BATCH, LAYERS, PLANNED, WORLD, on_ranks
+from manifold_mixup import ManifoldMixup, MixPlan
+
+needs_gloo = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo"
+)
+attachments = pytest.mark.parametrize("attach_to", ["inner", "ddp"])
+
+
+# The oracle: one process, every rank's batch in turn, no ManifoldMixup
+
+
+def mixed_loss(model, rank, plan):
+    """Return one rank's loss, mixed by hand."""
+
+    def mixed(state):
+        return lam * state + (1 - lam) * state[plan.perm]
+
+    x, y = worker.batch_of(rank)
+    lam = plan.lam.double()
+    state = mixed(x) if plan.layer == "input" else x
+    for name, part in model.named_children():
+        state = mixed(part(state)) if name == plan.layer else part(state)
+    cross_entropy = nn.functional.cross_entropy
+    return lam * cross_entropy(state, y) + (1 - lam) * cross_entropy(state, y[plan.perm])
+
+
+def oracle(plans):
+    """Return the gradients of the mean over the ranks' losses, rank 0's plan first."""
+    model = worker.make_model()
+    sum(mixed_loss(model, rank, plan) / WORLD for rank, plan in enumerate(plans)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def fixed_plans(layer):
+    return [worker.plan_of(rank, layer) for rank in range(WORLD)]
+
+
+def assert_same_gradients(seen, expected):
+    assert seen.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(seen[name], expected[name], msg=lambda m, n=name: f"{n}: {m}")
+
+
+def alone(seed):
+    """Return the plans that a run in one process draws."""
+    model = worker.make_model()
+    mixup = ManifoldMixup(model, LAYERS, seed=seed)
+    plans = []
+    for _ in range(PLANNED):
+        model(worker.batch_of(0)[0])
+        plans.append(worker.as_data(mixup.plan))
+    return plans
+
+
+def same(plans, others):
+    """Say whether two sequences of plans are the same, plan by plan."""
+    return [
+        layer == other_layer and torch.equal(lam, other_lam) and torch.equal(perm, other_perm)
+        for (layer, lam, perm), (other_layer, other_lam, other_perm) in zip(
+            plans, others, strict=True
+        )
+    ]
+
+
+# Plans
+
+
+@needs_gloo
+@attachments
+def test_ddp_ranks_draw_plans_of_their_own_which_only_seed_and_rank_decide(tmp_path, attach_to):
+    first, second = on_ranks(worker.ddp_plans, tmp_path, attach_to)
+    assert not any(same(first, second))
+    assert all(same(first, alone(seed=0))), "rank 0 draws what a run on one process draws"
+    assert not any(same(second, alone(seed=1))), "seed 0 on rank 1 is not seed 1 on rank 0"
+
+
+@needs_gloo
+def test_fsdp_ranks_draw_the_plans_of_ddp_ranks(tmp_path):
+    (tmp_path / "fsdp").mkdir()
+    sharded = on_ranks(worker.fsdp_plans, tmp_path / "fsdp")
+    assert not any(same(*sharded))
+    for of_fsdp, of_ddp in zip(sharded, on_ranks(worker.ddp_plans, tmp_path, "ddp"), strict=True):
+        assert all(same(of_fsdp, of_ddp))
+
+
+@needs_gloo
+@pytest.mark.parametrize("saved_by", ["own", "rank 0"])
+def test_a_resumed_run_goes_on_with_each_rank_s_own_stream(tmp_path, saved_by):
+    ranks = on_ranks(worker.resume, tmp_path, saved_by)
+    for uninterrupted, resumed in ranks:
+        assert all(same(uninterrupted, resumed))
+    assert not any(same(ranks[0][1], ranks[1][1]))
+
+
+# Gradients
+
+
+@needs_gloo
+@attachments
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"find_unused_parameters": True}, {"static_graph": True}],
+    ids=["plain", "find_unused_parameters", "static_graph"],
+)
+def test_ddp_gradients_are_those_of_one_process(tmp_path, attach_to, options):
+    for by_layer in on_ranks(worker.ddp_gradients, tmp_path, attach_to, options):
+        for layer, gradients in zip(LAYERS, by_layer, strict=True):
+            assert_same_gradients(gradients, oracle(fixed_plans(layer)))
+
+
+@needs_gloo
+@attachments
+def test_ddp_gradients_follow_the_drawn_plans(tmp_path, attach_to):
+    for steps in zip(*on_ranks(worker.ddp_drawn_gradients, tmp_path, attach_to), strict=True):
+        expected = oracle([MixPlan(*plan) for plan, _ in steps])
+        for _, gradients in steps:
+            assert_same_gradients(gradients, expected)
+
+
+@needs_gloo
+def test_ddp_accumulates_differently_mixed_batches(tmp_path):
+    first, last = oracle(fixed_plans(LAYERS[0])), oracle(fixed_plans(LAYERS[2]))
+    for gradients in on_ranks(worker.ddp_accumulation, tmp_path):
+        assert_same_gradients(gradients, {name: first[name] + last[name] for name in first})
+
+
+@needs_gloo
+@pytest.mark.parametrize("attach", ["before", "after"])
+def test_fsdp_gradients_are_those_of_one_process_and_a_skipped_check_is_said(tmp_path, attach):
+    for by_layer, warned in on_ranks(worker.fsdp_gradients, tmp_path, attach):
+        for layer, gradients in zip(LAYERS, by_layer, strict=True):
+            assert_same_gradients(gradients, oracle(fixed_plans(layer)))
+        if attach == "before":
+            assert warned == []
+        else:
+            assert len(warned) == 1, warned
+            assert "UserWarning: the layers ['input', 'stem', 'body'] were not checked" in warned[0]
+            assert "parameters are sharded" in warned[0]
+
+
+# DataParallel
+
+
+def test_a_data_parallel_model_is_refused():
+    model = nn.DataParallel(worker.make_model())
+    with pytest.raises(TypeError, match="Use DistributedDataParallel"):
+        ManifoldMixup(model, LAYERS)
+
+
+def test_a_replica_that_data_parallel_made_of_an_attached_model_is_refused():
+    model = worker.make_model()
+    ManifoldMixup(model, LAYERS)
+    replica = model._replicate_for_data_parallel()
+    with pytest.raises(TypeError, match="Use DistributedDataParallel"):
+        replica(torch.zeros(BATCH, worker.FEATURES, dtype=torch.float64))
+
+
+# The harness itself
+
+
+@needs_gloo
+def test_a_rank_that_fails_ends_the_other_and_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="rank 1 gave up"):
+        on_ranks(worker.fail, tmp_path)
+    assert multiprocessing.active_children() == []
+
+
+@needs_gloo
+def test_ranks_that_hang_are_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "PATIENCE", 0.5)
+    with pytest.raises(RuntimeError, match="did not end by itself"):
+        on_ranks(worker.hang, tmp_path)
+    assert multiprocessing.active_children() == []

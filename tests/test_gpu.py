@@ -1,0 +1,61 @@
+"""What only a GPU can show. Skipped without one."""
+
+import pytest
+import torch
+from torch import nn
+
+from manifold_mixup import ManifoldMixup, MixedTarget, mix, sample_plan
+from zoo import BATCH, CLASSES, build, example, hand_split, layers_of, logits, plan_at
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+TARGET = torch.arange(BATCH) % CLASSES
+
+
+@pytest.fixture
+def no_synchronisation():
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def test_drawing_and_mixing_never_wait_for_the_gpu(no_synchronisation):
+    x = torch.zeros(64, 8, device="cuda", requires_grad=True)
+    for per_sample in (False, True):
+        plan = sample_plan(64, layers=["a"], alpha=2.0, per_sample=per_sample, device="cuda")
+        assert plan.perm.device.type == plan.lam.device.type == "cuda"
+        mix(x, plan).sum().backward()
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "residual", "structured", "text"])
+def test_a_training_step_never_waits_and_equals_the_hand_split_one(name, no_synchronisation):
+    model, oracle = build(name).cuda(), build(name).cuda()
+    torch.cuda.set_sync_debug_mode("default")
+    x, y = example(model).cuda(), TARGET.cuda()
+    mixup = ManifoldMixup(model, layers_of(name), seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    criterion(logits(model(x)), y).backward()  # the first batch is also looked at
+    for _ in range(5):
+        torch.cuda.set_sync_debug_mode("error")
+        output = model(x)
+        loss = criterion(logits(output), y)
+        loss.backward()
+        torch.cuda.set_sync_debug_mode("default")
+        expected = logits(hand_split(oracle, x, mixup.plan))
+        torch.testing.assert_close(
+            loss, MixedTarget(y, mixup.plan).loss(nn.CrossEntropyLoss(), expected)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_mix_on_the_gpu_is_the_one_on_the_cpu(dtype, channels_last):
+    plan = plan_at("a", per_sample=True)
+    x = torch.randn(BATCH, 4, 5, 5).to(dtype)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    ours = mix(x.cuda(), plan.to("cuda"))
+    torch.testing.assert_close(ours.cpu(), mix(x, plan))
+    assert ours.stride() == x.stride()

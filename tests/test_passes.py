@@ -1,0 +1,301 @@
+"""A plan belongs to the output it made, and both sides are mixed or an error comes."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from manifold_mixup import ManifoldMixup, MixedTarget
+from zoo import BATCH, CLASSES, build, example, gradients, hand_split
+
+TARGET = torch.arange(BATCH) % CLASSES
+LAYERS = ["input", "fc1", "fc2"]
+PLAIN = nn.CrossEntropyLoss()
+
+
+@pytest.fixture
+def attached():
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    return model, mixup, mixup.wrap(nn.CrossEntropyLoss())
+
+
+def expected(output, plan, target=TARGET):
+    return MixedTarget(target, plan).loss(PLAIN, output)
+
+
+def two_passes(model, mixup):
+    passes = []
+    for seed in (1, 2):
+        output = model(example(model, seed))
+        passes.append((output, mixup.plan))
+    assert passes[0][1] is not passes[1][1]
+    return passes
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_passes_then_two_losses_in_either_order(attached, order):
+    model, mixup, criterion = attached
+    passes = two_passes(model, mixup)
+    for place in order:
+        output, plan = passes[place]
+        torch.testing.assert_close(criterion(output, TARGET), expected(output, plan))
+
+
+def test_two_passes_before_one_backward(attached):
+    model, mixup, criterion = attached
+    passes = two_passes(model, mixup)
+    (criterion(passes[0][0], TARGET) + criterion(passes[1][0], TARGET)).backward()
+    oracle = build("mlp")
+    for seed, (_, plan) in zip((1, 2), passes, strict=True):
+        expected(hand_split(oracle, example(oracle, seed), plan), plan).backward()
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+
+
+def test_two_losses_on_one_output(attached):
+    model, mixup, criterion = attached
+    output = model(example(model))
+    other = mixup.wrap(nn.MSELoss())
+    regression = torch.randn(BATCH, CLASSES)
+    (criterion(output, TARGET) + other(output, regression)).backward()
+    mixed = MixedTarget(regression, mixup.plan)
+    torch.testing.assert_close(other(output, regression), mixed.loss(nn.MSELoss(), output))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.double(),
+        lambda t: t.reshape(BATCH, CLASSES, 1).squeeze(-1),
+        lambda t: t[:, :2],
+        lambda t: (t * 2).log_softmax(1),
+        lambda t: torch.utils.checkpoint.checkpoint(torch.tanh, t, use_reentrant=False),
+    ],
+    ids=["cast", "reshape", "slice", "softmax", "checkpoint"],
+)
+def test_what_is_computed_from_an_output_has_its_plan(attached, change):
+    model, mixup, _ = attached
+    passes = two_passes(model, mixup)
+    for output, plan in passes:
+        assert mixup.target(TARGET, change(output)).plan is plan
+
+
+def test_heads_outside_of_the_model():
+    whole = nn.ModuleDict({"trunk": build("mlp"), "a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    mixup = ManifoldMixup(whole["trunk"], LAYERS, seed=0)
+    criterion = mixup.wrap(PLAIN)
+    h = whole["trunk"](example(whole["trunk"]))
+    for head in "ab":
+        output = whole[head](h)
+        torch.testing.assert_close(criterion(output, TARGET), expected(output, mixup.plan))
+
+
+def test_an_output_in_a_dict_and_one_of_its_leaves():
+    model = build("structured")
+    mixup = ManifoldMixup(model, ["first", "second"], seed=0)
+    output = model(example(model))
+    assert mixup.target(TARGET, output).plan is mixup.plan
+    assert mixup.target(TARGET, output["norm"]).plan is mixup.plan
+
+
+def test_an_intermediate_of_the_pass_has_its_plan(attached):
+    model, mixup, _ = attached
+    kept = []
+    model.fc2.register_forward_hook(lambda module, args, output: kept.append(output))
+    first = model(example(model))
+    plan = mixup.plan
+    model(example(model))
+    assert mixup.target(TARGET, kept[0]).plan is plan
+    assert len(kept) == 2, "the check of the layers ran a hook of the user"
+    del first
+
+
+def test_a_pass_that_was_not_mixed_has_plain_targets(attached):
+    model, mixup, criterion = attached
+    with mixup.paused():
+        clean = model(example(model))
+    mixed = model(example(model))
+    assert criterion(clean, TARGET) == PLAIN(clean, TARGET)
+    torch.testing.assert_close(criterion(mixed, TARGET), expected(mixed, mixup.plan))
+
+
+def test_an_output_of_another_model_raises(attached):
+    model, _, criterion = attached
+    model(example(model))
+    foreign = build("mlp")(example(model))
+    with pytest.raises(RuntimeError, match="leads to no forward pass of the attached model"):
+        criterion(foreign, TARGET)
+
+
+def test_an_output_of_several_passes_raises(attached):
+    model, mixup, criterion = attached
+    (first, _), (second, _) = two_passes(model, mixup)
+    with pytest.raises(RuntimeError, match="several forward passes"):
+        criterion(first + second, TARGET)
+
+
+def test_an_output_without_a_graph_takes_the_latest_plan(attached):
+    model, mixup, criterion = attached
+    output = model(example(model)).detach()
+    torch.testing.assert_close(criterion(output, TARGET), expected(output, mixup.plan))
+    assert mixup.target(TARGET).plan is mixup.plan
+
+
+def test_a_frozen_model_has_no_graph_and_is_mixed_all_the_same():
+    model = build("mlp").requires_grad_(False)
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    output = model(example(model))
+    torch.testing.assert_close(mixup.wrap(PLAIN)(output, TARGET), expected(output, mixup.plan))
+
+
+def test_validation_in_train_mode_has_plain_targets(attached):
+    model, _, criterion = attached
+    model(example(model))
+    with torch.no_grad():
+        output = model(example(model))
+        assert criterion(output, TARGET) == PLAIN(output, TARGET)
+
+
+def test_an_evaluated_copy_has_plain_targets_after_a_training_pass(attached):
+    model, _, criterion = attached
+    model(example(model))
+    model.eval()
+    with torch.no_grad():
+        output = build("mlp")(example(model))
+    assert criterion(output, TARGET) == PLAIN(output, TARGET)
+
+
+def test_a_criterion_before_any_forward_pass_raises(attached):
+    model, _, criterion = attached
+    output = torch.randn(BATCH, CLASSES, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no forward pass of the attached model was seen"):
+        criterion(output, TARGET)
+    model.eval()
+    assert criterion(output, TARGET) == PLAIN(output, TARGET)
+
+
+def test_backward_without_a_claimed_target_raises(attached):
+    model, mixup, _ = attached
+    loss = PLAIN(model(example(model)), TARGET)  # a forgotten wrap
+    with pytest.raises(RuntimeError, match=r"at '\w+', but its targets were not.*wrap") as error:
+        loss.backward()
+    assert "mixup.target(y, output)" in str(error.value)
+    assert "paused()" in str(error.value)
+    mixup.wrap(PLAIN)(model(example(model)), TARGET).backward()  # and the next step works
+
+
+def test_a_loss_inside_the_model_raises():
+    class WithLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = build("mlp")
+
+        def forward(self, x, labels):
+            return PLAIN(self.net(x), labels)
+
+    model = WithLoss()
+    ManifoldMixup(model, ["net.fc1"], check=False)
+    with pytest.raises(RuntimeError, match="labels= given to it"):
+        model(torch.randn(BATCH, 5), TARGET).backward()
+
+
+def test_a_forward_pass_without_backward_says_nothing(attached):
+    model, mixup, criterion = attached
+    for _ in range(3):
+        model(example(model))
+    criterion(model(example(model)), TARGET).backward()
+    assert mixup.state_dict()["step"] == 4
+
+
+def test_a_gradient_penalty_works_once_the_target_is_claimed(attached):
+    model, _mixup, criterion = attached
+    x = example(model).requires_grad_()
+    output = model(x)
+    with pytest.raises(RuntimeError, match="gradient penalty"):
+        torch.autograd.grad(output.sum(), x, create_graph=True)
+    output = model(x)
+    loss = criterion(output, TARGET)
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    (loss + slope.square().sum()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_adversarial_training_in_eval_mode_and_train_mode(attached):
+    model, _mixup, criterion = attached
+    x = example(model)
+    model.eval()
+    probe = x.clone().requires_grad_()
+    PLAIN(model(probe), TARGET).backward()  # nothing mixed, nothing to claim
+    model.train()
+    criterion(model(x + 0.1 * probe.grad.sign()), TARGET).backward()
+
+
+def test_gradient_accumulation_adds_the_gradients_of_each_plan(attached):
+    model, mixup, criterion = attached
+    oracle = build("mlp")
+    for seed in range(4):
+        criterion(model(example(model, seed)), TARGET).backward()
+        expected(hand_split(oracle, example(oracle, seed), mixup.plan), mixup.plan).backward()
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+
+
+def test_passes_are_forgotten_with_their_graphs(attached):
+    model, mixup, criterion = attached
+    for _ in range(5):
+        criterion(model(example(model)), TARGET).backward()
+    gc.collect()
+    assert len(mixup._passes._alive) <= 1
+
+
+def test_a_target_of_another_batch_size_raises_and_loses_nothing(attached):
+    model, _mixup, criterion = attached
+    output = model(example(model))
+    with pytest.raises(ValueError, match=r"mixed 6 examples but the target has shape \(4,\)"):
+        criterion(output, TARGET[:4])
+    criterion(output, TARGET).backward()
+
+
+def test_targets_in_a_dict_with_a_user_criterion():
+    model = build("structured")
+    mixup = ManifoldMixup(model, ["input", "first", "second"], seed=0)
+
+    def criterion(output, target):
+        return PLAIN(output["logits"], target["class"]) + nn.functional.mse_loss(
+            output["norm"], target["norm"]
+        )
+
+    output = model(example(model))
+    target = {"class": TARGET, "norm": torch.rand(BATCH)}
+    lam, perm = mixup.plan.lam, mixup.plan.perm
+    by_hand = (
+        lam * PLAIN(output["logits"], TARGET)
+        + (1 - lam) * PLAIN(output["logits"], TARGET[perm])
+        + nn.functional.mse_loss(
+            output["norm"], lam * target["norm"] + (1 - lam) * target["norm"][perm]
+        )
+    )
+    torch.testing.assert_close(mixup.wrap(criterion)(output, target), by_hand)
+
+
+def test_a_short_training_run_learns_and_repeats_itself_to_the_bit():
+    def train():
+        torch.manual_seed(0)
+        x = torch.randn(200, 5)
+        y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+        model = build("mlp")
+        mixup = ManifoldMixup(model, LAYERS, alpha=1.0, seed=0)
+        criterion = mixup.wrap(PLAIN)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+        for step in range(60):
+            rows = slice(step % 4 * 50, step % 4 * 50 + 50)
+            loss = criterion(model(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return PLAIN(model.eval()(x), y).item(), (model(x).argmax(1) == y).float().mean().item()
+
+    nll, accuracy = train()
+    assert accuracy > 0.9
+    assert nll < 0.6
+    assert train() == (nll, accuracy)
