@@ -1,0 +1,100 @@
+"""``python -m manifold_mixup.lab.choose``: how the settings of a comparison were chosen.
+
+Every method tries every learning rate and weight decay, and the mixing ones every α, on a fifth
+of the training set that is held out. The test set is not looked at.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import grid, recipes, runs
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.train import Result
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Print a Markdown table of validation scores, the mean over seeds, at the last epoch.
+
+    Seed s holds out its own fifth of the training set, so that five seeds see most of it.
+    """
+
+    data: str = "mnist-1d"
+    """As for compare."""
+    model: str = "mlp"
+    """As for compare."""
+    lr: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """Learning rates to try."""
+    weight_decay: tuple[float, ...] = (1e-2,)
+    """Weight decays to try."""
+    alpha: tuple[float, ...] = (0.2, 0.5, 1.0)
+    """Values of alpha to try."""
+    methods: tuple[str, ...] = ("no mixup", "input mixup", "manifold mixup")
+    """Methods to try."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """The optimizer of all methods."""
+    seeds: int = 5
+    """How many seeds."""
+    epochs: int | None = None
+    """Passes over the training set, if not the recipe's."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where the data lie."""
+    workers: int | None = None
+    """Runs at a time."""
+
+
+def choose(options: Choose) -> None:
+    """Train every setting with every seed and print the means."""
+    data = datasets.load(options.data, root=options.root.expanduser())
+    settings = list(_settings(options))
+    if settings[0].examples is not None:
+        data = datasets.take(data, settings[0].examples)
+    results: dict[Run, list[Result]] = {run: [] for run in settings}
+    workers = options.workers or runs.usable_cores()
+    for seed in range(options.seeds):
+        held, tried = datasets.hold_out(data, seed=seed), [replace(r, seed=seed) for r in settings]
+        with Live(tried, Console(stderr=True)) as live:
+            for result in grid.train_all(tried, held, workers=workers, on_epoch=live.epoch):
+                live.finished(result)
+                results[replace(result.run, seed=0)].append(result)
+    print("| method | lr | weight decay | α | error % | NLL | FGSM acc. % |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for run, found in results.items():
+        error, nll, fgsm = (
+            fmean(getattr(result.last, key) for result in found)
+            for key in ("error", "nll", "fgsm_accuracy")
+        )
+        alpha = f"{run.alpha:g}" if run.layers else ""
+        print(
+            f"| {run.method} | {run.lr:g} | {run.weight_decay:g} | {alpha} "
+            f"| {error:.2f} | {nll:.3f} | {fgsm:.1f} |"
+        )
+
+
+def _settings(options: Choose) -> Iterator[Run]:
+    for chosen in recipes.comparison(options.data, options.model):
+        if chosen.method not in options.methods:
+            continue
+        alphas = options.alpha if chosen.layers else (chosen.alpha,)
+        for lr, decay, alpha in product(options.lr, options.weight_decay, alphas):
+            yield replace(
+                chosen,
+                lr=lr,
+                weight_decay=decay,
+                alpha=alpha,
+                optimizer=options.optimizer,
+                epochs=options.epochs or chosen.epochs,
+            )
+
+
+if __name__ == "__main__":
+    choose(tyro.cli(Choose))

@@ -1,0 +1,52 @@
+"""The command ``manifold-mixup``: tyro over the dataclasses; nothing is declared twice."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+NEEDED = ("matplotlib", "mnist1d", "numpy", "rich", "torchvision", "tyro")
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit.
+
+    The status is 0 if all went well, 1 if a run failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        _fail(
+            f"the lab needs {', '.join(missing)}, not installed here. "
+            "Install it with: pip install 'manifold-mixup[lab]'",
+            BAD_INPUT,
+        )
+
+    import tyro
+
+    from manifold_mixup.lab.compare import Compare, compare, prepare
+
+    options = tyro.extras.subcommand_cli_from_dict(
+        {"compare": Compare},
+        prog="manifold-mixup",
+        description="Manifold Mixup for any PyTorch model, and a laboratory that measures it.",
+        args=args,
+    )
+    try:
+        comparison = prepare(options)
+    except (ValueError, OSError) as error:
+        _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    try:
+        sys.exit(0 if compare(comparison) else INTERRUPTED)
+    except (FloatingPointError, OSError) as error:
+        _fail(str(error), FAILED)
+
+
+def _fail(reason: str, status: int) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(status)

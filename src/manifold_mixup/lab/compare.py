@@ -1,0 +1,282 @@
+"""``manifold-mixup compare``: three methods, several seeds, one table and one picture."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import grid, models, recipes, runs
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.report.summary import Row, complete_seeds, summarise
+from manifold_mixup.lab.report.table import LEGEND, markdown_table, terminal_table
+from manifold_mixup.lab.train import Result, fresh_model, mixing_criterion
+
+CHOSEN = tyro.conf.arg(help_behavior_hint="(default: as chosen for the data set)")
+ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train no mixup, input mixup and manifold mixup; compare them over several seeds.
+
+    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, about a minute on
+    two CPU cores. Settings left out are those chosen for the data set on a validation split.
+    """
+
+    data: str = "mnist-1d"
+    """mnist-1d, fashion-mnist, or an .npz file with x_train, y_train, x_test and y_test."""
+    model: str = "mlp"
+    """mlp or cnn."""
+    seeds: int = 5
+    """How many seeds; every method trains with each of them."""
+    epochs: Annotated[int | None, CHOSEN] = None
+    """Passes over the training set."""
+    examples: Annotated[int | None, CHOSEN] = None
+    """Training examples to use, drawn at random once; more than there are is an error."""
+    alpha: Annotated[float | None, CHOSEN] = None
+    """Shape of the Beta distribution, for both kinds of mixup."""
+    layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
+    """Where manifold mixup mixes, such as: input hidden1 hidden2."""
+    lr: Annotated[float | None, CHOSEN] = None
+    """The greatest learning rate, for all methods."""
+    weight_decay: Annotated[float | None, CHOSEN] = None
+    """Weight decay, for all methods."""
+    optimizer: Annotated[Literal["adamw", "sgd"] | None, CHOSEN] = None
+    """The optimizer, for all methods; SGD has Nesterov momentum 0.9."""
+    eps: Annotated[float | None, CHOSEN] = None
+    """Strength of the FGSM attack, in the unit the table states."""
+    smoke: bool = False
+    """Two seeds, two epochs, at most 500 examples: seconds, to see that everything works."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where Fashion-MNIST is downloaded to, or a copy at hand lies."""
+    out: Path = Path("compare")
+    """Folder for results.json, table.md and compare.png."""
+    workers: Annotated[int | None, ALL] = None
+    """Runs at a time, one core each. The results do not depend on it."""
+    device: str = "cpu"
+    """Where torch computes, such as: cuda."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A `Compare` whose every part has been checked: training can begin."""
+
+    runs: tuple[Run, ...]
+    data: Data
+    workers: int
+    out: Path
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, the one the others are compared with first."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+    @property
+    def title(self) -> str:
+        """One line that says what was trained on what."""
+        run = self.runs[0]
+        return (
+            f"{self.data.name} ({len(self.data.x):,} training, {len(self.data.x_test):,} test "
+            f"examples), {run.model.upper()} of width {run.width}, {run.epochs} epochs"
+        )
+
+    @property
+    def caption(self) -> str:
+        """The attack, what the word seconds means, and how the methods differ."""
+        first = self.runs[0]
+        settings = "; ".join(_settings(run) for run in self.runs if run.seed == first.seed)
+        return (
+            f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
+            f"{self.data.space}. Seconds of training on {_place(first.device)}, evaluation left "
+            f"out. Optimizer {first.optimizer}, weight decay {first.weight_decay:g}; {settings}."
+        )
+
+
+def prepare(options: Compare) -> Comparison:
+    """Check everything that can be checked before training, cheap things first.
+
+    Raises:
+        ValueError: an option is out of range, or a name is unknown.
+        OSError: a file cannot be read, or the folder cannot be written.
+    """
+    _check_numbers(options)
+    models.check_name(options.model)
+    datasets.check_name(options.data)
+    device = _device(options.device)
+    runs.writable_folder(options.out)
+    data = datasets.load(options.data, root=options.root.expanduser())
+    methods = [_overridden(run, options, data, device) for run in _chosen(options)]
+    if methods[0].examples is not None:
+        data = datasets.take(data, methods[0].examples)
+    if options.eps is not None:
+        data = replace(data, eps=options.eps)
+    for run in methods:
+        mixing_criterion(fresh_model(run, data), run)  # an unknown layer or a bad alpha raises here
+    seeds = 2 if options.smoke else options.seeds
+    grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
+    workers = options.workers or (runs.usable_cores() if device.type == "cpu" else 1)
+    return Comparison(grid_runs, data, min(workers, len(grid_runs)), options.out)
+
+
+def compare(comparison: Comparison) -> bool:
+    """Train all runs, show the table, write the results; say whether all runs finished.
+
+    Raises:
+        FloatingPointError: a run diverged.
+        OSError: a file could not be written, or a worker process died.
+    """
+    console = Console()
+    console.print(f"[bold]{comparison.title}[/bold]", highlight=False)
+    start, results, complete = time.perf_counter(), list[Result](), True
+    head = _head(comparison)
+    try:
+        with Live(comparison.runs, console) as live:
+            for result in grid.train_all(
+                comparison.runs, comparison.data, workers=comparison.workers, on_epoch=live.epoch
+            ):
+                live.finished(result)
+                results.append(result)
+                _write_results(comparison, head, results, time.perf_counter() - start)
+    except KeyboardInterrupt:
+        complete = False
+    rows = summarise(results, comparison.methods)
+    if rows:
+        _report(comparison, rows, results, console)
+    if not complete:
+        _say_what_was_finished(comparison, results, console)
+    return complete
+
+
+def _chosen(options: Compare) -> tuple[Run, ...]:
+    name = Path(options.data).name if options.data.endswith(".npz") else options.data
+    return recipes.comparison(name, options.model)
+
+
+def _overridden(run: Run, options: Compare, data: Data, device: torch.device) -> Run:
+    """Put the options that were given in the place of the chosen settings."""
+    examples = options.examples or run.examples
+    if options.examples is None and examples is not None:
+        examples = min(examples, len(data.x))
+    if options.smoke:
+        examples = min(examples or len(data.x), len(data.x), 500)
+    layers = options.layers if run.method == "manifold mixup" else None
+    return replace(
+        run,
+        epochs=2 if options.smoke else options.epochs or run.epochs,
+        examples=examples,
+        alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
+        layers=run.layers if layers is None else layers,
+        optimizer=options.optimizer or run.optimizer,
+        lr=options.lr or run.lr,
+        weight_decay=run.weight_decay if options.weight_decay is None else options.weight_decay,
+        device=str(device),
+    )
+
+
+def _settings(run: Run) -> str:
+    mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
+    return f"{run.method}: learning rate {run.lr:g}{mixing}"
+
+
+def _place(device: str) -> str:
+    return "one CPU thread" if device == "cpu" else device
+
+
+def _check_numbers(options: Compare) -> None:
+    for name in ("seeds", "epochs", "examples", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}. Expected 1 or more.")
+    if options.layers == ():
+        raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")
+    for name in ("lr", "eps"):
+        value = getattr(options, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"--{name} is {value}. Expected a finite number above 0.")
+    decay = options.weight_decay
+    if decay is not None and not (decay >= 0 and math.isfinite(decay)):
+        raise ValueError(f"--weight-decay is {decay}. Expected a finite number, 0 or more.")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot compute on device {name!r}: {reason}") from None
+    return device
+
+
+def _report(
+    comparison: Comparison, rows: list[Row], results: Sequence[Result], console: Console
+) -> None:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    console.print(terminal_table(rows, title=comparison.title))
+    console.print(f"{LEGEND} {comparison.caption}", highlight=False)
+    markdown = markdown_table(rows, title=comparison.title, caption=comparison.caption)
+    runs.write(comparison.out / "table.md", markdown.encode())
+    seeds = complete_seeds(results, comparison.methods)
+    shown = [result for result in results if result.run.seed in seeds]
+    picture = plots.comparison_picture(shown, rows, title=comparison.title)
+    runs.write(comparison.out / "compare.png", picture)
+    names = ("results.json", "table.md", "compare.png")
+    console.print(f"Written: {', '.join(str(comparison.out / name) for name in names)}")
+
+
+def _head(comparison: Comparison) -> dict[str, Any]:
+    """Say what is compared, with which code, on which machine."""
+    data = comparison.data
+    return {
+        "format": 1,
+        "title": comparison.title,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **runs.provenance(),
+        "workers": comparison.workers,
+        "data": {
+            "name": data.name,
+            "training_examples": len(data.x),
+            "test_examples": len(data.x_test),
+            "classes": data.classes,
+            "sha256": runs.fingerprint(data),
+        },
+        "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
+        "units": {"error": "%", "nll": "nats", "ece": "%", "fgsm_accuracy": "%", "seconds": "s"},
+    }
+
+
+def _write_results(
+    comparison: Comparison, head: dict[str, Any], results: Sequence[Result], seconds: float
+) -> None:
+    """Write every finished run; done after each, so that nothing finished is ever lost."""
+    content = head | {
+        "complete": len(results) == len(comparison.runs),
+        "wall_seconds": seconds,
+        "summary": [asdict(row) for row in summarise(results, comparison.methods)],
+        "runs": [asdict(result) for result in results],
+    }
+    runs.write_json(comparison.out / "results.json", content)
+
+
+def _say_what_was_finished(
+    comparison: Comparison, results: Sequence[Result], console: Console
+) -> None:
+    console.print(f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished.")
+    if results:
+        seeds = len(complete_seeds(results, comparison.methods))
+        console.print(
+            f"Their results are in {comparison.out / 'results.json'}; "
+            f"the table covers the {seeds} seed{'' if seeds == 1 else 's'} "
+            "that all methods have finished."
+        )

@@ -1,0 +1,69 @@
+"""`Data`: a classification task as tensors in memory, and two ways to make it smaller."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """A classification task in memory.
+
+    Attributes:
+        name: what tables and files call it.
+        x: training inputs, ``(n, features)`` or ``(n, channels, height, width)``, float32.
+        y: training labels, ``(n,)``, int64, each from 0 to ``classes - 1``.
+        x_test: test inputs, shaped like ``x`` but for the count.
+        y_test: test labels.
+        classes: how many classes there are.
+        eps: the strength of the FGSM attack on these inputs.
+        space: the unit of ``eps``, in words.
+        bounds: the values an attacked input may have, or ``None`` for any.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    classes: int
+    eps: float
+    space: str
+    bounds: tuple[float, float] | None = None
+
+
+def take(data: Data, count: int, *, seed: int = 0) -> Data:
+    """Keep ``count`` training examples, drawn by ``seed``; the test set stays.
+
+    Raises:
+        ValueError: there are not that many.
+    """
+    if not 2 <= count <= len(data.x):
+        raise ValueError(
+            f"{count} training examples were asked for, {data.name} has {len(data.x)}. "
+            f"Choose from 2 to {len(data.x)}, or leave it out for the recipe's own number."
+        )
+    rows = _shuffled(len(data.x), seed)[:count]
+    return replace(data, x=data.x[rows], y=data.y[rows])
+
+
+def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
+    """Put a share of the training examples in the place of the test set.
+
+    Settings are chosen on the result; the true test set is not in it.
+    """
+    rows = _shuffled(len(data.x), seed)
+    held, kept = rows.split([round(share * len(rows)), len(rows) - round(share * len(rows))])
+    return replace(
+        data,
+        name=f"{data.name} (validation)",
+        x=data.x[kept],
+        y=data.y[kept],
+        x_test=data.x[held],
+        y_test=data.y[held],
+    )
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,76 @@
+"""Fashion-MNIST, downloaded by torchvision or read from a copy at hand."""
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifold_mixup.lab.data.arrays import Data
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def load(root: Path) -> Data:
+    """Read Fashion-MNIST from ``root/FashionMNIST/raw``; download it if it is not there.
+
+    A copy at hand, packed or not, is only read, so its folder may be write-protected.
+
+    Raises:
+        OSError: it is not there and cannot be downloaded, or a file is damaged.
+    """
+    raw = root / "FashionMNIST" / "raw"
+    if not all(_find(raw, name) for name in FILES):
+        _download(root)
+    x, y, x_test, y_test = (_read(raw, name) for name in FILES)
+    return Data(
+        name="Fashion-MNIST",
+        x=x.unsqueeze(1).float() / 255,
+        y=y.long(),
+        x_test=x_test.unsqueeze(1).float() / 255,
+        y_test=y_test.long(),
+        classes=10,
+        eps=8 / 255,
+        space="pixel space [0, 1]",
+        bounds=(0.0, 1.0),
+    )
+
+
+def _find(raw: Path, name: str) -> Path | None:
+    return next((path for path in (raw / f"{name}.gz", raw / name) if path.is_file()), None)
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        FashionMNIST(str(root), download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise OSError(
+            f"Fashion-MNIST is not in {root} and could not be downloaded ({reason}). "
+            "With a copy at hand: --root FOLDER, with the four files in FOLDER/FashionMNIST/raw."
+        ) from error
+
+
+def _read(raw: Path, name: str) -> Tensor:
+    """Read one file in the IDX format: magic number, sizes, then one byte per value."""
+    path = _find(raw, name)
+    if path is None:
+        raise OSError(f"{name} is missing in {raw}, though the download reported no error.")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        sizes = np.frombuffer(content, ">i4", count=content[3], offset=4).tolist()
+        values = np.frombuffer(content, np.uint8, count=math.prod(sizes), offset=4 + 4 * len(sizes))
+    except (EOFError, OSError, IndexError, ValueError) as error:
+        raise OSError(
+            f"{path} is damaged ({error}). Delete it to download it again, or give another --root."
+        ) from error
+    return torch.from_numpy(values.reshape(sizes).copy())

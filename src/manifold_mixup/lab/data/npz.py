@@ -1,0 +1,160 @@
+"""Any task in a NumPy file: ``np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)``."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manifold_mixup.lab.data.arrays import Data
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+Array = NDArray[Any]
+
+
+def load(path: Path) -> Data:
+    """Read a task from an ``.npz`` file.
+
+    Inputs may be vectors ``(n, features)``, grey images ``(n, height, width)`` or colour images
+    with the channels first or last. Bytes are pixels and become 0 to 1; so do float images that
+    lie in 0 to 1. Other inputs are standardised with the mean and deviation of the training
+    inputs, vectors feature by feature.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not of this form; the message says which array and where.
+    """
+    arrays = _read(path)
+    for part in ("train", "test"):
+        _check_inputs(path, f"x_{part}", arrays[f"x_{part}"])
+        _check_labels(path, f"y_{part}", arrays[f"y_{part}"], count=len(arrays[f"x_{part}"]))
+    _check_agreement(path, arrays)
+    return _as_data(path.stem, arrays)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}. Expected a .npz with {', '.join(KEYS)}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path.name} is no .npz file. Expected one with {', '.join(KEYS)}.")
+    with np.load(path, allow_pickle=False) as file:
+        missing = [key for key in KEYS if key not in file.files]
+        if missing:
+            raise ValueError(
+                f"{path.name} has no {' and no '.join(missing)}; "
+                f"it has {', '.join(file.files) or 'nothing'}. Expected {', '.join(KEYS)}."
+            )
+        try:
+            arrays = {key: file[key] for key in KEYS}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path.name} cannot be read: {error}") from error
+    for part in ("train", "test"):
+        labels = arrays[f"y_{part}"]
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            arrays[f"y_{part}"] = labels[:, 0]
+    return arrays
+
+
+def _check_inputs(path: Path, key: str, x: Array) -> None:
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{key} in {path.name} has type {x.dtype}. Expected numbers.")
+    if x.ndim not in (2, 3, 4) or x.size == 0:
+        raise ValueError(
+            f"{key} in {path.name} has shape {x.shape}. Expected (n, features), "
+            "(n, height, width), (n, channels, height, width) or (n, height, width, channels)."
+        )
+    bad = ~np.isfinite(x)
+    if bad.any():
+        row = int(np.argwhere(bad)[0][0])
+        raise ValueError(f"{key} in {path.name} holds NaN or infinity, first in row {row}.")
+
+
+def _check_labels(path: Path, key: str, y: Array, *, count: int) -> None:
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"{key} in {path.name} has type {y.dtype}. Expected integer class labels.")
+    if y.ndim != 1 or len(y) != count:
+        raise ValueError(
+            f"{key} in {path.name} has shape {y.shape}, but {key.replace('y', 'x')} has {count} "
+            f"rows. Expected one label a row, ({count},)."
+        )
+    if y.min() < 0:
+        row = int(np.argmax(y < 0))
+        raise ValueError(
+            f"{key} in {path.name} holds the label {y[row]} in row {row}. Expected 0 or more."
+        )
+
+
+def _check_agreement(path: Path, arrays: dict[str, Array]) -> None:
+    """Refuse a test set that does not belong to the training set."""
+    x, y, x_test, y_test = (arrays[key] for key in KEYS)
+    if x.shape[1:] != x_test.shape[1:] or x.dtype.kind != x_test.dtype.kind:
+        raise ValueError(
+            f"the rows of x_train in {path.name} are {x.dtype} of shape {x.shape[1:]}, "
+            f"those of x_test {x_test.dtype} of shape {x_test.shape[1:]}. Expected the same."
+        )
+    known = np.unique(y)
+    if len(known) < 2 or known[-1] >= len(y):
+        raise ValueError(
+            f"y_train in {path.name} holds {len(known)} classes from {known[0]} to {known[-1]}. "
+            "Expected two or more classes, numbered from 0."
+        )
+    unseen = np.setdiff1d(y_test, known)
+    if len(unseen):
+        row = int(np.argmax(y_test == unseen[0]))
+        raise ValueError(
+            f"y_test in {path.name} holds the label {unseen[0]} in row {row}, "
+            "which y_train never has."
+        )
+
+
+def _as_data(name: str, arrays: dict[str, Array]) -> Data:
+    x, x_test = (_channels_first(arrays[key]) for key in ("x_train", "x_test"))
+    labels = {key: torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test")}
+    pixels = _pixel_scale(x)
+    if pixels is None:
+        x, x_test = _standardised(x, x_test)
+        eps, space, bounds = 0.1, "standard deviations", None
+    else:
+        x, x_test = x.astype(np.float32) / pixels, x_test.astype(np.float32) / pixels
+        eps, space, bounds = 8 / 255, "pixel space [0, 1]", (0.0, 1.0)
+    return Data(
+        name=name,
+        x=_tensor(x),
+        y=labels["y_train"],
+        x_test=_tensor(x_test),
+        y_test=labels["y_test"],
+        classes=int(labels["y_train"].max()) + 1,
+        eps=eps,
+        space=space,
+        bounds=bounds,
+    )
+
+
+def _channels_first(x: Array) -> Array:
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        return np.moveaxis(x, -1, 1)
+    return x
+
+
+def _pixel_scale(x: Array) -> float | None:
+    """Say what makes the inputs pixels of 0 to 1: 255, 1, or ``None`` if they are no pixels."""
+    if x.dtype == np.uint8:
+        return 255.0
+    return 1.0 if x.ndim == 4 and x.min() >= 0 and x.max() <= 1 else None
+
+
+def _standardised(x: Array, x_test: Array) -> tuple[Array, Array]:
+    axis = 0 if x.ndim == 2 else None
+    mean, std = x.mean(axis=axis, dtype=np.float64), x.std(axis=axis, dtype=np.float64)
+    std = np.where(std > 0, std, 1.0)
+    return (x - mean) / std, (x_test - mean) / std
+
+
+def _tensor(x: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))

@@ -1,0 +1,43 @@
+"""A small convolutional network, for signals and for images."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from manifold_mixup.lab.models.standardize import Standardize
+
+
+def cnn(x: Tensor, *, classes: int, width: int) -> nn.Module:
+    """Build three stages ``stage1 … stage3``, then average pooling and ``head``.
+
+    A stage is a convolution, batch norm and ReLU; the second and third halve the resolution and
+    double the channels. Vectors are read as one-channel signals.
+
+    Args:
+        x: the training inputs, for their shape and scale.
+        classes: how many outputs.
+        width: channels of the first stage.
+    """
+    signal = x.ndim == 2
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["standardize"] = Standardize(x)
+    if signal:
+        layers["channel"] = nn.Unflatten(1, (1, x.shape[1]))
+    stage = _stage_1d if signal else _stage_2d
+    layers["stage1"] = stage(1 if signal else x.shape[1], width, stride=1)
+    layers["stage2"] = stage(width, 2 * width, stride=2)
+    layers["stage3"] = stage(2 * width, 4 * width, stride=2)
+    layers["pool"] = nn.AdaptiveAvgPool1d(1) if signal else nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(4 * width, classes)
+    return nn.Sequential(layers)
+
+
+def _stage_1d(channels: int, out: int, *, stride: int) -> nn.Module:
+    convolution = nn.Conv1d(channels, out, 5, stride=stride, padding=2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm1d(out), nn.ReLU())
+
+
+def _stage_2d(channels: int, out: int, *, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU())

@@ -1,0 +1,170 @@
+"""Pictures: the only place that imports matplotlib."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from manifold_mixup.lab.evaluate import Reliability
+from manifold_mixup.lab.report.summary import METRICS, Metric, Row
+from manifold_mixup.lab.train import Epoch, Result
+
+COLOURS = ("#777777", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
+"""Okabe and Ito's palette, told apart with every kind of colour vision; grey is the baseline."""
+
+LINES = ("--", "-.", "-")
+MARKERS = ("s", "^", "o", "D", "v", "P")
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.2,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+AXES = {
+    "error": ("Test error", "%"),
+    "nll": ("Negative log-likelihood", "nats"),
+    "ece": ("Calibration error (ECE)", "%"),
+    "fgsm_accuracy": ("Accuracy under FGSM", "%"),
+}
+
+Curve = NDArray[np.float64]
+
+
+def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title: str) -> bytes:
+    """Draw bars with error bars, the reliability diagram and the training curves as a PNG.
+
+    Args:
+        results: finished runs, every method with the same seeds.
+        rows: their summary.
+        title: the line above everything.
+    """
+    last = [row for row in rows if row.when == "last"]
+    methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
+    with _style():
+        figure = Figure(figsize=(13.33, 7.5), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
+        top, bottom = parts[:, 0]
+        shown = [metric for metric in METRICS if metric.key in AXES]
+        for axes, metric in zip(top.subplots(1, len(shown)), shown, strict=True):
+            _bars(axes, methods, last, metric)
+        reliability, error, nll = bottom.subplots(1, 3)
+        _reliability_diagram(reliability, methods)
+        _curves(error, methods, lambda epoch: epoch.test_error, "Test error over training", "%")
+        _curves(nll, methods, lambda epoch: epoch.test_nll, "Test NLL over training", "nats")
+        seeds = last[0].spread["error"].n
+        spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
+        figure.suptitle(f"{title}; {spread}", fontsize=14, fontweight="bold", x=0.01, ha="left")
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def _bars(
+    axes: Axes, methods: dict[str, list[Result]], rows: Sequence[Row], metric: Metric
+) -> None:
+    """Draw one bar a method with the deviation over seeds, and every seed as a dot."""
+    for k, row in enumerate(rows):
+        value = row.spread[metric.key]
+        axes.bar(k, value.mean, width=0.66, color=_colour(k), alpha=0.85)
+        dots = [getattr(result.last, metric.key) for result in methods[row.method]]
+        spots = k + np.linspace(-0.16, 0.16, len(dots)) if len(dots) > 1 else [k]
+        axes.plot(spots, dots, "o", color="white", markeredgecolor="#222222", markersize=4.5)
+        if np.isfinite(value.std):
+            axes.errorbar(k, value.mean, value.std, color="#222222", capsize=5, linewidth=1.6)
+        text = f"{value.mean:.{min(metric.digits, 2)}f}"
+        reach = max([value.mean + np.nan_to_num(value.std), *dots])
+        axes.annotate(
+            text, (k, reach), (0, 5), textcoords="offset points", ha="center", fontweight="bold"
+        )
+    name, unit = AXES[metric.key]
+    axes.set_title(f"{name} {'↓' if metric.better == 'lower' else '↑'}")
+    axes.set_ylabel(unit)
+    axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.14)
+
+
+def _reliability_diagram(axes: Axes, methods: dict[str, list[Result]]) -> None:
+    """Draw accuracy against confidence; on the diagonal the two are equal."""
+    for k, (method, results) in enumerate(methods.items()):
+        pooled = _pool([result.last.reliability for result in results])
+        enough = pooled[0] >= 0.005 * pooled[0].sum()
+        _, confidence, accuracy = (values[enough] for values in pooled)
+        axes.plot(
+            confidence, accuracy, LINES[k % len(LINES)], color=_colour(k), label=method,
+            marker=MARKERS[k % len(MARKERS)], markersize=6, markeredgecolor="white",
+        )  # fmt: skip
+    axes.plot([0, 1], [0, 1], ":", color="#999999", linewidth=1.5, label="calibrated")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    axes.set_title("Reliability")
+    axes.legend(loc="upper left")
+
+
+def _pool(parts: Sequence[Reliability]) -> tuple[Curve, Curve, Curve]:
+    """Merge the bins of several seeds, weighted by their counts."""
+    count, confidence, accuracy = (
+        np.array([getattr(part, name) for part in parts], dtype=np.float64)
+        for name in ("count", "confidence", "accuracy")
+    )
+    total = count.sum(0)
+    per_bin = np.maximum(total, 1)
+    return total, (count * confidence).sum(0) / per_bin, (count * accuracy).sum(0) / per_bin
+
+
+def _curves(
+    axes: Axes,
+    methods: dict[str, list[Result]],
+    value: Callable[[Epoch], float],
+    title: str,
+    unit: str,
+) -> None:
+    """Draw the mean over seeds and a band of one deviation on each side.
+
+    The axis covers what follows the first tenth of the epochs: the first ones are far above.
+    """
+    seen = []
+    for k, (method, results) in enumerate(methods.items()):
+        curves = np.array([[value(epoch) for epoch in result.curve] for result in results])
+        mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0 * curves[0]
+        epochs = np.arange(1, len(mean) + 1)
+        axes.plot(epochs, mean, LINES[k % len(LINES)], color=_colour(k), label=method)
+        axes.fill_between(epochs, mean - std, mean + std, color=_colour(k), alpha=0.2, linewidth=0)
+        later = slice(len(mean) // 10, None)
+        seen += [(mean - std)[later].min(), (mean + std)[later].max()]
+    room = 0.05 * (max(seen) - min(seen)) or 1.0
+    axes.set(xlabel="epoch", ylabel=unit, ylim=(min(seen) - room, max(seen) + room))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title(title)
+
+
+def _colour(k: int) -> str:
+    return COLOURS[k % len(COLOURS)]

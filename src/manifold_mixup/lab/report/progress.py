@@ -1,0 +1,82 @@
+"""Live progress: how far all runs are, the time left, and what each one is doing."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.train import Epoch, Result
+
+
+class Live:
+    """Shows bars on a terminal; elsewhere one line for each finished run.
+
+    Args:
+        runs: everything that will be trained.
+        console: where to show it.
+    """
+
+    def __init__(self, runs: Sequence[Run], console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left  {task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._all = self._bars.add_task(
+            "[bold]all runs", total=sum(run.epochs for run in runs), note=f"0 of {len(runs)} done"
+        )
+        self._tasks: dict[Run, TaskID] = {}
+        self._finished, self._count = 0, len(runs)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def epoch(self, run: Run, epoch: Epoch) -> None:
+        """Move the bars on by one epoch of a run."""
+        if run not in self._tasks:
+            self._tasks[run] = self._bars.add_task(_name(run), total=run.epochs, note="")
+        note = f"train loss {epoch.train_loss:.3f}  test error {epoch.test_error:.1f} %"
+        self._bars.update(self._tasks[run], completed=epoch.epoch, note=note)
+        self._bars.advance(self._all)
+
+    def finished(self, result: Result) -> None:
+        """Take a run's bar away."""
+        self._finished += 1
+        if result.run in self._tasks:
+            self._bars.remove_task(self._tasks.pop(result.run))
+        self._bars.update(self._all, note=f"{self._finished} of {self._count} done")
+        if not self._console.is_terminal:
+            scores = f"error {result.last.error:.2f} %, NLL {result.last.nll:.3f}"
+            done = f"[{self._finished}/{self._count}]"
+            self._console.print(
+                f"{done} {_name(result.run)}: {scores}, {result.seconds:.1f} s", markup=False
+            )
+
+
+def _name(run: Run) -> str:
+    return f"{run.method}, seed {run.seed}"

@@ -1,0 +1,89 @@
+"""From results to rows: each method's spread over seeds, and its difference to no mixup."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
+from manifold_mixup.lab.train import Result
+
+When = Literal["last", "best"]
+
+
+class Metric(NamedTuple):
+    """How a number is called and shown; ``better`` is the direction one wants it to go."""
+
+    key: str
+    title: str
+    digits: int
+    better: Literal["lower", "higher"]
+
+
+METRICS = (
+    Metric("error", "error %", 2, "lower"),
+    Metric("nll", "NLL", 3, "lower"),
+    Metric("ece", "ECE %", 2, "lower"),
+    Metric("fgsm_accuracy", "FGSM acc. %", 1, "higher"),
+    Metric("seconds", "seconds", 1, "lower"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one epoch; ``difference`` is ``None`` for the method compared with."""
+
+    method: str
+    when: When
+    spread: dict[str, Spread]
+    difference: dict[str, Difference] | None
+
+
+def complete_seeds(results: Sequence[Result], methods: Sequence[str]) -> list[int]:
+    """List the seeds that every method has finished."""
+    finished = {(result.run.method, result.run.seed) for result in results}
+    seeds = sorted({seed for _, seed in finished})
+    return [seed for seed in seeds if all((method, seed) in finished for method in methods)]
+
+
+def summarise(results: Sequence[Result], methods: Sequence[str]) -> list[Row]:
+    """Summarise the seeds that every method has finished, paired by seed.
+
+    Args:
+        results: finished runs, in any order.
+        methods: their methods; the first is the one the others are compared with.
+
+    Returns:
+        First the rows of the last epoch, then those of the best; none without a complete seed.
+    """
+    seeds = complete_seeds(results, methods)
+    if not seeds:
+        return []
+    found = {(result.run.method, result.run.seed): result for result in results}
+    times: tuple[When, When] = ("last", "best")
+    rows = []
+    for when in times:
+        base: dict[str, list[float]] | None = None
+        for method in methods:
+            values = _values([found[method, seed] for seed in seeds], when)
+            spreads = {key: spread(value) for key, value in values.items()}
+            rows.append(Row(method, when, spreads, _differences(values, base)))
+            base = base or values
+    return rows
+
+
+def _differences(
+    values: dict[str, list[float]], base: dict[str, list[float]] | None
+) -> dict[str, Difference] | None:
+    if base is None:
+        return None
+    return {key: paired_difference(value, base[key]) for key, value in values.items()}
+
+
+def _values(results: Sequence[Result], when: When) -> dict[str, list[float]]:
+    scores = [getattr(result, when) for result in results]
+    values = {
+        metric.key: [getattr(score, metric.key) for score in scores]
+        for metric in METRICS
+        if metric.key != "seconds"
+    }
+    return values | {"seconds": [result.seconds for result in results]}

@@ -1,0 +1,120 @@
+"""The table, for the terminal and as Markdown: metrics down, methods across."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from manifold_mixup.lab.evaluate.statistics import Difference, Spread
+from manifold_mixup.lab.report.summary import METRICS, Metric, Row, When
+
+SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
+ARROW = {"lower": "↓", "higher": "↑"}
+LEGEND = (
+    "Mean ± standard deviation over the seeds; below it the paired difference to the first "
+    "column over the same seeds, with its 95 % interval (Student's t). The best epoch was picked "
+    "on the test set and is therefore optimistic."
+)
+
+
+class Cell(NamedTuple):
+    """A mean with its deviation, and the difference to no mixup if there is one."""
+
+    value: str
+    difference: str = ""
+    verdict: Literal["better", "worse", "unclear"] = "unclear"
+
+
+def terminal_table(rows: Sequence[Row], *, title: str) -> Table:
+    """Render rows for a terminal of 80 columns.
+
+    A difference is green where its interval says better, red where it says worse.
+    """
+    styles = {"better": "[green]{}[/]", "worse": "[red]{}[/]", "unclear": "{}"}
+    table = Table(
+        title=title, title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for text in _header(rows):
+        table.add_column(text, justify="right" if table.columns else "left", no_wrap=True)
+    for section, lines in _sections(rows):
+        table.add_row(f"[bold]{section}[/]")
+        for label, cells in lines:
+            texts = (
+                f"{cell.value}\n{styles[cell.verdict].format(escape(cell.difference))}".rstrip()
+                for cell in cells
+            )
+            table.add_row(label, *texts)
+        table.add_section()
+    return table
+
+
+def markdown_table(rows: Sequence[Row], *, title: str, caption: str) -> str:
+    """Render rows as Markdown; a difference is bold where its interval excludes zero."""
+    header = _header(rows)
+    lines = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    for section, parts in _sections(rows):
+        lines.append(f"| *{section}* |{' |' * (len(header) - 1)}")
+        for label, cells in parts:
+            lines.append(f"| {label} | {' | '.join(_markdown(cell) for cell in cells)} |")
+    return "\n".join([*lines, "", f"{LEGEND} Bold: the interval excludes zero. {caption}", ""])
+
+
+def _markdown(cell: Cell) -> str:
+    if not cell.difference:
+        return cell.value
+    mark = "" if cell.verdict == "unclear" else "**"
+    return f"{cell.value}<br>{mark}{cell.difference}{mark}"
+
+
+def _header(rows: Sequence[Row]) -> list[str]:
+    n = rows[0].spread["error"].n
+    methods = dict.fromkeys(row.method for row in rows)
+    return [f"{n} seed{'' if n == 1 else 's'}", *methods]
+
+
+def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]]]]]:
+    """Turn rows into sections of lines, each line a label and one cell per method."""
+    return [
+        (
+            name,
+            [
+                (_label(metric), [_cell(row, metric) for row in rows if row.when == when])
+                for metric in METRICS
+                if (when, metric.key) != ("best", "seconds")  # a run takes its time once
+            ],
+        )
+        for when, name in SECTIONS.items()
+    ]
+
+
+def _label(metric: Metric) -> str:
+    return f"{metric.title} {ARROW[metric.better]}"
+
+
+def _cell(row: Row, metric: Metric) -> Cell:
+    value = _spread(row.spread[metric.key], metric.digits)
+    if row.difference is None or row.difference[metric.key].n == 1:
+        return Cell(value)
+    gap = row.difference[metric.key]
+    return Cell(value, _difference(gap, metric.digits), _verdict(gap, metric))
+
+
+def _spread(value: Spread, digits: int) -> str:
+    mean = f"{value.mean:.{digits}f}"
+    return mean if math.isnan(value.std) else f"{mean} ± {value.std:.{digits}f}"
+
+
+def _difference(gap: Difference, digits: int) -> str:
+    mean, low, high = (
+        f"{number:+.{digits}f}".replace("-", "−") for number in (gap.mean, gap.low, gap.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def _verdict(gap: Difference, metric: Metric) -> Literal["better", "worse", "unclear"]:
+    if not gap.excludes_zero:
+        return "unclear"
+    return "better" if (gap.mean < 0) == (metric.better == "lower") else "worse"

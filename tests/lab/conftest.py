@@ -1,0 +1,34 @@
+"""A small task and a small run, shared by the lab's tests."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.recipes import Run
+
+
+@pytest.fixture(scope="session")
+def task() -> Data:
+    """Three Gaussian classes of vectors, close enough that nobody is always right."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(330) % 3
+    x = torch.randn(330, 6, generator=generator) + 2 * torch.eye(6)[y]
+    return Data("blobs", x[:250], y[:250], x[250:], y[250:], classes=3, eps=0.1, space="units")
+
+
+@pytest.fixture(scope="session")
+def plain() -> Run:
+    return Run(data="blobs", epochs=3, batch=32, lr=0.05, width=16)
+
+
+@pytest.fixture(scope="session")
+def runs(plain) -> tuple[Run, ...]:
+    """No mixup, input mixup and manifold mixup with two seeds."""
+    methods = (
+        plain,
+        replace(plain, method="input mixup", layers=("input",)),
+        replace(plain, method="manifold mixup", layers=("input", "hidden1", "hidden2")),
+    )
+    return tuple(replace(run, seed=seed) for seed in range(2) for run in methods)

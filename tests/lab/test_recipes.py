@@ -1,0 +1,50 @@
+"""Recipes are fair, and how they were chosen can be repeated without the test set."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from manifold_mixup.lab import models, recipes
+from manifold_mixup.lab.choose import Choose, choose
+from manifold_mixup.lab.data import NAMES
+
+
+@pytest.mark.parametrize("data", [*NAMES, "mine.npz"])
+@pytest.mark.parametrize("model", models.NAMES)
+def test_every_comparison_gives_all_methods_the_same_budget(data, model):
+    plain, at_input, manifold = recipes.comparison(data, model)
+    assert (plain.data, plain.model) == (data, model)
+    assert plain.layers == ()
+    assert at_input.layers == ("input",)
+    assert manifold.layers == recipes.HIDDEN[model]
+    for run in (at_input, manifold):
+        own = {"method": plain.method, "layers": (), "alpha": plain.alpha, "lr": plain.lr}
+        assert replace(run, **own) == plain
+
+
+def test_choosing_tries_the_grid_on_held_out_examples_only(tmp_path, task, capsys):
+    hopeless = (task.y_test + 1).numpy() % 3  # wrong labels: whoever looks at them is wrong too
+    np.savez(
+        tmp_path / "blobs.npz",
+        x_train=task.x.numpy(),
+        y_train=task.y.numpy(),
+        x_test=task.x_test.numpy(),
+        y_test=hopeless,
+    )
+    choose(
+        Choose(
+            data=str(tmp_path / "blobs.npz"),
+            lr=(0.01, 0.02),
+            alpha=(0.2, 1.0),
+            seeds=1,
+            epochs=15,
+            workers=1,
+        )
+    )
+    header, _, *lines = capsys.readouterr().out.strip().splitlines()
+    assert header == "| method | lr | weight decay | α | error % | NLL | FGSM acc. % |"
+    assert len(lines) == 2 + 4 + 4
+    errors = [float(line.split("|")[5]) for line in lines]
+    assert min(errors) < 25
+    assert max(errors) < 80

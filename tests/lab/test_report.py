@@ -1,0 +1,153 @@
+"""The summary, the table and the picture."""
+
+import struct
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from manifold_mixup.lab.evaluate.metrics import Reliability
+from manifold_mixup.lab.evaluate.statistics import paired_difference
+from manifold_mixup.lab.grid import train_all
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.report.summary import complete_seeds, summarise
+from manifold_mixup.lab.report.table import markdown_table, terminal_table
+from manifold_mixup.lab.train import Epoch, Result, Scores
+
+METHODS = ["no mixup", "manifold mixup"]
+
+
+def result(method: str, seed: int, error: float, *, best: float | None = None) -> Result:
+    bins = Reliability(count=(0, 10), confidence=(0.0, 0.8), accuracy=(0.0, 0.7))
+    last = Scores(error, error / 20, 10.0, 100 - 2 * error, bins)
+    curve = (Epoch(1, 2.0, 50.0, 2.5), Epoch(2, 1.0, error, error / 20))
+    return Result(
+        run=Run(method=method, seed=seed),
+        seconds=4.0 + seed,
+        curve=curve,
+        last=last,
+        best=replace(last, error=error if best is None else best),
+        best_epoch=2,
+        weights="",
+    )
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    errors = {"no mixup": [30.0, 32.0, 31.0], "manifold mixup": [28.0, 30.5, 29.0]}
+    return [result(m, seed, error) for m, many in errors.items() for seed, error in enumerate(many)]
+
+
+def test_a_summary_pairs_by_seed_whatever_the_order(results):
+    rows = summarise(results[::-1], METHODS)
+    assert [(row.method, row.when) for row in rows] == [
+        (method, when) for when in ("last", "best") for method in METHODS
+    ]
+    assert rows[0].difference is None
+    assert rows[1].spread["error"].mean == pytest.approx(87.5 / 3)
+    assert rows[1].difference["error"] == paired_difference([28, 30.5, 29], [30, 32, 31])
+    assert rows[1].difference["seconds"].mean == 0
+
+
+def test_a_seed_that_some_method_has_not_finished_is_left_out(results):
+    assert complete_seeds(results[:-1], METHODS) == [0, 1]
+    assert summarise(results[:-1], METHODS)[0].spread["error"].mean == 31
+    assert summarise(results[:2], METHODS) == []
+
+
+def test_the_widest_likely_table_fits_eighty_columns():
+    wide = []
+    for k, method in enumerate(["no mixup", "input mixup", "manifold mixup"]):
+        for seed in range(5):
+            one = result(method, seed, 40.0 - 12 * k + seed * (k + 1) ** 2)
+            bins = Reliability(count=(9,), confidence=(0.95 - seed / 40 - k / 4,), accuracy=(0.5,))
+            score = replace(one.last, ece=bins.ece, nll=one.last.nll * 0.9, reliability=bins)
+            wide.append(replace(one, seconds=40.0 + 9 * k * seed, last=score, best=score))
+    console = Console(width=80)
+    with console.capture() as capture:
+        methods = list(dict.fromkeys(one.run.method for one in wide))
+        console.print(terminal_table(summarise(wide, methods), title="a title"))
+    text = capture.get()
+    assert "…" not in text
+
+
+def test_the_table_says_it_all_within_eighty_columns(results):
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(terminal_table(summarise(results, METHODS), title="a title"))
+    text = capture.get()
+    assert "…" not in text
+    for fragment in (
+        "a title",
+        "3 seeds",
+        "last epoch",
+        "best epoch",
+        "31.00 ± 1.00",
+        "−1.83 [−2.55, −1.12]",
+        "FGSM acc. % ↑",
+    ):
+        assert fragment in text
+
+
+def test_markdown_marks_what_is_clear(results):
+    text = markdown_table(summarise(results, METHODS), title="a title", caption="ε = 0.1")
+    assert "| 3 seeds | no mixup | manifold mixup |" in text
+    assert "| error % ↓ | 31.00 ± 1.00 | 29.17 ± 1.26<br>**−1.83 [−2.55, −1.12]** |" in text
+    assert "<br>+0.0 [+0.0, +0.0]" in text
+    assert "95 % interval" in text
+    assert "ε = 0.1" in text
+
+
+def test_one_seed_is_shown_without_intervals(results):
+    rows = summarise([results[0], results[3]], METHODS)
+    text = markdown_table(rows, title="", caption="")
+    assert "| error % ↓ | 30.00 | 28.00 |" in text
+    assert "nan" not in text
+
+
+def test_a_worse_result_is_called_worse(results):
+    swapped = summarise(results, METHODS[::-1])
+    console = Console(width=80, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(terminal_table(swapped, title=""))
+    assert "\x1b[31m+1.83 [+1.12, +2.55]" in capture.get()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_picture_is_a_png_of_a_size_for_projection(results, seeds):
+    shown = [one for one in results if one.run.seed < seeds]
+    picture = plots.comparison_picture(shown, summarise(shown, METHODS), title="a title")
+    assert picture.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", picture[16:24])
+    assert (width, height) == (1466, 825)
+    assert 10_000 < len(picture) < 300_000
+
+
+def test_drawing_leaves_the_style_of_others_alone(results):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    plots.comparison_picture(results, summarise(results, METHODS), title="")
+    assert dict(mpl.rcParams) == before
+
+
+def test_away_from_a_terminal_each_finished_run_is_a_line(task, runs):
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture, Live(runs, console) as live:
+        for one in train_all(runs, task, workers=1, on_epoch=live.epoch):
+            live.finished(one)
+    lines = capture.get().strip().splitlines()
+    assert len(lines) == len(runs)
+    assert lines[2].startswith("[3/6] manifold mixup, seed 0: error ")
+
+
+def test_on_a_terminal_bars_show_what_is_left(task, runs):
+    console = Console(width=120, force_terminal=True)
+    with console.capture() as capture, Live(runs, console) as live:
+        for one in train_all(runs, task, workers=1, on_epoch=live.epoch):
+            live.finished(one)
+    text = capture.get()
+    assert "all runs" in text
+    assert "left" in text

@@ -1,0 +1,56 @@
+"""Statistics against scipy and numpy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from manifold_mixup.lab.evaluate.statistics import paired_difference, spread, t_quantile
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 100, 999])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_the_quantile_equals_scipy(freedom, level):
+    theirs = stats.t.ppf(0.5 + level / 2, freedom)
+    assert t_quantile(freedom, level=level) == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_the_paired_interval_equals_scipy(n):
+    generator = np.random.default_rng(n)
+    values, base = generator.normal(size=n), generator.normal(1, 2, size=n)
+    interval = stats.ttest_rel(values, base).confidence_interval(0.95)
+    ours = paired_difference(values.tolist(), base.tolist())
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
+    assert ours.mean == pytest.approx(values.mean() - base.mean())
+    assert ours.n == n
+
+
+def test_pairing_removes_what_the_seeds_have_in_common():
+    base = [10.0, 20.0, 30.0]
+    ours = paired_difference([value - 1 for value in base], base)
+    assert (ours.mean, ours.low, ours.high) == (-1, -1, -1)
+    assert ours.excludes_zero
+
+
+def test_the_deviation_is_that_of_a_sample():
+    values = [1.0, 2.0, 4.0, 8.0]
+    assert spread(values).std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_one_seed_has_no_deviation_and_no_interval():
+    assert math.isnan(spread([3.0]).std)
+    ours = paired_difference([3.0], [1.0])
+    assert ours.mean == 2
+    assert math.isnan(ours.low)
+    assert not ours.excludes_zero
+
+
+def test_an_interval_around_zero_says_nothing():
+    assert not paired_difference([1.0, -1.0], [0.0, 0.0]).excludes_zero
+
+
+def test_other_seeds_cannot_be_paired():
+    with pytest.raises(ValueError, match="longer"):
+        paired_difference([1.0], [1.0, 2.0])

@@ -1,0 +1,99 @@
+"""The training loop: what it computes, and that it computes it again."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from manifold_mixup.lab.train import fresh_model, mixing_criterion, train
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def without_time(result):
+    return replace(result, seconds=0)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_the_same_run_ends_in_the_same_bits(task, runs, place, model):
+    run = replace(runs[place], model=model)
+    if model == "cnn" and run.layers[1:]:
+        run = replace(run, layers=("input", "stage1"))
+    first = train(run, task)
+    torch.randn(7)  # what others draw does not matter
+    assert without_time(train(run, task)) == without_time(first)
+
+
+def test_another_seed_or_method_ends_elsewhere(task, runs):
+    assert len({train(run, task).weights for run in runs}) == len(runs)
+
+
+def test_methods_with_one_seed_start_from_the_same_weights(task, runs):
+    plain, *others = (fresh_model(run, task).state_dict() for run in runs[:3])
+    for state in others:
+        assert all(torch.equal(state[key], plain[key]) for key in plain)
+
+
+def test_global_randomness_is_left_alone(task, plain):
+    before = torch.get_rng_state()
+    train(plain, task)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_mixup_is_plain_sgd(task, plain):
+    """The loop against one that is written out: one epoch, one batch, one step."""
+    run = replace(plain, epochs=1, batch=1000)
+    model = fresh_model(run, task)
+    loss = F.cross_entropy(model(task.x), task.y).item()
+    result = train(run, task)
+    assert result.curve[0].train_loss == pytest.approx(loss, rel=1e-6)
+    before = F.cross_entropy(model.eval()(task.x_test), task.y_test).item()
+    assert result.last.nll == pytest.approx(before, rel=1e-6)  # the first step's rate is 0
+
+
+def test_no_mixup_has_no_hooks_and_the_plain_loss(task, plain):
+    model = fresh_model(plain, task)
+    assert isinstance(mixing_criterion(model, plain), nn.CrossEntropyLoss)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_training_lowers_the_loss(task, plain):
+    curve = train(replace(plain, epochs=15), task).curve
+    assert curve[-1].train_loss < curve[0].train_loss / 2
+    assert [point.epoch for point in curve] == list(range(1, 16))
+
+
+def test_last_and_best_are_what_the_curve_says(task, plain):
+    result = train(replace(plain, epochs=15), task)
+    errors = [point.test_error for point in result.curve]
+    assert result.last.error == errors[-1]
+    assert result.last.nll == pytest.approx(result.curve[-1].test_nll)
+    assert result.best.error == min(errors)
+    assert result.best_epoch == 1 + errors.index(min(errors))
+
+
+def test_a_loss_that_is_no_number_is_said_at_once(task, plain):
+    with pytest.raises(FloatingPointError, match=r"no mixup, seed 0: the loss is nan in epoch 1"):
+        train(replace(plain, lr=1e18), task)
+
+
+def test_a_report_can_stop_a_run(task, plain):
+    seen = []
+
+    def stop(point):
+        seen.append(point.epoch)
+        if point.epoch == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(plain, task, on_epoch=stop)
+    assert seen == [1, 2]
