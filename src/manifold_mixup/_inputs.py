@@ -1,5 +1,6 @@
 """The model's inputs: their names, the batch they carry, and mixing one of them."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +40,7 @@ def map_inputs(
 def _positional(model: nn.Module, count: int) -> list[str]:
     """Name the first ``count`` positional arguments of ``model.forward``."""
     names: list[str] = []
-    for parameter in inspect.signature(model.forward).parameters.values():
+    for parameter in _parameters(model):
         if parameter.kind is parameter.VAR_POSITIONAL:
             names += [f"{parameter.name}.{place}" for place in range(count - len(names))]
         elif parameter.kind is not parameter.VAR_KEYWORD:
@@ -47,6 +48,18 @@ def _positional(model: nn.Module, count: int) -> list[str]:
     # A call with too many arguments fails in forward itself, with the better message.
     names += [str(place) for place in range(len(names), count)]
     return names[:count]
+
+
+def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
+    if "forward" in vars(model):  # replaced on this one instance
+        return tuple(inspect.signature(model.forward).parameters.values())
+    return _own_parameters(type(model).forward)
+
+
+@functools.lru_cache(maxsize=64)
+def _own_parameters(forward: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """List the parameters of a method but self; remembered, as every forward pass asks."""
+    return tuple(inspect.signature(forward).parameters.values())[1:]
 
 
 def leading(inputs: list[tuple[str, Tensor]]) -> Tensor:

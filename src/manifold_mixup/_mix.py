@@ -1,5 +1,6 @@
 """The one tensor operation: every row of a batch moves towards its partner."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -98,6 +99,10 @@ class _Mix(torch.autograd.Function):
         if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
             raise NotImplementedError("torch.vmap can map the state that is mixed, not the plan.")
         return _Mix.apply(x.movedim(in_dims[0], -1), *plan), -1
+
+
+# PyTorch asks for it at every call, and working it out costs more than mixing a small batch.
+_Mix.forward.__signature__ = inspect.signature(_Mix.forward)  # type: ignore[attr-defined]
 
 
 def _invert(perm: Tensor) -> Tensor:

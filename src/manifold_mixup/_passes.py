@@ -36,8 +36,8 @@ class Pass:
                 f"backward reached the output of a forward pass that mixed the hidden state at "
                 f"{self.plan.layer!r}, but its targets were not mixed. Compute the loss with "
                 f"mixup.wrap(criterion) or mixup.target(y, output). A loss inside the model "
-                f"(labels= given to it) has to move out. For a backward pass without a target, "
-                f"such as a gradient penalty before the loss, call mixup.target(y, output) first or "
+                f"(labels= given to it) has to move out. For a backward pass with no target, "
+                f"like a gradient penalty before the loss, call mixup.target(y, output) first or "
                 f"run the forward pass in mixup.paused()."
             )
 

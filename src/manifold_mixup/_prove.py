@@ -3,6 +3,7 @@
 It knows nothing of how the model is made, and so checks what `find_layers` says by structure.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -146,7 +147,8 @@ class _Bench:
         self.model = model
         self.arguments = arguments
         self.run = run
-        self.state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self.modules = list(model.modules())
+        self.state = copy.deepcopy([module._buffers for module in self.modules])
         self.devices = {tensor.device.type for _, tensor in named_inputs(model, *arguments)}
         self.perm = torch.arange(_ROWS, device="cpu").roll(-1)
         self.plain: dict[str, Tensor] = {}
@@ -213,9 +215,9 @@ class _Bench:
 
     def outputs(self, arguments: Arguments, plan: MixPlan | None) -> dict[str, Tensor]:
         """Run the copy, always from the same state; return its outputs of the batch by path."""
-        with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(self.state[name])
+        # Statistics, power iterations, whatever the pass before kept: they may have a new shape.
+        for module, buffers in zip(self.modules, copy.deepcopy(self.state), strict=True):
+            module._buffers.update(buffers)
         arguments = permute_examples(self.model, arguments, torch.arange(_ROWS, device="cpu"))
         with aside(self.model), _full_precision(self.devices), Neutral():
             output = self.run(self.model, *arguments, plan)

@@ -30,7 +30,7 @@ def ends(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, Mapping | tuple | list) or _is_dataclass(value)
+    return isinstance(value, (Mapping, tuple, list)) or _is_dataclass(value)
 
 
 def _is_dataclass(value: Any) -> bool:
@@ -41,7 +41,7 @@ def children(value: Any) -> list[tuple[Any, Any]]:
     """List the ``(key, child)`` pairs of a container; of anything else, none."""
     if isinstance(value, Mapping):
         return list(value.items())
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return list(enumerate(value))
     if _is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
@@ -64,7 +64,7 @@ def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "
     new = [
         (key, map_leaves(fn, child, f"{path}.{key}" if path else str(key))) for key, child in pairs
     ]
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         items = [child for _, child in new]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if type(value) in (dict, OrderedDict):
