@@ -260,6 +260,20 @@ def test_compiled_without_a_graph_break(shape, per_sample):
         compiled(ours, draw(6, per_sample=per_sample, seed=9))
 
 
+@EACH_KIND
+@pytest.mark.parametrize("shape", [(6, 4, 1, 1), (6, 1, 5, 5), (6, 4, 5, 5)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_comes_after_may_write_in_place(shape, channels_last, per_sample):
+    plan = draw(6, per_sample=per_sample)
+    x = randn(*shape)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    mixed = mix(x.requires_grad_(), plan)
+    expected = mixed.detach().relu()
+    assert torch.equal(mixed.relu_(), expected)
+    mixed.sum().backward()
+
+
 def test_compiled_by_inductor():
     torch.compiler.reset()
     plan, x = draw(6), randn(6, 8).requires_grad_()
@@ -317,7 +331,8 @@ def test_operator_calls_and_memory(layout, per_sample):
         mixed = mix(x, plan)
     with Costs() as backward:
         torch.autograd.grad(mixed, x, grad)
-    assert len(forward.operators) <= 2, forward.operators  # gather, lerp
+    # gather and lerp; channels last, also the memory to gather into
+    assert len(forward.operators) <= 3, forward.operators
     assert len(backward.operators) <= 8, backward.operators  # the same, and the inverse
     for costs in (forward, backward):
         large = [size for size in costs.allocated if size >= x.nbytes]

@@ -185,10 +185,12 @@ def test_a_batch_whose_copy_shares_its_items_is_refused_unchanged():
     assert map_leaves(lambda _, tensor: tensor + 1, Shares(n=1))["n"] == 1  # nothing to replace
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name for name in CONTAINERS if name not in ("default dict", "user dict", "computed")],
-)
+BREAKS = ["default dict", "user dict", "computed"]
+if torch.__version__ < (2, 12):  # older compilers do not trace copy.copy
+    BREAKS += ["dataclass", "frozen", "slots", "model output", "of torch"]
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in BREAKS])
 def test_compiled_without_a_graph_break(name):
     torch.compiler.reset()
     build = CONTAINERS[name][0]

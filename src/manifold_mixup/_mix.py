@@ -91,7 +91,13 @@ class _Mix(torch.autograd.Function):
             # Example j hears from itself and from the one that was mixed with it, which weighed it
             # by its own coefficient.
             other = (1 - own if other is None else other)[inverse]
-        return _Mix.apply(grad, own, other, inverse, perm), None, None, None, None
+        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        mixed = (
+            _Mix.apply(grad, own, other, inverse, perm)  # to be differentiated once more
+            if again
+            else _interpolate(grad, own, other, inverse)
+        )
+        return mixed, None, None, None, None
 
     @staticmethod
     def vmap(_: Any, in_dims: tuple[int | None, ...], x: Tensor, *plan: Any) -> tuple[Tensor, int]:
@@ -111,19 +117,32 @@ def _invert(perm: Tensor) -> Tensor:
 
 
 def _interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
-    channels_last = _CHANNELS_LAST.get(x.ndim)
-    if channels_last is not None and x.is_contiguous(memory_format=channels_last):
-        # Gather rows as they lie in memory, else the result would lose the layout.
-        return _interpolate_rows(x.movedim(1, -1), own, other, perm).movedim(-1, 1)
-    return _interpolate_rows(x, own, other, perm)
-
-
-def _interpolate_rows(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
     """Gather the partners, then move them towards the examples in place: one allocation."""
-    partner = x.index_select(0, perm).to(own.dtype)
-    rows = (-1,) + (1,) * (x.ndim - 1) if own.ndim else ()
+    if x.dtype != own.dtype:  # half types: exact arithmetic, rounded once
+        return _interpolate(x.to(own.dtype), own, other, perm).to(x.dtype)
+    own = _over_rows(own, x)
+    if torch.compiler.is_compiling():
+        # The compiler fuses this itself. What a Function changes in place, and a conversion to the
+        # type it has, cost the gradient in the compiler of PyTorch 2.11, in silence.
+        partner = x.index_select(0, perm)
+        if other is None:
+            return torch.lerp(partner, x, own)
+        return torch.addcmul(partner * _over_rows(other, x), x, own)
+    partner = _gather(x, perm)
     if other is None:
-        partner.lerp_(x.to(own.dtype), own.view(rows))  # exact where both rows are equal
-    else:
-        partner.mul_(other.view(rows)).addcmul_(x.to(own.dtype), own.view(rows))
-    return partner.to(x.dtype)
+        return partner.lerp_(x, own)  # exact where both rows are equal
+    return partner.mul_(_over_rows(other, x)).addcmul_(x, own)
+
+
+def _over_rows(weight: Tensor, x: Tensor) -> Tensor:
+    return weight.view(-1, *(1 for _ in x.shape[1:])) if weight.ndim else weight
+
+
+def _gather(x: Tensor, perm: Tensor) -> Tensor:
+    """Return ``x[perm]``, laid out in memory as ``x`` is."""
+    channels_last = _CHANNELS_LAST.get(x.ndim)
+    if channels_last is None or not x.is_contiguous(memory_format=channels_last):
+        return x.index_select(0, perm)
+    gathered = torch.empty_like(x, memory_format=channels_last)
+    torch.index_select(x.movedim(1, -1), 0, perm, out=gathered.movedim(1, -1))
+    return gathered

@@ -1,0 +1,650 @@
+import copy
+import random
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from architectures import PreActResNet, Recurrent, UNet, bert, padding, token_ids
+from manifold_mixup import find_layers
+from manifold_mixup._find import check_layers
+from manifold_mixup._rows import LayerRow, View
+from manifold_mixup._table import choose
+from manifold_mixup._trace import trace
+
+
+def rows_of(model: nn.Module, *args: object, **kwargs: object) -> dict[str, LayerRow]:
+    return {row.name: row for row in find_layers(model, *args, **kwargs)}
+
+
+def cuts_of(model: nn.Module, *args: object, **kwargs: object) -> set[str]:
+    return {name for name, row in rows_of(model, *args, **kwargs).items() if row.cut}
+
+
+def refused(table: object, *names: str) -> str:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        check_layers(table, names)
+    return str(caught.value)
+
+
+class Net(nn.Module):
+    """Three linear layers, put together by a function."""
+
+    def __init__(self, forward: object, **modules: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.function = forward
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.function(self, *args, **kwargs)
+
+
+x = torch.zeros(3, 4)
+
+
+# Residual networks
+
+
+def test_resnet_is_cut_between_blocks_and_nowhere_inside():
+    found = cuts_of(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+    blocks = {f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)}
+    stages = {f"layer{stage}" for stage in range(1, 5)}
+    assert found == blocks | stages | {"conv1", "bn1", "relu", "maxpool", "avgpool", "fc"}
+
+
+def test_rows_say_name_shape_depth_and_reason():
+    table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+    rows = {row.name: row for row in table}
+    assert rows["layer1"].shape == (2, 64, 16, 16)
+    assert (rows["layer1"].runs, rows["layer1"].mixed, rows["layer1"].reason) == (1, ("",), "")
+    assert rows["layer1.0.relu"].runs == 2
+    assert "ran 2 times" in rows["layer1.0.relu"].reason
+    assert "residual path" in rows["layer1.0.bn1"].reason
+    depths = [row.depth for row in table]
+    assert depths == sorted(depths)
+    assert depths[-1] == 1
+    names = [row.name for row in table]
+    assert names.index("layer1.1") < names.index("layer1") < names.index("layer2.0.conv1")
+
+
+@pytest.mark.parametrize("blocks", [(2, 2, 2, 2), (3, 4, 6, 3), (3, 8, 36, 3)])
+def test_preactresnets_get_the_layers_of_the_paper(blocks):
+    table = find_layers(PreActResNet(blocks), torch.zeros(2, 3, 32, 32))
+    assert table.default == ("input", "layer1", "layer2")
+
+
+@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_resnets_get_the_layers_of_the_paper(depth, size):
+    model = torchvision.models.get_model(f"resnet{depth}", weights=None)
+    assert find_layers(model, torch.zeros(2, 3, size, size)).default == (
+        "input",
+        "layer1",
+        "layer2",
+    )
+
+
+# Nothing changes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_of_the_model_and_no_generator_changes(training):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    model.train(training)
+    before = copy.deepcopy(model.state_dict())
+    parameters = list(model.parameters())
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
+    expected = random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
+    batch = torch.ones(3, 4)
+    find_layers(model, batch)
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected  # noqa: NPY002
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert all(not module._forward_hooks for module in model.modules())
+    assert all(module.training == training for module in model.modules())
+    assert all(parameter.grad is None for parameter in parameters)
+    assert torch.equal(batch, torch.ones(3, 4))
+
+
+def test_the_model_is_seen_as_it_trains():
+    model = Net(lambda m, x: m.c(m.b(m.a(x))) + (m.a.weight.sum() * x if m.training else 0))
+    assert cuts_of(model.eval(), x) == set()
+
+
+def test_a_frozen_part_stays_frozen():
+    model = Net(lambda m, x: m.c(m.a(x)) + (x if m.b.training else 0))
+    assert cuts_of(model, x) == set()
+    model.b.eval()
+    assert cuts_of(model, x) == {"a", "c"}
+
+
+# What counts as a path
+
+
+def test_a_second_floating_input_read_late_leaves_no_cut_before_it():
+    model = Net(lambda m, x, t: m.c(m.b(m.a(x)) + t))
+    table = find_layers(model, x, t=x)
+    rows = {row.name: row for row in table}
+    assert [row.name for row in table.cuts] == ["c"]
+    assert rows["b"].reason == "the input 't' is still read after it"
+    assert "'t' is still read" in refused(table, "b")
+
+
+def test_unet_is_cut_before_its_skip_and_after():
+    found = cuts_of(UNet(), torch.zeros(2, 3, 8, 8))
+    assert found == {"stem", "stem.0", "stem.1", "stem.2", "out"}
+
+
+def test_auxiliary_outputs_count():
+    model = Net(lambda m, x: (m.c(m.b(m.a(x))), m.a(x).sum(1)), aux=nn.Linear(4, 2))
+    model.function = lambda m, x: (lambda h: {"out": m.c(m.b(h)), "aux": m.aux(h)})(m.a(x))
+    table = find_layers(model, x)
+    assert [row.name for row in table.cuts] == ["a"]
+    rows = {row.name: row for row in table}
+    assert "auxiliary output 'aux'" in rows["b"].reason
+    assert "side branch" in rows["aux"].reason
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_googlenet_is_not_cut_after_its_auxiliary_heads():
+    table = find_layers(torchvision.models.googlenet(init_weights=False), torch.zeros(2, 3, 64, 64))
+    rows = {row.name: row for row in table}
+    assert rows["inception4a"].cut
+    assert not rows["maxpool4"].cut
+    assert "auxiliary output" in rows["maxpool4"].reason
+
+
+@pytest.mark.parametrize("mean", [lambda h: h.mean(), lambda h: h.mean(0)])
+def test_what_has_no_batch_among_the_outputs_is_left_alone(mean):
+    model = Net(lambda m, x: (lambda h: (m.c(m.b(h)), mean(h)))(m.a(x)))
+    assert cuts_of(model, x) == {"a", "b", "c"}
+
+
+def test_a_state_with_its_batch_elsewhere_among_the_outputs_counts():
+    class Stateful(Hidden):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            out, (h, _) = self.lstm(self.first(x))
+            return self.fc(out[:, -1]), h
+
+    found = rows_of(Stateful(2, by_state=False), torch.zeros(3, 5, 4))
+    assert [name for name, row in found.items() if row.cut] == ["first"]
+
+
+def test_a_loss_inside_the_model_is_named_by_its_targets():
+    def forward(m, x, labels):
+        out = m.c(m.a(x))
+        return nn.functional.cross_entropy(out, labels), out
+
+    table = find_layers(Net(forward), x, labels=torch.zeros(3, dtype=torch.long))
+    assert not table.cuts
+    assert "computes a loss from 'labels'" in refused(table, "a")
+    assert "wrap the criterion" in refused(table, "a")
+    only = Net(lambda m, x: m.a(x).square().mean())
+    assert "a loss computed inside it" in refused(find_layers(only, x), "a")
+
+
+@pytest.mark.parametrize(
+    ("forward", "cuts"),
+    [
+        (lambda m, x: m.c(m.a(x).relu_()), {"a", "c"}),
+        (lambda m, x: (lambda h: m.c(m.b(h) + h))(m.a(x)), {"a", "c"}),
+        (lambda m, x: m.c(m.b(x) + x), {"c"}),
+        (lambda m, x: m.c(m.i(m.a(x))), {"a", "i", "c"}),
+        (lambda m, x: (lambda h: m.c(m.i(h) + h))(m.a(x)), {"a", "c"}),
+        (
+            lambda m, x: (lambda q, k: m.c(q.exp() * k.repeat(1, 1)))(*m.d(x).chunk(2, 1)),
+            {"d", "c"},
+        ),
+        (lambda m, x: m.c(torch.zeros_like(x) + m.a(x)), {"a", "c"}),
+        (lambda m, x: m.c(x.new_empty(x.shape).copy_(m.a(x))), {"a", "c"}),
+        (lambda m, x: m.c(x.clone().copy_(m.a(x))), {"a", "c"}),
+        (lambda m, x: m.c(_halves(m.a(x), m.b(x))), {"c"}),
+        (lambda m, x: m.c(m.a(x)) * (m.b.weight @ m.b.bias), {"a", "c"}),
+        (lambda m, x: m.c(m.n(m.a(x))), {"a", "n", "c"}),
+        (lambda m, x: (lambda h: m.c(m.r(h) + h))(m.a(x)), {"a", "c"}),
+    ],
+)
+def test_in_place_operators_views_and_reuse(forward, cuts):
+    model = Net(forward, i=nn.Identity(), d=nn.Linear(4, 8), n=nn.BatchNorm1d(4), r=nn.ReLU(True))
+    assert cuts_of(model, x) == cuts
+
+
+def _halves(a: Tensor, b: Tensor) -> Tensor:
+    """Write two states into the halves of a buffer."""
+    out = a.new_empty(a.shape)
+    out[:, :2] = a[:, :2]
+    out[:, 2:] = b[:, 2:]
+    return out
+
+
+def test_shared_weights_are_no_path_and_shared_modules_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert cuts_of(model, x) == {"0", "1"}
+    shared = nn.Linear(4, 4)
+    table = find_layers(nn.Sequential(shared, nn.ReLU(), shared), x)
+    assert "'0' cannot be mixed: it ran 2 times" in refused(table, "0")
+
+
+def test_a_batchnorm_that_runs_twice_carries_nothing_from_one_run_to_the_other():
+    model = Net(lambda m, x: m.n(m.c(m.b(m.n(m.a(x))))), n=nn.BatchNorm1d(4))
+    assert cuts_of(model, x) == {"a", "b", "c"}
+
+
+def test_running_statistics_are_no_path_where_an_operator_says_it_writes_them():
+    def norm(m: nn.Module, x: Tensor) -> Tensor:
+        n = m.n
+        return torch.ops.aten._batch_norm_with_update(
+            x, n.weight, n.bias, n.running_mean, n.running_var, 0.1, 1e-5
+        )[0]
+
+    model = Net(lambda m, x: norm(m, m.c(m.b(norm(m, m.a(x))))), n=nn.BatchNorm1d(4))
+    assert cuts_of(model, x) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_nothing(reentrant):
+    model = Net(lambda m, x: m.c(checkpoint(m.b, m.a(x), use_reentrant=reentrant)))
+    assert cuts_of(model, x) == {"a", "b", "c"}
+
+
+# Random operators
+
+
+def _stochastic_depth(m: nn.Module, x: Tensor) -> Tensor:
+    h = m.a(x)
+    return m.c(h + m.b(h) * h.new_empty(len(h), 1).bernoulli_(0.5))
+
+
+def _layer_drop(m: nn.Module, x: Tensor) -> Tensor:
+    return m.c(m.b(m.a(x)) if torch.rand([]) > 0.1 else m.a(x))
+
+
+def _noise(m: nn.Module, x: Tensor) -> Tensor:
+    h = m.a(x)
+    return m.c(h + torch.randn_like(h) + torch.rand_like(h) * torch.normal(torch.zeros(4), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("forward", "cuts"),
+    [(_stochastic_depth, {"a", "c"}), (_layer_drop, {"a", "b", "c"}), (_noise, {"a", "c"})],
+)
+def test_chance_neither_hides_a_path_nor_makes_one(forward, cuts):
+    table = find_layers(Net(forward), x)
+    assert {row.name for row in table.cuts} == cuts
+    assert table.fake
+
+
+# Where the batch is
+
+
+class Hidden(nn.Module):
+    """Classifies by the last hidden state, ``(layers, batch, features)``, or by the outputs."""
+
+    def __init__(self, layers: int, by_state: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.lstm = nn.LSTM(4, 4, num_layers=layers, batch_first=True)
+        self.fc = nn.Linear(4, 2)
+        self.by_state = by_state
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, (h, _) = self.lstm(self.first(x))
+        return self.fc(h[-1] if self.by_state else out[:, -1])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_state_with_its_batch_elsewhere_is_refused_only_if_it_is_used(layers):
+    batch = torch.zeros(3, 5, 4)
+    row = rows_of(Hidden(layers, by_state=False), batch)["lstm"]
+    assert (row.cut, row.mixed) == (True, ("0",))
+    row = rows_of(Hidden(layers, by_state=True), batch)["lstm"]  # h_n may be (3, 3, 4)
+    assert not row.cut
+    assert f"'1.0' has shape ({layers}, 3, 4)" in row.reason
+    assert "the batch is dimension 1" in row.reason
+
+
+def test_time_first_is_refused_even_if_time_is_as_long_as_the_batch():
+    model = Net(lambda m, x: m.c(m.l(x)[0][-1]), l=nn.LSTM(4, 4))
+    table = find_layers(model, torch.zeros(3, 3, 4))
+    assert not table.cuts
+    assert "batch_first=True" in refused(table, "c")
+    model = Net(lambda m, x: m.c(m.l(m.a(x).transpose(0, 1))[0][-1]), l=nn.LSTM(4, 4))
+    rows = rows_of(model, torch.zeros(3, 3, 4))
+    assert rows["a"].cut
+    assert "the batch is dimension 1, not 0" in rows["l"].reason
+
+
+def test_a_batch_folded_with_other_dimensions_is_refused():
+    model = Net(lambda m, x: m.c(m.b(x.flatten(0, 1)).unflatten(0, (-1, 5)).mean(1)))
+    row = rows_of(model, torch.zeros(3, 5, 4))["b"]
+    assert "shape (15, 4) for a batch of 3" in row.reason
+
+
+def test_a_mask_over_time_may_be_as_long_as_the_batch():
+    def forward(m, x, mask):
+        return m.c((m.a(x).transpose(1, 2) @ mask.float()).mean(2))
+
+    table = find_layers(Net(forward), torch.zeros(5, 5, 4), mask=torch.ones(5, 5).bool())
+    assert [row.name for row in table.cuts] == ["a", "c"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_any_batch_size(rows):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    table = find_layers(model, torch.zeros(rows, 4))
+    assert [row.name for row in table.cuts] == ["0", "1", "2"]
+    assert table.fake
+
+
+# Structured outputs
+
+
+@dataclass
+class State:
+    hidden: Tensor
+    scale: float
+
+
+class Structured(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> object:
+        h = x * 2
+        return {
+            "tuple": (h, x * 3),
+            "dict": {"deep": [h], "index": x.argmax(1)},
+            "dataclass": State(h, 1.0),
+        }[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "mixed"),
+    [
+        ("tuple", lambda o: o[0] + o[1], ("0", "1")),
+        ("tuple", lambda o: o[0], ("0",)),
+        ("dict", lambda o: o["deep"][0], ("deep.0",)),
+        ("dataclass", lambda o: o.hidden, ("hidden",)),
+    ],
+)
+def test_every_state_that_goes_on_is_mixed_and_no_other(kind, read, mixed):
+    row = rows_of(Net(lambda m, x: m.c(read(m.s(m.a(x)))), s=Structured(kind)), x)["s"]
+    assert (row.cut, row.mixed) == (True, mixed)
+
+
+def test_an_integer_state_that_goes_on_is_refused():
+    model = Net(
+        lambda m, x: (lambda o: m.c(o["deep"][0] * o["index"][:, None]))(m.s(m.a(x))),
+        s=Structured("dict"),
+    )
+    table = find_layers(model, x)
+    assert "output 'index' is an integer tensor" in refused(table, "s")
+    assert [row.name for row in table.cuts] == ["a", "c"]
+
+
+# Token ids and masks
+
+
+def test_token_ids_are_data_from_the_embedding_on():
+    table = find_layers(Recurrent(nn.GRU), token_ids())
+    assert [row.name for row in table.cuts] == ["embedding", "rnn1", "rnn2", "rnn3", "fc"]
+    assert (table.inputs[0].name, table.inputs[0].kind) == ("ids", "data")
+    assert table.default == ("rnn1", "rnn2")
+    assert "Name the embedding layer" in refused(table, "input")
+
+
+def test_token_ids_may_come_after_an_input_without_a_batch():
+    def forward(m, scale, x, ids):
+        return m.c(m.a(x) + m.e(ids).mean(1)) * scale
+
+    table = find_layers(
+        Net(forward, e=nn.Embedding(30, 4)), torch.tensor(2.0), torch.zeros(4, 4), token_ids()
+    )
+    assert [row.name for row in table.cuts] == ["c"]
+    assert [item.kind for item in table.inputs] == ["constant", "data", "data"]
+
+
+def test_bytes_are_data_where_there_is_nothing_else():
+    table = find_layers(Net(lambda m, x: m.c(m.a(x / 255))), torch.zeros(3, 4, dtype=torch.uint8))
+    assert [row.name for row in table.cuts] == ["a", "c"]
+    assert table.inputs[0].kind == "data"
+    assert "'input' cannot be mixed" in refused(table, "input")
+
+
+def test_bert_is_cut_between_blocks_if_there_is_no_padding():
+    table = find_layers(bert(), token_ids())
+    assert table.default == ("bert.encoder.layer.0", "bert.encoder.layer.1")
+    assert {"bert.embeddings", "bert.pooler", "classifier"} <= {row.name for row in table.cuts}
+    # The last block reads the pooled position alone; its others reach no output.
+    assert (
+        "residual path"
+        in {row.name: row for row in table}["bert.encoder.layer.0.attention.self"].reason
+    )
+
+
+def test_a_padding_mask_that_is_still_read_is_named():
+    table = find_layers(bert(), input_ids=token_ids(), attention_mask=padding())
+    rows = {row.name: row for row in table}
+    for name in ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.2"):
+        assert not rows[name].cut
+        assert rows[name].side == ("attention_mask",)
+        assert rows[name].reason == "the side input 'attention_mask' is still read after it"
+    assert rows["bert.encoder.layer.3"].cut
+    message = refused(table, "bert.encoder.layer.0")
+    assert "layer 'bert.encoder.layer.0' is bypassed: the side input 'attention_mask'" in message
+    assert "'bert.encoder.layer.3.attention'" in message
+    with pytest.raises(ValueError, match="the side input 'attention_mask' is read after them"):
+        _ = table.default
+
+
+def test_positions_that_choose_among_states_are_a_side_input():
+    model = Net(lambda m, x, places: m.c(m.a(x).gather(1, places)))
+    table = find_layers(model, x, places=torch.zeros(3, 4, dtype=torch.long))
+    assert {row.name: row.side for row in table} == {"a": ("places",), "c": ()}
+    assert [item.kind for item in table.inputs] == ["data", "side"]
+
+
+def test_a_floating_mask_is_a_side_input_too():
+    model = Net(lambda m, x, mask: m.c(m.a(x) * mask))
+    table = find_layers(model, x, mask=torch.ones(3, 1))
+    assert {row.name: row.side for row in table} == {"a": ("mask",), "c": ()}
+    assert [item.kind for item in table.inputs] == ["data", "side"]
+
+
+# Inputs
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, batch: dict[str, Tensor], scale: Tensor) -> Tensor:
+        return self.fc(batch["x"]) * scale
+
+
+def test_inputs_are_listed_by_name():
+    model = Named()
+    table = find_layers(model, {"x": x}, scale=torch.tensor(2.0))
+    seen = [(item.name, item.shape, item.batch, item.kind) for item in table.inputs]
+    assert seen == [("batch.x", (3, 4), 0, "data"), ("scale", (), None, "constant")]
+    assert check_layers(table, ["fc", "input:batch.x"]) == ("input:batch.x", "fc")
+    assert "is no input" in refused(table, "input:y")
+
+
+def test_one_of_two_inputs_cannot_be_mixed_alone():
+    table = find_layers(Net(lambda m, x, y: m.c(m.a(x) + m.b(y))), x=x, y=x)
+    assert "Say 'input:x' or 'input:y'" in refused(table, "input")
+    message = refused(table, "input:x")
+    assert "the input 'y' is still read after it" in message
+    assert "Nearest cut points: 'c'" in message
+
+
+# The automatic choice
+
+
+def row(name: str, depth: float, *, cut: bool = True) -> LayerRow:
+    return LayerRow(name, (2, 4), depth, cut, (), "" if cut else "why", 1, ("",), "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        ([("a", 0.2), ("b", 0.5), ("c", 0.6)], ("a", "b")),
+        ([("a.0", 0.25), ("a.1", 0.5), ("a", 0.2), ("b", 0.65)], ("a", "b")),
+        ([("a.0", 0.25), ("a.1", 0.5), ("a", 0.5), ("b", 0.9)], ("a.0", "a.1")),
+        ([("conv", 0.25), ("relu", 0.25), ("b", 0.5), ("pool", 0.5)], ("relu", "pool")),
+        ([("a", 0.50), ("b", 0.54)], ("a",)),
+        ([("a", 0.01), ("b", 0.4), ("c", 0.9)], ("b",)),
+        ([("a", 0.74), ("b", 0.99)], ("a",)),
+        ([("a", 0.01), ("b", 0.99)], ()),
+        ([], ()),
+    ],
+)
+def test_the_choice(rows, chosen):
+    assert choose([row(*each) for each in rows]) == chosen
+
+
+def test_the_choice_takes_cut_points_only():
+    rows = [row("a", 0.25), row("b", 0.5), row("c", 0.45)]
+    assert choose([rows[0], replace(rows[1], cut=False), rows[2]]) == ("a", "c")
+
+
+def test_without_any_layer_an_error_says_what_there_is():
+    table = find_layers(Net(lambda m, x: m.a(x) * x), x)
+    with pytest.raises(ValueError, match=r'Mix the input: layers=\["input"\]') as caught:
+        _ = table.default
+    assert "no hidden layer of Net" in str(caught.value)
+
+
+def test_depth_counts_operators_where_there_are_no_flops():
+    table = find_layers(nn.Sequential(nn.ReLU(), nn.Tanh(), nn.Sigmoid()), x)
+    assert [round(row.depth, 2) for row in table] == [0.33, 0.67, 1.0]
+
+
+def test_the_table_prints():
+    text = str(find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64)))
+    chosen = [line.split()[1] for line in text.splitlines()[:-1] if line.startswith("*")]
+    assert chosen == ["input:x", "layer1", "layer2"]
+    assert "layer1.0.bn1" in text
+
+
+# Checking named layers
+
+
+def test_names_come_back_in_order_of_execution():
+    table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+    names = ["layer2", "layer1", "input", "layer2"]
+    assert check_layers(table, names) == ("input", "layer1", "layer2")
+
+
+def test_a_bypassed_layer_is_refused_with_its_neighbours():
+    table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+    assert refused(table, "layer2.0.conv1") == (
+        "layer 'layer2.0.conv1' is bypassed: the residual path around it carries the unmixed "
+        "state. Nearest cut points: 'layer1', 'layer2.0'."
+    )
+
+
+def test_a_layer_that_never_ran_is_refused():
+    model = Net(lambda m, x: m.c(m.list[0](x)), list=nn.ModuleList([nn.Linear(4, 4)]))
+    table = find_layers(model, x)
+    assert set(table.idle) == {"a", "b", "list"}
+    assert "'list' did not run" in refused(table, "list")
+    assert "ModuleList" in refused(table, "list")
+
+
+# Models that are hard to look at
+
+
+def _by_value(m: nn.Module, x: Tensor) -> Tensor:
+    h = m.a(x)
+    return m.c(m.b(h) if h.sum().item() < float("inf") else h)
+
+
+def test_a_model_that_reads_values_is_seen_on_a_copy():
+    table = find_layers(Net(_by_value), torch.ones(5, 4))
+    assert not table.fake
+    assert [row.name for row in table.cuts] == ["a", "b", "c"]
+
+
+def test_lengths_are_a_side_input_of_packed_sequences():
+    def forward(m, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            m.a(x), lengths, batch_first=True, enforce_sorted=False
+        )
+        return m.c(m.l(packed)[1][0][-1])
+
+    table = find_layers(
+        Net(forward, l=nn.LSTM(4, 4, batch_first=True)),
+        torch.zeros(3, 5, 4),
+        torch.tensor([5, 2, 3]),
+    )
+    rows = {row.name: row for row in table}
+    assert rows["a"].side == ("lengths",) or rows["a"].side == ("args.1",)
+    assert not rows["l"].cut
+    assert rows["c"].cut
+
+
+def test_what_cannot_be_copied_is_said():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.lock = threading.Lock()
+    with pytest.raises(RuntimeError, match="Sequential cannot be looked at: it cannot be copied"):
+        find_layers(model, x)
+
+
+def test_a_forward_that_leads_out_of_the_copy_is_said():
+    model = nn.Sequential(nn.Linear(4, 4))
+    inner = model[0]
+    model.forward = lambda x: inner(x)
+    with pytest.raises(RuntimeError, match="runs none of the copy's own modules"):
+        find_layers(model, x)
+
+
+def test_an_error_of_the_model_is_passed_on():
+    with pytest.raises(RuntimeError, match=r"does not run on a copy .*shapes cannot be multiplied"):
+        find_layers(nn.Linear(4, 4), torch.zeros(2, 5))
+
+
+def test_no_tensor_at_all():
+    with pytest.raises(ValueError, match="without a tensor"):
+        find_layers(nn.Linear(4, 4), 3)
+
+
+def test_compiled_models_are_seen_eagerly_and_named_plainly():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 4))
+    expected = ["0", "1.0", "1", "2"]
+    assert [row.name for row in find_layers(torch.compile(net, backend="eager"), x)] == expected
+    net[1] = torch.compile(net[1], backend="eager")
+    assert [row.name for row in find_layers(net, x)] == expected
+    net.compile(backend="eager")
+    assert [row.name for row in find_layers(net, x)] == expected
+
+
+def test_weights_that_are_results_can_be_copied():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4))
+    rows = rows_of(model, x)
+    assert rows["0"].cut
+    assert "does not depend on the batch" in rows["0.parametrizations.weight"].reason
+    model[0].extra = model[1].weight * 2  # deepcopy alone refuses this
+    assert cuts_of(model, x) == {"0", "1"}
+
+
+def test_the_cut_points_of_many_layers_take_no_time():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(200)))
+    view = View(trace(model, (x,), {}))
+    runs = view.first.runs
+    start = time.perf_counter()
+    assert all(view.row([run]).cut for run in runs)
+    assert time.perf_counter() - start < 0.5

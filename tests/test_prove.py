@@ -1,0 +1,375 @@
+import copy
+import gc
+import random
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from architectures import (
+    PreActResNet,
+    Recurrent,
+    UNet,
+    bert,
+    cases,
+    disagreeing,
+    examine,
+    mixed_by,
+    padding,
+    token_ids,
+)
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
+from manifold_mixup._prove import LayerProof, Report, prove
+from manifold_mixup._redraw import redraw_parameters
+from manifold_mixup._tree import map_leaves
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def prove_one(model: nn.Module, layer: str, *args: object, **kwargs: object) -> LayerProof:
+    table = find_layers(model, *args, **kwargs)
+    return prove(model, [layer], args, kwargs, mixed_by(table)).layers[0]
+
+
+class Residual(nn.Module):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 8)
+        self.branch = nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.full((8,), scale))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x).relu()
+        return self.head(h + self.scale * self.branch(h))
+
+
+# What it proves
+
+
+def test_lambda_0_permutes_the_outputs_of_a_valid_layer_and_of_no_other():
+    model = Residual()
+    table = find_layers(model, images(6, 4))
+    report = prove(model, ["stem", "branch", "head"], (images(6, 4),), {}, mixed_by(table))
+    assert [proof.verdict for proof in report.layers] == ["proven", "failed", "proven"]
+    stem, branch, _ = report.layers
+    assert stem.error <= 1e-12 < 0.01 < stem.difference
+    assert branch.error > 0.01
+    assert "bypasses" in branch.reason
+    assert not report.ok
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
+def test_a_fresh_model_cannot_defeat_it(scale):
+    model = Residual(scale)
+    nn.init.zeros_(model.head.weight)  # as ViT's: every output equal, every layer would pass
+    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(model, "branch", images(6, 4)).verdict == "failed"
+
+
+def test_parameters_are_redrawn_at_a_natural_scale():
+    model = nn.Sequential(nn.Linear(1000, 1000), nn.LayerNorm(1000), nn.Embedding(1000, 100))
+    redraw_parameters(model.requires_grad_(False))
+    assert model[0].weight.std() == pytest.approx(0.0447, rel=0.02)
+    assert model[0].bias.std() == pytest.approx(0.1, rel=0.1)
+    assert 0.5 <= model[1].weight.min() < 0.6 < 1.4 < model[1].weight.max() <= 1.5
+    again = copy.deepcopy(model)
+    redraw_parameters(again)
+    assert torch.equal(again[0].weight, model[0].weight)
+
+
+def test_a_layer_that_runs_twice_fails():
+    shared = nn.Linear(4, 4)
+    assert (
+        prove_one(nn.Sequential(shared, nn.Tanh(), shared), "0", images(6, 4)).verdict == "failed"
+    )
+
+
+def test_a_batch_elsewhere_fails():
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lstm(x.transpose(0, 1))[0][-1]
+
+    proof = prove_one(TimeFirst(), "lstm", images(4, 4, 4))
+    assert proof.verdict == "failed"
+
+
+def test_an_auxiliary_output_that_leaves_before_fails():
+    class Auxiliary(Residual):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            h = self.stem(x)
+            return {"out": self.head(self.branch(h)), "aux": h}
+
+    assert prove_one(Auxiliary(), "stem", images(6, 4)).verdict == "proven"
+    proof = prove_one(Auxiliary(), "branch", images(6, 4))
+    assert proof.verdict == "failed"
+    assert "'aux'" in proof.reason
+
+
+def test_a_detached_mix_fails():
+    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None) -> Tensor:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            return mix(output.detach(), plan)
+
+        handle = model.stem.register_forward_hook(hook) if plan else None
+        out = model(*args)
+        if handle:
+            handle.remove()
+        return out
+
+    proof = prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0]
+    assert proof.verdict == "failed"
+    assert "no gradient" in proof.reason
+    frozen = Residual()
+    frozen.stem.requires_grad_(False)
+    assert prove(frozen, ["stem"], (images(6, 4),), {}, run).ok  # there is nothing to reach
+
+
+def test_a_wrong_mix_fails():
+    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None) -> Tensor:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            return map_leaves(lambda _, h: h[plan.perm].roll(1, 0), output)
+
+        with_hook = model.stem.register_forward_hook(hook) if plan else None
+        out = model(*args)
+        if with_hook:
+            with_hook.remove()
+        return out
+
+    assert prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0].verdict == "failed"
+
+
+# Where the numbers do not tell
+
+
+class Constant(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 0)
+
+
+class Coupled(Residual):
+    """The first half of the batch is treated unlike the second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = len(x) // 2
+        return super().forward(torch.cat([x[:half], -x[half:]]))
+
+
+class Dice(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.generator.random()
+
+
+class Saturated(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 + 1e-14 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Constant(), "all examples give the same outputs"),
+        (Coupled(), "change with the order of the examples"),
+        (Dice(), "two unmixed passes differ"),
+        (Saturated(), "differ by"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Flatten(0)), "batch as its dimension 0"),
+    ],
+)
+def test_inconclusive_is_said_with_the_reason(model, reason):
+    report = prove(model, ["stem"], (images(6, 4),), {}, lambda m, a, k, _: m(*a, **k))
+    assert report.layers[0].verdict == "inconclusive"
+    assert reason in report.layers[0].reason
+    assert not report.ok
+
+
+def test_what_python_draws_is_the_same_in_every_pass():
+    class LayerDrop(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + random.random() + np.random.rand())  # noqa: NPY002
+
+    assert prove_one(LayerDrop(), "stem", images(6, 4)).verdict == "proven"
+
+
+def test_a_model_that_cannot_be_copied_is_skipped():
+    model = Residual()
+    model.lock = threading.Lock()
+    report = prove(model, ["stem"], (images(6, 4),), {}, lambda m, a, k, _: m(*a, **k))
+    assert report.layers[0].verdict == "skipped"
+    assert "cannot be copied" in report.layers[0].reason
+
+
+def test_an_error_of_the_model_is_skipped_with_its_text():
+    report = prove(Residual(), ["stem"], (images(6, 5),), {}, lambda m, a, k, _: m(*a, **k))
+    assert "shapes cannot be multiplied" in report.layers[0].reason
+
+
+# Examples
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(6, 4), torch.ones(1, 4), images(1, 4), images(2, 4)]
+)
+def test_examples_that_are_alike_get_noise(example):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    assert prove_one(model, "0", example).verdict == "proven"
+
+
+def test_token_ids_of_one_example_are_rolled():
+    model = Recurrent(nn.GRU)
+    assert prove_one(model, "rnn1", token_ids()[:1]).verdict == "proven"
+    report = prove(model, ["rnn1"], (torch.ones(3, 5).long(),), {}, lambda m, a, k, _: m(*a, **k))
+    assert "all examples give the same outputs" in report.layers[0].reason
+
+
+def test_it_does_not_touch_the_batch_the_model_or_a_generator():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 4)).eval()
+    batch = torch.zeros(3, 4)
+    state = copy.deepcopy(model.state_dict())
+    torch.manual_seed(0)
+    prove_one(model, "0", batch)
+    after = torch.rand(())
+    torch.manual_seed(0)
+    assert after == torch.rand(())
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert batch.eq(0).all()
+
+
+def test_no_pass_leaves_its_activations_behind():
+    made = []
+
+    class Watched(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x).exp()  # a node that saves its own output
+            made.append(weakref.ref(h))
+            return self.head(h)
+
+    prove_one(Watched(), "stem", images(6, 4))
+    gc.collect()
+    assert len(made) > 4
+    assert not any(reference() is not None for reference in made)
+
+
+# As it trains, in any setting
+
+
+def test_dropout_and_batch_statistics_are_no_obstacle():
+    block = (nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.9), nn.RReLU(), nn.AlphaDropout())
+    model = nn.Sequential(nn.Linear(4, 8), *block, nn.Linear(8, 3))
+    table = find_layers(model, images(6, 4))
+    layers = [row.name for row in table]
+    assert prove(model, layers, (images(6, 4),), {}, mixed_by(table)).ok
+
+
+def test_a_changing_state_does_not_matter():
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    assert (
+        prove_one(nn.Sequential(spectral, nn.Linear(4, 4)), "0", images(6, 4)).verdict == "proven"
+    )
+
+
+def test_a_buffer_that_is_made_in_the_first_pass_does_not_matter():
+    class Lazy(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale_of", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(self.scale_of) != x.shape[1]:
+                self.scale_of = torch.arange(x.shape[1]).to(x)
+            return super().forward(x * self.scale_of)
+
+    assert prove_one(Lazy(), "stem", images(6, 4)).verdict == "proven"
+
+
+class Float(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.linear(x.float(), self.stem.weight).relu())
+
+
+def test_a_model_of_one_precision_is_tried_in_it():
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # which would round float32 off
+        proof = prove(Float(), ["head"], (images(6, 4),), {}, mixed_by_head).layers[0]
+    assert proof.verdict == "proven"
+    assert 1e-9 < proof.rounding < 1e-5
+
+
+def mixed_by_head(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None):
+    out = model(*args)
+    return out if plan is None else mix(out, plan)
+
+
+def test_compiled_models_are_tried_eagerly():
+    model = torch.compile(Residual(), backend="eager")
+    with ManifoldMixup(model, ["stem", "head"]) as mixup:
+        assert mixup.verify(images(6, 4)).ok
+
+
+def test_the_report_is_a_table():
+    report = Report(
+        (LayerProof("a", "proven", "", 0.0, 1.0, 1e-16), LayerProof("bc", "skipped", "why"))
+    )
+    lines = str(report).splitlines()
+    assert lines[0] == "a   proven        error 0.0e+00, examples differ by 1.0e+00"
+    assert lines[1] == "bc  skipped       why"
+
+
+# The two views check each other
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "kwargs"),
+    [
+        (PreActResNet((1, 1, 1, 1)), (images(4, 3, 16, 16),), {}),
+        (UNet(), (images(4, 3, 8, 8),), {}),
+        (Recurrent(nn.LSTM), (token_ids(),), {}),
+        (Recurrent(nn.GRU), (token_ids(),), {}),
+        (bert(), (token_ids(),), {}),
+        (bert(), (), {"input_ids": token_ids(), "attention_mask": padding()}),
+    ],
+    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded"],
+)
+def test_structure_and_numbers_agree_on_every_module(model, args, kwargs):
+    table = find_layers(model, *args, **kwargs)
+    report = prove(model, [row.name for row in table], args, kwargs, mixed_by(table))
+    assert not disagreeing(table, report)
+
+
+SAMPLE = [
+    "torchvision/resnet18",
+    "torchvision/squeezenet1_0",
+    "torchvision/googlenet",
+    "torchvision/shufflenet_v2_x0_5",
+    "torchvision/mobilenet_v3_small",
+    "timm/convnext_atto",
+    "timm/vit_tiny_patch16_224",
+    "timm/regnetx_002",
+    "timm/starnet_s050",
+    "timm/ghostnet_050",
+    "timm/coatnet_pico_rw_224",
+    "timm/resmlp_12_224",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.filterwarnings("ignore")
+def test_architectures_resolve_to_proven_layers(name):
+    case = next(case for case in cases() if case.name == name)
+    result = examine(case, sample=4)
+    assert result.ok, result
+    assert len(result.layers) == 3
+    assert all(0.05 <= depth <= 0.70 for depth in result.depths)
