@@ -495,6 +495,35 @@ def test_one_of_several_inputs_must_be_named():
         model(x, x)
 
 
+class Masked(nn.Module):
+    """Attention pooling by a floating mask, which is read before anything is hidden."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.head = nn.Identity(), nn.Linear(5, CLASSES)
+
+    def forward(self, x, mask):
+        return self.head(self.pool((x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)))
+
+
+def test_a_floating_mask_is_no_second_data_input():
+    model = Masked()
+    x, mask = torch.randn(BATCH, 7, 5), (torch.rand(BATCH, 7) > 0.3).float() + 1e-3
+    mixup = ManifoldMixup(model, ["pool"], example=(x, mask), seed=0)
+    train = mixup.wrap(nn.CrossEntropyLoss())
+    train(model(x, mask), TARGET).backward()
+    ManifoldMixup(model, ["input"], replace=True)
+    with pytest.raises(ValueError, match=r"'input' cannot be mixed alone.*'mask'"):
+        model(x, mask)
+
+
+def test_a_submodule_called_input_is_not_chosen():
+    model = nn.Sequential()
+    for name, width in (("input", 5), ("middle", 8), ("deep", 8), ("head", 8)):
+        model.add_module(name, nn.Linear(width, 8))
+    assert ManifoldMixup(model, example=torch.randn(BATCH, 5)).layers == ("input", "middle")
+
+
 def test_odd_partial_and_single_batches():
     model = build("mlp")
     mixup = ManifoldMixup(model, LAYERS, seed=0)

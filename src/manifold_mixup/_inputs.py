@@ -85,6 +85,8 @@ def mixed_input(layer: str, inputs: list[tuple[str, Tensor]]) -> str:
         ValueError: there is no such input, or ``"input"`` could mean several.
     """
     floating = [name for name, tensor in inputs if is_continuous(tensor)]
+    # A floating mask beside other inputs is no data, as for the structural view.
+    floating = [name for name in floating if "mask" not in name.lower()] or floating
     seen = dict(inputs)
     if layer != INPUT:
         return _named(layer.removeprefix(f"{INPUT}:"), seen)

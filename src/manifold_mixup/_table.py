@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import overload
 
-from manifold_mixup._layers import INPUT
+from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._rows import InputRow, LayerRow
 
 # The automatic choice takes hidden layers between these depths, at least so far apart, as near as
@@ -100,6 +100,8 @@ class LayerTable(Sequence[LayerRow]):
 
 def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
     """Choose two layers, or one where there are no two; of no cut points, nothing."""
+    # A module of that name would be taken for the model's input.
+    rows = [row for row in rows if not is_input(row.name)]
     inside = [row for row in rows if row.cut and _FIRST <= row.depth <= _LATEST]
     for same in _by_level(inside):
         pairs = [(a, b) for a, b in combinations(same, 2) if b.depth - a.depth >= _APART]

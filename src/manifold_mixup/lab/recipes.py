@@ -34,7 +34,7 @@ class Run:
     model: str = "mlp"
     layers: tuple[str, ...] = ()
     alpha: float = 1.0
-    epochs: int = 100
+    epochs: int = 60
     batch: int = 100
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 3e-3
