@@ -14,14 +14,10 @@ PLAIN = nn.CrossEntropyLoss()
 LAYERS = ["input", "stem", "layer1.0", "layer1", "layer2"]
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 def residual(use_reentrant):

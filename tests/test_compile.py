@@ -32,14 +32,10 @@ WHOLE_GRAPH = [name for name in ZOO if name not in BREAKS]
 
 # The compiler looks at `.grad` of tensors that cross a graph break. Users do not see the warning,
 # but where warnings are errors it becomes one.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 class Counting:
