@@ -279,6 +279,67 @@ def test_using_refuses_what_it_cannot_do():
         model(example(model))
 
 
+def test_using_after_removal_or_replacement_raises():
+    model = build("mlp")
+    first = ManifoldMixup(model, LAYERS)
+    second = ManifoldMixup(model, LAYERS, replace=True)
+    with pytest.raises(RuntimeError, match="has taken the place"):
+        first.using(plan_at("fc1")).__enter__()
+    second.remove()
+    with pytest.raises(RuntimeError, match="was removed"):
+        second.using(plan_at("fc1")).__enter__()
+
+
+def test_one_plan_for_several_passes_and_one_loss():
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS)
+    x = example(model)
+    with mixup.using(plan_at("fc1")):
+        output = model(x) + model(2 * x)
+    mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
+
+
+class Wavering(nn.Module):
+    """A layer that returns another kind of value from one batch to the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.stage, self.head = Stage(), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        h = self.stage(x)
+        return self.head(h[0] if isinstance(h, tuple) else h)
+
+
+class Stage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.bare = nn.Linear(5, 8), False
+
+    def forward(self, x):
+        return self.fc(x) if self.bare else (self.fc(x),)
+
+
+def test_a_layer_with_nothing_to_mix_raises():
+    model = Wavering()
+    ManifoldMixup(model, "stage")
+    x = torch.randn(BATCH, 5)
+    model(x)
+    model.stage.bare = True
+    with pytest.raises(ValueError, match=r"'stage' was to be mixed, but its output, a Tensor"):
+        model(x)
+
+
+def test_a_skipped_layer_beside_a_compiled_one():
+    model = Skipping()
+    model.head.compile(backend="eager")
+    mixup = ManifoldMixup(model, "dropped", seed=0)
+    model(torch.randn(BATCH, 5))
+    model.drop = True
+    model(torch.randn(BATCH, 5))
+    assert mixup.skipped == 1
+
+
 class Skipping(nn.Module):
     """LayerDrop: a layer runs only in some passes."""
 

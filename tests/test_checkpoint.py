@@ -151,3 +151,39 @@ def test_a_forward_pass_inside_a_backward_pass_must_be_paused():
     summed.register_hook(lambda grad: model(x).sum() * 0)
     with pytest.raises(RuntimeError, match="cannot be told which forward pass"):
         (loss + summed).backward()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_block_compiled_after_attaching(use_reentrant):
+    with torch._dynamo.config.patch(recompile_limit=32):
+        model, oracle = residual(use_reentrant), residual(None)
+        mixup = ManifoldMixup(model, LAYERS, alpha=1.0, seed=0)
+        model.layer1.compile(backend="aot_eager")
+        criterion = mixup.wrap(PLAIN)
+        for seed in range(12):
+            x = example(model, seed)
+            criterion(model(x), TARGET).backward()
+            expected = hand_split(oracle, x, mixup.plan)
+            MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected).backward()
+        for ours, theirs in zip(model.parameters(), oracle.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_checkpoint_around_two_calls_of_the_model_raises():
+    model = residual(None)
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    criterion, x = mixup.wrap(PLAIN), example(model)
+    first, second = checkpoint(lambda u, v: (model(u), model(v)), x, 2 * x, use_reentrant=False)
+    with pytest.raises(RuntimeError, match="several calls of the model"):
+        (criterion(first, TARGET) + criterion(second, TARGET)).backward()
+
+
+def test_one_checkpoint_can_be_recomputed_twice():
+    model, _, call = whole_model()
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    loss = mixup.wrap(PLAIN)(call(example(model)), TARGET)
+    loss.backward(retain_graph=True)
+    once = [parameter.grad.clone() for parameter in model.parameters()]
+    loss.backward()
+    for parameter, grad in zip(model.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * grad)

@@ -157,6 +157,17 @@ def test_validation_in_train_mode_has_plain_targets(attached):
         assert criterion(output, TARGET) == PLAIN(output, TARGET)
 
 
+def test_another_models_output_under_no_grad_has_plain_targets(attached):
+    model, mixup, criterion = attached
+    output = model(example(model))
+    with torch.no_grad():
+        other = build("mlp")(example(model))
+        assert criterion(other, TARGET) == PLAIN(other, TARGET)
+        # the output of the pass has its graph, and the latest pass can be asked for
+        torch.testing.assert_close(criterion(output, TARGET), expected(output, mixup.plan))
+        assert mixup.target(TARGET).plan is mixup.plan
+
+
 def test_an_evaluated_copy_has_plain_targets_after_a_training_pass(attached):
     model, _, criterion = attached
     model(example(model))

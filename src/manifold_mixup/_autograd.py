@@ -25,6 +25,7 @@ def _private(name: str, module: Any) -> Callable[[], Any]:
 
 _next_number = _private("_get_sequence_nr", torch.autograd)
 _running_node = _private("_current_autograd_node", torch._C)
+_running_task = _private("_current_graph_task_id", torch._C)
 
 
 def next_number() -> int:
@@ -36,6 +37,11 @@ def running_number() -> int | None:
     """Return the number of the node whose backward is running on this thread, or None."""
     node = _running_node()
     return None if node is None else int(node._sequence_nr())
+
+
+def recomputation() -> tuple[int, int | None]:
+    """Tell one recomputation from the next: the running backward call, and the node it is at."""
+    return int(_running_task()), running_number()
 
 
 def search(tensors: Iterable[Tensor], floor: int, found: Callable[[int], bool]) -> None:

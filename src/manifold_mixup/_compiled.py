@@ -5,7 +5,7 @@ import warnings
 
 from torch import nn
 
-from manifold_mixup._layers import unwrap
+from manifold_mixup._layers import named_layers, unwrap
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -13,11 +13,14 @@ def is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
-def runs_compiled(model: nn.Module) -> bool:
-    """Say whether some of a model, or the running call around it, is compiled."""
+def runs_compiled(model: nn.Module, layer: str) -> bool:
+    """Say whether a layer, a module around it, or the running call of the model is compiled."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    around = [
+        module for name, module in named_layers(model).items() if f"{layer}.".startswith(f"{name}.")
+    ]
     inside = getattr(dynamo, "_in_optimized_module", False)
-    return inside or any(is_compiled(module) for module in model.modules())
+    return inside or any(map(is_compiled, (*_shells(model), *around)))
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -38,7 +41,7 @@ def _shells(model: nn.Module) -> list[nn.Module]:
 
 def warn_of_limit(model: nn.Module, layers: int) -> None:
     """Warn when the compiler would give up before it has a graph for every layer."""
-    if not runs_compiled(model):
+    if not any(map(is_compiled, model.modules())):
         return
     import torch._dynamo
 

@@ -39,6 +39,10 @@ class Switch:
         self.perm = None if plan is None else plan.perm
 
 
+class _NotScriptable(RuntimeError, AttributeError):
+    pass
+
+
 class Hook:
     """A hook on the model it was registered on; on copies of that model, nothing."""
 
@@ -50,8 +54,8 @@ class Hook:
 
     @property
     def __name__(self) -> str:
-        # torch.jit.script asks hooks for their name, and nothing else does.
-        raise RuntimeError(
+        # torch.jit.script asks hooks for their name; who merely looks finds none.
+        raise _NotScriptable(
             "a model with Manifold Mixup attached cannot be scripted: remove() first."
         )
 
@@ -85,6 +89,7 @@ class LayerHook(Hook):
         self.passes = passes
         self.paths: Collection[str] | None = None  # leaves of the output to mix; None: all floating
         self.traced = False
+        self.watched = False  # whether the compiled block around it, if any, was seen
 
         # Compiled code may not count its runs (inside a compiled checkpoint a side effect is
         # refused), but while being traced it can leave a note that the mix is in it.
@@ -108,8 +113,10 @@ class LayerHook(Hook):
         return self._mix(output, plan.lam, plan.perm)
 
     def _mix(self, output: Any, lam: Tensor, perm: Tensor) -> Any:
+        mixed = []
+
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
-            if not (tensor.is_floating_point() or tensor.is_complex()):
+            if not _mix.is_continuous(tensor):
                 return tensor
             if self.paths is not None and path not in self.paths:
                 return tensor
@@ -119,6 +126,14 @@ class LayerHook(Hook):
                     f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension 0 must "
                     f"be the batch. Choose a layer whose output has the batch there."
                 )
+            mixed.append(path)
             return _mix.apply(tensor, lam, perm)
 
-        return map_leaves(mix_leaf, output)
+        result = map_leaves(mix_leaf, output)
+        if not mixed:
+            raise ValueError(
+                f"layer {self.layer!r} was to be mixed, but its output, a {type(output).__name__}, "
+                f"holds no floating point tensor in the place where one is known. Does it return "
+                f"another kind of value than on the first batch? Choose another layer."
+            )
+        return result

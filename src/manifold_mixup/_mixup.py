@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _compiled, _mix
+from manifold_mixup import _autograd, _compiled, _mix
 from manifold_mixup._copies import NotTraceable
 from manifold_mixup._criterion import MixedCriterion
 from manifold_mixup._find import LayerTable, check_layers, find_layers
@@ -113,6 +113,8 @@ class ManifoldMixup:
         self._using: list[MixPlan] = []
         self._replaced = False
         self._error_before: BaseException | None = None
+        self._recomputation: tuple[int, int | None] | None = None
+        self._blocks: set[nn.Module] = set()
         for old in previous:
             old._give_way()
         self._handles = self._register()
@@ -174,8 +176,11 @@ class ManifoldMixup:
         """Mix every forward pass inside by ``plan``: in train and eval mode, with gradients or not.
 
         Raises:
+            RuntimeError: this ManifoldMixup was removed or replaced.
             ValueError: the plan's layer is not among the eligible ones.
         """
+        if not self._handles:
+            raise RuntimeError(_REPLACED if self._replaced else _REMOVED)
         if plan.layer not in self.layers:
             raise ValueError(
                 f"the plan mixes at {plan.layer!r}, but the eligible layers are "
@@ -274,10 +279,20 @@ class ManifoldMixup:
         handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
         # Also after an exception, so that no layer called later takes the pass for running.
         handles.append(self._model.register_forward_hook(end, always_call=True))
+        return handles + self._watch_blocks()
+
+    def _watch_blocks(self) -> list[Any]:
+        """Let every compiled block inside an eager model know which pass is being recomputed."""
+        handles = []
         for block in _compiled.blocks(self._model):
-            enter, leave = EagerHook(self, self._enter_block), EagerHook(self, self._leave_block)
-            handles.append(block.register_forward_pre_hook(enter))
-            handles.append(block.register_forward_hook(leave, always_call=True))
+            if block not in self._blocks:
+                self._blocks.add(block)
+                enter, leave = (
+                    EagerHook(self, self._enter_block),
+                    EagerHook(self, self._leave_block),
+                )
+                handles.append(block.register_forward_pre_hook(enter))
+                handles.append(block.register_forward_hook(leave, always_call=True))
         return handles
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -291,17 +306,29 @@ class ManifoldMixup:
             self._passes.start(plan, training=training)
             self._error_before = sys.exc_info()[1]
         else:
-            plan = recomputed.plan
+            plan = self._replay(recomputed)
         self._switch.set(plan)
         if plan is not None and is_input(plan.layer):
             return self._mix_input(plan, args, kwargs)
         return None
 
+    def _replay(self, recomputed: Pass) -> MixPlan | None:
+        """Return the plan of a pass that is being recomputed, once."""
+        recomputation = _autograd.recomputation()
+        if recomputation == self._recomputation:
+            raise RuntimeError(
+                "a checkpoint holds several calls of the model, and it cannot be told which of "
+                "them is being recomputed. Checkpoint each call on its own."
+            )
+        self._recomputation = recomputation
+        return recomputed.plan
+
     def _next_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MixPlan | None:
         inputs = list(named_inputs(unwrap(self._model), args, kwargs))
         lead = leading(inputs)
         if self._using:
-            plan = self._using[-1].to(lead.device)
+            # Moved once, so that all passes of one plan know it for the same.
+            plan = self._using[-1] = self._using[-1].to(lead.device)
             if plan.batch != len(lead):
                 raise ValueError(
                     f"the plan in use pairs {plan.batch} examples, but the model was called with "
@@ -352,13 +379,17 @@ class ManifoldMixup:
             runs = finished.runs[plan.layer]
             if runs > 1:
                 raise RuntimeError(_repeated(plan.layer, runs))
-            if runs == 0 and not self._hooks[plan.layer].traced:
+            hook = self._hooks[plan.layer]
+            if runs == 0 and not hook.traced:
                 self._skip(finished, plan)
+            elif runs == 0 and not hook.watched:
+                hook.watched = True
+                self._handles += self._watch_blocks()  # compiled after attaching, perhaps
         if finished.training or self._using:
             self.plan = finished.plan
 
     def _skip(self, finished: Pass, plan: MixPlan) -> None:
-        compiled = _compiled.runs_compiled(self._model)
+        compiled = _compiled.runs_compiled(self._model, plan.layer)
         if compiled or plan.layer not in self._known_to_run:
             raise RuntimeError(_never_ran(plan.layer, compiled))
         finished.plan = None
@@ -479,6 +510,7 @@ _DATA_PARALLEL = (
     "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so that "
     "no plan can hold for all of it. Use DistributedDataParallel, and attach in each process."
 )
+_REMOVED = "this ManifoldMixup was removed from its model. Attach a new one."
 _REPLACED = (
     "another ManifoldMixup has taken the place of this one on its model (replace=True). Wrap the "
     "criterion with the new one."

@@ -98,7 +98,8 @@ class Passes:
             raise RuntimeError(
                 "the model runs inside a backward pass, and it cannot be told which forward pass "
                 "is being recomputed. Checkpoint the whole model, and checkpoints inside "
-                "checkpoints, with use_reentrant=False; run a new forward pass in mixup.paused()."
+                "checkpoints, with use_reentrant=False, one call of the model each and the loss "
+                "outside; run a new forward pass in mixup.paused()."
             )
         return owner
 
@@ -119,12 +120,15 @@ class Passes:
         made_by = self._behind(output)
         if len({id(known.plan) for known in made_by}) > 1:
             raise RuntimeError(_SEVERAL)
+        for known in made_by:
+            known.claimed = True
         if made_by:
             return made_by[0]
         if training and any(tensor.grad_fn is not None for _, tensor in leaves(output)):
             raise RuntimeError(_FOREIGN)
-        # A training pass from before the mode changed made no output of an evaluation.
-        outdated = self.latest is not None and self.latest.training and not train_mode
+        # An output of an evaluation was not made by the training pass before it.
+        evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
+        outdated = self.latest is not None and self.latest.training and evaluated
         return None if outdated else self.latest
 
     def _behind(self, output: Any) -> list[Pass]:
