@@ -330,6 +330,7 @@ def test_a_layer_with_nothing_to_mix_raises():
         model(x)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_skipped_layer_beside_a_compiled_one():
     model = Skipping()
     model.head.compile(backend="eager")
