@@ -228,12 +228,26 @@ def test_function_transforms(shape, per_sample):
     torch.testing.assert_close(jacobian(x), torch.func.jacrev(lambda x: plain(x, plan))(x))
 
 
-def test_a_plan_cannot_be_mapped():
+# torch maps the inversion of the permutations one by one, and says so
+@pytest.mark.filterwarnings("ignore:There is a performance drop.*scatter_")
+@pytest.mark.parametrize("map_x", [True, False])
+def test_a_plan_can_be_mapped_as_well(map_x):
     from manifold_mixup._mix import apply
 
-    x, plan = randn(4, 2), draw(4)
-    with pytest.raises(NotImplementedError, match="not the plan"):
-        torch.vmap(lambda lam: apply(x, lam, plan.perm))(torch.rand(3))
+    x, plans = randn(3, 4, 2), [draw(4, seed=seed) for seed in range(3)]
+    lam, perm = torch.stack([p.lam for p in plans]), torch.stack([p.perm for p in plans])
+    dim = 0 if map_x else None
+
+    def slope(x, lam, perm):
+        return torch.func.grad(lambda x: apply(x, lam, perm).square().sum())(x)
+
+    rows = list(x) if map_x else [x[0]] * 3
+    given = x if map_x else x[0]
+    mapped = torch.vmap(apply, in_dims=(dim, 0, 0))(given, lam, perm)
+    slopes = torch.vmap(slope, in_dims=(dim, 0, 0))(given, lam, perm)
+    for place, plan in enumerate(plans):
+        torch.testing.assert_close(mapped[place], mix(rows[place], plan))
+        torch.testing.assert_close(slopes[place], slope(rows[place], plan.lam, plan.perm))
 
 
 @EACH_KIND

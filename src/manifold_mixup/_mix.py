@@ -100,11 +100,17 @@ class _Mix(torch.autograd.Function):
         return mixed, None, None, None, None
 
     @staticmethod
-    def vmap(_: Any, in_dims: tuple[int | None, ...], x: Tensor, *plan: Any) -> tuple[Tensor, int]:
-        """Mix a batch of batches by one plan: the further dimension is a feature like any other."""
-        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
-            raise NotImplementedError("torch.vmap can map the state that is mixed, not the plan.")
-        return _Mix.apply(x.movedim(in_dims[0], -1), *plan), -1
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Mix a batch of batches."""
+        if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
+            # By one plan: the further dimension is a feature like any other.
+            return _Mix.apply(inputs[0].movedim(in_dims[0], -1), *inputs[1:]), -1
+        pairs = list(zip(inputs, in_dims, strict=True))
+        each = (
+            [value if dim is None else value.select(dim, place) for value, dim in pairs]
+            for place in range(info.batch_size)
+        )
+        return torch.stack([_Mix.apply(*one) for one in each]), 0
 
 
 # PyTorch asks for it at every call, and working it out costs more than mixing a small batch.
