@@ -255,3 +255,43 @@ def test_a_compiled_block_in_an_eager_model():
         model.named_parameters(), oracle.named_parameters(), strict=True
     ):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+class Dropping(nn.Module):
+    """Layers that run once, not at all, or twice, as Python says."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+        self.times = 1
+
+    def forward(self, x):
+        h = self.stem(x)
+        for _ in range(self.times):
+            h = self.middle(h)
+        return self.head(h)
+
+
+@ORDERS
+def test_a_layer_skipped_in_compiled_code_gives_plain_targets(order):
+    model, x = Dropping(), torch.randn(BATCH, 5)
+    compiled, mixup = order(model, ["middle"], "aot_eager", seed=0)
+    criterion = mixup.wrap(PLAIN)
+    for times in (1, 0, 1, 0):
+        model.times = times
+        output = compiled(x)
+        assert (mixup.plan is None) == (times == 0)
+        loss = criterion(output, TARGET)
+        torch.testing.assert_close(loss, MixedTarget(TARGET, mixup.plan).loss(PLAIN, output))
+        loss.backward()
+    assert mixup.skipped == 2
+
+
+@ORDERS
+def test_a_layer_run_twice_in_compiled_code_raises(order):
+    model, x = Dropping(), torch.randn(BATCH, 5)
+    compiled, mixup = order(model, ["middle"], "aot_eager", seed=0)
+    mixup.wrap(PLAIN)(compiled(x), TARGET).backward()
+    model.times = 2
+    with pytest.raises(RuntimeError, match="'middle' ran 2 times"):
+        compiled(x)

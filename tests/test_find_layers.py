@@ -495,7 +495,7 @@ def test_one_of_two_inputs_cannot_be_mixed_alone():
 
 
 def row(name: str, depth: float, *, cut: bool = True) -> LayerRow:
-    return LayerRow(name, (2, 4), depth, cut, (), "" if cut else "why", 1, ("",), "")
+    return LayerRow(name, (2, 4), depth, cut, (), "" if cut else "why", 1, ("",), "", False)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class Switch:
     perm: Tensor | None
 
     def __init__(self) -> None:
+        self.runs = 0  # how often compiled code mixed in the pass at hand
         self.set(None)
 
     def set(self, plan: MixPlan | None) -> None:
@@ -89,10 +90,11 @@ class LayerHook(Hook):
         self.passes = passes
         self.paths: Collection[str] | None = None  # leaves of the output to mix; None: all floating
         self.traced = False
+        self.counts = False  # whether compiled code may count its runs; else it notes its tracing
         self.watched = False  # whether the compiled block around it, if any, was seen
 
-        # Compiled code may not count its runs (inside a compiled checkpoint a side effect is
-        # refused), but while being traced it can leave a note that the mix is in it.
+        # Inside a compiled checkpoint no side effect is allowed, so nothing can be counted there.
+        # But while being traced, code can leave a note that the mix is in it.
         def note_trace() -> bool:
             self.traced = True
             return True
@@ -105,7 +107,10 @@ class LayerHook(Hook):
             lam, perm = self.switch.lam, self.switch.perm
             if self.switch.layer != self.layer or lam is None or perm is None:
                 return None
-            self.note_trace()
+            if self.counts:
+                self.switch.runs += 1
+            else:
+                self.note_trace()
             return self._mix(output, lam, perm)
         plan = self.passes.plan_at(self.layer)
         if plan is None or plan.layer != self.layer:

@@ -307,6 +307,7 @@ class ManifoldMixup:
             self._error_before = sys.exc_info()[1]
         else:
             plan = self._replay(recomputed)
+        self._switch.runs = 0
         self._switch.set(plan)
         if plan is not None and is_input(plan.layer):
             return self._mix_input(plan, args, kwargs)
@@ -376,13 +377,14 @@ class ManifoldMixup:
         self._known_to_run.update(finished.runs)
         plan = finished.plan
         if plan is not None and not is_input(plan.layer):
-            runs = finished.runs[plan.layer]
+            hook, compiled_runs = self._hooks[plan.layer], self._switch.runs
+            runs = finished.runs[plan.layer] + compiled_runs
             if runs > 1:
                 raise RuntimeError(_repeated(plan.layer, runs))
-            hook = self._hooks[plan.layer]
-            if runs == 0 and not hook.traced:
+            hook.traced |= compiled_runs > 0
+            if runs == 0 and (hook.counts or not hook.traced):
                 self._skip(finished, plan)
-            elif runs == 0 and not hook.watched:
+            elif hook.traced and not hook.watched:
                 hook.watched = True
                 self._handles += self._watch_blocks()  # compiled after attaching, perhaps
         if finished.training or self._using:
@@ -390,7 +392,8 @@ class ManifoldMixup:
 
     def _skip(self, finished: Pass, plan: MixPlan) -> None:
         compiled = _compiled.runs_compiled(self._model, plan.layer)
-        if compiled or plan.layer not in self._known_to_run:
+        traced = self._hooks[plan.layer].traced
+        if not traced and (compiled or plan.layer not in self._known_to_run):
             raise RuntimeError(_never_ran(plan.layer, compiled))
         finished.plan = None
         self.skipped += 1
@@ -422,6 +425,7 @@ class ManifoldMixup:
         for row in table:
             if row.name in self._hooks:
                 self._hooks[row.name].paths = row.mixed
+                self._hooks[row.name].counts = not row.checkpointed
                 self._known_to_run.add(row.name)
         self._looked = True
 

@@ -1,5 +1,6 @@
 """One forward pass of a copy, recorded: which value was made from which, and where modules end."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._inputs import named_inputs
@@ -40,12 +42,21 @@ class Leaf:
 
 @dataclass
 class Run:
-    """One run of one layer: its output, and the FLOPs and operators spent when it ended."""
+    """One run of one layer.
+
+    Attributes:
+        layer: its name.
+        leaves: its output.
+        flops: floating point operations spent when it ended.
+        steps: operators run when it ended.
+        checkpointed: whether an activation checkpoint called it.
+    """
 
     layer: str
     leaves: list[Leaf]
     flops: int
     steps: int
+    checkpointed: bool
 
 
 @dataclass
@@ -134,7 +145,8 @@ class _Recorder(TorchDispatchMode):
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             output = map_leaves(lambda _, tensor: tensor.clone(), output)
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
-            self.trace.runs.append(Run(layer, ends, self.trace.flops, self.trace.steps))
+            spent = self.trace.flops, self.trace.steps
+            self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint()))
             return output
 
         return hook
@@ -253,3 +265,13 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
         weights = sum(tensor.numel() for tensor in _tensors(args[1:]) if tensor.ndim == 2)
         return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
     return 0
+
+
+def _in_checkpoint() -> bool:
+    """Say whether an activation checkpoint is among the callers."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+    return False

@@ -24,6 +24,7 @@ class LayerRow:
             outputs. A plain tensor's path is ``""``.
         bypassed: what gets around it: ``"data"``, ``"side"`` (nothing but side inputs), or nothing
             (``""``).
+        checkpointed: whether an activation checkpoint recomputes it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LayerRow:
     runs: int
     mixed: tuple[str, ...]
     bypassed: str
+    checkpointed: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class View:
             runs=len(runs),
             mixed=tuple(leaf.path for leaf in mixed),
             bypassed="" if own or not around else "data" if data_sources(around) else "side",
+            checkpointed=any(run.checkpointed for run in runs),
         )
 
     def input_row(self, place: int) -> InputRow:
