@@ -23,13 +23,7 @@ class Neutral(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, neutralised if it is a random one."""
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):

@@ -1,7 +1,7 @@
 """One forward pass of a copy, recorded: which value was made from which, and where modules end."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,13 +114,7 @@ class _Recorder(TorchDispatchMode):
         self.held: dict[Any, int] = {}
         self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note what it made from what."""
         kwargs = dict(kwargs or {})
         call = _Call(func, args, kwargs)
