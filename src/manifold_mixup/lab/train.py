@@ -13,7 +13,7 @@ from torch import nn
 
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.lab import evaluate, models
-from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.recipes import Run
 
@@ -80,7 +80,7 @@ def train(run: Run, data: Data, *, on_epoch: Callable[[Epoch], None] = lambda _:
         model.train()
         total = torch.zeros((), device=run.device)
         for rows in torch.randperm(len(x), generator=order).to(run.device).split(run.batch):
-            loss = criterion(model(x[rows]), y[rows])
+            loss = criterion(model(as_input(x[rows])), y[rows])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

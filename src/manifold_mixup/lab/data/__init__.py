@@ -4,9 +4,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from manifold_mixup.lab.data import fashion_mnist, mnist1d, npz
-from manifold_mixup.lab.data.arrays import Data, hold_out, take
+from manifold_mixup.lab.data.arrays import Data, as_input, hold_out, take
 
-__all__ = ["Data", "check_name", "hold_out", "load", "take"]
+__all__ = ["Data", "as_input", "check_name", "hold_out", "load", "take"]
 
 NAMES = ("mnist-1d", "fashion-mnist")
 

@@ -12,7 +12,8 @@ class Data:
 
     Attributes:
         name: what tables and files call it.
-        x: training inputs, ``(n, features)`` or ``(n, channels, height, width)``, float32.
+        x: training inputs: vectors ``(n, features)``, float32, or images ``(n, channels, height,
+            width)``, uint8 or float32. Bytes are pixels; `as_input` makes them 0 to 1.
         y: training labels, ``(n,)``, int64, each from 0 to ``classes - 1``.
         x_test: test inputs, shaped like ``x`` but for the count.
         y_test: test labels.
@@ -20,6 +21,9 @@ class Data:
         eps: the strength of the FGSM attack on these inputs.
         space: the unit of ``eps``, in words.
         bounds: the values an attacked input may have, or ``None`` for any.
+        mean: what models subtract from their input, one number a channel, or one for all; ``None``
+            has it computed from the training inputs.
+        std: what they divide it by, likewise.
     """
 
     name: str
@@ -31,6 +35,13 @@ class Data:
     eps: float
     space: str
     bounds: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def as_input(x: Tensor) -> Tensor:
+    """Turn stored inputs into what models take: float32, pixels in 0 to 1."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def take(data: Data, count: int, *, seed: int = 0) -> Data:

@@ -32,9 +32,9 @@ def load(root: Path) -> Data:
     x, y, x_test, y_test = (_read(raw, name) for name in FILES)
     return Data(
         name="Fashion-MNIST",
-        x=x.unsqueeze(1).float() / 255,
+        x=x.unsqueeze(1),
         y=y.long(),
-        x_test=x_test.unsqueeze(1).float() / 255,
+        x_test=x_test.unsqueeze(1),
         y_test=y_test.long(),
         classes=10,
         eps=8 / 255,

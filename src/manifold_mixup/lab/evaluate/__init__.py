@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup.lab.data import as_input
 from manifold_mixup.lab.evaluate.attacks import fgsm
 from manifold_mixup.lab.evaluate.metrics import Reliability, error, nll, reliability
 
@@ -35,7 +36,7 @@ def scores(
     clean = logits(model, x)
     attacked = torch.cat(
         [
-            fgsm(model, part, labels, eps=eps, bounds=bounds)
+            fgsm(model, as_input(part), labels, eps=eps, bounds=bounds)
             for part, labels in zip(x.split(1000), y.split(1000), strict=True)
         ]
     )
@@ -52,4 +53,4 @@ def scores(
 @torch.no_grad()
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Run a model over many inputs, a thousand at a time."""
-    return torch.cat([model(part) for part in x.split(1000)])
+    return torch.cat([model(as_input(part)) for part in x.split(1000)])

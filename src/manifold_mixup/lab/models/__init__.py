@@ -21,7 +21,7 @@ def build(name: str, data: Data, *, width: int) -> nn.Module:
         ValueError: there is no such model.
     """
     check_name(name)
-    return _BUILDERS[name](data.x, classes=data.classes, width=width)
+    return _BUILDERS[name](data, width=width)
 
 
 def check_name(name: str) -> None:

@@ -2,25 +2,26 @@
 
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
+from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models.standardize import Standardize
 
 
-def cnn(x: Tensor, *, classes: int, width: int) -> nn.Module:
+def cnn(data: Data, *, width: int) -> nn.Module:
     """Build three stages ``stage1 … stage3``, then average pooling and ``head``.
 
     A stage is a convolution, batch norm and ReLU; the second and third halve the resolution and
     double the channels. Vectors are read as one-channel signals.
 
     Args:
-        x: the training inputs, for their shape and scale.
-        classes: how many outputs.
+        data: what it is to classify, for shape, scale and classes.
         width: channels of the first stage.
     """
+    x = data.x
     signal = x.ndim == 2
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["standardize"] = Standardize(x)
+    layers["standardize"] = Standardize(data)
     if signal:
         layers["channel"] = nn.Unflatten(1, (1, x.shape[1]))
     stage = _stage_1d if signal else _stage_2d
@@ -29,7 +30,7 @@ def cnn(x: Tensor, *, classes: int, width: int) -> nn.Module:
     layers["stage3"] = stage(2 * width, 4 * width, stride=2)
     layers["pool"] = nn.AdaptiveAvgPool1d(1) if signal else nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(4 * width, classes)
+    layers["head"] = nn.Linear(4 * width, data.classes)
     return nn.Sequential(layers)
 
 
