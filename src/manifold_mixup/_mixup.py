@@ -64,7 +64,7 @@ class ManifoldMixup:
     layers: tuple[str, ...]
     """The names of the eligible layers, in order of execution where known."""
     plan: MixPlan | None
-    """The plan of the latest training forward pass; None if it was not mixed."""
+    """The plan of the running or latest training forward pass; None if it is not mixed."""
     skipped: int
     """How many plans fell on a layer that did not run."""
 
@@ -304,6 +304,8 @@ class ManifoldMixup:
         if recomputed is None:
             plan = self._next_plan(args, kwargs) if mixing else None
             self._passes.start(plan, training=training)
+            if training or self._using:
+                self.plan = plan
             self._error_before = sys.exc_info()[1]
         else:
             plan = self._replay(recomputed)

@@ -39,6 +39,7 @@ def test_an_npz_end_to_end(tmp_path, npz, capsys):
     assert sorted(file.name for file in out.iterdir()) == [
         "compare.png",
         "results.json",
+        "runs",
         "table.md",
     ]
     text = (out / "results.json").read_text()
@@ -88,7 +89,7 @@ def test_options_override_what_was_chosen(tmp_path, npz):
 
 BAD = {
     "data set": (["--data", "fashion-minst"], "no data set 'fashion-minst'. Did you mean 'fashion"),
-    "model": (["--model", "cmn"], "no model 'cmn'. Did you mean 'cnn'? Known: mlp, cnn."),
+    "model": (["--model", "cmn"], "no model 'cmn'. Did you mean 'cnn'? Known: mlp, "),
     "layer": (["--layers", "hiden1"], "hidden1"),
     "no layer": (["--layers"], "--layers names no layer."),
     "alpha": (["--alpha", "0"], "alpha"),

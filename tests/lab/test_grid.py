@@ -1,6 +1,8 @@
 """Many runs end as they do one by one, in this process and in others."""
 
 import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -43,3 +45,39 @@ def test_the_number_of_threads_is_as_before(task, runs):
     before = torch.get_num_threads()
     next(train_all(runs, task, workers=1, on_epoch=lambda *_: None))
     assert torch.get_num_threads() == before
+
+
+def test_runs_that_are_kept_are_reused_and_gone_on_with(task, runs, tmp_path):
+    whole = by_run(train_all(runs, task, workers=1, on_epoch=lambda *_: None))
+    seen = []
+
+    def press(*report):
+        seen.append(report)
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    results = train_all(runs, task, workers=1, on_epoch=press, folder=tmp_path)
+    assert next(results).run == runs[0]
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    kept = train_all(
+        runs, task, workers=1, on_epoch=lambda *seen_: seen.append(seen_), folder=tmp_path
+    )
+    assert by_run(kept) == whole
+    assert len(seen) == sum(run.epochs for run in runs)  # no epoch twice
+    again = train_all(
+        runs, task, workers=1, on_epoch=lambda *_: pytest.fail("trained"), folder=tmp_path
+    )
+    assert by_run(again) == whole
+    assert len(list(tmp_path.iterdir())) == len(runs)
+
+
+def test_pressing_ctrl_c_twice_interrupts_at_once(task, runs):
+    def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        next(train_all(runs, task, workers=1, on_epoch=press))
+    assert signal.getsignal(signal.SIGINT) is before

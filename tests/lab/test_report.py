@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.evaluate.metrics import Reliability
 from manifold_mixup.lab.evaluate.statistics import paired_difference
 from manifold_mixup.lab.grid import train_all
@@ -14,7 +15,7 @@ from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import complete_seeds, summarise
 from manifold_mixup.lab.report.table import markdown_table, terminal_table
-from manifold_mixup.lab.train import Epoch, Result, Scores
+from manifold_mixup.lab.results import Epoch, Result
 
 METHODS = ["no mixup", "manifold mixup"]
 

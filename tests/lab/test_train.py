@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manifold_mixup.lab.train import fresh_model, mixing_criterion, train
+from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab.methods import Method
+from manifold_mixup.lab.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def test_no_mixup_is_plain_sgd(task, plain):
 
 def test_no_mixup_has_no_hooks_and_the_plain_loss(task, plain):
     model = fresh_model(plain, task)
-    assert isinstance(mixing_criterion(model, plain), nn.CrossEntropyLoss)
+    assert isinstance(Method(model, plain).criterion, nn.CrossEntropyLoss)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -74,9 +76,9 @@ def test_training_lowers_the_loss(task, plain):
 
 def test_last_and_best_are_what_the_curve_says(task, plain):
     result = train(replace(plain, epochs=15), task)
-    errors = [point.test_error for point in result.curve]
+    errors = [point.error for point in result.curve]
     assert result.last.error == errors[-1]
-    assert result.last.nll == pytest.approx(result.curve[-1].test_nll)
+    assert result.last.nll == pytest.approx(result.curve[-1].nll)
     assert result.best.error == min(errors)
     assert result.best_epoch == 1 + errors.index(min(errors))
 

@@ -15,10 +15,10 @@ import tyro
 from rich.console import Console
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab import grid, recipes, runs
+from manifold_mixup.lab import grid, provenance, recipes
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report.progress import Live
-from manifold_mixup.lab.train import Result
+from manifold_mixup.lab.results import Result
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def choose(options: Choose) -> None:
     if settings[0].examples is not None:
         data = datasets.take(data, settings[0].examples)
     results: dict[Run, list[Result]] = {run: [] for run in settings}
-    workers = options.workers or runs.usable_cores()
+    workers = options.workers or provenance.usable_cores()
     for seed in range(options.seeds):
         held, tried = datasets.hold_out(data, seed=seed), [replace(r, seed=seed) for r in settings]
         with Live(tried, Console(stderr=True)) as live:

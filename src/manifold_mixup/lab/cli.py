@@ -5,7 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-NEEDED = ("matplotlib", "mnist1d", "numpy", "rich", "torchvision", "tyro")
+NEEDED = (
+    "accelerate", "matplotlib", "mnist1d", "numpy", "rich", "safetensors", "tensorboard", "timm",
+    "torchvision", "tyro",
+)  # fmt: skip
 
 FAILED = 1
 BAD_INPUT = 2

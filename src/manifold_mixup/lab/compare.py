@@ -13,13 +13,15 @@ import tyro
 from rich.console import Console
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab import grid, models, recipes, runs
+from manifold_mixup.lab import files, grid, models, provenance, recipes
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab.methods import Method
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, summarise
 from manifold_mixup.lab.report.table import LEGEND, markdown_table, terminal_table
-from manifold_mixup.lab.train import Result, fresh_model, mixing_criterion
+from manifold_mixup.lab.results import Result
 
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: as chosen for the data set)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
@@ -60,7 +62,7 @@ class Compare:
     root: Path = Path("~/.cache/manifold-mixup")
     """Where Fashion-MNIST is downloaded to, or a copy at hand lies."""
     out: Path = Path("compare")
-    """Folder for results.json, table.md and compare.png."""
+    """Folder for results.json, table.md, compare.png, and runs, whose finished ones are reused."""
     workers: Annotated[int | None, ALL] = None
     """Runs at a time, one core each. The results do not depend on it."""
     device: str = "cpu"
@@ -87,7 +89,7 @@ class Comparison:
         run = self.runs[0]
         return (
             f"{self.data.name} ({len(self.data.x):,} training, {len(self.data.x_test):,} test "
-            f"examples), {run.model.upper()} of width {run.width}, {run.epochs} epochs"
+            f"examples), {_model(run)}, {run.epochs} epochs"
         )
 
     @property
@@ -113,18 +115,19 @@ def prepare(options: Compare) -> Comparison:
     models.check_name(options.model)
     datasets.check_name(options.data)
     device = _device(options.device)
-    runs.writable_folder(options.out)
+    files.writable_folder(options.out)
     data = datasets.load(options.data, root=options.root.expanduser())
     methods = [_overridden(run, options, data, device) for run in _chosen(options)]
     if methods[0].examples is not None:
         data = datasets.take(data, methods[0].examples)
     if options.eps is not None:
         data = replace(data, eps=options.eps)
+    methods = [_settled(run, data) for run in methods]
     for run in methods:
-        mixing_criterion(fresh_model(run, data), run)  # an unknown layer or a bad alpha raises here
+        Method(fresh_model(run, data), run)  # an unknown layer or a bad alpha raises here
     seeds = 2 if options.smoke else options.seeds
     grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
-    workers = options.workers or (runs.usable_cores() if device.type == "cpu" else 1)
+    workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
     return Comparison(grid_runs, data, min(workers, len(grid_runs)), options.out)
 
 
@@ -142,7 +145,11 @@ def compare(comparison: Comparison) -> bool:
     try:
         with Live(comparison.runs, console) as live:
             for result in grid.train_all(
-                comparison.runs, comparison.data, workers=comparison.workers, on_epoch=live.epoch
+                comparison.runs,
+                comparison.data,
+                workers=comparison.workers,
+                on_epoch=live.epoch,
+                folder=comparison.out / "runs",
             ):
                 live.finished(result)
                 results.append(result)
@@ -181,6 +188,18 @@ def _overridden(run: Run, options: Compare, data: Data, device: torch.device) ->
         weight_decay=run.weight_decay if options.weight_decay is None else options.weight_decay,
         device=str(device),
     )
+
+
+def _settled(run: Run, data: Data) -> Run:
+    """Name the layers that are left to be found."""
+    if run.layers != recipes.FOUND:
+        return run
+    return replace(run, layers=models.eligible(run.model, fresh_model(run, data), data.x))
+
+
+def _model(run: Run) -> str:
+    name = run.model.upper() if run.model in ("mlp", "cnn") else run.model
+    return name if run.width is None else f"{name} of width {run.width}"
 
 
 def _settings(run: Run) -> str:
@@ -226,11 +245,11 @@ def _report(
     console.print(terminal_table(rows, title=comparison.title))
     console.print(f"{LEGEND} {comparison.caption}", highlight=False)
     markdown = markdown_table(rows, title=comparison.title, caption=comparison.caption)
-    runs.write(comparison.out / "table.md", markdown.encode())
+    files.write(comparison.out / "table.md", markdown.encode())
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
     picture = plots.comparison_picture(shown, rows, title=comparison.title)
-    runs.write(comparison.out / "compare.png", picture)
+    files.write(comparison.out / "compare.png", picture)
     names = ("results.json", "table.md", "compare.png")
     console.print(f"Written: {', '.join(str(comparison.out / name) for name in names)}")
 
@@ -242,14 +261,14 @@ def _head(comparison: Comparison) -> dict[str, Any]:
         "format": 1,
         "title": comparison.title,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **runs.provenance(),
+        **provenance.describe(),
         "workers": comparison.workers,
         "data": {
             "name": data.name,
             "training_examples": len(data.x),
             "test_examples": len(data.x_test),
             "classes": data.classes,
-            "sha256": runs.fingerprint(data),
+            "sha256": provenance.fingerprint(data),
         },
         "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
         "units": {"error": "%", "nll": "nats", "ece": "%", "fgsm_accuracy": "%", "seconds": "s"},
@@ -266,13 +285,16 @@ def _write_results(
         "summary": [asdict(row) for row in summarise(results, comparison.methods)],
         "runs": [asdict(result) for result in results],
     }
-    runs.write_json(comparison.out / "results.json", content)
+    files.write_json(comparison.out / "results.json", content)
 
 
 def _say_what_was_finished(
     comparison: Comparison, results: Sequence[Result], console: Console
 ) -> None:
-    console.print(f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished.")
+    console.print(
+        f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished. The same command "
+        f"goes on from here."
+    )
     if results:
         seeds = len(complete_seeds(results, comparison.methods))
         console.print(

@@ -10,19 +10,28 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.interrupt import ctrl_c
 from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import Epoch, Result, train
+from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.runs import folder_name
+from manifold_mixup.lab.train import Stopped, train
 
 OnEpoch = Callable[[Run, Epoch], None]
 
 
 def train_all(
-    runs: Sequence[Run], data: Data, *, workers: int, on_epoch: OnEpoch
+    runs: Sequence[Run],
+    data: Data,
+    *,
+    workers: int,
+    on_epoch: OnEpoch,
+    folder: Path | None = None,
 ) -> Iterator[Result]:
     """Train every run and yield the results as they finish.
 
@@ -34,34 +43,45 @@ def train_all(
         data: what all of them train on.
         workers: how many run at a time; with one, in this process.
         on_epoch: called in this process after every epoch of every run.
+        folder: where each run gets a folder of its own. Runs that are finished there are read, and
+            those that were stopped are gone on with.
 
     Raises:
         FloatingPointError: a run diverged.
+        KeyboardInterrupt: Ctrl-C was pressed; with a folder, what was under way is saved.
         ChildProcessError: a worker process died.
     """
     if workers == 1:
-        return _train_here(runs, data, on_epoch)
-    return _train_in_processes(runs, data, workers, on_epoch)
+        return _train_here(runs, data, on_epoch, folder)
+    return _train_in_processes(runs, data, workers, on_epoch, folder)
 
 
-def _train_here(runs: Sequence[Run], data: Data, on_epoch: OnEpoch) -> Iterator[Result]:
+def _train_here(
+    runs: Sequence[Run], data: Data, on_epoch: OnEpoch, folder: Path | None
+) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for run in runs:
-            yield train(run, data, on_epoch=partial(on_epoch, run))
+            # Only while it trains: whoever takes the results is interrupted as always.
+            with ctrl_c() as stop:
+                own, report = _own(folder, run), partial(on_epoch, run)
+                result = train(run, data, folder=own, on_epoch=report, stop=stop)
+            yield result
+    except Stopped as error:
+        raise KeyboardInterrupt from error
     finally:
         torch.set_num_threads(threads)
 
 
 def _train_in_processes(
-    runs: Sequence[Run], data: Data, workers: int, on_epoch: OnEpoch
+    runs: Sequence[Run], data: Data, workers: int, on_epoch: OnEpoch, folder: Path | None
 ) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
     reports: SimpleQueue[tuple[Run, Epoch]] = context.SimpleQueue()
     stop = context.Event()
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
-    arguments = (pickle.dumps(data), reports, stop)
+    arguments = (pickle.dumps(data), reports, stop, folder)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     try:
         with _ctrl_c_ignored():  # which the workers inherit: the parent tells them when to stop
@@ -86,29 +106,40 @@ class _Worker(NamedTuple):
     data: Data
     reports: "SimpleQueue[tuple[Run, Epoch]]"
     stop: Event
+    folder: Path | None
 
 
 _worker: _Worker | None = None  # what a worker process got when it started
 
 
-def _start(data: bytes, reports: "SimpleQueue[tuple[Run, Epoch]]", stop: Event) -> None:
+def _start(
+    data: bytes,
+    reports: "SimpleQueue[tuple[Run, Epoch]]",
+    stop: Event,
+    folder: Path | None,
+) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = _Worker(pickle.loads(data), reports, stop)
+    _worker = _Worker(pickle.loads(data), reports, stop, folder)
 
 
 def _train_in_worker(run: Run) -> Result:
     if _worker is None:
         raise RuntimeError("this function runs in a worker process of train_all only.")
-    data, reports, stop = _worker
+    data, reports, stop, folder = _worker
+    parent = multiprocessing.parent_process()
+
+    def ending() -> bool:
+        return stop.is_set() or parent is None or not parent.is_alive()
 
     def report(epoch: Epoch) -> None:
-        parent = multiprocessing.parent_process()
-        if stop.is_set() or parent is None or not parent.is_alive():
-            raise InterruptedError("the other runs were stopped.")
         reports.put((run, epoch))
 
-    return train(run, data, on_epoch=report)
+    return train(run, data, folder=_own(folder, run), on_epoch=report, stop=ending)
+
+
+def _own(folder: Path | None, run: Run) -> Path | None:
+    return None if folder is None else folder / folder_name(run)
 
 
 @contextmanager

@@ -18,13 +18,35 @@ class Run:
         model: name of the model.
         layers: where to mix; empty for no mixup, ``("input",)`` for input mixup.
         alpha: shape of the Beta distribution that λ comes from.
+        per_sample: draw a λ for every example instead of one for the batch.
+        block_gradient: let nothing before the mixed layer learn from the mixed batch.
+        loss: ``"cross_entropy"``, or ``"softmax_bce"`` as in the authors' code.
+        label_smoothing: share of the target spread evenly over the classes.
         epochs: passes over the training set.
         batch: examples in a step.
-        lr: the greatest learning rate; it rises over the first tenth and then falls to nearly 0.
-        optimizer: ``"adamw"``, or ``"sgd"`` with Nesterov momentum 0.9 as in the paper.
-        weight_decay: of the optimizer; its scale differs between the two.
-        width: units of a hidden layer, or channels of the first stage.
+        lr: the greatest learning rate.
+        schedule: ``"one-cycle"`` rises over the first tenth and then falls as ``"cosine"`` does to
+            nearly 0; ``"steps"`` divides by ten after every epoch of ``milestones``;
+            ``"constant"`` stays.
+        milestones: epochs after which ``"steps"`` divides the learning rate by ten.
+        optimizer: ``"adamw"``, ``"adam"``, or ``"sgd"`` with Nesterov momentum 0.9 as in the paper.
+        weight_decay: of the optimizer; its scale differs between them.
+        ema: decay, a step, of the averaged weights that are evaluated; 0 evaluates the weights.
+        width: units of a hidden layer, or channels of the first stage; ``None`` is the model's own.
+        dropout: share of the units that are dropped, where the model has a place for it.
+        batch_norm: whether the model keeps its batch norms.
+        noise: standard deviation of Gaussian noise on the standardised input.
+        flip: mirror images at random.
+        crop: pixels by which images are shifted at most, with zeros coming in.
+        cutout: side of the square that is blanked in every image.
         examples: training examples drawn from the data set; ``None`` takes all.
+        per_class: training examples of each class; ``None`` takes all.
+        validation: share of the training set that is held out, and evaluated after every epoch in
+            the place of the test set.
+        precision: ``"float32"``, or ``"bf16"`` or ``"fp16"`` by autocast.
+        accumulate: batches whose gradients are summed up for one step.
+        compile: whether the model is compiled.
+        channels_last: whether images lie in memory with the channels last.
         seed: of the initial weights, the order of the examples, and the mixing.
         device: where torch computes.
     """
@@ -34,19 +56,49 @@ class Run:
     model: str = "mlp"
     layers: tuple[str, ...] = ()
     alpha: float = 1.0
+    per_sample: bool = False
+    block_gradient: bool = False
+    loss: Literal["cross_entropy", "softmax_bce"] = "cross_entropy"
+    label_smoothing: float = 0.0
     epochs: int = 60
     batch: int = 100
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 3e-3
+    schedule: Literal["one-cycle", "cosine", "steps", "constant"] = "one-cycle"
+    milestones: tuple[int, ...] = ()
     weight_decay: float = 1e-2
-    width: int = 256
+    ema: float = 0.0
+    width: int | None = 256
+    dropout: float = 0.0
+    batch_norm: bool = True
+    noise: float = 0.0
+    flip: bool = False
+    crop: int = 0
+    cutout: int = 0
     examples: int | None = None
+    per_class: int | None = None
+    validation: float = 0.0
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool = False
     seed: int = 0
     device: str = "cpu"
 
 
-HIDDEN = {"mlp": ("input", "hidden1", "hidden2"), "cnn": ("input", "stage1", "stage2")}
-"""The paper's S = {0, 1, 2} on each model: the input and the first two hidden layers."""
+HIDDEN = {
+    "mlp": ("input", "hidden1", "hidden2"),
+    "cnn": ("input", "stage1", "stage2"),
+    **{f"preact-resnet{depth}": ("input", "layer1", "layer2") for depth in (18, 34, 50, 152)},
+    **{f"wrn-28-{widen}": ("input", "layer1") for widen in (2, 10)},
+    **{f"mnist-mlp-{kind}": ("bottleneck",) for kind in ("2", "12", "30", "30-early")},
+    "spiral-mlp": ("bottleneck",),
+}
+"""The eligible layers S of each model, as in the paper: the input and the first stages, or the
+bottleneck. Other models have theirs found."""
+
+FOUND = ("found",)
+"""Stands for the layers that `find_layers` chooses."""
 
 
 def input_mixup(plain: Run, *, alpha: float = 0.2, lr: float | None = None) -> Run:
@@ -55,8 +107,8 @@ def input_mixup(plain: Run, *, alpha: float = 0.2, lr: float | None = None) -> R
 
 
 def manifold_mixup(plain: Run, *, alpha: float = 0.2, lr: float | None = None) -> Run:
-    """Mix at the input or at one of the first two hidden layers."""
-    layers = HIDDEN[plain.model]
+    """Mix at one of the model's eligible layers."""
+    layers = HIDDEN.get(plain.model, FOUND)
     return replace(plain, method="manifold mixup", layers=layers, alpha=alpha, lr=lr or plain.lr)
 
 
@@ -92,6 +144,6 @@ def _fashion_mnist_cnn() -> tuple[Run, ...]:
 
 
 def _anything(data: str, model: str) -> tuple[Run, ...]:
-    """Serve a data set for which nothing was chosen."""
-    plain = Run(data=data, model=model, width=256 if model == "mlp" else 16, epochs=50, lr=1e-3)
+    """Serve a data set and a model for which nothing was chosen."""
+    plain = Run(data=data, model=model, width=None, epochs=50, lr=1e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)

@@ -1,122 +1,102 @@
-"""Where a result comes from, and how it is written."""
+"""One folder a run: its recipe, its checkpoints, its metrics, and in the end its result."""
 
+import dataclasses
 import hashlib
 import json
-import math
-import os
-import platform
-import subprocess
-import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from manifold_mixup.lab import files, provenance
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.results import Result, read_result, read_run
 
-PACKAGES = ("manifold-mixup", "torch", "torchvision", "numpy", "mnist1d")
-
-
-def provenance() -> dict[str, Any]:
-    """Describe the code and the machine, without names of hosts, users or folders."""
-    return {
-        "git": git_hash(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "machine": {
-            "system": platform.system(),
-            "architecture": platform.machine(),
-            "cpu": _cpu_name(),
-            "cores": usable_cores(),
-        },
-    }
+RECIPE, RESULT = "recipe.json", "result.json"
+_FORMAT = 1
 
 
-def git_hash() -> str | None:
-    """Return the commit this package's source is tracked in, or ``None``.
-
-    A package installed into some other repository's folder is not tracked there.
-    """
-    here = Path(__file__)
-    try:
-        _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
-        commit = _git("rev-parse", "HEAD", folder=here.parent)
-        changes = _git("status", "--porcelain", "--untracked-files=no", ".", folder=here.parents[1])
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}-dirty" if changes else commit
-
-
-def usable_cores() -> int:
-    """Count the CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def fingerprint(data: Data) -> str:
-    """Return the SHA-256 of a data set's arrays."""
-    digest = hashlib.sha256()
-    for tensor in (data.x, data.y, data.x_test, data.y_test):
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def writable_folder(path: Path) -> None:
-    """Make a folder and try to write into it.
+def claim(folder: Path, run: Run, data: Data) -> Result | None:
+    """Make a folder the folder of a run; return the result if the run is finished.
 
     Raises:
-        OSError: that is not possible.
+        ValueError: it is the folder of another run, and the message says in what that differs.
+        OSError: it cannot be written.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"cannot write into {path}: {error.strerror}. Choose another folder with --out."
-        ) from error
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file at once: a reader sees the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON at once; NaN and infinity, which JSON has not, become ``null``."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write(path, f"{text}\n".encode())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _git(*arguments: str, folder: Path) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
+    files.writable_folder(folder)
+    recipe_of_run, print_of_data = dataclasses.asdict(run), provenance.fingerprint(data)
+    recipe = folder / RECIPE
+    if not recipe.exists():
+        content = {"format": _FORMAT, "run": recipe_of_run, "data": print_of_data}
+        files.write_json(recipe, content | {"started": provenance.describe()})
         return None
+    _require_same(recipe, run, print_of_data)
+    result = folder / RESULT
+    return read_result(_read(result)["result"]) if result.exists() else None
 
 
-def _cpu_name() -> str:
+def fingerprint(run: Run, data: Data) -> str:
+    """Return the SHA-256 of a recipe and its data: what a checkpoint belongs to."""
+    text = json.dumps([dataclasses.asdict(run), provenance.fingerprint(data)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finish(folder: Path, result: Result) -> None:
+    """Write the result of a run."""
+    content = {"format": _FORMAT, "result": dataclasses.asdict(result), **provenance.describe()}
+    files.write_json(folder / RESULT, content)
+
+
+def finished(folder: Path) -> Result | None:
+    """Return the result that lies in a folder, if there is one."""
+    path = folder / RESULT
+    return read_result(_read(path)["result"]) if path.exists() else None
+
+
+def recipe(folder: Path) -> Run:
+    """Return the recipe of the run in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (folder / RECIPE).exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it.")
+    return read_run(_read(folder / RECIPE)["run"])
+
+
+def folder_name(run: Run) -> str:
+    """Name the folder of a run: readable, and different for every recipe."""
+    text = json.dumps(dataclasses.asdict(run), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    words = (run.data, run.model, run.method, f"seed {run.seed}", digest)
+    return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
+
+
+def _require_same(path: Path, run: Run, data: str) -> None:
+    there = _read(path)
+    theirs, ours = there["run"], json.loads(json.dumps(dataclasses.asdict(run)))
+    differ = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    if differ:
+        fields = "; ".join(
+            f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differ
+        )
+        raise ValueError(
+            f"{path.parent} holds a run with other settings: {fields}. Give the same settings to "
+            f"go on with it, or another folder."
+        )
+    if there["data"] != data:
+        raise ValueError(
+            f"{path.parent} holds a run on other data of the name {run.data!r}: the arrays differ. "
+            f"Give the same data to go on with it, or another folder."
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete it, or give another folder."
+        ) from error
+    if content.get("format") != _FORMAT:
+        raise ValueError(f"{path} was not written by this version. Give another folder.")
+    return content

@@ -1,152 +1,160 @@
 """Train one run: a flat loop, read from top to bottom."""
 
-import copy
-import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from manifold_mixup import ManifoldMixup
-from manifold_mixup.lab import evaluate, models
-from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab import checkpoint, optimizers, runs, weights
+from manifold_mixup.lab.checkpoint import State
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.job import Job
+from manifold_mixup.lab.log import Log
 from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.results import Epoch, Result
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What is known after an epoch; ``train_loss`` is the loss that was minimised, mixed or not."""
-
-    epoch: int
-    train_loss: float
-    test_error: float
-    test_nll: float
+class Stopped(InterruptedError):
+    """A run was asked to stop; with a folder it can go on from where it was."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a run ended in.
-
-    Attributes:
-        run: its recipe.
-        seconds: time spent training, evaluation left out.
-        curve: one `Epoch` after another.
-        last: scores after the last epoch.
-        best: scores after ``best_epoch``.
-        best_epoch: the epoch of the least *test* error: optimistic, for comparison with papers
-            that report it.
-        weights: SHA-256 of the final weights, equal if and only if they are equal bit for bit.
-    """
-
-    run: Run
-    seconds: float
-    curve: tuple[Epoch, ...]
-    last: Scores
-    best: Scores
-    best_epoch: int
-    weights: str
-
-
-def train(run: Run, data: Data, *, on_epoch: Callable[[Epoch], None] = lambda _: None) -> Result:
+def train(
+    run: Run,
+    data: Data,
+    *,
+    folder: Path | None = None,
+    save_every: float = 60.0,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
     """Train a run and score it.
 
-    The same run and data give the same weights, bit for bit on the CPU with one thread.
+    The same run and data give the same weights, bit for bit on the CPU with one thread, however
+    often the training was stopped or killed and started again.
 
     Args:
         run: the recipe.
         data: what it trains and is scored on.
+        folder: where the run is kept. One that holds a part of this run is gone on with, of a
+            finished one the result is read.
+        save_every: seconds between two checkpoints.
         on_epoch: called after every epoch; what it raises ends the training.
+        stop: asked after every step; once it says True, the run is saved and `Stopped` raised.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
+        Stopped: ``stop`` said so.
+        ValueError: the folder holds another run; the message says in what it differs.
+        OSError: the folder cannot be written.
     """
-    model = fresh_model(run, data).to(run.device)
-    criterion = mixing_criterion(model, run)
-    x, y = data.x.to(run.device), data.y.to(run.device)
-    x_test, y_test = data.x_test.to(run.device), data.y_test.to(run.device)
-    order = torch.Generator().manual_seed(run.seed)
-    optimizer = _optimizer(model, run)
-    steps = run.epochs * math.ceil(len(x) / run.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
-
-    seconds, curve, best, best_epoch, best_model = 0.0, list[Epoch](), math.inf, 0, model
-    for epoch in range(1, run.epochs + 1):
-        start = time.perf_counter()
-        model.train()
-        total = torch.zeros((), device=run.device)
-        for rows in torch.randperm(len(x), generator=order).to(run.device).split(run.batch):
-            loss = criterion(model(as_input(x[rows])), y[rows])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            total += loss.detach() * len(rows)
-        train_loss = total.item() / len(x)
-        seconds += time.perf_counter() - start
-        if not math.isfinite(train_loss):
-            raise FloatingPointError(
-                f"{run.method}, seed {run.seed}: the loss is {train_loss} in epoch {epoch}. "
-                f"A learning rate below {run.lr:g} may help (--lr)."
-            )
-
-        model.eval()
-        logits = evaluate.logits(model, x_test)
-        test_error, test_nll = evaluate.error(logits, y_test), evaluate.nll(logits, y_test)
-        curve.append(Epoch(epoch, train_loss, test_error, test_nll))
-        if test_error < best:
-            best, best_epoch, best_model = test_error, epoch, copy.deepcopy(model)
-        on_epoch(curve[-1])
-
-    score = partial(evaluate.scores, x=x_test, y=y_test, eps=data.eps, bounds=data.bounds)
-    return Result(
-        run=run,
-        seconds=seconds,
-        curve=tuple(curve),
-        last=score(model),
-        best=score(best_model),
-        best_epoch=best_epoch,
-        weights=_fingerprint(model),
-    )
+    if folder is not None and (result := runs.claim(folder, run, data)) is not None:
+        return result
+    with torch.random.fork_rng():  # a step draws from torch's own generators
+        job = Job(run, data)
+        keeper = _Keeper(job, folder, every=save_every, stop=stop)
+        at = keeper.resume()
+        log = Log(folder if job.main else None, at.curve)
+        for epoch in range(at.epoch, run.epochs + 1):
+            began = time.perf_counter() - at.seconds
+            job.model.train()
+            for x, y in job.loader.epoch(epoch, start_step=at.step):
+                step = (epoch - 1) * len(job.loader) + at.step
+                job.draw_by(step)
+                optimizers.set_rate(job.optimizer, run, progress=step / job.steps)
+                for part, labels in _parts(x, y, run.accumulate):
+                    loss = job.method.criterion(job.model(part), labels)
+                    job.accelerator.backward(loss * (len(labels) / len(y)))
+                    at.sums[0] += loss.detach() * len(labels)
+                job.optimizer.step()
+                job.optimizer.zero_grad()
+                job.average.update()
+                at.sums[1] += len(y)
+                at.step += 1
+                at.seconds = time.perf_counter() - began
+                keeper.save_if_due(at)
+                began = time.perf_counter() - at.seconds
+            train_loss = job.mean(at.sums)
+            at.seconds = time.perf_counter() - began
+            _require_finite(train_loss, run, epoch)
+            job.close_epoch(at, train_loss)
+            log.add(at.curve[-1])
+            keeper.save_if_due(at)
+            on_epoch(at.curve[-1])
+        return keeper.finish(at)
 
 
-def fresh_model(run: Run, data: Data) -> nn.Module:
-    """Build the model of a run, its initial weights drawn by the run's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        return models.build(run.model, data, width=run.width)
+def _parts(x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split a batch into parts whose gradients are summed."""
+    return zip(x.tensor_split(count), y.tensor_split(count), strict=True)
 
 
-def mixing_criterion(model: nn.Module, run: Run) -> nn.Module:
-    """Attach the run's mixing to its model; return the loss that belongs to it."""
-    criterion = nn.CrossEntropyLoss()
-    if not run.layers:
-        return criterion
-    return ManifoldMixup(model, run.layers, alpha=run.alpha, seed=run.seed).wrap(criterion)
+def _require_finite(train_loss: float, run: Run, epoch: int) -> None:
+    if not math.isfinite(train_loss):
+        raise FloatingPointError(
+            f"{run.method}, seed {run.seed}: the loss is {train_loss} in epoch {epoch}. "
+            f"A learning rate below {run.lr:g} may help (--lr)."
+        )
 
 
-def _optimizer(model: nn.Module, run: Run) -> torch.optim.Optimizer:
-    if run.optimizer == "sgd":
-        nesterov = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
-        return nesterov(model.parameters(), run.lr, weight_decay=run.weight_decay, fused=True)
-    return torch.optim.AdamW(model.parameters(), run.lr, weight_decay=run.weight_decay, fused=True)
+class _Keeper:
+    """Keeps a run in its folder while it trains; without a folder it keeps nothing."""
 
+    def __init__(
+        self, job: Job, folder: Path | None, *, every: float, stop: Callable[[], bool]
+    ) -> None:
+        self.job = job
+        self.folder = folder
+        self.every = every
+        self.stop = stop
+        self.run = runs.fingerprint(job.run, job.data) if folder is not None else ""
+        self.saved = time.perf_counter()
 
-def _rate(progress: float) -> float:
-    """Return the share of the greatest learning rate: up in a straight line, down in a cosine."""
-    warm = 0.1
-    if progress < warm:
-        return progress / warm
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - warm) / (1 - warm))
+    def resume(self) -> State:
+        """Return the state to go on from."""
+        found, refused = None, list[str]()
+        if self.folder is not None:
+            found, refused = checkpoint.load(self.folder, run=self.run)
+        for reason in refused:
+            warnings.warn(f"{reason}; the one before is taken.", stacklevel=3)
+        if found is not None:
+            self.job.restore(found)
+        at = found or State()
+        at.sums = at.sums.to(self.job.device)
+        return at
 
+    def save_if_due(self, at: State) -> None:
+        """Write a checkpoint if it is time, or if the run is to stop."""
+        stop = self.stop()
+        if self.folder is not None and (stop or time.perf_counter() - self.saved > self.every):
+            self.job.take_down(at)
+            if self.job.main:
+                checkpoint.save(self.folder, at, run=self.run)
+            self.saved = time.perf_counter()
+        if stop:
+            run = self.job.run
+            raise Stopped(f"{run.method}, seed {run.seed} was stopped in epoch {at.epoch}.")
 
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    def finish(self, at: State) -> Result:
+        """Score the run and write what it ended in."""
+        job = self.job
+        final, last = job.weights(), job.scores()
+        weights.put(job.average.model, at.tensors["best"])
+        result = Result(
+            run=job.run,
+            seconds=at.seconds,
+            curve=tuple(at.curve),
+            last=last,
+            best=job.scores(),
+            best_epoch=at.best_epoch,
+            weights=weights.fingerprint(final),
+        )
+        if self.folder is not None and job.main:
+            weights.write(self.folder / "last.safetensors", final)
+            weights.write(self.folder / "best.safetensors", at.tensors["best"])
+            runs.finish(self.folder, result)
+            checkpoint.remove(self.folder)
+        return result

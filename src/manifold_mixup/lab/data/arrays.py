@@ -41,7 +41,7 @@ class Data:
 
 def as_input(x: Tensor) -> Tensor:
     """Turn stored inputs into what models take: float32, pixels in 0 to 1."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 def take(data: Data, count: int, *, seed: int = 0) -> Data:

@@ -1,33 +1,123 @@
 """Models by name, built to fit a data set."""
 
+from collections import OrderedDict
 from difflib import get_close_matches
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from manifold_mixup.lab.data import Data
+from manifold_mixup import find_layers
+from manifold_mixup.lab.data import Data, as_input
+from manifold_mixup.lab.models import foreign
 from manifold_mixup.lab.models.cnn import cnn
-from manifold_mixup.lab.models.mlp import mlp
+from manifold_mixup.lab.models.mlp import SHAPES, mlp
+from manifold_mixup.lab.models.preact_resnet import DEPTHS, preact_resnet
+from manifold_mixup.lab.models.wide_resnet import wide_resnet
+from manifold_mixup.lab.recipes import HIDDEN
 
-__all__ = ["NAMES", "build", "check_name"]
+__all__ = ["NAMES", "build", "check_name", "eligible"]
 
-_BUILDERS = {"mlp": mlp, "cnn": cnn}
-NAMES = tuple(_BUILDERS)
+_WIDE = {"wrn-28-10": 10, "wrn-28-2": 2}
+_PREACT = {f"preact-resnet{depth}": depth for depth in DEPTHS}
+NAMES = (*SHAPES, "cnn", *_PREACT, *_WIDE)
 
 
-def build(name: str, data: Data, *, width: int) -> nn.Module:
+def build(
+    name: str,
+    data: Data,
+    *,
+    width: int | None = None,
+    dropout: float = 0.0,
+    batch_norm: bool | None = None,
+    noise: float = 0.0,
+) -> nn.Module:
     """Build a freshly initialised model for a data set, its weights drawn from torch's generator.
 
+    The first module standardises, so that the model takes inputs in the units of the data.
+
+    Args:
+        name: one of `NAMES`, ``"timm:NAME"`` or ``"torchvision:NAME"``.
+        data: what it is to classify.
+        width: units of a hidden layer, or channels of the first stage; ``None`` is the model's own.
+        dropout: share of the units dropped, where the model has a place for it.
+        batch_norm: False takes every batch norm out, True puts them into perceptrons; ``None``
+            leaves the model as it is.
+        noise: deviation of Gaussian noise on the standardised input, while training.
+
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or it does not take this kind of data.
     """
     check_name(name)
-    return _BUILDERS[name](data, width=width)
+    if name in SHAPES:
+        normed = batch_norm is True
+        model = mlp(data, SHAPES[name], width=width, dropout=dropout, batch_norm=normed)
+    elif name == "cnn":
+        model = cnn(data, width=width, dropout=dropout)
+    elif ":" in name:
+        model = foreign.foreign(data, name, dropout=dropout)
+    else:
+        _require_images(name, data)
+        if name in _PREACT:
+            model = preact_resnet(data, depth=_PREACT[name], width=width, dropout=dropout)
+        else:
+            widen = _WIDE[name]
+            model = wide_resnet(data, depth=28, widen=widen, width=width, dropout=dropout)
+    if batch_norm is False:
+        _without_norms(model)
+    return _with_noise(model, noise) if noise else model
+
+
+def eligible(name: str, model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Return the layers S that manifold mixup mixes on a model if nothing else is said.
+
+    Args:
+        name: of the model: for those of the paper, S as there.
+        model: the model itself; for any other, the choice of `find_layers`.
+        x: some stored inputs.
+    """
+    return HIDDEN.get(name) or find_layers(model, as_input(x[:2])).default
 
 
 def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such model."""
     if name in NAMES:
         return
+    if name.partition(":")[0] in ("timm", "torchvision") and ":" in name:
+        foreign.check_name(name)
+        return
     near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"no model {name!r}.{hint} Known: {', '.join(NAMES)}.")
+    raise ValueError(
+        f"no model {name!r}.{hint} Known: {', '.join(NAMES)}, timm:NAME, torchvision:NAME."
+    )
+
+
+def _require_images(name: str, data: Data) -> None:
+    if data.x.ndim != 4:
+        raise ValueError(
+            f"{name} takes images, but the inputs of {data.name} have shape "
+            f"{tuple(data.x.shape[1:])}. Take mlp or cnn."
+        )
+
+
+def _without_norms(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+class _Noise(nn.Module):
+    """Gaussian noise while training, a baseline of the paper's Figure 2."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.std * torch.randn_like(x) if self.training else x
+
+
+def _with_noise(model: nn.Module, std: float) -> nn.Module:
+    (first, standardize), *others = model.named_children()
+    return nn.Sequential(OrderedDict([(first, standardize), ("noise", _Noise(std)), *others]))

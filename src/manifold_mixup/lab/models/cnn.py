@@ -8,7 +8,7 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models.standardize import Standardize
 
 
-def cnn(data: Data, *, width: int) -> nn.Module:
+def cnn(data: Data, *, width: int | None, dropout: float) -> nn.Module:
     """Build three stages ``stage1 … stage3``, then average pooling and ``head``.
 
     A stage is a convolution, batch norm and ReLU; the second and third halve the resolution and
@@ -16,9 +16,10 @@ def cnn(data: Data, *, width: int) -> nn.Module:
 
     Args:
         data: what it is to classify, for shape, scale and classes.
-        width: channels of the first stage.
+        width: channels of the first stage; ``None`` is 16.
+        dropout: share of the pooled features that is dropped.
     """
-    x = data.x
+    x, width = data.x, width or 16
     signal = x.ndim == 2
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["standardize"] = Standardize(data)
@@ -30,6 +31,7 @@ def cnn(data: Data, *, width: int) -> nn.Module:
     layers["stage3"] = stage(2 * width, 4 * width, stride=2)
     layers["pool"] = nn.AdaptiveAvgPool1d(1) if signal else nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
+    layers["dropout"] = nn.Dropout(dropout)
     layers["head"] = nn.Linear(4 * width, data.classes)
     return nn.Sequential(layers)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from manifold_mixup.lab.evaluate import Reliability
 from manifold_mixup.lab.report.summary import METRICS, Metric, Row
-from manifold_mixup.lab.train import Epoch, Result
+from manifold_mixup.lab.results import Epoch, Result
 
 COLOURS = ("#777777", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
 """Okabe and Ito's palette, told apart with every kind of colour vision; grey is the baseline."""
@@ -71,8 +71,8 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
             _bars(axes, methods, last, metric)
         reliability, error, nll = bottom.subplots(1, 3)
         _reliability_diagram(reliability, methods)
-        _curves(error, methods, lambda epoch: epoch.test_error, "Test error over training", "%")
-        _curves(nll, methods, lambda epoch: epoch.test_nll, "Test NLL over training", "nats")
+        _curves(error, methods, lambda epoch: epoch.error, "Test error over training", "%")
+        _curves(nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats")
         seeds = last[0].spread["error"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
         figure.suptitle(f"{title}; {spread}", fontsize=14, fontweight="bold", x=0.01, ha="left")

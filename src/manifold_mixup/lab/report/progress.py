@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import Epoch, Result
+from manifold_mixup.lab.results import Epoch, Result
 
 
 class Live:
@@ -60,7 +60,7 @@ class Live:
         """Move the bars on by one epoch of a run."""
         if run not in self._tasks:
             self._tasks[run] = self._bars.add_task(_name(run), total=run.epochs, note="")
-        note = f"train loss {epoch.train_loss:.3f}  test error {epoch.test_error:.1f} %"
+        note = f"train loss {epoch.train_loss:.3f}  test error {epoch.error:.1f} %"
         self._bars.update(self._tasks[run], completed=epoch.epoch, note=note)
         self._bars.advance(self._all)
 

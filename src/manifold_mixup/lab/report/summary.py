@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
-from manifold_mixup.lab.train import Result
+from manifold_mixup.lab.results import Result
 
 When = Literal["last", "best"]
 

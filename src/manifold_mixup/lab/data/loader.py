@@ -1,0 +1,91 @@
+"""A data set that lives where the model is, in shuffled and augmented batches."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from manifold_mixup.lab.data.arrays import as_input
+from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.seeds import seeded
+
+
+class Loader:
+    """Batches of a training set.
+
+    The order and the augmentation of an epoch are a function of (seed, epoch) alone, drawn at once
+    on the CPU: they are the same on every device, and an epoch can be taken up in the middle.
+
+    Args:
+        x: inputs as they are stored; they are moved to ``device`` and stay there.
+        y: labels.
+        batch: examples in a step, all processes together.
+        augment: what is done to images at random.
+        seed: one number for all processes.
+        device: where the batches come out.
+        rank: number of this process.
+        world: how many processes share a batch; the last batch of an epoch is left out where it
+            has not one example for each.
+        channels_last: lay images out in memory with the channels last.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch: int,
+        *,
+        augment: Augment | None = None,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        channels_last: bool = False,
+    ) -> None:
+        self.x, self.y = x.to(device), y.to(device)
+        self.batch = batch
+        self.augment = augment or Augment()
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.channels_last = channels_last and x.ndim == 4
+        if len(x) < world:
+            raise ValueError(f"{world} processes cannot share {len(x)} training examples.")
+        if self.augment and x.ndim != 4:
+            raise ValueError(
+                f"only images are augmented, but the inputs have shape {tuple(x.shape[1:])}. Leave "
+                f"flip, crop and cutout out."
+            )
+
+    def __len__(self) -> int:
+        """Return the steps in an epoch."""
+        whole, rest = divmod(len(self.x), self.batch)
+        return whole + (rest >= self.world)
+
+    def epoch(self, number: int, *, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(inputs, labels)``, the inputs as models take them.
+
+        Args:
+            number: of the epoch.
+            start_step: how many batches to leave out at the beginning.
+        """
+        order, draws = self._draw(number)
+        for step in range(start_step, len(self)):
+            share = slice(step * self.batch, (step + 1) * self.batch)
+            rows = order[share].tensor_split(self.world)[self.rank]
+            x = self.x.index_select(0, rows)
+            if self.augment:
+                x = self.augment(x, draws[share].tensor_split(self.world)[self.rank])
+            x = as_input(x)
+            if self.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            yield x, self.y.index_select(0, rows)
+
+    def _draw(self, number: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seeded("epoch", self.seed, number))
+        order = torch.randperm(len(self.x), generator=generator)
+        draws = torch.empty(0)
+        if self.augment:
+            height, width = self.x.shape[2:]
+            draws = self.augment.draw(len(self.x), (height, width), generator)
+        return order.to(self.x.device), draws.to(self.x.device)

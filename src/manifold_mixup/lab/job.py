@@ -1,0 +1,149 @@
+"""The parts of a training, built from its recipe, and their state as tensors."""
+
+import math
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from manifold_mixup.lab import evaluate, models, optimizers, weights
+from manifold_mixup.lab.average import Average
+from manifold_mixup.lab.checkpoint import State
+from manifold_mixup.lab.data import Data, hold_out
+from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.data.loader import Loader
+from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.methods import Method
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.results import Epoch
+from manifold_mixup.lab.seeds import seeded
+
+_AUTOCAST = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Job:
+    """Everything that a step of a run needs.
+
+    Args:
+        run: the recipe.
+        data: what it trains and is scored on.
+    """
+
+    def __init__(self, run: Run, data: Data) -> None:
+        self.run = run
+        self.data = data
+        self.accelerator = _accelerator(run)
+        self.device = self.accelerator.device
+        self.rank = self.accelerator.process_index
+        seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
+        self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
+        self.loader = Loader(
+            seen.x,
+            seen.y,
+            run.batch,
+            augment=Augment(flip=run.flip, crop=run.crop, cutout=run.cutout),
+            seed=run.seed,
+            device=self.device,
+            rank=self.rank,
+            world=self.accelerator.num_processes,
+            channels_last=run.channels_last,
+        )
+        self.core = fresh_model(run, data)  # whatever wraps it to train it
+        optimizer = optimizers.build(self.core, run)
+        self.model, self.optimizer = self.accelerator.prepare(self.core, optimizer)
+        self.average = Average(self.core, run.ema)
+        self.method = Method(self.model, run)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole training takes."""
+        return self.run.epochs * len(self.loader)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.rank == 0)
+
+    def draw_by(self, step: int) -> None:
+        """Make what the coming step draws (dropout, noise) a function of seed, rank and step."""
+        seed = seeded("step", self.run.seed, self.rank, step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def mean(self, sums: Tensor) -> float:
+        """Divide a sum by the number of examples in it, over all processes."""
+        total, count = self.accelerator.reduce(sums).tolist()
+        return float(total / count)
+
+    def close_epoch(self, at: State, train_loss: float) -> None:
+        """Evaluate after an epoch, note it, and keep the weights if they are the best so far."""
+        x, y = self.watched
+        logits = evaluate.logits(self.average.model.eval(), x)
+        # In several processes, what the first one finds counts: their batch norms differ.
+        error, nll = broadcast_object_list([evaluate.error(logits, y), evaluate.nll(logits, y)])
+        if error < min((epoch.error for epoch in at.curve), default=math.inf):
+            at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
+        at.curve.append(Epoch(at.epoch, train_loss, error, nll))
+        at.epoch, at.step, at.sums = at.epoch + 1, 0, torch.zeros_like(at.sums)
+
+    def scores(self) -> Scores:
+        """Score the weights on the test set."""
+        x, y = (part.to(self.device) for part in (self.data.x_test, self.data.y_test))
+        model, data = self.average.model.eval(), self.data
+        return evaluate.scores(model, x, y, eps=data.eps, bounds=data.bounds)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copy the weights that are evaluated."""
+        return weights.of(self.average.model)
+
+    def take_down(self, at: State) -> None:
+        """Write into ``at`` what `restore` needs."""
+        at.method = self.method.state_dict()
+        at.scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        at.tensors["model"] = weights.of(self.core)
+        at.tensors["optimizer"] = weights.of_optimizer(self.optimizer)
+        if self.run.ema:
+            at.tensors["average"] = self.weights()
+
+    def restore(self, at: State) -> None:
+        """Go on from what `take_down` wrote."""
+        self.method.load_state_dict(at.method)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(at.scaler)
+        weights.put(self.core, at.tensors["model"])
+        weights.put_optimizer(self.optimizer, at.tensors.get("optimizer", {}))
+        if self.run.ema:
+            self.average.load(at.tensors["average"])
+
+
+def fresh_model(run: Run, data: Data) -> nn.Module:
+    """Build the model of a run, its initial weights drawn by the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = models.build(
+            run.model,
+            data,
+            width=run.width,
+            dropout=run.dropout,
+            batch_norm=run.batch_norm,
+            noise=run.noise,
+        )
+    if run.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if run.compile:
+        # With shapes fixed, a graph does not depend on which batch size came first, and so neither
+        # does a run on where it was stopped. Each layer has a graph for whole and partial batches.
+        model.compile(dynamic=False)
+        torch._dynamo.config.recompile_limit = max(
+            torch._dynamo.config.recompile_limit, 2 * (len(run.layers) + 2)
+        )
+    return model
+
+
+def _accelerator(run: Run) -> Accelerator:
+    # What a run before left behind, of another device or precision, would be taken over.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(cpu=run.device == "cpu", mixed_precision=_AUTOCAST[run.precision])
