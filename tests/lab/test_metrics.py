@@ -4,9 +4,13 @@ import math
 
 import pytest
 import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
+from sklearn.metrics import brier_score_loss, log_loss
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
 
-from manifold_mixup.lab.evaluate.metrics import error, nll, reliability
+from manifold_mixup.lab.evaluate.metrics import brier, error, nll, reliability, top_error
 
 
 @pytest.fixture
@@ -71,3 +75,46 @@ def test_error_and_nll_in_closed_form():
     y = torch.tensor([1, 0])
     assert error(logits, y) == 50
     assert nll(logits, y) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
+
+
+def test_nll_equals_scikit_learn(batch):
+    logits, y = batch
+    theirs = log_loss(y.numpy(), logits.double().softmax(1).numpy(), labels=range(7))
+    assert nll(logits, y) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 6])
+def test_top_error_equals_torchmetrics(batch, k):
+    logits, y = batch
+    right = multiclass_accuracy(logits, y, num_classes=7, top_k=k, average="micro").item()
+    assert top_error(logits, y, k=k) == pytest.approx(100 - 100 * right, abs=1e-4)
+
+
+def test_top_error_equals_a_loop(batch):
+    logits, y = batch
+    wrong = 0
+    for row, label in zip(logits.tolist(), y.tolist(), strict=True):
+        wrong += sum(value > row[label] for value in row) >= 3
+    assert top_error(logits, y, k=3) == pytest.approx(100 * wrong / 500)
+
+
+def test_top_one_error_is_the_error_and_all_classes_hold_every_label(batch):
+    assert top_error(*batch, k=1) == error(*batch)
+    assert top_error(*batch, k=7) == top_error(*batch, k=99) == 0
+
+
+def test_brier_equals_scikit_learn_and_a_loop(batch):
+    logits, y = batch
+    p = logits.double().softmax(1)
+    theirs = brier_score_loss(y.numpy(), p.numpy(), labels=range(7), scale_by_half=False)
+    assert brier(logits, y) == pytest.approx(theirs)
+    total = 0.0
+    for row, label in zip(p.tolist(), y.tolist(), strict=True):
+        total += sum((value - (place == label)) ** 2 for place, value in enumerate(row))
+    assert brier(logits, y) == pytest.approx(total / 500)
+
+
+def test_brier_goes_from_zero_to_two():
+    sure = torch.tensor([[1000.0, 0.0]])
+    assert brier(sure, torch.tensor([0])) == 0
+    assert brier(sure, torch.tensor([1])) == 2

@@ -1,4 +1,4 @@
-"""Error, negative log-likelihood and calibration, from logits and labels."""
+"""Error, likelihood, Brier score and calibration, from logits and labels."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,38 @@ def error(logits: Tensor, y: Tensor) -> float:
     return 100 * (logits.argmax(1) != y).double().mean().item()
 
 
+def top_error(logits: Tensor, y: Tensor, *, k: int = 5) -> float:
+    """Return the share of examples whose label is not among the ``k`` greatest logits, in percent.
+
+    With ``k`` classes or fewer it is 0.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+        >>> top_error(logits, torch.tensor([1, 2]), k=2)
+        50.0
+    """
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return 100 * (best != y[:, None]).all(1).double().mean().item()
+
+
 def nll(logits: Tensor, y: Tensor) -> float:
     """Return the mean negative log-likelihood of the labels, in nats."""
     return F.cross_entropy(logits.double(), y).item()
+
+
+def brier(logits: Tensor, y: Tensor) -> float:
+    """Return the mean squared distance of the probabilities to the one-hot label, from 0 to 2.
+
+    That is Brier's own definition of 1950, the sum over all classes; some halve it or divide it by
+    their number.
+
+    Example:
+        >>> brier(torch.zeros(1, 2), torch.tensor([0]))
+        0.5
+    """
+    gap = logits.double().softmax(1)
+    gap[torch.arange(len(y), device=y.device), y] -= 1
+    return gap.square().sum(1).mean().item()
 
 
 @dataclass(frozen=True)

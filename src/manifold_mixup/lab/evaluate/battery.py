@@ -1,0 +1,315 @@
+"""`evaluate`: the paper's test batteries on one trained model, as numbers for a file."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import find_layers
+from manifold_mixup.lab.data import Data, as_input
+from manifold_mixup.lab.evaluate import outliers
+from manifold_mixup.lab.evaluate.attacks import (
+    SPACES,
+    Attack,
+    attack_all,
+    authors_fgsm,
+    one_step,
+    pgd,
+    std_of,
+)
+from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, Interpolation, deform
+from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logits
+from manifold_mixup.lab.evaluate.interpolation import LAMS, interpolated_nll
+from manifold_mixup.lab.evaluate.metrics import brier, error, nll, reliability, top_error
+from manifold_mixup.lab.evaluate.neighbours import Metric, features, knn_error
+
+UNITS = {
+    "error": "% of the test set",
+    "top5_error": "% of the test set",
+    "accuracy": "% of the test set",
+    "nll": "nats",
+    "ece": "%, 15 bins of equal width",
+    "brier": "squared distance, 0 to 2",
+    "auroc": "%, 50 is guessing",
+    "fpr95": "% of the unknown inputs",
+    "lam": "share of the example itself",
+}
+
+Row = dict[str, Any]
+Job = tuple[str, Callable[[], Row]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `evaluate` does where there is a choice; a result states what was chosen.
+
+    Attributes:
+        seed: of everything random. Each row starts from it, whichever others are asked for.
+        attacks: what to attack with; ``None`` takes FGSM and PGD-20 at the ε of the data and, where
+            it is known what the model divides its inputs by, the authors' FGSM at ε = 0.03.
+        std: what the model divides its inputs by; see `perturb`.
+        deformations: the rows of Table 9 to do.
+        interpolation: as for `deform`.
+        fill: as for `deform`.
+        unknown: further inputs that are not of the test set's kind, by name, bytes or floating
+            point; noise and the deformed test set are always compared.
+        features: the layer whose features have neighbours; see `features`.
+        k: how many neighbours vote.
+        metric: what makes them near.
+        layers: where states are interpolated; ``None`` takes the choice of `find_layers`.
+        lams: the λ of the curves.
+    """
+
+    seed: int = 0
+    attacks: tuple[Attack, ...] | None = None
+    std: float | Sequence[float] | None = None
+    deformations: tuple[Deformation, ...] = DEFORMATIONS
+    interpolation: Interpolation = "nearest"
+    fill: float | Sequence[float] = 0.0
+    unknown: Mapping[str, Tensor] = field(default_factory=dict)
+    features: str | None = None
+    k: int = 5
+    metric: Metric = "euclidean"
+    layers: Sequence[str] | None = None
+    lams: Sequence[float] = LAMS
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    *,
+    battery: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a battery of tests on the test set of a task.
+
+    The model may be any that returns logits for ``data.x_test``. It is evaluated on its device and
+    in eval mode, and left as it was: mode, gradients, running statistics.
+
+    Args:
+        model: what to evaluate.
+        data: what on; ``x`` and ``y`` are read for the neighbours only.
+        battery: some of `PARTS`; ``None`` is all that the data allow: only images are deformed.
+        settings: the choices left.
+        progress: called after each row with the rows done, the rows in all and the row's name.
+
+    Returns:
+        What JSON can hold: ``data``, ``examples``, ``seed``, ``units``, and for each part a list of
+        rows, each with a ``name``, its numbers and what they depend on.
+
+    Raises:
+        ValueError: there is no such part, or the data do not allow it.
+    """
+    parts = _chosen(battery, data)
+    subject = _Subject(model, data, settings or Settings())
+    result: dict[str, Any] = {
+        "data": data.name,
+        "examples": len(data.x_test),
+        "seed": subject.settings.seed,
+        "units": UNITS,
+        **{part: [] for part in parts},
+    }
+    with in_eval_mode(model):
+        jobs = [(part, *job) for part in parts for job in PARTS[part](subject)]
+        for done, (part, name, job) in enumerate(jobs, start=1):
+            result[part].append({"name": name, **job()})
+            progress(done, len(jobs), f"{part}: {name}")
+    return result
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model with its test set, and what several parts look at."""
+
+    model: nn.Module
+    data: Data
+    settings: Settings
+    _deformed: dict[Deformation, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def y(self) -> Tensor:
+        return self.data.y_test.to(device_of(self.model, self.data.x_test))
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The logits of the test set."""
+        return logits(self.model, self.data.x_test)
+
+    def deformed(self, deformation: Deformation) -> Tensor:
+        """The logits of the deformed test set."""
+        if deformation not in self._deformed:
+            x = deform(
+                self.data.x_test,
+                deformation,
+                generator=self.generator(),
+                interpolation=self.settings.interpolation,
+                fill=self.settings.fill,
+            )
+            self._deformed[deformation] = logits(self.model, x)
+        return self._deformed[deformation]
+
+    @property
+    def images(self) -> bool:
+        return _are_images(self.data)
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.settings.seed)
+
+
+def _clean(subject: _Subject) -> Iterator[Job]:
+    def row() -> Row:
+        clean, y = subject.clean, subject.y
+        bins = reliability(clean, y)
+        return {
+            "error": error(clean, y),
+            "top5_error": top_error(clean, y, k=5),
+            "nll": nll(clean, y),
+            "ece": bins.ece,
+            "brier": brier(clean, y),
+            "reliability": {name: list(values) for name, values in asdict(bins).items()},
+        }
+
+    yield "test set", row
+
+
+def _attacks(subject: _Subject) -> Iterator[Job]:
+    settings, data = subject.settings, subject.data
+
+    def row(attack: Attack) -> Row:
+        x = attack_all(
+            subject.model,
+            data.x_test,
+            data.y_test,
+            attack,
+            bounds=data.bounds,
+            std=settings.std,
+            generator=subject.generator(),
+        )
+        clipped = attack.clipped and data.bounds is not None
+        stated = asdict(replace(attack, clipped=clipped)) | {"space": _space(attack, data)}
+        return {"accuracy": 100 - error(logits(subject.model, x), subject.y), **stated}
+
+    chosen = _usual_attacks(subject) if settings.attacks is None else settings.attacks
+    for attack in chosen:
+        yield attack.name, partial(row, attack)
+
+
+def _usual_attacks(subject: _Subject) -> tuple[Attack, ...]:
+    eps = subject.data.eps
+    usual = one_step(eps), pgd(eps)
+    known = subject.settings.std is not None or std_of(subject.model) is not None
+    return (*usual, authors_fgsm()) if known else usual
+
+
+def _space(attack: Attack, data: Data) -> str:
+    return data.space if attack.space == "data" else SPACES[attack.space]
+
+
+def _deformations(subject: _Subject) -> Iterator[Job]:
+    settings = subject.settings
+
+    def row(deformation: Deformation) -> Row:
+        fill = settings.fill
+        return {
+            "accuracy": 100 - error(subject.deformed(deformation), subject.y),
+            "interpolation": settings.interpolation,
+            "fill": fill if isinstance(fill, int | float) else list(fill),
+        }
+
+    for deformation in settings.deformations:
+        yield str(deformation), partial(row, deformation)
+
+
+def _outliers(subject: _Subject) -> Iterator[Job]:
+    def row(unknown: Callable[[], Tensor]) -> Row:
+        known, strange = subject.clean, unknown()
+        return {
+            name: asdict(outliers.separation(score(known), score(strange)))
+            for name, score in outliers.SCORES.items()
+        }
+
+    for name, unknown in _unknown(subject):
+        yield name, partial(row, unknown)
+
+
+def _unknown(subject: _Subject) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Yield what is compared with the test set, and how to get its logits."""
+    data, settings = subject.data, subject.settings
+    noise = outliers.noise(as_input(data.x_test), generator=subject.generator(), bounds=data.bounds)
+    for name, x in {**settings.unknown, **noise}.items():
+        yield name, partial(logits, subject.model, x)
+    for deformation in settings.deformations if subject.images else ():
+        yield str(deformation), partial(subject.deformed, deformation)
+
+
+def _neighbours(subject: _Subject) -> Iterator[Job]:
+    model, data, settings = subject.model, subject.data, subject.settings
+
+    def row() -> Row:
+        train, test = (features(model, x, layer=settings.features) for x in (data.x, data.x_test))
+        y = data.y.to(train.device)
+        wrong = knn_error(train, y, test, subject.y, k=settings.k, metric=settings.metric)
+        layer = settings.features or "input of the last linear layer"
+        return {"error": wrong, "k": settings.k, "metric": settings.metric, "layer": layer}
+
+    yield "nearest neighbours", row
+
+
+def _interpolation(subject: _Subject) -> Iterator[Job]:
+    model, data, settings = subject.model, subject.data, subject.settings
+
+    def row(layer: str) -> Row:
+        (curve,) = interpolated_nll(
+            model,
+            data.x_test,
+            data.y_test,
+            layers=[layer],
+            lams=settings.lams,
+            generator=subject.generator(),
+        ).values()
+        return {"lam": list(settings.lams), "nll": list(curve)}
+
+    for layer in settings.layers or _default_layers(subject):
+        yield layer, partial(row, layer)
+
+
+def _default_layers(subject: _Subject) -> Sequence[str]:
+    few = subject.data.x_test[:2].to(subject.y.device)
+    return find_layers(subject.model, as_input(few)).default
+
+
+PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
+    "clean": _clean,
+    "attacks": _attacks,
+    "deformations": _deformations,
+    "outliers": _outliers,
+    "neighbours": _neighbours,
+    "interpolation": _interpolation,
+}
+
+
+def _chosen(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
+    """Return the parts to run, or raise before anything runs."""
+    images = _are_images(data)
+    if battery is None:
+        return tuple(part for part in PARTS if images or part != "deformations")
+    for part in battery:
+        if part not in PARTS:
+            near = get_close_matches(part, PARTS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"no part {part!r}.{hint} Known: {', '.join(PARTS)}.")
+        if part == "deformations" and not images:
+            raise ValueError(
+                f"only images can be deformed, but the inputs of {data.name} have shape "
+                f"{tuple(data.x_test.shape[1:])}. Leave 'deformations' out."
+            )
+    return tuple(dict.fromkeys(battery))
+
+
+def _are_images(data: Data) -> bool:
+    return data.x_test.ndim == 4

@@ -1,0 +1,62 @@
+"""`Scores`: the few numbers every trained model gets."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from manifold_mixup.lab.evaluate.attacks import attack_all, one_step
+from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logits
+from manifold_mixup.lab.evaluate.metrics import (
+    Reliability,
+    brier,
+    error,
+    nll,
+    reliability,
+    top_error,
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model on one test set; shares are in percent, likelihoods in nats.
+
+    ``top5_error`` and ``brier`` are ``nan`` where they were not computed.
+    """
+
+    error: float
+    nll: float
+    ece: float
+    fgsm_accuracy: float
+    reliability: Reliability
+    top5_error: float = math.nan
+    brier: float = math.nan
+
+
+def scores(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    bounds: tuple[float, float] | None = None,
+) -> Scores:
+    """Score a model in eval mode; `fgsm` explains ``eps`` and ``bounds``."""
+    with in_eval_mode(model):
+        y = y.to(device_of(model, x))
+        clean = logits(model, x)
+        attacked = attack_all(model, x, y, one_step(eps), bounds=bounds)
+        return _scores(clean, y, fgsm_accuracy=100 - error(logits(model, attacked), y))
+
+
+def _scores(clean: Tensor, y: Tensor, *, fgsm_accuracy: float) -> Scores:
+    bins = reliability(clean, y)
+    return Scores(
+        error=error(clean, y),
+        nll=nll(clean, y),
+        ece=bins.ece,
+        fgsm_accuracy=fgsm_accuracy,
+        reliability=bins,
+        top5_error=top_error(clean, y, k=5),
+        brier=brier(clean, y),
+    )

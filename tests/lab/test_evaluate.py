@@ -1,0 +1,205 @@
+"""The whole battery on small models: what it says, and what it leaves alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from manifold_mixup import ManifoldMixup
+from manifold_mixup.lab import models
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import DEFORMATIONS, PARTS, Settings, evaluate, scores
+from manifold_mixup.lab.evaluate.attacks import authors_pgd, unbounded
+
+FEW = Settings(lams=(0.0, 0.5, 1.0), deformations=DEFORMATIONS[::8])
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Data:
+    """Byte images of three classes: a bright stripe at one of three heights."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(240) % 3
+    x = torch.randint(120, (240, 3, 9, 9), generator=generator)
+    x[torch.arange(240), :, 3 * y + 1] += 60
+    parts = {"x": x[:160], "x_test": x[160:]}
+    return Data(
+        name="stripes",
+        **{key: part.to(torch.uint8) for key, part in parts.items()},
+        y=y[:160],
+        y_test=y[160:],
+        classes=3,
+        eps=8 / 255,
+        space="pixel space [0, 1]",
+        bounds=(0.0, 1.0),
+    )
+
+
+@pytest.fixture
+def cnn(pictures) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return models.build("cnn", pictures, width=4)
+
+
+def test_every_part_says_what_it_measured(cnn, pictures):
+    result = evaluate(cnn, pictures, settings=FEW)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(PARTS) < set(result)
+    assert result["data"] == "stripes"
+    assert result["examples"] == 80
+    assert [row["name"] for row in result["attacks"]] == ["FGSM", "PGD-20", "FGSM of the authors"]
+    assert [row["space"] for row in result["attacks"]] == [
+        *["pixel space [0, 1]"] * 2,
+        "standardised units",
+    ]
+    assert [row["eps"] for row in result["attacks"]] == [8 / 255, 8 / 255, 0.03]
+    assert [row["clipped"] for row in result["attacks"]] == [True, True, False]
+    assert [row["name"] for row in result["deformations"]] == [
+        "rotation ±20.0°",
+        "shear ±171.9°",
+        "zoom out 180 %",
+    ]
+    assert result["deformations"][0]["interpolation"] == "nearest"
+    assert [row["name"] for row in result["outliers"]][:2] == ["uniform noise", "Gaussian noise"]
+    assert result["neighbours"][0]["k"] == 5
+    assert [row["name"] for row in result["interpolation"]] == ["input", "stage1", "stage2"]
+    assert result["interpolation"][0]["lam"] == [0.0, 0.5, 1.0]
+
+
+def test_the_parts_agree_with_each_other_and_with_scores(cnn, pictures):
+    result = evaluate(cnn, pictures, settings=FEW)
+    x, y = pictures.x_test, pictures.y_test
+    expected = scores(cnn, x, y, eps=pictures.eps, bounds=pictures.bounds)
+    clean, fgsm = result["clean"][0], result["attacks"][0]
+    assert (clean["error"], clean["nll"], clean["ece"]) == (
+        expected.error,
+        expected.nll,
+        expected.ece,
+    )
+    assert clean["brier"] == expected.brier
+    assert fgsm["accuracy"] == expected.fgsm_accuracy
+    for row in result["interpolation"]:
+        assert row["nll"][0] == pytest.approx(clean["nll"])
+        assert row["nll"][-1] == pytest.approx(clean["nll"])
+
+
+def test_every_number_has_a_unit(cnn, pictures):
+    result = evaluate(cnn, pictures, settings=FEW)
+    choices = {
+        *("name", "eps", "space", "steps", "step_size", "projected", "random_start", "loss"),
+        *("clipped", "interpolation", "fill", "k", "metric", "layer", "reliability"),
+    }
+    keys = {key for part in PARTS for row in result[part] for key in row} - choices
+    assert keys - {"confidence", "entropy"} < set(result["units"])
+    separations = [row[score] for row in result["outliers"] for score in ("confidence", "entropy")]
+    assert all(set(found) == {"auroc", "fpr95"} < set(result["units"]) for found in separations)
+
+
+def test_a_row_is_the_same_alone_as_in_company(cnn, pictures):
+    everything = evaluate(cnn, pictures, settings=FEW)
+    for part in PARTS:
+        alone = evaluate(cnn, pictures, battery=[part], settings=FEW)
+        assert alone[part] == everything[part]
+
+
+def test_the_seed_decides(cnn, pictures):
+    first, second = (
+        evaluate(cnn, pictures, battery=["interpolation"], settings=replace(FEW, seed=seed))
+        for seed in (0, 1)
+    )
+    assert first["interpolation"] != second["interpolation"]
+
+
+def test_the_model_is_left_as_it_was(cnn, pictures):
+    mixup = ManifoldMixup(cnn.train(), ["stage1"], seed=0)
+    cnn.stage2.eval()  # frozen by its owner
+    modes = [module.training for module in cnn.modules()]
+    before = {name: value.clone() for name, value in cnn.state_dict().items()}
+    randomness = torch.get_rng_state()
+    evaluate(cnn, pictures, settings=FEW)
+    assert [module.training for module in cnn.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in cnn.state_dict().items())
+    assert all(parameter.grad is None for parameter in cnn.parameters())
+    assert all(parameter.requires_grad for parameter in cnn.parameters())
+    assert torch.equal(torch.get_rng_state(), randomness)
+    assert mixup.state_dict()["step"] == 0
+    cnn.eval()
+    assert evaluate(cnn, pictures, settings=FEW) == evaluate(cnn.train(), pictures, settings=FEW)
+
+
+def test_the_mode_comes_back_after_an_error(cnn, pictures):
+    odd = replace(pictures, x_test=pictures.x_test[:, :1])
+    with pytest.raises(RuntimeError):
+        evaluate(cnn.train(), odd, battery=["clean"])
+    assert all(module.training for module in cnn.modules())
+
+
+def test_vectors_have_all_parts_but_deformations(task):
+    model = models.build("mlp", task, width=8)
+    result = evaluate(model, task, settings=FEW)
+    assert set(PARTS) - set(result) == {"deformations"}
+    assert len(result["outliers"]) == 2
+    assert result["attacks"][0]["space"] == "units"
+    assert not result["attacks"][0]["clipped"]
+
+
+@pytest.mark.parametrize("std", [None, 0.25, (0.2, 0.3, 0.4)])
+def test_a_model_of_ones_own_states_its_std(pictures, std):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(243, 3))
+    rows = evaluate(model, pictures, battery=["attacks"], settings=replace(FEW, std=std))["attacks"]
+    authors = [] if std is None else ["FGSM of the authors"]
+    assert [row["name"] for row in rows] == ["FGSM", "PGD-20", *authors]
+
+
+def test_the_attacks_can_be_chosen(cnn, pictures):
+    chosen = replace(FEW, attacks=(authors_pgd(steps=3), unbounded(steps=40, step_size=0.1)))
+    result = evaluate(cnn, pictures, battery=["attacks"], settings=chosen)
+    assert [row["eps"] for row in result["attacks"]] == [0.03, None]
+    assert [row["steps"] for row in result["attacks"]] == [3, 40]
+    assert {row["loss"] for row in result["attacks"]} == {"bce of softmax"}
+
+
+def test_other_data_sets_are_compared(cnn, pictures):
+    strangers = {"black": torch.zeros(7, 3, 9, 9, dtype=torch.uint8), "same": pictures.x_test}
+    chosen = replace(FEW, unknown=strangers)
+    rows = evaluate(cnn, pictures, battery=["outliers"], settings=chosen)["outliers"]
+    assert [row["name"] for row in rows][:2] == ["black", "same"]
+    assert rows[1]["confidence"]["auroc"] == pytest.approx(50)
+    assert rows[0]["confidence"] != rows[1]["confidence"]
+
+
+def test_progress_counts_to_the_end(cnn, pictures):
+    seen = []
+    evaluate(
+        cnn,
+        pictures,
+        battery=["clean", "deformations"],
+        settings=FEW,
+        progress=lambda *step: seen.append(step),
+    )
+    assert seen == [
+        (1, 4, "clean: test set"),
+        (2, 4, "deformations: rotation ±20.0°"),
+        (3, 4, "deformations: shear ±171.9°"),
+        (4, 4, "deformations: zoom out 180 %"),
+    ]
+
+
+def test_a_part_that_cannot_run_is_named_before_any_runs(task, cnn, pictures):
+    with pytest.raises(ValueError, match=r"no part 'atacks'\. Did you mean 'attacks'\? Known: "):
+        evaluate(cnn, pictures, battery=["clean", "atacks"])
+    with pytest.raises(ValueError, match=r"inputs of blobs have shape \(6,\)"):
+        evaluate(models.build("mlp", task, width=4), task, battery=["deformations"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_a_gpu_scores_as_on_the_cpu(cnn, pictures):
+    here = evaluate(cnn, pictures, settings=FEW)
+    there = evaluate(cnn.cuda(), pictures, settings=FEW)
+    assert there["clean"][0]["nll"] == pytest.approx(here["clean"][0]["nll"], rel=1e-3)
+    for part in ("attacks", "deformations"):
+        for ours, theirs in zip(here[part], there[part], strict=True):
+            assert theirs["accuracy"] == pytest.approx(ours["accuracy"], abs=4)
