@@ -99,3 +99,8 @@ def test_a_report_can_stop_a_run(task, plain):
     with pytest.raises(InterruptedError):
         train(plain, task, on_epoch=stop)
     assert seen == [1, 2]
+
+
+def test_a_recipe_that_says_nothing_of_it_leaves_the_model_as_it_is(task, plain):
+    kinds = {type(module) for module in fresh_model(plain, task).modules()}
+    assert kinds.isdisjoint({nn.BatchNorm1d, nn.Dropout})

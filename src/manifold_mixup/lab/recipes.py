@@ -34,7 +34,8 @@ class Run:
         ema: decay, a step, of the averaged weights that are evaluated; 0 evaluates the weights.
         width: units of a hidden layer, or channels of the first stage; ``None`` is the model's own.
         dropout: share of the units that are dropped, where the model has a place for it.
-        batch_norm: whether the model keeps its batch norms.
+        batch_norm: False takes the model's batch norms out, True puts them into perceptrons;
+            ``None`` leaves it as it is.
         noise: standard deviation of Gaussian noise on the standardised input.
         flip: mirror images at random.
         crop: pixels by which images are shifted at most, with zeros coming in.
@@ -60,7 +61,7 @@ class Run:
     block_gradient: bool = False
     loss: Literal["cross_entropy", "softmax_bce"] = "cross_entropy"
     label_smoothing: float = 0.0
-    epochs: int = 60
+    epochs: int = 100
     batch: int = 100
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 3e-3
@@ -70,7 +71,7 @@ class Run:
     ema: float = 0.0
     width: int | None = 256
     dropout: float = 0.0
-    batch_norm: bool = True
+    batch_norm: bool | None = None
     noise: float = 0.0
     flip: bool = False
     crop: int = 0

@@ -1,41 +1,76 @@
 """Data sets by name, each a few functions in a file of its own."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
-from manifold_mixup.lab.data import fashion_mnist, mnist1d, npz
-from manifold_mixup.lab.data.arrays import Data, as_input, hold_out, take
+from manifold_mixup.lab.data import (
+    cifar,
+    elsewhere,
+    factors,
+    folder,
+    idx,
+    mnist1d,
+    npz,
+    spirals,
+    svhn,
+    tiny_imagenet,
+)
+from manifold_mixup.lab.data.arrays import Data, as_input, hold_out, take, take_per_class
 
-__all__ = ["Data", "as_input", "check_name", "hold_out", "load", "take"]
+__all__ = ["Data", "as_input", "check_name", "hold_out", "load", "take", "take_per_class"]
 
-NAMES = ("mnist-1d", "fashion-mnist")
+_KNOWN: dict[str, Callable[[Path], Data]] = {
+    "mnist-1d": lambda _: mnist1d.load(),
+    "mnist": partial(idx.load, kind="MNIST"),
+    "fashion-mnist": partial(idx.load, kind="FashionMNIST"),
+    "cifar-10": partial(cifar.load, classes=10),
+    "cifar-100": partial(cifar.load, classes=100),
+    "svhn": svhn.load,
+    "tiny-imagenet": tiny_imagenet.load,
+    "spirals": lambda _: spirals.load(),
+    "factors-a": lambda _: factors.load("a"),
+    "factors-b": lambda _: factors.load("b"),
+    "factors-c": lambda _: factors.load("c"),
+}
+NAMES = tuple(_KNOWN)
 
 
 def load(name: str, *, root: Path) -> Data:
     """Load a data set.
 
     Args:
-        name: one of `NAMES`, or the path of an ``.npz`` file.
+        name: one of `NAMES`, ``"torchvision:NAME"``, ``"timm:NAME"``, the path of an ``.npz`` file,
+            or of a folder of images.
         root: where downloads go, and where a copy at hand is looked for.
 
     Raises:
-        ValueError: there is no such data set, or the file is malformed.
+        ValueError: there is no such data set, or what was found is malformed.
         OSError: a file cannot be read or downloaded.
     """
     check_name(name)
-    if name == "mnist-1d":
-        return mnist1d.load()
-    if name == "fashion-mnist":
-        return fashion_mnist.load(root)
-    return npz.load(Path(name))
+    if name in _KNOWN:
+        return _KNOWN[name](root)
+    if _is_elsewhere(name):
+        return elsewhere.load(name, root)
+    return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
 def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
-    if name in NAMES or name.endswith(".npz"):
+    if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
+        return
+    if _is_elsewhere(name):
+        elsewhere.check_name(name)
         return
     near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-        f"no data set {name!r}.{hint} Known: {', '.join(NAMES)}, or the path of an .npz file."
+        f"no data set {name!r}.{hint} Known: {', '.join(NAMES)}, torchvision:NAME, timm:NAME, or "
+        f"the path of an .npz file or of a folder of images."
     )
+
+
+def _is_elsewhere(name: str) -> bool:
+    return name.startswith(("torchvision:", "timm:"))

@@ -1,6 +1,7 @@
 """`Data`: a classification task as tensors in memory, and two ways to make it smaller."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class Data:
     std: tuple[float, ...] | None = None
 
 
+PIXELS: dict[str, Any] = {"eps": 8 / 255, "space": "pixel space [0, 1]", "bounds": (0.0, 1.0)}
+"""How attacks on images are stated."""
+
+
 def as_input(x: Tensor) -> Tensor:
     """Turn stored inputs into what models take: float32, pixels in 0 to 1."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
@@ -57,6 +62,20 @@ def take(data: Data, count: int, *, seed: int = 0) -> Data:
         )
     rows = _shuffled(len(data.x), seed)[:count]
     return replace(data, x=data.x[rows], y=data.y[rows])
+
+
+def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
+    """Keep at most ``count`` training examples of every class, drawn by ``seed``.
+
+    Raises:
+        ValueError: ``count`` is less than 1.
+    """
+    if count < 1:
+        raise ValueError(f"{count} examples of each class were asked for. Ask for 1 or more.")
+    rows = _shuffled(len(data.x), seed)
+    of_class = [rows[data.y[rows] == label][:count] for label in range(data.classes)]
+    kept = torch.cat(of_class).sort().values
+    return replace(data, x=data.x[kept], y=data.y[kept])
 
 
 def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manifold_mixup.lab.data.arrays import Data
+from manifold_mixup.lab.data.arrays import PIXELS, Data
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -113,25 +113,17 @@ def _check_agreement(path: Path, arrays: dict[str, Array]) -> None:
 
 def _as_data(name: str, arrays: dict[str, Array]) -> Data:
     x, x_test = (_channels_first(arrays[key]) for key in ("x_train", "x_test"))
-    labels = {key: torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test")}
-    pixels = _pixel_scale(x)
-    if pixels is None:
-        x, x_test = _standardised(x, x_test)
-        eps, space, bounds = 0.1, "standard deviations", None
+    y, y_test = (torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test"))
+    attack: dict[str, Any] = PIXELS
+    if x.dtype == np.uint8 and x.ndim == 4:
+        pass  # bytes stay bytes until a model takes them
+    elif (scale := _pixel_scale(x)) is not None:
+        x, x_test = x.astype(np.float32) / scale, x_test.astype(np.float32) / scale
     else:
-        x, x_test = x.astype(np.float32) / pixels, x_test.astype(np.float32) / pixels
-        eps, space, bounds = 8 / 255, "pixel space [0, 1]", (0.0, 1.0)
-    return Data(
-        name=name,
-        x=_tensor(x),
-        y=labels["y_train"],
-        x_test=_tensor(x_test),
-        y_test=labels["y_test"],
-        classes=int(labels["y_train"].max()) + 1,
-        eps=eps,
-        space=space,
-        bounds=bounds,
-    )
+        x, x_test = _standardised(x, x_test)
+        attack = {"eps": 0.1, "space": "standard deviations"}
+    classes = int(y.max()) + 1
+    return Data(name, _tensor(x), y, _tensor(x_test), y_test, classes=classes, **attack)
 
 
 def _channels_first(x: Array) -> Array:
@@ -157,4 +149,5 @@ def _standardised(x: Array, x_test: Array) -> tuple[Array, Array]:
 
 
 def _tensor(x: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    kind = x.dtype if x.dtype == np.uint8 else np.float32
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=kind))

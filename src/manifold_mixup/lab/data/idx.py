@@ -1,4 +1,4 @@
-"""Fashion-MNIST, downloaded by torchvision or read from a copy at hand."""
+"""MNIST and Fashion-MNIST, from the four files they are published in."""
 
 import gzip
 import math
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifold_mixup.lab.data.arrays import Data
+from manifold_mixup.lab.data import fetch
+from manifold_mixup.lab.data.arrays import PIXELS, Data
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -18,46 +19,35 @@ FILES = (
 )
 
 
-def load(root: Path) -> Data:
-    """Read Fashion-MNIST from ``root/FashionMNIST/raw``; download it if it is not there.
+def load(root: Path, kind: str) -> Data:
+    """Load a data set from ``root``, downloaded by torchvision if it is not there.
 
     A copy at hand, packed or not, is only read, so its folder may be write-protected.
+
+    Args:
+        root: holds a folder named like the kind, with a folder ``raw``.
+        kind: ``"MNIST"`` or ``"FashionMNIST"``, as torchvision calls it.
 
     Raises:
         OSError: it is not there and cannot be downloaded, or a file is damaged.
     """
-    raw = root / "FashionMNIST" / "raw"
+    raw = root / kind / "raw"
     if not all(_find(raw, name) for name in FILES):
-        _download(root)
+        fetch.torchvision(kind, root)
     x, y, x_test, y_test = (_read(raw, name) for name in FILES)
     return Data(
-        name="Fashion-MNIST",
+        name="Fashion-MNIST" if kind == "FashionMNIST" else kind,
         x=x.unsqueeze(1),
         y=y.long(),
         x_test=x_test.unsqueeze(1),
         y_test=y_test.long(),
         classes=10,
-        eps=8 / 255,
-        space="pixel space [0, 1]",
-        bounds=(0.0, 1.0),
+        **PIXELS,
     )
 
 
 def _find(raw: Path, name: str) -> Path | None:
     return next((path for path in (raw / f"{name}.gz", raw / name) if path.is_file()), None)
-
-
-def _download(root: Path) -> None:
-    from torchvision.datasets import FashionMNIST
-
-    try:
-        FashionMNIST(str(root), download=True)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise OSError(
-            f"Fashion-MNIST is not in {root} and could not be downloaded ({reason}). "
-            "With a copy at hand: --root FOLDER, with the four files in FOLDER/FashionMNIST/raw."
-        ) from error
 
 
 def _read(raw: Path, name: str) -> Tensor:

@@ -1,0 +1,66 @@
+"""Images in folders: ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifold_mixup.lab.data.arrays import PIXELS, Data
+
+
+def load(path: Path) -> Data:
+    """Read every image of a folder, in colour; classes are numbered by name.
+
+    Raises:
+        ValueError: a part is missing, the classes differ, or an image has another size.
+        OSError: an image cannot be read.
+    """
+    test = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    if not (path / "train").is_dir() or test is None:
+        raise ValueError(
+            f"{path} has no folders train and test (or val). Expected {path.name}/train/CLASS/* "
+            f"and {path.name}/test/CLASS/*."
+        )
+    x, y, classes = _part(path / "train")
+    x_test, y_test, same = _part(test)
+    if classes != same:
+        odd = ", ".join(sorted(set(classes) ^ set(same)))
+        raise ValueError(f"{path / 'train'} and {test} hold different classes: {odd}.")
+    if x.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            f"the images in {path / 'train'} have {tuple(x.shape[2:])} pixels, those in {test} "
+            f"{tuple(x_test.shape[2:])}. Expected the same."
+        )
+    return Data(path.name, x, y, x_test, y_test, classes=len(classes), **PIXELS)
+
+
+def _part(path: Path) -> tuple[Tensor, Tensor, list[str]]:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} holds no images in class folders ({error}).") from error
+    x, y = stack((found[place] for place in range(len(found))), [name for name, _ in found.samples])
+    return x, y, list(found.classes)
+
+
+def stack(examples: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Put images and labels one by one into arrays.
+
+    Raises:
+        ValueError: an image has another size than the first.
+    """
+    pixels, labels = [], []
+    for name, (image, label) in zip(names, examples, strict=True):
+        pixels.append(np.asarray(image.convert("RGB")))
+        labels.append(int(label))
+        if pixels[-1].shape != pixels[0].shape:
+            raise ValueError(
+                f"{name} has {pixels[-1].shape[:2]} pixels, but {names[0]} {pixels[0].shape[:2]}. "
+                f"All images must have one size; resize them first."
+            )
+    return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()), torch.tensor(labels)
