@@ -60,7 +60,7 @@ def _torchvision(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _timm(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
-    from timm.data import create_dataset
+    from timm.data.dataset_factory import create_dataset
 
     try:
         split = "train" if train else "validation"

@@ -64,7 +64,7 @@ def _write_cache(path: Path, folder: Path) -> None:
     ]
     held = [line.split("\t")[:2] for line in lines]
     test = [(folder / "val" / "images" / file, number[name]) for file, name in held]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, pairs in (("train", train), ("test", test)):
         arrays[f"x_{part}"] = _images(file for file, _ in pairs)
         arrays[f"y_{part}"] = np.array([label for _, label in pairs])
