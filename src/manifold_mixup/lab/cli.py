@@ -2,8 +2,8 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 NEEDED = (
     "accelerate", "matplotlib", "mnist1d", "numpy", "rich", "safetensors", "tensorboard", "timm",
@@ -30,22 +30,31 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     import tyro
 
-    from manifold_mixup.lab.compare import Compare, compare, prepare
+    from manifold_mixup.lab.compare import Compare, compare
+    from manifold_mixup.lab.compare import prepare as prepare_compare
+    from manifold_mixup.lab.reproduce import Reproduce, reproduce
+    from manifold_mixup.lab.reproduce import prepare as prepare_reproduce
 
+    # Of each command: its options, what checks them, and what then does the work.
+    commands: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], bool]]] = {
+        "compare": (Compare, prepare_compare, compare),
+        "reproduce": (Reproduce, prepare_reproduce, reproduce),
+    }
     options = tyro.extras.subcommand_cli_from_dict(
-        {"compare": Compare},
+        {name: kind for name, (kind, _, _) in commands.items()},
         prog="manifold-mixup",
         description="Manifold Mixup for any PyTorch model, and a laboratory that measures it.",
         args=args,
     )
+    _, prepare, work = next(parts for parts in commands.values() if isinstance(options, parts[0]))
     try:
-        comparison = prepare(options)
+        prepared = prepare(options)
     except (ValueError, OSError) as error:
         _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     try:
-        sys.exit(0 if compare(comparison) else INTERRUPTED)
+        sys.exit(0 if work(prepared) else INTERRUPTED)
     except (FloatingPointError, OSError) as error:
         _fail(str(error), FAILED)
 

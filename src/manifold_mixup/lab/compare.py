@@ -13,10 +13,8 @@ import tyro
 from rich.console import Console
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab import files, grid, models, provenance, recipes
+from manifold_mixup.lab import files, grid, job, models, provenance, recipes
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.job import fresh_model
-from manifold_mixup.lab.methods import Method
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, summarise
@@ -114,7 +112,7 @@ def prepare(options: Compare) -> Comparison:
     _check_numbers(options)
     models.check_name(options.model)
     datasets.check_name(options.data)
-    device = _device(options.device)
+    device = job.device(options.device)
     files.writable_folder(options.out)
     data = datasets.load(options.data, root=options.root.expanduser())
     methods = [_overridden(run, options, data, device) for run in _chosen(options)]
@@ -122,9 +120,9 @@ def prepare(options: Compare) -> Comparison:
         data = datasets.take(data, methods[0].examples)
     if options.eps is not None:
         data = replace(data, eps=options.eps)
-    methods = [_settled(run, data) for run in methods]
+    methods = [job.settled(run, data) for run in methods]
     for run in methods:
-        Method(fresh_model(run, data), run)  # an unknown layer or a bad alpha raises here
+        job.check(run, data)
     seeds = 2 if options.smoke else options.seeds
     grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
@@ -190,13 +188,6 @@ def _overridden(run: Run, options: Compare, data: Data, device: torch.device) ->
     )
 
 
-def _settled(run: Run, data: Data) -> Run:
-    """Name the layers that are left to be found."""
-    if run.layers != recipes.FOUND:
-        return run
-    return replace(run, layers=models.eligible(run.model, fresh_model(run, data), data.x))
-
-
 def _model(run: Run) -> str:
     name = run.model.upper() if run.model in ("mlp", "cnn") else run.model
     return name if run.width is None else f"{name} of width {run.width}"
@@ -225,16 +216,6 @@ def _check_numbers(options: Compare) -> None:
     decay = options.weight_decay
     if decay is not None and not (decay >= 0 and math.isfinite(decay)):
         raise ValueError(f"--weight-decay is {decay}. Expected a finite number, 0 or more.")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot compute on device {name!r}: {reason}") from None
-    return device
 
 
 def _report(

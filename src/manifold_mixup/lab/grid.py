@@ -23,6 +23,7 @@ from manifold_mixup.lab.runs import folder_name
 from manifold_mixup.lab.train import Stopped, train
 
 OnEpoch = Callable[[Run, Epoch], None]
+After = Callable[[Path, Data], object]
 
 
 def train_all(
@@ -32,6 +33,7 @@ def train_all(
     workers: int,
     on_epoch: OnEpoch,
     folder: Path | None = None,
+    after: After | None = None,
 ) -> Iterator[Result]:
     """Train every run and yield the results as they finish.
 
@@ -45,6 +47,7 @@ def train_all(
         on_epoch: called in this process after every epoch of every run.
         folder: where each run gets a folder of its own. Runs that are finished there are read, and
             those that were stopped are gone on with.
+        after: called with a run's folder and the data once it is finished, where it was trained.
 
     Raises:
         FloatingPointError: a run diverged.
@@ -52,12 +55,12 @@ def train_all(
         ChildProcessError: a worker process died.
     """
     if workers == 1:
-        return _train_here(runs, data, on_epoch, folder)
-    return _train_in_processes(runs, data, workers, on_epoch, folder)
+        return _train_here(runs, data, on_epoch, folder, after)
+    return _train_in_processes(runs, data, workers, on_epoch, folder, after)
 
 
 def _train_here(
-    runs: Sequence[Run], data: Data, on_epoch: OnEpoch, folder: Path | None
+    runs: Sequence[Run], data: Data, on_epoch: OnEpoch, folder: Path | None, after: After | None
 ) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,6 +70,7 @@ def _train_here(
             with ctrl_c() as stop:
                 own, report = _own(folder, run), partial(on_epoch, run)
                 result = train(run, data, folder=own, on_epoch=report, stop=stop)
+            _then(after, own, data)
             yield result
     except Stopped as error:
         raise KeyboardInterrupt from error
@@ -75,13 +79,18 @@ def _train_here(
 
 
 def _train_in_processes(
-    runs: Sequence[Run], data: Data, workers: int, on_epoch: OnEpoch, folder: Path | None
+    runs: Sequence[Run],
+    data: Data,
+    workers: int,
+    on_epoch: OnEpoch,
+    folder: Path | None,
+    after: After | None,
 ) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
     reports: SimpleQueue[tuple[Run, Epoch]] = context.SimpleQueue()
     stop = context.Event()
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
-    arguments = (pickle.dumps(data), reports, stop, folder)
+    arguments = (pickle.dumps((data, after)), reports, stop, folder)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     try:
         with _ctrl_c_ignored():  # which the workers inherit: the parent tells them when to stop
@@ -107,26 +116,28 @@ class _Worker(NamedTuple):
     reports: "SimpleQueue[tuple[Run, Epoch]]"
     stop: Event
     folder: Path | None
+    after: After | None
 
 
 _worker: _Worker | None = None  # what a worker process got when it started
 
 
 def _start(
-    data: bytes,
+    shared: bytes,
     reports: "SimpleQueue[tuple[Run, Epoch]]",
     stop: Event,
     folder: Path | None,
 ) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = _Worker(pickle.loads(data), reports, stop, folder)
+    data, after = pickle.loads(shared)
+    _worker = _Worker(data, reports, stop, folder, after)
 
 
 def _train_in_worker(run: Run) -> Result:
     if _worker is None:
         raise RuntimeError("this function runs in a worker process of train_all only.")
-    data, reports, stop, folder = _worker
+    data, reports, stop, folder, after = _worker
     parent = multiprocessing.parent_process()
 
     def ending() -> bool:
@@ -135,7 +146,15 @@ def _train_in_worker(run: Run) -> Result:
     def report(epoch: Epoch) -> None:
         reports.put((run, epoch))
 
-    return train(run, data, folder=_own(folder, run), on_epoch=report, stop=ending)
+    own = _own(folder, run)
+    result = train(run, data, folder=own, on_epoch=report, stop=ending)
+    _then(after, own, data)
+    return result
+
+
+def _then(after: After | None, folder: Path | None, data: Data) -> None:
+    if after is not None and folder is not None:
+        after(folder, data)
 
 
 def _own(folder: Path | None, run: Run) -> Path | None:

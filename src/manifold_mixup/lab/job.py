@@ -1,6 +1,7 @@
 """The parts of a training, built from its recipe, and their state as tensors."""
 
 import math
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,7 @@ from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.methods import Method
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes import FOUND, Run
 from manifold_mixup.lab.results import Epoch
 from manifold_mixup.lab.seeds import seeded
 
@@ -141,6 +142,37 @@ def fresh_model(run: Run, data: Data) -> nn.Module:
             torch._dynamo.config.recompile_limit, 2 * (len(run.layers) + 2)
         )
     return model
+
+
+def settled(run: Run, data: Data) -> Run:
+    """Name the layers of a recipe that leaves them to be found."""
+    if run.layers != FOUND:
+        return run
+    return replace(run, layers=models.eligible(run.model, fresh_model(run, data), data.x))
+
+
+def check(run: Run, data: Data) -> None:
+    """Build what a recipe names, so that what it cannot be trained with raises now.
+
+    Raises:
+        ValueError: a name is unknown, a number out of range, or a layer cannot be mixed.
+    """
+    Method(fresh_model(run, data), run)
+
+
+def device(name: str) -> torch.device:
+    """Return a device by name.
+
+    Raises:
+        ValueError: there is none of this name here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot compute on device {name!r}: {reason}") from None
+    return device
 
 
 def _accelerator(run: Run) -> Accelerator:

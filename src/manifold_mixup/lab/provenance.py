@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from manifold_mixup.lab.data import Data
 
 PACKAGES = ("manifold-mixup", "torch", "accelerate", "torchvision", "timm", "numpy", "mnist1d")
@@ -52,10 +54,15 @@ def usable_cores() -> int:
 
 def fingerprint(data: Data) -> str:
     """Return the SHA-256 of a data set's arrays."""
-    digest = hashlib.sha256()
-    for tensor in (data.x, data.y, data.x_test, data.y_test):
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+    return digest(data.x, data.y, data.x_test, data.y_test)
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return the SHA-256 of tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _git(*arguments: str, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """Data sets by name, each a few functions in a file of its own."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +16,28 @@ from manifold_mixup.lab.data import (
     svhn,
     tiny_imagenet,
 )
-from manifold_mixup.lab.data.arrays import Data, as_input, hold_out, take, take_per_class
+from manifold_mixup.lab.data.arrays import (
+    Data,
+    as_input,
+    hold_out,
+    take,
+    take_per_class,
+    take_tested,
+)
+from manifold_mixup.lab.names import unknown
+from manifold_mixup.lab.recipes import Run
 
-__all__ = ["Data", "as_input", "check_name", "hold_out", "load", "take", "take_per_class"]
+__all__ = [
+    "Data",
+    "as_input",
+    "check_name",
+    "hold_out",
+    "load",
+    "load_for",
+    "take",
+    "take_per_class",
+    "take_tested",
+]
 
 _KNOWN: dict[str, Callable[[Path], Data]] = {
     "mnist-1d": lambda _: mnist1d.load(),
@@ -57,6 +75,21 @@ def load(name: str, *, root: Path) -> Data:
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
+def load_for(run: Run, *, root: Path) -> Data:
+    """Load what a run trains on: its data set, cut to as many examples as its recipe says.
+
+    The same examples are kept for every seed.
+
+    Raises:
+        ValueError: there is no such data set, or not that many examples.
+        OSError: a file cannot be read or downloaded.
+    """
+    data = load(run.data, root=root)
+    if run.per_class is not None:
+        data = take_per_class(data, run.per_class)
+    return data if run.examples is None else take(data, run.examples)
+
+
 def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
@@ -64,12 +97,8 @@ def check_name(name: str) -> None:
     if _is_elsewhere(name):
         elsewhere.check_name(name)
         return
-    near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"no data set {name!r}.{hint} Known: {', '.join(NAMES)}, torchvision:NAME, timm:NAME, or "
-        f"the path of an .npz file or of a folder of images."
-    )
+    others = ("torchvision:NAME", "timm:NAME", "the path of an .npz file or of a folder of images")
+    raise ValueError(f"{unknown('data set', name, (*NAMES, *others))}.")
 
 
 def _is_elsewhere(name: str) -> bool:

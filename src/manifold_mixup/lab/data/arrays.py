@@ -78,6 +78,12 @@ def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
     return replace(data, x=data.x[kept], y=data.y[kept])
 
 
+def take_tested(data: Data, count: int, *, seed: int = 0) -> Data:
+    """Keep ``count`` test examples at most, drawn by ``seed``; the training set stays."""
+    rows = _shuffled(len(data.x_test), seed)[:count].sort().values
+    return replace(data, x_test=data.x_test[rows], y_test=data.y_test[rows])
+
+
 def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
     """Put a share of the training examples in the place of the test set.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import find_layers
+from manifold_mixup.lab import names
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.evaluate import outliers
 from manifold_mixup.lab.evaluate.attacks import (
@@ -300,9 +300,7 @@ def _chosen(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
         return tuple(part for part in PARTS if images or part != "deformations")
     for part in battery:
         if part not in PARTS:
-            near = get_close_matches(part, PARTS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"no part {part!r}.{hint} Known: {', '.join(PARTS)}.")
+            raise ValueError(f"{names.unknown('part', part, PARTS)}.")
         if part == "deformations" and not images:
             raise ValueError(
                 f"only images can be deformed, but the inputs of {data.name} have shape "

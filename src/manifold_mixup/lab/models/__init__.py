@@ -1,7 +1,6 @@
 """Models by name, built to fit a data set."""
 
 from collections import OrderedDict
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from manifold_mixup.lab.models.cnn import cnn
 from manifold_mixup.lab.models.mlp import SHAPES, mlp
 from manifold_mixup.lab.models.preact_resnet import DEPTHS, preact_resnet
 from manifold_mixup.lab.models.wide_resnet import wide_resnet
+from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.recipes import HIDDEN
 
 __all__ = ["NAMES", "build", "check_name", "eligible"]
@@ -85,11 +85,7 @@ def check_name(name: str) -> None:
     if name.partition(":")[0] in ("timm", "torchvision") and ":" in name:
         foreign.check_name(name)
         return
-    near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"no model {name!r}.{hint} Known: {', '.join(NAMES)}, timm:NAME, torchvision:NAME."
-    )
+    raise ValueError(f"{unknown('model', name, (*NAMES, 'timm:NAME', 'torchvision:NAME'))}.")
 
 
 def _require_images(name: str, data: Data) -> None:

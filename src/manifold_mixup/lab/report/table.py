@@ -95,19 +95,23 @@ def _label(metric: Metric) -> str:
 
 
 def _cell(row: Row, metric: Metric) -> Cell:
-    value = _spread(row.spread[metric.key], metric.digits)
+    value = spread_text(row.spread[metric.key], metric.digits)
     if row.difference is None or row.difference[metric.key].n == 1:
         return Cell(value)
     gap = row.difference[metric.key]
-    return Cell(value, _difference(gap, metric.digits), _verdict(gap, metric))
+    return Cell(value, difference_text(gap, metric.digits), _verdict(gap, metric))
 
 
-def _spread(value: Spread, digits: int) -> str:
+def spread_text(value: Spread, digits: int) -> str:
+    """Write a mean and, of several seeds, its deviation."""
     mean = f"{value.mean:.{digits}f}"
     return mean if math.isnan(value.std) else f"{mean} ± {value.std:.{digits}f}"
 
 
-def _difference(gap: Difference, digits: int) -> str:
+def difference_text(gap: Difference, digits: int) -> str:
+    """Write a mean difference and, of several pairs, its interval."""
+    if gap.n == 1:
+        return f"{gap.mean:+.{digits}f}".replace("-", "−")
     mean, low, high = (
         f"{number:+.{digits}f}".replace("-", "−") for number in (gap.mean, gap.low, gap.high)
     )

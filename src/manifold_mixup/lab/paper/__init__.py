@@ -1,0 +1,42 @@
+"""The paper's tables: the recipe of every row, and the numbers it reports.
+
+Verma et al., Manifold Mixup: Better Representations by Interpolating Hidden States, ICML 2019
+(arXiv 1806.05236v7). Where text and published code disagree, ``docs/reproduce.md`` says what was
+taken and why.
+"""
+
+from collections.abc import Callable
+
+from manifold_mixup.lab.names import unknown
+from manifold_mixup.lab.paper import choices, networks, robustness, variants
+from manifold_mixup.lab.paper.tables import Column, Row, Table
+
+__all__ = ["TABLES", "Column", "Row", "Table", "table"]
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "table-1a": networks.table_1a,
+    "table-1b": networks.table_1b,
+    "table-2": networks.table_2,
+    "table-3": networks.table_3,
+    "table-4": robustness.table_4,
+    "table-5": choices.table_5,
+    "table-6": choices.table_6,
+    "table-7": robustness.table_7,
+    "table-9": robustness.table_9,
+    "preact50": variants.preact50,
+    "gradient-block": variants.gradient_block,
+    "knn": variants.knn,
+    "low-data": variants.low_data,
+    "outliers": robustness.outliers,
+}
+
+
+def table(name: str) -> Table:
+    """Return a table of the paper.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if name not in TABLES:
+        raise ValueError(f"{unknown('table', name, TABLES)}.")
+    return TABLES[name]()

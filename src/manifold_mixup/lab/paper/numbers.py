@@ -1,0 +1,98 @@
+"""From finished runs to the numbers of a table: each row's spread, and its difference to its base.
+
+Every mean has its n: a table that is not complete yet shows what there is.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
+from manifold_mixup.lab.evaluations import When
+from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.results import Result
+
+WHEN: tuple[When, When] = ("last", "best")
+
+
+class Found(NamedTuple):
+    """A finished run, and what `evaluate` found of its last and of its best epoch."""
+
+    result: Result
+    evaluation: Mapping[When, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Our numbers for one column of one row.
+
+    Attributes:
+        spread: over the seeds; ``None`` if no run is finished.
+        difference: to the row it is compared with, over the seeds that both have finished.
+    """
+
+    spread: Spread | None = None
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with our numbers beside the paper's, by the column's key, for each epoch."""
+
+    row: Row
+    cells: Mapping[When, Mapping[str, Cell]]
+
+    @property
+    def n(self) -> int:
+        """How many seeds are finished."""
+        return max((c.spread.n for c in self.cells["last"].values() if c.spread), default=0)
+
+
+def lines(table: Table, found: Mapping[Run, Mapping[int, Found]]) -> list[Line]:
+    """Put the numbers of all rows together.
+
+    Args:
+        table: the table.
+        found: finished runs, by recipe (with seed 0) and by seed.
+    """
+    of_label = {row.label: found.get(row.run, {}) for row in table.rows if row.run is not None}
+    result = []
+    for row in table.rows:
+        own, base = of_label.get(row.label, {}), of_label.get(row.base, {})
+        cells = {
+            when: {column.key: _cell(column, when, own, base) for column in table.columns}
+            for when in WHEN
+        }
+        result.append(Line(row, cells))
+    return result
+
+
+def _cell(column: Column, when: When, own: Mapping[int, Found], base: Mapping[int, Found]) -> Cell:
+    values, others = _values(column, when, own), _values(column, when, base)
+    both = sorted(values.keys() & others.keys())
+    return Cell(
+        spread([values[seed] for seed in sorted(values)]) if values else None,
+        paired_difference([values[s] for s in both], [others[s] for s in both]) if both else None,
+    )
+
+
+def _values(column: Column, when: When, found: Mapping[int, Found]) -> dict[int, float]:
+    values = {
+        seed: column.read(getattr(one.result, when), one.evaluation.get(when, {}))
+        for seed, one in found.items()
+    }
+    return {seed: value for seed, value in values.items() if not math.isnan(value)}
+
+
+def better(column: Column, difference: Difference) -> bool | None:
+    """Say whether the interval of a difference lies on the better side; ``None``: on both."""
+    if not difference.excludes_zero:
+        return None
+    return (difference.mean < 0) == (column.better == "lower")
+
+
+def seeds_of(found: Mapping[Run, Mapping[int, Found]]) -> Sequence[int]:
+    """List the seeds of which anything is finished."""
+    return sorted({seed for of_run in found.values() for seed in of_run})

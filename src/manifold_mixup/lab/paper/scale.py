@@ -1,0 +1,76 @@
+"""Shorter and smaller versions of a table, for rehearsals: the one place that shortens."""
+
+from dataclasses import dataclass, replace
+
+from manifold_mixup.lab.names import unknown
+from manifold_mixup.lab.paper.tables import Row, Table
+from manifold_mixup.lab.recipes import Run
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How far a table is shortened; ``None`` leaves what the paper did.
+
+    Attributes:
+        epochs: passes over the training set at most; milestones move in proportion.
+        width: channels of the first stage.
+        examples: training examples, drawn once; recipes with so many of each class keep them.
+        test: test examples there are at all.
+        tested: how many of them attacks, deformations, neighbours and outliers look at.
+    """
+
+    epochs: int | None = None
+    width: int | None = None
+    examples: int | None = None
+    test: int | None = None
+    tested: int | None = None
+
+    def __str__(self) -> str:
+        """Say what is not as in the paper."""
+        parts = {
+            "epochs": self.epochs,
+            "channels in the first stage": self.width,
+            "training examples": self.examples,
+            "test examples": self.test,
+            "test examples for attacks, deformations, neighbours and outliers": self.tested,
+        }
+        return ", ".join(f"{value:,} {what}" for what, value in parts.items() if value is not None)
+
+
+FULL = Scale()
+SCALES = {
+    "full": FULL,
+    "laptop": Scale(epochs=40, width=16, examples=10_000, tested=1_000),
+    "smoke": Scale(epochs=1, width=2, examples=100, test=20),
+}
+
+
+def scale(name: str) -> Scale:
+    """Return a scale by name.
+
+    Raises:
+        ValueError: there is no such scale.
+    """
+    if name not in SCALES:
+        raise ValueError(f"{unknown('scale', name, SCALES)}.")
+    return SCALES[name]
+
+
+def scaled(table: Table, by: Scale) -> Table:
+    """Shorten every row of a table."""
+    return replace(table, rows=tuple(_scaled_row(row, by) for row in table.rows))
+
+
+def _scaled_row(row: Row, by: Scale) -> Row:
+    return row if row.run is None else replace(row, run=_scaled_run(row.run, by))
+
+
+def _scaled_run(run: Run, by: Scale) -> Run:
+    epochs = min(run.epochs, by.epochs or run.epochs)
+    return replace(
+        run,
+        epochs=epochs,
+        milestones=tuple(round(at * epochs / run.epochs) for at in run.milestones),
+        width=by.width or run.width,
+        examples=run.examples if run.per_class is not None else by.examples or run.examples,
+    )

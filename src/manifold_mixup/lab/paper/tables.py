@@ -1,0 +1,91 @@
+"""What a table of the paper is: rows with recipes, columns, and the numbers it reports."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from manifold_mixup.lab.evaluate import Scores, Settings
+from manifold_mixup.lab.recipes import Run
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that a table has for each of its rows.
+
+    Attributes:
+        key: by which a `Row` gives the paper's number.
+        title: what the column is called.
+        digits: how many are shown after the point.
+        better: the direction one wants it to go.
+        battery: the part of `evaluate` that finds it, and the name of its row there; ``None`` if
+            it is one of the `Scores` that every run has.
+        field: its name in that row, dots between the names of nested ones.
+    """
+
+    key: str
+    title: str
+    digits: int = 2
+    better: Literal["lower", "higher"] = "lower"
+    battery: tuple[str, str] | None = None
+    field: str = ""
+
+    def read(self, scores: Scores, evaluation: Mapping[str, Any]) -> float:
+        """Find the number among the scores of a run, or in what `evaluate` returned."""
+        if self.battery is None:
+            return float(getattr(scores, self.key))
+        part, name = self.battery
+        (value,) = (row for row in evaluation[part] if row["name"] == name)
+        for step in self.field.split("."):
+            value = value[step]
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        label: what the table calls it; a network first where there are several.
+        run: its recipe; ``None`` for a number that the paper itself only quotes.
+        paper: what the paper reports, by the column's key: the mean and, where it is given, the
+            standard deviation.
+        base: label of the row it is compared with; empty for that row itself.
+    """
+
+    label: str
+    run: Run | None
+    paper: Mapping[str, tuple[float, ...]]
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the paper.
+
+    Attributes:
+        name: by which it is asked for.
+        title: what it shows.
+        columns: what it reports.
+        rows: its rows, in every group the one without mixing first.
+        settings: of `evaluate`, where a column needs it.
+        unknown: data sets whose test images the models have never seen anything like.
+        note: what a reader has to know about the protocol.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    rows: tuple[Row, ...]
+    settings: Settings = field(default_factory=Settings)
+    unknown: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def battery(self) -> tuple[str, ...]:
+        """The parts of `evaluate` that the columns need."""
+        parts = (column.battery[0] for column in self.columns if column.battery is not None)
+        return tuple(dict.fromkeys(parts))
+
+
+ERROR = Column("error", "error %")
+NLL = Column("nll", "NLL", digits=3)

@@ -1,0 +1,80 @@
+"""A table of the paper as Markdown, its numbers beside ours."""
+
+from collections.abc import Iterator, Sequence
+
+from manifold_mixup.lab.evaluations import When
+from manifold_mixup.lab.paper.numbers import Cell, Line, better
+from manifold_mixup.lab.paper.tables import Column, Table
+from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
+
+LEGEND = (
+    "Ours: mean ± standard deviation over n seeds. Differences: paired over the seeds to the row "
+    "above without mixing, with the 95 % interval of Student's t; bold where it excludes zero. The "
+    "paper reports the best epoch on the test set, which is optimistic; our number is the last."
+)
+
+
+def paper_table(table: Table, lines: Sequence[Line]) -> str:
+    """Render a table as Markdown: by column, or by row if there are more columns than rows."""
+    parts = _by_epoch(table, lines) if len(table.columns) > len(lines) else _by_column(table, lines)
+    return "\n".join([*parts, LEGEND, *([f"\n{table.note}"] if table.note else [])]) + "\n"
+
+
+def _by_column(table: Table, lines: Sequence[Line]) -> Iterator[str]:
+    for column in table.columns:
+        yield f"**{_title(column)}**\n"
+        yield "| | paper | ours, last epoch | difference | ours, best epoch | difference | n |"
+        yield "|---|---:|---:|---:|---:|---:|---:|"
+        for line in lines:
+            last, best = line.cells["last"][column.key], line.cells["best"][column.key]
+            cells = (
+                line.row.label,
+                _paper(line, column),
+                _ours(last, column),
+                _gap(last, column),
+                _ours(best, column),
+                _gap(best, column),
+                str(last.spread.n if last.spread else 0) if line.row.run else "",
+            )
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def _by_epoch(table: Table, lines: Sequence[Line]) -> Iterator[str]:
+    """Yield one table for each epoch, rows across: ours, the difference, and the paper's."""
+    epochs: tuple[When, When] = ("last", "best")
+    for when in epochs:
+        yield f"**{when} epoch**; in brackets the paper's\n"
+        names = (f"{line.row.label} (n = {line.n})" for line in lines)
+        yield f"| | {' | '.join(names)} |"
+        yield f"|---|{'---:|' * len(lines)}"
+        for column in table.columns:
+            cells = (_both(line, column, when) for line in lines)
+            yield f"| {_title(column)} | {' | '.join(cells)} |"
+        yield ""
+
+
+def _both(line: Line, column: Column, when: When) -> str:
+    cell, paper = line.cells[when][column.key], _paper(line, column)
+    parts = (_ours(cell, column), _gap(cell, column), f"({paper})" if paper else "")
+    return "<br>".join(part for part in parts if part)
+
+
+def _title(column: Column) -> str:
+    return f"{column.title} {ARROW[column.better]}"
+
+
+def _paper(line: Line, column: Column) -> str:
+    mean, *std = line.row.paper.get(column.key, ()) or (None,)
+    return "" if mean is None else " ± ".join([f"{mean:.{column.digits}f}", *map(str, std)])
+
+
+def _ours(cell: Cell, column: Column) -> str:
+    return "" if cell.spread is None else spread_text(cell.spread, column.digits)
+
+
+def _gap(cell: Cell, column: Column) -> str:
+    if cell.difference is None:
+        return ""
+    text = difference_text(cell.difference, column.digits)
+    return text if better(column, cell.difference) is None else f"**{text}**"
