@@ -1,7 +1,9 @@
 """A small task and a small run, shared by the lab's tests."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,3 +34,15 @@ def runs(plain) -> tuple[Run, ...]:
         replace(plain, method="manifold mixup", layers=("input", "hidden1", "hidden2")),
     )
     return tuple(replace(run, seed=seed) for seed in range(2) for run in methods)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder in which CIFAR-10 and CIFAR-100 are a few random pictures each."""
+    draw = np.random.default_rng(0)
+    for classes in (10, 100):
+        y = np.arange(300) % classes
+        x = draw.integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+        parts = {"x_train": x[:240], "y_train": y[:240], "x_test": x[240:], "y_test": y[240:]}
+        np.savez(tmp_path / f"cifar{classes}.npz", **parts)
+    return tmp_path

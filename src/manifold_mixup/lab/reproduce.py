@@ -162,10 +162,16 @@ def reproduce(reproduction: Reproduction) -> bool:
                 _write(reproduction, head, found, time.perf_counter() - start)
     except KeyboardInterrupt:
         complete = False
+    if not complete:
+        done = sum(map(len, found.values()))
+        console.print(
+            f"Stopped: {done} of {len(reproduction.runs)} runs were finished. The same command goes "
+            f"on from here."
+        )
     if found:
         path = _write(reproduction, head, found, time.perf_counter() - start)
         console.print(Markdown(path.read_text()))
-        console.print(f"Written: {path}, {path.with_suffix('.json')}")
+        console.print(f"Written: {path}, {path.with_suffix('.json')}", soft_wrap=True)
     return complete
 
 
@@ -311,9 +317,9 @@ def _where(content: Mapping[str, Any], found: Mapping[Run, Mapping[int, Found]])
     """Say on what and how long the numbers were computed."""
     machine, versions = content["machine"], content["versions"]
     seconds = [one.result.seconds for of_run in found.values() for one in of_run.values()]
-    started = "" if content["complete"] else "NOT COMPLETE. "
+    part = "" if content["complete"] else "NOT COMPLETE. "
     return (
-        f"{started}{len(seconds)} runs, {sum(seconds) / 3600:.2f} hours of training in all, "
+        f"{part}{len(seconds)} run{'' if len(seconds) == 1 else 's'}, {sum(seconds) / 3600:.2f} hours of training in all, "
         f"{max(seconds) / 60:.1f} minutes the longest; {machine['cpu']}, {machine['cores']} cores, "
         f"PyTorch {versions['torch']}; commit {content['git'] or 'unknown'}."
     )

@@ -28,7 +28,7 @@ class Scale:
     def __str__(self) -> str:
         """Say what is not as in the paper."""
         parts = {
-            "epochs": self.epochs,
+            "epoch" if self.epochs == 1 else "epochs": self.epochs,
             "channels in the first stage": self.width,
             "training examples": self.examples,
             "test examples": self.test,

@@ -1,0 +1,143 @@
+"""A table of the paper from end to end, on a few random pictures."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from manifold_mixup.lab import cli, train
+from manifold_mixup.lab.reproduce import Reproduce, prepare, reproduce
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*not have enough:UserWarning")
+
+
+def smoke(images, table, **fields) -> Reproduce:
+    options = Reproduce(table, scale="smoke", seeds=2, workers=1, root=images, out=images / "out")
+    return replace(options, **fields)
+
+
+def written(options):
+    return json.loads((options.out / f"{options.table}.json").read_text())
+
+
+def test_a_table_end_to_end(images, capsys):
+    options = smoke(images, "gradient-block")
+    assert reproduce(prepare(options))
+    content = written(options)
+    assert content["complete"]
+    assert content["title"].endswith(
+        "SCALED, not the paper's protocol: 1 epoch, 2 channels in the first stage, 100 training "
+        "examples, 20 test examples"
+    )
+    assert [row["label"] for row in content["rows"]] == [
+        "no mixup",
+        "input mixup α=1",
+        "manifold mixup α=2",
+        "manifold mixup α=2, gradient blocked",
+    ]
+    for row in content["rows"]:
+        assert [run["run"]["seed"] for run in row["runs"]] == [0, 1]
+        errors = [run["last"]["error"] for run in row["runs"]]
+        assert row["ours"]["last"]["error"]["spread"]["mean"] == pytest.approx(sum(errors) / 2)
+    assert content["rows"][3]["paper"] == {"error": [4.33]}
+    page = (options.out / "gradient-block.md").read_text()
+    assert "SCALED" in page
+    assert "8 runs" in page
+    assert str(images) not in page + (options.out / "gradient-block.json").read_text()
+    assert "gradient" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_reused_by_other_tables_too(images, monkeypatch):
+    reproduce(prepare(smoke(images, "gradient-block")))
+    first = written(smoke(images, "gradient-block"))
+    monkeypatch.setattr(train, "Job", None)  # nothing can train any more
+    knn = smoke(images, "knn")
+    assert reproduce(prepare(knn))
+    for row, before in zip(written(knn)["rows"], first["rows"], strict=False):
+        assert [run["weights"] for run in row["runs"]] == [run["weights"] for run in before["runs"]]
+
+
+@pytest.mark.parametrize("table", ["table-7", "table-4", "knn", "outliers"])
+def test_batteries_are_run_on_the_checkpoints(images, table):
+    options = smoke(images, table, seeds=1, rows=("cifar-10,",) if table == "table-7" else ())
+    assert reproduce(prepare(options))
+    for row in written(options)["rows"]:
+        for cell in (*row["ours"]["last"].values(), *row["ours"]["best"].values()):
+            assert 0 <= cell["spread"]["mean"] <= 100
+        (run,) = row["runs"]
+        assert run["evaluation"]["last"].keys() == run["evaluation"]["best"].keys()
+
+
+def test_every_attack_states_its_eps_and_space(images):
+    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, no mixup",))
+    reproduce(prepare(options))
+    (run,) = written(options)["rows"][0]["runs"]
+    stated = {row["name"]: row for row in run["evaluation"]["last"]["attacks"]}
+    assert stated["FGSM of the authors"]["eps"] == 0.03
+    assert stated["FGSM of the authors"]["space"] == "standardised units"
+    assert stated["FGSM"]["eps"] == pytest.approx(8 / 255)
+    assert stated["FGSM"]["space"] == "pixel space [0, 1]"
+    assert stated["PGD-200 unbounded"]["eps"] is None
+
+
+def test_rows_are_chosen_with_what_they_are_compared_with(images):
+    chosen = prepare(smoke(images, "table-1a", rows=("resnet18, manifold",)))
+    assert [row.label for row in chosen.table.rows] == [
+        "preact-resnet18, no mixup",
+        "preact-resnet18, manifold mixup α=2",
+    ]
+    assert len(chosen.runs) == 4
+
+
+def test_options_go_before_the_scale_and_into_every_run(images):
+    options = smoke(images, "knn", epochs=2, width=4, precision="bf16", channels_last=True)
+    prepared = prepare(options)
+    assert {(run.epochs, run.width, run.examples) for run in prepared.runs} == {(2, 4, 100)}
+    assert {(run.precision, run.channels_last) for run in prepared.runs} == {("bf16", True)}
+    assert "2 epochs, 4 channels" in str(prepared.scale)
+
+
+def test_ctrl_c_leaves_a_table_of_what_there_is(images, monkeypatch, capsys):
+    options = smoke(images, "knn", seeds=1)
+    whole = train.train
+    seen = []
+
+    def interrupted(run, *args, **kwargs):
+        seen.append(run)
+        if len(seen) == 2:
+            raise train.Stopped
+        return whole(run, *args, **kwargs)
+
+    monkeypatch.setattr("manifold_mixup.lab.grid.train", interrupted)
+    assert reproduce(prepare(options)) is False
+    assert [len(row["runs"]) for row in written(options)["rows"]] == [1, 0, 0]
+    assert "NOT COMPLETE" in (options.out / "knn.md").read_text()
+    assert "1 of 3 runs were finished" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.undo()
+    assert reproduce(prepare(options))
+
+
+BAD = {
+    "an unknown table": ({"table": "tabel-1a"}, "no table 'tabel-1a'. Did you mean 'table-1a'?"),
+    "an unknown scale": ({"scale": "lapptop"}, "no scale 'lapptop'. Did you mean 'laptop'?"),
+    "no such row": ({"rows": ("vgg",)}, "no row of knn has 'vgg' in its label. Rows: no mixup; "),
+    "no seeds": ({"seeds": 0}, "--seeds is 0. Expected 1 or more."),
+    "too many examples": ({"examples": 999}, "999 training examples were asked for, CIFAR-10 has"),
+    "a missing device": ({"device": "cudda"}, "cannot compute on device 'cudda'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options_raise_before_anything_trains(images, case):
+    fields, text = BAD[case]
+    with pytest.raises(ValueError) as error:
+        prepare(smoke(images, **({"table": "knn"} | fields)))
+    assert text in str(error.value)
+    assert not (images / "out" / "runs").exists()
+
+
+def test_the_command(images, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["reproduce", "no-table", "--out", str(images / "out")])
+    assert stop.value.code == 2
+    assert "error: no table 'no-table'" in capsys.readouterr().err
