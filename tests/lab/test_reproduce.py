@@ -1,6 +1,7 @@
 """A table of the paper from end to end, on a few random pictures."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -130,9 +131,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_options_raise_before_anything_trains(images, case):
     fields, text = BAD[case]
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(text)):
         prepare(smoke(images, **({"table": "knn"} | fields)))
-    assert text in str(error.value)
     assert not (images / "out" / "runs").exists()
 
 

@@ -165,8 +165,8 @@ def reproduce(reproduction: Reproduction) -> bool:
     if not complete:
         done = sum(map(len, found.values()))
         console.print(
-            f"Stopped: {done} of {len(reproduction.runs)} runs were finished. The same command goes "
-            f"on from here."
+            f"Stopped: {done} of {len(reproduction.runs)} runs were finished. The same command "
+            f"goes on from here."
         )
     if found:
         path = _write(reproduction, head, found, time.perf_counter() - start)
@@ -319,7 +319,8 @@ def _where(content: Mapping[str, Any], found: Mapping[Run, Mapping[int, Found]])
     seconds = [one.result.seconds for of_run in found.values() for one in of_run.values()]
     part = "" if content["complete"] else "NOT COMPLETE. "
     return (
-        f"{part}{len(seconds)} run{'' if len(seconds) == 1 else 's'}, {sum(seconds) / 3600:.2f} hours of training in all, "
+        f"{part}{len(seconds)} run{'' if len(seconds) == 1 else 's'}, "
+        f"{sum(seconds) / 3600:.2f} hours of training in all, "
         f"{max(seconds) / 60:.1f} minutes the longest; {machine['cpu']}, {machine['cores']} cores, "
         f"PyTorch {versions['torch']}; commit {content['git'] or 'unknown'}."
     )
