@@ -63,7 +63,9 @@ def choose(options: Choose) -> None:
     for seed in range(options.seeds):
         held, tried = datasets.hold_out(data, seed=seed), [replace(r, seed=seed) for r in settings]
         with Live(tried, Console(stderr=True)) as live:
-            for result in grid.train_all(tried, held, workers=workers, on_epoch=live.epoch):
+            for result in grid.train_all(
+                tried, held, workers=workers, on_epoch=live.epoch, on_step=live.step
+            ):
                 live.finished(result)
                 results[replace(result.run, seed=0)].append(result)
     print("| method | lr | weight decay | α | error % | NLL | FGSM acc. % |")

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn, Union
 
 NEEDED = (
     "accelerate", "matplotlib", "mnist1d", "numpy", "rich", "safetensors", "tensorboard", "timm",
@@ -13,6 +13,19 @@ NEEDED = (
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A command: its options, what checks them, and what then does the work.
+
+    ``prepare`` raises `ValueError` or `OSError` for bad input. ``work`` says whether all was done,
+    or else Ctrl-C came before.
+    """
+
+    options: type
+    prepare: Callable[[Any], Any]
+    work: Callable[[Any], bool]
+    defaults: Callable[[Sequence[str]], Any] | None = None
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -27,36 +40,51 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             "Install it with: pip install 'manifold-mixup[lab]'",
             BAD_INPUT,
         )
-
-    import tyro
-
-    from manifold_mixup.lab.compare import Compare, compare
-    from manifold_mixup.lab.compare import prepare as prepare_compare
-    from manifold_mixup.lab.reproduce import Reproduce, reproduce
-    from manifold_mixup.lab.reproduce import prepare as prepare_reproduce
-
-    # Of each command: its options, what checks them, and what then does the work.
-    commands: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], bool]]] = {
-        "compare": (Compare, prepare_compare, compare),
-        "reproduce": (Reproduce, prepare_reproduce, reproduce),
-    }
-    options = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _, _) in commands.items()},
-        prog="manifold-mixup",
-        description="Manifold Mixup for any PyTorch model, and a laboratory that measures it.",
-        args=args,
-    )
-    _, prepare, work = next(parts for parts in commands.values() if isinstance(options, parts[0]))
+    args = list(sys.argv[1:] if args is None else args)
     try:
-        prepared = prepare(options)
+        command, options = _parsed(args)
+        prepared = command.prepare(options)
     except (ValueError, OSError) as error:
         _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     try:
-        sys.exit(0 if work(prepared) else INTERRUPTED)
-    except (FloatingPointError, OSError) as error:
+        sys.exit(0 if command.work(prepared) else INTERRUPTED)
+    except (FloatingPointError, ValueError, OSError) as error:
         _fail(str(error), FAILED)
+
+
+def _commands() -> dict[str, Command]:
+    from manifold_mixup.lab import compare, evaluate_one, layers, reproduce, train_one
+
+    return {
+        "compare": Command(compare.Compare, compare.prepare, compare.compare),
+        "train": Command(
+            train_one.Train, train_one.prepare, train_one.train_one, train_one.defaults
+        ),
+        "evaluate": Command(evaluate_one.Evaluate, evaluate_one.prepare, evaluate_one.evaluate_one),
+        "reproduce": Command(reproduce.Reproduce, reproduce.prepare, reproduce.reproduce),
+        "layers": Command(layers.Layers, layers.prepare, layers.show_layers),
+    }
+
+
+def _parsed(args: Sequence[str]) -> tuple[Command, Any]:
+    import tyro
+
+    commands, kinds = _commands(), []
+    for name, command in commands.items():
+        at: dict[str, Any] = {"prefix_name": False}
+        if command.defaults is not None and args[:1] == [name]:
+            at["default"] = command.defaults(args[1:])
+        kinds.append(Annotated[command.options, tyro.conf.subcommand(name, **at)])
+    one_of: Any = Union[tuple(kinds)]  # noqa: UP007 - of as many as there are
+    options = tyro.cli(
+        one_of,
+        prog="manifold-mixup",
+        description="Manifold Mixup for any PyTorch model, and a laboratory that measures it.",
+        args=args,
+    )
+    return commands[args[0]], options
 
 
 def _fail(reason: str, status: int) -> NoReturn:

@@ -147,6 +147,7 @@ def compare(comparison: Comparison) -> bool:
                 comparison.data,
                 workers=comparison.workers,
                 on_epoch=live.epoch,
+                on_step=live.step,
                 folder=comparison.out / "runs",
             ):
                 live.finished(result)

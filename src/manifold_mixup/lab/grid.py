@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ from manifold_mixup.lab.runs import folder_name
 from manifold_mixup.lab.train import Stopped, train
 
 OnEpoch = Callable[[Run, Epoch], None]
+OnStep = Callable[[Run, float], None]
 After = Callable[[Path, Data], object]
 
 
@@ -32,6 +34,7 @@ def train_all(
     *,
     workers: int,
     on_epoch: OnEpoch,
+    on_step: OnStep = lambda *_: None,
     folder: Path | None = None,
     after: After | None = None,
 ) -> Iterator[Result]:
@@ -45,6 +48,7 @@ def train_all(
         data: what all of them train on.
         workers: how many run at a time; with one, in this process.
         on_epoch: called in this process after every epoch of every run.
+        on_step: called in this process now and then with the epochs a run has done, parts counted.
         folder: where each run gets a folder of its own. Runs that are finished there are read, and
             those that were stopped are gone on with.
         after: called with a run's folder and the data once it is finished, where it was trained.
@@ -55,12 +59,26 @@ def train_all(
         ChildProcessError: a worker process died.
     """
     if workers == 1:
-        return _train_here(runs, data, on_epoch, folder, after)
-    return _train_in_processes(runs, data, workers, on_epoch, folder, after)
+        return _train_here(runs, data, _Reports(on_epoch, on_step), folder, after)
+    reports = _Reports(on_epoch, on_step)
+    return _train_in_processes(runs, data, workers, reports, folder, after)
+
+
+class _Reports(NamedTuple):
+    """Who wants to know what."""
+
+    on_epoch: OnEpoch
+    on_step: OnStep
+
+    def tell(self, run: Run, news: Epoch | float) -> None:
+        if isinstance(news, Epoch):
+            self.on_epoch(run, news)
+        else:
+            self.on_step(run, news)
 
 
 def _train_here(
-    runs: Sequence[Run], data: Data, on_epoch: OnEpoch, folder: Path | None, after: After | None
+    runs: Sequence[Run], data: Data, reports: _Reports, folder: Path | None, after: After | None
 ) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -68,8 +86,8 @@ def _train_here(
         for run in runs:
             # Only while it trains: whoever takes the results is interrupted as always.
             with ctrl_c() as stop:
-                own, report = _own(folder, run), partial(on_epoch, run)
-                result = train(run, data, folder=own, on_epoch=report, stop=stop)
+                own, tell = _own(folder, run), partial(reports.tell, run)
+                result = train(run, data, folder=own, on_epoch=tell, on_step=tell, stop=stop)
             _then(after, own, data)
             yield result
     except Stopped as error:
@@ -82,23 +100,23 @@ def _train_in_processes(
     runs: Sequence[Run],
     data: Data,
     workers: int,
-    on_epoch: OnEpoch,
+    reports: _Reports,
     folder: Path | None,
     after: After | None,
 ) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    reports: SimpleQueue[tuple[Run, Epoch]] = context.SimpleQueue()
+    news: SimpleQueue[tuple[Run, Epoch | float]] = context.SimpleQueue()
     stop = context.Event()
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
-    arguments = (pickle.dumps((data, after)), reports, stop, folder)
+    arguments = (pickle.dumps((data, after)), news, stop, folder)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     try:
         with _ctrl_c_ignored():  # which the workers inherit: the parent tells them when to stop
             pending = {pool.submit(_train_in_worker, run) for run in runs}
         while pending:
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-            while not reports.empty():
-                on_epoch(*reports.get())
+            while not news.empty():
+                reports.tell(*news.get())
             for future in done:
                 yield future.result()
     except BrokenProcessPool as error:
@@ -113,41 +131,51 @@ def _train_in_processes(
 
 class _Worker(NamedTuple):
     data: Data
-    reports: "SimpleQueue[tuple[Run, Epoch]]"
+    news: "SimpleQueue[tuple[Run, Epoch | float]]"
     stop: Event
     folder: Path | None
     after: After | None
 
+
+_TELL = 0.5  # seconds between two words about steps
 
 _worker: _Worker | None = None  # what a worker process got when it started
 
 
 def _start(
     shared: bytes,
-    reports: "SimpleQueue[tuple[Run, Epoch]]",
+    news: "SimpleQueue[tuple[Run, Epoch | float]]",
     stop: Event,
     folder: Path | None,
 ) -> None:
     global _worker
     torch.set_num_threads(1)
     data, after = pickle.loads(shared)
-    _worker = _Worker(data, reports, stop, folder, after)
+    _worker = _Worker(data, news, stop, folder, after)
 
 
 def _train_in_worker(run: Run) -> Result:
     if _worker is None:
         raise RuntimeError("this function runs in a worker process of train_all only.")
-    data, reports, stop, folder, after = _worker
+    data, news, stop, folder, after = _worker
     parent = multiprocessing.parent_process()
 
     def ending() -> bool:
         return stop.is_set() or parent is None or not parent.is_alive()
 
-    def report(epoch: Epoch) -> None:
-        reports.put((run, epoch))
+    def on_epoch(epoch: Epoch) -> None:
+        news.put((run, epoch))
+
+    told = time.monotonic()
+
+    def on_step(done: float) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL:
+            news.put((run, done))
+            told = time.monotonic()
 
     own = _own(folder, run)
-    result = train(run, data, folder=own, on_epoch=report, stop=ending)
+    result = train(run, data, folder=own, on_epoch=on_epoch, on_step=on_step, stop=ending)
     _then(after, own, data)
     return result
 

@@ -175,6 +175,11 @@ def device(name: str) -> torch.device:
     return device
 
 
+def usual_device() -> str:
+    """Return where to compute if nothing is said: a GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _accelerator(run: Run) -> Accelerator:
     # What a run before left behind, of another device or precision, would be taken over.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

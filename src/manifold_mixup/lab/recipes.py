@@ -4,6 +4,7 @@ No mixup, input mixup and manifold mixup differ in the values of a `Run` and in 
 the values were chosen, always on a part of the training set, stands in ``docs/compare.md``.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -148,3 +149,25 @@ def _anything(data: str, model: str) -> tuple[Run, ...]:
     """Serve a data set and a model for which nothing was chosen."""
     plain = Run(data=data, model=model, width=None, epochs=50, lr=1e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)
+
+
+def check(run: Run) -> None:
+    """Raise a `ValueError` if a number of a recipe is out of range."""
+    least = {"epochs": 1, "batch": 1, "accumulate": 1, "crop": 0, "cutout": 0, "weight_decay": 0}
+    for name in ("width", "examples", "per_class"):
+        least |= {name: 1} if getattr(run, name) is not None else {}
+    for name, bound in least.items():
+        value = getattr(run, name)
+        if not (value >= bound and math.isfinite(value)):
+            raise ValueError(f"{name} is {value}. Expected {bound} or more.")
+    if not (run.lr > 0 and math.isfinite(run.lr)):
+        raise ValueError(f"lr is {run.lr}. Expected a finite number above 0.")
+    for name in ("label_smoothing", "ema", "dropout", "validation"):
+        value = getattr(run, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
+    if run.batch < run.accumulate:
+        raise ValueError(
+            f"a batch of {run.batch} cannot be cut into {run.accumulate} parts. Expected "
+            f"accumulate to be at most the batch."
+        )

@@ -185,6 +185,7 @@ def _finished(
             data,
             workers=reproduction.workers,
             on_epoch=live.epoch,
+            on_step=live.step,
             folder=folder,
             after=evaluate,
         ):

@@ -29,6 +29,7 @@ def train(
     folder: Path | None = None,
     save_every: float = 60.0,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_step: Callable[[float], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train a run and score it.
@@ -43,6 +44,7 @@ def train(
             finished one the result is read.
         save_every: seconds between two checkpoints.
         on_epoch: called after every epoch; what it raises ends the training.
+        on_step: called after every step with the epochs done so far, parts counted.
         stop: asked after every step; once it says True, the run is saved and `Stopped` raised.
 
     Raises:
@@ -75,6 +77,7 @@ def train(
                 at.sums[1] += len(y)
                 at.step += 1
                 at.seconds = time.perf_counter() - began
+                on_step(epoch - 1 + at.step / len(job.loader))
                 keeper.save_if_due(at)
                 began = time.perf_counter() - at.seconds
             train_loss = job.mean(at.sums)

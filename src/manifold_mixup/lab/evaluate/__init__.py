@@ -1,7 +1,7 @@
 """What a trained model is worth: `scores` of every run, `evaluate` for the paper's batteries."""
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
-from manifold_mixup.lab.evaluate.battery import PARTS, Settings, evaluate
+from manifold_mixup.lab.evaluate.battery import PARTS, Settings, battery_of, evaluate
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, deform
 from manifold_mixup.lab.evaluate.inference import logits
 from manifold_mixup.lab.evaluate.interpolation import interpolated_nll
@@ -26,6 +26,7 @@ __all__ = [
     "Scores",
     "Separation",
     "Settings",
+    "battery_of",
     "brier",
     "deform",
     "error",

@@ -105,7 +105,7 @@ def evaluate(
     Raises:
         ValueError: there is no such part, or the data do not allow it.
     """
-    parts = _chosen(battery, data)
+    parts = battery_of(battery, data)
     subject = _Subject(model, data, settings or Settings())
     result: dict[str, Any] = {
         "data": data.name,
@@ -293,8 +293,12 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
 }
 
 
-def _chosen(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
-    """Return the parts to run, or raise before anything runs."""
+def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
+    """Return the parts that `evaluate` would run.
+
+    Raises:
+        ValueError: there is no such part, or the data do not allow it.
+    """
     images = _are_images(data)
     if battery is None:
         return tuple(part for part in PARTS if images or part != "deformations")

@@ -1,7 +1,7 @@
 """Pictures: the only place that imports matplotlib."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,14 +70,34 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
         for axes, metric in zip(top.subplots(1, len(shown)), shown, strict=True):
             _bars(axes, methods, last, metric)
         reliability, error, nll = bottom.subplots(1, 3)
-        _reliability_diagram(reliability, methods)
+        bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
+        _reliability_diagram(reliability, bins)
         _curves(error, methods, lambda epoch: epoch.error, "Test error over training", "%")
         _curves(nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats")
         seeds = last[0].spread["error"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
         figure.suptitle(f"{title}; {spread}", fontsize=14, fontweight="bold", x=0.01, ha="left")
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
+        return _png(figure)
+
+
+def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: str) -> bytes:
+    """Draw the reliability diagram of some models as a PNG.
+
+    Args:
+        methods: by name, the bins of one or of several models, which are pooled.
+        title: the line above.
+    """
+    with _style():
+        figure = Figure(figsize=(6, 6), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        _reliability_diagram(figure.subplots(), methods)
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
     return file.getvalue()
 
 
@@ -113,10 +133,10 @@ def _bars(
     axes.margins(y=0.14)
 
 
-def _reliability_diagram(axes: Axes, methods: dict[str, list[Result]]) -> None:
+def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]]) -> None:
     """Draw accuracy against confidence; on the diagonal the two are equal."""
-    for k, (method, results) in enumerate(methods.items()):
-        pooled = _pool([result.last.reliability for result in results])
+    for k, (method, bins) in enumerate(methods.items()):
+        pooled = _pool(bins)
         enough = pooled[0] >= 0.005 * pooled[0].sum()
         _, confidence, accuracy = (values[enough] for values in pooled)
         axes.plot(

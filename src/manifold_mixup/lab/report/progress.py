@@ -39,9 +39,13 @@ class Live:
             disable=not console.is_terminal,
         )
         self._all = self._bars.add_task(
-            "[bold]all runs", total=sum(run.epochs for run in runs), note=f"0 of {len(runs)} done"
+            "[bold]all runs",
+            total=sum(run.epochs for run in runs),
+            note=f"0 of {len(runs)} done",
+            visible=len(runs) > 1,
         )
         self._tasks: dict[Run, TaskID] = {}
+        self._done: dict[Run, float] = {}
         self._finished, self._count = 0, len(runs)
 
     def __enter__(self) -> Self:
@@ -56,17 +60,25 @@ class Live:
     ) -> None:
         self._bars.stop()
 
-    def epoch(self, run: Run, epoch: Epoch) -> None:
-        """Move the bars on by one epoch of a run."""
+    def step(self, run: Run, done: float) -> None:
+        """Move the bars on to so many epochs of a run, parts counted."""
         if run not in self._tasks:
             self._tasks[run] = self._bars.add_task(_name(run), total=run.epochs, note="")
-        note = f"train loss {epoch.train_loss:.3f}  test error {epoch.error:.1f} %"
-        self._bars.update(self._tasks[run], completed=epoch.epoch, note=note)
-        self._bars.advance(self._all)
+        self._bars.advance(self._all, done - self._done.get(run, 0.0))
+        self._bars.update(self._tasks[run], completed=done)
+        self._done[run] = done
+
+    def epoch(self, run: Run, epoch: Epoch) -> None:
+        """Note what an epoch of a run ended in."""
+        self.step(run, epoch.epoch)
+        of = "test" if run.validation == 0 else "validation"
+        note = f"train loss {epoch.train_loss:.3f}  {of} error {epoch.error:.1f} %"
+        self._bars.update(self._tasks[run], note=note)
 
     def finished(self, result: Result) -> None:
         """Take a run's bar away."""
         self._finished += 1
+        self._bars.advance(self._all, result.run.epochs - self._done.pop(result.run, 0.0))
         if result.run in self._tasks:
             self._bars.remove_task(self._tasks.pop(result.run))
         self._bars.update(self._all, note=f"{self._finished} of {self._count} done")

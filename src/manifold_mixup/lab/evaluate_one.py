@@ -1,0 +1,163 @@
+"""``manifold-mixup evaluate``: the test batteries on the checkpoint of a finished run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import evaluations, files, models, runs
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of
+from manifold_mixup.lab.evaluations import When
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Test what a run ended in: clean, attacked, deformed, against outliers, by its neighbours.
+
+    What was found is kept in the run's folder as JSON, and read if the same is asked for again.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The run's, as `manifold-mixup train` made it."""
+    battery: tuple[str, ...] = ()
+    """Some of clean, attacks, deformations, outliers, neighbours and interpolation; left out, all
+    that the data allow."""
+    when: Literal["last", "best"] = "last"
+    """The last epoch, or the best."""
+    tested: int | None = None
+    """Test examples to look at, drawn at random once; all if left out."""
+    unknown: tuple[str, ...] = ()
+    """Data sets of another kind, for outliers, such as: svhn cifar-100."""
+    seed: int = 0
+    """Of everything random in the tests."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where data sets are downloaded to, or a copy at hand lies."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An `Evaluate` whose every part has been checked."""
+
+    folder: Path
+    data: Data
+    tested: Data
+    battery: tuple[str, ...]
+    settings: Settings
+    when: When
+
+
+def prepare(options: Evaluate) -> Evaluation:
+    """Check everything that can be checked before the tests, cheap things first.
+
+    Raises:
+        ValueError: a part of the battery or a data set is unknown.
+        OSError: there is no finished run, or a file cannot be read.
+    """
+    if options.tested is not None and options.tested < 1:
+        raise ValueError(f"--tested is {options.tested}. Expected 1 or more.")
+    run, root = runs.recipe(options.folder), options.root.expanduser()
+    data = datasets.load_for(run, root=root)
+    evaluations.trained(options.folder, data, options.when)
+    battery = battery_of(options.battery or None, data)
+    unknown = {name: _images(name, data, options) for name in options.unknown}
+    files.writable_folder(options.folder)
+    return Evaluation(
+        folder=options.folder,
+        data=data,
+        tested=_cut(data, options),
+        battery=battery,
+        settings=Settings(
+            seed=options.seed,
+            unknown=unknown,
+            layers=models.eligible(run.model, evaluations.trained(options.folder, data), data.x),
+        ),
+        when=options.when,
+    )
+
+
+def evaluate_one(evaluation: Evaluation) -> bool:
+    """Run the tests, show the numbers, write the reliability diagram; say that all were run."""
+    console = Console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        found = evaluations.evaluated(
+            evaluation.folder,
+            evaluation.data,
+            evaluation.when,
+            battery=evaluation.battery,
+            settings=evaluation.settings,
+            tested=evaluation.tested,
+            progress=show,
+        )
+    title = f"{found['data']}, {found['examples']:,} test examples, {evaluation.when} epoch"
+    console.print(f"[bold]{title}[/bold]", highlight=False)
+    for part in evaluation.battery:
+        console.print(_table(part, found[part]))
+    written = [str(evaluation.folder / "evaluation-*.json")]
+    if "clean" in evaluation.battery:
+        written.append(str(_picture(evaluation, found["clean"][0]["reliability"], title)))
+    console.print(f"Written: {', '.join(written)}", soft_wrap=True)
+    return True
+
+
+def _images(name: str, data: Data, options: Evaluate) -> Any:
+    other = datasets.load(name, root=options.root.expanduser())
+    if other.x_test.shape[1:] != data.x_test.shape[1:]:
+        raise ValueError(
+            f"inputs of {other.name} have shape {tuple(other.x_test.shape[1:])}, those of "
+            f"{data.name} {tuple(data.x_test.shape[1:])}. --unknown needs inputs of the same shape."
+        )
+    return _cut(other, options).x_test
+
+
+def _cut(data: Data, options: Evaluate) -> Data:
+    return data if options.tested is None else datasets.take_tested(data, options.tested)
+
+
+def _picture(evaluation: Evaluation, bins: Mapping[str, Sequence[float]], title: str) -> Path:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    path = evaluation.folder / f"reliability-{evaluation.when}.png"
+    count, confidence, accuracy = (bins[name] for name in ("count", "confidence", "accuracy"))
+    found = Reliability(tuple(map(int, count)), tuple(confidence), tuple(accuracy))
+    files.write(path, plots.reliability_picture({"this run": [found]}, title=title))
+    return path
+
+
+def _table(part: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Show the rows of a part: what is a number in all of them, and what they depend on."""
+    lines = [dict(_flat(row)) for row in rows]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    table = Table(title=part, title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name == "name" else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*(_text(line.get(name)) for name in names))
+    return table
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict) and name != "reliability":
+            yield from _flat(value, f"{prefix}{name} ")
+        elif not isinstance(value, dict):
+            yield f"{prefix}{name}", value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_text(one) for one in value)
+    return "" if value is None else str(value)

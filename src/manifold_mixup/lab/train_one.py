@@ -1,0 +1,164 @@
+"""``manifold-mixup train``: one run, from any recipe, with any field overridden."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from manifold_mixup.lab import catalog, files, job, models, recipes, runs
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.interrupt import ctrl_c
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.train import Stopped, train
+
+NAMED = tyro.conf.arg(help_behavior_hint="(default: runs/ and a name made of the recipe)")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one run and keep it in a folder: recipe, metrics, checkpoints, result.
+
+    A recipe gives every field a value, the options below change them. The same command goes on
+    with a run that was stopped or killed, and ends in the same weights.
+    """
+
+    recipe: str = "modern"
+    """modern: cross-entropy, warm-up and cosine, bfloat16; paper: as the authors trained; compare:
+    the settings of `manifold-mixup compare`."""
+    mixing: str = "manifold"
+    """none, input or manifold."""
+    out: Annotated[Path | None, NAMED] = None
+    """Folder of the run."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where data sets are downloaded to, or a copy at hand lies."""
+    save_every: float = 60.0
+    """Seconds between two checkpoints."""
+    run: tyro.conf.OmitArgPrefixes[Run] = field(default_factory=Run)
+    """Everything that decides what the training ends in."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A `Train` whose every part has been checked: training can begin."""
+
+    run: Run
+    data: Data
+    folder: Path
+    save_every: float
+
+
+def defaults(args: Sequence[str]) -> Train:
+    """Return what the options mean that are not given: the recipe's values.
+
+    Raises:
+        ValueError: there is no such recipe, or no such kind of mixing.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    start = Train()
+    for name, value in (
+        ("recipe", start.recipe),
+        ("mixing", start.mixing),
+        ("data", "cifar-10"),
+        ("model", "preact-resnet18"),
+    ):
+        peek.add_argument(f"--{name}", default=value)
+    given, _ = peek.parse_known_args(args)
+    run = catalog.recipe(given.recipe, given.mixing, given.data, given.model)
+    run = replace(run, device=job.usual_device())
+    return replace(start, recipe=given.recipe, mixing=given.mixing, run=run)
+
+
+def prepare(options: Train) -> Training:
+    """Check everything that can be checked before training, cheap things first.
+
+    Raises:
+        ValueError: an option is out of range, or a name is unknown.
+        OSError: a file cannot be read, or the folder cannot be written.
+    """
+    run = options.run
+    recipes.check(run)
+    models.check_name(run.model)
+    datasets.check_name(run.data)
+    job.device(run.device)
+    data = datasets.load_for(run, root=options.root.expanduser())
+    run = job.settled(run, data)
+    job.check(run, data)
+    folder = options.out or Path("runs") / runs.folder_name(run)
+    files.writable_folder(folder)
+    return Training(run, data, folder, options.save_every)
+
+
+def train_one(training: Training) -> bool:
+    """Train, show the scores, and say whether the run was finished.
+
+    Raises:
+        FloatingPointError: the run diverged.
+        ValueError: the folder holds another run.
+        OSError: a file could not be written.
+    """
+    run, console = training.run, Console(quiet=os.environ.get("RANK", "0") != "0")
+    console.print(f"[bold]{_title(training)}[/bold]", highlight=False)
+    try:
+        with Live([run], console) as live, ctrl_c() as stop:
+            result = train(
+                run,
+                training.data,
+                folder=training.folder,
+                save_every=training.save_every,
+                on_epoch=partial(live.epoch, run),
+                on_step=partial(live.step, run),
+                stop=stop,
+            )
+            live.finished(result)
+    except Stopped as stopped:
+        command = shlex.join(["manifold-mixup", *sys.argv[1:]])
+        console.print(f"{stopped} This goes on with it:\n  {command}", soft_wrap=True)
+        return False
+    console.print(_scores(result, training.data))
+    console.print(f"Kept in {training.folder}", soft_wrap=True)
+    return True
+
+
+def _title(training: Training) -> str:
+    run, data = training.run, training.data
+    mixing = f", α = {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
+    return (
+        f"{run.method}{mixing}: {run.model} on {data.name} ({len(data.x):,} training, "
+        f"{len(data.x_test):,} test examples), {run.epochs} epochs, seed {run.seed}, {run.device}"
+    )
+
+
+def _scores(result: Result, data: Data) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("test set")
+    table.add_column(f"last epoch ({result.run.epochs})", justify="right")
+    table.add_column(f"best epoch ({result.best_epoch})", justify="right")
+    lines = {
+        "error %": ("error", 2),
+        "top-5 error %": ("top5_error", 2),
+        "NLL": ("nll", 3),
+        "ECE %": ("ece", 2),
+        "Brier": ("brier", 3),
+        f"FGSM acc. %, ε = {data.eps:.3g} in {data.space}": ("fgsm_accuracy", 1),
+    }
+    for title, (key, digits) in lines.items():
+        table.add_row(title, *(_number(one, key, digits) for one in (result.last, result.best)))
+    table.add_row("seconds of training", f"{result.seconds:.1f}")
+    return table
+
+
+def _number(scores: Scores, key: str, digits: int) -> str:
+    return f"{getattr(scores, key):.{digits}f}"
