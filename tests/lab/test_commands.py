@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
 
 from manifold_mixup.lab import catalog, cli, runs, weights
 from manifold_mixup.lab import train_one as command
