@@ -31,7 +31,8 @@ class State:
         epoch: the epoch that is under way or comes next; the first is 1.
         step: steps taken in it.
         seconds: time spent training so far.
-        sums: the loss times examples, and the examples, summed over the epoch so far; ``(2,)``.
+        sums: the loss times examples, and the examples, summed over the epoch so far by this
+            process; ``(2,)``. What is kept is ``tensors["sums"]``, a row for each process.
         curve: the epochs that are done.
         best_epoch: the one with the least error.
         method: where the mixing is in its stream of plans.
@@ -67,7 +68,8 @@ def save(folder: Path, state: State, *, run: str) -> None:
         OSError: it could not be written; a good checkpoint that was there still is.
     """
     facts = vars(state) | {"curve": [asdict(epoch) for epoch in state.curve]}
-    tensors = {"sums": facts.pop("sums"), **facts.pop("tensors")}
+    tensors = facts.pop("tensors")
+    del facts["sums"]
     flat = {path: tensor.detach().cpu().contiguous() for path, tensor in _flat(tensors)}
     content = pack(flat, {"format": _FORMAT, "run": run, "facts": json.dumps(facts)})
     if (folder / LATEST).exists():
@@ -116,7 +118,7 @@ def read(path: Path, *, run: str) -> State:
         raise Foreign(f"{path.name} is the checkpoint of another run")
     facts = json.loads(about["facts"])
     facts["curve"] = [Epoch(**epoch) for epoch in facts["curve"]]
-    return State(sums=tensors.pop("sums"), tensors=tensors, **facts)
+    return State(tensors=tensors, **facts)
 
 
 def remove(folder: Path) -> None:

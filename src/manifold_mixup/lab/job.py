@@ -79,6 +79,16 @@ class Job:
         total, count = self.accelerator.reduce(sums).tolist()
         return float(total / count)
 
+    def agree(self, *wishes: bool) -> list[bool]:
+        """Return for each wish whether any process has it; all of them must ask at the same step.
+
+        What processes do together, such as collecting sharded weights, none may begin alone.
+        """
+        if self.accelerator.num_processes == 1:
+            return list(wishes)
+        counts = self.accelerator.reduce(torch.tensor(wishes, device=self.device).float())
+        return [bool(count) for count in counts.tolist()]
+
     def close_epoch(self, at: State, train_loss: float) -> None:
         """Evaluate after an epoch, note it, and keep the weights if they are the best so far."""
         x, y = self.watched
@@ -104,6 +114,7 @@ class Job:
         """Write into ``at`` what `restore` needs."""
         at.method = self.method.state_dict()
         at.scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        at.tensors["sums"] = self.accelerator.gather(at.sums[None]).cpu()
         at.tensors["model"] = weights.of(self.core)
         at.tensors["optimizer"] = weights.of_optimizer(self.optimizer)
         if self.run.ema:
@@ -111,6 +122,7 @@ class Job:
 
     def restore(self, at: State) -> None:
         """Go on from what `take_down` wrote."""
+        at.sums = at.tensors["sums"][self.rank].to(self.device)
         self.method.load_state_dict(at.method)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(at.scaler)

@@ -52,6 +52,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def processes() -> int:
+    """Count the processes that train together, as ``accelerate launch`` tells each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def fingerprint(data: Data) -> str:
     """Return the SHA-256 of a data set's arrays."""
     return digest(data.x, data.y, data.x_test, data.y_test)

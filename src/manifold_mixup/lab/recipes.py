@@ -126,7 +126,7 @@ def comparison(data: str, model: str) -> tuple[Run, ...]:
 
 
 def _mnist1d_mlp() -> tuple[Run, ...]:
-    plain = Run(lr=1e-2)
+    plain = Run(batch=400, epochs=200, lr=3e-2)
     return plain, input_mixup(plain), manifold_mixup(plain)
 
 

@@ -23,13 +23,16 @@ def claim(folder: Path, run: Run, data: Data) -> Result | None:
         OSError: it cannot be written.
     """
     files.writable_folder(folder)
-    recipe_of_run, print_of_data = dataclasses.asdict(run), provenance.fingerprint(data)
+    own = {
+        "run": dataclasses.asdict(run),
+        "data": provenance.fingerprint(data),
+        "processes": provenance.processes(),
+    }
     recipe = folder / RECIPE
     if not recipe.exists():
-        content = {"format": _FORMAT, "run": recipe_of_run, "data": print_of_data}
-        files.write_json(recipe, content | {"started": provenance.describe()})
+        files.write_json(recipe, {"format": _FORMAT, **own, "started": provenance.describe()})
         return None
-    _require_same(recipe, run, print_of_data)
+    _require_same(recipe, own)
     result = folder / RESULT
     return read_result(_read(result)["result"]) if result.exists() else None
 
@@ -71,22 +74,25 @@ def folder_name(run: Run) -> str:
     return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
 
 
-def _require_same(path: Path, run: Run, data: str) -> None:
-    there = _read(path)
-    theirs, ours = there["run"], json.loads(json.dumps(dataclasses.asdict(run)))
-    differ = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+def _require_same(path: Path, own: dict[str, Any]) -> None:
+    there, here = _read(path), json.loads(json.dumps(own))
+    theirs, ours = there["run"], here["run"]
+    differ = [
+        f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here"
+        for key in {**theirs, **ours}
+        if theirs.get(key) != ours.get(key)
+    ]
+    if there["processes"] != here["processes"]:
+        differ.append(f"{there['processes']} processes there, {here['processes']} here")
     if differ:
-        fields = "; ".join(
-            f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differ
-        )
         raise ValueError(
-            f"{path.parent} holds a run with other settings: {fields}. Give the same settings to "
-            f"go on with it, or another folder."
+            f"{path.parent} holds a run with other settings: {'; '.join(differ)}. Give the same "
+            f"settings to go on with it, or another folder."
         )
-    if there["data"] != data:
+    if there["data"] != here["data"]:
         raise ValueError(
-            f"{path.parent} holds a run on other data of the name {run.data!r}: the arrays differ. "
-            f"Give the same data to go on with it, or another folder."
+            f"{path.parent} holds a run on other data of the name {ours['data']!r}: the arrays "
+            f"differ. Give the same data to go on with it, or another folder."
         )
 
 

@@ -17,6 +17,8 @@ from manifold_mixup.lab.log import Log
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.results import Epoch, Result
 
+_ASK = 20  # Several processes ask each other only so often: each time they wait for one another.
+
 
 class Stopped(InterruptedError):
     """A run was asked to stop; with a folder it can go on from where it was."""
@@ -120,19 +122,22 @@ class _Keeper:
         """Return the state to go on from."""
         found, refused = None, list[str]()
         if self.folder is not None:
-            found, refused = checkpoint.load(self.folder, run=self.run)
+            with self.job.accelerator.main_process_first():  # which puts damaged files aside
+                found, refused = checkpoint.load(self.folder, run=self.run)
         for reason in refused:
             warnings.warn(f"{reason}; the one before is taken.", stacklevel=3)
         if found is not None:
             self.job.restore(found)
-        at = found or State()
-        at.sums = at.sums.to(self.job.device)
-        return at
+            return found
+        return State(sums=torch.zeros(2, device=self.job.device))
 
     def save_if_due(self, at: State) -> None:
         """Write a checkpoint if it is time, or if the run is to stop."""
-        stop = self.stop()
-        if self.folder is not None and (stop or time.perf_counter() - self.saved > self.every):
+        if self.job.accelerator.num_processes > 1 and at.step % _ASK:
+            return
+        due = time.perf_counter() - self.saved > self.every
+        stop, due = self.job.agree(self.stop(), due)
+        if self.folder is not None and (stop or due):
             self.job.take_down(at)
             if self.job.main:
                 checkpoint.save(self.folder, at, run=self.run)

@@ -1,0 +1,85 @@
+"""One run in two processes, started as the documentation says, with ``accelerate launch``."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from manifold_mixup.lab import cli, runs, weights
+
+pytestmark = pytest.mark.slow
+# Without a GPU, --multi_gpu is what starts several processes; they then find no GPU and use gloo.
+LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+@pytest.fixture
+def options(tmp_path, task):
+    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
+    np.savez(tmp_path / "blobs.npz", **{key: value.numpy() for key, value in arrays.items()})
+    given = {"recipe": "compare", "data": tmp_path / "blobs.npz", "model": "mlp", "width": 8}
+    return [str(part) for key, value in given.items() for part in (f"--{key}", value)]
+
+
+def launch(*arguments):
+    port = str(20_000 + os.getpid() % 20_000)
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *LAUNCH]
+    command += ["--num_processes", "2", "--main_process_port", port]
+    command += ["-m", "manifold_mixup.lab", "train", "--device", "cpu", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def output_of(process):
+    """Wait for the end; return what was printed."""
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
+    return shown
+
+
+def test_two_processes_train_what_one_does(options, tmp_path):
+    """Without mixing: each process mixes its own part of a batch, by plans of its own."""
+    options = [*options, "--mixing", "none", "--epochs", "3"]
+    shown = output_of(launch(*options, "--out", tmp_path / "two"))
+    assert shown.count("Kept in") == 1
+    assert json.loads((tmp_path / "two" / "recipe.json").read_text())["processes"] == 2
+    with pytest.raises(SystemExit):
+        cli.main(["train", *options, "--device", "cpu", "--out", str(tmp_path / "one")])
+    one, two = (weights.read(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    one, two = (runs.finished(tmp_path / name) for name in ("one", "two"))
+    for ours, theirs in zip(two.curve, one.curve, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+
+
+def test_killed_in_two_processes_it_ends_in_the_same_bits(options, tmp_path):
+    options = [*options, "--epochs", "30", "--batch", "4", "--save-every", "0"]
+    output_of(launch(*options, "--out", tmp_path / "whole"))
+    cut = launch(*options, "--out", tmp_path / "cut")
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert cut.poll() is None
+        time.sleep(0.01)
+    cut.send_signal(signal.SIGTERM)  # which the launcher hands on
+    cut.communicate(timeout=60)
+    assert runs.finished(tmp_path / "cut") is None
+    output_of(launch(*options, "--out", tmp_path / "cut"))
+    whole_result, cut_result = (runs.finished(tmp_path / name) for name in ("whole", "cut"))
+    assert cut_result.weights == whole_result.weights
+    assert cut_result.curve == whole_result.curve
+
+
+def test_another_number_of_processes_is_refused(options, tmp_path, capsys):
+    options = [*options, "--epochs", "1", "--out", str(tmp_path / "two")]
+    output_of(launch(*options))
+    with pytest.raises(SystemExit):
+        cli.main(["train", *options, "--device", "cpu"])
+    assert "2 processes there, 1 here" in capsys.readouterr().err
