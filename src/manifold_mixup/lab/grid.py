@@ -4,7 +4,7 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -12,20 +12,20 @@ from functools import partial
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.interrupt import ctrl_c
+from manifold_mixup.lab.on_ray import train_on_ray
 from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.reports import After, OnEpoch, OnStep, Reports
 from manifold_mixup.lab.results import Epoch, Result
 from manifold_mixup.lab.runs import folder_name
 from manifold_mixup.lab.train import Stopped, train
 
-OnEpoch = Callable[[Run, Epoch], None]
-OnStep = Callable[[Run, float], None]
-After = Callable[[Path, Data], object]
+Place = Literal["here", "ray"]
 
 
 def train_all(
@@ -37,6 +37,8 @@ def train_all(
     on_step: OnStep = lambda *_: None,
     folder: Path | None = None,
     after: After | None = None,
+    on: Place = "here",
+    gpus: float = 0.0,
 ) -> Iterator[Result]:
     """Train every run and yield the results as they finish.
 
@@ -52,33 +54,26 @@ def train_all(
         folder: where each run gets a folder of its own. Runs that are finished there are read, and
             those that were stopped are gone on with.
         after: called with a run's folder and the data once it is finished, where it was trained.
+        on: this machine, or a Ray cluster, which needs a folder; ``workers`` is then up to Ray.
+        gpus: the share of a GPU that a run takes on Ray.
 
     Raises:
         FloatingPointError: a run diverged.
         KeyboardInterrupt: Ctrl-C was pressed; with a folder, what was under way is saved.
         ChildProcessError: a worker process died.
     """
+    reports = Reports(on_epoch, on_step)
+    if on == "ray":
+        if folder is None:
+            raise ValueError("runs on Ray need a folder, on storage that all nodes share.")
+        return train_on_ray(runs, data, reports=reports, folder=folder, after=after, gpus=gpus)
     if workers == 1:
-        return _train_here(runs, data, _Reports(on_epoch, on_step), folder, after)
-    reports = _Reports(on_epoch, on_step)
+        return _train_here(runs, data, reports, folder, after)
     return _train_in_processes(runs, data, workers, reports, folder, after)
 
 
-class _Reports(NamedTuple):
-    """Who wants to know what."""
-
-    on_epoch: OnEpoch
-    on_step: OnStep
-
-    def tell(self, run: Run, news: Epoch | float) -> None:
-        if isinstance(news, Epoch):
-            self.on_epoch(run, news)
-        else:
-            self.on_step(run, news)
-
-
 def _train_here(
-    runs: Sequence[Run], data: Data, reports: _Reports, folder: Path | None, after: After | None
+    runs: Sequence[Run], data: Data, reports: Reports, folder: Path | None, after: After | None
 ) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -100,7 +95,7 @@ def _train_in_processes(
     runs: Sequence[Run],
     data: Data,
     workers: int,
-    reports: _Reports,
+    reports: Reports,
     folder: Path | None,
     after: After | None,
 ) -> Iterator[Result]:

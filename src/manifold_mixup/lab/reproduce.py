@@ -26,6 +26,7 @@ from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.results import Result
 
 SCALED = tyro.conf.arg(help_behavior_hint="(default: as the scale says)")
+DEVICE = tyro.conf.arg(help_behavior_hint="(default: cuda if there is a GPU, else cpu)")
 WORKERS = tyro.conf.arg(help_behavior_hint="(default: all cores, or 1 on an accelerator)")
 
 
@@ -66,8 +67,13 @@ class Reproduce:
     """Folder for the table's .md and .json, and for runs, whose finished ones are reused."""
     workers: Annotated[int | None, WORKERS] = None
     """Runs at a time."""
-    device: str = "cpu"
-    """Where torch computes, such as: cuda."""
+    device: Annotated[str | None, DEVICE] = None
+    """Where torch computes."""
+    on: grid.Place = "here"
+    """here, in processes of this machine; ray, on the cluster RAY_ADDRESS names, where --root and
+    --out are on storage that all nodes share."""
+    gpus: float = 0.0
+    """On Ray, the share of a GPU that a run takes."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Reproduction:
         evaluate: what is done with a finished run; ``None`` if its scores are all.
         workers: how many run at a time.
         out: where everything is written.
+        on: where the runs are trained.
+        gpus: the share of a GPU that each takes there.
     """
 
     table: Table
@@ -89,6 +97,8 @@ class Reproduction:
     evaluate: "Evaluation | None"
     workers: int
     out: Path
+    on: grid.Place = "here"
+    gpus: float = 0.0
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -129,7 +139,7 @@ def prepare(options: Reproduce) -> Reproduction:
     _check_numbers(options)
     by = _scale(options)
     table = scaled(_chosen_rows(paper.table(options.table), options.rows), by)
-    device = job.device(options.device)
+    device = job.device(options.device or job.usual_device())
     files.writable_folder(options.out)
     table = _on_this_machine(table, options, by, str(device))
     groups = list(_groups(table, options, by))
@@ -140,7 +150,9 @@ def prepare(options: Reproduce) -> Reproduction:
     count = sum(len(group) for _, group in groups)
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
     evaluate = Evaluation(table, by.tested) if table.battery else None
-    return Reproduction(table, by, groups, evaluate, min(workers, count), options.out)
+    return Reproduction(
+        table, by, groups, evaluate, min(workers, count), options.out, options.on, options.gpus
+    )
 
 
 def reproduce(reproduction: Reproduction) -> bool:
@@ -188,6 +200,8 @@ def _finished(
             on_step=live.step,
             folder=folder,
             after=evaluate,
+            on=reproduction.on,
+            gpus=reproduction.gpus,
         ):
             # The evaluation was done where the run was trained; here it is read.
             found = (
