@@ -126,8 +126,9 @@ def comparison(data: str, model: str) -> tuple[Run, ...]:
 
 
 def _mnist1d_mlp() -> tuple[Run, ...]:
-    plain = Run(batch=400, epochs=200, lr=3e-2)
-    return plain, input_mixup(plain), manifold_mixup(plain)
+    plain = Run(batch=400, epochs=200, lr=6e-2)
+    mixing = {"alpha": 0.1, "lr": 3e-2}
+    return plain, input_mixup(plain, **mixing), manifold_mixup(plain, **mixing)
 
 
 def _mnist1d_cnn() -> tuple[Run, ...]:
