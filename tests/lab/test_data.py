@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mnist1d.data import get_dataset_args, make_dataset
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab.data import idx
+from manifold_mixup.lab.data import idx, mnist1d
 from manifold_mixup.lab.models.standardize import Standardize
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -32,6 +33,21 @@ def test_mnist_1d_has_its_published_size(signals):
     assert signals.y.dtype == torch.int64
     assert signals.y.unique().tolist() == list(range(10))
     assert signals.x.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_mnist_1d_is_the_one_its_package_publishes(signals):
+    raw = make_dataset(get_dataset_args())
+    assert torch.equal(signals.x, torch.from_numpy(raw["x"]).float())
+    assert torch.equal(signals.y_test, torch.from_numpy(raw["y_test"]))
+
+
+def test_another_draw_of_mnist_1d_shares_no_signal_with_the_published_one(signals):
+    other = mnist1d.load(seed=1000, test=3000)
+    assert (other.x.shape, other.x_test.shape) == ((4000, 40), (3000, 40))
+    published = {tuple(row) for row in torch.cat([signals.x, signals.x_test]).tolist()}
+    drawn = {tuple(row) for row in torch.cat([other.x, other.x_test]).tolist()}
+    assert not published & drawn
+    assert len(drawn) == 7000
 
 
 def test_mnist_1d_is_the_same_every_time_and_leaves_global_randomness_alone(signals):

@@ -1,5 +1,6 @@
 """Recipes are fair, and how they were chosen can be repeated without the test set."""
 
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,21 @@ def test_every_comparison_gives_all_methods_the_same_budget(data, model):
     for run in (at_input, manifold):
         own = {"method": plain.method, "layers": (), "alpha": plain.alpha, "lr": plain.lr}
         assert replace(run, **own) == plain
+
+
+def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
+    monkeypatch.setattr("manifold_mixup.lab.data.load", None)  # the published signals
+    seen = []
+
+    def untrained(runs, data, **_):
+        seen.append(data)
+        return iter(())
+
+    monkeypatch.setattr("manifold_mixup.lab.grid.train_all", untrained)
+    with pytest.raises(statistics.StatisticsError):  # nothing was trained: there is no mean
+        choose(Choose(seeds=3))
+    assert len({float(data.x[0, 0]) for data in seen}) == 3
+    assert all((len(data.x), len(data.x_test)) == (4000, 3000) for data in seen)
 
 
 def test_choosing_tries_the_grid_on_held_out_examples_only(tmp_path, task, capsys):

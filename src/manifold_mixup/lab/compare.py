@@ -53,6 +53,8 @@ class Compare:
     """Weight decay, for all methods."""
     optimizer: Annotated[Literal["adamw", "sgd"] | None, CHOSEN] = None
     """The optimizer, for all methods; SGD has Nesterov momentum 0.9."""
+    batch_norm: Annotated[bool | None, CHOSEN] = None
+    """Whether the perceptron has batch norms; False takes those of the CNN out."""
     eps: Annotated[float | None, CHOSEN] = None
     """Strength of the FGSM attack, in the unit the table states."""
     smoke: bool = False
@@ -185,13 +187,16 @@ def _overridden(run: Run, options: Compare, data: Data, device: torch.device) ->
         optimizer=options.optimizer or run.optimizer,
         lr=options.lr or run.lr,
         weight_decay=run.weight_decay if options.weight_decay is None else options.weight_decay,
+        batch_norm=run.batch_norm if options.batch_norm is None else options.batch_norm,
         device=str(device),
     )
 
 
 def _model(run: Run) -> str:
     name = run.model.upper() if run.model in ("mlp", "cnn") else run.model
-    return name if run.width is None else f"{name} of width {run.width}"
+    width = "" if run.width is None else f" of width {run.width}"
+    norms = {None: "", True: " with batch norm", False: " without batch norm"}
+    return f"{name}{width}{norms[run.batch_norm]}"
 
 
 def _settings(run: Run) -> str:

@@ -126,9 +126,8 @@ def comparison(data: str, model: str) -> tuple[Run, ...]:
 
 
 def _mnist1d_mlp() -> tuple[Run, ...]:
-    plain = Run(batch=400, epochs=200, lr=6e-2)
-    mixing = {"alpha": 0.1, "lr": 3e-2}
-    return plain, input_mixup(plain, **mixing), manifold_mixup(plain, **mixing)
+    plain = Run(lr=1e-2, batch_norm=True)
+    return plain, input_mixup(plain), manifold_mixup(plain)
 
 
 def _mnist1d_cnn() -> tuple[Run, ...]:

@@ -9,16 +9,26 @@ import torch
 
 from manifold_mixup.lab.data.arrays import Data
 
+TRAIN, TEST, SEED = 4000, 1000, 42
 
-def load() -> Data:
+
+def load(*, seed: int = SEED, test: int = TEST) -> Data:
     """Generate MNIST-1D with its published settings: 4,000 + 1,000 signals of 40 values.
 
     Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", 2020.
+
+    Args:
+        seed: of the draw; the published one is 42. Any other gives signals of the same kind, on
+            which settings can be chosen without a look at the published ones.
+        test: how many test signals; 4,000 are for training.
     """
     from mnist1d.data import get_dataset_args, make_dataset
 
+    settings = get_dataset_args()
+    settings.seed = seed
+    settings.num_samples, settings.train_split = TRAIN + test, TRAIN / (TRAIN + test)
     with _numpy_randomness_as_before():
-        raw = make_dataset(get_dataset_args())
+        raw = make_dataset(settings)
     return Data(
         name="MNIST-1D",
         x=torch.from_numpy(raw["x"]).float(),

@@ -1,0 +1,161 @@
+"""What the lab's training loop costs beside the plainest loops that train the same.
+
+    python benchmarks/train.py
+
+An epoch of a narrow PreActResNet18 on images like CIFAR's, in interleaved rounds, all with the same
+batches, precision and optimizer. The loops beside ours:
+
+- *plain*: a shuffled index, crops and mirroring of whole batches, nothing else.
+- *DataLoader*: torch's, with torchvision's transforms image by image, as tutorials have it.
+
+Then the share of the epoch that the loader takes, and on a GPU what the device waits.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from manifold_mixup.lab import optimizers
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.data.loader import Loader
+from manifold_mixup.lab.job import fresh_model, usual_device
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.train import train
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+def images(count: int) -> Data:
+    """Draw random images of CIFAR's shape."""
+    x = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    y = torch.randint(0, 10, (count,))
+    moments = {"mean": (0.49, 0.48, 0.45), "std": (0.25, 0.24, 0.26)}
+    return Data("random images", x, y, x[:100], y[:100], 10, 8 / 255, "pixels", (0, 1), **moments)
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """Images one by one, each through torchvision's transforms."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(32, padding=2),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.data.x)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.data.x[place]), self.data.y[place]
+
+
+def plain_batches(run: Run, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield an epoch, crops and mirroring done for a whole batch at a time by hand."""
+    x, y = data.x.to(run.device), data.y.to(run.device)
+    order = torch.randperm(len(x), device=run.device)
+    for rows in order.split(run.batch):
+        pad = torch.nn.functional.pad(x[rows], (2, 2, 2, 2))
+        windows = pad.unfold(2, 32, 1).unfold(3, 32, 1)
+        at = torch.randint(0, 5, (2, len(rows)), device=run.device)
+        out = windows[torch.arange(len(rows), device=run.device), :, at[0], at[1]]
+        mirrored = torch.rand(len(rows), 1, 1, 1, device=run.device) < 0.5
+        yield torch.where(mirrored, out.flip(3), out).float() / 255, y[rows]
+
+
+def plain_epoch(run: Run, data: Data, batches: Batches) -> float:
+    """Train for an epoch with nothing but PyTorch; return its seconds."""
+    model = fresh_model(run, data).to(run.device).train()
+    optimizer = optimizers.build(model, run)
+    start = time.perf_counter()
+    for x, y in batches():
+        if run.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        device = torch.device(run.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bf16"):
+            loss = cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    loss.item()
+    return time.perf_counter() - start
+
+
+def loader_seconds(run: Run, data: Data) -> float:
+    """Take the time of the loader alone."""
+    augment = Augment(flip=run.flip, crop=run.crop, cutout=0)
+    loader = Loader(
+        data.x, data.y, run.batch, augment=augment, seed=0, device=run.device,
+        channels_last=run.channels_last,
+    )  # fmt: skip
+    start = time.perf_counter()
+    for x, _ in loader.epoch(1):
+        del x
+    if run.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(run: Run, data: Data, rounds: int) -> None:
+    """Print the medians of interleaved rounds."""
+    mixed = replace(run, layers=("input", "layer1", "layer2"), alpha=2.0)
+    pictures = DataLoader(Pictures(data), run.batch, shuffle=True)
+    ways: dict[str, Callable[[], float]] = {
+        "plain loop": lambda: plain_epoch(run, data, lambda: plain_batches(run, data)),
+        "ours, no mixup": lambda: train(run, data).seconds,
+        "ours, manifold mixup": lambda: train(mixed, data).seconds,
+        "DataLoader and transforms": lambda: plain_epoch(run, data, lambda: iter(pictures)),
+        "our loader alone": lambda: loader_seconds(run, data),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):  # the first warms up
+        for name, way in ways.items():
+            seconds[name].append(way())
+    print(f"{'an epoch':28}{'median s':>10}{'to plain':>10}")
+    for name, all_ in seconds.items():
+        ratios = [a / b for a, b in zip(all_[1:], seconds["plain loop"][1:], strict=True)]
+        print(f"{name:28}{median(all_[1:]):10.3f}{median(ratios):10.3f}")
+
+
+def main() -> None:
+    """Read the options and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    options = parser.parse_args()
+    data = images(300 if options.quick else 10_000)
+    run = Run(
+        data="random images",
+        model="preact-resnet18",
+        epochs=1,
+        optimizer="sgd",
+        lr=0.01,
+        schedule="constant",
+        width=2 if options.quick else options.width,
+        flip=True,
+        crop=2,
+        precision=options.precision,
+        channels_last=True,
+        device=usual_device(),
+    )
+    threads = torch.get_num_threads()
+    print(f"PyTorch {torch.__version__}, {run.device}, {threads} threads, {len(data.x):,} images")
+    measure(run, data, 1 if options.quick else options.rounds)
+
+
+if __name__ == "__main__":
+    main()
