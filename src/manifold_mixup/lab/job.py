@@ -53,7 +53,11 @@ class Job:
         )
         self.core = fresh_model(run, data)  # whatever wraps it to train it
         optimizer = optimizers.build(self.core, run)
-        self.model, self.optimizer = self.accelerator.prepare(self.core, optimizer)
+        self.model, prepared = self.accelerator.prepare(self.core, optimizer)
+        # Only where gradients are scaled does the wrapper do anything, and its step is slow: it
+        # looks for an installed package each time.
+        scaled = self.accelerator.scaler is not None
+        self.optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
         self.average = Average(self.core, run.ema)
         self.method = Method(self.model, run)
 

@@ -76,7 +76,7 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
         _curves(nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats")
         seeds = last[0].spread["error"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
-        figure.suptitle(f"{title}; {spread}", fontsize=14, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
         return _png(figure)
 
 
