@@ -8,7 +8,7 @@ batches, precision and optimizer. The loops beside ours:
 - *plain*: a shuffled index, crops and mirroring of whole batches, nothing else.
 - *DataLoader*: torch's, with torchvision's transforms image by image, as tutorials have it.
 
-Then the share of the epoch that the loader takes, and on a GPU what the device waits.
+Then the share of the epoch that the loader takes.
 """
 
 import argparse

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +87,6 @@ def test_leaving_early_saves_what_is_under_way(task, runs, long, tmp_path):
         time.sleep(0.1)
     results.close()
     assert (own / "checkpoint.safetensors").exists()
-    assert threading.active_count() < 50
 
 
 def test_a_failure_in_one_run_comes_out(task, runs, tmp_path):

@@ -123,6 +123,7 @@ BAD = {
     "an unknown scale": ({"scale": "lapptop"}, "no scale 'lapptop'. Did you mean 'laptop'?"),
     "no such row": ({"rows": ("vgg",)}, "no row of knn has 'vgg' in its label. Rows: no mixup; "),
     "no seeds": ({"seeds": 0}, "--seeds is 0. Expected 1 or more."),
+    "a negative share of a GPU": ({"gpus": -1.0}, "--gpus is -1.0. Expected 0 or more."),
     "too many examples": ({"examples": 999}, "999 training examples were asked for, CIFAR-10 has"),
     "a missing device": ({"device": "cudda"}, "cannot compute on device 'cudda'"),
 }

@@ -64,7 +64,7 @@ def prepare(options: Evaluate) -> Evaluation:
         raise ValueError(f"--tested is {options.tested}. Expected 1 or more.")
     run, root = runs.recipe(options.folder), options.root.expanduser()
     data = datasets.load_for(run, root=root)
-    evaluations.trained(options.folder, data, options.when)
+    model = evaluations.trained(options.folder, data, options.when)
     battery = battery_of(options.battery or None, data)
     unknown = {name: _images(name, data, options) for name in options.unknown}
     files.writable_folder(options.folder)
@@ -76,7 +76,7 @@ def prepare(options: Evaluate) -> Evaluation:
         settings=Settings(
             seed=options.seed,
             unknown=unknown,
-            layers=models.eligible(run.model, evaluations.trained(options.folder, data), data.x),
+            layers=models.eligible(run.model, model, data.x),
         ),
         when=options.when,
     )

@@ -49,7 +49,7 @@ def train_on_ray(
         FloatingPointError: a run diverged.
         ChildProcessError: a worker died again and again.
     """
-    ray = _ray()
+    ray = installed()
     ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_train)
     shared, folder = ray.put(data), folder.absolute()
@@ -71,7 +71,8 @@ def train_on_ray(
     finally:
         for one in running:
             ray.cancel(one)  # as Ctrl-C, so that the run is saved
-        ray.wait(list(running), num_returns=len(running), timeout=60) if running else None
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=60)
 
 
 def _train(run: Run, data: Data, folder: Path, after: After | None) -> Result:
@@ -96,7 +97,12 @@ def _tell(run: Run, folder: Path, reports: Reports, told: dict[Run, int]) -> Non
         told[run] = told.get(run, 0) + 1
 
 
-def _ray() -> Any:
+def installed() -> Any:
+    """Return the module of Ray.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         import ray
     except ImportError:

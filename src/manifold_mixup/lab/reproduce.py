@@ -14,7 +14,7 @@ from rich.markdown import Markdown
 from torch import Tensor
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab import evaluations, files, grid, job, paper, provenance, runs
+from manifold_mixup.lab import evaluations, files, grid, job, on_ray, paper, provenance, runs
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.numbers import WHEN, Found, Line, lines
@@ -137,6 +137,8 @@ def prepare(options: Reproduce) -> Reproduction:
         OSError: a file cannot be read, or the folder cannot be written.
     """
     _check_numbers(options)
+    if options.on == "ray":
+        on_ray.installed()
     by = _scale(options)
     table = scaled(_chosen_rows(paper.table(options.table), options.rows), by)
     device = job.device(options.device or job.usual_device())
@@ -265,6 +267,8 @@ def _check_numbers(options: Reproduce) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")
+    if options.gpus < 0:
+        raise ValueError(f"--gpus is {options.gpus}. Expected 0 or more.")
 
 
 def _title(reproduction: Reproduction) -> str:

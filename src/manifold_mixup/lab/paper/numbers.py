@@ -4,7 +4,7 @@ Every mean has its n: a table that is not complete yet shows what there is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,8 +91,3 @@ def better(column: Column, difference: Difference) -> bool | None:
     if not difference.excludes_zero:
         return None
     return (difference.mean < 0) == (column.better == "lower")
-
-
-def seeds_of(found: Mapping[Run, Mapping[int, Found]]) -> Sequence[int]:
-    """List the seeds of which anything is finished."""
-    return sorted({seed for of_run in found.values() for seed in of_run})
