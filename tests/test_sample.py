@@ -305,9 +305,10 @@ def test_alpha_out_of_range(alpha, error, says):
         sample_plan(4, layers=LAYERS, alpha=alpha)
     with pytest.raises(error, match=says):
         Stream(alpha, p=1.0, per_sample=False, seed=0)
-    scheduled = Stream(lambda step: alpha, p=1.0, per_sample=False, seed=0)
+    scheduled = Stream(lambda step: alpha, p=0.0, per_sample=False, seed=0)
     with pytest.raises(error, match=says):
         scheduled.draw(LAYERS, 4, CPU)
+    assert scheduled.step == 0  # nothing was drawn
 
 
 def test_alpha_none_is_for_schedules_only():
@@ -330,6 +331,13 @@ def test_a_seed_is_an_integer(seed):
 def test_integers_of_numpy_are_integers():
     assert draws(seed=np.int64(3)) == draws(seed=3) != draws(seed=4)
     assert type(Stream(1.0, p=1.0, per_sample=False, seed=np.int64(3)).seed) is int
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_numbers_of_numpy_are_numbers(kind):
+    assert draws(kind(2), p=kind(1)) == draws(2.0)
+    assert draws(lambda step: kind(2)) == draws(2.0)
+    assert draws(p=np.float32(0.25)) == draws(p=0.25)
 
 
 @pytest.mark.parametrize("batch", [0, -1])

@@ -4,6 +4,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import SupportsIndex
 
 import torch
@@ -91,7 +92,7 @@ class Stream:
     def __init__(self, alpha: Alpha, *, p: float, per_sample: bool, seed: SupportsIndex) -> None:
         if not callable(alpha):
             check_alpha(alpha)
-        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        if not _is_number(p) or not 0 <= p <= 1:
             raise ValueError(f"p is a share of the batches, from 0 to 1, but is {p!r}.")
         self.alpha = alpha
         self.p = p
@@ -144,7 +145,7 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
 
 def check_alpha(alpha: float) -> None:
     """Raise unless ``alpha`` is a finite number above 0."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+    if not _is_number(alpha):
         raise TypeError(
             f"alpha must be a number above 0 or a callable of the step, but is a "
             f"{type(alpha).__name__}."
@@ -154,3 +155,8 @@ def check_alpha(alpha: float) -> None:
             f"alpha must be above 0 and finite, but is {alpha}. To switch mixing off, return None "
             f"from a callable alpha, or call paused() or remove()."
         )
+
+
+def _is_number(value: object) -> bool:
+    """Say whether a value is a real number: NumPy's are, a bool or a tensor is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
