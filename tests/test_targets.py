@@ -20,6 +20,7 @@ from manifold_mixup import MixedTarget, MixPlan, mix
 BATCH, CLASSES = 6, 5
 IGNORE = -100
 SHAPES = [(BATCH,), (BATCH, 4), (BATCH, 3, 2)]
+LAST_FIRST = torch.tensor([1, 0])
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=["classes", "tokens", "masks"])
 EACH_KIND = pytest.mark.parametrize("per_sample", [False, True], ids=["scalar", "per_sample"])
 
@@ -56,6 +57,23 @@ def assert_same_loss(ours, expected, output):
         torch.autograd.grad(loss.sum(), output, retain_graph=True) for loss in (ours, expected)
     ]
     torch.testing.assert_close(*grads)
+
+
+class Argument(nn.Module):
+    """A criterion that is told how to reduce when it is called."""
+
+    def forward(self, output, target, reduction="mean"):
+        return F.cross_entropy(output, target, weight=WEIGHT, reduction=reduction)
+
+
+@dataclass(frozen=True)
+class Unchanging:
+    """A criterion whose attributes cannot be set."""
+
+    reduction: str = "mean"
+
+    def __call__(self, output, target):
+        return F.cross_entropy(output, target, weight=WEIGHT, reduction=self.reduction)
 
 
 class Focal(nn.Module):
@@ -180,6 +198,10 @@ CRITERIA = {
         output[:, 0], y, reduction=reduction
     ),
     "focal": Focal(),
+    "argument": Argument(),
+    "argument given": functools.partial(Argument(), reduction="sum"),
+    "argument unreduced": functools.partial(Argument(), reduction="none"),
+    "frozen": Unchanging(),
     "function": F.cross_entropy,
     "partial": functools.partial(F.cross_entropy, reduction="sum"),
     "partial unreduced": functools.partial(F.cross_entropy, reduction="none"),
@@ -197,6 +219,22 @@ def test_equal_lams_give_the_loss_of_one_lam(criterion):
     expected = MixedTarget(y, one).loss(criterion, output)
     assert_same_loss(MixedTarget(y, each).loss(criterion, output), expected, output)
     assert getattr(criterion, "reduction", None) == before
+
+
+def test_what_belongs_to_a_target_goes_with_it():
+    """Of an alignment the lengths of the labels."""
+    output = randn(9, BATCH, CLASSES).requires_grad_()
+    y = 1 + classes_of((BATCH, 3)) % (CLASSES - 1), torch.tensor([1, 3, 2, 3, 1, 2])
+
+    def criterion(output, target, reduction="sum"):
+        labels, lengths = target
+        steps = torch.full((BATCH,), 9)
+        return F.ctc_loss(output.log_softmax(-1), labels, steps, lengths, reduction=reduction)
+
+    for plan in (plan_of(), plan_of(per_sample=True)):
+        own, partner = criterion(output, y, "none"), [part[plan.perm] for part in y]
+        expected = (plan.lam * own + (1 - plan.lam) * criterion(output, partner, "none")).sum()
+        assert_same_loss(MixedTarget(y, plan).loss(criterion, output), expected, output)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -229,8 +267,10 @@ def test_a_large_half_loss_does_not_overflow():
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_reduction_among_the_options(reduction):
     plan, y, output = plan_of(per_sample=True), classes_of((BATCH,)), scores_of((BATCH,))
-    ours = MixedTarget(y, plan).loss(F.cross_entropy, output, reduction=reduction, weight=WEIGHT)
-    assert_same_loss(ours, row_by_row(output, y, plan, reduction, weight=WEIGHT), output)
+    mixed, expected = MixedTarget(y, plan), row_by_row(output, y, plan, reduction, weight=WEIGHT)
+    ours = mixed.loss(F.cross_entropy, output, reduction=reduction, weight=WEIGHT)
+    assert_same_loss(ours, expected, output)
+    assert_same_loss(mixed.loss(Argument(), output, reduction=reduction), expected, output)
 
 
 class Dice(nn.Module):
@@ -247,6 +287,12 @@ class Deaf(nn.Module):
         return F.cross_entropy(output, target)
 
 
+class Computed(Deaf):
+    """Has a reduction that cannot be set."""
+
+    reduction = property(lambda self: "mean")
+
+
 def as_dict(output, target):
     return {"loss": F.cross_entropy(output, target)}
 
@@ -256,6 +302,7 @@ def as_dict(output, target):
     [
         (Dice(), r"6 examples, but Dice gave shape \(\)"),
         (Deaf(), r"Deaf gave shape \(\)"),
+        (Computed(), r"Computed gave shape \(\)"),
         (lambda output, y: F.cross_entropy(output, y), r"<lambda> gave shape \(\)"),
         (as_dict, "as_dict gave dict"),
         (lambda output, y: F.cross_entropy(output, y, reduction="none")[:4], r"shape \(4,\)"),
@@ -439,6 +486,21 @@ def test_losses_that_cannot_be_mixed_are_refused(criterion):
         MixedTarget(y, plan).loss(criterion, scores_of((BATCH,)))
 
 
+def test_a_number_beside_the_loss_has_to_be_that_of_every_target():
+    y, plan, output = (
+        torch.tensor([0, 1]),
+        MixPlan("layer", torch.tensor(0.3), LAST_FIRST),
+        randn(2),
+    )
+    loss = MixedTarget(y, plan).loss(lambda output, y: ((output * y).sum(), len(y), "sum"), output)
+    torch.testing.assert_close(loss[0], 0.3 * output[1] + 0.7 * output[0])
+    assert loss[1:] == (2, "sum")
+    with pytest.raises(TypeError, match=r"number 1 at 'of' for the targets and 0 for.*\.item\(\)"):
+        MixedTarget(y, plan).loss(
+            lambda output, y: {"loss": (output * y).sum(), "of": y[1].item()}, output
+        )
+
+
 def test_lam_is_not_rounded_with_a_half_loss():
     """The state keeps λ = 1 - 2⁻¹²; a loss in bfloat16 that rounds it to 1 would not."""
     plan = MixPlan("layer", torch.tensor(1 - 2**-12), torch.tensor([1, 0]))
@@ -616,8 +678,9 @@ def test_accuracy_of_soft_labels_is_that_of_their_classes(per_sample):
         (torch.zeros(BATCH), torch.zeros(BATCH, CLASSES)),
         (torch.zeros(BATCH), torch.zeros(BATCH)),
         (torch.zeros(BATCH, 2), torch.zeros(BATCH, CLASSES)),
+        (torch.zeros(BATCH, 1), torch.zeros(BATCH, 1)),  # the likeliest of one is always right
     ],
-    ids=["no classes", "more positions", "fewer", "numbers", "regression", "other classes"],
+    ids=["no classes", "more positions", "fewer", "numbers", "regression", "other classes", "one"],
 )
 def test_accuracy_needs_scores_and_classes(y, output):
     with pytest.raises(ValueError, match=r"scores \(batch, classes.*output has shape.*the target"):

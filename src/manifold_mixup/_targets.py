@@ -52,9 +52,11 @@ class MixedTarget:
         Args:
             criterion: called as ``criterion(output, target, *more, **options)``. With a λ per
                 sample and class targets it must give a loss per sample: by a ``reduction``
-                attribute or argument, or because it does not reduce.
+                attribute or argument, or because it does not reduce. What it reduces to must be
+                their sum, or that divided by one number for all samples.
             output: what the model returned.
-            more: further arguments, passed on unmixed.
+            more: further arguments, passed on unmixed. What belongs to the target, such as its
+                lengths, goes into the target instead, as part of a tuple.
             options: further keyword arguments, passed on unmixed.
 
         Raises:
@@ -111,7 +113,7 @@ class MixedTarget:
 
         Returns:
             A scalar in 0 to 1, on the device of ``output``. Of soft labels the most likely class
-            counts.
+            counts, so that this is no metric for multilabel targets.
 
         Raises:
             TypeError: the target is no single tensor.
@@ -119,11 +121,11 @@ class MixedTarget:
         """
         y = self._single("accuracy")
         wanted = output.shape if is_continuous(y) else output.shape[:1] + output.shape[2:]
-        if output.ndim < 2 or y.shape != wanted:
+        if output.ndim < 2 or output.shape[1] < 2 or y.shape != wanted:
             raise ValueError(
-                f"accuracy compares scores (batch, classes, *positions) with classes (batch, "
-                f"*positions) or soft labels, but the output has shape {tuple(output.shape)} and "
-                f"the target {tuple(y.shape)}."
+                f"accuracy compares scores (batch, classes, *positions) of at least two classes "
+                f"with classes (batch, *positions) or soft labels, but the output has shape "
+                f"{tuple(output.shape)} and the target {tuple(y.shape)}."
             )
         classes = y.argmax(1) if is_continuous(y) else y
         predicted = output.argmax(1)
@@ -169,6 +171,7 @@ def _interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
             f"one gave a {type(own).__name__} with {len(dict(leaves(own)))} of them and a "
             f"{type(partner).__name__} with {len(partners)}."
         )
+    _check_numbers(own, partner)
 
     def mixed(path: str, leaf: Tensor) -> Tensor:
         exact = torch.promote_types(leaf.dtype, torch.float32)
@@ -177,6 +180,18 @@ def _interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
         return both.to(leaf.dtype) if is_continuous(leaf) else both  # the mean of counts is none
 
     return map_leaves(mixed, own)
+
+
+def _check_numbers(own: Any, partner: Any) -> None:
+    """Raise if two losses come with Python numbers that depend on the target."""
+    others = dict(ends(partner))
+    for path, number in ends(own):
+        if isinstance(number, int | float) and number != others.get(path):
+            raise TypeError(
+                f"a criterion gave the number {number} at {path!r} for the targets and "
+                f"{others.get(path)} for those of the partners. Only tensors can be mixed: leave "
+                f"out .item()."
+            )
 
 
 def _per_sample(
@@ -221,16 +236,28 @@ def _unreduced(criterion: Criterion) -> Criterion | None:
         if isinstance(criterion, torch.nn.Module):
             criterion = unwrap(criterion)  # a compiled module hands attributes on to the inner one
         twin = copy.copy(criterion)  # shares the weights; the user's own criterion stays as it is
-        twin.reduction = "none"  # type: ignore[attr-defined]
+        try:
+            object.__setattr__(twin, "reduction", "none")  # of a frozen dataclass too
+        except AttributeError:  # computed from something else
+            return None
         return twin
-    function = criterion.forward if isinstance(criterion, torch.nn.Module) else criterion
+    if _reduction_argument(criterion) == "none":
+        return None
+    return functools.partial(criterion, reduction="none")
+
+
+def _reduction_argument(criterion: Criterion) -> Any:
+    """Return what the ``reduction`` argument is if it is left out; "none" if there is no such."""
+    function, given = criterion, {}
+    if isinstance(criterion, functools.partial):
+        function, given = criterion.func, criterion.keywords
+    if isinstance(function, torch.nn.Module):
+        function = function.forward
     try:
         parameter = inspect.signature(function).parameters.get("reduction")
     except ValueError:  # a builtin does not tell
-        return None
-    if parameter is None or parameter.default == "none":
-        return None
-    return functools.partial(criterion, reduction="none")
+        return "none"
+    return "none" if parameter is None else given.get("reduction", parameter.default)
 
 
 def _name(criterion: Criterion) -> str:
