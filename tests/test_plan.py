@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from manifold_mixup import MixPlan
+from manifold_mixup import MixPlan, mix
 
 LAM, PERM = torch.tensor(0.25), torch.tensor([2, 0, 1])
 
@@ -111,6 +111,17 @@ def test_moving_keeps_values_types_and_shapes(lam, perm):
     on_meta = plan.to("meta")
     for field, seen in ((lam, on_meta.lam), (perm, on_meta.perm)):
         assert (seen.shape, seen.dtype, seen.device.type) == (field.shape, field.dtype, "meta")
+
+
+def test_a_plan_is_made_inside_compiled_code_unchecked():
+    torch.compiler.reset()
+
+    def step(x, lam, perm):
+        return mix(x, MixPlan("fc", lam, perm))
+
+    x = torch.rand(3, 2)
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, LAM, PERM), step(x, LAM, PERM))
 
 
 @pytest.mark.gpu
