@@ -190,6 +190,13 @@ def test_neither_state_nor_gradient_is_written_to(per_sample):
     assert torch.equal(grad, grad_before)
 
 
+@EACH_KIND
+def test_the_plan_follows_the_state_to_its_device(per_sample):
+    x = torch.empty(6, 4, device="meta", requires_grad=True)
+    mixed = mix(x, draw(6, per_sample=per_sample))
+    assert mixed.device == torch.autograd.grad(mixed.sum(), x)[0].device == x.device
+
+
 def test_the_result_is_a_tensor_of_its_own():
     x = randn(2, 3)
     mixed = mix(x, MixPlan("layer", torch.tensor(1.0), torch.arange(2)))
@@ -272,6 +279,23 @@ def test_compiled_without_a_graph_break(shape, per_sample):
     # another plan is no reason to compile again
     with torch.compiler.set_stance("fail_on_recompile"):
         compiled(ours, draw(6, per_sample=per_sample, seed=9))
+
+
+@EACH_KIND
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.complex64], ids=str)
+def test_compiled_gradients_of_every_kind_of_number(dtype, per_sample):
+    torch.compiler.reset()
+    plan, x, grad = draw(6, per_sample=per_sample), randn(6, 4, dtype=dtype), randn(6, 4, seed=2)
+
+    def step(x, plan):
+        return mix(x.tanh(), plan).abs()
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    ours, theirs = (
+        torch.autograd.grad(function(leaf, plan), leaf, grad.to(leaf.real.dtype))
+        for function, leaf in ((compiled, x.clone().requires_grad_()), (step, x.requires_grad_()))
+    )
+    torch.testing.assert_close(ours, theirs)
 
 
 @EACH_KIND
