@@ -61,7 +61,7 @@ class MixedTarget:
 
         Raises:
             TypeError: a λ per sample meets a criterion without a loss per sample, or the criterion
-                gives no tensor.
+                gives no tensor, or beside it a number that differs for the partners' targets.
         """
         if "reduction" in options:
             criterion = functools.partial(criterion, reduction=options.pop("reduction"))
