@@ -635,6 +635,9 @@ def test_accuracy_weighs_both_targets(ignored, shape, per_sample):
     torch.testing.assert_close(ours, accuracy_by_rows(output, y, plan))
     other = MixedTarget(y.where(y != IGNORE, 9), plan).accuracy(output, ignore_index=9)
     torch.testing.assert_close(other, ours)
+    # a class that the model can predict, such as padding
+    padded = MixedTarget(y, plan).accuracy(output, ignore_index=1)
+    torch.testing.assert_close(padded, accuracy_by_rows(output, y, plan, 1))
 
 
 def test_accuracy_of_what_each_prediction_can_be():
