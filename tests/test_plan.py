@@ -6,8 +6,11 @@ import pickle
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup import MixPlan, mix
+from manifold_mixup._mix import apply
 
 LAM, PERM = torch.tensor(0.25), torch.tensor([2, 0, 1])
 
@@ -122,6 +125,36 @@ def test_a_plan_is_made_inside_compiled_code_unchecked():
     x = torch.rand(3, 2)
     compiled = torch.compile(step, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, LAM, PERM), step(x, LAM, PERM))
+
+
+class Copies(TorchDispatchMode):
+    """Notes the copies between devices, with whether they were left to arrive later."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._pin_memory.default:
+            return args[0]  # fake memory cannot be pinned
+        if function is torch.ops.aten._to_copy.default:
+            self.seen.append((kwargs["device"].type, kwargs.get("non_blocking", False)))
+        return function(*args, **kwargs)
+
+
+def test_nothing_waits_for_a_gpu_but_the_cpu_waits_for_what_it_will_read():
+    """On fake tensors, which need no GPU."""
+    plan = MixPlan("fc", LAM, PERM)
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+        on_gpu = plan.to("cuda")
+        assert copies.seen == [("cuda", True)]
+        on_gpu.to("cpu")
+        assert copies.seen == [("cuda", True), ("cpu", False)]
+        apply(torch.empty(3, 2), on_gpu.lam, on_gpu.perm)
+        assert copies.seen[2:] == [("cpu", False)] * 2
+        apply(torch.empty(3, 2, device="cuda:1"), on_gpu.lam, on_gpu.perm)
+        assert copies.seen[4:] == [("cuda", True)] * 2
 
 
 @pytest.mark.gpu

@@ -56,7 +56,8 @@ def is_continuous(x: Tensor) -> bool:
 def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
     """Do `mix` on tensors that were checked before."""
     if perm.device != x.device:  # the layers of one model may lie on several devices
-        lam, perm = lam.to(x.device, non_blocking=True), perm.to(x.device, non_blocking=True)
+        goes_on = x.device.type != "cpu"  # the CPU would read what has not arrived yet
+        lam, perm = (part.to(x.device, non_blocking=goes_on) for part in (lam, perm))
     lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the arithmetic's type from here on
     return _Mix.apply(x, lam, None, perm, None)  # type: ignore[no-any-return]
 

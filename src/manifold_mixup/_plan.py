@@ -47,7 +47,10 @@ class MixPlan:
         return f"MixPlan(layer={self.layer!r}, lam={lam}, batch={self.batch})"
 
     def to(self, device: torch.device | str) -> "MixPlan":
-        """Return the plan with its tensors on ``device``, in one copy that nothing waits for."""
+        """Return the plan with its tensors on ``device``, in one copy.
+
+        Nothing waits for a copy to a GPU; one to the CPU is complete when this returns.
+        """
         device = torch.device(device)
         if self.perm.device == device:
             return self
@@ -57,7 +60,7 @@ class MixPlan:
         packed = torch.cat([part.view(torch.uint8) for part in parts])
         if device.type == "cuda" and packed.device.type == "cpu":
             packed = packed.pin_memory()
-        packed = packed.to(device, non_blocking=True)
+        packed = packed.to(device, non_blocking=device.type != "cpu")
         split = 8 * self.batch
         lam = packed[split:].view(torch.float32).reshape(self.lam.shape)
         return unchecked(self.layer, lam, packed[:split].view(torch.int64))
