@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -627,6 +628,21 @@ def test_export_in_eval_mode_works_and_holds_no_mix():
     torch.testing.assert_close(exported.module()(x), model(x))
     targets = {str(node.target) for node in exported.graph.nodes}
     assert not any("lerp" in target or "index" in target for target in targets)
+
+
+@pytest.mark.parametrize(
+    "take", [torch.export.export, torch.jit.trace, partial(torch.export.export, strict=True)]
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_export_and_tracing_of_a_model_that_mixes_say_remove_first(take):
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    x = example(model)
+    with pytest.raises(Exception, match=r"remove\(\) first"):
+        take(model, (x,))
+    mixup.wrap(nn.CrossEntropyLoss())(model(x), TARGET).backward()  # training goes on
+    mixup.remove()
+    take(model, (x,))
 
 
 def hooks_on(model):

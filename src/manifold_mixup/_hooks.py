@@ -18,7 +18,7 @@ from manifold_mixup._tree import map_leaves
 COMPILE_FIRST = (
     "manifold-mixup draws its plan outside of compiled code. With fullgraph=True, compile first "
     "and attach to the compiled model: ManifoldMixup(torch.compile(model, fullgraph=True), ...). "
-    "Leave the criterion out of the compiled function."
+    "Leave the criterion out of the compiled function. Before torch.export, remove() first."
 )
 
 

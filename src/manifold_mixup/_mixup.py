@@ -300,6 +300,9 @@ class ManifoldMixup:
             raise TypeError(_DATA_PARALLEL)
         training = self._model.training and torch.is_grad_enabled()
         mixing = bool(self._using) or (training and not self._paused)
+        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if mixing and traced:
+            raise RuntimeError(_EXPORTED)
         recomputed = self._passes.recomputed(strict=mixing)
         if recomputed is None:
             plan = self._next_plan(args, kwargs) if mixing else None
@@ -512,6 +515,10 @@ def _never_ran(layer: str, compiled: bool) -> str:
     )
 
 
+_EXPORTED = (
+    "the model is being exported or traced while it mixes: the result would mix every batch by one "
+    "plan. Call mixup.remove() first, or export in eval mode."
+)
 _DATA_PARALLEL = (
     "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so that "
     "no plan can hold for all of it. Use DistributedDataParallel, and attach in each process."
