@@ -169,6 +169,33 @@ def test_a_block_compiled_after_attaching(use_reentrant):
             torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_compiled_step_that_holds_the_backward_pass_and_a_graph_break(use_reentrant):
+    """The compiler is at work during the recomputation too, frame by frame."""
+    model, oracle = residual(use_reentrant), residual(None)
+    for block in (model.layer1[0], model.layer1[1], model.layer2):
+        block.bn.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    criterion = mixup.wrap(PLAIN)
+
+    @torch.compile(backend="aot_eager")
+    def step(x):
+        loss = criterion(model(x), TARGET)
+        loss.backward()
+
+    drawn = set()
+    with torch._dynamo.config.patch(recompile_limit=32):
+        for seed in range(12):
+            x = example(model, seed)
+            step(x)
+            drawn.add(mixup.plan.layer)
+            expected = hand_split(oracle, x, mixup.plan)
+            MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected).backward()
+    assert drawn == set(LAYERS)
+    for ours, theirs in zip(model.parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_a_checkpoint_around_two_calls_of_the_model_raises():
     model = residual(None)
     mixup = ManifoldMixup(model, LAYERS, seed=0)

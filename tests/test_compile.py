@@ -121,12 +121,25 @@ class Deep(nn.Module):
         return x
 
 
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(4))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 @pytest.mark.parametrize("order", [compile_then_attach, attach_then_compile, compile_in_place])
 @pytest.mark.parametrize("count", [1, 3, 4, 12])
 def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(order, count):
     layers = [f"blocks.{place}" for place in range(count)]
     counter, model = Counting(), Deep()
-    with torch._dynamo.config.patch(recompile_limit=2 * count + 1):
+    with torch._dynamo.config.patch(
+        recompile_limit=2 * count + 1, fail_on_recompile_limit_hit=True
+    ):
         compiled, mixup = order(model, layers, counter, seed=0)
         criterion = mixup.wrap(PLAIN)
 
@@ -145,16 +158,54 @@ def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(orde
     assert mixup.skipped == 0
 
 
+def test_batches_left_unmixed_take_the_graphs_that_were_warned_of():
+    """Every graph at its least and at its most: all of them before and after a partial batch."""
+    counter, layers = Counting(), [f"blocks.{place}" for place in range(3)]
+    compiled = torch.compile(Deep(), backend=counter, fullgraph=True)
+    with pytest.warns(UserWarning, match=r"3 eligible layers and batches.*recompile_limit = 9 or"):
+        mixup = ManifoldMixup(compiled, layers, p=0.5, seed=0)
+    criterion = mixup.wrap(PLAIN)
+    with torch._dynamo.config.patch(recompile_limit=9):
+        for rows in [8] * 30 + [5] * 30:
+            criterion(compiled(torch.randn(rows, 4)), torch.zeros(rows).long()).backward()
+        compiled.eval()
+        with torch.no_grad():
+            compiled(torch.randn(8, 4))
+    assert counter.graphs == 9
+
+
 def test_attaching_warns_when_the_compiler_would_run_out_of_graphs():
     compiled = torch.compile(Deep(), backend="eager")
     layers = [f"blocks.{place}" for place in range(4)]
     with pytest.warns(UserWarning, match=r"4 eligible layers.*recompile_limit = 9 or more") as seen:
         ManifoldMixup(compiled, layers)
     assert len(seen) == 1
+    assert seen[0].filename == __file__
+    with pytest.warns(UserWarning, match="recompile_limit = 9 or more"):
+        ManifoldMixup(compiled, layers[:3], alpha=lambda step: None, replace=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ManifoldMixup(compiled, layers[:3], replace=True)
         ManifoldMixup(Deep(), layers)  # not compiled
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_blocks_compiled_one_by_one_make_graphs_that_do_not_grow_with_the_pairs_of_layers(in_place):
+    counter, model = Counting(), Chain()
+    for place, block in enumerate(model.blocks):
+        if in_place:
+            block.compile(backend=counter)
+        else:
+            model.blocks[place] = torch.compile(block, backend=counter)
+    mixup = ManifoldMixup(model, ["blocks.0", "blocks.1", "blocks.2"], seed=0)
+    criterion = mixup.wrap(PLAIN)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for rows in [8] * 20 + [5] * 20:
+            criterion(model(torch.randn(rows, 4)), torch.zeros(rows).long()).backward()
+        model.eval()
+        with torch.no_grad():
+            model(torch.randn(8, 4))
+    assert counter.graphs <= 2 * 3 + 1
 
 
 def test_attach_then_compile_with_fullgraph_says_to_attach_to_the_compiled_model():

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import Any
 
 from torch import nn
 
@@ -39,19 +40,40 @@ def _shells(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if unwrap(module) is core]
 
 
-def warn_of_limit(model: nn.Module, layers: int) -> None:
-    """Warn when the compiler would give up before it has a graph for every layer."""
+def never_alone(*functions: Any) -> None:
+    """Keep the compiler from compiling functions by themselves; it may inside of others.
+
+    Where the code around them could not be compiled it would take them one by one, with a graph for
+    every pair of layers, and hooks could not tell a recomputation in a backward pass that runs
+    inside the compiled function.
+    """
+    from torch._dynamo.eval_frame import skip_code
+
+    for function in functions:
+        skip_code(function.__code__)
+
+
+def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
+    """Warn when the compiler would give up before it has a graph for every layer.
+
+    Args:
+        model: the model, as it is attached to.
+        layers: number of eligible layers.
+        sometimes: whether some training batches are not mixed, which takes a graph of its own.
+    """
     if not any(map(is_compiled, model.modules())):
         return
     import torch._dynamo
 
     config = torch._dynamo.config
     limit = getattr(config, "recompile_limit", None) or config.cache_size_limit
-    graphs = 2 * layers + 1  # with and without a dynamic batch size, and one for evaluation
+    # With and without a dynamic batch size, and one for evaluation.
+    graphs = 2 * (layers + sometimes) + 1
+    and_none = " and batches that are not mixed" if sometimes else ""
     if graphs > limit:
         warnings.warn(
-            f"{layers} eligible layers make up to {graphs} compiled graphs, but the compiler stops "
-            f"at {limit} and runs the rest eagerly. Set torch._dynamo.config.recompile_limit = "
-            f"{graphs} or more.",
-            stacklevel=4,
+            f"{layers} eligible layers{and_none} make up to {graphs} compiled graphs, but the "
+            f"compiler stops at {limit}: it runs the rest eagerly, or raises if fullgraph=True. "
+            f"Set torch._dynamo.config.recompile_limit = {graphs} or more.",
+            stacklevel=3,
         )

@@ -80,6 +80,13 @@ class EagerHook(Hook):
         return self.run(*args, **kwargs)
 
 
+class BlockHook(EagerHook):
+    """An eager hook on a block that is compiled by itself."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
 class LayerHook(Hook):
     """Mixes the output of one eligible layer when it is this layer's turn."""
 
@@ -100,6 +107,7 @@ class LayerHook(Hook):
             return True
 
         self.note_trace = torch.compiler.assume_constant_result(note_trace)
+        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the mixed output, or None to leave it as it is."""
@@ -112,6 +120,9 @@ class LayerHook(Hook):
             else:
                 self.note_trace()
             return self._mix(output, lam, perm)
+        return self.run_eagerly(output)
+
+    def _run_eagerly(self, output: Any) -> Any:
         plan = self.passes.plan_at(self.layer)
         if plan is None or plan.layer != self.layer:
             return None

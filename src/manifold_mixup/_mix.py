@@ -153,3 +153,7 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
     gathered = torch.empty_like(x, memory_format=channels_last)
     torch.index_select(x.movedim(1, -1), 0, perm, out=gathered.movedim(1, -1))
     return gathered
+
+
+IN_BACKWARD = (_Mix.backward, _invert, _interpolate, _over_rows)
+"""The functions that the autograd engine runs: frames of their own for the compiler."""

@@ -14,7 +14,7 @@ from manifold_mixup import _autograd, _compiled, _mix
 from manifold_mixup._copies import NotTraceable
 from manifold_mixup._criterion import MixedCriterion
 from manifold_mixup._find import LayerTable, check_layers, find_layers
-from manifold_mixup._hooks import EagerHook, LayerHook, Switch
+from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, Switch
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
 from manifold_mixup._passes import Pass, Passes
@@ -117,8 +117,9 @@ class ManifoldMixup:
         self._blocks: set[nn.Module] = set()
         for old in previous:
             old._give_way()
+        _compiled.never_alone(LayerHook.__call__, BlockHook.__call__, *_mix.IN_BACKWARD)
         self._handles = self._register()
-        _compiled.warn_of_limit(model, len(self.layers))
+        _compiled.warn_of_limit(model, len(self.layers), sometimes=p < 1 or callable(alpha))
 
     def __repr__(self) -> str:
         state = ", removed" if not self._handles else ""
@@ -287,10 +288,8 @@ class ManifoldMixup:
         for block in _compiled.blocks(self._model):
             if block not in self._blocks:
                 self._blocks.add(block)
-                enter, leave = (
-                    EagerHook(self, self._enter_block),
-                    EagerHook(self, self._leave_block),
-                )
+                enter = BlockHook(self, self._enter_block)
+                leave = BlockHook(self, self._leave_block)
                 handles.append(block.register_forward_pre_hook(enter))
                 handles.append(block.register_forward_hook(leave, always_call=True))
         return handles
