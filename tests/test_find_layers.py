@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from architectures import PreActResNet, Recurrent, UNet, bert, padding, token_ids
 from manifold_mixup import find_layers
 from manifold_mixup._find import check_layers
+from manifold_mixup._neutral import Neutral
 from manifold_mixup._rows import LayerRow, View
 from manifold_mixup._table import choose
 from manifold_mixup._trace import trace
@@ -643,7 +644,7 @@ def test_weights_that_are_results_can_be_copied():
 
 def test_the_cut_points_of_many_layers_take_no_time():
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(200)))
-    view = View(trace(model, (x,), {}))
+    view = View(trace(model, (x,), {}, Neutral()))
     runs = view.first.runs
     start = time.perf_counter()
     assert all(view.row([run]).cut for run in runs)

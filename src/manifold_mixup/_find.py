@@ -1,17 +1,24 @@
 """find_layers: where a model can be mixed; check_layers: whether it can be mixed where it shall."""
 
+import random
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
-from manifold_mixup._copies import NotTraceable
-from manifold_mixup._layers import INPUT, is_input, unwrap
+from manifold_mixup._copies import NotTraceable, aside
+from manifold_mixup._layers import INPUT, is_input, named_layers, unwrap
+from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Run
 from manifold_mixup._rows import InputRow, LayerRow, View
 from manifold_mixup._table import LayerTable as LayerTable
 from manifold_mixup._table import level
 from manifold_mixup._trace import trace
+
+# A uniform and a Bernoulli variable by which no layer is dropped, whichever way it is asked.
+_OTHER_CHANCES = [(0.999, 1.0), (0.999, 0.0), (0.0, 1.0), (0.0, 0.0)] * 2
 
 
 def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
@@ -44,9 +51,40 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
         >>> rows.default
         ('input', '0')
     """
+    return _find(model, args, kwargs, Neutral())
+
+
+def look_for(
+    model: nn.Module, names: Iterable[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> LayerTable:
+    """Do `find_layers`, so that all of ``names`` run if they can: LayerDrop may drop some.
+
+    It is decided by a random operator, or by Python's or NumPy's generator; so each is given other
+    numbers, a few times.
+    """
+    table = find_layers(model, *args, **kwargs)
+    layers = named_layers(model)
+    idle = [name for name in names if name in table.idle]
+    if not idle or any(type(layers[name]).forward is nn.Module.forward for name in idle):
+        return table  # all ran, or one that is a mere container never will
+    with aside(model):
+        for place, neutral in enumerate(_OTHER_CHANCES):
+            random.seed(place)
+            if (numpy := sys.modules.get("numpy")) is not None:
+                numpy.random.seed(place)
+            with suppress(NotTraceable):
+                another = _find(model, args, kwargs, Neutral(*neutral))
+                if not set(idle) & set(another.idle):
+                    return another
+    return table
+
+
+def _find(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], neutral: Neutral
+) -> LayerTable:
     name = type(unwrap(model)).__name__
     try:
-        traces = trace(model, args, kwargs)
+        traces = trace(model, args, kwargs, neutral)
     except NotTraceable as error:
         raise NotTraceable(f"{name} cannot be looked at: {error}") from error
     view = View(traces)

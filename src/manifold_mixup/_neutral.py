@@ -18,10 +18,21 @@ class Neutral(TorchDispatchMode):
     are neutralised however they are written. A Bernoulli variable is 1, a uniform one 0.5, a normal
     one its mean, a permutation the identity; dropout passes its input through. What Python's or
     NumPy's generator decides cannot be caught.
+
+    Args:
+        uniform: the uniform variable, to see what another draw leads to.
+        bernoulli: the Bernoulli variable, likewise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, uniform: float = 0.5, bernoulli: float = 1.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.values: dict[str, Callable[[Named], Any]] = {
+            **_VALUES,
+            "bernoulli": lambda named: bernoulli,
+            "rand": lambda named: uniform,
+            "rand_like": lambda named: uniform,
+            "uniform": lambda named: named["from"] + uniform * (named["to"] - named["from"]),
+        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, neutralised if it is a random one."""
@@ -31,7 +42,7 @@ class Neutral(TorchDispatchMode):
         named = bind(func, args, kwargs)
         named.update(_switches(operator_name(func), named))
         drawn = _call(func, named)
-        value = _VALUES.get(operator_name(func).rstrip("_"))
+        value = self.values.get(operator_name(func).rstrip("_"))
         return drawn if value is None else _settle(func, drawn, value(named))
 
 
@@ -91,7 +102,6 @@ def _arange(count: int, named: Named) -> Tensor:
 
 
 _VALUES: dict[str, Callable[[Named], Any]] = {
-    "bernoulli": lambda named: 1.0,
     "binomial": lambda named: named["count"] * named["prob"],
     "cauchy": lambda named: named["median"],
     "exponential": lambda named: 1.0 / named["lambd"],
@@ -100,14 +110,11 @@ _VALUES: dict[str, Callable[[Named], Any]] = {
     "multinomial": lambda named: _arange(named["num_samples"], named) % named["self"].shape[-1],
     "normal": lambda named: named["mean"],
     "poisson": lambda named: named["self"],
-    "rand": lambda named: 0.5,
-    "rand_like": lambda named: 0.5,
     "randint": lambda named: named.get("low", 0),
     "randint_like": lambda named: named.get("low", 0),
     "randn": lambda named: 0.0,
     "randn_like": lambda named: 0.0,
     "random": lambda named: named.get("from") or 0,
     "randperm": lambda named: _arange(named["n"], named),
-    "uniform": lambda named: (named["from"] + named["to"]) / 2,
     "_standard_gamma": lambda named: named["self"],
 }

@@ -73,7 +73,12 @@ class Trace:
 
 
 def record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, fake_mode: Any
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch: int,
+    fake_mode: Any,
+    neutral: Neutral,
 ) -> Trace:
     """Record a forward pass, with the chance taken out.
 
@@ -86,6 +91,7 @@ def record(
         kwargs: keyword arguments, likewise.
         batch: number of examples in them.
         fake_mode: the mode in which model and arguments live; None if they are real.
+        neutral: what random operators give.
     """
     recorder = _Recorder(Trace(batch))
     with ExitStack() as stack:
@@ -93,7 +99,7 @@ def record(
             handle = module.register_forward_hook(recorder.boundary(name))
             stack.callback(handle.remove)
         stack.enter_context(fake_mode or nullcontext())
-        stack.enter_context(Neutral())
+        stack.enter_context(neutral)
         recorder.begin(named_inputs(model, args, kwargs))
         with recorder:
             output = model(*args, **kwargs)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from manifold_mixup._copies import NotTraceable, aside, copy_model, fake_copy, fakes_fail_silently
 from manifold_mixup._inputs import leading, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
+from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Trace, record
 
 
@@ -35,13 +36,16 @@ class Traces:
     fake: bool
 
 
-def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traces:
+def trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], neutral: Neutral
+) -> Traces:
     """Record a forward pass of a copy of ``model``, as it trains, with two batch sizes.
 
     Args:
         model: the model; nothing of it changes.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
+        neutral: what random operators give.
 
     Raises:
         NotTraceable: neither fake tensors nor a copy on two rows would run.
@@ -51,8 +55,8 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tr
     with aside(model):
         # Whatever fake tensors cannot do, anywhere in the model's code: a copy can, or says why.
         with suppress(Exception), fakes_fail_silently():
-            return _Recording.on_fake_tensors(model, args, kwargs, rows).traces()
-        recording = _Recording(copy_model(model), args, kwargs, rows, 2)
+            return _Recording.on_fake_tensors(model, args, kwargs, rows, neutral).traces()
+        recording = _Recording(copy_model(model), args, kwargs, rows, 2, neutral)
         try:
             return recording.traces()
         except NotTraceable:
@@ -71,17 +75,23 @@ class _Recording:
     kwargs: dict[str, Any]
     rows: int
     first: int
+    neutral: Neutral
     fake_mode: Any = None
 
     @classmethod
     def on_fake_tensors(
-        cls, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
+        cls,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        rows: int,
+        neutral: Neutral,
     ) -> "_Recording":
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         # BatchNorm refuses a single value per channel while it trains.
-        return cls(fake_copy(model, mode), args, kwargs, rows, max(rows, 2), mode)
+        return cls(fake_copy(model, mode), args, kwargs, rows, max(rows, 2), neutral, mode)
 
     def traces(self) -> Traces:
         """Record both passes."""
@@ -117,7 +127,7 @@ class _Recording:
 
         with self.fake_mode or nullcontext():
             args, kwargs = map_inputs(resize, self.clone, self.args, self.kwargs)
-        return record(self.clone, args, kwargs, batch, self.fake_mode)
+        return record(self.clone, args, kwargs, batch, self.fake_mode, self.neutral)
 
     def _like(self, tensor: Tensor, rows: int | None) -> Tensor:
         """Make a tensor like this one with another number of rows; None for a single number."""
