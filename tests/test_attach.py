@@ -1,9 +1,11 @@
 """The life of an attachment: attach, look, pause, replace, resume, remove."""
 
 import copy
+import random
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from timm.utils import ModelEmaV3
@@ -11,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from manifold_mixup import ManifoldMixup
-from zoo import BATCH, CLASSES, Residual, build, example, plan_at
+from zoo import BATCH, CLASSES, Residual, build, example, hand_split, plain_mix, plan_at
 
 TARGET = torch.arange(BATCH) % CLASSES
 LAYERS = ["input", "fc1", "fc2"]
@@ -123,6 +125,25 @@ def test_remove_after_an_exception_in_the_forward_pass():
     mixup.remove()
     assert hooks_on(model) == 0
     mixup.remove()  # twice is no error
+
+
+def test_after_an_interrupt_from_the_keyboard_an_evaluated_part_is_not_mixed():
+    model = build("mlp")
+    mixup = ManifoldMixup(model, "fc1", seed=0)
+    x = example(model)
+    train_step(mixup, model, x)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = model.fc3.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    handle.remove()
+    model.eval()  # and look at the features
+    assert torch.equal(model.fc1(x), nn.functional.linear(x, model.fc1.weight, model.fc1.bias))
+    model.train()
+    assert train_step(mixup, model, x) is not None
 
 
 def test_an_exception_being_handled_outside_does_not_switch_the_checks_off():
@@ -271,6 +292,22 @@ def test_using_a_plan_in_eval_mode_and_without_gradients():
     assert mixup.state_dict()["step"] == 0
 
 
+def test_of_using_and_paused_the_inner_one_counts():
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    x, plan = example(model), plan_at("fc1")
+    plain, mixed = build("mlp")(x), hand_split(build("mlp"), x, plan)
+    with mixup.using(plan):
+        with mixup.paused():
+            torch.testing.assert_close(model(x), plain)
+        torch.testing.assert_close(model(x), mixed)
+    with mixup.paused():
+        with mixup.using(plan):
+            torch.testing.assert_close(model(x), mixed)
+        torch.testing.assert_close(model(x), plain)
+    assert mixup.state_dict()["step"] == 0
+
+
 def test_using_refuses_what_it_cannot_do():
     model = build("mlp")
     mixup = ManifoldMixup(model, LAYERS)
@@ -308,17 +345,34 @@ class Wavering(nn.Module):
         self.stage, self.head = Stage(), nn.Linear(8, CLASSES)
 
     def forward(self, x):
-        h = self.stage(x)
-        return self.head(h[0] if isinstance(h, tuple) else h)
+        parts = self.stage(x)
+        return self.head(sum(part for part in parts if part is not None).reshape(len(x), 8))
 
 
 class Stage(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fc, self.bare = nn.Linear(5, 8), False
+        self.fc, self.form = nn.Linear(5, 8), lambda h: (h,)
 
     def forward(self, x):
-        return self.fc(x) if self.bare else (self.fc(x),)
+        return self.form(self.fc(x))
+
+
+@pytest.mark.parametrize("form", [lambda h: [h, 2 * h], lambda h: (None, h)])
+def test_what_a_layer_did_not_return_on_the_first_batch_is_mixed_too(form):
+    """A list of as many states as the batch has views, for example."""
+    model = Wavering()
+    mixup = ManifoldMixup(model, "stage", seed=0)
+    x = torch.randn(BATCH, 5)
+    model(x)
+    model.stage.form = form
+    output = model(x)
+    parts = [part for part in form(model.stage.fc(x)) if part is not None]
+    mixed = sum(plain_mix(part, mixup.plan) for part in parts)
+    torch.testing.assert_close(output, model.head(mixed))
+    model.stage.form = lambda h: (h, h[:1])
+    with pytest.raises(ValueError, match=r"'stage' was to mix 6 .* at '1' has shape \(1, 8\)"):
+        model(x)
 
 
 def test_a_layer_with_nothing_to_mix_raises():
@@ -326,8 +380,8 @@ def test_a_layer_with_nothing_to_mix_raises():
     ManifoldMixup(model, "stage")
     x = torch.randn(BATCH, 5)
     model(x)
-    model.stage.bare = True
-    with pytest.raises(ValueError, match=r"'stage' was to be mixed, but its output, a Tensor"):
+    model.stage.form = lambda h: (h.round().long(), None)
+    with pytest.raises(ValueError, match=r"'stage' was to be mixed, but its output, a tuple"):
         model(x)
 
 
@@ -368,6 +422,115 @@ def test_a_skipped_layer_gives_plain_targets_and_is_counted():
     assert mixup.wrap(plain)(output, TARGET) == plain(output, TARGET)
     assert mixup.skipped == 1
     assert "skipped=1" in repr(mixup)
+
+
+class LayerDrop(nn.Module):
+    """Drops its middle layer by a chance of its own."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+        self.drop, self.dropped = drop, None
+
+    def forward(self, x):
+        h = self.stem(x)
+        self.dropped = bool(self.drop())
+        return self.head(h if self.dropped else self.middle(h))
+
+
+@pytest.fixture
+def generators():
+    """What the global generators are at, put back afterwards."""
+
+    def states():
+        legacy = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()
+
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    yield states
+    random.setstate(before[0])
+    np.random.set_state(before[1])  # noqa: NPY002
+    torch.set_rng_state(before[2])
+
+
+DROPS = {
+    "python": lambda: random.random() < 0.5,
+    "numpy": lambda: np.random.rand() < 0.5,  # noqa: NPY002
+    "below": lambda: torch.rand([]) < 0.6,
+    "above": lambda: torch.rand([]) > 0.4,
+    "uniform": lambda: torch.empty(1).uniform_(-1, 1) < 0.2,
+    "bernoulli": lambda: torch.bernoulli(torch.tensor(0.5)),
+}
+
+
+@pytest.mark.parametrize("given", ["example", "first batch"])
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+def test_a_layer_dropped_at_random_is_no_error_on_the_first_batch_either(drop, given, generators):
+    x, skipped = torch.randn(BATCH, 5), 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        model, before = LayerDrop(drop), generators()[:2]
+        mixup = ManifoldMixup(
+            model, ["stem", "middle"], example=x if given == "example" else None, seed=seed
+        )
+        assert generators()[:2] == before
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        for _ in range(3):
+            output = model(x)
+            plain = nn.functional.cross_entropy(output, TARGET)
+            assert mixup.plan is None or mixup.plan.layer == "stem" or not model.dropped
+            assert torch.equal(criterion(output, TARGET), plain) == (mixup.plan is None)
+        skipped += mixup.skipped
+    assert 0 < skipped < 18
+
+
+def test_a_container_is_refused_with_the_way_out():
+    model = build("text")
+    ManifoldMixup(model, ["blocks"])
+    with pytest.raises(ValueError, match=r"'blocks' did not run.*nn.ModuleList.*the items"):
+        model(example(model))
+
+
+def put_in_another(model):
+    model.fc1 = nn.Linear(5, 8)
+
+
+@pytest.mark.parametrize("change", [put_in_another, lambda model: model.fc1._forward_hooks.clear()])
+def test_a_layer_that_lost_its_hook_is_not_taken_for_a_skipped_one(change):
+    model = build("mlp")
+    mixup = ManifoldMixup(model, "fc1", seed=0)
+    train_step(mixup, model, example(model))
+    change(model)
+    with pytest.raises(
+        RuntimeError, match=r"'fc1' was to be mixed, but it is no longer the module"
+    ):
+        model(example(model))
+    train_step(ManifoldMixup(model, "fc1", replace=True), model, example(model))
+
+
+class Calling(nn.Module):
+    """Adds what it says of half its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = build("mlp")
+
+    def forward(self, x, again=True):
+        return self.net(x) + (self(0.5 * x, again=False) if again else 0)
+
+
+def test_a_model_that_calls_itself_is_refused_where_it_is_mixed():
+    model, x = Calling(), torch.randn(BATCH, 5)
+    mixup = ManifoldMixup(model, "input", seed=0)
+    with pytest.raises(
+        RuntimeError, match=r"called inside its own forward pass.*Attach to the part"
+    ):
+        model(x)
+    with mixup.paused():
+        plain = model(x)
+    torch.testing.assert_close(model.eval()(x), plain)
 
 
 class Twice(nn.Module):

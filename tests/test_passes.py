@@ -211,6 +211,24 @@ def test_a_loss_inside_the_model_raises():
         model(torch.randn(BATCH, 5), TARGET).backward()
 
 
+def test_an_output_in_which_no_tensor_is_found_raises_at_once():
+    class Opaque(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = build("mlp")
+
+        def forward(self, x):
+            return torch.distributions.Categorical(logits=self.net(x))
+
+    model, x = Opaque(), torch.randn(BATCH, 5)
+    mixup = ManifoldMixup(model, ["net.fc1"], check=False, seed=0)
+    with pytest.raises(TypeError, match=r"'net.fc1'.*a Categorical without a tensor.*dataclasses"):
+        model(x)
+    with mixup.paused():
+        PLAIN(model(x).logits, TARGET).backward()
+    model.eval()(x)
+
+
 def test_a_forward_pass_without_backward_says_nothing(attached):
     model, mixup, criterion = attached
     for _ in range(3):

@@ -95,7 +95,7 @@ class LayerHook(Hook):
         self.layer = layer
         self.switch = switch
         self.passes = passes
-        self.paths: Collection[str] | None = None  # leaves of the output to mix; None: all floating
+        self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
         self.watched = False  # whether the compiled block around it, if any, was seen
@@ -132,9 +132,7 @@ class LayerHook(Hook):
         mixed = []
 
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
-            if not _mix.is_continuous(tensor):
-                return tensor
-            if self.paths is not None and path not in self.paths:
+            if not _mix.is_continuous(tensor) or path in self.unmixed:
                 return tensor
             if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
                 raise ValueError(
@@ -149,7 +147,7 @@ class LayerHook(Hook):
         if not mixed:
             raise ValueError(
                 f"layer {self.layer!r} was to be mixed, but its output, a {type(output).__name__}, "
-                f"holds no floating point tensor in the place where one is known. Does it return "
-                f"another kind of value than on the first batch? Choose another layer."
+                f"holds no floating point tensor on which the model's output is known to depend. "
+                f"Choose another layer."
             )
         return result

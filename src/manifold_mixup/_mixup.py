@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from manifold_mixup import _autograd, _compiled, _mix
 from manifold_mixup._copies import NotTraceable
 from manifold_mixup._criterion import MixedCriterion
-from manifold_mixup._find import LayerTable, check_layers, find_layers
+from manifold_mixup._find import LayerTable, check_layers, find_layers, look_for
 from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, Switch
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
 from manifold_mixup._passes import Pass, Passes
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._prove import Report, prove
+from manifold_mixup._runs import Runs
 from manifold_mixup._sample import Alpha, Stream
 from manifold_mixup._targets import Criterion, MixedTarget
 
@@ -90,27 +91,26 @@ class ManifoldMixup:
                 f"this model has {previous[0]!r} attached already. Say replace=True to take its "
                 f"place, or call its remove() first."
             )
-        table = None if example is None else _find_for(model, example)
+        self.layers = () if layers is None else resolve(model, layers)
+        table = None if example is None else _find_for(model, self.layers, example)
         if layers is None and table is not None:
-            layers = table.default
-        self.layers = resolve(model, () if layers is None else layers)
+            self.layers = resolve(model, table.default)
         self.plan = None
         self.skipped = 0
         self._model = model
-        self._passes = Passes()
+        self._passes = Passes(model)
         self._switch = Switch()
         self._hooks = {
             name: LayerHook(self, name, self._switch, self._passes)
             for name in self.layers
             if not is_input(name)
         }
-        self._known_to_run: set[str] = set()
+        self._runs = Runs(model, self._hooks)
         self._unchecked = check
         self._looked = False
         if table is not None:
             (self._settle if check else self._note)(table)
-        self._paused = 0
-        self._using: list[MixPlan] = []
+        self._told: list[MixPlan | None] = []  # by using and paused, the innermost last
         self._replaced = False
         self._error_before: BaseException | None = None
         self._recomputation: tuple[int, int | None] | None = None
@@ -187,20 +187,22 @@ class ManifoldMixup:
                 f"the plan mixes at {plan.layer!r}, but the eligible layers are "
                 f"{list(self.layers)}."
             )
-        self._using.append(plan)
-        try:
+        with self._telling(plan):
             yield
-        finally:
-            self._using.pop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Mix nothing inside, also in train mode; the stream of plans does not move on."""
-        self._paused += 1
+        with self._telling(None):
+            yield
+
+    @contextmanager
+    def _telling(self, plan: MixPlan | None) -> Iterator[None]:
+        self._told.append(plan)
         try:
             yield
         finally:
-            self._paused -= 1
+            self._told.pop()
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed and the step: with them a resumed run draws what this one would have.
@@ -298,7 +300,7 @@ class ManifoldMixup:
         if getattr(module, "_is_replica", False):
             raise TypeError(_DATA_PARALLEL)
         training = self._model.training and torch.is_grad_enabled()
-        mixing = bool(self._using) or (training and not self._paused)
+        mixing = self._told[-1] is not None if self._told else training
         traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if mixing and traced:
             raise RuntimeError(_EXPORTED)
@@ -306,7 +308,7 @@ class ManifoldMixup:
         if recomputed is None:
             plan = self._next_plan(args, kwargs) if mixing else None
             self._passes.start(plan, training=training)
-            if training or self._using:
+            if training or mixing:
                 self.plan = plan
             self._error_before = sys.exc_info()[1]
         else:
@@ -331,9 +333,9 @@ class ManifoldMixup:
     def _next_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MixPlan | None:
         inputs = list(named_inputs(unwrap(self._model), args, kwargs))
         lead = leading(inputs)
-        if self._using:
+        if self._told and (told := self._told[-1]) is not None:
             # Moved once, so that all passes of one plan know it for the same.
-            plan = self._using[-1] = self._using[-1].to(lead.device)
+            plan = self._told[-1] = told.to(lead.device)
             if plan.batch != len(lead):
                 raise ValueError(
                     f"the plan in use pairs {plan.batch} examples, but the model was called with "
@@ -360,8 +362,12 @@ class ManifoldMixup:
             running = self._passes.running
             failed = sys.exc_info()[1] is not self._error_before
             try:
-                if running is not None and not failed:
-                    self._account(running)
+                if failed:
+                    pass
+                elif running is None:
+                    self._passes.refuse_nesting()
+                else:
+                    self._account(running, output)
             finally:
                 self._passes.finish(output)
                 self._error_before = None
@@ -376,37 +382,23 @@ class ManifoldMixup:
         running = self._passes.running
         self._switch.set(None if running is None else running.plan)
 
-    def _account(self, finished: Pass) -> None:
+    def _account(self, finished: Pass, output: Any) -> None:
         """Make sure that the layer of the plan ran once; if it was skipped, drop the plan."""
-        self._known_to_run.update(finished.runs)
         plan = finished.plan
-        if plan is not None and not is_input(plan.layer):
-            hook, compiled_runs = self._hooks[plan.layer], self._switch.runs
-            runs = finished.runs[plan.layer] + compiled_runs
-            if runs > 1:
-                raise RuntimeError(_repeated(plan.layer, runs))
-            hook.traced |= compiled_runs > 0
-            if runs == 0 and (hook.counts or not hook.traced):
-                self._skip(finished, plan)
-            elif hook.traced and not hook.watched:
-                hook.watched = True
-                self._handles += self._watch_blocks()  # compiled after attaching, perhaps
-        if finished.training or self._using:
-            self.plan = finished.plan
-
-    def _skip(self, finished: Pass, plan: MixPlan) -> None:
-        compiled = _compiled.runs_compiled(self._model, plan.layer)
-        traced = self._hooks[plan.layer].traced
-        if not traced and (compiled or plan.layer not in self._known_to_run):
-            raise RuntimeError(_never_ran(plan.layer, compiled))
-        finished.plan = None
-        self.skipped += 1
+        hook = None if plan is None else self._hooks.get(plan.layer)
+        if self._runs.skipped(finished, self._switch.runs):
+            finished.plan = self.plan = None
+            self.skipped += 1
+        elif hook is not None and hook.traced and not hook.watched:
+            hook.watched = True
+            self._handles += self._watch_blocks()  # compiled after attaching, perhaps
+        finished.require_tensor(output)
 
     # The structural view
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            table = find_layers(self._model, *args, **kwargs)
+            table = look_for(self._model, self.layers, args, kwargs)
         except NotTraceable as error:
             self._unchecked = False
             warnings.warn(
@@ -428,9 +420,9 @@ class ManifoldMixup:
         """Take over which layers run, and which parts of their outputs are to be mixed."""
         for row in table:
             if row.name in self._hooks:
-                self._hooks[row.name].paths = row.mixed
+                self._hooks[row.name].unmixed = row.unmixed
                 self._hooks[row.name].counts = not row.checkpointed
-                self._known_to_run.add(row.name)
+                self._runs.known.add(row.name)
         self._looked = True
 
     def _run_copy(
@@ -441,7 +433,7 @@ class ManifoldMixup:
             return copied(*args, **kwargs)
         with ManifoldMixup(copied, [plan.layer], check=False) as mixup, mixup.using(plan):
             for name, hook in mixup._hooks.items():
-                hook.paths = self._hooks[name].paths
+                hook.unmixed = self._hooks[name].unmixed
             output = copied(*args, **kwargs)
             mixup.target(None, output)  # the proof goes backward without targets
             return output
@@ -481,37 +473,17 @@ def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
     return twin
 
 
-def _find_for(model: nn.Module, example: Any) -> LayerTable:
+def _find_for(model: nn.Module, layers: tuple[str, ...], example: Any) -> LayerTable:
     try:
         if isinstance(example, Mapping):
-            return find_layers(model, **example)
-        return find_layers(model, *(example if isinstance(example, tuple) else (example,)))
+            return look_for(model, layers, (), dict(example))
+        args = example if isinstance(example, tuple) else (example,)
+        return look_for(model, layers, args, {})
     except NotTraceable as error:
         raise NotTraceable(
             f"the layers cannot be looked at: {error}. Attach before the model is sharded, or name "
             f"the layers and leave example= out."
         ) from error
-
-
-def _repeated(layer: str, runs: int) -> str:
-    return (
-        f"layer {layer!r} ran {runs} times in one forward pass, and its states would be mixed "
-        f"{runs} times. Choose a layer that runs once, for example the module around it."
-    )
-
-
-def _never_ran(layer: str, compiled: bool) -> str:
-    if compiled:
-        return (
-            f"layer {layer!r} was to be mixed, but the compiled code does not contain the mix: it "
-            f"was compiled before ManifoldMixup was attached, or never runs this layer. Attach "
-            f"before the first compiled call, or call torch.compiler.reset()."
-        )
-    return (
-        f"layer {layer!r} was to be mixed, but it has never run. Its forward may be bypassed (a "
-        f"container, or a module whose weights are used directly); find_layers(model, example) "
-        f"lists those that run."
-    )
 
 
 _EXPORTED = (

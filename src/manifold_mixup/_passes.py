@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifold_mixup import _autograd
 from manifold_mixup._plan import MixPlan
@@ -16,9 +16,10 @@ from manifold_mixup._tree import leaves
 class Pass:
     """One forward pass: what it mixed, and its stretch of the autograd graph."""
 
-    def __init__(self, plan: MixPlan | None, training: bool) -> None:
+    def __init__(self, plan: MixPlan | None, training: bool, nested: bool = False) -> None:
         self.plan = plan
         self.training = training
+        self.nested = nested  # in another pass, and one of the two is mixed
         self.claimed = False
         self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
         self.begin = _autograd.next_number()
@@ -27,6 +28,15 @@ class Pass:
     def holds(self, number: int) -> bool:
         """Say whether the node with this number was made in this pass."""
         return self.begin <= number < self.end
+
+    def require_tensor(self, output: Any) -> None:
+        """Raise when a mixed pass returned nothing by which it could be known again."""
+        if self.plan is not None and self.training and next(leaves(output), None) is None:
+            raise TypeError(
+                f"the forward pass mixed the hidden state at {self.plan.layer!r}, but returned a "
+                f"{type(output).__name__} without a tensor in it, so that a loss cannot be traced "
+                f"back to its plan. Return tensors, in tuples, dicts or dataclasses if you like."
+            )
 
     def require_claim(self, grad: Tensor) -> None:
         """Raise when backward reaches a mixed output whose targets nobody mixed."""
@@ -45,7 +55,8 @@ class Pass:
 class Passes:
     """The forward passes of one model that can still be asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.running: Pass | None = None
         self.latest: Pass | None = None
         # A pass lives as long as the graph of its output, which holds it by a tensor hook.
@@ -53,7 +64,8 @@ class Passes:
 
     def start(self, plan: MixPlan | None, *, training: bool) -> None:
         """Open a pass; it is the running one until `finish`."""
-        self.running = Pass(plan, training)
+        outer = self.running
+        self.running = Pass(plan, training, nested=outer is not None and bool(plan or outer.plan))
         self._alive.add(self.running)
 
     def finish(self, output: Any) -> None:
@@ -67,14 +79,25 @@ class Passes:
             if tensor.grad_fn is not None:
                 tensor.register_hook(finished.require_claim)
 
+    def refuse_nesting(self) -> None:
+        """Raise if another pass of the model, inside the one that ends, has taken its place."""
+        if self.latest is not None and self.latest.nested:
+            raise RuntimeError(
+                "the model was called inside its own forward pass, so that one state would be "
+                "mixed by two plans. Attach to the part of the model that is called in it."
+            )
+
     def plan_at(self, layer: str) -> MixPlan | None:
         """Return the plan of the pass in which ``layer`` has just run, and count the run.
 
         A layer that is called on its own, outside of any pass, has none.
         """
         owner = self.recomputed()
-        if owner is None and self.running is not None:
-            owner = self.running
+        running = self.running
+        # No hook tells of a pass that was interrupted from the keyboard. It is over at the latest
+        # when the model is in eval mode.
+        if owner is None and running is not None and (self.model.training or not running.training):
+            owner = running
             owner.runs[layer] += 1
         return None if owner is None else owner.plan
 
@@ -151,8 +174,8 @@ class Passes:
 
 _NO_PASS = (
     "the criterion was called in training, but no forward pass of the attached model was seen. "
-    "Was the model compiled before ManifoldMixup was attached to the module inside? Attach to what "
-    "you call: ManifoldMixup(compiled_model, ...)."
+    "Call the model itself, not its forward method. Was it compiled before ManifoldMixup was "
+    "attached to the module inside? Attach to what you call: ManifoldMixup(compiled_model, ...)."
 )
 _FOREIGN = (
     "the autograd graph of this output leads to no forward pass of the attached model. Give the "

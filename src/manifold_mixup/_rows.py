@@ -25,6 +25,8 @@ class LayerRow:
         bypassed: what gets around it: ``"data"``, ``"side"`` (nothing but side inputs), or nothing
             (``""``).
         checkpointed: whether an activation checkpoint recomputes it.
+        unmixed: paths of the floating point tensors in its output that are left alone, as no output
+            of the model depends on them.
     """
 
     name: str
@@ -37,6 +39,7 @@ class LayerRow:
     mixed: tuple[str, ...]
     bypassed: str
     checkpointed: bool
+    unmixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class View:
             mixed=tuple(leaf.path for leaf in mixed),
             bypassed="" if own or not around else "data" if data_sources(around) else "side",
             checkpointed=any(run.checkpointed for run in runs),
+            unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
         )
 
     def input_row(self, place: int) -> InputRow:
