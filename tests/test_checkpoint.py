@@ -1,5 +1,8 @@
 """Activation checkpointing: a recomputation replays the plan of its own forward pass."""
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch._dynamo
@@ -141,16 +144,30 @@ def test_a_reentrant_checkpoint_of_the_whole_model_says_what_to_do():
         output.sum().backward()
 
 
-def test_a_forward_pass_inside_a_backward_pass_must_be_paused():
+@pytest.mark.parametrize("mode", ["to be mixed", "paused", "no gradients", "eval"])
+def test_a_forward_pass_inside_a_backward_pass_must_not_be_mixed(mode):
     model = build("residual")
     mixup = ManifoldMixup(model, LAYERS, seed=0)
-    x = example(model)
-    loss = mixup.wrap(PLAIN)(model(x), TARGET)
-    probe = torch.zeros((), requires_grad=True)
-    summed = probe + 1
-    summed.register_hook(lambda grad: model(x).sum() * 0)
-    with pytest.raises(RuntimeError, match="cannot be told which forward pass"):
-        (loss + summed).backward()
+    criterion, x, seen = mixup.wrap(PLAIN), example(model), []
+
+    def look(grad):
+        model.train(mode != "eval")
+        quiet = mixup.paused() if mode == "paused" else nullcontext()
+        with torch.set_grad_enabled(mode != "no gradients"), quiet:
+            seen.append(model(x).detach())
+
+    for _ in range(8):  # at several layers
+        model.train()
+        summed = torch.zeros((), requires_grad=True) + 1
+        summed.register_hook(look)
+        loss = criterion(model(x), TARGET) + summed
+        if mode == "to be mixed":
+            with pytest.raises(RuntimeError, match="cannot be told which forward pass"):
+                loss.backward()
+        else:
+            loss.backward()
+            torch.testing.assert_close(seen.pop(), copy.deepcopy(model)(x).detach())
+    assert not seen
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
