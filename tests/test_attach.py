@@ -1,5 +1,6 @@
 """The life of an attachment: attach, look, pause, replace, resume, remove."""
 
+import contextlib
 import copy
 import random
 import warnings
@@ -186,6 +187,25 @@ def test_no_mixing_in_eval_mode_without_gradients_or_when_paused():
         assert torch.equal(model(x), plain)
     assert torch.equal(model.eval()(x), plain)
     assert mixup.state_dict()["step"] == 0
+
+
+def test_the_plan_is_that_of_the_latest_training_pass_or_of_using():
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS, seed=0)
+    x, given = example(model), plan_at("fc1")
+    assert mixup.plan is None
+    trained = train_step(mixup, model, x)
+    model.eval()(x)
+    assert mixup.plan is trained
+    with mixup.using(given):
+        model(x)
+    assert mixup.plan is given
+    with mixup.paused():
+        model.train()(x)
+    assert mixup.plan is None
+    train_step(mixup, model, x)
+    mixup.remove()
+    assert mixup.plan is None
 
 
 def test_update_bn_sees_clean_batches():
@@ -513,16 +533,19 @@ def test_a_layer_that_lost_its_hook_is_not_taken_for_a_skipped_one(change):
 class Calling(nn.Module):
     """Adds what it says of half its input."""
 
-    def __init__(self):
+    def __init__(self, how):
         super().__init__()
-        self.net = build("mlp")
+        self.net, self.how = build("mlp"), how
 
     def forward(self, x, again=True):
-        return self.net(x) + (self(0.5 * x, again=False) if again else 0)
+        with self.how():
+            more = self(0.5 * x, again=False) if again else 0
+        return self.net(x) + more
 
 
-def test_a_model_that_calls_itself_is_refused_where_it_is_mixed():
-    model, x = Calling(), torch.randn(BATCH, 5)
+@pytest.mark.parametrize("how", [contextlib.nullcontext, torch.no_grad])
+def test_a_model_that_calls_itself_is_refused_where_it_is_mixed(how):
+    model, x = Calling(how), torch.randn(BATCH, 5)
     mixup = ManifoldMixup(model, "input", seed=0)
     with pytest.raises(
         RuntimeError, match=r"called inside its own forward pass.*Attach to the part"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget
-from zoo import BATCH, CLASSES, build, example, gradients, hand_split
+from zoo import BATCH, CLASSES, build, example, gradients, hand_split, plan_at
 
 TARGET = torch.arange(BATCH) % CLASSES
 LAYERS = ["input", "fc1", "fc2"]
@@ -99,6 +99,24 @@ def test_an_output_in_a_dict_and_one_of_its_leaves():
     assert mixup.target(TARGET, output["norm"]).plan is mixup.plan
 
 
+def test_of_passes_that_build_on_each_other_the_last_one_counts(attached):
+    """A state that is carried over, as in truncated backpropagation through time."""
+    model, mixup, criterion = attached
+    first = model(example(model))
+    early = mixup.plan
+    second = model(example(model, 2) + first.mean(1, keepdim=True))
+    assert mixup.target(TARGET, second).plan is mixup.plan is not early
+    (criterion(first, TARGET) + criterion(second, TARGET)).backward()
+
+
+def test_a_model_of_one_operator_that_was_not_mixed():
+    model = nn.Linear(5, CLASSES)
+    mixup = ManifoldMixup(model, "input", seed=0)
+    with mixup.paused():
+        output = model(torch.randn(BATCH, 5))
+    assert mixup.wrap(PLAIN)(output, TARGET) == PLAIN(output, TARGET)
+
+
 def test_an_intermediate_of_the_pass_has_its_plan(attached):
     model, mixup, _ = attached
     kept = []
@@ -142,6 +160,14 @@ def test_an_output_without_a_graph_takes_the_latest_plan(attached):
     assert mixup.target(TARGET).plan is mixup.plan
 
 
+@pytest.mark.parametrize("given", [lambda output: None, torch.Tensor.detach])
+def test_a_target_of_the_latest_pass_is_claimed_without_its_graph(attached, given):
+    model, mixup, _ = attached
+    output = model(example(model))
+    mixup.target(TARGET, given(output)).loss(PLAIN, output).backward()
+    assert gradients(model)
+
+
 def test_a_frozen_model_has_no_graph_and_is_mixed_all_the_same():
     model = build("mlp").requires_grad_(False)
     mixup = ManifoldMixup(model, LAYERS, seed=0)
@@ -182,6 +208,8 @@ def test_a_criterion_before_any_forward_pass_raises(attached):
     output = torch.randn(BATCH, CLASSES, requires_grad=True)
     with pytest.raises(RuntimeError, match="no forward pass of the attached model was seen"):
         criterion(output, TARGET)
+    with torch.no_grad():
+        assert criterion(output, TARGET) == PLAIN(output, TARGET)
     model.eval()
     assert criterion(output, TARGET) == PLAIN(output, TARGET)
 
@@ -226,7 +254,9 @@ def test_an_output_in_which_no_tensor_is_found_raises_at_once():
         model(x)
     with mixup.paused():
         PLAIN(model(x).logits, TARGET).backward()
-    model.eval()(x)
+    model.eval()
+    with mixup.using(plan_at("net.fc1")):
+        model(x)  # nothing to learn from
 
 
 def test_a_forward_pass_without_backward_says_nothing(attached):
