@@ -393,6 +393,9 @@ def test_what_a_layer_did_not_return_on_the_first_batch_is_mixed_too(form):
     model.stage.form = lambda h: (h, h[:1])
     with pytest.raises(ValueError, match=r"'stage' was to mix 6 .* at '1' has shape \(1, 8\)"):
         model(x)
+    model.stage.form = lambda h: (h, h.mean())
+    with pytest.raises(ValueError, match=r"'stage' was to mix 6 .* at '1' has shape \(\)"):
+        model(x)
 
 
 def test_a_layer_with_nothing_to_mix_raises():
@@ -430,9 +433,10 @@ class Skipping(nn.Module):
         return self.head(h if self.drop else self.dropped(h))
 
 
-def test_a_skipped_layer_gives_plain_targets_and_is_counted():
+@pytest.mark.parametrize("check", [True, False])
+def test_a_skipped_layer_gives_plain_targets_and_is_counted(check):
     model = Skipping()
-    mixup = ManifoldMixup(model, "dropped", seed=0)
+    mixup = ManifoldMixup(model, "dropped", check=check, seed=0)
     x, plain = torch.randn(BATCH, 5), nn.CrossEntropyLoss()
     train_step(mixup, model, x)
     assert mixup.plan is not None

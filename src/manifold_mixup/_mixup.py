@@ -192,7 +192,10 @@ class ManifoldMixup:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Mix nothing inside, also in train mode; the stream of plans does not move on."""
+        """Mix nothing inside, also in train mode; the stream of plans does not move on.
+
+        Of this and `using`, the inner one counts.
+        """
         with self._telling(None):
             yield
 
