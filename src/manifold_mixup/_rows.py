@@ -174,8 +174,9 @@ class View:
 
     def _grows(self, output: Leaf) -> bool:
         """Say whether an output has a batch, in whatever dimension."""
-        if output.path in self._outputs_resized:
+        if self._outputs_resized.keys() == {leaf.path for leaf in self.first.outputs}:
             return self._outputs_resized[output.path] != output.shape
+        # Recorded once only, or a list holds an item for every example.
         return output.shape != ()
 
     def _read(self, leaf: Leaf) -> list[int]:
@@ -187,7 +188,15 @@ class View:
         if not self.outputs:
             return "the model returns no floating point tensor (in tuples, dicts or dataclasses)"
         resized = self._outputs_resized
-        if any(self._follows(leaf.shape, resized.get(leaf.path)) for leaf in self.outputs):
+        first = [leaf for leaf in self.outputs if self._follows(leaf.shape, resized.get(leaf.path))]
+        for leaf in first:
+            if len(moved := _moved(leaf.shape, resized.get(leaf.path, leaf.shape))) > 1:
+                return (
+                    f"dimension {moved[1]} of the model's output{_at(leaf)} of shape {leaf.shape} "
+                    f"follows the batch as well: it compares examples with each other, for which "
+                    f"there are no mixed targets. Let the model return what it compares"
+                )
+        if first:
             return ""
         shape = self.outputs[0].shape
         if shape == ():
@@ -229,7 +238,7 @@ class View:
         seen = f"its output{_at(leaf)} has shape {leaf.shape} for a batch of {self.first.batch}"
         if resized is None or len(resized) != len(leaf.shape):
             return f"{seen}: dimension 0 is not the batch"
-        moved = [dim for dim in range(len(resized)) if resized[dim] != leaf.shape[dim]]
+        moved = _moved(leaf.shape, resized)
         if moved == [0]:
             return f"{seen}: dimension 0 holds more than the batch"
         if len(moved) == 1:
@@ -280,6 +289,11 @@ def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:
 
 def _output_shapes(trace: Trace | None) -> dict[str, tuple[int, ...]]:
     return {leaf.path: leaf.shape for leaf in trace.outputs} if trace else {}
+
+
+def _moved(shape: tuple[int, ...], resized: tuple[int, ...]) -> list[int]:
+    """List the dimensions that the batch size changes."""
+    return [dim for dim in range(len(shape)) if resized[dim] != shape[dim]]
 
 
 def _at(leaf: Leaf) -> str:
