@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -306,22 +307,25 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
     """Make a forward pass that mixes anywhere, also where the library would refuse."""
     paths = {row.name: row.mixed for row in table}
 
-    def run(model: nn.Module, args: Any, kwargs: Any, plan: MixPlan | None) -> Any:
+    @contextmanager
+    def run(model: nn.Module, args: Any, kwargs: Any, plan: MixPlan | None) -> Iterator[Any]:
         if plan is None:
-            return model(*args, **kwargs)
+            yield model(*args, **kwargs)
+            return
         chosen = paths.get(plan.layer, ("",))
         if chosen == ("",):  # one tensor: by the hooks of the library
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
                 output = model(*args, **kwargs)
                 mixup.target(None, output)  # the proof goes backward without targets
-                return output
+                yield output
+            return
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             return map_leaves(lambda path, x: mix(x, plan) if path in chosen else x, output)
 
         handle = named_layers(model)[plan.layer].register_forward_hook(hook)
         try:
-            return model(*args, **kwargs)
+            yield model(*args, **kwargs)
         finally:
             handle.remove()
 

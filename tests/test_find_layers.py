@@ -180,6 +180,17 @@ def test_a_state_with_its_batch_elsewhere_among_the_outputs_counts():
     assert [name for name, row in found.items() if row.cut] == ["first"]
 
 
+def test_a_list_with_an_item_for_every_example_among_the_outputs_counts():
+    model = Net(lambda m, x: (lambda h: {"out": m.c(m.b(h)), "each": list(h)})(m.a(x)))
+    assert cuts_of(model, x) == {"a"}
+
+
+def test_an_output_that_compares_examples_cannot_have_mixed_targets():
+    model = Net(lambda m, x: (lambda h: h @ h.T)(m.b(m.a(x))))
+    message = refused(find_layers(model, x), "a")
+    assert "dimension 1 of the model's output of shape (3, 3) follows the batch as well" in message
+
+
 def test_a_loss_inside_the_model_is_named_by_its_targets():
     def forward(m, x, labels):
         out = m.c(m.a(x))
@@ -337,6 +348,13 @@ def test_a_mask_over_time_may_be_as_long_as_the_batch():
 
     table = find_layers(Net(forward), torch.zeros(5, 5, 4), mask=torch.ones(5, 5).bool())
     assert [row.name for row in table.cuts] == ["a", "c"]
+
+
+def test_an_embedding_of_positions_may_be_as_long_as_the_batch():
+    model = Net(lambda m, x, places: m.c((m.a(x) + places).tanh().mean(1)))
+    table = find_layers(model, torch.zeros(5, 5, 4), places=torch.zeros(5, 4))
+    assert [row.name for row in table.cuts] == ["a", "c"]
+    assert [item.kind for item in table.inputs] == ["data", "constant"]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])

@@ -1,14 +1,17 @@
 import copy
 import gc
+import math
 import random
 import threading
 import weakref
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import zoo
 from architectures import (
     PreActResNet,
     Recurrent,
@@ -34,6 +37,11 @@ def images(*shape: int) -> Tensor:
 def prove_one(model: nn.Module, layer: str, *args: object, **kwargs: object) -> LayerProof:
     table = find_layers(model, *args, **kwargs)
     return prove(model, [layer], args, kwargs, mixed_by(table)).layers[0]
+
+
+@contextmanager
+def unmixed(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], _: object):
+    yield model(*args, **kwargs)
 
 
 class Residual(nn.Module):
@@ -116,15 +124,15 @@ def test_an_auxiliary_output_that_leaves_before_fails():
 
 
 def test_a_detached_mix_fails():
-    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None) -> Tensor:
+    @contextmanager
+    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None):
         def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             return mix(output.detach(), plan)
 
         handle = model.stem.register_forward_hook(hook) if plan else None
-        out = model(*args)
+        yield model(*args)
         if handle:
             handle.remove()
-        return out
 
     proof = prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0]
     assert proof.verdict == "failed"
@@ -134,18 +142,82 @@ def test_a_detached_mix_fails():
     assert prove(frozen, ["stem"], (images(6, 4),), {}, run).ok  # there is nothing to reach
 
 
+class Detaching(Residual):
+    """Trains its head alone, as a linear probe."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.branch(self.stem(x)).detach())
+
+
+def test_a_state_that_the_model_itself_detaches_is_proven():
+    assert prove_one(Detaching(), "stem", images(6, 4)).verdict == "proven"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "reentrant"])
+def test_checkpoints_are_no_obstacle_before_them_inside_and_after(kind):
+    model, batch = zoo.build(kind), images(6, 5)
+    with ManifoldMixup(model, zoo.layers_of(kind), check=False) as mixup:
+        report = mixup.verify(batch)
+    assert report.ok, report
+
+
 def test_a_wrong_mix_fails():
-    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None) -> Tensor:
+    @contextmanager
+    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None):
         def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             return map_leaves(lambda _, h: h[plan.perm].roll(1, 0), output)
 
-        with_hook = model.stem.register_forward_hook(hook) if plan else None
-        out = model(*args)
-        if with_hook:
-            with_hook.remove()
-        return out
+        handle = model.stem.register_forward_hook(hook) if plan else None
+        yield model(*args)
+        if handle:
+            handle.remove()
 
     assert prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0].verdict == "failed"
+
+
+class Structured(Residual):
+    """Returns what ``extra`` makes of an early state beside what it would return."""
+
+    def __init__(self, extra: object) -> None:
+        super().__init__()
+        self.extra = extra
+        self.register_buffer("anchors", images(4, 2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        h = self.stem(x)
+        return self.head(self.branch(h)), self.extra(self, h)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        lambda m, _: m.anchors,  # as many as there are examples in the proof
+        lambda m, _: m.head.bias * math.inf,
+        lambda _, h: h.square().mean(),
+        lambda _, h: h.mean(0),
+        lambda _, h: h.mean(0)[:4, None] * images(4, 4).to(h),
+    ],
+)
+def test_outputs_without_a_batch_say_nothing(extra):
+    assert prove_one(Structured(extra), "branch", images(6, 4)).verdict == "proven"
+
+
+def test_an_output_that_holds_the_batch_elsewhere_counts():
+    model = Structured(lambda _, h: h.T)
+    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
+    proof = prove_one(model, "branch", images(6, 4))
+    assert proof.verdict == "failed"
+    assert "the output '1'" in proof.reason
+
+
+def test_what_scales_noise_bypasses():
+    class TwoHeaded(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x)
+            return self.head(self.branch(h) + torch.randn_like(h) * (h * self.scale).exp())
+
+    assert prove_one(TwoHeaded(), "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(TwoHeaded(), "branch", images(6, 4)).verdict == "failed"
 
 
 # Where the numbers do not tell
@@ -189,7 +261,7 @@ class Saturated(Residual):
     ],
 )
 def test_inconclusive_is_said_with_the_reason(model, reason):
-    report = prove(model, ["stem"], (images(6, 4),), {}, lambda m, a, k, _: m(*a, **k))
+    report = prove(model, ["stem"], (images(6, 4),), {}, unmixed)
     assert report.layers[0].verdict == "inconclusive"
     assert reason in report.layers[0].reason
     assert not report.ok
@@ -206,13 +278,13 @@ def test_what_python_draws_is_the_same_in_every_pass():
 def test_a_model_that_cannot_be_copied_is_skipped():
     model = Residual()
     model.lock = threading.Lock()
-    report = prove(model, ["stem"], (images(6, 4),), {}, lambda m, a, k, _: m(*a, **k))
+    report = prove(model, ["stem"], (images(6, 4),), {}, unmixed)
     assert report.layers[0].verdict == "skipped"
     assert "cannot be copied" in report.layers[0].reason
 
 
 def test_an_error_of_the_model_is_skipped_with_its_text():
-    report = prove(Residual(), ["stem"], (images(6, 5),), {}, lambda m, a, k, _: m(*a, **k))
+    report = prove(Residual(), ["stem"], (images(6, 5),), {}, unmixed)
     assert "shapes cannot be multiplied" in report.layers[0].reason
 
 
@@ -230,7 +302,7 @@ def test_examples_that_are_alike_get_noise(example):
 def test_token_ids_of_one_example_are_rolled():
     model = Recurrent(nn.GRU)
     assert prove_one(model, "rnn1", token_ids()[:1]).verdict == "proven"
-    report = prove(model, ["rnn1"], (torch.ones(3, 5).long(),), {}, lambda m, a, k, _: m(*a, **k))
+    report = prove(model, ["rnn1"], (torch.ones(3, 5).long(),), {}, unmixed)
     assert "all examples give the same outputs" in report.layers[0].reason
 
 
@@ -261,6 +333,34 @@ def test_no_pass_leaves_its_activations_behind():
     gc.collect()
     assert len(made) > 4
     assert not any(reference() is not None for reference in made)
+
+
+@pytest.mark.parametrize("batch", [5, 8])
+@pytest.mark.parametrize("length", [4, 5])  # the proof takes four examples
+def test_an_input_without_a_batch_may_be_as_long_as_one(batch, length):
+    class Placed(Residual):
+        def forward(self, x: Tensor, places: Tensor) -> Tensor:
+            return self.head((self.stem(x) * places).tanh().mean(1))
+
+    for places in (images(length, 8), torch.arange(length)[:, None].expand(-1, 8)):
+        proof = prove_one(Placed(), "stem", images(batch, length, 4), places=places)
+        assert proof.verdict == "proven", proof
+
+
+def test_no_hook_of_the_model_is_called():
+    model, called = Residual(), []
+    for register in (
+        model.stem.register_forward_hook,
+        model.stem.register_forward_pre_hook,
+        model.stem.register_full_backward_hook,
+        model.stem.register_full_backward_pre_hook,
+        model.stem.weight.register_hook,
+        model.stem.weight.register_post_accumulate_grad_hook,
+    ):
+        register(lambda *_: called.append(1))
+    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
+    assert not called
+    assert model.stem.weight.grad is None
 
 
 # As it trains, in any setting
@@ -307,9 +407,46 @@ def test_a_model_of_one_precision_is_tried_in_it():
     assert 1e-9 < proof.rounding < 1e-5
 
 
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(4, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_complex_states_are_tried_in_double_precision(dtype):
+    model = nn.Sequential(nn.Identity(), Complex(), Complex())
+    if dtype == torch.float32:
+        model[0] = ToComplex()
+    proof = prove_one(model, "1", images(6, 4).to(dtype))
+    assert proof.verdict == "proven"
+    assert proof.rounding < 1e-12
+
+
+class ToComplex(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(x.dtype.to_complex())
+
+
+def test_a_complex_bypass_is_seen():
+    class Skipping(Complex):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = Complex()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.first(x)) + 1j * x
+
+    assert prove_one(Skipping(), "first", images(6, 4).to(torch.complex64)).verdict == "failed"
+
+
+@contextmanager
 def mixed_by_head(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None):
     out = model(*args)
-    return out if plan is None else mix(out, plan)
+    yield out if plan is None else mix(out, plan)
 
 
 def test_compiled_models_are_tried_eagerly():

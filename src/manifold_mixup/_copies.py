@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from manifold_mixup._layers import unwrap
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 class NotTraceable(RuntimeError):
     """A model that cannot be looked at from outside; the message says why."""
@@ -85,7 +87,7 @@ def _drop_shared_hooks(model: nn.Module, clone: nn.Module) -> None:
     Functions are shared by copies. Hooks that are objects, as weight norms are, were copied.
     """
     for module, twin in zip(model.modules(), clone.modules(), strict=True):
-        for kind in ("_forward_hooks", "_forward_pre_hooks"):
+        for kind in _HOOKS:
             own, copied = getattr(module, kind), getattr(twin, kind)
             for key in [key for key, hook in copied.items() if hook is own.get(key)]:
                 del copied[key]

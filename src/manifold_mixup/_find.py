@@ -27,7 +27,8 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
     A layer can be mixed if and only if everything the outputs depend on passes through it. The
     model is looked at as it trains (train mode, randomness neutralised) on a copy, on fake tensors
     where it allows that; nothing of it changes. What its Python code decides by the values of
-    tensors is seen as it was decided for this batch.
+    tensors is seen as it was decided for this batch; what it computes outside of torch (in NumPy,
+    in lists) or in functions hooked to it is not seen.
 
     Args:
         model: the model, wrapped or not.
@@ -126,7 +127,8 @@ def _check_layer(table: LayerTable, name: str) -> None:
     if place is None:
         raise ValueError(
             f"layer {name!r} did not run in this forward pass of {table.model}. Name one that did: "
-            f"of a container such as nn.ModuleList, which has no forward of its own, the items."
+            f"of a container such as nn.ModuleList, which has no forward of its own, the items. If "
+            f"Python's chance or the data decide whether it runs, say check=False."
         )
     row = table.rows[place]
     if not row.cut:

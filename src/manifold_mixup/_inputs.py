@@ -77,6 +77,20 @@ def leading(inputs: list[tuple[str, Tensor]]) -> Tensor:
     return next((tensor for tensor in shaped if is_continuous(tensor)), shaped[0])
 
 
+def batched_names(inputs: list[tuple[str, Tensor]]) -> list[frozenset[str]]:
+    """Say which inputs may follow the batch, the likeliest set of names first.
+
+    What has as many rows as the batch does, unless the model then fails with another batch size: a
+    mask of (time, time), or an embedding of positions, may be as long as the batch by chance.
+    """
+    lead = leading(inputs)
+    rows = [(name, tensor) for name, tensor in inputs if tensor.ndim > 0]
+    rows = [(name, tensor) for name, tensor in rows if len(tensor) == len(lead)]
+    floating = [name for name, tensor in rows if is_continuous(tensor)]
+    first = [name for name, tensor in rows if tensor is lead]
+    return list(dict.fromkeys(map(frozenset, ([name for name, _ in rows], floating, first))))
+
+
 def mixed_input(layer: str, inputs: list[tuple[str, Tensor]]) -> str:
     """Return the name of the input that ``"input"`` or ``"input:NAME"`` means.
 

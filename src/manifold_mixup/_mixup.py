@@ -428,18 +428,20 @@ class ManifoldMixup:
                 self._runs.known.add(row.name)
         self._looked = True
 
+    @contextmanager
     def _run_copy(
         self, copied: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
-    ) -> Any:
+    ) -> Iterator[Any]:
         """Run a copy of the model through hooks of the kind the model itself has."""
         if plan is None:
-            return copied(*args, **kwargs)
+            yield copied(*args, **kwargs)
+            return
         with ManifoldMixup(copied, [plan.layer], check=False) as mixup, mixup.using(plan):
             for name, hook in mixup._hooks.items():
                 hook.unmixed = self._hooks[name].unmixed
             output = copied(*args, **kwargs)
             mixup.target(None, output)  # the proof goes backward without targets
-            return output
+            yield output
 
     def _give_way(self) -> None:
         self.remove()

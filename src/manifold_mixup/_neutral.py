@@ -12,12 +12,13 @@ Named = dict[str, Any]
 
 
 class Neutral(TorchDispatchMode):
-    """Let every random operator give the middle of what it draws from.
+    """Let every random operator give one typical value of what it draws from.
 
     Operators are caught by their tag, not modules by their class, so dropout and stochastic depth
     are neutralised however they are written. A Bernoulli variable is 1, a uniform one 0.5, a normal
-    one its mean, a permutation the identity; dropout passes its input through. What Python's or
-    NumPy's generator decides cannot be caught.
+    one its mean and a standard deviation (a noise of 0 would hide what scales it), a permutation
+    the identity; dropout passes its input through. What Python's or NumPy's generator decides
+    cannot be caught.
 
     Args:
         uniform: the uniform variable, to see what another draw leads to.
@@ -108,12 +109,12 @@ _VALUES: dict[str, Callable[[Named], Any]] = {
     "geometric": lambda named: 1.0,
     "log_normal": lambda named: math.exp(named["mean"]),
     "multinomial": lambda named: _arange(named["num_samples"], named) % named["self"].shape[-1],
-    "normal": lambda named: named["mean"],
+    "normal": lambda named: named["mean"] + named["std"],
     "poisson": lambda named: named["self"],
     "randint": lambda named: named.get("low", 0),
     "randint_like": lambda named: named.get("low", 0),
-    "randn": lambda named: 0.0,
-    "randn_like": lambda named: 0.0,
+    "randn": lambda named: 1.0,
+    "randn_like": lambda named: 1.0,
     "random": lambda named: named.get("from") or 0,
     "randperm": lambda named: _arange(named["n"], named),
     "_standard_gamma": lambda named: named["self"],

@@ -6,22 +6,26 @@ It knows nothing of how the model is made, and so checks what `find_layers` says
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup._copies import NotTraceable, aside, copy_model
-from manifold_mixup._inputs import named_inputs
-from manifold_mixup._layers import is_input, named_layers
+from manifold_mixup._inputs import batched_names, named_inputs
+from manifold_mixup._layers import is_input, named_layers, unwrap
+from manifold_mixup._mix import is_continuous
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._redraw import Arguments, draw_examples, permute_examples, redraw_parameters
+from manifold_mixup._redraw import Examples, cast_state, draw_examples, redraw_parameters
 from manifold_mixup._tree import leaves
 
-RunModel = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], MixPlan | None], Any]
+RunModel = Callable[
+    [nn.Module, tuple[Any, ...], dict[str, Any], MixPlan | None], AbstractContextManager[Any]
+]
 Verdict = Literal["proven", "failed", "inconclusive", "skipped"]
 
 # Few enough to be fast, and a cyclic shift of four rows is not its own inverse.
@@ -91,7 +95,8 @@ def prove(
 
     With λ = 0 the outputs of the mixed pass must be those of the plain pass, permuted:
     ``f(x | λ=0, perm at k) == f(x)[perm]``, every one of them, and their gradient must reach what
-    comes before the mix. The model is tried as it trains, with the chance taken out, on a copy with
+    comes before the mix, if it does unmixed. An output that holds the batch elsewhere must be
+    ``f(x[perm])``. The model is tried as it trains, with the chance taken out, on a copy with
     redrawn parameters, in float64 where its code allows that.
 
     Args:
@@ -99,8 +104,8 @@ def prove(
         names: the layers to try.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
-        run: ``run(copy, args, kwargs, plan)`` runs a forward pass that is mixed by ``plan``, or by
-            nothing if it is None.
+        run: ``with run(copy, args, kwargs, plan) as output`` runs a forward pass that is mixed by
+            ``plan``, or by nothing if it is None. Inside, backward may recompute parts of it.
 
     Returns:
         A verdict on every layer.
@@ -123,12 +128,14 @@ def _prepare(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: RunModel
 ) -> "_Bench":
     """Set a copy up and run it unmixed, in float64 or, failing that, in float32."""
-    for dtype in (torch.float64, torch.float32):
+    candidates = batched_names(list(named_inputs(unwrap(model), args, kwargs)))
+    for dtype, batched in product((torch.float64, torch.float32), candidates):
         clone = copy_model(model)
         try:
-            clone = clone.to(dtype)
+            cast_state(clone, dtype)
             redraw_parameters(clone)
-            bench = _Bench(clone, draw_examples(clone, args, kwargs, _ROWS, dtype), run)
+            examples = draw_examples(clone, args, kwargs, batched, _ROWS, dtype)
+            bench = _Bench(clone, examples, run)
             bench.calibrate()
         except _Inconclusive:
             raise
@@ -143,15 +150,16 @@ def _prepare(
 class _Bench:
     """A copy of the model to try layers on, and what it gives unmixed."""
 
-    def __init__(self, model: nn.Module, arguments: Arguments, run: RunModel) -> None:
+    def __init__(self, model: nn.Module, examples: Examples, run: RunModel) -> None:
         self.model = model
-        self.arguments = arguments
+        self.examples = examples
         self.run = run
         self.modules = list(model.modules())
         self.state = copy.deepcopy([module._buffers for module in self.modules])
-        self.devices = {tensor.device.type for _, tensor in named_inputs(model, *arguments)}
+        self.devices = {tensor.device.type for _, tensor in named_inputs(model, *examples.inputs)}
         self.perm = torch.arange(_ROWS, device="cpu").roll(-1)
-        self.plain: dict[str, Tensor] = {}
+        # Of every output that tells examples apart: what it is to be if they are reordered.
+        self.permuted: dict[str, Tensor] = {}
         self.rounding: dict[str, float] = {}
         self.difference: dict[str, float] = {}
 
@@ -161,41 +169,56 @@ class _Bench:
         Raises:
             _Inconclusive: its outputs do not tell examples apart, or are not its examples' own.
         """
-        self.plain = self._unmixed(self.arguments)
-        again = self._unmixed(self.arguments)
-        moved = self._unmixed(permute_examples(self.model, self.arguments, self.perm))
-        for path, plain in self.plain.items():
-            if not bool(plain.isfinite().all()):
+        plain, again, moved = self._unmixed(), self._unmixed(), self._unmixed(self.perm)
+        silent = "no floating point output has the batch as its dimension 0"
+        batched = False
+        for path, output in plain.items():
+            floor = torch.finfo(output.dtype).eps * float(output.abs().max())
+            unsteady, stays = _distance(again[path], output), _distance(moved[path], output)
+            if not self._has_rows(output, moved[path], _ROUNDING * floor):
+                # Either it holds the batch elsewhere, or it is the same for every order.
+                if stays > _TELLING * max(floor, unsteady):
+                    self._expect(path, moved[path], max(floor, unsteady), stays)
+                continue
+            if not bool(output.isfinite().all()):
                 raise _Inconclusive("the outputs are not finite with redrawn parameters")
-            unsteady = _distance(again[path], plain)
-            order = _distance(moved[path], plain[self.perm])
-            floor = torch.finfo(plain.dtype).eps * float(plain.abs().max())
-            self.rounding[path] = max(floor, unsteady, order)
-            self.difference[path] = _difference(plain, self.perm)
-            difference = self.difference[path]
-            if 0 < difference < _TELLING * self.rounding[path]:
+            order = _distance(moved[path], output[self.perm])
+            rounding, difference = max(floor, unsteady, order), _difference(output, self.perm)
+            if 0 < difference < _TELLING * rounding:
                 raise _Inconclusive(_why_silent(floor, unsteady, order, difference))
-        if not self.plain:
-            raise _Inconclusive("no floating point output has the batch as its dimension 0")
-        # A constant that the model returns as well says nothing, but the other outputs may.
-        self.plain = {path: self.plain[path] for path in self.plain if self.difference[path] > 0}
-        if not self.plain:
-            raise _Inconclusive("all examples give the same outputs. Pass examples that differ")
+            if difference > 0:
+                batched = True
+                self._expect(path, output[self.perm], rounding, difference)
+            else:  # a constant, which says nothing; but the other outputs may
+                silent = "all examples give the same outputs. Pass examples that differ"
+        if not batched:
+            raise _Inconclusive(silent)
+
+    def _has_rows(self, output: Tensor, moved: Tensor, rounding: float) -> bool:
+        """Say whether the rows of an output are the examples, and not so many others by chance."""
+        if output.ndim == 0 or len(output) != _ROWS:
+            return False
+        same_order = _distance(moved, output) <= rounding
+        return not same_order or _distance(moved, output[self.perm]) <= rounding
+
+    def _expect(self, path: str, permuted: Tensor, rounding: float, difference: float) -> None:
+        self.permuted[path] = permuted
+        self.rounding[path] = rounding
+        self.difference[path] = difference
 
     def prove(self, layer: str) -> LayerProof:
         """Try one layer."""
         plan = MixPlan(layer, lam=torch.tensor(0.0, device="cpu"), perm=self.perm)
         try:
-            with self._watch(layer) as before:
-                mixed = self.outputs(self.arguments, plan)
-            errors = {p: _distance(mixed[p], plain[self.perm]) for p, plain in self.plain.items()}
-            path = max(errors, key=lambda path: errors[path] / self.rounding[path])
-            verdict, reason = self._judge(path, errors[path])
-            if verdict == "proven" and _detached(before, mixed):
-                verdict, reason = (
-                    "failed",
-                    "no gradient gets from the mixed state to before the mix",
-                )
+            with self._watched(layer, plan) as (mixed, watch):
+                errors = {path: _distance(mixed[path], end) for path, end in self.permuted.items()}
+                path = max(errors, key=lambda path: errors[path] / self.rounding[path])
+                verdict, reason = self._judge(path, errors[path])
+                if verdict == "proven" and not is_input(layer):
+                    self._backward(mixed)
+            if verdict == "proven" and watch.lost and not self._loses_gradient(layer):
+                verdict = "failed"
+                reason = "no gradient gets from the mixed state to before the mix"
         except Exception as error:  # the hooks refuse this layer, or the model its mixed state
             return LayerProof(layer, "failed", f"{type(error).__name__}: {error}")
         numbers = errors[path], self.difference[path], self.rounding[path]
@@ -209,37 +232,71 @@ class _Bench:
             return "failed", f"{output} is not the permuted one: something bypasses the layer"
         return "inconclusive", f"the error of {output} is more than rounding"
 
-    def _unmixed(self, arguments: Arguments) -> dict[str, Tensor]:
-        # Without their graphs, which would hold every activation of the pass.
-        return {path: tensor.detach() for path, tensor in self.outputs(arguments, None).items()}
+    def _loses_gradient(self, layer: str) -> bool:
+        """Say whether the model detaches the layer's state by itself, unmixed."""
+        with self._watched(layer, None) as (outputs, watch):
+            self._backward(outputs)
+        return watch.lost
 
-    def outputs(self, arguments: Arguments, plan: MixPlan | None) -> dict[str, Tensor]:
-        """Run the copy, always from the same state; return its outputs of the batch by path."""
+    def _backward(self, outputs: dict[str, Tensor]) -> None:
+        """Go backward, all the way, for reentrant checkpoints know no other."""
+        ends = [_real(outputs[path]) for path in self.permuted if outputs[path].requires_grad]
+        # Weights of no symmetry: those of a softmax sum to a constant.
+        weights = [torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end) for end in ends]
+        if ends:
+            torch.autograd.backward(ends, weights)
+
+    @contextmanager
+    def _watched(
+        self, layer: str, plan: MixPlan | None
+    ) -> Iterator[tuple[dict[str, Tensor], "_Watch"]]:
+        watch = _Watch()
+        with ExitStack() as stack:
+            if not is_input(layer):
+                # The first hook is the first to run: it sees the state as it is before the mix.
+                module = named_layers(self.model)[layer]
+                stack.callback(module.register_forward_hook(watch).remove)
+            yield stack.enter_context(self._pass(None, plan)), watch
+
+    def _unmixed(self, perm: Tensor | None = None) -> dict[str, Tensor]:
+        with self._pass(perm, None) as outputs:
+            # Without their graphs, which would hold every activation of the pass.
+            return {path: tensor.detach() for path, tensor in outputs.items()}
+
+    @contextmanager
+    def _pass(self, perm: Tensor | None, plan: MixPlan | None) -> Iterator[dict[str, Tensor]]:
+        """Run the copy, always from the same state; give its outputs by path."""
         # Statistics, power iterations, whatever the pass before kept: they may have a new shape.
         for module, buffers in zip(self.modules, copy.deepcopy(self.state), strict=True):
             module._buffers.update(buffers)
-        arguments = permute_examples(self.model, arguments, torch.arange(_ROWS, device="cpu"))
-        with aside(self.model), _full_precision(self.devices), Neutral():
-            output = self.run(self.model, *arguments, plan)
-        return {
-            path: tensor
-            for path, tensor in leaves(output)
-            if tensor.is_floating_point() and tensor.ndim > 0 and len(tensor) == _ROWS
-        }
-
-    @contextmanager
-    def _watch(self, layer: str) -> Iterator[list[Tensor]]:
-        """Collect the layer's state as it is before the mix: the first hook is the first to run."""
-        before: list[Tensor] = []
-
-        def note(module: nn.Module, args: Any, output: Any) -> None:
-            before.extend(tensor for _, tensor in leaves(output) if tensor.requires_grad)
-
+        args, kwargs = self.examples.reordered(self.model, perm)
         with ExitStack() as stack:
-            if not is_input(layer):
-                module = named_layers(self.model)[layer]
-                stack.callback(module.register_forward_hook(note).remove)
-            yield before
+            stack.enter_context(aside(self.model))
+            stack.enter_context(_full_precision(self.devices))
+            stack.enter_context(Neutral())
+            output = stack.enter_context(self.run(self.model, args, kwargs, plan))
+            yield {path: tensor for path, tensor in leaves(output) if is_continuous(tensor)}
+
+
+class _Watch:
+    """A forward hook that notes whether gradient gets to the output of a layer."""
+
+    def __init__(self) -> None:
+        self.watching = self.reached = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether there was something to reach, and nothing reached it."""
+        return self.watching and not self.reached
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        for _, tensor in leaves(output):
+            if tensor.requires_grad:
+                self.watching = True
+                tensor.register_hook(self._note)
+
+    def _note(self, gradient: Tensor) -> None:
+        self.reached |= bool(gradient.any())
 
 
 def _why_silent(floor: float, unsteady: float, order: float, difference: float) -> str:
@@ -263,18 +320,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float(largest.nan_to_num(nan=math.inf))
 
 
-def _detached(before: list[Tensor], outputs: dict[str, Tensor]) -> bool:
-    """Say whether the gradient of the outputs gets lost on its way to the state before the mix."""
-    ends = [output for output in outputs.values() if output.requires_grad]
-    if not before:
-        return False
-    # Weights of no symmetry: those of a softmax sum to a constant.
-    weights = [torch.linspace(1, 2, e.numel(), device=e.device).sin().view_as(e) for e in ends]
-    loss = sum(((e * w).sum() for e, w in zip(ends, weights, strict=True)), torch.zeros(()))
-    if not loss.requires_grad:
-        return True
-    grads = torch.autograd.grad(loss, before, allow_unused=True)
-    return not any(grad is not None and bool(grad.any()) for grad in grads)
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 @contextmanager

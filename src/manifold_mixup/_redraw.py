@@ -1,14 +1,51 @@
 """What the permutation proof runs on: parameters and examples in which nothing gets lost."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup._inputs import leading, map_inputs, named_inputs
+from manifold_mixup._mix import is_continuous
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Examples:
+    """A batch of drawn examples.
+
+    Attributes:
+        inputs: positional and keyword arguments of the model's forward.
+        batched: names of those tensors in them whose rows are the examples.
+    """
+
+    inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    batched: frozenset[str]
+
+    def reordered(
+        self, model: nn.Module, perm: Tensor | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Copy the arguments with their examples in the order ``perm``; None leaves it."""
+
+        def reorder(name: str, tensor: Tensor) -> Tensor:
+            if perm is None or name not in self.batched:
+                return tensor.clone()
+            return tensor[perm.to(tensor.device)]
+
+        return map_inputs(reorder, model, *self.inputs)
+
+
+def cast_state(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast floating parameters and buffers to ``dtype``, and complex ones to its complex twin."""
+    model._apply(lambda tensor: tensor.to(_cast(tensor, dtype)))
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return ``dtype`` for a floating tensor, its complex twin for a complex one."""
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 def redraw_parameters(model: nn.Module) -> None:
@@ -21,8 +58,11 @@ def redraw_parameters(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.is_floating_point() and parameter.numel():
-                parameter.copy_(_natural(name, parameter.shape, generator))
+            if is_continuous(parameter) and parameter.numel():
+                drawn = _natural(name, parameter.shape, generator)
+                if parameter.is_complex():
+                    drawn = torch.complex(drawn, _natural(name, parameter.shape, generator))
+                parameter.copy_(drawn)
 
 
 def _natural(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -35,47 +75,36 @@ def _natural(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor
 
 
 def draw_examples(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, dtype: torch.dtype
-) -> Arguments:
-    """Take ``count`` rows of a batch, and make rows differ that are alike.
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batched: frozenset[str],
+    count: int,
+    dtype: torch.dtype,
+) -> Examples:
+    """Take ``count`` rows of the inputs ``batched``, and make rows differ that are alike.
 
     Floating inputs (zeros, or one example repeated) get noise of their own scale. Token ids, where
     whole examples are alike, are rolled within each row, so that no unknown id appears. Masks stay.
     """
-    inputs = list(named_inputs(model, args, kwargs))
-    batch = len(leading(inputs))
+    inputs = dict(named_inputs(model, args, kwargs))
+    batch = len(leading(list(inputs.items())))
     rows = torch.arange(count, device="cpu") % batch
-    alike = all(_alike(tensor[rows]) for _, tensor in inputs if _follows(tensor, batch))
+    alike = all(_alike(inputs[name][rows]) for name in batched)
     generator = torch.Generator().manual_seed(0)
 
     def draw(name: str, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().to(
-            dtype if tensor.is_floating_point() else tensor.dtype, copy=True
-        )
-        if not _follows(tensor, batch):
+        tensor = tensor.detach().to(_cast(tensor, dtype), copy=True)
+        if name not in batched:
             return tensor
         tensor = tensor[rows]
         if "mask" in name.lower():
             return tensor
-        if tensor.is_floating_point():
+        if is_continuous(tensor):
             return _noisy(tensor, generator) if _alike(tensor) else tensor
         return _rolled(tensor) if alike else tensor
 
-    return map_inputs(draw, model, args, kwargs)
-
-
-def permute_examples(model: nn.Module, arguments: Arguments, perm: Tensor) -> Arguments:
-    """Reorder the examples of a batch; ``perm`` the identity copies them."""
-
-    def permute(_: str, tensor: Tensor) -> Tensor:
-        follows = _follows(tensor, len(perm))
-        return tensor[perm.to(tensor.device)] if follows else tensor.clone()
-
-    return map_inputs(permute, model, *arguments)
-
-
-def _follows(tensor: Tensor, batch: int) -> bool:
-    return tensor.ndim > 0 and len(tensor) == batch
+    return Examples(map_inputs(draw, model, args, kwargs), batched)
 
 
 def _alike(tensor: Tensor) -> bool:

@@ -4,7 +4,6 @@ They are made on fake tensors, which cost no memory and no arithmetic; where the
 needs values, on a copy with two rows.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._copies import NotTraceable, aside, copy_model, fake_copy, fakes_fail_silently
-from manifold_mixup._inputs import leading, map_inputs, named_inputs
+from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Trace, record
@@ -102,27 +101,19 @@ class _Recording:
         return Traces(first, second, layers, self.fake_mode is not None)
 
     def _both(self) -> tuple[Trace, Trace | None]:
-        # What has as many rows as the batch is taken to follow it, unless the model then fails: a
-        # mask of (time, time) may be as long as the batch by chance.
-        for follows in (self._has_rows, self._has_rows_and_floats):
+        for batched in batched_names(list(named_inputs(self.clone, self.args, self.kwargs))):
             try:
-                return self._record(self.first, follows), self._record(2 * self.first, follows)
+                return self._record(self.first, batched), self._record(2 * self.first, batched)
             except Exception as failed:
                 error = failed
         try:
-            return self._record(self.rows, lambda _: False), None
+            return self._record(self.rows, frozenset()), None
         except Exception:
             raise error from None
 
-    def _has_rows(self, tensor: Tensor) -> bool:
-        return tensor.ndim > 0 and len(tensor) == self.rows
-
-    def _has_rows_and_floats(self, tensor: Tensor) -> bool:
-        return self._has_rows(tensor) and tensor.is_floating_point()
-
-    def _record(self, batch: int, follows: Callable[[Tensor], bool]) -> Trace:
-        def resize(_: str, tensor: Tensor) -> Tensor:
-            rows = batch if follows(tensor) else len(tensor) if tensor.ndim else None
+    def _record(self, batch: int, batched: frozenset[str]) -> Trace:
+        def resize(name: str, tensor: Tensor) -> Tensor:
+            rows = batch if name in batched else len(tensor) if tensor.ndim else None
             return self._like(tensor, rows)
 
         with self.fake_mode or nullcontext():
