@@ -220,7 +220,28 @@ def test_what_scales_noise_bypasses():
     assert prove_one(TwoHeaded(), "branch", images(6, 4)).verdict == "failed"
 
 
+def test_a_state_that_is_not_finite_after_the_mix_fails():
+    @contextmanager
+    def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None):
+        yield model(*args) * (math.nan if plan else 1.0)
+
+    assert prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0].verdict == "failed"
+
+
 # Where the numbers do not tell
+
+
+@pytest.mark.parametrize(
+    ("scale", "verdict"), [(1e-1, "failed"), (1e-8, "inconclusive"), (1e-17, "proven")]
+)
+def test_a_bypass_is_told_from_rounding_or_nothing_is_said(scale, verdict):
+    class Faint(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x)
+            return self.head(self.branch(h) + scale * h)
+
+    proof = prove_one(Faint(), "branch", images(6, 4))
+    assert proof.verdict == verdict, proof
 
 
 class Constant(Residual):
