@@ -219,6 +219,7 @@ def test_a_loss_inside_the_model_is_named_by_its_targets():
         (lambda m, x: m.c(torch.zeros_like(x) + m.a(x)), {"a", "c"}),
         (lambda m, x: m.c(x.new_empty(x.shape).copy_(m.a(x))), {"a", "c"}),
         (lambda m, x: m.c(x.clone().copy_(m.a(x))), {"a", "c"}),
+        (lambda m, x: m.c(torch.mul(m.a(x).detach(), 2, out=x.clone())), {"a", "c"}),
         (lambda m, x: m.c(_halves(m.a(x), m.b(x))), {"c"}),
         (lambda m, x: m.c(m.a(x)) * (m.b.weight @ m.b.bias), {"a", "c"}),
         (lambda m, x: m.c(m.n(m.a(x))), {"a", "n", "c"}),
@@ -421,6 +422,33 @@ def test_token_ids_are_data_from_the_embedding_on():
     assert (table.inputs[0].name, table.inputs[0].kind) == ("ids", "data")
     assert table.default == ("rnn1", "rnn2")
     assert "Name the embedding layer" in refused(table, "input")
+
+
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        lambda table, ids: table[ids],
+        lambda table, ids: table.index_select(0, ids.flatten()).view(*ids.shape, 4),
+        lambda table, ids: table.gather(0, ids.flatten()[:, None].expand(-1, 4)).view(
+            *ids.shape, 4
+        ),
+        lambda table, ids: table.take(ids[..., None] * 4 + torch.arange(4)),
+    ],
+)
+def test_token_ids_are_data_however_they_are_looked_up(look_up):
+    model = Net(lambda m, ids: m.c(m.a(look_up(m.table, ids)).flatten(1)), c=nn.Linear(28, 2))
+    model.table = nn.Parameter(torch.zeros(30, 4))
+    table = find_layers(model, token_ids())
+    assert [row.name for row in table.cuts] == ["a", "c"]
+    assert table.inputs[0].kind == "data"
+
+
+def test_states_that_choose_rows_of_a_table_are_a_path():
+    def quantize(m, x):
+        return m.c(m.e(torch.cdist(m.a(x), m.e.weight).argmin(1)))
+
+    assert cuts_of(Net(quantize, e=nn.Embedding(9, 4)), x) == {"a", "e", "c"}
+    assert cuts_of(Net(lambda m, x: quantize(m, x) + x, e=nn.Embedding(9, 4)), x) == set()
 
 
 def test_token_ids_may_come_after_an_input_without_a_batch():
