@@ -244,6 +244,15 @@ def test_compiled_run_then_attached_to_the_compiled_model_raises():
     compiled(example(model))
 
 
+def test_compiled_in_place_and_run_then_attached_raises():
+    model = build("mlp")
+    model.compile(backend="eager")
+    model(example(model)).sum().backward()
+    ManifoldMixup(model, ["fc1"])
+    with pytest.raises(RuntimeError, match=r"compiled before ManifoldMixup was attached.*reset"):
+        model(example(model))
+
+
 def test_model_and_criterion_in_one_compiled_function():
     model, oracle = build("mlp"), build("mlp")
     mixup = ManifoldMixup(model, ["input", "fc1"], seed=0)
