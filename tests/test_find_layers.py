@@ -436,11 +436,12 @@ def test_token_ids_are_data_from_the_embedding_on():
     ],
 )
 def test_token_ids_are_data_however_they_are_looked_up(look_up):
-    model = Net(lambda m, ids: m.c(m.a(look_up(m.table, ids)).flatten(1)), c=nn.Linear(28, 2))
+    # Beside a floating input, or numbers of whatever kind would count as data.
+    model = Net(lambda m, ids, x: m.c(m.a(look_up(m.table, ids)).mean(1) + m.b(x)))
     model.table = nn.Parameter(torch.zeros(30, 4))
-    table = find_layers(model, token_ids())
-    assert [row.name for row in table.cuts] == ["a", "c"]
-    assert table.inputs[0].kind == "data"
+    table = find_layers(model, token_ids(), torch.zeros(4, 4))
+    assert [row.name for row in table.cuts] == ["c"]
+    assert [item.kind for item in table.inputs] == ["data", "data"]
 
 
 def test_states_that_choose_rows_of_a_table_are_a_path():
