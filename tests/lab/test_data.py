@@ -26,9 +26,9 @@ def signals() -> datasets.Data:
     return datasets.load("mnist-1d", root=Path("nowhere"))
 
 
-def test_mnist_1d_has_its_published_size(signals):
+def test_mnist_1d_has_its_published_training_signals_and_as_many_for_testing(signals):
     assert signals.x.shape == (4000, 40)
-    assert signals.x_test.shape == (1000, 40)
+    assert signals.x_test.shape == (4000, 40)
     assert signals.x.dtype == torch.float32
     assert signals.y.dtype == torch.int64
     assert signals.y.unique().tolist() == list(range(10))
@@ -38,16 +38,26 @@ def test_mnist_1d_has_its_published_size(signals):
 def test_mnist_1d_is_the_one_its_package_publishes(signals):
     raw = make_dataset(get_dataset_args())
     assert torch.equal(signals.x, torch.from_numpy(raw["x"]).float())
-    assert torch.equal(signals.y_test, torch.from_numpy(raw["y_test"]))
+    assert torch.equal(signals.y, torch.from_numpy(raw["y"]))
+    assert torch.equal(signals.x_test[:1000], torch.from_numpy(raw["x_test"]).float())
+    assert torch.equal(signals.y_test[:1000], torch.from_numpy(raw["y_test"]))
 
 
-def test_another_draw_of_mnist_1d_shares_no_signal_with_the_published_one(signals):
-    other = mnist1d.load(seed=1000, test=3000)
-    assert (other.x.shape, other.x_test.shape) == ((4000, 40), (3000, 40))
-    published = {tuple(row) for row in torch.cat([signals.x, signals.x_test]).tolist()}
-    drawn = {tuple(row) for row in torch.cat([other.x, other.x_test]).tolist()}
-    assert not published & drawn
-    assert len(drawn) == 7000
+def test_the_further_test_signals_of_mnist_1d_are_of_the_same_kind(signals):
+    further, labels = signals.x_test[1000:], signals.y_test[1000:]
+    assert labels.bincount().tolist() == [300] * 10
+    seen = torch.stack([signals.x[signals.y == label].mean(0) for label in range(10)])
+    new = torch.stack([further[labels == label].mean(0) for label in range(10)])
+    apart = torch.cdist(new, seen)
+    assert apart.diagonal().mean() < apart.mean() / 4  # each class is where it was
+    assert further.std().item() == pytest.approx(signals.x.std().item(), rel=0.02)
+
+
+def test_no_signal_of_mnist_1d_is_there_twice_in_whatever_draw(signals):
+    other = mnist1d.load(seed=1000)
+    assert (other.x.shape, other.x_test.shape) == ((4000, 40), (4000, 40))
+    rows = torch.cat([signals.x, signals.x_test, other.x, other.x_test])
+    assert len({tuple(row) for row in rows.tolist()}) == 16_000
 
 
 def test_mnist_1d_is_the_same_every_time_and_leaves_global_randomness_alone(signals):

@@ -36,7 +36,7 @@ def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
     with pytest.raises(statistics.StatisticsError):  # nothing was trained: there is no mean
         choose(Choose(seeds=3))
     assert len({float(data.x[0, 0]) for data in seen}) == 3
-    assert all((len(data.x), len(data.x_test)) == (4000, 3000) for data in seen)
+    assert all((len(data.x), len(data.x_test)) == (4000, 4000) for data in seen)
 
 
 def test_choosing_tries_the_grid_on_held_out_examples_only(tmp_path, task, capsys):

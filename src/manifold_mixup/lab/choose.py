@@ -86,7 +86,7 @@ def choose(options: Choose) -> None:
 
 def _validation(options: Choose, seed: int) -> Data:
     if options.data == "mnist-1d":
-        return mnist1d.load(seed=FRESH + seed, test=3000)
+        return mnist1d.load(seed=FRESH + seed)
     run = next(_settings(options))
     data = datasets.load_for(run, root=options.root.expanduser())
     return datasets.hold_out(data, seed=seed)

@@ -126,8 +126,8 @@ def comparison(data: str, model: str) -> tuple[Run, ...]:
 
 
 def _mnist1d_mlp() -> tuple[Run, ...]:
-    plain = Run(lr=1e-1, batch_norm=True)
-    return plain, input_mixup(plain, alpha=0.1), manifold_mixup(plain, alpha=0.2, lr=3e-2)
+    plain = Run(lr=1e-1, batch=200, epochs=80, batch_norm=True)
+    return plain, input_mixup(plain, alpha=0.1), manifold_mixup(plain)
 
 
 def _mnist1d_cnn() -> tuple[Run, ...]:
