@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,28 @@ def test_leaving_early_stops_the_workers(task, runs):
     assert next(results).run == runs[0]
     results.close()
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_workers_that_have_much_to_say_stop_all_the_same(task, plain):
+    """More than a pipe holds: where nobody reads, they would wait for ever."""
+    talkative = [replace(plain, epochs=100_000, batch=250, seed=seed) for seed in range(2)]
+
+    def press(*_):
+        time.sleep(6)  # while the workers go on
+        raise KeyboardInterrupt
+
+    def too_long(*_):
+        raise TimeoutError("the workers did not stop")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(90)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(train_all(talkative, task, workers=2, on_epoch=press))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_failure_in_one_run_comes_out(task, runs):

@@ -4,15 +4,15 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -105,9 +105,10 @@ def _train_in_processes(
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
     arguments = (pickle.dumps((data, after)), news, stop, folder)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+    pending = set[Future[Result]]()
     try:
         with _ctrl_c_ignored():  # which the workers inherit: the parent tells them when to stop
-            pending = {pool.submit(_train_in_worker, run) for run in runs}
+            pending |= {pool.submit(_train_in_worker, run) for run in runs}
         while pending:
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
             while not news.empty():
@@ -121,7 +122,18 @@ def _train_in_processes(
         ) from error
     finally:
         stop.set()
-        pool.shutdown(cancel_futures=True)
+        _let_end(pending, news)
+        pool.shutdown()
+
+
+def _let_end(pending: Iterable["Future[Result]"], news: "SimpleQueue[Any]") -> None:
+    """Wait for the runs under way, and read what they say: a full pipe would hold them up."""
+    for future in pending:
+        future.cancel()
+    while not all(future.done() for future in pending):
+        while not news.empty():
+            news.get()
+        time.sleep(0.02)
 
 
 class _Worker(NamedTuple):
