@@ -10,10 +10,17 @@ from torch import nn
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import DEFORMATIONS, PARTS, Settings, evaluate, scores
+from manifold_mixup.lab.evaluate import (
+    CORRUPTIONS,
+    DEFORMATIONS,
+    PARTS,
+    Settings,
+    evaluate,
+    scores,
+)
 from manifold_mixup.lab.evaluate.attacks import authors_pgd, unbounded
 
-FEW = Settings(lams=(0.0, 0.5, 1.0), deformations=DEFORMATIONS[::8])
+FEW = Settings(lams=(0.0, 0.5, 1.0), deformations=DEFORMATIONS[::8], corruptions=CORRUPTIONS[::12])
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +69,11 @@ def test_every_part_says_what_it_measured(cnn, pictures):
         "zoom out 180 %",
     ]
     assert result["deformations"][0]["interpolation"] == "nearest"
+    assert [(row["name"], row["amount"]) for row in result["corruptions"]] == [
+        ("gaussian noise 1", 0.04),
+        ("contrast 3", 0.4),
+        ("jpeg 5", 40),
+    ]
     assert [row["name"] for row in result["outliers"]][:2] == ["uniform noise", "Gaussian noise"]
     assert result["neighbours"][0]["k"] == 5
     assert [row["name"] for row in result["interpolation"]] == ["input", "stage1", "stage2"]
@@ -89,7 +101,7 @@ def test_every_number_has_a_unit(cnn, pictures):
     result = evaluate(cnn, pictures, settings=FEW)
     choices = {
         *("name", "eps", "space", "steps", "step_size", "projected", "random_start", "loss"),
-        *("clipped", "interpolation", "fill", "k", "metric", "layer", "reliability"),
+        *("clipped", "interpolation", "fill", "amount", "k", "metric", "layer", "reliability"),
     }
     keys = {key for part in PARTS for row in result[part] for key in row} - choices
     assert keys - {"confidence", "entropy"} < set(result["units"])
@@ -136,10 +148,10 @@ def test_the_mode_comes_back_after_an_error(cnn, pictures):
     assert all(module.training for module in cnn.modules())
 
 
-def test_vectors_have_all_parts_but_deformations(task):
+def test_vectors_have_all_parts_but_those_for_images(task):
     model = models.build("mlp", task, width=8)
     result = evaluate(model, task, settings=FEW)
-    assert set(PARTS) - set(result) == {"deformations"}
+    assert set(PARTS) - set(result) == {"deformations", "corruptions"}
     assert len(result["outliers"]) == 2
     assert result["attacks"][0]["space"] == "units"
     assert not result["attacks"][0]["clipped"]

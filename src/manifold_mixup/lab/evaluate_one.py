@@ -19,7 +19,7 @@ from manifold_mixup.lab.evaluations import When
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Test what a run ended in: clean, attacked, deformed, against outliers, by its neighbours.
+    """Test what a run ended in: clean, attacked, deformed, corrupted, against outliers, and more.
 
     What was found is kept in the run's folder as JSON, and read if the same is asked for again.
     """
@@ -27,8 +27,8 @@ class Evaluate:
     folder: tyro.conf.Positional[Path]
     """The run's, as `manifold-mixup train` made it."""
     battery: tuple[str, ...] = ()
-    """Some of clean, attacks, deformations, outliers, neighbours and interpolation; left out, all
-    that the data allow."""
+    """Some of clean, attacks, deformations, corruptions, outliers, neighbours and interpolation;
+    left out, all that the data allow."""
     when: Literal["last", "best"] = "last"
     """The last epoch, or the best."""
     tested: int | None = None

@@ -53,6 +53,8 @@ class Reproduce:
     """Channels of the first stage."""
     examples: Annotated[int | None, SCALED] = None
     """Training examples, drawn at random once."""
+    test: Annotated[int | None, SCALED] = None
+    """Test examples there are at all, the same ones for every run."""
     tested: Annotated[int | None, SCALED] = None
     """Test examples for attacks, deformations, neighbours and outliers."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -213,7 +215,9 @@ def _finished(
 
 
 def _scale(options: Reproduce) -> Scale:
-    given = {name: getattr(options, name) for name in ("epochs", "width", "examples", "tested")}
+    given = {
+        name: getattr(options, name) for name in ("epochs", "width", "examples", "test", "tested")
+    }
     return replace(
         scale(options.scale), **{name: value for name, value in given.items() if value is not None}
     )
@@ -263,7 +267,7 @@ def _groups(table: Table, options: Reproduce, by: Scale) -> Iterator[tuple[Data,
 
 
 def _check_numbers(options: Reproduce) -> None:
-    for name in ("seeds", "epochs", "width", "examples", "tested", "workers"):
+    for name in ("seeds", "epochs", "width", "examples", "test", "tested", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")

@@ -2,6 +2,7 @@
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
 from manifold_mixup.lab.evaluate.battery import PARTS, Settings, battery_of, evaluate
+from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, deform
 from manifold_mixup.lab.evaluate.inference import logits
 from manifold_mixup.lab.evaluate.interpolation import interpolated_nll
@@ -18,9 +19,11 @@ from manifold_mixup.lab.evaluate.outliers import Separation, separation
 from manifold_mixup.lab.evaluate.scores import Scores, scores
 
 __all__ = [
+    "CORRUPTIONS",
     "DEFORMATIONS",
     "PARTS",
     "Attack",
+    "Corruption",
     "Deformation",
     "Reliability",
     "Scores",
@@ -28,6 +31,7 @@ __all__ = [
     "Settings",
     "battery_of",
     "brier",
+    "corrupt",
     "deform",
     "error",
     "evaluate",

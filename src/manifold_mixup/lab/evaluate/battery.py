@@ -21,6 +21,7 @@ from manifold_mixup.lab.evaluate.attacks import (
     pgd,
     std_of,
 )
+from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, Interpolation, deform
 from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logits
 from manifold_mixup.lab.evaluate.interpolation import LAMS, interpolated_nll
@@ -55,6 +56,7 @@ class Settings:
         deformations: the rows of Table 9 to do.
         interpolation: as for `deform`.
         fill: as for `deform`.
+        corruptions: which to do, where the test set holds images of one or three channels.
         unknown: further inputs that are not of the test set's kind, by name, bytes or floating
             point; noise and the deformed test set are always compared.
         features: the layer whose features have neighbours; see `features`.
@@ -70,6 +72,7 @@ class Settings:
     deformations: tuple[Deformation, ...] = DEFORMATIONS
     interpolation: Interpolation = "nearest"
     fill: float | Sequence[float] = 0.0
+    corruptions: tuple[Corruption, ...] = CORRUPTIONS
     unknown: Mapping[str, Tensor] = field(default_factory=dict)
     features: str | None = None
     k: int = 5
@@ -94,7 +97,8 @@ def evaluate(
     Args:
         model: what to evaluate.
         data: what on; ``x`` and ``y`` are read for the neighbours only.
-        battery: some of `PARTS`; ``None`` is all that the data allow: only images are deformed.
+        battery: some of `PARTS`; ``None`` is all that the data allow: only images are
+            deformed and corrupted.
         settings: the choices left.
         progress: called after each row with the rows done, the rows in all and the row's name.
 
@@ -225,6 +229,18 @@ def _deformations(subject: _Subject) -> Iterator[Job]:
         yield str(deformation), partial(row, deformation)
 
 
+def _corruptions(subject: _Subject) -> Iterator[Job]:
+    def row(corruption: Corruption) -> Row:
+        x = corrupt(subject.data.x_test, corruption, generator=subject.generator())
+        return {
+            "accuracy": 100 - error(logits(subject.model, x), subject.y),
+            "amount": corruption.amount,
+        }
+
+    for corruption in subject.settings.corruptions:
+        yield str(corruption), partial(row, corruption)
+
+
 def _outliers(subject: _Subject) -> Iterator[Job]:
     def row(unknown: Callable[[], Tensor]) -> Row:
         known, strange = subject.clean, unknown()
@@ -287,6 +303,7 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "clean": _clean,
     "attacks": _attacks,
     "deformations": _deformations,
+    "corruptions": _corruptions,
     "outliers": _outliers,
     "neighbours": _neighbours,
     "interpolation": _interpolation,
@@ -299,18 +316,26 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
     Raises:
         ValueError: there is no such part, or the data do not allow it.
     """
-    images = _are_images(data)
     if battery is None:
-        return tuple(part for part in PARTS if images or part != "deformations")
+        return tuple(part for part in PARTS if not _unfit(part, data))
     for part in battery:
         if part not in PARTS:
             raise ValueError(f"{names.unknown('part', part, PARTS)}.")
-        if part == "deformations" and not images:
+        if unfit := _unfit(part, data):
             raise ValueError(
-                f"only images can be deformed, but the inputs of {data.name} have shape "
-                f"{tuple(data.x_test.shape[1:])}. Leave 'deformations' out."
+                f"{unfit}, but the inputs of {data.name} have shape "
+                f"{tuple(data.x_test.shape[1:])}. Leave {part!r} out."
             )
     return tuple(dict.fromkeys(battery))
+
+
+def _unfit(part: str, data: Data) -> str:
+    """Say what a part needs that the data have not; else nothing."""
+    if part == "deformations" and not _are_images(data):
+        return "only images can be deformed"
+    if part == "corruptions" and not (_are_images(data) and data.x_test.shape[1] in (1, 3)):
+        return "only images of one or three channels can be corrupted"
+    return ""
 
 
 def _are_images(data: Data) -> bool:
