@@ -569,6 +569,18 @@ class Twice(nn.Module):
         return self.head(self.cell(self.cell(self.stem(x)).relu()))
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(5, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), 8)
+        for moment in x.unbind(1):
+            h = self.cell(moment, h)
+        return self.head(h)
+
+
 class TimeFirst(nn.Module):
     def __init__(self):
         super().__init__()
@@ -584,9 +596,10 @@ class TimeFirst(nn.Module):
     [
         (Skipping, "never", (BATCH, 5), "'never'.*(never run|never ran|not run)"),
         (Twice, "cell", (BATCH, 5), "'cell'.*(ran|runs) 2 times"),
+        (Recurrent, "cell", (BATCH, 7, 5), "'cell'.*(ran|runs) 7 times"),
         (TimeFirst, "lstm", (BATCH, 7, 5), r"'lstm'.*\(7, 6, 8\)"),
     ],
-    ids=["never runs", "runs twice", "batch elsewhere"],
+    ids=["never runs", "runs twice", "recurrent cell", "batch elsewhere"],
 )
 def test_a_layer_that_cannot_be_mixed_is_refused_with_what_was_seen(
     kind, layer, shape, says, check
