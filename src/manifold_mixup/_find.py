@@ -17,7 +17,8 @@ from manifold_mixup._table import LayerTable as LayerTable
 from manifold_mixup._table import level
 from manifold_mixup._trace import trace
 
-# A uniform and a Bernoulli variable by which no layer is dropped, whichever way it is asked.
+# A uniform and a Bernoulli variable by which no layer is dropped, whichever way it is asked; twice,
+# for each time the generators of Python and NumPy have another seed as well.
 _OTHER_CHANCES = [(0.999, 1.0), (0.999, 0.0), (0.0, 1.0), (0.0, 0.0)] * 2
 
 

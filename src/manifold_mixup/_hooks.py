@@ -83,6 +83,8 @@ class EagerHook(Hook):
 class BlockHook(EagerHook):
     """An eager hook on a block that is compiled by itself."""
 
+    # Code of its own, for it is kept from the compiler (`never_alone`). That of the hooks on the
+    # whole model is not: there fullgraph=True has to meet it, and say why it cannot go on.
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
 

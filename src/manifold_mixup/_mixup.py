@@ -365,12 +365,10 @@ class ManifoldMixup:
             running = self._passes.running
             failed = sys.exc_info()[1] is not self._error_before
             try:
-                if failed:
-                    pass
-                elif running is None:
-                    self._passes.refuse_nesting()
-                else:
+                if running is not None and not failed:
                     self._account(running, output)
+                elif not failed:
+                    self._passes.refuse_nesting()
             finally:
                 self._passes.finish(output)
                 self._error_before = None

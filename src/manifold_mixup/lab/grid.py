@@ -4,7 +4,7 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -126,7 +126,7 @@ def _train_in_processes(
         pool.shutdown()
 
 
-def _let_end(pending: Iterable["Future[Result]"], news: "SimpleQueue[Any]") -> None:
+def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") -> None:
     """Wait for the runs under way, and read what they say: a full pipe would hold them up."""
     for future in pending:
         future.cancel()

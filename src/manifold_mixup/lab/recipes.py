@@ -103,15 +103,15 @@ FOUND = ("found",)
 """Stands for the layers that `find_layers` chooses."""
 
 
-def input_mixup(plain: Run, *, alpha: float = 0.2, lr: float | None = None) -> Run:
+def input_mixup(plain: Run, *, alpha: float = 0.2) -> Run:
     """Mix at the input only."""
-    return replace(plain, method="input mixup", layers=("input",), alpha=alpha, lr=lr or plain.lr)
+    return replace(plain, method="input mixup", layers=("input",), alpha=alpha)
 
 
-def manifold_mixup(plain: Run, *, alpha: float = 0.2, lr: float | None = None) -> Run:
+def manifold_mixup(plain: Run, *, alpha: float = 0.2) -> Run:
     """Mix at one of the model's eligible layers."""
     layers = HIDDEN.get(plain.model, FOUND)
-    return replace(plain, method="manifold mixup", layers=layers, alpha=alpha, lr=lr or plain.lr)
+    return replace(plain, method="manifold mixup", layers=layers, alpha=alpha)
 
 
 def comparison(data: str, model: str) -> tuple[Run, ...]:

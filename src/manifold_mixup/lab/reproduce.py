@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -215,9 +215,7 @@ def _finished(
 
 
 def _scale(options: Reproduce) -> Scale:
-    given = {
-        name: getattr(options, name) for name in ("epochs", "width", "examples", "test", "tested")
-    }
+    given = {part.name: getattr(options, part.name) for part in fields(Scale)}
     return replace(
         scale(options.scale), **{name: value for name, value in given.items() if value is not None}
     )
@@ -267,7 +265,7 @@ def _groups(table: Table, options: Reproduce, by: Scale) -> Iterator[tuple[Data,
 
 
 def _check_numbers(options: Reproduce) -> None:
-    for name in ("seeds", "epochs", "width", "examples", "test", "tested", "workers"):
+    for name in ("seeds", "workers", *(part.name for part in fields(Scale))):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")

@@ -2,7 +2,8 @@
 
 Kinds and severities are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness
 to Common Corruptions and Perturbations", 2019, for images of 32 x 32. The pixels are not those of
-the published files: noise is drawn anew, and every library rounds in its own way.
+the published files: noise is drawn anew, contrast shrinks towards the mean grey of a picture where
+theirs keeps the mean of each channel, and every library rounds in its own way.
 """
 
 import io
@@ -90,27 +91,23 @@ def _noise(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     return x + amount * torch.randn(x.shape, generator=generator).to(x)
 
 
-def _blur(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    del generator
+def _blur(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
     side = 2 * math.ceil(4 * amount) + 1  # what lies beyond four deviations is nothing
     blurred: Tensor = images.gaussian_blur(x, [side, side], [amount, amount])
     return blurred
 
 
-def _contrast(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    del generator
+def _contrast(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
     faded: Tensor = images.adjust_contrast(x, amount)
     return faded
 
 
-def _pixelate(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    del generator
+def _pixelate(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
     size = [int(amount * side) for side in x.shape[2:]]
     return interpolate(interpolate(x, size, mode="area"), x.shape[2:], mode="nearest")
 
 
-def _jpeg(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    del generator
+def _jpeg(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
     pictures = (255 * x).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     packed = np.stack([_through_jpeg(picture, int(amount)) for picture in pictures])
     return (torch.from_numpy(packed).permute(0, 3, 1, 2).float() / 255).to(x)
