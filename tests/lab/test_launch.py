@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,28 +27,34 @@ def options(tmp_path, task):
     return [str(part) for key, value in given.items() for part in (f"--{key}", value)]
 
 
-def launch(*arguments):
+def launch(*arguments, program=("-m", "manifold_mixup.lab"), **more):
     port = str(20_000 + os.getpid() % 20_000)
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *LAUNCH]
     command += ["--num_processes", "2", "--main_process_port", port]
-    command += ["-m", "manifold_mixup.lab", "train", "--device", "cpu", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command += [*program, "train", "--device", "cpu", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def output_of(process):
+def launch_sharded(*arguments, version="2"):
+    worker = str(Path(__file__).with_name("fsdp_worker.py"))
+    return launch(*arguments, program=(worker,), FSDP_VERSION=version)
+
+
+def output_of(process, *, code=0):
     """Wait for the end; return what was printed."""
     shown, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, shown
+    assert process.returncode == code, shown
     return shown
 
 
-def test_two_processes_train_what_one_does(options, tmp_path):
+@pytest.mark.parametrize("start", [launch, launch_sharded], ids=["ddp", "fsdp2"])
+def test_two_processes_train_what_one_does(options, tmp_path, start):
     """Without mixing: each process mixes its own part of a batch, by plans of its own."""
     options = [*options, "--mixing", "none", "--epochs", "3"]
-    shown = output_of(launch(*options, "--out", tmp_path / "two"))
+    shown = output_of(start(*options, "--out", tmp_path / "two"))
     assert shown.count("Kept in") == 1
     assert json.loads((tmp_path / "two" / "recipe.json").read_text())["processes"] == 2
     with pytest.raises(SystemExit):
@@ -60,10 +67,12 @@ def test_two_processes_train_what_one_does(options, tmp_path):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
 
 
-def test_killed_in_two_processes_it_ends_in_the_same_bits(options, tmp_path):
+@pytest.mark.parametrize("start", [launch, launch_sharded], ids=["ddp", "fsdp2"])
+def test_killed_in_two_processes_it_ends_in_the_same_bits(options, tmp_path, start):
     options = [*options, "--epochs", "30", "--batch", "4", "--save-every", "0"]
-    output_of(launch(*options, "--out", tmp_path / "whole"))
-    cut = launch(*options, "--out", tmp_path / "cut")
+    shown = output_of(start(*options, "--out", tmp_path / "whole"))
+    assert "were not checked" not in shown
+    cut = start(*options, "--out", tmp_path / "cut")
     metrics = tmp_path / "cut" / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
         assert cut.poll() is None
@@ -71,7 +80,7 @@ def test_killed_in_two_processes_it_ends_in_the_same_bits(options, tmp_path):
     cut.send_signal(signal.SIGTERM)  # which the launcher hands on
     cut.communicate(timeout=60)
     assert runs.finished(tmp_path / "cut") is None
-    output_of(launch(*options, "--out", tmp_path / "cut"))
+    output_of(start(*options, "--out", tmp_path / "cut"))
     whole_result, cut_result = (runs.finished(tmp_path / name) for name in ("whole", "cut"))
     assert cut_result.weights == whole_result.weights
     assert cut_result.curve == whole_result.curve
@@ -83,3 +92,22 @@ def test_another_number_of_processes_is_refused(options, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", *options, "--device", "cpu"])
     assert "2 processes there, 1 here" in capsys.readouterr().err
+
+
+def test_sharded_plans_are_those_of_whole_models(options, tmp_path):
+    """Every rank mixes as it does in DDP, so that the weights agree up to rounding."""
+    options = [*options, "--epochs", "2"]
+    output_of(launch(*options, "--out", tmp_path / "ddp"))
+    output_of(launch_sharded(*options, "--out", tmp_path / "fsdp2"))
+    ddp, fsdp2 = (weights.read(tmp_path / name / "last.safetensors") for name in ("ddp", "fsdp2"))
+    for name, value in ddp.items():
+        torch.testing.assert_close(fsdp2[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "version", "told"),
+    [((), "1", "--fsdp_version 2"), (("--ema", "0.9"), "2", "sharded weights are not averaged")],
+)
+def test_what_sharding_cannot_do_is_refused(options, tmp_path, more, version, told):
+    run = launch_sharded(*options, *more, "--out", tmp_path / "run", version=version)
+    assert told in output_of(run, code=1)

@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
 from manifold_mixup.lab import evaluate, models, optimizers, weights
 from manifold_mixup.lab.average import Average
 from manifold_mixup.lab.checkpoint import State
-from manifold_mixup.lab.data import Data, hold_out
+from manifold_mixup.lab.data import Data, as_input, hold_out
 from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
 from manifold_mixup.lab.evaluate import Scores
@@ -52,6 +52,12 @@ class Job:
             channels_last=run.channels_last,
         )
         self.core = fresh_model(run, data)  # whatever wraps it to train it
+        # Once it is sharded it cannot be looked at, so that its layers are checked before.
+        attached = (
+            Method(self.core, run, example=as_input(data.x[:2]))
+            if self.accelerator.is_fsdp2
+            else None
+        )
         optimizer = optimizers.build(self.core, run)
         self.model, prepared = self.accelerator.prepare(self.core, optimizer)
         # Only where gradients are scaled does the wrapper do anything, and its step is slow: it
@@ -59,7 +65,7 @@ class Job:
         scaled = self.accelerator.scaler is not None
         self.optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
         self.average = Average(self.core, run.ema)
-        self.method = Method(self.model, run)
+        self.method = attached or Method(self.model, run)
 
     @property
     def steps(self) -> int:
@@ -199,4 +205,22 @@ def usual_device() -> str:
 def _accelerator(run: Run) -> Accelerator:
     # What a run before left behind, of another device or precision, would be taken over.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(cpu=run.device == "cpu", mixed_precision=_AUTOCAST[run.precision])
+    accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision=_AUTOCAST[run.precision])
+    _require_supported(accelerator, run)
+    return accelerator
+
+
+def _require_supported(accelerator: Accelerator, run: Run) -> None:
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"runs cannot be trained with {kind.value}. DDP and FSDP2 work.")
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 keeps the weights in flat pieces from which a run cannot be restored. Take "
+            "FSDP2 (accelerate launch --use_fsdp --fsdp_version 2)."
+        )
+    if accelerator.is_fsdp2 and run.ema:
+        raise ValueError(
+            f"ema is {run.ema:g}, but sharded weights are not averaged. Leave it at 0, or start "
+            f"without --use_fsdp: every process then has the whole model."
+        )

@@ -15,17 +15,23 @@ class Method:
     Args:
         model: what is called in training, with whatever wraps it.
         run: the recipe.
+        example: some inputs, to have the layers checked now; else the first batch is.
 
     Raises:
         ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
     """
 
-    def __init__(self, model: nn.Module, run: Run) -> None:
+    def __init__(self, model: nn.Module, run: Run, *, example: Tensor | None = None) -> None:
         self.criterion = losses.build(run.loss, label_smoothing=run.label_smoothing)
         self.mixup: ManifoldMixup | None = None
         if run.layers:
             self.mixup = ManifoldMixup(
-                model, run.layers, alpha=run.alpha, per_sample=run.per_sample, seed=run.seed
+                model,
+                run.layers,
+                example=example,
+                alpha=run.alpha,
+                per_sample=run.per_sample,
+                seed=run.seed,
             )
             self.criterion = self.mixup.wrap(self.criterion)
             if run.block_gradient:
