@@ -8,7 +8,8 @@ batches, precision and optimizer. The loops beside ours:
 - *plain*: a shuffled index, crops and mirroring of whole batches, nothing else.
 - *DataLoader*: torch's, with torchvision's transforms image by image, as tutorials have it.
 
-Then the share of the epoch that the loader takes.
+Then the share of the epoch that the loader takes and, on a GPU, the share of the time between the
+first and the last of fifty steps in which it computes nothing.
 """
 
 import argparse
@@ -19,7 +20,9 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -108,6 +111,38 @@ def loader_seconds(run: Run, data: Data) -> float:
     return time.perf_counter() - start
 
 
+def idle_share(run: Run, data: Data, *, first: int = 20, steps: int = 50) -> float:
+    """Profile some steps in the middle of an epoch; return the share in which the GPU idles."""
+    profiler = profile(activities=[ProfilerActivity.CUDA])
+    done = 0
+
+    def on_step(_: float) -> None:
+        nonlocal done
+        done += 1
+        if done in (first, first + steps):
+            torch.cuda.synchronize()
+            profiler.start() if done == first else profiler.stop()
+
+    train(run, data, on_step=on_step)
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        if event.device_type == DeviceType.CUDA
+    ]
+    return idle(spans)
+
+
+def idle(spans: list[tuple[float, float]]) -> float:
+    """Return the share of the time from the first to the last of some spans that none covers."""
+    spans = sorted(spans)
+    begin = end = spans[0][0]
+    covered = 0.0
+    for start, stop in spans:
+        covered += max(stop - max(start, end), 0.0)
+        end = max(end, stop)
+    return 1 - covered / (end - begin)
+
+
 def measure(run: Run, data: Data, rounds: int) -> None:
     """Print the medians of interleaved rounds."""
     mixed = replace(run, layers=("input", "layer1", "layer2"), alpha=2.0)
@@ -127,6 +162,9 @@ def measure(run: Run, data: Data, rounds: int) -> None:
     for name, all_ in seconds.items():
         ratios = [a / b for a, b in zip(all_[1:], seconds["plain loop"][1:], strict=True)]
         print(f"{name:28}{median(all_[1:]):10.3f}{median(ratios):10.3f}")
+    if run.device == "cuda":
+        for name, one in {"no mixup": run, "manifold mixup": mixed}.items():
+            print(f"the GPU idles, {name}: {100 * idle_share(one, data):.1f} % of the time")
 
 
 def main() -> None:

@@ -85,3 +85,17 @@ def test_vectors_are_not_augmented():
         Loader(torch.rand(5, 7), torch.arange(5), 2, augment=Augment(flip=True), seed=0)
     with pytest.raises(ValueError, match="3 processes cannot share 2 training examples"):
         Loader(torch.rand(2, 7), torch.arange(2), 2, seed=0, world=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_batch_waits_for_the_gpu():
+    x, y = data()
+    loader = Loader(x, y, 5, augment=Augment(flip=True, crop=2), seed=0, device="cuda")
+    batches = loader.epoch(1)
+    next(batches)  # what an epoch draws is copied there at once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(batches)) == len(loader) - 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

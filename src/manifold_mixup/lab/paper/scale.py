@@ -40,7 +40,7 @@ class Scale:
 FULL = Scale()
 SCALES = {
     "full": FULL,
-    "laptop": Scale(epochs=40, width=16, examples=5_000, test=2_000, tested=1_000),
+    "laptop": Scale(epochs=100, width=16, examples=2_500, test=2_000, tested=1_000),
     "smoke": Scale(epochs=1, width=2, examples=100, test=20),
 }
 
