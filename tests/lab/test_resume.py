@@ -72,6 +72,20 @@ def test_stopped_again_and_again(task, runs, tmp_path):
     assert without_time(result) == without_time(whole)
 
 
+def test_two_trainings_never_share_a_folder(task, plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("manifold_mixup.lab.runs._PATIENCE", 0.1)
+
+    def train_the_same(_):
+        with pytest.raises(BlockingIOError, match="another process is training the run in "):
+            train(plain, task, folder=tmp_path / "a")
+        train(plain, task, folder=tmp_path / "b")
+
+    train(plain, task, folder=tmp_path / "a", on_epoch=train_the_same)
+    assert without_time(train(plain, task, folder=tmp_path / "a")) == without_time(
+        train(plain, task)
+    )
+
+
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path

@@ -50,8 +50,15 @@ def train_on_ray(
         ChildProcessError: a worker died again and again.
     """
     ray = installed()
+    died = ray.exceptions
     ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_train)
+    task = ray.remote(
+        num_cpus=1,
+        num_gpus=gpus,
+        max_retries=RETRIES,
+        # Storage notices later than Ray that a node died, and until then the run stays locked.
+        retry_exceptions=[BlockingIOError],
+    )(_train)
     shared, folder = ray.put(data), folder.absolute()
     running = {task.remote(run, shared, folder, after): run for run in runs}
     told: dict[Run, int] = {}
@@ -63,7 +70,7 @@ def train_on_ray(
             for one in done:
                 yield ray.get(one)
                 del running[one]
-    except ray.exceptions.WorkerCrashedError as error:
+    except (died.WorkerCrashedError, died.NodeDiedError, died.OutOfMemoryError) as error:
         raise ChildProcessError(
             f"a worker of the Ray cluster died {RETRIES + 1} times, perhaps for lack of memory. "
             f"Fewer runs at a time may help: a greater --gpus, or a smaller cluster."

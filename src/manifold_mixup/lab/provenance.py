@@ -57,6 +57,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Return the number of this process among those that train together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def fingerprint(data: Data) -> str:
     """Return the SHA-256 of a data set's arrays."""
     return digest(data.x, data.y, data.x_test, data.y_test)

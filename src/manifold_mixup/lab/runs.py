@@ -3,8 +3,12 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from manifold_mixup.lab import files, provenance
 from manifold_mixup.lab.data import Data
@@ -13,6 +17,35 @@ from manifold_mixup.lab.results import Result, read_result, read_run
 
 RECIPE, RESULT = "recipe.json", "result.json"
 _FORMAT = 1
+_PATIENCE = 10  # seconds; a run that was told to stop may still be saving
+
+
+@contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Keep other trainings out of a run's folder; the lock ends with the process, however it ends.
+
+    Of the processes that train one run together, the first one holds it.
+
+    Raises:
+        BlockingIOError: another training is in the folder.
+        OSError: it cannot be written.
+    """
+    if folder is None or provenance.rank() != 0:
+        yield
+        return
+    files.writable_folder(folder)
+    lock = FileLock(folder / ".lock", timeout=_PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f"another process is training the run in {folder}. Wait for its end or stop it, or "
+            f"give another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim(folder: Path, run: Run, data: Data) -> Result | None:

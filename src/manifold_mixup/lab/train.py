@@ -53,11 +53,11 @@ def train(
         FloatingPointError: the loss is no longer finite.
         Stopped: ``stop`` said so.
         ValueError: the folder holds another run; the message says in what it differs.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or another process is training in it.
     """
-    if folder is not None and (result := runs.claim(folder, run, data)) is not None:
-        return result
-    with torch.random.fork_rng():  # a step draws from torch's own generators
+    with runs.alone(folder), torch.random.fork_rng():  # a step draws from torch's own generators
+        if folder is not None and (result := runs.claim(folder, run, data)) is not None:
+            return result
         job = Job(run, data)
         keeper = _Keeper(job, folder, every=save_every, stop=stop)
         at = keeper.resume()

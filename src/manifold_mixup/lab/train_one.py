@@ -1,7 +1,6 @@
 """``manifold-mixup train``: one run, from any recipe, with any field overridden."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from manifold_mixup.lab import catalog, files, job, models, recipes, runs
+from manifold_mixup.lab import catalog, files, job, models, provenance, recipes, runs
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Scores
@@ -109,7 +108,7 @@ def train_one(training: Training) -> bool:
         ValueError: the folder holds another run.
         OSError: a file could not be written.
     """
-    run, console = training.run, Console(quiet=os.environ.get("RANK", "0") != "0")
+    run, console = training.run, Console(quiet=provenance.rank() != 0)
     console.print(f"[bold]{_title(training)}[/bold]", highlight=False)
     try:
         with Live([run], console) as live, ctrl_c() as stop:
