@@ -28,6 +28,7 @@ def test_rows_are_compared_with_a_row_without_mixing_on_the_same_data(table):
     assert len(by_label) == len(table.rows)
     for one in table.rows:
         if one.run is None or not one.base:
+            assert one.run is None or one.run.layers == ()
             continue
         base = by_label[one.base].run
         assert base.layers == ()
@@ -47,6 +48,7 @@ def test_rows_are_compared_with_a_row_without_mixing_on_the_same_data(table):
 def test_recipes_are_distinct_and_of_known_models(table):
     recipes = [row.run for row in table.rows if row.run is not None]
     assert len(set(recipes)) == len(recipes)
+    assert len({(run.data, run.model, run.method) for run in recipes}) == len(recipes)
     for run in recipes:
         models.check_name(run.model)
         assert run.loss == "softmax_bce"
@@ -121,6 +123,7 @@ def test_tables_share_the_runs_they_have_in_common():
 def test_the_blocked_gradient_differs_in_nothing_else():
     table = paper.table("gradient-block")
     mixed, blocked = (one.run for one in table.rows[-2:])
+    assert blocked.block_gradient
     assert replace(blocked, method=mixed.method, block_gradient=False) == mixed
 
 
@@ -196,6 +199,22 @@ def test_differences_are_of_the_seeds_that_both_rows_have():
     assert mixed.cells["best"]["error"].spread.mean == pytest.approx(89 / 3 - 1)
     assert quoted.cells["last"]["error"].spread is None
     assert (mixed.n, quoted.n) == (3, 0)
+
+
+def test_what_a_model_cannot_be_scored_by_is_left_out():
+    column = Column("x", "X", battery=("noise", "noise"), field="auroc")
+    table = Table("t", "T", (column,), (Row("plain", PLAIN, {"x": (0.0,)}),))
+    last, best = ({"noise": [{"name": "noise", "auroc": value}]} for value in (80.0, 60.0))
+    none = {"noise": [{"name": "noise", "auroc": None}]}  # so NaN is written to JSON
+    evaluations = ({"last": last, "best": best}, {"last": none, "best": none})
+    of_seed = {
+        seed: Found(result(replace(PLAIN, seed=seed), 1.0, 1.0), evaluation)
+        for seed, evaluation in enumerate(evaluations)
+    }
+    (line,) = lines(table, {PLAIN: of_seed})
+    assert [line.cells[when]["x"].spread.mean for when in ("last", "best")] == [80.0, 60.0]
+    assert line.cells["last"]["x"].spread.n == 1
+    assert "| plain | 0.00 | 80.00 |  | 60.00 |  | 1 |" in paper_table(table, [line])
 
 
 def test_a_table_shows_what_is_there_so_far():

@@ -30,14 +30,17 @@ class Column:
     field: str = ""
 
     def read(self, scores: Scores, evaluation: Mapping[str, Any]) -> float:
-        """Find the number among the scores of a run, or in what `evaluate` returned."""
+        """Find the number among the scores of a run, or in what `evaluate` returned.
+
+        It is NaN if there is none, which JSON writes as ``null``.
+        """
         if self.battery is None:
             return float(getattr(scores, self.key))
         part, name = self.battery
         (value,) = (row for row in evaluation[part] if row["name"] == name)
         for step in self.field.split("."):
             value = value[step]
-        return float(value)
+        return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True)
