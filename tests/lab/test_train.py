@@ -1,5 +1,6 @@
 """The training loop: what it computes, and that it computes it again."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from manifold_mixup.lab import runs as run_folder
 from manifold_mixup.lab.job import fresh_model
 from manifold_mixup.lab.methods import Method
 from manifold_mixup.lab.train import train
@@ -37,6 +39,14 @@ def test_the_same_run_ends_in_the_same_bits(task, runs, place, model):
 
 def test_another_seed_or_method_ends_elsewhere(task, runs):
     assert len({train(run, task).weights for run in runs}) == len(runs)
+
+
+def test_a_result_is_read_as_it_was_written(task, plain, tmp_path):
+    result = train(plain, task, folder=tmp_path)
+    assert run_folder.finished(tmp_path) == result
+    overflown = replace(result, last=replace(result.last, nll=math.inf))
+    run_folder.finish(tmp_path, overflown)  # JSON has no infinity
+    assert math.isnan(run_folder.finished(tmp_path).last.nll)
 
 
 def test_methods_with_one_seed_start_from_the_same_weights(task, runs):

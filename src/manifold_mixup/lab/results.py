@@ -1,5 +1,6 @@
 """What a run ends in, and how it is told from files."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def read_result(fields: Mapping[str, Any]) -> Result:
     return Result(
         run=read_run(fields["run"]),
         seconds=fields["seconds"],
-        curve=tuple(Epoch(**epoch) for epoch in fields["curve"]),
+        curve=tuple(Epoch(**_numbers(epoch)) for epoch in fields["curve"]),
         last=_scores(fields["last"]),
         best=_scores(fields["best"]),
         best_epoch=fields["best_epoch"],
@@ -69,5 +70,13 @@ def read_result(fields: Mapping[str, Any]) -> Result:
 
 
 def _scores(fields: Mapping[str, Any]) -> Scores:
-    bins = {key: tuple(values) for key, values in fields["reliability"].items()}
-    return Scores(**{**fields, "reliability": Reliability(**bins)})
+    bins = {
+        key: tuple(math.nan if value is None else value for value in values)
+        for key, values in fields["reliability"].items()
+    }
+    return Scores(**{**_numbers(fields), "reliability": Reliability(**bins)})
+
+
+def _numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Read as NaN what was not finite: JSON has ``null`` there."""
+    return {key: math.nan if value is None else value for key, value in fields.items()}

@@ -1,5 +1,6 @@
 """What a table of the paper is: rows with recipes, columns, and the numbers it reports."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
