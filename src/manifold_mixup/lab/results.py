@@ -70,13 +70,14 @@ def read_result(fields: Mapping[str, Any]) -> Result:
 
 
 def _scores(fields: Mapping[str, Any]) -> Scores:
-    bins = {
-        key: tuple(math.nan if value is None else value for value in values)
-        for key, values in fields["reliability"].items()
-    }
+    bins = {name: tuple(map(_number, values)) for name, values in fields["reliability"].items()}
     return Scores(**{**_numbers(fields), "reliability": Reliability(**bins)})
 
 
 def _numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _number(value) for name, value in fields.items()}
+
+
+def _number(value: Any) -> Any:
     """Read as NaN what was not finite: JSON has ``null`` there."""
-    return {key: math.nan if value is None else value for key, value in fields.items()}
+    return math.nan if value is None else value
