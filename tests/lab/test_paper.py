@@ -26,6 +26,7 @@ def row(table: str, label: str) -> Row:
 def test_rows_are_compared_with_a_row_without_mixing_on_the_same_data(table):
     by_label = {row.label: row for row in table.rows}
     assert len(by_label) == len(table.rows)
+    assert all(one.label in (one.name, f"{one.group}, {one.name}") for one in table.rows)
     for one in table.rows:
         if one.run is None or not one.base:
             assert one.run is None or one.run.layers == ()
@@ -224,6 +225,17 @@ def test_a_table_shows_what_is_there_so_far():
     assert error[4] == "| plain | 4.80 ± 0.066 | 10.00 |  | 9.00 |  | 1 |"
     assert error[5] == "| mixed | 3.00 |  |  |  |  | 0 |"
     assert error[6] == "| quoted | 2.50 |  |  |  |  |  |"
+    assert "quoted" not in text.split("**NLL")[1]
+
+
+def test_each_network_has_a_table_of_its_own():
+    table = paper.table("table-1a")
+    text = paper_table(table, lines(table, {}))
+    error, nll = text.split("**preact-resnet18, NLL ↓**")
+    assert error.count("**preact-resnet34, error % ↓**") == 1
+    assert "| AdaMix (quoted) | 3.52 |" in error
+    assert "AdaMix" not in nll  # it has no number there
+    assert error.count("| manifold mixup α=2 |") == nll.count("| manifold mixup α=2 |") == 3
 
 
 def test_a_difference_is_bold_where_its_interval_excludes_zero():

@@ -18,10 +18,10 @@ def _compared(data: str, numbers: Numbers) -> Iterator[Row]:
         for key, (error, nll) in methods.items():
             if key in runs:
                 label = f"{model}, {runs[key].method}"
-                yield Row(label, runs[key], {"error": error, "nll": nll}, base)
+                yield Row(label, runs[key], {"error": error, "nll": nll}, base, model)
                 base = base or label
             else:
-                yield Row(f"{model}, {key}", None, {"error": error}, base)
+                yield Row(f"{model}, {key}", None, {"error": error}, base, model)
 
 
 _C10: Numbers = {

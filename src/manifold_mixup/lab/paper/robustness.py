@@ -109,11 +109,11 @@ def _attacked() -> list[Row]:
         plain, base = supervised(data, model), ""
         for run, paper in zip((none(plain), at_input(plain), manifold(plain)), papers, strict=True):
             label = f"{data}, {run.method}"
-            rows.append(Row(label, run, paper, base))
+            rows.append(Row(label, run, paper, base, data))
             base = base or label
         if data in quoted:
             label = f"{data}, adversarial training, PGD-7 (quoted)"
-            rows.append(Row(label, None, {"fgsm": (quoted[data],)}, base))
+            rows.append(Row(label, None, {"fgsm": (quoted[data],)}, base, data))
     return rows
 
 

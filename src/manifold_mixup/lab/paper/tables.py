@@ -49,17 +49,24 @@ class Row:
     """One row of a table.
 
     Attributes:
-        label: what the table calls it; a network first where there are several.
+        label: what the table calls it, after its group.
         run: its recipe; ``None`` for a number that the paper itself only quotes.
         paper: what the paper reports, by the column's key: the mean and, where it is given, the
             standard deviation.
         base: label of the row it is compared with; empty for that row itself.
+        group: the network or data set that the label begins with, where there are several.
     """
 
     label: str
     run: Run | None
     paper: Mapping[str, tuple[float, ...]]
     base: str = ""
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called within its group."""
+        return self.label.removeprefix(f"{self.group}, ")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A table of the paper as Markdown, its numbers beside ours."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.numbers import Cell, Line, better
@@ -15,29 +16,36 @@ LEGEND = (
 
 
 def paper_table(table: Table, lines: Sequence[Line]) -> str:
-    """Render a table as Markdown: by column, or by row if there are more columns than rows."""
+    """Render a table as Markdown: by column, or by epoch if there are more columns than rows."""
     parts = _by_epoch(table, lines) if len(table.columns) > len(lines) else _by_column(table, lines)
     return "\n".join([*parts, LEGEND, *([f"\n{table.note}"] if table.note else [])]) + "\n"
 
 
 def _by_column(table: Table, lines: Sequence[Line]) -> Iterator[str]:
+    """Yield a table for each column and group of rows: on a narrow screen names stay readable."""
     for column in table.columns:
-        yield f"**{_title(column)}**\n"
-        yield "| | paper | ours, last epoch | difference | ours, best epoch | difference | n |"
-        yield "|---|---:|---:|---:|---:|---:|---:|"
-        for line in lines:
-            last, best = line.cells["last"][column.key], line.cells["best"][column.key]
-            cells = (
-                line.row.label,
-                _paper(line, column),
-                _ours(last, column),
-                _gap(last, column),
-                _ours(best, column),
-                _gap(best, column),
-                str(last.spread.n if last.spread else 0) if line.row.run else "",
-            )
-            yield f"| {' | '.join(cells)} |"
-        yield ""
+        for group, of_group in groupby(lines, key=lambda line: line.row.group):
+            yield f"**{', '.join(part for part in (group, _title(column)) if part)}**\n"
+            yield "| | paper | ours, last epoch | difference | ours, best epoch | difference | n |"
+            yield "|---|---:|---:|---:|---:|---:|---:|"
+            for line in of_group:
+                if line.row.run or column.key in line.row.paper:
+                    yield _compared(line, column)
+            yield ""
+
+
+def _compared(line: Line, column: Column) -> str:
+    last, best = line.cells["last"][column.key], line.cells["best"][column.key]
+    cells = (
+        line.row.name,
+        _paper(line, column),
+        _ours(last, column),
+        _gap(last, column),
+        _ours(best, column),
+        _gap(best, column),
+        str(last.spread.n if last.spread else 0) if line.row.run else "",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _by_epoch(table: Table, lines: Sequence[Line]) -> Iterator[str]:
