@@ -8,9 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import runs as run_folder
-from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab import weights
+from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.job import Job, fresh_model
 from manifold_mixup.lab.methods import Method
+from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.train import train
 
 
@@ -47,6 +51,14 @@ def test_a_result_is_read_as_it_was_written(task, plain, tmp_path):
     overflown = replace(result, last=replace(result.last, nll=math.inf))
     run_folder.finish(tmp_path, overflown)  # JSON has no infinity
     assert math.isnan(run_folder.finished(tmp_path).last.nll)
+
+
+def test_a_run_of_another_version_is_refused(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(recipe.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ValueError, match=r"recipe\.json was not written by this version"):
+        train(plain, task, folder=tmp_path)
 
 
 def test_methods_with_one_seed_start_from_the_same_weights(task, runs):
@@ -114,3 +126,25 @@ def test_a_report_can_stop_a_run(task, plain):
 def test_a_recipe_that_says_nothing_of_it_leaves_the_model_as_it_is(task, plain):
     kinds = {type(module) for module in fresh_model(plain, task).modules()}
     assert kinds.isdisjoint({nn.BatchNorm1d, nn.Dropout})
+
+
+def test_batches_in_parts_train_the_same_weights(task, plain, tmp_path):
+    """The parts are of different length; their gradients are summed by their shares."""
+    run = replace(plain, optimizer="sgd", batch=50)
+    for count in (1, 3):
+        train(replace(run, accumulate=count), task, folder=tmp_path / str(count))
+    whole, parts = (weights.read(tmp_path / name / "last.safetensors") for name in ("1", "3"))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value)
+
+
+def test_of_equally_good_epochs_the_first_is_the_best(task, plain):
+    result = train(replace(plain, optimizer="sgd", lr=1e-12), task)
+    assert len({epoch.error for epoch in result.curve}) == 1
+    assert result.best_epoch == 1
+
+
+def test_images_are_augmented_as_the_recipe_says(images):
+    data = datasets.load("cifar-10", root=images)
+    run = Run(data="cifar-10", model="cnn", width=2, flip=True, crop=3, cutout=5)
+    assert Job(run, data).loader.augment == Augment(flip=True, crop=3, cutout=5)
