@@ -191,6 +191,15 @@ def test_an_attack_on_the_standardised_inputs_of_the_rest_is_the_same(images):
     assert torch.allclose(inner, outer, atol=1e-5)
 
 
+def test_a_ball_in_standardised_units_is_as_wide_as_the_std_of_each_input(linear):
+    attack = replace(pgd(0.1, steps=8), space="standardised", random_start=False)
+    std = torch.tensor([0.5, 2.0, 1.0])
+    x, y = torch.zeros(2, 3), torch.tensor([0, 1])
+    attacked = perturb(linear, x, y, attack, std=std)
+    corner = torch.tensor([[-0.05, 0.2], [0.05, -0.2]])  # nothing depends on the third input
+    torch.testing.assert_close(attacked[:, :2], corner)
+
+
 def test_std_by_argument_equals_std_of_the_model(images):
     x, y = images
     model = network(STD)

@@ -1,7 +1,7 @@
 """The whole battery on small models: what it says, and what it leaves alone."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -19,6 +19,12 @@ from manifold_mixup.lab.evaluate import (
     scores,
 )
 from manifold_mixup.lab.evaluate.attacks import authors_pgd, unbounded
+from manifold_mixup.lab.evaluate.deform import deform
+from manifold_mixup.lab.evaluate.inference import logits
+from manifold_mixup.lab.evaluate.interpolation import interpolated_nll
+from manifold_mixup.lab.evaluate.metrics import error
+from manifold_mixup.lab.evaluate.neighbours import features, knn_error
+from manifold_mixup.lab.evaluate.outliers import confidence, separation
 
 FEW = Settings(lams=(0.0, 0.5, 1.0), deformations=DEFORMATIONS[::8], corruptions=CORRUPTIONS[::12])
 
@@ -180,6 +186,55 @@ def test_other_data_sets_are_compared(cnn, pictures):
     assert [row["name"] for row in rows][:2] == ["black", "same"]
     assert rows[1]["confidence"]["auroc"] == pytest.approx(50)
     assert rows[0]["confidence"] != rows[1]["confidence"]
+
+
+def test_every_setting_reaches_its_part(cnn, pictures):
+    rotation = DEFORMATIONS[1]
+    settings = Settings(
+        seed=3,
+        deformations=(rotation,),
+        interpolation="bilinear",
+        fill=0.7,
+        unknown={"black": torch.zeros(7, 3, 9, 9)},
+        features="stage1",
+        k=3,
+        metric="cosine",
+        layers=("stage1",),
+        lams=(0.0, 0.3),
+    )
+    parts = ("deformations", "outliers", "neighbours", "interpolation")
+    result = evaluate(cnn.eval(), pictures, battery=parts, settings=settings)
+    x, y = pictures.x_test, pictures.y_test
+
+    def drawn():
+        return torch.Generator().manual_seed(3)
+
+    there = deform(x, rotation, generator=drawn(), interpolation="bilinear", fill=0.7)
+    assert result["deformations"][0]["accuracy"] == 100 - error(logits(cnn, there), y)
+    known, black, turned = (
+        confidence(logits(cnn, part)) for part in (x, settings.unknown["black"], there)
+    )
+    assert result["outliers"][0]["confidence"] == asdict(separation(known, black))
+    assert result["outliers"][-1]["confidence"] == asdict(separation(known, turned))
+    train, test = (features(cnn, part, layer="stage1") for part in (pictures.x, x))
+    wrong = knn_error(train, pictures.y, test, y, k=3, metric="cosine")
+    assert result["neighbours"][0]["error"] == wrong
+    curve = interpolated_nll(cnn, x, y, layers=["stage1"], lams=(0.0, 0.3), generator=drawn())
+    assert result["interpolation"] == [
+        {"name": "stage1", "lam": [0.0, 0.3], "nll": list(curve["stage1"])}
+    ]
+
+
+def test_the_deformed_images_of_two_parts_are_made_once(cnn, pictures, monkeypatch):
+    made = []
+
+    def counted(x, deformation, **options):
+        made.append(deformation)
+        return deform(x, deformation, **options)
+
+    monkeypatch.setattr("manifold_mixup.lab.evaluate.battery.deform", counted)
+    evaluate(cnn, pictures, battery=["deformations", "outliers"], settings=FEW)
+    assert made == list(FEW.deformations)
 
 
 def test_progress_counts_to_the_end(cnn, pictures):
