@@ -194,7 +194,7 @@ def test_every_setting_reaches_its_part(cnn, pictures):
         seed=3,
         deformations=(rotation,),
         interpolation="bilinear",
-        fill=0.7,
+        fill=90,
         unknown={"black": torch.zeros(7, 3, 9, 9)},
         features="stage1",
         k=3,
@@ -209,7 +209,7 @@ def test_every_setting_reaches_its_part(cnn, pictures):
     def drawn():
         return torch.Generator().manual_seed(3)
 
-    there = deform(x, rotation, generator=drawn(), interpolation="bilinear", fill=0.7)
+    there = deform(x, rotation, generator=drawn(), interpolation="bilinear", fill=90)
     assert result["deformations"][0]["accuracy"] == 100 - error(logits(cnn, there), y)
     known, black, turned = (
         confidence(logits(cnn, part)) for part in (x, settings.unknown["black"], there)
