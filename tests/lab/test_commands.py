@@ -160,10 +160,16 @@ def test_recipes_differ_in_what_their_names_say():
 # evaluate
 
 
-def test_everything_about_a_perceptron(npz, tmp_path, capsys):
+def test_everything_about_a_perceptron(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     small(npz, "--out", tmp_path / "one")
+    capsys.readouterr()
     assert run("evaluate", tmp_path / "one") == 0
     shown = capsys.readouterr().out
+    *lines, _ = shown.splitlines()  # but for the paths of what was written
+    assert max(map(len, lines)) <= 80, shown
+    assert "PGD-20: ε = 0.1, 20 steps of 0.025 in" in " ".join(shown.split())
+    assert "λ = 0.5" in shown
     for part in ("clean", "attacks", "outliers", "neighbours", "interpolation"):
         assert part in shown
     assert "FGSM" in shown

@@ -69,6 +69,10 @@ def test_every_part_says_what_it_measured(cnn, pictures):
     ]
     assert [row["eps"] for row in result["attacks"]] == [8 / 255, 8 / 255, 0.03]
     assert [row["clipped"] for row in result["attacks"]] == [True, True, False]
+    assert result["attacks"][1]["stated"] == (
+        "PGD-20: ε = 0.03137, 20 steps of 0.007843 in pixel space [0, 1], random start, "
+        "cross-entropy"
+    )
     assert [row["name"] for row in result["deformations"]] == [
         "rotation ±20.0°",
         "shear ±171.9°",
@@ -108,6 +112,7 @@ def test_every_number_has_a_unit(cnn, pictures):
     choices = {
         *("name", "eps", "space", "steps", "step_size", "projected", "random_start", "loss"),
         *("clipped", "interpolation", "fill", "amount", "k", "metric", "layer", "reliability"),
+        "stated",
     }
     keys = {key for part in PARTS for row in result[part] for key in row} - choices
     assert keys - {"confidence", "entropy"} < set(result["units"])

@@ -1,6 +1,6 @@
 """``manifold-mixup evaluate``: the test batteries on the checkpoint of a finished run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,13 +8,13 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import evaluations, files, models, runs
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of
 from manifold_mixup.lab.evaluations import When
+from manifold_mixup.lab.report.battery_table import battery_table
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def evaluate_one(evaluation: Evaluation) -> bool:
     title = f"{found['data']}, {found['examples']:,} test examples, {evaluation.when} epoch"
     console.print(f"[bold]{title}[/bold]", highlight=False)
     for part in evaluation.battery:
-        console.print(_table(part, found[part]))
+        console.print(battery_table(part, found[part]))
     written = [str(evaluation.folder / "evaluation-*.json")]
     if "clean" in evaluation.battery:
         written.append(str(_picture(evaluation, found["clean"][0]["reliability"], title)))
@@ -133,31 +133,3 @@ def _picture(evaluation: Evaluation, bins: Mapping[str, Sequence[float]], title:
     found = Reliability(tuple(map(int, count)), tuple(confidence), tuple(accuracy))
     files.write(path, plots.reliability_picture({"this run": [found]}, title=title))
     return path
-
-
-def _table(part: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Show the rows of a part: what is a number in all of them, and what they depend on."""
-    lines = [dict(_flat(row)) for row in rows]
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    table = Table(title=part, title_justify="left", box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="left" if name == "name" else "right", overflow="fold")
-    for line in lines:
-        table.add_row(*(_text(line.get(name)) for name in names))
-    return table
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
-        if isinstance(value, dict) and name != "reliability":
-            yield from _flat(value, f"{prefix}{name} ")
-        elif not isinstance(value, dict):
-            yield f"{prefix}{name}", value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return " ".join(_text(one) for one in value)
-    return "" if value is None else str(value)

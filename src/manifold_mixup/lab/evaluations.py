@@ -15,6 +15,7 @@ from manifold_mixup.lab.evaluate import Settings, evaluate
 from manifold_mixup.lab.job import fresh_model
 
 When = Literal["last", "best"]
+_FORMAT = 2  # another one when rows say more or other things, so that none of the old are read
 
 
 def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
@@ -79,6 +80,7 @@ def _asked(battery: Sequence[str] | None, settings: Settings, data: Data) -> dic
     unknown = {name: provenance.digest(x) for name, x in settings.unknown.items()}
     chosen = asdict(replace(settings, unknown={})) | {"unknown": unknown}
     return {
+        "format": _FORMAT,
         "battery": None if battery is None else list(battery),
         "settings": json.loads(json.dumps(chosen)),
         "data": provenance.fingerprint(data),

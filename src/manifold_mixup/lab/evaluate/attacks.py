@@ -63,10 +63,13 @@ class Attack:
             )
 
     def __str__(self) -> str:
-        """State the strength and its space, and what is not as usual."""
+        return self.stated(SPACES[self.space])
+
+    def stated(self, space: str) -> str:
+        """State the strength and what is not as usual, the space in the words given."""
         eps = "no ε" if self.eps is None else f"ε = {self.eps:.4g}"
         many = f", {self.steps} steps of {self.step_size:.4g}" if self.steps > 1 else ""
-        parts = [f"{self.name}: {eps}{many} in {SPACES[self.space]}"]
+        parts = [f"{self.name}: {eps}{many} in {space}"]
         parts += ["random start"] if self.random_start else []
         parts += ["not projected"] if self.steps > 1 and not self.projected else []
         parts += ["not clipped"] if not self.clipped else []

@@ -194,9 +194,14 @@ def _attacks(subject: _Subject) -> Iterator[Job]:
             std=settings.std,
             generator=subject.generator(),
         )
-        clipped = attack.clipped and data.bounds is not None
-        stated = asdict(replace(attack, clipped=clipped)) | {"space": _space(attack, data)}
-        return {"accuracy": 100 - error(logits(subject.model, x), subject.y), **stated}
+        done = replace(attack, clipped=attack.clipped and data.bounds is not None)
+        space = _space(attack, data)
+        return {
+            "accuracy": 100 - error(logits(subject.model, x), subject.y),
+            "stated": done.stated(space),
+            **asdict(done),
+            "space": space,
+        }
 
     chosen = _usual_attacks(subject) if settings.attacks is None else settings.attacks
     for attack in chosen:

@@ -1,0 +1,47 @@
+"""What `evaluate` found, part by part, for a terminal of eighty columns."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+_SHOWN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the λ of a curve; the file has all
+_TITLES = {"attacks": "attacks, accuracy %", "interpolation": "interpolation, NLL"}
+
+
+def battery_table(part: str, rows: Sequence[Row]) -> Table:
+    """Show the rows of a part: what is a number in all of them, and what they depend on."""
+    shorter: dict[str, Callable[[Row], Row]] = {"attacks": _attack, "interpolation": _curve}
+    lines = [dict(_flat(shorter.get(part, dict)(row))) for row in rows]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    table = Table(title=_TITLES.get(part, part), title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name == "name" else "right")
+    for line in lines:
+        table.add_row(*(_text(line.get(name)) for name in names))
+    return table
+
+
+def _attack(row: Row) -> Row:
+    return {"name": row["stated"], "": row["accuracy"]}
+
+
+def _curve(row: Row) -> Row:
+    at = {round(lam, 6): nll for lam, nll in zip(row["lam"], row["nll"], strict=True)}
+    return {"name": row["name"]} | {f"λ = {lam:g}": at[lam] for lam in _SHOWN if lam in at}
+
+
+def _flat(row: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict) and name != "reliability":
+            yield from _flat(value, f"{prefix}{name} ")
+        elif not isinstance(value, dict):
+            yield f"{prefix}{name}", value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
