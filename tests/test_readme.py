@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands are those that CI runs."""
+"""The code of the README and of the documentation runs, and CI runs the README's commands."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,11 @@ from zoo import BATCH, CLASSES, build, example, plan_at
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+LAB = (ROOT / "docs" / "lab.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 def test_every_python_block_runs_in_order():
@@ -45,6 +46,29 @@ def test_every_python_block_runs_in_order():
     assert names["checkpoint"]["mixup"].keys() == {"seed", "step"}
 
 
+def test_a_model_of_ones_own_is_evaluated_as_documented():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    y = torch.arange(40) % 10
+    names = {"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), "x": x, "y": y}
+    names |= {"x_test": x[:20], "y_test": y[:20]}
+    (block,) = blocks("python", LAB)
+    exec(block, names)
+    assert len(names["found"]["attacks"]) == 2
+
+
+def test_the_documented_options_exist():
+    from dataclasses import fields
+
+    from manifold_mixup.lab import data, evaluate, models, recipes, train_one
+
+    known = {field.name for kind in (recipes.Run, train_one.Train) for field in fields(kind)}
+    named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery"}
+    assert named <= {name.replace("_", "-") for name in known}
+    for name in (*data.NAMES, *models.NAMES, *evaluate.PARTS):
+        assert f"`{name}`" in LAB, name
+
+
 def attach_anew(names, *args, **kwargs):
     """Attach as the README does, taking an earlier line's attachment off."""
     from manifold_mixup import ManifoldMixup
@@ -62,5 +86,6 @@ def test_both_commands_are_run_by_ci():
 
 
 def test_linked_files_exist():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)", README):
-        assert (ROOT / target).is_file(), target
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")):
+        for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text()):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
