@@ -1,6 +1,5 @@
 """``manifold-mixup`` on a CPU with what accelerate does for FSDP, which it reads for GPUs only."""
 
-import os
 import sys
 
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -13,7 +12,7 @@ from manifold_mixup.lab import cli, job
 def sharding(*args: object, **kwargs: object) -> Accelerator:
     """Return an Accelerator in the state that --use_fsdp brings it into on a GPU."""
     accelerator = Accelerator(*args, **kwargs)
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=int(os.environ["FSDP_VERSION"]))
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     state = {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
     AcceleratorState._shared_state.update(state)
     return accelerator
