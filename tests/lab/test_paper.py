@@ -251,10 +251,12 @@ def test_a_difference_is_bold_where_its_interval_excludes_zero():
 def test_more_columns_than_rows_stand_one_below_the_other():
     table = replace(TABLE, rows=TABLE.rows[:1])
     text = paper_table(table, lines(table, {PLAIN: found(PLAIN, {0: 10.0})}))
-    assert "**last epoch**" in text
+    assert "**last epoch**; in brackets the paper's" in text
     assert "| | plain (n = 1) |" in text
     assert "| error % ↓ | 10.00<br>(4.80 ± 0.066) |" in text
     assert "| error % ↓ | 9.00<br>(4.80 ± 0.066) |" in text
+    own = replace(table, rows=(replace(TABLE.rows[0], paper={}),))
+    assert "brackets" not in paper_table(own, lines(own, {}))
 
 
 def test_a_column_finds_its_number_in_a_battery():

@@ -51,8 +51,9 @@ def _compared(line: Line, column: Column) -> str:
 def _by_epoch(table: Table, lines: Sequence[Line]) -> Iterator[str]:
     """Yield one table for each epoch, rows across: ours, the difference, and the paper's."""
     epochs: tuple[When, When] = ("last", "best")
+    known = "; in brackets the paper's" if any(line.row.paper for line in lines) else ""
     for when in epochs:
-        yield f"**{when} epoch**; in brackets the paper's\n"
+        yield f"**{when} epoch**{known}\n"
         names = (f"{line.row.label} (n = {line.n})" for line in lines)
         yield f"| | {' | '.join(names)} |"
         yield f"|---|{'---:|' * len(lines)}"

@@ -1,0 +1,51 @@
+"""The committed results hold together: whole tables, whose numbers follow from their runs."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from manifold_mixup.lab import paper
+
+RESULTS = Path(__file__).parents[2] / "results"
+FILES = sorted(RESULTS.glob("*/*.json"))
+
+
+def test_there_are_results():
+    assert FILES
+    assert all(file.stat().st_size < 1_000_000 for file in RESULTS.rglob("*"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_table_is_whole_and_says_where_it_was_made(file):
+    content, page = json.loads(file.read_text()), file.with_suffix(".md").read_text()
+    assert content["complete"]
+    assert "NOT COMPLETE" not in page
+    assert content["title"] in page
+    assert content["machine"]["cpu"] in page
+    assert content["versions"]["torch"] in page
+    assert content["git"] in page
+    assert f"{file.parent.name}/{file.stem}.md" in (RESULTS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_means_are_those_of_the_runs(file):
+    content = json.loads(file.read_text())
+    columns = {column.key: column for column in paper.table(content["table"]).columns}
+    for row in content["rows"]:
+        for when in ("last", "best"):
+            for key, cell in row["ours"][when].items():
+                values = [_number(columns[key], run, when) for run in row["runs"]]
+                assert cell["spread"]["n"] == len(values) > 0
+                assert cell["spread"]["mean"] == pytest.approx(fmean(values))
+
+
+def _number(column, run, when):
+    if column.battery is None:
+        return run[when][column.key]
+    part, name = column.battery
+    (value,) = (row for row in run["evaluation"][when][part] if row["name"] == name)
+    for step in column.field.split("."):
+        value = value[step]
+    return value
