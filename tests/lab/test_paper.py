@@ -159,6 +159,7 @@ def test_a_scale_never_lengthens_and_keeps_so_many_of_each_class():
 
 def test_a_scale_says_what_it_changes():
     assert str(Scale(epochs=40, examples=10_000)) == "40 epochs, 10,000 training examples"
+    assert str(Scale(width=8, lr=0.5)) == "8 channels in the first stage, learning rate 0.5"
     assert all(str(one) for name, one in SCALES.items() if name != "full")
 
 

@@ -91,9 +91,10 @@ def test_rows_are_chosen_with_what_they_are_compared_with(images):
 
 
 def test_options_go_before_the_scale_and_into_every_run(images):
-    options = smoke(images, "knn", epochs=2, width=4, precision="bf16", channels_last=True)
+    options = smoke(images, "knn", epochs=2, width=4, lr=0.5, precision="bf16", channels_last=True)
     prepared = prepare(options)
     assert {(run.epochs, run.width, run.examples) for run in prepared.runs} == {(2, 4, 100)}
+    assert {run.lr for run in prepared.runs} == {0.5}
     assert {(run.precision, run.channels_last) for run in prepared.runs} == {("bf16", True)}
     assert "2 epochs, 4 channels" in str(prepared.scale)
 
@@ -122,6 +123,7 @@ BAD = {
     "an unknown table": ({"table": "tabel-1a"}, "no table 'tabel-1a'. Did you mean 'table-1a'?"),
     "an unknown scale": ({"scale": "lapptop"}, "no scale 'lapptop'. Did you mean 'laptop'?"),
     "no such row": ({"rows": ("vgg",)}, "no row of knn has 'vgg' in its label. Rows: no mixup; "),
+    "no learning rate": ({"lr": 0.0}, "--lr is 0. Expected a finite number above 0."),
     "no seeds": ({"seeds": 0}, "--seeds is 0. Expected 1 or more."),
     "a negative share of a GPU": ({"gpus": -1.0}, "--gpus is -1.0. Expected 0 or more."),
     "too many examples": ({"examples": 999}, "999 training examples were asked for, CIFAR-10 has"),

@@ -1,5 +1,6 @@
 """``manifold-mixup reproduce``: a table of the paper, its numbers beside ours."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -57,6 +58,8 @@ class Reproduce:
     """Test examples there are at all, the same ones for every run."""
     tested: Annotated[int | None, SCALED] = None
     """Test examples for attacks, deformations, neighbours and outliers."""
+    lr: Annotated[float | None, SCALED] = None
+    """The greatest learning rate; a short training may want another than the paper's."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Precision of the training."""
     compile: bool = False
@@ -267,8 +270,10 @@ def _groups(table: Table, options: Reproduce, by: Scale) -> Iterator[tuple[Data,
 def _check_numbers(options: Reproduce) -> None:
     for name in ("seeds", "workers", *(part.name for part in fields(Scale))):
         value = getattr(options, name)
-        if value is not None and value < 1:
+        if name != "lr" and value is not None and value < 1:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")
+    if options.lr is not None and not (options.lr > 0 and math.isfinite(options.lr)):
+        raise ValueError(f"--lr is {options.lr:g}. Expected a finite number above 0.")
     if options.gpus < 0:
         raise ValueError(f"--gpus is {options.gpus}. Expected 0 or more.")
 

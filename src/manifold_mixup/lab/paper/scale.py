@@ -17,6 +17,8 @@ class Scale:
         examples: training examples, drawn once; recipes with so many of each class keep them.
         test: test examples there are at all.
         tested: how many of them attacks, deformations, neighbours and outliers look at.
+        lr: the greatest learning rate. The gradient of the authors' loss is about 2 / classes of
+            cross-entropy's, so that few epochs of a hundred classes want another one.
     """
 
     epochs: int | None = None
@@ -24,6 +26,7 @@ class Scale:
     examples: int | None = None
     test: int | None = None
     tested: int | None = None
+    lr: float | None = None
 
     def __str__(self) -> str:
         """Say what is not as in the paper."""
@@ -34,7 +37,8 @@ class Scale:
             "test examples": self.test,
             "test examples for attacks, deformations, neighbours and outliers": self.tested,
         }
-        return ", ".join(f"{value:,} {what}" for what, value in parts.items() if value is not None)
+        said = [f"{value:,} {what}" for what, value in parts.items() if value is not None]
+        return ", ".join(said + ([] if self.lr is None else [f"learning rate {self.lr:g}"]))
 
 
 FULL = Scale()
@@ -72,5 +76,6 @@ def _scaled_run(run: Run, by: Scale) -> Run:
         epochs=epochs,
         milestones=tuple(round(at * epochs / run.epochs) for at in run.milestones),
         width=by.width or run.width,
+        lr=by.lr or run.lr,
         examples=run.examples if run.per_class is not None else by.examples or run.examples,
     )
