@@ -50,7 +50,7 @@ def train_on_ray(
         ChildProcessError: a worker died again and again.
     """
     ray = installed()
-    died = ray.exceptions
+    errors = ray.exceptions
     ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     task = ray.remote(
         num_cpus=1,
@@ -70,7 +70,7 @@ def train_on_ray(
             for one in done:
                 yield ray.get(one)
                 del running[one]
-    except (died.WorkerCrashedError, died.NodeDiedError, died.OutOfMemoryError) as error:
+    except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
         raise ChildProcessError(
             f"a worker of the Ray cluster died {RETRIES + 1} times, perhaps for lack of memory. "
             f"Fewer runs at a time may help: a greater --gpus, or a smaller cluster."
