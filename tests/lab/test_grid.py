@@ -27,6 +27,60 @@ def test_worker_processes_change_nothing(task, runs):
     assert len(here) == sum(run.epochs for run in runs)
 
 
+def look_at(folder, data, tell):
+    """Stand for an evaluation."""
+    tell(f"looked at {len(list(folder.glob('result.json')))} result of {data.name}")
+
+
+def look_for_ever(folder, data, tell):
+    """Stand for a long one."""
+    while True:
+        tell("looking")
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_done_with_a_finished_run_is_told(task, runs, tmp_path, workers):
+    notes = []
+    results = train_all(
+        runs[:3],
+        task,
+        workers=workers,
+        on_epoch=lambda *_: None,
+        on_note=lambda *seen: notes.append(seen),
+        folder=tmp_path,
+        after=look_at,
+    )
+    assert len(list(results)) == 3
+    assert sorted(notes, key=repr) == sorted(
+        ((run, "looked at 1 result of blobs") for run in runs[:3]), key=repr
+    )
+
+
+@pytest.mark.slow
+def test_leaving_early_stops_what_is_done_with_a_finished_run(task, runs, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def enough(run, words):
+        raise Enough
+
+    with pytest.raises(Enough):
+        list(
+            train_all(
+                runs[:2],
+                task,
+                workers=2,
+                on_epoch=lambda *_: None,
+                on_note=enough,
+                folder=tmp_path,
+                after=look_for_ever,
+            )
+        )
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.slow
 def test_leaving_early_stops_the_workers(task, runs):
     long = [replace(run, epochs=100_000) for run in runs[1:]]

@@ -148,6 +148,7 @@ def test_on_a_terminal_bars_show_what_is_left(task, runs):
     console = Console(width=120, force_terminal=True)
     with console.capture() as capture, Live(runs, console) as live:
         for one in train_all(runs, task, workers=1, on_epoch=live.epoch):
+            live.note(one.run, "looked at")
             live.finished(one)
     text = capture.get()
     assert "all runs" in text

@@ -4,7 +4,7 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -20,12 +20,13 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.interrupt import ctrl_c
 from manifold_mixup.lab.on_ray import train_on_ray
 from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.reports import After, OnEpoch, OnStep, Reports
+from manifold_mixup.lab.reports import After, OnEpoch, OnNote, OnStep, Reports
 from manifold_mixup.lab.results import Epoch, Result
 from manifold_mixup.lab.runs import folder_name
 from manifold_mixup.lab.train import Stopped, train
 
 Place = Literal["here", "ray"]
+News: TypeAlias = "SimpleQueue[tuple[Run, Epoch | float | str]]"
 
 
 def train_all(
@@ -35,6 +36,7 @@ def train_all(
     workers: int,
     on_epoch: OnEpoch,
     on_step: OnStep = lambda *_: None,
+    on_note: OnNote = lambda *_: None,
     folder: Path | None = None,
     after: After | None = None,
     on: Place = "here",
@@ -51,9 +53,11 @@ def train_all(
         workers: how many run at a time; with one, in this process.
         on_epoch: called in this process after every epoch of every run.
         on_step: called in this process now and then with the epochs a run has done, parts counted.
+        on_note: called in this process with what ``after`` says of a run, but for runs on Ray.
         folder: where each run gets a folder of its own. Runs that are finished there are read, and
             those that were stopped are gone on with.
-        after: called with a run's folder and the data once it is finished, where it was trained.
+        after: called once a run is finished, where it was trained, with its folder, the data and
+            whom to tell in words how far it is.
         on: this machine, or a Ray cluster, which needs a folder; ``workers`` is then up to Ray.
         gpus: the share of a GPU that a run takes on Ray.
 
@@ -62,7 +66,7 @@ def train_all(
         KeyboardInterrupt: Ctrl-C was pressed; with a folder, what was under way is saved.
         ChildProcessError: a worker process died.
     """
-    reports = Reports(on_epoch, on_step)
+    reports = Reports(on_epoch, on_step, on_note)
     if on == "ray":
         if folder is None:
             raise ValueError("runs on Ray need a folder, on storage that all nodes share.")
@@ -83,7 +87,7 @@ def _train_here(
             with ctrl_c() as stop:
                 own, tell = _own(folder, run), partial(reports.tell, run)
                 result = train(run, data, folder=own, on_epoch=tell, on_step=tell, stop=stop)
-            _then(after, own, data)
+            _then(after, own, data, tell)
             yield result
     except Stopped as error:
         raise KeyboardInterrupt from error
@@ -100,7 +104,7 @@ def _train_in_processes(
     after: After | None,
 ) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    news: SimpleQueue[tuple[Run, Epoch | float]] = context.SimpleQueue()
+    news: News = context.SimpleQueue()
     stop = context.Event()
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
     arguments = (pickle.dumps((data, after)), news, stop, folder)
@@ -138,7 +142,7 @@ def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") ->
 
 class _Worker(NamedTuple):
     data: Data
-    news: "SimpleQueue[tuple[Run, Epoch | float]]"
+    news: News
     stop: Event
     folder: Path | None
     after: After | None
@@ -151,7 +155,7 @@ _worker: _Worker | None = None  # what a worker process got when it started
 
 def _start(
     shared: bytes,
-    news: "SimpleQueue[tuple[Run, Epoch | float]]",
+    news: News,
     stop: Event,
     folder: Path | None,
 ) -> None:
@@ -181,15 +185,22 @@ def _train_in_worker(run: Run) -> Result:
             news.put((run, done))
             told = time.monotonic()
 
+    def on_note(words: str) -> None:
+        if ending():
+            raise Stopped(f"{run.method}, seed {run.seed} was stopped after its training.")
+        news.put((run, words))
+
     own = _own(folder, run)
     result = train(run, data, folder=own, on_epoch=on_epoch, on_step=on_step, stop=ending)
-    _then(after, own, data)
+    _then(after, own, data, on_note)
     return result
 
 
-def _then(after: After | None, folder: Path | None, data: Data) -> None:
+def _then(
+    after: After | None, folder: Path | None, data: Data, tell: Callable[[str], None]
+) -> None:
     if after is not None and folder is not None:
-        after(folder, data)
+        after(folder, data, tell)
 
 
 def _own(folder: Path | None, run: Run) -> Path | None:

@@ -42,7 +42,7 @@ def train_on_ray(
         data: what all of them train on.
         reports: who wants to know how far they are.
         folder: where each run gets a folder of its own, on storage that all nodes share.
-        after: called with a run's folder and the data once it is finished, where it was trained.
+        after: called once a run is finished, where it was trained; see `train_all`.
         gpus: the share of a GPU that a run takes; two runs share one at 0.5.
 
     Raises:
@@ -88,7 +88,7 @@ def _train(run: Run, data: Data, folder: Path, after: After | None) -> Result:
     with ctrl_c() as stop:
         result = train(run, data, folder=own, stop=stop)
     if after is not None:
-        after(own, data)
+        after(own, data, lambda _: None)
     return result
 
 

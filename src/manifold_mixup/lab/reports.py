@@ -10,18 +10,23 @@ from manifold_mixup.lab.results import Epoch
 
 OnEpoch = Callable[[Run, Epoch], None]
 OnStep = Callable[[Run, float], None]
-After = Callable[[Path, Data], object]
+OnNote = Callable[[Run, str], None]
+After = Callable[[Path, Data, Callable[[str], None]], object]
+"""What is done with a finished run: its folder, its data, and who is told how far that is."""
 
 
 class Reports(NamedTuple):
-    """Who wants to know what: of every epoch, and now and then how many epochs are done."""
+    """Who wants to know what: of every epoch, now and then of the epochs done, and what else is."""
 
     on_epoch: OnEpoch
     on_step: OnStep = lambda *_: None
+    on_note: OnNote = lambda *_: None
 
-    def tell(self, run: Run, news: Epoch | float) -> None:
-        """Hand on an epoch, or the number of epochs a run has done, parts counted."""
+    def tell(self, run: Run, news: Epoch | float | str) -> None:
+        """Hand on an epoch, the number of epochs a run has done, parts counted, or a few words."""
         if isinstance(news, Epoch):
             self.on_epoch(run, news)
+        elif isinstance(news, str):
+            self.on_note(run, news)
         else:
             self.on_step(run, news)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -118,8 +118,14 @@ class Evaluation:
     table: Table
     tested: int | None
 
-    def __call__(self, folder: Path, data: Data) -> dict[When, dict[str, Any]]:
+    def __call__(
+        self, folder: Path, data: Data, tell: Callable[[str], None] = lambda _: None
+    ) -> dict[When, dict[str, Any]]:
         """Evaluate a finished run, or read what was found before."""
+
+        def show(when: When, done: int, count: int, name: str) -> None:
+            tell(f"{when} epoch evaluated: {done} of {count}, {name}")
+
         tested = data if self.tested is None else datasets.take_tested(data, self.tested)
         return {
             when: evaluations.evaluated(
@@ -129,6 +135,7 @@ class Evaluation:
                 battery=self.table.battery,
                 settings=self.table.settings,
                 tested=tested,
+                progress=partial(show, when),
             )
             for when in WHEN
         }
@@ -205,6 +212,7 @@ def _finished(
             workers=reproduction.workers,
             on_epoch=live.epoch,
             on_step=live.step,
+            on_note=live.note,
             folder=folder,
             after=evaluate,
             on=reproduction.on,

@@ -62,10 +62,8 @@ class Live:
 
     def step(self, run: Run, done: float) -> None:
         """Move the bars on to so many epochs of a run, parts counted."""
-        if run not in self._tasks:
-            self._tasks[run] = self._bars.add_task(_name(run), total=run.epochs, note="")
         self._bars.advance(self._all, done - self._done.get(run, 0.0))
-        self._bars.update(self._tasks[run], completed=done)
+        self._bars.update(self._bar(run), completed=done)
         self._done[run] = done
 
     def epoch(self, run: Run, epoch: Epoch) -> None:
@@ -73,7 +71,16 @@ class Live:
         self.step(run, epoch.epoch)
         of = "test" if run.validation == 0 else "validation"
         note = f"train loss {epoch.train_loss:.3f}  {of} error {epoch.error:.1f} %"
-        self._bars.update(self._tasks[run], note=note)
+        self.note(run, note)
+
+    def note(self, run: Run, words: str) -> None:
+        """Say what a run is doing."""
+        self._bars.update(self._bar(run), note=words)
+
+    def _bar(self, run: Run) -> TaskID:
+        if run not in self._tasks:
+            self._tasks[run] = self._bars.add_task(_name(run), total=run.epochs, note="")
+        return self._tasks[run]
 
     def finished(self, result: Result) -> None:
         """Take a run's bar away."""
