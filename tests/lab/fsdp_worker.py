@@ -18,5 +18,6 @@ def sharding(*args: object, **kwargs: object) -> Accelerator:
     return accelerator
 
 
-job.Accelerator = sharding
-cli.main(sys.argv[1:])
+if __name__ == "__main__":
+    job.Accelerator = sharding
+    cli.main(sys.argv[1:])
