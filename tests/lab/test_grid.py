@@ -2,9 +2,13 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +83,51 @@ def test_leaving_early_stops_what_is_done_with_a_finished_run(task, runs, tmp_pa
             )
         )
     assert multiprocessing.active_children() == []
+
+
+KILLED = """
+import pickle, sys
+from pathlib import Path
+from manifold_mixup.lab.grid import train_all
+if __name__ == "__main__":
+    runs, task, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
+    for _ in train_all(runs, task, workers=2, on_epoch=lambda *_: None, folder=folder):
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_was_killed(task, runs, tmp_path):
+    """Both of them save the run they are at; none waits for a parent that is no more."""
+    long = [replace(run, epochs=100_000) for run in runs[:2]]
+    (tmp_path / "runs.pickle").write_bytes(pickle.dumps((long, task, tmp_path / "out")))
+    (tmp_path / "program.py").write_text(KILLED)
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "runs.pickle"]
+    parent = subprocess.Popen(command, start_new_session=True)
+    while sum(1 for _ in tmp_path.glob("out/*/metrics.jsonl")) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    workers = [pid for pid in children(parent.pid) if "spawn_main" in command_of(pid)]
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    for _ in range(600):
+        if not any("spawn_main" in command_of(pid) for pid in workers):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the workers live on")
+    assert len(list(tmp_path.glob("out/*/checkpoint.safetensors"))) == 2
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def command_of(pid):
+    """Return the command line of a process; of none, or one that has ended, nothing."""
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_text() if path.exists() else ""
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """Many runs: one after another in this process, or in several worker processes."""
 
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -163,9 +165,27 @@ def _start(
     torch.set_num_threads(1)
     data, after = pickle.loads(shared)
     _worker = _Worker(data, news, stop, folder, after)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+_busy = threading.Lock()  # held while a run is trained
+
+
+def _end_with_the_parent() -> None:
+    """End this process once its parent was killed: the pool itself would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    with _busy:  # the run under way notices too, and saves itself
+        os._exit(1)
 
 
 def _train_in_worker(run: Run) -> Result:
+    with _busy:
+        return _train_and_tell(run)
+
+
+def _train_and_tell(run: Run) -> Result:
     if _worker is None:
         raise RuntimeError("this function runs in a worker process of train_all only.")
     data, news, stop, folder, after = _worker
