@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from grid_worker import look_at, look_for_ever
 from manifold_mixup.lab.grid import train_all
 
 
@@ -29,18 +30,6 @@ def test_worker_processes_change_nothing(task, runs):
     assert alone == beside
     assert sorted(here, key=repr) == sorted(there, key=repr)
     assert len(here) == sum(run.epochs for run in runs)
-
-
-def look_at(folder, data, tell):
-    """Stand for an evaluation."""
-    tell(f"looked at {len(list(folder.glob('result.json')))} result of {data.name}")
-
-
-def look_for_ever(folder, data, tell):
-    """Stand for a long one."""
-    while True:
-        tell("looking")
-        time.sleep(0.01)
 
 
 @pytest.mark.slow
