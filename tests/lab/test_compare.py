@@ -38,6 +38,7 @@ def test_an_npz_end_to_end(tmp_path, npz, capsys):
     assert run("--data", npz, "--smoke", "--workers", 1, "--out", out) == 0
     assert sorted(file.name for file in out.iterdir()) == [
         "compare.png",
+        "compare.svg",
         "results.json",
         "runs",
         "table.md",

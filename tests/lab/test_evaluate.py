@@ -57,7 +57,7 @@ def cnn(pictures) -> nn.Module:
 
 
 def test_every_part_says_what_it_measured(cnn, pictures):
-    result = evaluate(cnn, pictures, settings=FEW)
+    result = evaluate(cnn, pictures, battery=PARTS, settings=FEW)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(PARTS) < set(result)
     assert result["data"] == "stripes"
@@ -88,6 +88,7 @@ def test_every_part_says_what_it_measured(cnn, pictures):
     assert result["neighbours"][0]["k"] == 5
     assert [row["name"] for row in result["interpolation"]] == ["input", "stage1", "stage2"]
     assert result["interpolation"][0]["lam"] == [0.0, 0.5, 1.0]
+    assert [row["name"] for row in result["spectra"]] == ["stage1", "stage2", "features"]
 
 
 def test_the_parts_agree_with_each_other_and_with_scores(cnn, pictures):
@@ -108,20 +109,22 @@ def test_the_parts_agree_with_each_other_and_with_scores(cnn, pictures):
 
 
 def test_every_number_has_a_unit(cnn, pictures):
-    result = evaluate(cnn, pictures, settings=FEW)
+    result = evaluate(cnn, pictures, battery=PARTS, settings=FEW)
     choices = {
         *("name", "eps", "space", "steps", "step_size", "projected", "random_start", "loss"),
         *("clipped", "interpolation", "fill", "amount", "k", "metric", "layer", "reliability"),
         "stated",
     }
     keys = {key for part in PARTS for row in result[part] for key in row} - choices
-    assert keys - {"confidence", "entropy"} < set(result["units"])
+    assert keys - {"confidence", "entropy", "centred", "uncentred"} < set(result["units"])
+    spectra = [row[kind] for row in result["spectra"] for kind in ("centred", "uncentred")]
+    assert all(set(found) < set(result["units"]) for found in spectra)
     separations = [row[score] for row in result["outliers"] for score in ("confidence", "entropy")]
     assert all(set(found) == {"auroc", "fpr95"} < set(result["units"]) for found in separations)
 
 
 def test_a_row_is_the_same_alone_as_in_company(cnn, pictures):
-    everything = evaluate(cnn, pictures, settings=FEW)
+    everything = evaluate(cnn, pictures, battery=PARTS, settings=FEW)
     for part in PARTS:
         alone = evaluate(cnn, pictures, battery=[part], settings=FEW)
         assert alone[part] == everything[part]
@@ -162,7 +165,7 @@ def test_the_mode_comes_back_after_an_error(cnn, pictures):
 def test_vectors_have_all_parts_but_those_for_images(task):
     model = models.build("mlp", task, width=8)
     result = evaluate(model, task, settings=FEW)
-    assert set(PARTS) - set(result) == {"deformations", "corruptions"}
+    assert set(PARTS) - set(result) == {"deformations", "corruptions", "spectra"}
     assert len(result["outliers"]) == 2
     assert result["attacks"][0]["space"] == "units"
     assert not result["attacks"][0]["clipped"]

@@ -120,10 +120,12 @@ def test_a_worse_result_is_called_worse(results):
 def test_the_picture_is_a_png_of_a_size_for_projection(results, seeds):
     shown = [one for one in results if one.run.seed < seeds]
     picture = plots.comparison_picture(shown, summarise(shown, METHODS), title="a title")
-    assert picture.startswith(b"\x89PNG")
-    width, height = struct.unpack(">II", picture[16:24])
+    assert picture.png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", picture.png[16:24])
     assert (width, height) == (1466, 825)
-    assert 10_000 < len(picture) < 300_000
+    assert all(10_000 < len(content) < 300_000 for content in picture)
+    assert b"<svg" in picture.svg
+    assert picture == plots.comparison_picture(shown, summarise(shown, METHODS), title="a title")
 
 
 def test_drawing_leaves_the_style_of_others_alone(results):

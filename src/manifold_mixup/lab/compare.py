@@ -62,7 +62,7 @@ class Compare:
     root: Path = Path("~/.cache/manifold-mixup")
     """Where Fashion-MNIST is downloaded to, or a copy at hand lies."""
     out: Path = Path("compare")
-    """Folder for results.json, table.md, compare.png, and runs, whose finished ones are reused."""
+    """Folder for results.json, table.md, compare.png, .svg, and runs; finished ones are reused."""
     workers: Annotated[int | None, ALL] = None
     """Runs at a time, one core each. The results do not depend on it."""
     device: str = "cpu"
@@ -236,9 +236,9 @@ def _report(
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
     picture = plots.comparison_picture(shown, rows, title=comparison.title)
-    files.write(comparison.out / "compare.png", picture)
-    names = ("results.json", "table.md", "compare.png")
-    console.print(f"Written: {', '.join(str(comparison.out / name) for name in names)}")
+    pictures = plots.save(picture, comparison.out / "compare")
+    written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]
+    console.print(f"Written: {', '.join(map(str, written))}")
 
 
 def _head(comparison: Comparison) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def evaluate_one(evaluation: Evaluation) -> bool:
         console.print(battery_table(part, found[part]))
     written = [str(evaluation.folder / "evaluation-*.json")]
     if "clean" in evaluation.battery:
-        written.append(str(_picture(evaluation, found["clean"][0]["reliability"], title)))
+        drawn = _pictures(evaluation, found["clean"][0]["reliability"], title)
+        written.extend(map(str, drawn))
     console.print(f"Written: {', '.join(written)}", soft_wrap=True)
     return True
 
@@ -125,11 +126,12 @@ def _cut(data: Data, options: Evaluate) -> Data:
     return data if options.tested is None else datasets.take_tested(data, options.tested)
 
 
-def _picture(evaluation: Evaluation, bins: Mapping[str, Sequence[float]], title: str) -> Path:
+def _pictures(
+    evaluation: Evaluation, bins: Mapping[str, Sequence[float]], title: str
+) -> list[Path]:
     from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
 
-    path = evaluation.folder / f"reliability-{evaluation.when}.png"
     count, confidence, accuracy = (bins[name] for name in ("count", "confidence", "accuracy"))
     found = Reliability(tuple(map(int, count)), tuple(confidence), tuple(accuracy))
-    files.write(path, plots.reliability_picture({"this run": [found]}, title=title))
-    return path
+    drawn = plots.reliability_picture({"this run": [found]}, title=title)
+    return plots.save(drawn, evaluation.folder / f"reliability-{evaluation.when}")

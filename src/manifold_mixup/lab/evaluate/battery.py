@@ -27,6 +27,12 @@ from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logit
 from manifold_mixup.lab.evaluate.interpolation import LAMS, interpolated_nll
 from manifold_mixup.lab.evaluate.metrics import brier, error, nll, reliability, top_error
 from manifold_mixup.lab.evaluate.neighbours import Metric, features, knn_error
+from manifold_mixup.lab.evaluate.spectra import (
+    class_spectra,
+    classifier_of,
+    flatness,
+    seen_share,
+)
 
 UNITS = {
     "error": "% of the test set",
@@ -38,6 +44,12 @@ UNITS = {
     "auroc": "%, 50 is guessing",
     "fpr95": "% of the unknown inputs",
     "lam": "share of the example itself",
+    "s1": "singular value of a class's states, mean over classes",
+    "rest": "sum of the other singular values, likewise",
+    "s1_share": "% of the sum of the singular values",
+    "outside": "% of their squares, without the first",
+    "values": "singular values, mean over classes",
+    "seen": "% of the variance within classes, in the row space of the classifier",
 }
 
 Row = dict[str, Any]
@@ -62,7 +74,8 @@ class Settings:
         features: the layer whose features have neighbours; see `features`.
         k: how many neighbours vote.
         metric: what makes them near.
-        layers: where states are interpolated; ``None`` takes the choice of `find_layers`.
+        layers: where states are interpolated, and whose spectra are taken; ``None`` takes the
+            choice of `find_layers`.
         lams: the λ of the curves.
     """
 
@@ -97,8 +110,8 @@ def evaluate(
     Args:
         model: what to evaluate.
         data: what on; ``x`` and ``y`` are read for the neighbours only.
-        battery: some of `PARTS`; ``None`` is all that the data allow: only images are
-            deformed and corrupted.
+        battery: some of `PARTS`; ``None`` is all that the data allow (only images are deformed and
+            corrupted) but for `ON_REQUEST`.
         settings: the choices left.
         progress: called after each row with the rows done, the rows in all and the row's name.
 
@@ -304,6 +317,32 @@ def _default_layers(subject: _Subject) -> Sequence[str]:
     return find_layers(subject.model, as_input(few)).default
 
 
+def _spectra(subject: _Subject) -> Iterator[Job]:
+    model, x, y = subject.model, subject.data.x_test, subject.y
+
+    def found(states: Tensor) -> Row:
+        spectra = {
+            name: class_spectra(states, y, centred=name == "centred")
+            for name in ("centred", "uncentred")
+        }
+        return {
+            name: asdict(flatness(of_class)) | {"values": of_class.mean(0).tolist()}
+            for name, of_class in spectra.items()
+        }
+
+    def features_row() -> Row:
+        states, head = features(model, x), classifier_of(model, x)
+        return {"seen": seen_share(states, y, head.weight)} | found(states)
+
+    def layer_row(layer: str) -> Row:
+        return found(features(model, x, layer=layer))
+
+    for layer in subject.settings.layers or _default_layers(subject):
+        if layer != "input":
+            yield layer, partial(layer_row, layer)
+    yield "features", features_row
+
+
 PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "clean": _clean,
     "attacks": _attacks,
@@ -312,7 +351,10 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "outliers": _outliers,
     "neighbours": _neighbours,
     "interpolation": _interpolation,
+    "spectra": _spectra,
 }
+ON_REQUEST = ("spectra",)
+"""Parts that only run when they are named: they want many examples of each class."""
 
 
 def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
@@ -322,7 +364,7 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
         ValueError: there is no such part, or the data do not allow it.
     """
     if battery is None:
-        return tuple(part for part in PARTS if not _unfit(part, data))
+        return tuple(part for part in PARTS if part not in ON_REQUEST and not _unfit(part, data))
     for part in battery:
         if part not in PARTS:
             raise ValueError(f"{names.unknown('part', part, PARTS)}.")

@@ -1,45 +1,23 @@
-"""Pictures: the only place that imports matplotlib."""
+"""Methods beside each other: bars, reliability diagram, curves of the training."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from manifold_mixup.lab.evaluate import Reliability
+from manifold_mixup.lab.report.plots.canvas import (
+    LINES,
+    MARKERS,
+    Picture,
+    canvas,
+    colour,
+    picture,
+)
 from manifold_mixup.lab.report.summary import METRICS, Metric, Row
 from manifold_mixup.lab.results import Epoch, Result
-
-COLOURS = ("#777777", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
-"""Okabe and Ito's palette, told apart with every kind of colour vision; grey is the baseline."""
-
-LINES = ("--", "-.", "-")
-MARKERS = ("s", "^", "o", "D", "v", "P")
-
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 12,
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#444444",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 2.2,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
 
 AXES = {
     "error": ("Test error", "%"),
@@ -51,8 +29,8 @@ AXES = {
 Curve = NDArray[np.float64]
 
 
-def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title: str) -> bytes:
-    """Draw bars with error bars, the reliability diagram and the training curves as a PNG.
+def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title: str) -> Picture:
+    """Draw bars with error bars, the reliability diagram and the training curves.
 
     Args:
         results: finished runs, every method with the same seeds.
@@ -61,9 +39,7 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
     """
     last = [row for row in rows if row.when == "last"]
     methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
-    with _style():
-        figure = Figure(figsize=(13.33, 7.5), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas(13.33, 7.5) as figure:
         parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
         top, bottom = parts[:, 0]
         shown = [metric for metric in METRICS if metric.key in AXES]
@@ -77,34 +53,20 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
         seeds = last[0].spread["error"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
         figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
-        return _png(figure)
+        return picture(figure)
 
 
-def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: str) -> bytes:
-    """Draw the reliability diagram of some models as a PNG.
+def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: str) -> Picture:
+    """Draw the reliability diagram of some models.
 
     Args:
         methods: by name, the bins of one or of several models, which are pooled.
         title: the line above.
     """
-    with _style():
-        figure = Figure(figsize=(6, 6), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas(6, 6) as figure:
         _reliability_diagram(figure.subplots(), methods)
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-        return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with mpl.rc_context(STYLE):
-        yield
+        return picture(figure)
 
 
 def _bars(
@@ -113,7 +75,7 @@ def _bars(
     """Draw one bar a method with the deviation over seeds, and every seed as a dot."""
     for k, row in enumerate(rows):
         value = row.spread[metric.key]
-        axes.bar(k, value.mean, width=0.66, color=_colour(k), alpha=0.85)
+        axes.bar(k, value.mean, width=0.66, color=colour(k), alpha=0.85)
         dots = [getattr(result.last, metric.key) for result in methods[row.method]]
         spots = k + np.linspace(-0.16, 0.16, len(dots)) if len(dots) > 1 else [k]
         axes.plot(spots, dots, "o", color="white", markeredgecolor="#222222", markersize=4.5)
@@ -140,7 +102,7 @@ def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]
         enough = pooled[0] >= 0.005 * pooled[0].sum()
         _, confidence, accuracy = (values[enough] for values in pooled)
         axes.plot(
-            confidence, accuracy, LINES[k % len(LINES)], color=_colour(k), label=method,
+            confidence, accuracy, LINES[k % len(LINES)], color=colour(k), label=method,
             marker=MARKERS[k % len(MARKERS)], markersize=6, markeredgecolor="white",
         )  # fmt: skip
     axes.plot([0, 1], [0, 1], ":", color="#999999", linewidth=1.5, label="calibrated")
@@ -176,15 +138,11 @@ def _curves(
         curves = np.array([[value(epoch) for epoch in result.curve] for result in results])
         mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0 * curves[0]
         epochs = np.arange(1, len(mean) + 1)
-        axes.plot(epochs, mean, LINES[k % len(LINES)], color=_colour(k), label=method)
-        axes.fill_between(epochs, mean - std, mean + std, color=_colour(k), alpha=0.2, linewidth=0)
+        axes.plot(epochs, mean, LINES[k % len(LINES)], color=colour(k), label=method)
+        axes.fill_between(epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0)
         later = slice(len(mean) // 10, None)
         seen += [(mean - std)[later].min(), (mean + std)[later].max()]
     room = 0.05 * (max(seen) - min(seen)) or 1.0
     axes.set(xlabel="epoch", ylabel=unit, ylim=(min(seen) - room, max(seen) + room))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(title)
-
-
-def _colour(k: int) -> str:
-    return COLOURS[k % len(COLOURS)]

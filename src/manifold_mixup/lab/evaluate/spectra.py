@@ -1,0 +1,127 @@
+"""How flat the hidden states of a class are: singular values, and what the classifier sees of them.
+
+The paper's claim (section 3.2, Figures 1, 9 to 12): mixing at a layer leaves the states of a class
+fewer directions in which they vary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup.lab.data import as_input
+from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode
+
+
+@dataclass(frozen=True)
+class Flatness:
+    """Numbers of a spectrum, each the mean over the classes.
+
+    Attributes:
+        s1: the greatest singular value. It grows with the root of the number of examples.
+        rest: the sum of the others.
+        s1_share: 100 · s1 / (s1 + rest).
+        outside: the share of the squares outside the first direction, 100 · (1 - s1² / Σ s²); of
+            centred states it is a share of the variance.
+    """
+
+    s1: float
+    rest: float
+    s1_share: float
+    outside: float
+
+
+def class_spectra(states: Tensor, y: Tensor, *, centred: bool) -> Tensor:
+    """Return the singular values of every class's states, the greatest first.
+
+    Args:
+        states: hidden states, ``(n, dim)``.
+        y: labels, ``(n,)``.
+        centred: whether the mean of each class is taken off; the paper does not say.
+
+    Returns:
+        ``(classes, dim)``, in double precision.
+
+    Raises:
+        ValueError: a class has fewer examples than the states have dimensions, so that its spectrum
+            would be cut short.
+    """
+    spectra = []
+    for label in y.unique():
+        own = states[y == label].double()
+        if len(own) < states.shape[1]:
+            raise ValueError(
+                f"class {int(label)} has {len(own)} examples, and the states have "
+                f"{states.shape[1]} dimensions: its spectrum would be cut short. Take more "
+                f"examples, or a narrower layer."
+            )
+        spectra.append(torch.linalg.svdvals(own - own.mean(0) if centred else own))
+    return torch.stack(spectra)
+
+
+def flatness(spectra: Tensor) -> Flatness:
+    """Summarise the spectra of classes, ``(classes, dim)``."""
+    first, total = spectra[:, 0], spectra.sum(1)
+    squares = spectra.square()
+    return Flatness(
+        s1=first.mean().item(),
+        rest=(total - first).mean().item(),
+        s1_share=100 * (first / total).mean().item(),
+        outside=100 * (1 - squares[:, 0] / squares.sum(1)).mean().item(),
+    )
+
+
+@torch.no_grad()
+def seen_share(states: Tensor, y: Tensor, weight: Tensor) -> float:
+    """Return the share of the variance within classes that a linear classifier sees, in percent.
+
+    It is the part in the row space of the weights, the mean over the classes taken off them first,
+    since a softmax does not see what all logits have in common. By the corollary of Theorem 1 the
+    rest may be anything.
+
+    Args:
+        states: what the classifier takes, ``(n, dim)``.
+        y: labels, ``(n,)``.
+        weight: of the classifier, ``(classes, dim)``.
+    """
+    rows = (weight - weight.mean(0)).double()
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    seen = directions[values > 1e-6 * values[0]]
+    within = within_class(states.double(), y)
+    return float(100 * (within @ seen.T).square().sum() / within.square().sum())
+
+
+def within_class(states: Tensor, y: Tensor) -> Tensor:
+    """Take the mean of its class off every state."""
+    labels = y.unique(return_inverse=True)[1]
+    sums = states.new_zeros(int(labels.max()) + 1, states.shape[1]).index_add_(0, labels, states)
+    means: Tensor = sums / labels.bincount()[:, None]
+    return states - means[labels]
+
+
+@torch.no_grad()
+def classifier_of(model: nn.Module, x: Tensor) -> nn.Linear:
+    """Return the last linear layer to run, the one whose input is the model's features.
+
+    Args:
+        model: any model of ``x``.
+        x: inputs, ``(n, …)``; two are looked at.
+
+    Raises:
+        ValueError: no linear layer runs.
+    """
+    ran: list[nn.Linear] = []
+    handles = [
+        module.register_forward_hook(lambda one, *_: ran.append(one))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with in_eval_mode(model):
+            model(as_input(x[:2].to(device_of(model, x))))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise ValueError(f"no linear layer of {type(model).__name__} runs, so none classifies.")
+    return ran[-1]

@@ -1,0 +1,79 @@
+"""What all pictures share: one style, one palette, and how they are written."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from manifold_mixup.lab import files
+
+COLOURS = ("#777777", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+"""Okabe and Ito's palette, told apart with every kind of colour vision; grey is the baseline."""
+
+LINES = ("--", "-.", "-")
+MARKERS = ("s", "^", "o", "D", "v", "P", "X")
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.2,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "svg.hashsalt": "manifold-mixup",  # else every drawing of the same has other names inside
+}
+
+
+class Picture(NamedTuple):
+    """A picture as pixels and as vectors."""
+
+    png: bytes
+    svg: bytes
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure in our style, in inches; the style of others stays theirs."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def picture(figure: Figure) -> Picture:
+    """Render a figure; to be called while its canvas is there."""
+    return Picture(_rendered(figure, "png"), _rendered(figure, "svg"))
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return file.getvalue()
+
+
+def save(drawn: Picture, path: Path) -> list[Path]:
+    """Write a picture beside each other as ``.png`` and ``.svg``; return the paths."""
+    written = []
+    for kind, content in drawn._asdict().items():
+        written.append(path.with_suffix(f".{kind}"))
+        files.write(written[-1], content)
+    return written
+
+
+def colour(k: int) -> str:
+    """Return the colour of the k-th method."""
+    return COLOURS[k % len(COLOURS)]
