@@ -41,6 +41,9 @@ def test_rows_are_compared_with_a_row_without_mixing_on_the_same_data(table):
             block_gradient=False,
             dropout=0.0,
             cutout=0,
+            noise=0.0,
+            batch_norm=None,
+            weight_decay=base.weight_decay,
         )
         assert same == base
 
@@ -53,7 +56,8 @@ def test_recipes_are_distinct_and_of_known_models(table):
     for run in recipes:
         models.check_name(run.model)
         assert run.loss == "softmax_bce"
-        assert (run.batch, run.optimizer, run.lr, run.weight_decay) == (100, "sgd", 0.1, 1e-4)
+        if not table.name.startswith("figure"):
+            assert (run.batch, run.optimizer, run.lr, run.weight_decay) == (100, "sgd", 0.1, 1e-4)
 
 
 @pytest.mark.parametrize("table", EVERY, ids=lambda table: table.name)

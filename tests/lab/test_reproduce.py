@@ -69,6 +69,29 @@ def test_batteries_are_run_on_the_checkpoints(images, table):
         assert run["evaluation"]["last"].keys() == run["evaluation"]["best"].keys()
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_figure_is_a_table_and_a_picture(images, capsys, workers):
+    options = smoke(images, "figure-2", seeds=1, rows=("noise", "manifold"), workers=workers)
+    assert reproduce(prepare(options))
+    assert [row["label"] for row in written(options)["rows"]] == [
+        "no mixup",
+        "noise 0.1",
+        "manifold mixup α=2",
+    ]
+    for row in written(options)["rows"]:
+        for name in ("confident", "within", "second"):
+            assert 0 <= row["ours"]["last"][name]["spread"]["mean"] <= 100
+    assert (options.out / "figure-2.png").read_bytes()[:4] == b"\x89PNG"
+    svg = (options.out / "figure-2.svg").read_bytes()
+    assert b"<svg" in svg
+    assert len(svg) < 1_000_000
+    assert "figure-2.svg" in capsys.readouterr().out
+
+
+def test_what_takes_minutes_as_it_is_a_laptop_need_not_shorten(images):
+    assert str(prepare(smoke(images, "figure-1", scale="laptop")).scale) == ""
+
+
 def test_every_attack_states_its_eps_and_space(images):
     options = smoke(images, "table-7", seeds=1, rows=("cifar-10, no mixup",))
     reproduce(prepare(options))

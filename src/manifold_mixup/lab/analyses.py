@@ -202,6 +202,6 @@ def _written(path: Path, text: str, content: dict[str, Any], drawn: Any) -> None
     page, numbers = path.with_suffix(".md"), path.with_suffix(".json")
     files.write(page, text.encode())
     files.write_json(numbers, {"format": 1, **content, **provenance.describe()})
-    console.print(Markdown(text))
+    console.print(Markdown(text.replace("<br>", " ")))
     written = [page, numbers, *plots.save(drawn, path)]
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)

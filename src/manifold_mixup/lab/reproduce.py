@@ -40,8 +40,8 @@ class Reproduce:
     """
 
     table: tyro.conf.Positional[str]
-    """table-1a, table-1b, table-2 to table-7, table-9, preact50, gradient-block, knn, low-data, or
-    outliers."""
+    """table-1a, table-1b, table-2 to table-7, table-9, preact50, gradient-block, knn, low-data,
+    outliers, figure-1, or figure-2."""
     scale: str = "full"
     """full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that it runs."""
     seeds: int = 5
@@ -151,8 +151,9 @@ def prepare(options: Reproduce) -> Reproduction:
     _check_numbers(options)
     if options.on == "ray":
         on_ray.installed()
-    by = _scale(options)
-    table = scaled(_chosen_rows(paper.table(options.table), options.rows), by)
+    table = paper.table(options.table)
+    by = _scale(options, quick=table.quick)
+    table = scaled(_chosen_rows(table, options.rows), by)
     device = job.device(options.device or job.usual_device())
     files.writable_folder(options.out)
     table = _on_this_machine(table, options, by, str(device))
@@ -196,9 +197,23 @@ def reproduce(reproduction: Reproduction) -> bool:
         )
     if found:
         path = _write(reproduction, head, found, time.perf_counter() - start)
-        console.print(Markdown(path.read_text()))
-        console.print(f"Written: {path}, {path.with_suffix('.json')}", soft_wrap=True)
+        console.print(Markdown(path.read_text().replace("<br>", " ")))
+        written = [path, path.with_suffix(".json"), *_drawn(reproduction, found)]
+        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
     return complete
+
+
+def _drawn(reproduction: Reproduction, found: Mapping[Run, Mapping[int, Found]]) -> Sequence[Path]:
+    """Draw and write the picture of the table, if it has one."""
+    table, out = reproduction.table, reproduction.out
+    if not table.picture:
+        return ()
+    from manifold_mixup.lab import pictures  # matplotlib takes a second to import
+    from manifold_mixup.lab.report import plots
+
+    ((data, _),) = reproduction.groups
+    drawn = pictures.draw(table, found, data, out / "runs", title=_title(reproduction))
+    return plots.save(drawn, out / table.name)
 
 
 def _finished(
@@ -225,11 +240,10 @@ def _finished(
             yield result, found
 
 
-def _scale(options: Reproduce) -> Scale:
+def _scale(options: Reproduce, *, quick: bool) -> Scale:
     given = {part.name: getattr(options, part.name) for part in fields(Scale)}
-    return replace(
-        scale(options.scale), **{name: value for name, value in given.items() if value is not None}
-    )
+    start = scale("full" if quick and options.scale == "laptop" else options.scale)
+    return replace(start, **{name: value for name, value in given.items() if value is not None})
 
 
 def _chosen_rows(table: Table, words: Sequence[str]) -> Table:

@@ -27,11 +27,13 @@ from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logit
 from manifold_mixup.lab.evaluate.interpolation import LAMS, interpolated_nll
 from manifold_mixup.lab.evaluate.metrics import brier, error, nll, reliability, top_error
 from manifold_mixup.lab.evaluate.neighbours import Metric, features, knn_error
+from manifold_mixup.lab.evaluate.plane import input_plane
 from manifold_mixup.lab.evaluate.spectra import (
     class_spectra,
     classifier_of,
     flatness,
     seen_share,
+    variance_within,
 )
 
 UNITS = {
@@ -48,6 +50,9 @@ UNITS = {
     "rest": "sum of the other singular values, likewise",
     "s1_share": "% of the sum of the singular values",
     "outside": "% of their squares, without the first",
+    "within": "% of the variance of all states, within classes",
+    "second": "% of the variance of all states, along the second direction of each class",
+    "confident": "% of the plane where the greatest softmax is above 0.95",
     "values": "singular values, mean over classes",
     "seen": "% of the variance within classes, in the row space of the classifier",
 }
@@ -325,7 +330,8 @@ def _spectra(subject: _Subject) -> Iterator[Job]:
             name: class_spectra(states, y, centred=name == "centred")
             for name in ("centred", "uncentred")
         }
-        return {
+        within, second = variance_within(states, spectra["centred"])
+        return {"within": within, "second": second} | {
             name: asdict(flatness(of_class)) | {"values": of_class.mean(0).tolist()}
             for name, of_class in spectra.items()
         }
@@ -343,6 +349,13 @@ def _spectra(subject: _Subject) -> Iterator[Job]:
     yield "features", features_row
 
 
+def _plane(subject: _Subject) -> Iterator[Job]:
+    def row() -> Row:
+        return {"confident": input_plane(subject.model, subject.data.x).confident}
+
+    yield "inputs", row
+
+
 PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "clean": _clean,
     "attacks": _attacks,
@@ -352,6 +365,7 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "neighbours": _neighbours,
     "interpolation": _interpolation,
     "spectra": _spectra,
+    "plane": _plane,
 }
 ON_REQUEST = ("spectra",)
 """Parts that only run when they are named: they want many examples of each class."""
@@ -382,6 +396,8 @@ def _unfit(part: str, data: Data) -> str:
         return "only images can be deformed"
     if part == "corruptions" and not (_are_images(data) and data.x_test.shape[1] in (1, 3)):
         return "only images of one or three channels can be corrupted"
+    if part == "plane" and data.x_test.shape[1:] != (2,):
+        return "only points in the plane are drawn"
     return ""
 
 

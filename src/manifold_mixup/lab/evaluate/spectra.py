@@ -71,6 +71,22 @@ def flatness(spectra: Tensor) -> Flatness:
     )
 
 
+def variance_within(states: Tensor, centred: Tensor) -> tuple[float, float]:
+    """Return how much of the variance of all states lies within classes, in percent.
+
+    The second number is the part along the second direction of each class: close to 0, a class
+    lies on a line.
+
+    Args:
+        states: ``(n, dim)``.
+        centred: their `class_spectra`, centred.
+    """
+    total = (states.double() - states.double().mean(0)).square().sum()
+    within, squares = 100 / total, centred.square().to(total.device)
+    second = squares[:, 1].sum() if squares.shape[1] > 1 else torch.zeros(())
+    return float(within * squares.sum()), float(within * second)
+
+
 @torch.no_grad()
 def seen_share(states: Tensor, y: Tensor, weight: Tensor) -> float:
     """Return the share of the variance within classes that a linear classifier sees, in percent.

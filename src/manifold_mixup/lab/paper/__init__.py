@@ -1,4 +1,4 @@
-"""The paper's tables: the recipe of every row, and the numbers it reports.
+"""The paper's tables, and figures as tables: the recipe of every row, and the numbers it reports.
 
 Verma et al., Manifold Mixup: Better Representations by Interpolating Hidden States, ICML 2019
 (arXiv 1806.05236v7). Where text and published code disagree, ``docs/reproduce.md`` says what was
@@ -8,7 +8,7 @@ taken and why.
 from collections.abc import Callable
 
 from manifold_mixup.lab.names import unknown
-from manifold_mixup.lab.paper import choices, networks, robustness, variants
+from manifold_mixup.lab.paper import choices, figures, networks, robustness, variants
 from manifold_mixup.lab.paper.tables import Column, Row, Table
 
 __all__ = ["TABLES", "Column", "Row", "Table", "table"]
@@ -28,6 +28,8 @@ TABLES: dict[str, Callable[[], Table]] = {
     "knn": variants.knn,
     "low-data": variants.low_data,
     "outliers": robustness.outliers,
+    "figure-1": figures.figure_1,
+    "figure-2": figures.figure_2,
 }
 
 

@@ -81,6 +81,9 @@ class Table:
         settings: of `evaluate`, where a column needs it.
         unknown: data sets whose test images the models have never seen anything like.
         note: what a reader has to know about the protocol.
+        picture: what is drawn of it: ``"plane"`` the inputs and the hidden states of points in the
+            plane, ``"spectra"`` singular values.
+        quick: whether it takes minutes as it is, so that a laptop need not shorten it.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Table:
     settings: Settings = field(default_factory=Settings)
     unknown: tuple[str, ...] = ()
     note: str = ""
+    picture: Literal["", "plane", "spectra"] = ""
+    quick: bool = False
 
     @property
     def battery(self) -> tuple[str, ...]:

@@ -1,0 +1,54 @@
+"""From finished runs to the picture that belongs to a table."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from manifold_mixup.lab import evaluations, runs
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import features
+from manifold_mixup.lab.evaluate.plane import hidden_plane, input_plane
+from manifold_mixup.lab.paper.numbers import Found
+from manifold_mixup.lab.paper.tables import Table
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.report import plots
+
+Finished = Mapping[Run, Mapping[int, Found]]
+_SPREAD = 70  # points along an axis whose hidden states are drawn
+
+
+def draw(table: Table, found: Finished, data: Data, folder: Path, *, title: str) -> plots.Picture:
+    """Draw the picture of a table, from those of its runs that are finished.
+
+    Args:
+        table: says which picture.
+        found: finished runs, by recipe (with seed 0) and by seed.
+        data: what they were trained on.
+        folder: in which each run has its own.
+        title: the line above everything.
+    """
+    kinds: dict[str, Callable[[], plots.Picture]] = {
+        "plane": lambda: _plane(table, found, data, folder, title)
+    }
+    return kinds[table.picture]()
+
+
+def _plane(table: Table, found: Finished, data: Data, folder: Path, title: str) -> plots.Picture:
+    """Draw the model of the first finished seed of each row."""
+    (layer,) = table.settings.layers or ()
+    views = {}
+    for row in table.rows:
+        of_run = found.get(row.run, {}) if row.run else {}
+        if of_run:
+            run = of_run[min(of_run)].result.run
+            model = evaluations.trained(folder / runs.folder_name(run), data)
+            inputs = input_plane(model, data.x)
+            spread = input_plane(model, data.x, side=_SPREAD).points
+            views[row.label] = plots.View(
+                inputs=inputs,
+                points=data.x.double().numpy(),
+                y=data.y.numpy(),
+                hidden=hidden_plane(model, spread, layer),
+                states=features(model, data.x, layer=layer).double().cpu().numpy(),
+                spread=features(model, spread, layer=layer).double().cpu().numpy(),
+            )
+    return plots.plane_picture(views, title=title)
