@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from manifold_mixup.lab import cli, train
@@ -27,8 +28,7 @@ def test_a_table_end_to_end(images, capsys):
     content = written(options)
     assert content["complete"]
     assert content["title"].endswith(
-        "SCALED, not the paper's protocol: 1 epoch, 2 channels in the first stage, 100 training "
-        "examples, 20 test examples"
+        "SCALED, not the paper's protocol: 1 epoch, width 2, 100 training examples, 20 test examples"
     )
     assert [row["label"] for row in content["rows"]] == [
         "no mixup",
@@ -88,6 +88,31 @@ def test_a_figure_is_a_table_and_a_picture(images, capsys, workers):
     assert "figure-2.svg" in capsys.readouterr().out
 
 
+def write_idx(path, array):
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+
+
+def test_spectra_of_mnist_networks(tmp_path):
+    raw, draw = tmp_path / "MNIST" / "raw", np.random.default_rng(0)
+    raw.mkdir(parents=True)
+    for name, count in (("train", 200), ("t10k", 600)):
+        write_idx(
+            raw / f"{name}-images-idx3-ubyte", draw.integers(256, size=(count, 28, 28), dtype="u1")
+        )
+        write_idx(raw / f"{name}-labels-idx1-ubyte", np.arange(count, dtype="u1") % 10)
+    options = smoke(tmp_path, "spectra", seeds=1, rows=("12 units after three layers, manifold",))
+    assert reproduce(prepare(options))
+    plain, mixed = written(options)["rows"]
+    assert (plain["paper"], mixed["paper"]) == ({"s1": [50.08]}, {"s1": [43.44]})
+    for row in (plain, mixed):
+        cells = {name: cell["spread"]["mean"] for name, cell in row["ours"]["last"].items()}
+        share = 100 * cells["s1"] / (cells["s1"] + cells["rest"])
+        assert cells["s1_share"] == pytest.approx(share, rel=0.05)  # a mean of ratios
+        assert 0 < cells["outside"] < 100
+    assert (options.out / "spectra.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_what_takes_minutes_as_it_is_a_laptop_need_not_shorten(images):
     assert str(prepare(smoke(images, "figure-1", scale="laptop")).scale) == ""
 
@@ -119,7 +144,7 @@ def test_options_go_before_the_scale_and_into_every_run(images):
     assert {(run.epochs, run.width, run.examples) for run in prepared.runs} == {(2, 4, 100)}
     assert {run.lr for run in prepared.runs} == {0.5}
     assert {(run.precision, run.channels_last) for run in prepared.runs} == {("bf16", True)}
-    assert "2 epochs, 4 channels" in str(prepared.scale)
+    assert "2 epochs, width 4" in str(prepared.scale)
 
 
 def test_ctrl_c_leaves_a_table_of_what_there_is(images, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """From finished runs to the picture that belongs to a table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from manifold_mixup.lab import evaluations, runs
@@ -26,10 +26,9 @@ def draw(table: Table, found: Finished, data: Data, folder: Path, *, title: str)
         folder: in which each run has its own.
         title: the line above everything.
     """
-    kinds: dict[str, Callable[[], plots.Picture]] = {
-        "plane": lambda: _plane(table, found, data, folder, title)
-    }
-    return kinds[table.picture]()
+    if table.picture == "plane":
+        return _plane(table, found, data, folder, title)
+    return _spectra(table, found, title)
 
 
 def _plane(table: Table, found: Finished, data: Data, folder: Path, title: str) -> plots.Picture:
@@ -52,3 +51,15 @@ def _plane(table: Table, found: Finished, data: Data, folder: Path, title: str) 
                 spread=features(model, spread, layer=layer).double().cpu().numpy(),
             )
     return plots.plane_picture(views, title=title)
+
+
+def _spectra(table: Table, found: Finished, title: str) -> plots.Picture:
+    """Draw the singular values of the last epoch, a panel for each group of rows."""
+    (layer,) = table.settings.layers or ()
+    groups: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
+    for row in table.rows:
+        for one in (found.get(row.run, {}) if row.run else {}).values():
+            (state,) = (at for at in one.evaluation["last"]["spectra"] if at["name"] == layer)
+            values = {kind: state[kind]["values"] for kind in ("centred", "uncentred")}
+            groups.setdefault(row.group, {}).setdefault(row.name, []).append(values)
+    return plots.spectra_picture(groups, title=title)

@@ -41,7 +41,7 @@ class Reproduce:
 
     table: tyro.conf.Positional[str]
     """table-1a, table-1b, table-2 to table-7, table-9, preact50, gradient-block, knn, low-data,
-    outliers, figure-1, or figure-2."""
+    outliers, figure-1, figure-2, or spectra."""
     scale: str = "full"
     """full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that it runs."""
     seeds: int = 5
@@ -51,7 +51,7 @@ class Reproduce:
     epochs: Annotated[int | None, SCALED] = None
     """Passes over the training set at most; the schedule shrinks with it."""
     width: Annotated[int | None, SCALED] = None
-    """Channels of the first stage."""
+    """Channels of the first stage, or units of a perceptron's hidden layers."""
     examples: Annotated[int | None, SCALED] = None
     """Training examples, drawn at random once."""
     test: Annotated[int | None, SCALED] = None
@@ -152,7 +152,7 @@ def prepare(options: Reproduce) -> Reproduction:
     if options.on == "ray":
         on_ray.installed()
     table = paper.table(options.table)
-    by = _scale(options, quick=table.quick)
+    by = _scale(options)
     table = scaled(_chosen_rows(table, options.rows), by)
     device = job.device(options.device or job.usual_device())
     files.writable_folder(options.out)
@@ -240,9 +240,9 @@ def _finished(
             yield result, found
 
 
-def _scale(options: Reproduce, *, quick: bool) -> Scale:
+def _scale(options: Reproduce) -> Scale:
     given = {part.name: getattr(options, part.name) for part in fields(Scale)}
-    start = scale("full" if quick and options.scale == "laptop" else options.scale)
+    start = scale(options.scale, options.table)
     return replace(start, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "outliers": robustness.outliers,
     "figure-1": figures.figure_1,
     "figure-2": figures.figure_2,
+    "spectra": figures.spectra,
 }
 
 

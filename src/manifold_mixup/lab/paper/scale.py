@@ -13,7 +13,7 @@ class Scale:
 
     Attributes:
         epochs: passes over the training set at most; milestones move in proportion.
-        width: channels of the first stage.
+        width: channels of the first stage, or units of a perceptron's hidden layers.
         examples: training examples, drawn once; recipes with so many of each class keep them.
         test: test examples there are at all.
         tested: how many of them attacks, deformations, neighbours and outliers look at.
@@ -30,15 +30,15 @@ class Scale:
 
     def __str__(self) -> str:
         """Say what is not as in the paper."""
-        parts = {
-            "epoch" if self.epochs == 1 else "epochs": self.epochs,
-            "channels in the first stage": self.width,
-            "training examples": self.examples,
-            "test examples": self.test,
-            "test examples for attacks, deformations, neighbours and outliers": self.tested,
+        said = {
+            "1 epoch" if self.epochs == 1 else "{:,} epochs": self.epochs,
+            "width {:,}": self.width,
+            "{:,} training examples": self.examples,
+            "{:,} test examples": self.test,
+            "{:,} test examples for attacks, deformations, neighbours and outliers": self.tested,
+            "learning rate {:g}": self.lr,
         }
-        said = [f"{value:,} {what}" for what, value in parts.items() if value is not None]
-        return ", ".join(said + ([] if self.lr is None else [f"learning rate {self.lr:g}"]))
+        return ", ".join(text.format(value) for text, value in said.items() if value is not None)
 
 
 FULL = Scale()
@@ -49,15 +49,24 @@ SCALES = {
 }
 
 
-def scale(name: str) -> Scale:
-    """Return a scale by name.
+_OWN = {
+    ("laptop", "figure-1"): FULL,  # it takes minutes as it is
+    ("laptop", "figure-2"): FULL,
+    ("laptop", "spectra"): Scale(width=256, examples=10_000, lr=1e-3),
+    ("smoke", "spectra"): Scale(epochs=1, width=16, examples=200, test=600),
+}
+"""What a scale means for tables of perceptrons."""
+
+
+def scale(name: str, table: str = "") -> Scale:
+    """Return a scale by name, as it is for a table.
 
     Raises:
         ValueError: there is no such scale.
     """
     if name not in SCALES:
         raise ValueError(f"{unknown('scale', name, SCALES)}.")
-    return SCALES[name]
+    return _OWN.get((name, table), SCALES[name])
 
 
 def scaled(table: Table, by: Scale) -> Table:

@@ -83,7 +83,6 @@ class Table:
         note: what a reader has to know about the protocol.
         picture: what is drawn of it: ``"plane"`` the inputs and the hidden states of points in the
             plane, ``"spectra"`` singular values.
-        quick: whether it takes minutes as it is, so that a laptop need not shorten it.
     """
 
     name: str
@@ -94,7 +93,6 @@ class Table:
     unknown: tuple[str, ...] = ()
     note: str = ""
     picture: Literal["", "plane", "spectra"] = ""
-    quick: bool = False
 
     @property
     def battery(self) -> tuple[str, ...]:
