@@ -28,7 +28,8 @@ def test_a_table_end_to_end(images, capsys):
     content = written(options)
     assert content["complete"]
     assert content["title"].endswith(
-        "SCALED, not the paper's protocol: 1 epoch, width 2, 100 training examples, 20 test examples"
+        "SCALED, not the paper's protocol: 1 epoch, width 2, 100 training examples, 20 test "
+        "examples"
     )
     assert [row["label"] for row in content["rows"]] == [
         "no mixup",
