@@ -202,6 +202,27 @@ def test_a_task_of_rendered_digits(monkeypatch):
     assert set(task.y_test.tolist()) == {0, 1}
 
 
+def test_mixed_factors_lie_between_two_draws_and_so_do_their_labels(monkeypatch):
+    monkeypatch.setattr(factors, "TRAIN", 400)
+    monkeypatch.setattr(factors, "TEST", 10)
+    task = factors.load("a", mixed=True)
+    assert task.name == "factors mixed, task A"
+    assert task.y.shape == (400, 2)
+    assert torch.allclose(task.y.sum(1), torch.ones(400))
+    table, y = factors._mixed("a", 400, 0, train=True)
+    assert torch.equal(task.y, y)
+    assert torch.equal(task.x, factors.render(table))
+    angle = table[:, factors.NAMES.index("angle")]
+    between = (y[:, 0] > 0) & (y[:, 1] > 0)  # a pair of different classes
+    assert 150 < between.sum() < 250
+    # The angle is where the label says: from -70 to -50 at class 0, from 50 to 80 at class 1.
+    assert (angle >= -70 * y[:, 0] + 50 * y[:, 1] - 1e-3).all()
+    assert (angle <= -50 * y[:, 0] + 80 * y[:, 1] + 1e-3).all()
+    plain = factors.load("a")
+    assert torch.equal(task.x_test, plain.x_test)
+    assert torch.equal(task.y_test, plain.y_test)
+
+
 # Folders of images
 
 

@@ -83,6 +83,8 @@ def perceptron_count(*units):
         ("mnist-mlp-12", perceptron_count(3072, *3 * [1024], 12, *4 * [1024], 10)),
         ("mnist-mlp-30-early", perceptron_count(3072, 1024, 30, *4 * [1024], 10)),
         ("mnist-mlp-2", perceptron_count(3072, 1024, 1024, 2, 1024, 1024, 10)),
+        # Four convolutions of 5 × 5 with a norm, from 3 channels to 256 of 2 × 2 pixels.
+        ("factor-cnn", 25 * (96 + 2048 + 8192 + 32768) + 2 * 480 + 10 * (1024 + 1)),
         ("spiral-mlp", perceptron_count(3072, *4 * [128], 2, *3 * [128], 10)),
     ],
 )

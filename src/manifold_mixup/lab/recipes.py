@@ -91,6 +91,7 @@ class Run:
 HIDDEN = {
     "mlp": ("input", "hidden1", "hidden2"),
     "cnn": ("input", "stage1", "stage2"),
+    "factor-cnn": ("input", "stage1", "stage2"),
     **{f"preact-resnet{depth}": ("input", "layer1", "layer2") for depth in (18, 34, 50, 152)},
     **{f"wrn-28-{widen}": ("input", "layer1") for widen in (2, 10)},
     **{f"mnist-mlp-{kind}": ("bottleneck",) for kind in ("2", "12", "30", "30-early")},

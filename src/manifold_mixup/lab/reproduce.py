@@ -40,7 +40,7 @@ class Reproduce:
     """
 
     table: tyro.conf.Positional[str]
-    """table-1a, table-1b, table-2 to table-7, table-9, preact50, gradient-block, knn, low-data,
+    """table-1a, table-1b, table-2 to table-9, preact50, gradient-block, knn, low-data,
     outliers, figure-1, figure-2, or spectra."""
     scale: str = "full"
     """full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that it runs."""

@@ -51,6 +51,9 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
     "factors-a": lambda _: factors.load("a"),
     "factors-b": lambda _: factors.load("b"),
     "factors-c": lambda _: factors.load("c"),
+    "factors-a-mixed": lambda _: factors.load("a", mixed=True),
+    "factors-b-mixed": lambda _: factors.load("b", mixed=True),
+    "factors-c-mixed": lambda _: factors.load("c", mixed=True),
 }
 NAMES = tuple(_KNOWN)
 

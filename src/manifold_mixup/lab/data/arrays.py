@@ -15,7 +15,8 @@ class Data:
         name: what tables and files call it.
         x: training inputs: vectors ``(n, features)``, float32, or images ``(n, channels, height,
             width)``, uint8 or float32. Bytes are pixels; `as_input` makes them 0 to 1.
-        y: training labels, ``(n,)``, int64, each from 0 to ``classes - 1``.
+        y: training labels, ``(n,)``, int64, each from 0 to ``classes - 1``, or soft ones, ``(n,
+            classes)``, float32.
         x_test: test inputs, shaped like ``x`` but for the count.
         y_test: test labels.
         classes: how many classes there are.

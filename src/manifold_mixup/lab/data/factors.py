@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 
@@ -40,18 +41,21 @@ TASKS = {
 }
 
 
-def load(task: str, *, seed: int = 0) -> Data:
+def load(task: str, *, mixed: bool = False, seed: int = 0) -> Data:
     """Render task A or B (which way does it lean?) or C (is it a one or a seven?).
 
     The angles of the test set are none of the training set.
 
     Args:
         task: ``"a"``, ``"b"`` or ``"c"``.
+        mixed: whether every training image is rendered from the mixed factors of two draws, λ
+            uniform, with their mixed labels: what mixing would be if a layer held the true factors
+            (Table 8).
         seed: of the factors.
     """
-    x, y = _draw(task, TRAIN, seed, train=True)
+    x, y = (_mixed if mixed else _draw)(task, TRAIN, seed, train=True)
     x_test, y_test = _draw(task, TEST, seed + 1, train=False)
-    name = f"factors, task {task.upper()}"
+    name = f"factors{' mixed' if mixed else ''}, task {task.upper()}"
     return Data(name, render(x), y, render(x_test), y_test, classes=2, **PIXELS)
 
 
@@ -76,6 +80,14 @@ def _draw(task: str, count: int, seed: int, train: bool) -> tuple[Tensor, Tensor
     columns["xlen"] = uniform(lengths[:, 0], lengths[:, 1])
     factors = torch.stack([columns[name] for name in NAMES], 1)
     return factors, side if TASKS[task].label == "angle" else seven
+
+
+def _mixed(task: str, count: int, seed: int, train: bool) -> tuple[Tensor, Tensor]:
+    """Draw mixed factors ``(count, 7)`` and soft labels ``(count, 2)``."""
+    factors, y = _draw(task, 2 * count, seed, train)
+    lam = torch.rand(count, 1, generator=torch.Generator().manual_seed(seed + 2))
+    mixed = [lam * part[:count] + (1 - lam) * part[count:] for part in (factors, F.one_hot(y, 2))]
+    return mixed[0], mixed[1]
 
 
 def render(factors: Tensor) -> Tensor:

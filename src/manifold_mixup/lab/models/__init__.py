@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from manifold_mixup import find_layers
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.models import foreign
-from manifold_mixup.lab.models.cnn import cnn
+from manifold_mixup.lab.models.cnn import cnn, factor_cnn
 from manifold_mixup.lab.models.mlp import SHAPES, mlp
 from manifold_mixup.lab.models.preact_resnet import DEPTHS, preact_resnet
 from manifold_mixup.lab.models.wide_resnet import wide_resnet
@@ -19,7 +19,7 @@ __all__ = ["NAMES", "build", "check_name", "eligible"]
 
 _WIDE = {"wrn-28-10": 10, "wrn-28-2": 2}
 _PREACT = {f"preact-resnet{depth}": depth for depth in DEPTHS}
-NAMES = (*SHAPES, "cnn", *_PREACT, *_WIDE)
+NAMES = (*SHAPES, "cnn", "factor-cnn", *_PREACT, *_WIDE)
 
 
 def build(
@@ -57,7 +57,9 @@ def build(
         model = foreign.foreign(data, name, dropout=dropout)
     else:
         _require_images(name, data)
-        if name in _PREACT:
+        if name == "factor-cnn":
+            model = factor_cnn(data, width=width)
+        elif name in _PREACT:
             model = preact_resnet(data, depth=_PREACT[name], width=width, dropout=dropout)
         else:
             widen = _WIDE[name]

@@ -1,4 +1,4 @@
-"""A small convolutional network, for signals and for images."""
+"""Small convolutional networks: one for signals and images, one for rendered digits."""
 
 from collections import OrderedDict
 
@@ -33,6 +33,30 @@ def cnn(data: Data, *, width: int | None, dropout: float) -> nn.Module:
     layers["flatten"] = nn.Flatten()
     layers["dropout"] = nn.Dropout(dropout)
     layers["head"] = nn.Linear(4 * width, data.classes)
+    return nn.Sequential(layers)
+
+
+def factor_cnn(data: Data, *, width: int | None) -> nn.Module:
+    """Build the paper's network for rendered digits (appendix A): four strided convolutions.
+
+    Each is of 5 × 5, with batch norm and LeakyReLU, ``stage1 … stage4``, then ``head``.
+
+    Args:
+        data: images of what it is to classify.
+        width: channels of the first stage, doubled by each other one; ``None`` is 32.
+    """
+    width = width or 32
+    layers: OrderedDict[str, nn.Module] = OrderedDict(standardize=Standardize(data))
+    channels, (height, breadth) = data.x.shape[1], data.x.shape[2:]
+    for k in range(4):
+        out = width * 2**k
+        convolution = nn.Conv2d(channels, out, 5, stride=2, padding=2, bias=False)
+        layers[f"stage{k + 1}"] = nn.Sequential(
+            convolution, nn.BatchNorm2d(out), nn.LeakyReLU(0.02)
+        )
+        channels, height, breadth = out, (height + 1) // 2, (breadth + 1) // 2
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(channels * height * breadth, data.classes)
     return nn.Sequential(layers)
 
 

@@ -8,7 +8,7 @@ taken and why.
 from collections.abc import Callable
 
 from manifold_mixup.lab.names import unknown
-from manifold_mixup.lab.paper import choices, figures, networks, robustness, variants
+from manifold_mixup.lab.paper import choices, factors, figures, networks, robustness, variants
 from manifold_mixup.lab.paper.tables import Column, Row, Table
 
 __all__ = ["TABLES", "Column", "Row", "Table", "table"]
@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "table-5": choices.table_5,
     "table-6": choices.table_6,
     "table-7": robustness.table_7,
+    "table-8": factors.table_8,
     "table-9": robustness.table_9,
     "preact50": variants.preact50,
     "gradient-block": variants.gradient_block,
