@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn, Union
 
 NEEDED = (
-    "accelerate", "matplotlib", "mnist1d", "numpy", "rich", "safetensors", "scipy", "tensorboard",
-    "timm", "torchvision", "tyro",
+    "accelerate", "jinja2", "matplotlib", "mnist1d", "numpy", "rich", "safetensors", "scipy",
+    "tensorboard", "timm", "torchvision", "tyro",
 )  # fmt: skip
 
 FAILED = 1
@@ -55,7 +55,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _commands() -> dict[str, Command]:
-    from manifold_mixup.lab import analyses, compare, evaluate_one, layers, reproduce, train_one
+    from manifold_mixup.lab import (
+        analyses,
+        compare,
+        evaluate_one,
+        layers,
+        report_page,
+        reproduce,
+        train_one,
+    )
 
     return {
         "compare": Command(compare.Compare, compare.prepare, compare.compare),
@@ -65,6 +73,7 @@ def _commands() -> dict[str, Command]:
         "evaluate": Command(evaluate_one.Evaluate, evaluate_one.prepare, evaluate_one.evaluate_one),
         "analyze": Command(analyses.Analyze, analyses.prepare, analyses.analyze),
         "reproduce": Command(reproduce.Reproduce, reproduce.prepare, reproduce.reproduce),
+        "report": Command(report_page.Report, report_page.prepare, report_page.report),
         "layers": Command(layers.Layers, layers.prepare, layers.show_layers),
     }
 

@@ -39,18 +39,28 @@ def _plane(table: Table, found: Finished, data: Data, folder: Path, title: str) 
         of_run = found.get(row.run, {}) if row.run else {}
         if of_run:
             run = of_run[min(of_run)].result.run
-            model = evaluations.trained(folder / runs.folder_name(run), data)
-            inputs = input_plane(model, data.x)
-            spread = input_plane(model, data.x, side=_SPREAD).points
-            views[row.label] = plots.View(
-                inputs=inputs,
-                points=data.x.double().numpy(),
-                y=data.y.numpy(),
-                hidden=hidden_plane(model, spread, layer),
-                states=features(model, data.x, layer=layer).double().cpu().numpy(),
-                spread=features(model, spread, layer=layer).double().cpu().numpy(),
-            )
+            views[row.label] = plane_view(folder / runs.folder_name(run), data, layer)
     return plots.plane_picture(views, title=title)
+
+
+def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
+    """Look at the model of a finished run, in the plane of its inputs and at a layer of two units.
+
+    Args:
+        folder: the run's.
+        data: points in the plane, two classes.
+        layer: its name.
+    """
+    model = evaluations.trained(folder, data)
+    spread = input_plane(model, data.x, side=_SPREAD).points
+    return plots.View(
+        inputs=input_plane(model, data.x),
+        points=data.x.double().numpy(),
+        y=data.y.numpy(),
+        hidden=hidden_plane(model, spread, layer),
+        states=features(model, data.x, layer=layer).double().cpu().numpy(),
+        spread=features(model, spread, layer=layer).double().cpu().numpy(),
+    )
 
 
 def _spectra(table: Table, found: Finished, title: str) -> plots.Picture:

@@ -226,6 +226,23 @@ def _attacks(subject: _Subject) -> Iterator[Job]:
         yield attack.name, partial(row, attack)
 
 
+def _strength(subject: _Subject) -> Iterator[Job]:
+    """FGSM from nothing to twice the ε of the data."""
+    data = subject.data
+
+    def row() -> Row:
+        eps = [share * data.eps for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
+        accuracy = [100 - error(subject.clean, subject.y)]
+        for one in eps[1:]:
+            x = attack_all(
+                subject.model, data.x_test, data.y_test, one_step(one), bounds=data.bounds
+            )
+            accuracy.append(100 - error(logits(subject.model, x), subject.y))
+        return {"eps": eps, "accuracy": accuracy, "space": data.space}
+
+    yield "FGSM", row
+
+
 def _usual_attacks(subject: _Subject) -> tuple[Attack, ...]:
     eps = subject.data.eps
     usual = one_step(eps), pgd(eps)
@@ -359,6 +376,7 @@ def _plane(subject: _Subject) -> Iterator[Job]:
 PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "clean": _clean,
     "attacks": _attacks,
+    "strength": _strength,
     "deformations": _deformations,
     "corruptions": _corruptions,
     "outliers": _outliers,

@@ -8,12 +8,21 @@ from rich.table import Table
 Row = Mapping[str, Any]
 
 _SHOWN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the λ of a curve; the file has all
-_TITLES = {"attacks": "attacks, accuracy %", "interpolation": "interpolation, NLL"}
+_TITLES = {
+    "attacks": "attacks, accuracy %",
+    "strength": "strength of FGSM, accuracy %",
+    "interpolation": "interpolation, NLL",
+}
 
 
 def battery_table(part: str, rows: Sequence[Row]) -> Table:
     """Show the rows of a part: what is a number in all of them, and what they depend on."""
-    shorter: dict[str, Callable[[Row], Row]] = {"attacks": _attack, "interpolation": _curve}
+    shorter: dict[str, Callable[[Row], Row]] = {
+        "attacks": _attack,
+        "strength": _rising,
+        "interpolation": _curve,
+        "spectra": _flatness,
+    }
     lines = [dict(_flat(shorter.get(part, dict)(row))) for row in rows]
     names = list(dict.fromkeys(name for line in lines for name in line))
     table = Table(title=_TITLES.get(part, part), title_justify="left", box=None, pad_edge=False)
@@ -31,6 +40,27 @@ def _attack(row: Row) -> Row:
 def _curve(row: Row) -> Row:
     at = {round(lam, 6): nll for lam, nll in zip(row["lam"], row["nll"], strict=True)}
     return {"name": row["name"]} | {f"λ = {lam:g}": at[lam] for lam in _SHOWN if lam in at}
+
+
+def _rising(row: Row) -> Row:
+    """Turn one row with lists into columns; ε as it is mostly said, of pixels in 255ths."""
+    pixels = "pixel" in row["space"]
+    named = (f"{255 * eps:g}/255" if pixels else f"{eps:g}" for eps in row["eps"])
+    return {"name": "ε in pixels" if pixels else f"ε in {row['space']}"} | dict(
+        zip(named, row["accuracy"], strict=True)
+    )
+
+
+def _flatness(row: Row) -> Row:
+    """Say what fits a line; the file has all."""
+    seen = {"% of it seen": row["seen"]} if "seen" in row else {}
+    return {
+        "name": row["name"],
+        "s1": row["uncentred"]["s1"],
+        "rest": row["uncentred"]["rest"],
+        "% within classes": row["within"],
+        **seen,
+    }
 
 
 def _flat(row: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,16 +3,26 @@
 from manifold_mixup.lab.report.plots.canvas import Picture, save
 from manifold_mixup.lab.report.plots.comparison import comparison_picture, reliability_picture
 from manifold_mixup.lab.report.plots.plane import View, plane_picture
+from manifold_mixup.lab.report.plots.report import (
+    CURVES,
+    curve_picture,
+    deformations_picture,
+    strength_picture,
+)
 from manifold_mixup.lab.report.plots.spectra import spectra_picture
 from manifold_mixup.lab.report.plots.theory import theory_picture
 
 __all__ = [
+    "CURVES",
     "Picture",
     "View",
     "comparison_picture",
+    "curve_picture",
+    "deformations_picture",
     "plane_picture",
     "reliability_picture",
     "save",
     "spectra_picture",
+    "strength_picture",
     "theory_picture",
 ]

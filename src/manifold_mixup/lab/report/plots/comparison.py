@@ -48,8 +48,8 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
         reliability, error, nll = bottom.subplots(1, 3)
         bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
         _reliability_diagram(reliability, bins)
-        _curves(error, methods, lambda epoch: epoch.error, "Test error over training", "%")
-        _curves(nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats")
+        training_curves(error, methods, lambda epoch: epoch.error, "Test error over training", "%")
+        training_curves(nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats")
         seeds = last[0].spread["error"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
         figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
@@ -122,9 +122,9 @@ def _pool(parts: Sequence[Reliability]) -> tuple[Curve, Curve, Curve]:
     return total, (count * confidence).sum(0) / per_bin, (count * accuracy).sum(0) / per_bin
 
 
-def _curves(
+def training_curves(
     axes: Axes,
-    methods: dict[str, list[Result]],
+    methods: Mapping[str, Sequence[Result]],
     value: Callable[[Epoch], float],
     title: str,
     unit: str,
@@ -133,7 +133,7 @@ def _curves(
 
     The axis covers what follows the first tenth of the epochs: the first ones are far above.
     """
-    seen = []
+    seen: list[float] = []
     for k, (method, results) in enumerate(methods.items()):
         curves = np.array([[value(epoch) for epoch in result.curve] for result in results])
         mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0 * curves[0]
@@ -142,6 +142,7 @@ def _curves(
         axes.fill_between(epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0)
         later = slice(len(mean) // 10, None)
         seen += [(mean - std)[later].min(), (mean + std)[later].max()]
+    seen = [value for value in seen if np.isfinite(value)] or [0.0]
     room = 0.05 * (max(seen) - min(seen)) or 1.0
     axes.set(xlabel="epoch", ylabel=unit, ylim=(min(seen) - room, max(seen) + room))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

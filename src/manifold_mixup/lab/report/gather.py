@@ -1,0 +1,186 @@
+"""Runs from anywhere, side by side: what a report is made of."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from manifold_mixup.lab import paper, runs
+from manifold_mixup.lab.paper.numbers import Found
+from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.results import Result
+
+COLUMNS = (
+    ERROR,
+    NLL,
+    Column("ece", "ECE %"),
+    Column("brier", "Brier", digits=3),
+    Column("fgsm_accuracy", "accuracy % under FGSM", digits=1, better="higher"),
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        result: what it ended in.
+        evaluation: what `evaluate` found of its last epoch, part by part.
+        origin: machine, versions and commit.
+    """
+
+    folder: Path
+    result: Result
+    evaluation: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Finished runs on one data set.
+
+    Attributes:
+        items: all of them, rows and seeds in order.
+        table: a row for each recipe, compared with the first without mixing of the same model.
+        found: the runs by recipe (with seed 0) and by seed.
+        unfinished: folders of runs that are not finished.
+    """
+
+    items: tuple[Item, ...]
+    table: Table
+    found: Mapping[Run, Mapping[int, Found]]
+    unfinished: tuple[Path, ...]
+
+    def of(self, row: Row) -> list[Item]:
+        """Return the runs of a row, by seed."""
+        return [item for item in self.items if replace(item.result.run, seed=0) == row.run]
+
+
+def gather(places: Sequence[Path]) -> Gathered:
+    """Read all runs in some folders.
+
+    Args:
+        places: folders of runs, or folders with runs somewhere below.
+
+    Raises:
+        FileNotFoundError: a place does not exist, or no finished run lies there.
+        ValueError: the runs are on different data, or a file is damaged.
+    """
+    folders = list(dict.fromkeys(folder for place in places for folder in _folders(place)))
+    done = [folder for folder in folders if (folder / runs.RESULT).exists()]
+    if not done:
+        raise FileNotFoundError(
+            f"no finished run in {', '.join(map(str, places))}. A run is a folder that "
+            f"`manifold-mixup train`, `compare` or `reproduce` made, with a {runs.RESULT} in it."
+        )
+    items = [_item(folder) for folder in done]
+    _require_one_data_set(items)
+    recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
+    at = {recipe: place for place, recipe in enumerate(recipes)}
+    items.sort(key=lambda item: (at[replace(item.result.run, seed=0)], item.result.run.seed))
+    found: dict[Run, dict[int, Found]] = {}
+    for item in items:
+        own = found.setdefault(replace(item.result.run, seed=0), {})
+        own[item.result.run.seed] = Found(item.result, {})
+    unfinished = tuple(folder for folder in folders if folder not in done)
+    return Gathered(tuple(items), _table(recipes), found, unfinished)
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    if not place.is_dir():
+        raise FileNotFoundError(f"there is no folder {place}.")
+    yield from sorted(path.parent for path in place.rglob(runs.RECIPE))
+
+
+def _item(folder: Path) -> Item:
+    result = runs.finished(folder)
+    if result is None:
+        raise FileNotFoundError(f"the run in {folder} is not finished.")
+    evaluation: dict[str, Any] = {}
+    for path in sorted(folder.glob("evaluation-last-*.json"), key=lambda one: one.stat().st_mtime):
+        evaluation |= _read(path)["evaluation"]
+    content = _read(folder / runs.RESULT)
+    origin = {name: content.get(name) for name in ("git", "machine", "versions")}
+    return Item(folder, result, evaluation, origin)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it, or leave it out.") from error
+    return content
+
+
+def _require_one_data_set(items: Iterable[Item]) -> None:
+    of = {item.result.run.data: item.folder for item in items}
+    if len(of) > 1:
+        listed = "; ".join(f"{data} in {folder}" for data, folder in of.items())
+        raise ValueError(
+            f"the runs are on different data: {listed}. Make a report for each: name the folders "
+            f"of its runs."
+        )
+
+
+def _order(run: Run) -> tuple[Any, ...]:
+    """Put models together, and in each what does not mix first."""
+    kind = ("no mixup", "input mixup", "manifold mixup")
+    known = next((k for k, name in enumerate(kind) if run.method.startswith(name)), len(kind))
+    return run.model, len(run.layers) > 0, known, run.method, repr(run)
+
+
+def _table(recipes: Sequence[Run]) -> Table:
+    labels, rows = dict(zip(recipes, _labels(recipes), strict=True)), []
+    for run in recipes:
+        plain = [one for one in recipes if one.model == run.model and not one.layers]
+        base = min(plain, key=partial(_apart, run), default=run)
+        rows.append(
+            Row(
+                label=labels[run],
+                run=run,
+                paper=_of_the_paper(run),
+                base="" if base == run else labels[base],
+                group=run.model,
+            )
+        )
+    return Table("report", "", COLUMNS, tuple(rows))
+
+
+def _apart(run: Run, other: Run) -> int:
+    """Count the settings in which two recipes differ, the mixing left out."""
+    mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient"))
+    one, two = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
+    return sum(one[name] != two[name] for name in one)
+
+
+def _labels(recipes: Sequence[Run]) -> Iterator[str]:
+    """Name recipes by their model and method and, where that is not enough, by what differs."""
+    for run in recipes:
+        same = [one for one in recipes if (one.model, one.method) == (run.model, run.method)]
+        fields = [field.name for field in dataclasses.fields(run)]
+        differ = [name for name in fields if len({getattr(one, name) for one in same}) > 1]
+        more = ", ".join(f"{name} {_text(getattr(run, name))}" for name in differ)
+        yield f"{run.model}, {run.method}{f' ({more})' if more else ''}"
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _of_the_paper(run: Run) -> dict[str, tuple[float, ...]]:
+    """Find the paper's error and NLL of a method on this data with this model."""
+    for name in ("table-1a", "table-1b", "table-2", "table-3", "preact50", "gradient-block"):
+        for row in paper.table(name).rows:
+            theirs = row.run
+            if theirs and (theirs.data, theirs.model, theirs.method) == (
+                run.data,
+                run.model,
+                run.method,
+            ):
+                return {key: row.paper[key] for key in ("error", "nll") if key in row.paper}
+    return {}

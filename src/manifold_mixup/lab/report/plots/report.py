@@ -1,0 +1,95 @@
+"""Pictures of any set of runs: training curves, FGSM at rising strength, deformed images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from manifold_mixup.lab.report.plots.canvas import LINES, MARKERS, Picture, canvas, colour, picture
+from manifold_mixup.lab.report.plots.comparison import training_curves
+from manifold_mixup.lab.results import Result
+
+CURVES: dict[str, tuple[str, str]] = {
+    "train_loss": ("Training loss", ""),
+    "error": ("Test error", "%"),
+    "nll": ("Test NLL", "nats"),
+}
+
+
+def curve_picture(methods: Mapping[str, Sequence[Result]], what: str) -> Picture:
+    """Draw one of `CURVES` over the epochs: the mean over seeds, and a band of one deviation.
+
+    Args:
+        methods: by name, runs of several seeds; those of another length than the first are left
+            out.
+        what: its name in an `Epoch`.
+    """
+    same = {
+        name: [one for one in of if len(one.curve) == len(of[0].curve)]
+        for name, of in methods.items()
+    }
+    title, unit = CURVES[what]
+    with canvas(5, 4.2) as figure:
+        axes = figure.subplots()
+        training_curves(axes, same, lambda epoch: float(getattr(epoch, what)), title, unit)
+        axes.legend(loc="best", fontsize=10)
+        return picture(figure)
+
+
+def strength_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> Picture:
+    """Draw the error under FGSM against its ε.
+
+    Args:
+        methods: by name, for every seed the row of the battery part ``strength``.
+        title: the line above everything.
+    """
+    with canvas(7, 4.6) as figure:
+        axes = figure.subplots()
+        first = next(iter(methods.values()))[0]
+        for k, (name, rows) in enumerate(methods.items()):
+            risk = 100 - np.array([row["accuracy"] for row in rows])
+            _band(axes, np.array(first["eps"]), risk, k, name)
+        axes.set(xlabel=f"ε, {first['space']}", ylabel="error under FGSM, %", ylim=(0, 100))
+        axes.legend(loc="lower right")
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+        return picture(figure)
+
+
+def deformations_picture(
+    methods: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, title: str
+) -> Picture:
+    """Draw the accuracy on deformed images as bars.
+
+    Args:
+        methods: by name, for every seed the rows of the battery part ``deformations``.
+        title: the line above everything.
+    """
+    names = [row["name"] for row in next(iter(methods.values()))[0]]
+    with canvas(9, 0.9 + 0.16 * (len(methods) + 1.2) * len(names)) as figure:
+        axes, high = figure.subplots(), 0.8 / len(methods)
+        for k, (name, seeds) in enumerate(methods.items()):
+            accuracy = np.array([[row["accuracy"] for row in rows] for rows in seeds])
+            spread = accuracy.std(0, ddof=1) if len(accuracy) > 1 else None
+            at = np.arange(len(names)) + (k - (len(methods) - 1) / 2) * high
+            axes.barh(
+                at, accuracy.mean(0), high, xerr=spread, color=colour(k), label=name, capsize=2,
+                error_kw={"linewidth": 1},
+            )  # fmt: skip
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(xlabel="accuracy, %")
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="lower right", fontsize=10)
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+        return picture(figure)
+
+
+def _band(axes: Axes, x: NDArray[np.float64], of: NDArray[np.float64], k: int, name: str) -> None:
+    mean, std = of.mean(0), of.std(0, ddof=1) if len(of) > 1 else 0 * of[0]
+    axes.plot(
+        x, mean, LINES[k % len(LINES)], color=colour(k), label=name,
+        marker=MARKERS[k % len(MARKERS)], markersize=6, markeredgecolor="white",
+    )  # fmt: skip
+    axes.fill_between(x, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0)

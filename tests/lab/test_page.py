@@ -1,0 +1,207 @@
+"""The report: what it is made of, what it says, and how a real browser shows it."""
+
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+
+from manifold_mixup.lab import cli, evaluations, paper, runs, train_one
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.evaluate import Settings
+from manifold_mixup.lab.evaluate.statistics import paired_difference, spread
+from manifold_mixup.lab.paper.numbers import lines
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.report.gather import gather
+from manifold_mixup.lab.report.page import command, page
+from manifold_mixup.lab.report.table import difference_text, spread_text
+from manifold_mixup.lab.train import Stopped, train
+
+HOSTILE = "<script>alert('name')</script>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def place(task, plain, tmp_path_factory) -> Path:
+    """Three methods with two seeds each, one of a hostile name, evaluated in parts."""
+    folder = tmp_path_factory.mktemp("runs")
+    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
+    np.savez(folder / "blobs.npz", **{name: value.numpy() for name, value in arrays.items()})
+    plain = replace(plain, data=str(folder / "blobs.npz"), width=8)
+    methods = (
+        plain,
+        replace(plain, method=HOSTILE, layers=("input",)),
+        replace(plain, method="manifold mixup", layers=("input", "hidden1")),
+    )
+    data = datasets.load(plain.data, root=folder)
+    wanted = Settings(layers=("hidden1",))
+    for run in methods:
+        for seed in range(2):
+            own = replace(run, seed=seed)
+            at = folder / "some" / runs.folder_name(own)
+            train(own, data, folder=at)
+            parts = ["strength", "spectra"]
+            evaluations.evaluated(at, data, "last", battery=parts, settings=wanted)
+    return folder
+
+
+def test_runs_are_found_wherever_they_lie(place):
+    found = gather([place])
+    assert len(found.items) == 6
+    assert [row.name for row in found.table.rows][:2] == ["no mixup", "manifold mixup"]
+    assert {row.base for row in found.table.rows} == {"", "mlp, no mixup"}
+    assert [item.result.run.seed for item in found.items] == [0, 1] * 3
+    assert gather([place / "some", *place.glob("some/*")]).items == found.items
+    assert {"strength", "spectra"} <= found.items[0].evaluation.keys()
+
+
+def test_numbers_and_differences_are_those_of_the_runs(place):
+    found = gather([place])
+    text = page(found, title="A title")
+    of = {
+        method: [item.result.last for item in found.items if item.result.run.method == method]
+        for method in ("no mixup", "manifold mixup")
+    }
+    plain, mixed = ([scores.nll for scores in all_] for all_ in of.values())
+    assert spread_text(spread(mixed), 3) in text
+    mean, _, interval = difference_text(paired_difference(mixed, plain), 3).partition(" ")
+    assert f"{mean}<br>{interval}" in text
+    assert "A title</h1>" in text
+
+
+def test_what_stands_in_names_is_shown_and_not_run(place):
+    text = page(gather([place]), title=HOSTILE)
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&#39;name&#39;)&lt;/script&gt;" in text
+
+
+def test_rows_of_one_name_say_in_what_they_differ(task, plain, tmp_path):
+    longer = replace(plain, method="mixed", layers=("input",), epochs=2)
+    for run in (replace(plain, epochs=1), replace(plain, epochs=2), longer):
+        train(run, task, folder=tmp_path / str(run.epochs) / run.method)
+    table = gather([tmp_path]).table
+    assert [row.label for row in table.rows] == [
+        "mlp, no mixup (epochs 1)",
+        "mlp, no mixup (epochs 2)",
+        "mlp, mixed",
+    ]
+    assert table.rows[2].base == "mlp, no mixup (epochs 2)"  # the one that is most alike
+
+
+def test_the_papers_numbers_stand_beside_its_recipes(place):
+    (row,) = (
+        row
+        for row in paper.table("table-1a").rows
+        if row.label == "preact-resnet18, manifold mixup α=2"
+    )
+    found = gather([place])
+    known = replace(found.table.rows[0], paper={"error": row.paper["error"]})
+    rows = (known, *found.table.rows[1:])
+    text = page(replace(found, table=replace(found.table, rows=rows)), title="")
+    assert "the paper&#39;s error %" in text
+    assert "2.95 ± 0.046" in text
+    assert lines(found.table, found.found)[0].n == 2
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run(),
+        Run(layers=("input", "hidden1"), milestones=(3, 5), per_sample=True, width=None),
+        Run(method="a 'quoted' name", data="a file.npz", batch_norm=False, flip=True, examples=7),
+    ],
+)
+def test_the_command_of_a_recipe_gives_that_recipe(run):
+    words = shlex.split(command(run))[2:]
+    options = tyro.cli(train_one.Train, default=train_one.defaults(words), args=words)
+    assert options.run == run
+
+
+def bad(tmp_path, capsys, *arguments):
+    out = tmp_path / "out" / "report.html"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", *map(str, arguments), "--out", str(out)])
+    assert stop.value.code == cli.BAD_INPUT
+    assert not out.exists()
+    return capsys.readouterr().err
+
+
+def test_bad_input_is_described_and_nothing_is_written(place, task, plain, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert "no place was given" in bad(tmp_path, capsys)
+    assert "there is no folder" in bad(tmp_path, capsys, tmp_path / "nowhere")
+    assert "no finished run in" in bad(tmp_path, capsys, tmp_path / "empty")
+    train(plain, task, folder=tmp_path / "other")
+    message = bad(tmp_path, capsys, place, tmp_path / "other")
+    assert "the runs are on different data: " in message
+    assert "Make a report for each" in message
+    train(plain, task, folder=tmp_path / "damaged" / "one")
+    (tmp_path / "damaged" / "one" / "evaluation-last-0.json").write_text("{")
+    assert "evaluation-last-0.json is damaged" in bad(tmp_path, capsys, tmp_path / "damaged")
+
+
+def test_unfinished_runs_are_named(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "done")
+    with pytest.raises(Stopped):
+        train(replace(plain, seed=1), task, folder=tmp_path / "cut", stop=lambda: True)
+    text = page(gather([tmp_path]), title="")
+    assert "Not finished, and not in this report: cut." in text
+
+
+def test_spirals_show_their_boundaries(tmp_path):
+    data = datasets.load("spirals", root=tmp_path)
+    run = Run(data="spirals", model="spiral-mlp", width=8, epochs=1)
+    train(run, data, folder=tmp_path / "one")
+    text = page(gather([tmp_path]), title="")
+    assert 'id="boundaries"' in text
+    assert "% of the plane" in text
+
+
+@pytest.fixture(scope="session")
+def written(place, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(place), "--out", str(out), "--title", HOSTILE])
+    assert stop.value.code == 0
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_real_browser_shows_it(written, width, scheme):
+    from playwright.sync_api import sync_playwright
+
+    said, asked = [], []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+        tab.goto(written.as_uri())
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.textContent") == "Skip to the comparison"
+        for summary in tab.locator("summary").all():
+            summary.click()
+        assert said == []
+        assert set(asked) <= {"file", "data"}
+        assert tab.title() == HOSTILE
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        shown = "[...document.images].every(one => one.complete && one.naturalWidth > 0)"
+        assert tab.evaluate(shown)
+        assert tab.locator("img").count() >= 6
+        assert tab.locator("img:not([alt])").count() == 0
+        # Each picture is followed by its numbers; tables that are too wide scroll by keyboard.
+        assert tab.locator(".pictures + details table").count() >= 4
+        assert tab.locator("table").count() == tab.locator("[tabindex='0'] table").count()
+        paper_colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (paper_colour == "rgb(255, 255, 255)") == (scheme == "light")
+        browser.close()
