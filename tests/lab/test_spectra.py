@@ -16,9 +16,11 @@ from manifold_mixup.lab.evaluate.spectra import (
     classifier_of,
     flatness,
     seen_share,
+    variance_within,
     within_class,
 )
 from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab.report.spectra_table import spectra_table
 from manifold_mixup.lab.train import train
 
 
@@ -66,9 +68,23 @@ def test_of_centred_states_it_is_the_share_of_the_variance(states):
     assert found.outside == pytest.approx(np.mean(outside))
 
 
+def test_the_variance_within_classes_is_a_share_of_all(states):
+    h, y = states
+    within, second = variance_within(h, class_spectra(h, y, centred=True))
+    rows = h.double().numpy()
+    total = ((rows - rows.mean(0)) ** 2).sum()
+    inside, along = 0.0, 0.0
+    for label in range(3):
+        own = rows[y == label] - rows[y == label].mean(0)
+        inside += (own**2).sum()
+        along += np.linalg.svd(own, compute_uv=False)[1] ** 2
+    assert within == pytest.approx(100 * inside / total)
+    assert second == pytest.approx(100 * along / total)
+
+
 def test_a_class_with_too_few_examples_is_named():
-    h, y = torch.randn(10, 6), torch.tensor([0] * 7 + [4] * 3)
-    with pytest.raises(ValueError, match="class 4 has 3 examples, and the states have 6 dim"):
+    h, y = torch.randn(11, 6), torch.tensor([0] * 6 + [4] * 5)
+    with pytest.raises(ValueError, match="class 4 has 5 examples, and the states have 6 dim"):
         class_spectra(h, y, centred=True)
 
 
@@ -126,6 +142,24 @@ def test_a_part_of_the_battery_on_request(task, plain):
     assert result["spectra"][1]["seen"] == pytest.approx(
         seen_share(last, task.y_test, model.head.weight.detach())
     )
+
+
+def _rows(values):
+    """Make the rows of a layer, by seed, whose centred share outside is given."""
+    numbers = {"s1": 1.0, "rest": 2.0, "s1_share": 33.0}
+    return {
+        seed: {"uncentred": numbers, "centred": numbers | {"outside": value}}
+        for seed, value in values.items()
+    }
+
+
+def test_differences_are_of_the_seeds_that_both_methods_have():
+    methods = {"no mixup": _rows({0: 10.0, 1: 20.0}), "mixed": _rows({1: 14.0, 2: 99.0})}
+    page = spectra_table({"layer1": methods}, title="T")
+    plain, mixed = (line for line in page.splitlines() if line.startswith(("| no m", "| mixed")))
+    assert plain.endswith("| 15.0 ± 7.1 | 2 |")  # compared with nothing
+    assert mixed.endswith("| 56.5 ± 60.1<br>−6.0 | 2 |")
+    assert "classifier" not in page  # nothing was said of features
 
 
 def run(*arguments):
