@@ -9,6 +9,8 @@ import pytest
 
 from manifold_mixup.lab import cli, train
 from manifold_mixup.lab.reproduce import Reproduce, prepare, reproduce
+from manifold_mixup.lab.results import read_run
+from manifold_mixup.lab.runs import folder_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not have enough:UserWarning")
 
@@ -87,6 +89,27 @@ def test_a_figure_is_a_table_and_a_picture(images, capsys, workers):
     assert b"<svg" in svg
     assert len(svg) < 1_000_000
     assert "figure-2.svg" in capsys.readouterr().out
+
+
+def test_the_training_loss_by_layer(images):
+    options = smoke(images, "figure-6", seeds=1, rows=("at layer2", "blocked"))
+    assert reproduce(prepare(options))
+    rows = written(options)["rows"]
+    assert [row["label"] for row in rows][1:] == [
+        "manifold mixup α=2 at layer2",
+        "manifold mixup α=2, gradient blocked",
+    ]
+    for row in rows:
+        (folder,) = (images / "out" / "runs").glob(f"*-{folder_of(row)}")
+        epoch = json.loads((folder / "metrics.jsonl").read_text())  # the one line
+        for when in ("last", "best"):
+            assert row["ours"][when]["train_loss"]["spread"]["mean"] == epoch["train_loss"]
+    assert (options.out / "figure-6.svg").exists()
+
+
+def folder_of(row):
+    """Return the end of the name of the folder of a row's run."""
+    return folder_name(read_run(row["runs"][0]["run"])).rpartition("-")[2]
 
 
 def write_idx(path, array):

@@ -16,6 +16,12 @@ def test_the_quantile_equals_scipy(freedom, level):
     assert t_quantile(freedom, level=level) == pytest.approx(theirs, rel=1e-9)
 
 
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_the_quantile_in_closed_form(level):
+    assert t_quantile(1, level=level) == pytest.approx(math.tan(math.pi * level / 2))
+    assert t_quantile(2, level=level) == pytest.approx(level * math.sqrt(2 / (1 - level**2)))
+
+
 @pytest.mark.parametrize("n", [2, 5, 12])
 def test_the_paired_interval_equals_scipy(n):
     generator = np.random.default_rng(n)

@@ -28,7 +28,14 @@ def draw(table: Table, found: Finished, data: Data, folder: Path, *, title: str)
     """
     if table.picture == "plane":
         return _plane(table, found, data, folder, title)
-    return _spectra(table, found, title)
+    if table.picture == "spectra":
+        return _spectra(table, found, title)
+    results = {
+        row.label: [one.result for one in found[row.run].values()]
+        for row in table.rows
+        if row.run is not None and row.run in found
+    }
+    return plots.curve_picture(results, "train_loss", title=title)
 
 
 def _plane(table: Table, found: Finished, data: Data, folder: Path, title: str) -> plots.Picture:

@@ -41,7 +41,7 @@ class Reproduce:
 
     table: tyro.conf.Positional[str]
     """table-1a, table-1b, table-2 to table-9, preact50, gradient-block, knn, low-data,
-    outliers, figure-1, figure-2, or spectra."""
+    outliers, figure-1, figure-2, figure-6, figure-7, or spectra."""
     scale: str = "full"
     """full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that it runs."""
     seeds: int = 5

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from scipy.special import stdtrit
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -55,26 +57,10 @@ def paired_difference(values: Sequence[float], base: Sequence[float]) -> Differe
 
 
 def t_quantile(freedom: int, *, level: float = 0.95) -> float:
-    """Return the ``t`` with ``P(|T| ≤ t) = level`` for Student's T, by bisection.
+    """Return the ``t`` with ``P(|T| ≤ t) = level`` for Student's T.
 
     Example:
         >>> round(t_quantile(4), 6)
         2.776445
     """
-    low, high = 0.0, math.pi / 2
-    while (middle := (low + high) / 2) not in (low, high):
-        low, high = (middle, high) if _within(middle, freedom) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan(middle)
-
-
-def _within(angle: float, freedom: int) -> float:
-    """Return ``P(|T| ≤ √freedom · tan(angle))``: Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    cos2 = math.cos(angle) ** 2
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= cos2 * k / (k + 1)
-    total *= math.sin(angle)
-    return (angle + total) * 2 / math.pi if odd else total
+    return float(stdtrit(freedom, (1 + level) / 2))

@@ -1,11 +1,11 @@
-"""Figures 1 and 2, two spirals, and the spectra on MNIST, as tables: every claim is a number."""
+"""The paper's figures as tables: every claim is a number."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none
+from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
 from manifold_mixup.lab.recipes import Run
 
@@ -84,6 +84,38 @@ def _spiral_table(name: str, title: str, methods: tuple[Run, ...]) -> Table:
         note=_SPIRAL_NOTE,
         picture="plane",
     )
+
+
+_LOSS = Column("train_loss", "training loss", digits=4, training=True)
+_LOSS_NOTE = (
+    "The loss that was minimised, mixed where the row mixes, over the last epoch. The paper's "
+    "pictures have the blocked gradient above input mixup, and mixing at the deepest layer lowest: "
+    "states can move so that mixed ones become easy, and only where the gradient reaches them."
+)
+
+
+def figure_6() -> Table:
+    """Training loss by the layer that is mixed, PreActResNet18 on CIFAR-10."""
+    plain = supervised("cifar-10", "preact-resnet18")
+    return _loss_table("figure-6", "Figure 6: training loss, CIFAR-10, PreActResNet18", plain)
+
+
+def figure_7() -> Table:
+    """The same, PreActResNet50 on CIFAR-100."""
+    plain = supervised("cifar-100", "preact-resnet50")
+    return _loss_table("figure-7", "Figure 7: training loss, CIFAR-100, PreActResNet50", plain)
+
+
+def _loss_table(name: str, title: str, plain: Run) -> Table:
+    mixed = manifold(plain)
+    fixed = (
+        replace(manifold(plain, layers=(layer,)), method=f"{mixed.method} at {layer}")
+        for layer in ("layer1", "layer2", "layer3")
+    )
+    blocked = replace(mixed, method=f"{mixed.method}, gradient blocked", block_gradient=True)
+    methods = (none(plain), at_input(plain, 2.0), *fixed, mixed, blocked)
+    rows = tuple(_row(run, methods[0].method) for run in methods)
+    return Table(name, title, (_LOSS, ERROR), rows, note=_LOSS_NOTE, picture="curves")
 
 
 # Mean greatest singular value of no mixup, input mixup and manifold mixup (Figures 9 to 11).

@@ -79,11 +79,15 @@ def _cell(column: Column, when: When, own: Mapping[int, Found], base: Mapping[in
 
 
 def _values(column: Column, when: When, found: Mapping[int, Found]) -> dict[int, float]:
-    values = {
-        seed: column.read(getattr(one.result, when), one.evaluation.get(when, {}))
-        for seed, one in found.items()
-    }
+    values = {seed: _value(column, when, one) for seed, one in found.items()}
     return {seed: value for seed, value in values.items() if not math.isnan(value)}
+
+
+def _value(column: Column, when: When, one: Found) -> float:
+    if column.training:
+        epoch = len(one.result.curve) if when == "last" else one.result.best_epoch
+        return float(getattr(one.result.curve[epoch - 1], column.key))
+    return column.read(getattr(one.result, when), one.evaluation.get(when, {}))
 
 
 def better(column: Column, difference: Difference) -> bool | None:

@@ -21,6 +21,7 @@ class Column:
         battery: the part of `evaluate` that finds it, and the name of its row there; ``None`` if
             it is one of the `Scores` that every run has.
         field: its name in that row, dots between the names of nested ones.
+        training: whether it is one of the numbers of an `Epoch`, as the training loss is.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Column:
     better: Literal["lower", "higher"] = "lower"
     battery: tuple[str, str] | None = None
     field: str = ""
+    training: bool = False
 
     def read(self, scores: Scores, evaluation: Mapping[str, Any]) -> float:
         """Find the number among the scores of a run, or in what `evaluate` returned.
@@ -82,7 +84,7 @@ class Table:
         unknown: data sets whose test images the models have never seen anything like.
         note: what a reader has to know about the protocol.
         picture: what is drawn of it: ``"plane"`` the inputs and the hidden states of points in the
-            plane, ``"spectra"`` singular values.
+            plane, ``"spectra"`` singular values, ``"curves"`` the training loss by epoch.
     """
 
     name: str
@@ -92,7 +94,7 @@ class Table:
     settings: Settings = field(default_factory=Settings)
     unknown: tuple[str, ...] = ()
     note: str = ""
-    picture: Literal["", "plane", "spectra"] = ""
+    picture: Literal["", "plane", "spectra", "curves"] = ""
 
     @property
     def battery(self) -> tuple[str, ...]:

@@ -18,23 +18,28 @@ CURVES: dict[str, tuple[str, str]] = {
 }
 
 
-def curve_picture(methods: Mapping[str, Sequence[Result]], what: str) -> Picture:
+def curve_picture(
+    methods: Mapping[str, Sequence[Result]], what: str, *, title: str = ""
+) -> Picture:
     """Draw one of `CURVES` over the epochs: the mean over seeds, and a band of one deviation.
 
     Args:
         methods: by name, runs of several seeds; those of another length than the first are left
             out.
         what: its name in an `Epoch`.
+        title: the line above everything.
     """
     same = {
         name: [one for one in of if len(one.curve) == len(of[0].curve)]
         for name, of in methods.items()
     }
-    title, unit = CURVES[what]
-    with canvas(5, 4.2) as figure:
+    name, unit = CURVES[what]
+    with canvas(*((8, 5) if title else (5, 4.2))) as figure:
         axes = figure.subplots()
-        training_curves(axes, same, lambda epoch: float(getattr(epoch, what)), title, unit)
+        training_curves(axes, same, lambda epoch: float(getattr(epoch, what)), name, unit)
         axes.legend(loc="best", fontsize=10)
+        if title:
+            figure.suptitle(title, fontsize=11, x=0.01, ha="left", wrap=True)
         return picture(figure)
 
 
