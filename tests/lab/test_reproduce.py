@@ -117,15 +117,32 @@ def write_idx(path, array):
     path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
 
 
-def test_spectra_of_mnist_networks(tmp_path):
+@pytest.fixture
+def digits(tmp_path):
+    """A folder in which MNIST is a few random pictures."""
     raw, draw = tmp_path / "MNIST" / "raw", np.random.default_rng(0)
     raw.mkdir(parents=True)
     for name, count in (("train", 200), ("t10k", 600)):
-        write_idx(
-            raw / f"{name}-images-idx3-ubyte", draw.integers(256, size=(count, 28, 28), dtype="u1")
-        )
+        pixels = draw.integers(256, size=(count, 28, 28), dtype="u1")
+        write_idx(raw / f"{name}-images-idx3-ubyte", pixels)
         write_idx(raw / f"{name}-labels-idx1-ubyte", np.arange(count, dtype="u1") % 10)
-    options = smoke(tmp_path, "spectra", seeds=1, rows=("12 units after three layers, manifold",))
+    return tmp_path
+
+
+def test_states_of_two_units(digits):
+    assert reproduce(prepare(smoke(digits, "figure-5", seeds=1, rows=("manifold",))))
+    options = smoke(digits, "figure-5", seeds=1)
+    rows = written(options)["rows"]
+    assert [row["label"] for row in rows] == [
+        f"digits 0 to {last}, {method}"
+        for last in (4, 9)
+        for method in ("no mixup", "manifold mixup α=0.5")
+    ]
+    assert (options.out / "figure-5.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_spectra_of_mnist_networks(digits):
+    options = smoke(digits, "spectra", seeds=1, rows=("12 units after three layers, manifold",))
     assert reproduce(prepare(options))
     plain, mixed = written(options)["rows"]
     assert (plain["paper"], mixed["paper"]) == ({"s1": [50.08]}, {"s1": [43.44]})

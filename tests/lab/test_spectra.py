@@ -138,6 +138,8 @@ def test_a_part_of_the_battery_on_request(task, plain):
     hidden = features(model, task.x_test, layer="hidden2")
     expected = class_spectra(hidden, task.y_test, centred=False)
     assert result["spectra"][0]["uncentred"]["values"] == pytest.approx(expected.mean(0).tolist())
+    named = evaluate(model, task, battery=["spectra"], settings=Settings(spectra=("hidden1",)))
+    assert [row["name"] for row in named["spectra"]] == ["hidden1"]
     last = features(model, task.x_test)
     assert result["spectra"][1]["seen"] == pytest.approx(
         seen_share(last, task.y_test, model.head.weight.detach())

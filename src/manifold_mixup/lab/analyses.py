@@ -14,7 +14,7 @@ from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import evaluations, files, models, provenance, runs
 from manifold_mixup.lab.analyze import theory
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import Settings
+from manifold_mixup.lab.evaluate import FEATURES, Settings
 from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report.spectra_table import Rows, spectra_table
@@ -50,7 +50,8 @@ class Spectra:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Of finished runs on one data set and with one model."""
     layers: tuple[str, ...] = ()
-    """Which layers; left out, those where the model is mixed."""
+    """Which layers; left out, those where the model is mixed, and features: what its last linear
+    layer takes."""
     when: When = "last"
     """The last epoch, or the best."""
     root: Path = Path("~/.cache/manifold-mixup")
@@ -171,9 +172,9 @@ def _spectra(looked: Looked) -> bool:
 def _spectra_of(folder: Path, run: Run, looked: Looked) -> list[dict[str, Any]]:
     options, data = looked.options, looked.data
     model = evaluations.trained(folder, data, options.when)
-    chosen = options.layers or models.eligible(run.model, model, data.x)
+    chosen = options.layers or (*models.eligible(run.model, model, data.x), FEATURES)
     found = evaluations.evaluated(
-        folder, data, options.when, battery=["spectra"], settings=Settings(layers=chosen)
+        folder, data, options.when, battery=["spectra"], settings=Settings(spectra=chosen)
     )
     rows: list[dict[str, Any]] = found["spectra"]
     return rows

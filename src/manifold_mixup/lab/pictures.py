@@ -1,6 +1,6 @@
 """From finished runs to the picture that belongs to a table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from manifold_mixup.lab import evaluations, runs
@@ -8,7 +8,7 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import features
 from manifold_mixup.lab.evaluate.plane import hidden_plane, input_plane
 from manifold_mixup.lab.paper.numbers import Found
-from manifold_mixup.lab.paper.tables import Table
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report import plots
 
@@ -16,18 +16,22 @@ Finished = Mapping[Run, Mapping[int, Found]]
 _SPREAD = 70  # points along an axis whose hidden states are drawn
 
 
-def draw(table: Table, found: Finished, data: Data, folder: Path, *, title: str) -> plots.Picture:
+def draw(
+    table: Table, found: Finished, data: Mapping[str, Data], folder: Path, *, title: str
+) -> plots.Picture:
     """Draw the picture of a table, from those of its runs that are finished.
 
     Args:
         table: says which picture.
         found: finished runs, by recipe (with seed 0) and by seed.
-        data: what they were trained on.
+        data: what they were trained on, by its name.
         folder: in which each run has its own.
         title: the line above everything.
     """
     if table.picture == "plane":
         return _plane(table, found, data, folder, title)
+    if table.picture == "states":
+        return _states(table, found, data, folder, title)
     if table.picture == "spectra":
         return _spectra(table, found, title)
     results = {
@@ -38,16 +42,39 @@ def draw(table: Table, found: Finished, data: Data, folder: Path, *, title: str)
     return plots.curve_picture(results, "train_loss", title=title)
 
 
-def _plane(table: Table, found: Finished, data: Data, folder: Path, title: str) -> plots.Picture:
-    """Draw the model of the first finished seed of each row."""
-    (layer,) = table.settings.layers or ()
-    views = {}
+def _first(table: Table, found: Finished) -> Iterator[tuple[Row, Run]]:
+    """Yield every row with the first of its seeds that is finished."""
     for row in table.rows:
-        of_run = found.get(row.run, {}) if row.run else {}
-        if of_run:
-            run = of_run[min(of_run)].result.run
-            views[row.label] = plane_view(folder / runs.folder_name(run), data, layer)
+        if row.run is not None and (of_run := found.get(row.run)):
+            yield row, of_run[min(of_run)].result.run
+
+
+def _plane(
+    table: Table, found: Finished, data: Mapping[str, Data], folder: Path, title: str
+) -> plots.Picture:
+    (layer,) = table.settings.spectra or ()
+    views = {
+        row.label: plane_view(folder / runs.folder_name(run), data[run.data], layer)
+        for row, run in _first(table, found)
+    }
     return plots.plane_picture(views, title=title)
+
+
+def _states(
+    table: Table, found: Finished, data: Mapping[str, Data], folder: Path, title: str
+) -> plots.Picture:
+    (layer,) = table.settings.spectra or ()
+    groups: dict[str, dict[str, plots.Points]] = {}
+    for row, run in _first(table, found):
+        own = data[run.data]
+        states = features(
+            evaluations.trained(folder / runs.folder_name(run), own), own.x_test, layer=layer
+        )
+        groups.setdefault(row.group, {})[row.name] = (
+            states.double().cpu().numpy(),
+            own.y_test.numpy(),
+        )
+    return plots.states_picture(groups, title=title)
 
 
 def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
@@ -72,7 +99,7 @@ def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
 
 def _spectra(table: Table, found: Finished, title: str) -> plots.Picture:
     """Draw the singular values of the last epoch, a panel for each group of rows."""
-    (layer,) = table.settings.layers or ()
+    (layer,) = table.settings.spectra or ()
     groups: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
     for row in table.rows:
         for one in (found.get(row.run, {}) if row.run else {}).values():

@@ -41,7 +41,7 @@ class Reproduce:
 
     table: tyro.conf.Positional[str]
     """table-1a, table-1b, table-2 to table-9, preact50, gradient-block, knn, low-data,
-    outliers, figure-1, figure-2, figure-6, figure-7, or spectra."""
+    outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra."""
     scale: str = "full"
     """full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that it runs."""
     seeds: int = 5
@@ -211,7 +211,7 @@ def _drawn(reproduction: Reproduction, found: Mapping[Run, Mapping[int, Found]])
     from manifold_mixup.lab import pictures  # matplotlib takes a second to import
     from manifold_mixup.lab.report import plots
 
-    ((data, _),) = reproduction.groups
+    data = {group[0].data: data for data, group in reproduction.groups}
     drawn = pictures.draw(table, found, data, out / "runs", title=_title(reproduction))
     return plots.save(drawn, out / table.name)
 

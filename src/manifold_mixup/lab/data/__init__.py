@@ -21,6 +21,7 @@ from manifold_mixup.lab.data.arrays import (
     as_input,
     hold_out,
     take,
+    take_classes,
     take_per_class,
     take_tested,
 )
@@ -42,6 +43,7 @@ __all__ = [
 _KNOWN: dict[str, Callable[[Path], Data]] = {
     "mnist-1d": lambda _: mnist1d.load(),
     "mnist": partial(idx.load, kind="MNIST"),
+    "mnist-0-4": lambda root: take_classes(idx.load(root, "MNIST"), 5, name="MNIST, digits 0 to 4"),
     "fashion-mnist": partial(idx.load, kind="FashionMNIST"),
     "cifar-10": partial(cifar.load, classes=10),
     "cifar-100": partial(cifar.load, classes=100),

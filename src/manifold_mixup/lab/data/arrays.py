@@ -1,4 +1,4 @@
-"""`Data`: a classification task as tensors in memory, and two ways to make it smaller."""
+"""`Data`: a classification task as tensors in memory, and ways to make it smaller."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +83,20 @@ def take_tested(data: Data, count: int, *, seed: int = 0) -> Data:
     """Keep ``count`` test examples at most, drawn by ``seed``; the training set stays."""
     rows = _shuffled(len(data.x_test), seed)[:count].sort().values
     return replace(data, x_test=data.x_test[rows], y_test=data.y_test[rows])
+
+
+def take_classes(data: Data, count: int, *, name: str) -> Data:
+    """Keep the examples of the first ``count`` classes, for training and for testing."""
+    kept, kept_test = data.y < count, data.y_test < count
+    return replace(
+        data,
+        name=name,
+        x=data.x[kept],
+        y=data.y[kept],
+        x_test=data.x_test[kept_test],
+        y_test=data.y_test[kept_test],
+        classes=count,
+    )
 
 
 def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:

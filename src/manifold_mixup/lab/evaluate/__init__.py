@@ -1,7 +1,7 @@
 """What a trained model is worth: `scores` of every run, `evaluate` for the paper's batteries."""
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
-from manifold_mixup.lab.evaluate.battery import PARTS, Settings, battery_of, evaluate
+from manifold_mixup.lab.evaluate.battery import FEATURES, PARTS, Settings, battery_of, evaluate
 from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, deform
 from manifold_mixup.lab.evaluate.inference import logits
@@ -21,6 +21,7 @@ from manifold_mixup.lab.evaluate.scores import Scores, scores
 __all__ = [
     "CORRUPTIONS",
     "DEFORMATIONS",
+    "FEATURES",
     "PARTS",
     "Attack",
     "Corruption",

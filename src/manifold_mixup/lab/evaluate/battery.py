@@ -57,6 +57,9 @@ UNITS = {
     "seen": "% of the variance within classes, in the row space of the classifier",
 }
 
+FEATURES = "features"
+"""Stands for what enters the last linear layer, where layers are named."""
+
 Row = dict[str, Any]
 Job = tuple[str, Callable[[], Row]]
 
@@ -79,8 +82,9 @@ class Settings:
         features: the layer whose features have neighbours; see `features`.
         k: how many neighbours vote.
         metric: what makes them near.
-        layers: where states are interpolated, and whose spectra are taken; ``None`` takes the
-            choice of `find_layers`.
+        layers: where states are interpolated; ``None`` takes the choice of `find_layers`.
+        spectra: layers whose spectra are taken, ``"features"`` for what enters the last linear
+            layer; ``None`` takes ``layers`` without the input, and the features.
         lams: the λ of the curves.
     """
 
@@ -96,6 +100,7 @@ class Settings:
     k: int = 5
     metric: Metric = "euclidean"
     layers: Sequence[str] | None = None
+    spectra: Sequence[str] | None = None
     lams: Sequence[float] = LAMS
 
 
@@ -353,17 +358,16 @@ def _spectra(subject: _Subject) -> Iterator[Job]:
             for name, of_class in spectra.items()
         }
 
-    def features_row() -> Row:
+    def row(layer: str) -> Row:
+        if layer != FEATURES:
+            return found(features(model, x, layer=layer))
         states, head = features(model, x), classifier_of(model, x)
         return {"seen": seen_share(states, y, head.weight)} | found(states)
 
-    def layer_row(layer: str) -> Row:
-        return found(features(model, x, layer=layer))
-
-    for layer in subject.settings.layers or _default_layers(subject):
+    settings = subject.settings
+    for layer in settings.spectra or (*(settings.layers or _default_layers(subject)), FEATURES):
         if layer != "input":
-            yield layer, partial(layer_row, layer)
-    yield "features", features_row
+            yield layer, partial(row, layer)
 
 
 def _plane(subject: _Subject) -> Iterator[Job]:

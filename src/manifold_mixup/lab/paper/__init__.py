@@ -31,6 +31,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "outliers": robustness.outliers,
     "figure-1": figures.figure_1,
     "figure-2": figures.figure_2,
+    "figure-5": figures.figure_5,
     "figure-6": figures.figure_6,
     "figure-7": figures.figure_7,
     "spectra": figures.spectra,

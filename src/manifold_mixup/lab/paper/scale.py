@@ -52,8 +52,10 @@ SCALES = {
 _OWN = {
     ("laptop", "figure-1"): FULL,  # it takes minutes as it is
     ("laptop", "figure-2"): FULL,
+    ("laptop", "figure-5"): Scale(width=256, examples=10_000, lr=1e-3),
     ("laptop", "table-8"): Scale(width=8),
     ("laptop", "spectra"): Scale(width=256, examples=10_000, lr=1e-3),
+    ("smoke", "figure-5"): Scale(epochs=1, width=16, examples=100, test=200),
     ("smoke", "spectra"): Scale(epochs=1, width=16, examples=200, test=600),
 }
 """What a scale means for tables of perceptrons."""

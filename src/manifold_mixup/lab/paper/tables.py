@@ -83,8 +83,9 @@ class Table:
         settings: of `evaluate`, where a column needs it.
         unknown: data sets whose test images the models have never seen anything like.
         note: what a reader has to know about the protocol.
-        picture: what is drawn of it: ``"plane"`` the inputs and the hidden states of points in the
-            plane, ``"spectra"`` singular values, ``"curves"`` the training loss by epoch.
+        picture: what is drawn of it: ``"plane"``, classifiers of points in the plane;
+            ``"states"``, those of a layer of two units; ``"spectra"``, singular values;
+            ``"curves"``, the training loss by epoch.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Table:
     settings: Settings = field(default_factory=Settings)
     unknown: tuple[str, ...] = ()
     note: str = ""
-    picture: Literal["", "plane", "spectra", "curves"] = ""
+    picture: Literal["", "plane", "states", "spectra", "curves"] = ""
 
     @property
     def battery(self) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ from manifold_mixup.lab.report.plots.report import (
     strength_picture,
 )
 from manifold_mixup.lab.report.plots.spectra import spectra_picture
+from manifold_mixup.lab.report.plots.states import Points, states_picture
 from manifold_mixup.lab.report.plots.theory import theory_picture
 
 __all__ = [
     "CURVES",
     "Picture",
+    "Points",
     "View",
     "comparison_picture",
     "curve_picture",
@@ -23,6 +25,7 @@ __all__ = [
     "reliability_picture",
     "save",
     "spectra_picture",
+    "states_picture",
     "strength_picture",
     "theory_picture",
 ]
