@@ -1,5 +1,7 @@
 """The report: what it is made of, what it says, and how a real browser shows it."""
 
+import json
+import os
 import shlex
 import shutil
 from dataclasses import replace
@@ -70,6 +72,45 @@ def test_numbers_and_differences_are_those_of_the_runs(place):
     mean, _, interval = difference_text(paired_difference(mixed, plain), 3).partition(" ")
     assert f"{mean}<br>{interval}" in text
     assert "A title</h1>" in text
+
+
+def test_the_numbers_of_the_pictures(place):
+    found = gather([place])
+    text = page(found, title="")
+    items = found.items[:2]
+    for k in (0, 4, 6):
+        risk = [100 - item.evaluation["strength"][0]["accuracy"][k] for item in items]
+        assert f"<td>{spread_text(spread(risk), 1)}</td>" in text
+    for epoch in (1, 2, 3):
+        nll = [item.result.curve[epoch - 1].nll for item in items]
+        assert f"<td>{spread_text(spread(nll), 3)}</td>" in text
+    bins = [item.result.last.reliability for item in items]
+    k = max(range(15), key=lambda k: bins[0].count[k])
+    count = sum(one.count[k] for one in bins)
+    right = sum(one.count[k] * one.accuracy[k] for one in bins)
+    assert f"<td>{100 * right / count:.1f} % of {count}</td>" in text
+
+
+def test_a_score_that_is_not_there_leaves_its_cell_empty(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "one")
+    path = tmp_path / "one" / "result.json"
+    content = json.loads(path.read_text())
+    content["result"]["last"]["brier"] = None
+    path.write_text(json.dumps(content))
+    assert "<td></td>" in page(gather([tmp_path]), title="")
+
+
+def test_of_two_evaluations_the_later_counts(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "one")
+    for age, name in enumerate("ba"):
+        path = tmp_path / "one" / f"evaluation-last-{name}.json"
+        path.write_text(json.dumps({"evaluation": {"part": name}}))
+        os.utime(path, (age, age))
+    (item,) = gather([tmp_path]).items
+    assert item.evaluation == {"part": "a"}
+    os.utime(tmp_path / "one" / "evaluation-last-b.json", (9, 9))
+    (item,) = gather([tmp_path]).items
+    assert item.evaluation == {"part": "b"}
 
 
 def test_what_stands_in_names_is_shown_and_not_run(place):
