@@ -149,6 +149,9 @@ def measure(run: Run, data: Data, rounds: int) -> None:
     pictures = DataLoader(Pictures(data), run.batch, shuffle=True)
     ways: dict[str, Callable[[], float]] = {
         "plain loop": lambda: plain_epoch(run, data, lambda: plain_batches(run, data)),
+        "the same once more (noise)": lambda: plain_epoch(
+            run, data, lambda: plain_batches(run, data)
+        ),
         "ours, no mixup": lambda: train(run, data).seconds,
         "ours, manifold mixup": lambda: train(mixed, data).seconds,
         "DataLoader and transforms": lambda: plain_epoch(run, data, lambda: iter(pictures)),
