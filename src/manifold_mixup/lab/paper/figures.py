@@ -5,22 +5,19 @@ from dataclasses import replace
 from typing import Literal
 
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
+from manifold_mixup.lab.paper.protocol import SMALL, at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
 from manifold_mixup.lab.recipes import Run
 
 # The paper names neither optimizer nor schedule nor α of manifold mixup for its spirals.
-_SPIRALS = Run(
+_SPIRALS = replace(
+    SMALL,
     data="spirals",
     model="spiral-mlp",
-    loss="softmax_bce",
     epochs=500,
     batch=100,
-    optimizer="adam",
     lr=1e-3,
     schedule="one-cycle",
-    weight_decay=0.0,
-    width=None,
 )
 _BOTTLENECK = ("spectra", "bottleneck")
 _SPIRAL_COLUMNS = (

@@ -18,6 +18,10 @@ _PAPER = Run(
 )
 
 
+SMALL = Run(loss="softmax_bce", optimizer="adam", weight_decay=0.0, width=None)
+"""What the trainings of the figures and of Table 8 have in common."""
+
+
 def none(run: Run) -> Run:
     """Mix nothing."""
     return replace(run, method="no mixup", layers=())

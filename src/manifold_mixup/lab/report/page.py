@@ -193,15 +193,14 @@ def _reliability(methods: Methods) -> Section:
         for name, of in methods.items()
     ]
     rows = []
-    for k in range(len(next(iter(bins.values()))[0].count)):
+    count_of_bins = len(next(iter(bins.values()))[0].count)
+    for k in range(count_of_bins):
         cells = []
         for of in bins.values():
             count = sum(one.count[k] for one in of)
             right = sum(one.count[k] * one.accuracy[k] for one in of)
             cells.append(Number(f"{100 * right / count:.1f} % of {count:,}" if count else "none"))
-        low, high = (k + j for j in (0, 1))
-        width = len(next(iter(bins.values()))[0].count)
-        rows.append((f"confidence {low / width:.2f} to {high / width:.2f}", cells))
+        rows.append((f"confidence {k / count_of_bins:.2f} to {(k + 1) / count_of_bins:.2f}", cells))
     return Section(
         "reliability",
         "Reliability",
@@ -226,10 +225,11 @@ def _strength(methods: Methods) -> Section | None:
         return None
     rows_of = {name: [rows[0] for rows in seeds] for name, seeds in found.items()}
     first = next(iter(rows_of.values()))[0]
-    rows = []
-    for k, eps in enumerate(first["eps"]):
-        values = ([100 - row["accuracy"][k] for row in rows] for rows in rows_of.values())
-        rows.append((f"ε = {eps:.4g}", [Number(spread_text(spread(of), 1)) for of in values]))
+    risk = {
+        name: [[100 - accuracy for accuracy in row["accuracy"]] for row in rows]
+        for name, rows in rows_of.items()
+    }
+    labels = [f"ε = {eps:.4g}" for eps in first["eps"]]
     return Section(
         "strength",
         "Risk at rising strength of FGSM",
@@ -240,7 +240,7 @@ def _strength(methods: Methods) -> Section | None:
                 "Error under FGSM against its strength for every method.",
             )
         ],
-        numbers=[Grid("Error under FGSM, %", list(rows_of), rows)],
+        numbers=[_by_method("Error under FGSM, %", labels, risk)],
     )
 
 
@@ -249,10 +249,10 @@ def _deformations(methods: Methods) -> Section | None:
     if not found:
         return None
     names = [row["name"] for row in next(iter(found.values()))[0]]
-    rows = []
-    for k, name in enumerate(names):
-        values = ([rows[k]["accuracy"] for rows in seeds] for seeds in found.values())
-        rows.append((name, [Number(spread_text(spread(of), 1)) for of in values]))
+    accuracy = {
+        method: [[row["accuracy"] for row in rows] for rows in seeds]
+        for method, seeds in found.items()
+    }
     return Section(
         "deformations",
         "Deformed images",
@@ -263,8 +263,19 @@ def _deformations(methods: Methods) -> Section | None:
                 "Accuracy on deformed images for every method.",
             )
         ],
-        numbers=[Grid("Accuracy, %", list(found), rows)],
+        numbers=[_by_method("Accuracy, %", names, accuracy)],
     )
+
+
+def _by_method(
+    caption: str, labels: Sequence[str], methods: Mapping[str, Sequence[Sequence[float]]]
+) -> Grid:
+    """Make a table with a row a label; each method has a list of as many numbers for each seed."""
+    rows = []
+    for k, label in enumerate(labels):
+        values = ([of_seed[k] for of_seed in seeds] for seeds in methods.values())
+        rows.append((label, [Number(spread_text(spread(of), 1)) for of in values]))
+    return Grid(caption, list(methods), rows)
 
 
 def _spectra(methods: Methods) -> Section | None:
