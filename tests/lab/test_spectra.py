@@ -140,6 +140,9 @@ def test_a_part_of_the_battery_on_request(task, plain):
     assert result["spectra"][0]["uncentred"]["values"] == pytest.approx(expected.mean(0).tolist())
     named = evaluate(model, task, battery=["spectra"], settings=Settings(spectra=("hidden1",)))
     assert [row["name"] for row in named["spectra"]] == ["hidden1"]
+    few = replace(task, x_test=task.x_test[:9], y_test=task.y_test[:9])
+    with pytest.raises(ValueError, match="spectrum of 'hidden1': class 0 has 3 examples"):
+        evaluate(model, few, battery=["spectra"], settings=Settings(spectra=("hidden1",)))
     last = features(model, task.x_test)
     assert result["spectra"][1]["seen"] == pytest.approx(
         seen_share(last, task.y_test, model.head.weight.detach())

@@ -95,7 +95,9 @@ def recipe(folder: Path) -> Run:
         FileNotFoundError: there is none.
     """
     if not (folder / RECIPE).exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it.")
+        raise FileNotFoundError(
+            f"{folder} holds no run: there is no {RECIPE} in it. Name the folder of one."
+        )
     return read_run(_read(folder / RECIPE)["run"])
 
 

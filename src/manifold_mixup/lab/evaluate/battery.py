@@ -364,10 +364,16 @@ def _spectra(subject: _Subject) -> Iterator[Job]:
         states, head = features(model, x), classifier_of(model, x)
         return {"seen": seen_share(states, y, head.weight)} | found(states)
 
+    def named(layer: str) -> Row:
+        try:
+            return row(layer)
+        except ValueError as error:
+            raise ValueError(f"spectrum of {layer!r}: {error}") from error
+
     settings = subject.settings
     for layer in settings.spectra or (*(settings.layers or _default_layers(subject)), FEATURES):
         if layer != "input":
-            yield layer, partial(row, layer)
+            yield layer, partial(named, layer)
 
 
 def _plane(subject: _Subject) -> Iterator[Job]:

@@ -93,7 +93,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
 def _folders(place: Path) -> Iterator[Path]:
     if not place.is_dir():
-        raise FileNotFoundError(f"there is no folder {place}.")
+        raise FileNotFoundError(f"there is no folder {place}. Name one that holds runs.")
     yield from sorted(path.parent for path in place.rglob(runs.RECIPE))
 
 
