@@ -2,8 +2,10 @@
 
     python benchmarks/train.py
 
-An epoch of a narrow PreActResNet18 on images like CIFAR's, in interleaved rounds, all with the same
-batches, precision and optimizer. The loops beside ours:
+A narrow PreActResNet18 on images like CIFAR's, all loops with the same batch size, precision and
+optimizer. Two loops train at once, taking turns: after every step of one comes a step of the other
+(on a GPU every so many), so that what the machine does meanwhile meets both alike. Whole epochs one
+after another differ by a tenth for the same loop, and by their place in the round. The loops:
 
 - *plain*: a shuffled index, crops and mirroring of whole batches, nothing else.
 - *DataLoader*: torch's, with torchvision's transforms image by image, as tutorials have it.
@@ -16,7 +18,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from statistics import median
+from statistics import median, quantiles
 
 import torch
 from torch import Tensor
@@ -78,22 +80,51 @@ def plain_batches(run: Run, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.where(mirrored, out.flip(3), out).float() / 255, y[rows]
 
 
-def plain_epoch(run: Run, data: Data, batches: Batches) -> float:
-    """Train for an epoch with nothing but PyTorch; return its seconds."""
+def plain_steps(run: Run, data: Data, batches: Batches) -> Iterator[None]:
+    """Train with nothing but PyTorch, one step each time the next is asked for."""
     model = fresh_model(run, data).to(run.device).train()
     optimizer = optimizers.build(model, run)
-    start = time.perf_counter()
-    for x, y in batches():
-        if run.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        device = torch.device(run.device).type
-        with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bf16"):
-            loss = cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    loss.item()
-    return time.perf_counter() - start
+    device = torch.device(run.device).type
+    while True:
+        for x, y in batches():
+            if run.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bf16"):
+                loss = cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            yield
+
+
+class Turns:
+    """Times two loops that take turns, the plain one and the one that calls `swap` every step."""
+
+    def __init__(self, run: Run, data: Data) -> None:
+        self.plain = plain_steps(run, data, lambda: plain_batches(run, data))
+        self.cuda = torch.device(run.device).type == "cuda"
+        self.stride = 20 if self.cuda else 1  # waiting for a GPU at every step would cost both
+        self.seconds: list[tuple[float, float]] = []  # a step of the other, of the plain one
+        self._steps = 0
+        self._began: float | None = None
+
+    def swap(self, _: float = 0.0) -> None:
+        """Let the plain loop do as many steps as the other has done."""
+        self._steps += 1
+        if self._steps % self.stride:
+            return
+        now = self._now()
+        for _ in range(self.stride):
+            next(self.plain)
+        after = self._now()
+        if self._began is not None:  # in the first turn both build what they keep
+            self.seconds.append(((now - self._began) / self.stride, (after - now) / self.stride))
+        self._began = after
+
+    def _now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def loader_seconds(run: Run, data: Data) -> float:
@@ -143,28 +174,53 @@ def idle(spans: list[tuple[float, float]]) -> float:
     return 1 - covered / (end - begin)
 
 
+def in_turn(run: Run, data: Data, train_by: Callable[[Turns], object]) -> list[tuple[float, float]]:
+    """Let a loop train for an epoch in turn with the plain one; return the seconds of each turn."""
+    turns = Turns(run, data)
+    train_by(turns)
+    return turns.seconds
+
+
+def by_steps(steps: Iterator[None], count: int) -> Callable[[Turns], object]:
+    """Return a loop of ``count`` steps that gives the plain one its turns."""
+
+    def loop(turns: Turns) -> None:
+        for _ in range(count):
+            next(steps)
+            turns.swap()
+
+    return loop
+
+
 def measure(run: Run, data: Data, rounds: int) -> None:
-    """Print the medians of interleaved rounds."""
+    """Print the time of a step of each loop, and its ratio to the plain step next to it."""
     mixed = replace(run, layers=("input", "layer1", "layer2"), alpha=2.0)
+    count = len(data.x) // run.batch
     pictures = DataLoader(Pictures(data), run.batch, shuffle=True)
-    ways: dict[str, Callable[[], float]] = {
-        "plain loop": lambda: plain_epoch(run, data, lambda: plain_batches(run, data)),
-        "the same once more (noise)": lambda: plain_epoch(
-            run, data, lambda: plain_batches(run, data)
-        ),
-        "ours, no mixup": lambda: train(run, data).seconds,
-        "ours, manifold mixup": lambda: train(mixed, data).seconds,
-        "DataLoader and transforms": lambda: plain_epoch(run, data, lambda: iter(pictures)),
-        "our loader alone": lambda: loader_seconds(run, data),
+    again = plain_steps(run, data, lambda: plain_batches(run, data))
+    by_picture = plain_steps(run, data, lambda: iter(pictures))
+    ways: dict[str, Callable[[Turns], object]] = {
+        "the plain loop again (noise)": by_steps(again, count),
+        "ours, no mixup": lambda turns: train(run, data, on_step=turns.swap),
+        "ours, manifold mixup": lambda turns: train(mixed, data, on_step=turns.swap),
+        "DataLoader and transforms": by_steps(by_picture, count),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):  # the first warms up
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    alone = []
+    for _ in range(rounds):
         for name, way in ways.items():
-            seconds[name].append(way())
-    print(f"{'an epoch':28}{'median s':>10}{'to plain':>10}")
-    for name, all_ in seconds.items():
-        ratios = [a / b for a, b in zip(all_[1:], seconds["plain loop"][1:], strict=True)]
-        print(f"{name:28}{median(all_[1:]):10.3f}{median(ratios):10.3f}")
+            seconds[name] += in_turn(run, data, way)
+        alone.append(loader_seconds(run, data) / count)
+    print(f"{'a step':30}{'ms':>9}{'plain ms':>10}{'ratio':>8}  middle half, n")
+    for name, turns in seconds.items():
+        ours, plain = (median(side) for side in zip(*turns, strict=True))
+        ratios = [a / b for a, b in turns]
+        low, middle, high = quantiles(ratios, n=4)
+        print(
+            f"{name:30}{1e3 * ours:9.2f}{1e3 * plain:10.2f}{middle:8.3f}"
+            f"  {low:.3f} to {high:.3f}, {len(ratios)}"
+        )
+    print(f"our loader alone: {1e3 * median(alone):.2f} ms a step")
     if run.device == "cuda":
         for name, one in {"no mixup": run, "manifold mixup": mixed}.items():
             print(f"the GPU idles, {name}: {100 * idle_share(one, data):.1f} % of the time")
@@ -174,11 +230,11 @@ def main() -> None:
     """Read the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     options = parser.parse_args()
-    data = images(300 if options.quick else 10_000)
+    data = images(500 if options.quick else 10_000)
     run = Run(
         data="random images",
         model="preact-resnet18",
