@@ -60,6 +60,7 @@ def _commands() -> dict[str, Command]:
         compare,
         evaluate_one,
         layers,
+        play,
         report_page,
         reproduce,
         train_one,
@@ -74,6 +75,7 @@ def _commands() -> dict[str, Command]:
         "analyze": Command(analyses.Analyze, analyses.prepare, analyses.analyze),
         "reproduce": Command(reproduce.Reproduce, reproduce.prepare, reproduce.reproduce),
         "report": Command(report_page.Report, report_page.prepare, report_page.report),
+        "playground": Command(play.Playground, play.prepare, play.play),
         "layers": Command(layers.Layers, layers.prepare, layers.show_layers),
     }
 

@@ -1,0 +1,53 @@
+"""Start, pause, step, restart, and how far it is."""
+
+from nicegui import ui
+
+from manifold_mixup.lab.playground.choice import Choice
+from manifold_mixup.lab.playground.session import Session
+
+
+class Bar:
+    """The buttons that act on a session.
+
+    Args:
+        session: what they act on.
+        choice: what it was made of.
+    """
+
+    def __init__(self, session: Session, choice: Choice) -> None:
+        self._session = session
+        self._choice = choice
+        with ui.row().classes("gap-2 items-center"):
+            self._run = ui.button("Start", on_click=self._start_or_pause).props("no-caps")
+            ui.button("Step", on_click=self._step).props("no-caps outline")
+            ui.button("Restart", on_click=lambda: self.restart(self._choice)).props(
+                "no-caps outline"
+            )
+        self._status = ui.label()
+
+    def restart(self, choice: Choice) -> None:
+        """Begin anew, with another choice or the same."""
+        self._choice = choice
+        self._session.restart(choice)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let the first button say what it will do, and the status what is done."""
+        session, frame = self._session, self._session.frame
+        self._run.set_text("Pause" if session.running else "Start")
+        if session.failure:
+            self._status.set_text(f"Stopped: {session.failure}")
+        elif frame is not None:
+            finished = ", finished" if frame.epoch == frame.epochs else ""
+            self._status.set_text(f"epoch {frame.epoch} of {frame.epochs}{finished}")
+
+    def _start_or_pause(self) -> None:
+        if self._session.running:
+            self._session.pause()
+        else:
+            self._session.start()
+        self.refresh()
+
+    def _step(self) -> None:
+        self._session.step()
+        self.refresh()

@@ -1,0 +1,104 @@
+"""What is chosen on the page."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nicegui import ui
+
+from manifold_mixup.lab.playground.choice import BOUNDS, INPUT, LAYERS, MANIFOLD, Choice, methods
+from manifold_mixup.lab.playground.parts import Slider, Text
+
+_LABELS = {
+    "alpha": "α, λ ~ Beta(α, α)",
+    "noise": "noise of the points",
+    "width": "units of a hidden layer",
+    "seed": "seed",
+}
+
+
+class Controls:
+    """A menu, sliders and boxes, and the link to what they are set to.
+
+    Args:
+        choice: what they are set to first.
+        restart: called with every other choice.
+    """
+
+    def __init__(self, choice: Choice, restart: Callable[[Choice], None]) -> None:
+        self._choice = choice
+        self._begin_anew = restart
+        self._method()
+        self._alpha = self._slider("alpha")
+        self._boxes = self._layers()
+        for name in ("noise", "width", "seed"):
+            self._slider(name)
+        with ui.row().classes("gap-3 items-center"):
+            ui.button("Copy link", on_click=self._copy).props("no-caps outline")
+            self._link = ui.link("this choice", self._address())
+        self._allow()
+
+    def _method(self) -> None:
+        ui.select(
+            [name for name in methods() if name != "no mixup"],
+            value=self._choice.method,
+            label="method, beside no mixup",
+            on_change=lambda event: self._change(method=event.value),
+        ).classes("w-full")
+
+    def _slider(self, name: str) -> Slider:
+        value = getattr(self._choice, name)
+        kind, label = type(value), _LABELS[name]
+        with Text("label").classes("w-full"):
+            shown = Text("span", text=f"{label}: {value:g}")
+            return Slider(
+                *BOUNDS[name],
+                value=value,
+                on_drag=lambda new: shown.set_text(f"{label}: {new:g}"),
+                # Networks begin anew once it is let go, not while it is dragged.
+                on_release=lambda new: self._change(**{name: kind(new)}),
+            )
+
+    def _layers(self) -> dict[str, ui.checkbox]:
+        with ui.element("fieldset").classes("w-full"):
+            Text("legend", text="eligible layers; each step draws one")
+            with ui.row().classes("gap-x-3 gap-y-1"):
+                return {
+                    layer: ui.checkbox(
+                        layer, value=layer in self._choice.layers, on_change=self._choose_layers
+                    ).props("dense")
+                    for layer in LAYERS
+                }
+
+    def _choose_layers(self) -> None:
+        chosen = tuple(layer for layer, box in self._boxes.items() if box.value)
+        if chosen:
+            self._change(layers=chosen)
+            return
+        ui.notify("One layer at least has to stay.")
+        for layer in self._choice.layers:
+            self._boxes[layer].set_value(True)
+
+    def _change(self, **values: Any) -> None:
+        choice = replace(self._choice, **values)
+        if choice == self._choice:
+            return
+        self._choice = choice
+        self._allow()
+        self._begin_anew(choice)
+        self._link.props["href"] = self._address()
+        ui.navigate.history.replace(self._address())
+
+    def _allow(self) -> None:
+        """Put out of reach what the method does not look at."""
+        self._alpha.set_enabled(self._choice.method in (INPUT, MANIFOLD))
+        for box in self._boxes.values():
+            box.set_enabled(self._choice.method == MANIFOLD)
+
+    def _address(self) -> str:
+        return f"/?{self._choice.query()}"
+
+    async def _copy(self) -> None:
+        origin = await ui.run_javascript("window.location.origin")
+        ui.clipboard.write(f"{origin}{self._address()}")
+        ui.notify("The link is copied.")

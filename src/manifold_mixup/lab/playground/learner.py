@@ -1,0 +1,107 @@
+"""One network while it learns: an epoch at a time, and what is seen of it in between."""
+
+import math
+import threading
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifold_mixup.lab import evaluate, optimizers
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import features
+from manifold_mixup.lab.evaluate.inference import in_eval_mode
+from manifold_mixup.lab.evaluate.plane import Plane, hidden_plane, input_plane
+from manifold_mixup.lab.evaluate.spectra import class_spectra, variance_within
+from manifold_mixup.lab.job import Job
+from manifold_mixup.lab.recipes import Run
+
+BOTTLENECK = "bottleneck"
+_SIDE = 64  # points along an axis: what a second has room for several times over
+_TURN = threading.Lock()
+"""Steps draw from torch's own generator, so that those of several pages must not mingle."""
+
+
+class Sight(NamedTuple):
+    """What a network looks like after an epoch.
+
+    Attributes:
+        loss: the training loss of the epoch, mixed where it mixes; NaN before the first.
+        error: of the test points, in percent.
+        nll: of the test points, in nats.
+        within: share of the variance at the bottleneck that is within classes, in percent.
+        inputs: what it says in the plane of the points.
+        hidden: what it says in the plane of the bottleneck.
+        states: the training points there, ``(n, 2)``.
+    """
+
+    loss: float
+    error: float
+    nll: float
+    within: float
+    inputs: Plane
+    hidden: Plane
+    states: Tensor
+
+
+class Learner:
+    """A network that learns step for step as `train` has it, and can be looked at.
+
+    Args:
+        run: the recipe.
+        data: the spirals.
+    """
+
+    def __init__(self, run: Run, data: Data) -> None:
+        with _TURN:
+            self.job = Job(run, data)
+        self.run = run
+        self.data = data
+        self.epoch = 0
+        self.loss = math.nan
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe has no more epochs."""
+        return self.epoch == self.run.epochs
+
+    def learn(self) -> None:
+        """Train for an epoch.
+
+        Raises:
+            FloatingPointError: the loss is no longer finite.
+        """
+        job, total = self.job, torch.zeros(())
+        job.model.train()
+        self.epoch += 1
+        with _TURN, torch.random.fork_rng():
+            for k, (x, y) in enumerate(job.loader.epoch(self.epoch)):
+                step = (self.epoch - 1) * len(job.loader) + k
+                job.draw_by(step)
+                optimizers.set_rate(job.optimizer, self.run, progress=step / job.steps)
+                loss = job.method.criterion(job.model(x), y)
+                loss.backward()
+                total += loss.detach() * len(y)
+                job.optimizer.step()
+                job.optimizer.zero_grad()
+        self.loss = float(total) / len(self.data.y)
+        if not math.isfinite(self.loss):
+            raise FloatingPointError(
+                f"{self.run.method}: the loss is {self.loss} in epoch {self.epoch}."
+            )
+
+    def look(self) -> Sight:
+        """Look at the network as it is now."""
+        model, data = self.job.core, self.data
+        states = features(model, data.x, layer=BOTTLENECK)
+        with in_eval_mode(model):
+            scores = evaluate.logits(model, data.x_test)
+        return Sight(
+            loss=self.loss,
+            error=evaluate.error(scores, data.y_test),
+            nll=evaluate.nll(scores, data.y_test),
+            within=variance_within(states, class_spectra(states, data.y, centred=True))[0],
+            inputs=input_plane(model, data.x, side=_SIDE),
+            hidden=hidden_plane(model, data.x, BOTTLENECK, side=_SIDE),
+            states=states,
+        )

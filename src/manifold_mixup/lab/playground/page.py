@@ -1,0 +1,108 @@
+"""The page, and what serves it.
+
+NiceGUI does: it keeps one socket open, on which a click and a picture each take milliseconds,
+brings along all that the browser needs, and asks no other host. Streamlit would run its script anew
+at each click; the packages of Gradio and marimo are four times as large.
+"""
+
+from collections.abc import Callable
+
+from nicegui import app, ui
+from starlette.requests import Request
+
+from manifold_mixup.lab.playground.bar import Bar
+from manifold_mixup.lab.playground.choice import read
+from manifold_mixup.lab.playground.controls import Controls
+from manifold_mixup.lab.playground.parts import Text
+from manifold_mixup.lab.playground.session import Session
+from manifold_mixup.lab.playground.view import View
+
+TITLE = "Manifold Mixup: playground"
+_REFRESH = 0.1  # seconds between two looks at whether there is something new to show
+_CSS = """
+.nicegui-content { max-width: 80rem; margin: auto; }
+h1 { font-size: 1.5rem; line-height: 1.2; font-weight: 600; margin: 0; }
+h2 { font-size: 1.1rem; line-height: 1.2; font-weight: 600; margin: 0; }
+figure { margin: 0; }
+figure img { width: 100%; height: auto; border-radius: 4px; }
+figcaption { font-size: .85rem; }
+.columns { display: grid; width: 100%; gap: .75rem 2rem;
+  grid-template: "bar view" auto "choice view" 1fr / 18rem minmax(0, 44rem); }
+.bar { grid-area: bar; }
+.choice { grid-area: choice; }
+.view { grid-area: view; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem 1rem; }
+.numbers { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+.numbers th, .numbers td { text-align: right; padding: .15rem 0 .15rem .75rem; font-weight: 400; }
+.numbers th:first-child { text-align: left; padding-left: 0; }
+.numbers thead th { border-bottom: 1px solid currentColor; font-weight: 600; }
+input[type=range] { width: 100%; height: 1.75rem; accent-color: #0072B2; }
+.complaint { border-left: 4px solid #D55E00; padding-left: .75rem; overflow-wrap: anywhere; }
+.body--dark :is(.q-btn--outline, .nicegui-link) { color: #7CC4F2 !important; }
+@media (max-width: 52rem) {
+  .columns { grid-template: "bar" "view" "choice" / minmax(0, 1fr); }
+  .bar { position: sticky; top: 0; z-index: 1; padding: .5rem 0; background: Canvas; }
+}
+"""
+_HELP = (
+    "Two networks of nine layers learn the same two spirals from the same weights; in the middle "
+    "both have a layer of two units. Colour is the class a network sees, white where it sees both. "
+    "The line is its boundary; the dots enclose what it is more than 95 % sure of. Watch manifold "
+    "mixup stay unsure between the arms, and draw each class together at the layer it mixes "
+    "(Figures 1 and 2 of the paper; manifold-mixup reproduce figure-2 measures them over seeds)."
+)
+
+
+def serve(host: str, port: int, *, show: bool, ready: Callable[[], None]) -> None:
+    """Serve the page until the process is told to end.
+
+    Args:
+        host: address to listen on.
+        port: likewise.
+        show: whether to open it in the browser.
+        ready: called when it is about to be there.
+    """
+    app.on_startup(ready)
+    ui.run(
+        _page,
+        host=host,
+        port=port,
+        title=TITLE,
+        favicon="🌀",
+        dark=None,
+        language="en-US",
+        show=show,
+        reload=False,
+        show_welcome_message=False,
+    )
+
+
+def _page(request: Request) -> None:
+    choice, complaints = read(dict(request.query_params))
+    session = Session(choice)
+    ui.context.client.on_delete(session.close)
+    ui.add_css(_CSS)
+    ui.colors(primary="#0072B2")
+    with ui.element("main").classes("columns"):
+        with ui.column().classes("bar gap-2"):
+            Text("h1", text=TITLE)
+            bar = Bar(session, choice)
+        with ui.column().classes("choice gap-2"):
+            _say(complaints)
+            Controls(choice, bar.restart)
+        with ui.column().classes("view gap-4 min-w-0"):
+            view = View(session)
+            ui.label(_HELP).classes("text-sm")
+
+    def refresh() -> None:
+        bar.refresh()
+        view.refresh()
+
+    ui.timer(_REFRESH, refresh)
+
+
+def _say(complaints: list[str]) -> None:
+    if complaints:
+        with ui.column().classes("complaint gap-1").props("role=alert"):
+            for complaint in complaints:
+                ui.label(complaint)

@@ -1,0 +1,180 @@
+"""What stands behind an open page: two networks that learn in a thread of their own."""
+
+import math
+import threading
+import time
+from enum import Enum
+from typing import NamedTuple
+
+from manifold_mixup.lab.playground.choice import Choice
+from manifold_mixup.lab.playground.learner import Learner, Sight
+from manifold_mixup.lab.playground.paint import paint
+
+_BETWEEN = 0.25  # seconds of learning between two looks
+
+
+class Panel(NamedTuple):
+    """One network as the page shows it: what is seen of it, and the two pictures."""
+
+    sight: Sight
+    inputs: bytes
+    hidden: bytes
+
+
+class Frame(NamedTuple):
+    """Both networks after an epoch.
+
+    Attributes:
+        choice: what they were made by.
+        epoch: how many are done.
+        epochs: how many there are.
+        panels: no mixup, and the method.
+    """
+
+    choice: Choice
+    epoch: int
+    epochs: int
+    panels: tuple[Panel, Panel]
+
+
+class Session:
+    """Lets no mixup and a method learn side by side, in step.
+
+    The methods return at once; a thread does the work. What it has to show is in ``frame``, and
+    in ``failure`` why it stopped, if it had to.
+
+    Args:
+        choice: what to begin with.
+    """
+
+    def __init__(self, choice: Choice) -> None:
+        self.frame: Frame | None = None
+        self.failure = ""
+        self._choice = choice
+        self._again = True  # the networks are to be made anew
+        self._running = False
+        self._steps = 0
+        self._unseen = False  # an epoch was learnt that nobody has seen
+        self._closed = False
+        self._made_of = choice
+        self._learners: tuple[Learner, ...] = ()
+        self._looked = -math.inf
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="playground", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether the networks learn, and go on until they are paused."""
+        return self._running
+
+    def start(self) -> None:
+        """Learn until paused or finished."""
+        with self._changed:
+            self._running = not self._finished
+            self._changed.notify()
+
+    def pause(self) -> None:
+        """Stop after the epoch that is being learnt."""
+        with self._changed:
+            self._running, self._steps = False, 0
+
+    def step(self) -> None:
+        """Learn for one epoch more, then pause."""
+        with self._changed:
+            self._running = False
+            self._steps += not self._finished
+            self._changed.notify()
+
+    def restart(self, choice: Choice) -> None:
+        """Begin again with new networks, running if the old ones were."""
+        with self._changed:
+            self._choice, self._again, self._steps = choice, True, 0
+            self.failure = ""
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread; nothing is learnt any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread of a closed session; return whether it has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (todo := self._next()) is not _Todo.END:
+            try:
+                if todo is _Todo.BUILD:
+                    self._learners = _made(self._made_of)
+                elif todo is _Todo.LEARN:
+                    for one in self._learners:
+                        one.learn()
+                self._show_if_due()
+            except Exception as error:  # a thread that dies says nothing to the page
+                with self._changed:
+                    self.failure = str(error)
+                    self._running, self._steps, self._unseen = False, 0, False
+
+    def _next(self) -> "_Todo":
+        """Wait until there is something to do; note that it is being done."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._again or self._learning or self._unseen
+            )
+            if self._closed:
+                return _Todo.END
+            if self._again:
+                self._again, self._unseen, self._made_of = False, True, self._choice
+                return _Todo.BUILD
+            if self._learning:
+                self._unseen, self._steps = True, max(self._steps - 1, 0)
+                return _Todo.LEARN
+            return _Todo.LOOK
+
+    @property
+    def _finished(self) -> bool:
+        return not self._again and bool(self._learners) and self._learners[0].finished
+
+    @property
+    def _learning(self) -> bool:
+        return self._running or self._steps > 0
+
+    def _show_if_due(self) -> None:
+        with self._changed:
+            if self._learners[0].finished:
+                self._running, self._steps = False, 0
+            if self._learning and time.perf_counter() - self._looked < _BETWEEN:
+                return
+            self._unseen = False
+        frame = _frame(self._made_of, self._learners)
+        with self._changed:
+            self._looked = time.perf_counter()
+            if not self._again:  # else these networks are of a choice that has passed
+                self.frame = frame
+
+
+class _Todo(Enum):
+    BUILD, LEARN, LOOK, END = range(4)
+
+
+def _made(choice: Choice) -> tuple[Learner, ...]:
+    data = choice.data()
+    plain, run = choice.runs()
+    return Learner(plain, data), Learner(run, data)
+
+
+def _frame(choice: Choice, learners: tuple[Learner, ...]) -> Frame:
+    first, second = map(_panel, learners)
+    return Frame(choice, learners[0].epoch, learners[0].run.epochs, (first, second))
+
+
+def _panel(learner: Learner) -> Panel:
+    sight, data = learner.look(), learner.data
+    return Panel(
+        sight,
+        paint(sight.inputs, data.x, data.y),
+        paint(sight.hidden, sight.states, data.y),
+    )

@@ -1,0 +1,437 @@
+"""The playground: its links, what it trains, its pictures, and the page in a real browser."""
+
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from dataclasses import fields, replace
+from urllib.error import URLError
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from manifold_mixup.lab import cli, paper, play, weights
+from manifold_mixup.lab.evaluate.plane import Plane
+from manifold_mixup.lab.models.mlp import SHAPES
+from manifold_mixup.lab.playground import choice as choices
+from manifold_mixup.lab.playground import session as sessions
+from manifold_mixup.lab.playground.choice import BOUNDS, LAYERS, Choice, methods, read
+from manifold_mixup.lab.playground.learner import Learner
+from manifold_mixup.lab.playground.paint import FIRST, SECOND, SIDE, paint
+from manifold_mixup.lab.playground.session import Session
+from manifold_mixup.lab.train import train
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def of_link(query):
+    return read(dict(parse_qsl(query)))
+
+
+@given(
+    st.builds(
+        Choice,
+        method=st.sampled_from([*methods()][1:]),
+        alpha=st.floats(*BOUNDS["alpha"][:2]),
+        layers=st.sets(st.sampled_from(LAYERS), min_size=1).map(
+            lambda some: tuple(layer for layer in LAYERS if layer in some)
+        ),
+        noise=st.floats(*BOUNDS["noise"][:2]),
+        width=st.integers(*BOUNDS["width"][:2]),
+        seed=st.integers(*BOUNDS["seed"][:2]),
+    )
+)
+def test_a_link_holds_the_whole_choice(choice):
+    assert of_link(choice.query()) == (choice, [])
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"alpha": "banana"}, "alpha is 'banana', not a number from 0.1 to 8. It is left at 2.0."),
+        ({"alpha": "nan"}, "alpha is 'nan', not a number"),
+        ({"noise": "-1"}, "noise is '-1', not a number from 0 to 3"),
+        ({"width": "8.5"}, "width is '8.5', not a whole number from 8 to 256. It is left at 128."),
+        ({"width": "100000"}, "not a whole number from 8 to 256"),
+        ({"method": HOSTILE}, f"There is no method {HOSTILE!r}. It is left at manifold mixup."),
+        ({"method": "no mixup"}, "There is no method 'no mixup'."),
+        ({"layers": "bottleneck,roof"}, "There is no layer 'roof'. It is left at bottleneck."),
+        ({"layers": ""}, "There is no layer ''."),
+        ({"utm_source": "x"}, "'utm_source' is nothing that can be chosen here."),
+    ],
+)
+def test_what_a_link_says_wrongly_is_left_as_usual_and_said(query, said):
+    choice, complaints = read({"seed": "3", **query})
+    assert choice == Choice(seed=3)
+    (complaint,) = complaints
+    assert said in complaint
+
+
+def test_as_it_opens_it_is_figure_1():
+    plain, _, mixed = (row.run for row in paper.table("figure-1").rows)
+    width = SHAPES[plain.model].width
+    assert Choice().runs() == (replace(plain, width=width), replace(mixed, width=width))
+
+
+def test_every_field_of_a_choice_decides_something():
+    usual = Choice()
+    others = {"method": "dropout 0.5", "alpha": 1.0, "layers": ("input", "hidden7"), "noise": 2.0}
+    others |= {"width": 16, "seed": 5}
+    assert others.keys() == {field.name for field in fields(Choice)}
+    for name, value in others.items():
+        other = replace(usual, **{name: value})
+        assert torch.equal(other.data().x, usual.data().x) == (name != "noise")
+        assert (other.runs() == usual.runs()) == (name == "noise")
+
+
+def test_it_offers_layers_that_can_be_mixed():
+    """All of them, and the network has no other ones in its row."""
+    choice = Choice(width=8, layers=LAYERS)
+    learner = Learner(choice.runs()[1], choice.data())
+    learner.learn()
+    assert learner.job.method.mixup.layers == LAYERS
+
+
+@pytest.mark.parametrize("method", ["manifold mixup", "input mixup", "dropout 0.5", "noise 0.1"])
+def test_it_learns_what_train_learns(method):
+    """To the same bits, although another network learns in between."""
+    choice = Choice(method=method, width=16, layers=("input", "bottleneck"))
+    plain, run = (replace(one, epochs=3) for one in choice.runs())
+    other, learner = Learner(plain, choice.data()), Learner(run, choice.data())
+    for _ in range(3):
+        other.learn()
+        learner.learn()
+        learner.look()
+    expected = train(run, choice.data())
+    assert weights.fingerprint(weights.of(learner.job.core)) == expected.weights
+    assert learner.loss == pytest.approx(expected.curve[-1].train_loss)
+    assert learner.finished
+    sight = learner.look()
+    assert (sight.error, sight.nll) == (expected.last.error, pytest.approx(expected.last.nll))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Recipes of five epochs."""
+    recipes = {name: replace(run, epochs=5) for name, run in methods().items()}
+    monkeypatch.setattr(choices, "methods", lambda: recipes)
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.01)
+
+
+def shows(session, epoch):
+    until(lambda: session.frame is not None and session.frame.epoch == epoch)
+
+
+@pytest.fixture
+def session(short):
+    with closing(Session(Choice(width=8))) as one:
+        shows(one, 0)
+        yield one
+
+
+def test_a_step_is_an_epoch_of_both(session):
+    for epoch in (1, 2):
+        session.step()
+        shows(session, epoch)
+    session.step()
+    session.step()
+    shows(session, 4)
+    time.sleep(0.2)
+    assert session.frame.epoch == 4
+    assert not session.running
+
+
+def test_it_starts_pauses_and_ends(session, monkeypatch):
+    slow = Learner.learn
+    monkeypatch.setattr(Learner, "learn", lambda self: (time.sleep(0.1), slow(self)))
+    session.start()
+    assert session.running
+    until(lambda: session.frame.epoch > 0)
+    session.pause()
+    assert not session.running
+    time.sleep(0.7)
+    paused = session.frame.epoch
+    assert paused < 5
+    session.start()
+    shows(session, 5)
+    until(lambda: not session.running)
+    session.start()
+    session.step()
+    time.sleep(0.1)
+    assert not session.running
+    assert session.frame.epoch == session.frame.epochs == 5
+
+
+def test_another_choice_begins_anew(session):
+    session.step()
+    shows(session, 1)
+    other = Choice(width=8, method="input mixup", seed=1)
+    session.restart(other)
+    shows(session, 0)
+    assert session.frame.choice == other
+    assert not session.running
+
+
+def test_the_networks_are_those_of_the_choice(session):
+    session.step()
+    shows(session, 1)
+    for panel, run in zip(session.frame.panels, session.frame.choice.runs(), strict=True):
+        expected = train(replace(run, epochs=5), Choice().data(), stop=lambda: False).curve[0]
+        assert panel.sight.loss == pytest.approx(expected.train_loss)
+        assert panel.sight.nll == pytest.approx(expected.nll)
+
+
+def test_what_goes_wrong_is_said_and_another_choice_works(session, monkeypatch):
+    def fails(_):
+        raise FloatingPointError("the loss is nan")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", fails)
+        session.start()
+        until(lambda: session.failure)
+        assert session.failure == "the loss is nan"
+        assert not session.running
+    session.restart(Choice(width=8, seed=2))
+    assert session.failure == ""
+    session.step()
+    shows(session, 1)
+
+
+def test_a_page_that_closes_leaves_no_thread(short):
+    one = Session(Choice(width=8))
+    one.start()
+    one.close()
+    assert one.join(30)
+    assert sessions.__name__  # the module stays importable without a page
+    assert "playground" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_picture_has_the_colours_of_the_classes():
+    """The right half belongs to the second class; a point of each stands in the other's half."""
+    side = 64
+    axis = torch.linspace(-1, 1, side)
+    points = torch.cartesian_prod(axis, axis)
+    second = torch.sigmoid(20 * points[:, 0]).double()
+    plane = Plane(
+        points.min(0).values, points.max(0).values, points, torch.stack([1 - second, second], 1)
+    )
+    drawn = paint(plane, torch.tensor([[0.5, 0.5], [-0.5, -0.5]]), torch.tensor([0, 1]))
+    pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
+    assert pixels.shape == (SIDE, SIDE, 3)
+    quarter = SIDE // 4
+    assert tuple(pixels[quarter, 3 * quarter]) == FIRST  # rows go down, the second coordinate up
+    assert tuple(pixels[3 * quarter, quarter]) == SECOND
+    pale = [round(255 - 0.75 * (255 - c)) for c in SECOND]
+    assert pixels[10, SIDE - 10].tolist() == pytest.approx(pale, abs=2)
+    middle = pixels[10, SIDE // 2 - 2 : SIDE // 2 + 2]
+    assert middle.sum(1).min() < 200  # the boundary is a dark line
+    assert (pixels[:, 0].sum(1) > 200).all()
+
+
+def test_a_port_in_use_and_an_address_of_others_are_described(capsys):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["playground", "--no-open", "--port", str(port)])
+    assert stop.value.code == cli.BAD_INPUT
+    said = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port}" in said
+    assert "--port 0" in said
+    for host, wrong in (("192.0.2.1", 0), ("127.0.0.1", 70_000)):
+        with pytest.raises(OSError, match=f"cannot listen on {host}, port {wrong}"):
+            play.prepare(play.Playground(host=host, port=wrong))
+
+
+def test_without_what_serves_it_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nicegui", None)
+    with pytest.raises(ValueError, match=re.escape("pip install 'manifold-mixup[playground]'")):
+        play.prepare(play.Playground())
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+)
+def test_it_is_said_when_others_can_open_it(host, local, capsys):
+    play._say(play.Playground(host=host, port=1))
+    assert ("Every machine" in capsys.readouterr().out) != local
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The address of a playground that runs as its user would run it."""
+    command = [sys.executable, "-m", "manifold_mixup.lab", "playground", "--no-open", "--port", "0"]
+    # NiceGUI looks for this variable, and then waits for a test of its own kind.
+    own = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) as server:
+        try:
+            found = re.search(r"http://\S+", server.stdout.readline()).group()
+            until(lambda: answers(found))
+            yield found
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def answers(address):
+    try:
+        return urlopen(address).status == 200
+    except URLError:
+        return False
+
+
+@pytest.mark.slow
+def test_only_this_machine_reaches_it(address):
+    port = int(address.rpartition(":")[2])
+    assert urlopen(address).status == 200
+    for *_, (host, *_) in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET):
+        if not host.startswith("127."):
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection((host, port), timeout=5)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as play:
+        one = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield one
+        one.close()
+
+
+class Tab:
+    """A tab that notes what its console says and whom it asks."""
+
+    def __init__(self, browser, url, **options):
+        self.said, self.hosts = [], set()
+        self.page = page = browser.new_page(**options)
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+        page.goto(url)
+        page.get_by_text("epoch 0 of 500").wait_for()
+
+    def epoch(self):
+        return int(re.search(r"epoch (\d+) of", self.page.locator("body").inner_text()).group(1))
+
+    def shows(self, epoch):
+        self.page.get_by_text(f"epoch {epoch} of 500").wait_for()
+
+
+# Milliseconds from a click on the button until its text is another one.
+CLICK = """async names => {
+    const button = [...document.querySelectorAll('button')]
+        .find(one => names.includes(one.textContent.trim()));
+    const before = button.textContent, began = performance.now();
+    button.click();
+    while (button.textContent === before) await new Promise(requestAnimationFrame);
+    return performance.now() - began;
+}"""
+
+
+@pytest.mark.slow
+def test_one_watches_it_learn(browser, address):
+    tab = Tab(browser, address, viewport={"width": 1280, "height": 900})
+    page = tab.page
+    page.get_by_role("button", name="Step").click()
+    tab.shows(1)
+    images = page.locator("figure img")
+    before = [image.get_attribute("src") for image in images.all()]
+    assert page.evaluate(CLICK, ["Start"]) < 300
+    times = []
+    for _ in range(6):  # the last one starts it
+        page.wait_for_timeout(400)
+        times.append(page.evaluate(CLICK, ["Start", "Pause"]))
+    assert sorted(times)[-2] < 300, times  # one may meet whatever else the machine does
+    page.get_by_role("button", name="Pause").click()
+    page.wait_for_timeout(500)
+    paused = tab.epoch()
+    assert paused > 5
+    assert len(images.all()) == 4
+    assert all(
+        image.get_attribute("src") != old for image, old in zip(images.all(), before, strict=True)
+    )
+    assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth)")
+    page.wait_for_timeout(500)
+    assert tab.epoch() == paused
+    page.get_by_role("button", name="Step").click()
+    tab.shows(paused + 1)
+    loss = page.locator(".numbers tbody tr").first.locator("td").all_inner_texts()
+    assert all(0 < float(text) < 1 for text in loss)
+    assert page.locator("canvas").count() == 1
+    assert tab.said == []
+    assert tab.hosts <= {urlsplit(address).netloc, ""}  # pictures are in their own address
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_choice_is_in_its_link(browser, address):
+    tab = Tab(browser, address)
+    page = tab.page
+    page.get_by_role("checkbox", name="hidden3").click()
+    slider = page.get_by_role("slider", name="noise of the points")
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_url("**noise=0.6**")
+    link = page.url
+    assert of_link(link.partition("?")[2]) == (
+        Choice(layers=("hidden3", "bottleneck"), noise=0.6),
+        [],
+    )
+    assert page.get_by_role("link", name="this choice").get_attribute("href") in link
+    page.close()
+    again = Tab(browser, link)
+    assert again.page.get_by_text("noise of the points: 0.6").count() == 1
+    assert again.page.get_by_role("checkbox", name="hidden3").is_checked()
+    again.page.get_by_role("combobox").click()
+    again.page.get_by_role("option", name="dropout 0.5").click()
+    again.page.get_by_role("heading", name="dropout 0.5").wait_for()
+    assert again.page.get_by_role("slider", name="α").is_disabled()
+    assert "method=dropout+0.5" in again.page.url
+    again.page.close()
+
+
+@pytest.mark.slow
+def test_a_link_is_shown_and_not_run(browser, address):
+    query = urlencode({"method": HOSTILE, HOSTILE: HOSTILE, "alpha": 9})
+    tab = Tab(browser, f"{address}/?{query}", viewport={"width": 400, "height": 800})
+    page = tab.page
+    assert page.get_by_role("alert").locator("> *").count() == 3
+    assert page.get_by_text(f"There is no method {HOSTILE!r}").count() == 1
+    assert page.locator("img[onerror]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    # What cannot be seen can be heard: every picture and every control has a name.
+    assert page.locator("img:not([alt])").count() == 0
+    assert page.get_by_role("slider").count() == 4
+    assert page.get_by_role("checkbox").count() == len(LAYERS)
+    assert page.get_by_role("row").count() == 6
+    for name in LAYERS:
+        assert page.get_by_role("checkbox", name=name, exact=True).count() == 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Start"
+    assert tab.said == []
+    page.close()
