@@ -19,10 +19,9 @@ class Bar:
         self._choice = choice
         with ui.row().classes("gap-2 items-center"):
             self._run = ui.button("Start", on_click=self._start_or_pause).props("no-caps")
-            ui.button("Step", on_click=self._step).props("no-caps outline")
-            ui.button("Restart", on_click=lambda: self.restart(self._choice)).props(
-                "no-caps outline"
-            )
+            # Without a colour of its own a button has the text's, which is read in the dark too.
+            for name, act in (("Step", self._step), ("Restart", self._restart)):
+                ui.button(name, on_click=act, color=None).props("no-caps outline")
         self._status = ui.label()
 
     def restart(self, choice: Choice) -> None:
@@ -47,6 +46,9 @@ class Bar:
         else:
             self._session.start()
         self.refresh()
+
+    def _restart(self) -> None:
+        self.restart(self._choice)
 
     def _step(self) -> None:
         self._session.step()

@@ -34,7 +34,7 @@ class Controls:
         for name in ("noise", "width", "seed"):
             self._slider(name)
         with ui.row().classes("gap-3 items-center"):
-            ui.button("Copy link", on_click=self._copy).props("no-caps outline")
+            ui.button("Copy link", on_click=self._copy, color=None).props("no-caps outline")
             self._link = ui.link("this choice", self._address())
         self._allow()
 
