@@ -22,6 +22,7 @@ from manifold_mixup.lab.report.table import difference_text, spread_text
 from manifold_mixup.lab.train import Stopped, train
 
 HOSTILE = "<script>alert('name')</script>"
+PARTS = ("attacks", "strength", "outliers", "interpolation", "spectra")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -38,14 +39,13 @@ def place(task, plain, tmp_path_factory) -> Path:
         replace(plain, method="manifold mixup", layers=("input", "hidden1")),
     )
     data = datasets.load(plain.data, root=folder)
-    wanted = Settings(layers=("hidden1",))
+    wanted = Settings(layers=("hidden1",), lams=(0.0, 0.25, 0.5, 1.0))
     for run in methods:
         for seed in range(2):
             own = replace(run, seed=seed)
             at = folder / "some" / runs.folder_name(own)
             train(own, data, folder=at)
-            parts = ["strength", "spectra"]
-            evaluations.evaluated(at, data, "last", battery=parts, settings=wanted)
+            evaluations.evaluated(at, data, "last", battery=PARTS, settings=wanted)
     return folder
 
 
@@ -56,7 +56,7 @@ def test_runs_are_found_wherever_they_lie(place):
     assert {row.base for row in found.table.rows} == {"", "mlp, no mixup"}
     assert [item.result.run.seed for item in found.items] == [0, 1] * 3
     assert gather([place / "some", *place.glob("some/*")]).items == found.items
-    assert {"strength", "spectra"} <= found.items[0].evaluation.keys()
+    assert set(PARTS) <= found.items[0].evaluation.keys()
 
 
 def test_numbers_and_differences_are_those_of_the_runs(place):
@@ -83,6 +83,19 @@ def test_the_numbers_of_the_pictures(place):
     for epoch in (1, 2, 3):
         nll = [item.result.curve[epoch - 1].nll for item in items]
         assert f"<td>{spread_text(spread(nll), 3)}</td>" in text
+    of = [item.evaluation for item in items]
+    for k in range(2):
+        accuracy = [one["attacks"][k]["accuracy"] for one in of]
+        assert f"{of[0]['attacks'][k]['stated']}</th><td>{spread_text(spread(accuracy), 1)}" in text
+    for k in range(len(of[0]["outliers"])):
+        for score in ("confidence", "entropy"):
+            auroc = [one["outliers"][k][score]["auroc"] for one in of]
+            assert f"<td>{spread_text(spread(auroc), 1)}</td>" in text
+    for k, lam in enumerate(("0", "0.25", "0.5", "1")):
+        mixed = [one["interpolation"][0]["nll"][k] for one in of]
+        assert f"λ = {lam}</th><td>{spread_text(spread(mixed), 3)}</td>" in text
+    outside = [one["spectra"][0]["uncentred"]["outside"] for one in of]
+    assert f"<td>{spread_text(spread(outside), 2)}</td>" in text
     bins = [item.result.last.reliability for item in items]
     k = max(range(15), key=lambda k: bins[0].count[k])
     count = sum(one.count[k] for one in bins)
@@ -97,6 +110,22 @@ def test_a_score_that_is_not_there_leaves_its_cell_empty(task, plain, tmp_path):
     content["result"]["last"]["brier"] = None
     path.write_text(json.dumps(content))
     assert "<td></td>" in page(gather([tmp_path]), title="")
+
+
+def test_what_one_method_has_and_another_has_not(task, plain, tmp_path):
+    """Evaluated with other settings, each has its own rows; the others' cells stay empty."""
+    mixed = replace(plain, method="mixed", layers=("input",))
+    rows = {"no mixup": ["a", "b"], "mixed": ["b", "c"]}
+    for run in (plain, mixed):
+        at = tmp_path / run.method
+        train(run, task, folder=at)
+        found = [{"name": name, "accuracy": 12.5} for name in rows[run.method]]
+        content = {"evaluation": {"deformations": found}}
+        (at / "evaluation-last-0.json").write_text(json.dumps(content))
+    text = page(gather([tmp_path]), title="")
+    for cells in ("a</th><td>12.5</td><td></td>", "b</th><td>12.5</td><td>12.5</td>"):
+        assert cells in text
+    assert "c</th><td></td><td>12.5</td>" in text
 
 
 def test_of_two_evaluations_the_later_counts(task, plain, tmp_path):

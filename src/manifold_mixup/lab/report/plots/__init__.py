@@ -7,6 +7,7 @@ from manifold_mixup.lab.report.plots.report import (
     CURVES,
     curve_picture,
     deformations_picture,
+    interpolation_picture,
     strength_picture,
 )
 from manifold_mixup.lab.report.plots.spectra import spectra_picture
@@ -21,6 +22,7 @@ __all__ = [
     "comparison_picture",
     "curve_picture",
     "deformations_picture",
+    "interpolation_picture",
     "plane_picture",
     "reliability_picture",
     "save",

@@ -63,26 +63,31 @@ def strength_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], *, titl
 
 
 def deformations_picture(
-    methods: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, title: str
+    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], *, title: str
 ) -> Picture:
     """Draw the accuracy on deformed images as bars.
 
     Args:
-        methods: by name, for every seed the rows of the battery part ``deformations``.
+        found: by deformation and by method, for every seed the row of the battery part
+            ``deformations``.
         title: the line above everything.
     """
-    names = [row["name"] for row in next(iter(methods.values()))[0]]
-    with canvas(9, 0.9 + 0.16 * (len(methods) + 1.2) * len(names)) as figure:
+    methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
+    with canvas(9, 0.9 + 0.16 * (len(methods) + 1.2) * len(found)) as figure:
         axes, high = figure.subplots(), 0.8 / len(methods)
-        for k, (name, seeds) in enumerate(methods.items()):
-            accuracy = np.array([[row["accuracy"] for row in rows] for rows in seeds])
-            spread = accuracy.std(0, ddof=1) if len(accuracy) > 1 else None
-            at = np.arange(len(names)) + (k - (len(methods) - 1) / 2) * high
+        for k, name in enumerate(methods):
+            accuracy = [
+                np.array([row["accuracy"] for row in by_name.get(name, ())])
+                for by_name in found.values()
+            ]
+            mean = [of.mean() if len(of) else np.nan for of in accuracy]
+            std = [of.std(ddof=1) if len(of) > 1 else np.nan for of in accuracy]
+            at = np.arange(len(found)) + (k - (len(methods) - 1) / 2) * high
             axes.barh(
-                at, accuracy.mean(0), high, xerr=spread, color=colour(k), label=name, capsize=2,
+                at, mean, high, xerr=std, color=colour(k), label=name, capsize=2,
                 error_kw={"linewidth": 1},
             )  # fmt: skip
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(found)), list(found))
         axes.invert_yaxis()
         axes.set(xlabel="accuracy, %")
         axes.grid(axis="y", visible=False)
@@ -91,10 +96,44 @@ def deformations_picture(
         return picture(figure)
 
 
-def _band(axes: Axes, x: NDArray[np.float64], of: NDArray[np.float64], k: int, name: str) -> None:
+def interpolation_picture(
+    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], *, title: str
+) -> Picture:
+    """Draw the loss along λ, a panel for every layer.
+
+    Args:
+        found: by layer and by method, for every seed the row of the battery part
+            ``interpolation``; rows of a method with other λ than its first are left out.
+        title: the line above everything.
+    """
+    with canvas(4.6 * len(found) + 0.6, 4.4) as figure:
+        panels: NDArray[np.object_] = figure.subplots(1, len(found), squeeze=False, sharey=True)
+        for axes, (layer, by_name) in zip(panels[0], found.items(), strict=True):
+            for k, (name, rows) in enumerate(by_name.items()):
+                lams = rows[0]["lam"]
+                nll = np.array([row["nll"] for row in rows if row["lam"] == lams])
+                _band(axes, np.array(lams), nll, k, name, marked=False)
+            axes.set_title(layer)
+            axes.set(xlabel="λ, share of the example itself")
+        panels[0, 0].set(ylabel="NLL of mixed states, nats")
+        panels[0, 0].set_ylim(bottom=0)
+        panels[0, 0].legend(loc="best", fontsize=10)
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+        return picture(figure)
+
+
+def _band(
+    axes: Axes,
+    x: NDArray[np.float64],
+    of: NDArray[np.float64],
+    k: int,
+    name: str,
+    *,
+    marked: bool = True,
+) -> None:
     mean, std = of.mean(0), of.std(0, ddof=1) if len(of) > 1 else 0 * of[0]
     axes.plot(
         x, mean, LINES[k % len(LINES)], color=colour(k), label=name,
-        marker=MARKERS[k % len(MARKERS)], markersize=6, markeredgecolor="white",
+        marker=MARKERS[k % len(MARKERS)] if marked else "", markersize=6, markeredgecolor="white",
     )  # fmt: skip
     axes.fill_between(x, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0)

@@ -1,0 +1,278 @@
+"""The sections below the comparison: training, reliability, and what `evaluate` found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.evaluate.statistics import spread
+from manifold_mixup.lab.pictures import plane_view
+from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.section import (
+    Grid,
+    Methods,
+    Number,
+    Section,
+    by_method,
+    embedded,
+    evaluated,
+    number,
+)
+from manifold_mixup.lab.report.table import spread_text
+
+_FIRST_LINES = 12  # of a table of epochs: more are thinned out
+
+
+def _curves(methods: Methods) -> Section:
+    results = {name: [item.result for item in items] for name, items in methods.items()}
+    grids = [
+        _curve_grid(results, "Test error, %", lambda epoch: epoch.error, 2),
+        _curve_grid(results, "Test NLL, nats", lambda epoch: epoch.nll, 3),
+    ]
+    return Section(
+        "training",
+        "Training",
+        "Mean over the seeds, and a band of one standard deviation on each side.",
+        pictures=[
+            (embedded(plots.curve_picture(results, what)), f"{title} of every method by epoch.")
+            for what, (title, _) in plots.CURVES.items()
+        ],
+        numbers=grids,
+    )
+
+
+def _curve_grid(
+    results: Mapping[str, Sequence[Any]], caption: str, value: Callable[[Any], float], digits: int
+) -> Grid:
+    longest = max(len(one.curve) for of in results.values() for one in of)
+    step = max(1, longest // _FIRST_LINES)
+    epochs = [*range(step, longest, step), longest]
+    rows = []
+    for epoch in epochs:
+        cells = []
+        for of in results.values():
+            values = [value(one.curve[epoch - 1]) for one in of if len(one.curve) >= epoch]
+            cells.append(Number(spread_text(spread(values), digits) if values else ""))
+        rows.append((f"epoch {epoch}", cells))
+    return Grid(caption, list(results), rows)
+
+
+def _reliability(methods: Methods) -> Section:
+    bins = {name: [item.result.last.reliability for item in of] for name, of in methods.items()}
+    ece = [
+        (name, [Number(spread_text(spread([item.result.last.ece for item in of]), 2))])
+        for name, of in methods.items()
+    ]
+    rows = []
+    count_of_bins = len(next(iter(bins.values()))[0].count)
+    for k in range(count_of_bins):
+        cells = []
+        for of in bins.values():
+            count = sum(one.count[k] for one in of)
+            right = sum(one.count[k] * one.accuracy[k] for one in of)
+            cells.append(Number(f"{100 * right / count:.1f} % of {count:,}" if count else "none"))
+        rows.append((f"confidence {k / count_of_bins:.2f} to {(k + 1) / count_of_bins:.2f}", cells))
+    return Section(
+        "reliability",
+        "Reliability",
+        "How often a prediction of a given confidence is right, at the last epoch, seeds pooled. "
+        "On the diagonal the two are equal; below it the model is too sure of itself.",
+        pictures=[
+            (
+                embedded(plots.reliability_picture(bins, title="")),
+                "Reliability diagram: accuracy against confidence for every method.",
+            )
+        ],
+        numbers=[
+            Grid("Expected calibration error, %", ["ECE"], ece),
+            Grid("Right predictions in each bin", list(bins), rows),
+        ],
+    )
+
+
+def _attacks(methods: Methods) -> Section | None:
+    found = evaluated(methods, "attacks", key="stated")
+    if not found:
+        return None
+    words = "Accuracy in percent on attacked test images; each row says what the attack may do."
+    table = by_method("Accuracy under attack, %", list(found), found, _accuracy)
+    return Section("attacks", "Attacks", words, tables=[table])
+
+
+def _strength(methods: Methods) -> Section | None:
+    found = evaluated(methods, "strength")
+    if not found:
+        return None
+    (by_name,) = found.values()
+    first = next(iter(by_name.values()))[0]
+    risk = {
+        name: [[100 - accuracy for accuracy in row["accuracy"]] for row in rows]
+        for name, rows in by_name.items()
+    }
+    rows = [
+        (f"ε = {eps:.4g}", [number([of_seed[k] for of_seed in seeds]) for seeds in risk.values()])
+        for k, eps in enumerate(first["eps"])
+    ]
+    return Section(
+        "strength",
+        "Risk at rising strength of FGSM",
+        f"Error in percent under one step of the fast gradient sign method; ε in {first['space']}.",
+        pictures=[
+            (
+                embedded(plots.strength_picture(by_name, title="")),
+                "Error under FGSM against its strength for every method.",
+            )
+        ],
+        numbers=[Grid("Error under FGSM, %", list(risk), rows)],
+    )
+
+
+def _deformations(methods: Methods) -> Section | None:
+    found = evaluated(methods, "deformations")
+    if not found:
+        return None
+    return Section(
+        "deformations",
+        "Deformed images",
+        "Accuracy on the deformed test set (the paper's Tables 4 and 9).",
+        pictures=[
+            (
+                embedded(plots.deformations_picture(found, title="")),
+                "Accuracy on deformed images for every method.",
+            )
+        ],
+        numbers=[by_method("Accuracy, %", list(found), found, _accuracy)],
+    )
+
+
+def _outliers(methods: Methods) -> Section | None:
+    found = evaluated(methods, "outliers")
+    if not found:
+        return None
+    tables = [
+        by_method(
+            f"AUROC of the {said}, %; 50 is guessing",
+            list(found),
+            found,
+            lambda row, score=score: float(row[score]["auroc"]),  # type: ignore[misc]
+        )
+        for score, said in (("confidence", "greatest softmax"), ("entropy", "entropy"))
+    ]
+    words = (
+        "How well the model's own doubt tells the test set from inputs of another kind, deformed "
+        "test images among them. The paper's opening claim is about confident mistakes there."
+    )
+    return Section("outliers", "Inputs of another kind", words, tables=tables)
+
+
+def _interpolation(methods: Methods) -> Section | None:
+    found = evaluated(methods, "interpolation")
+    if not found:
+        return None
+    grids = []
+    for layer, by_name in found.items():
+        lams = next(iter(by_name.values()))[0]["lam"]
+        shown = [k for k in range(len(lams)) if k % max(1, len(lams) // 10) == 0]
+        rows = [
+            (
+                f"λ = {lams[k]:g}",
+                [
+                    number([one["nll"][k] for one in of if one["lam"] == lams], 3)
+                    for of in by_name.values()
+                ],
+            )
+            for k in shown
+        ]
+        grids.append(Grid(f"{layer}: NLL, nats", list(by_name), rows))
+    return Section(
+        "interpolation",
+        "Between two examples",
+        "The loss when the states of two test examples are mixed at a layer with a share of λ, "
+        "for targets mixed alike; at λ = 0 and 1 it is the plain NLL. The lower in between, the "
+        "more what lies there is what training with mixing wants it to be.",
+        pictures=[
+            (
+                embedded(plots.interpolation_picture(found, title="")),
+                "Loss of mixed states against λ, layer by layer, for every method.",
+            )
+        ],
+        numbers=grids,
+    )
+
+
+def _spectra(methods: Methods) -> Section | None:
+    found = evaluated(methods, "spectra")
+    if not found:
+        return None
+    drawn = {
+        layer: {
+            name: [{kind: one[kind]["values"] for kind in ("centred", "uncentred")} for one in at]
+            for name, at in by_name.items()
+        }
+        for layer, by_name in found.items()
+    }
+    columns: dict[str, Callable[[Any], float]] = {
+        "s₁, not centred": lambda one: one["uncentred"]["s1"],
+        "sum of the others": lambda one: one["uncentred"]["rest"],
+        "% of the squares outside the first direction": lambda one: one["uncentred"]["outside"],
+        "% of the variance within classes": lambda one: one["within"],
+        "% of that outside its first direction": lambda one: one["centred"]["outside"],
+    }
+    grids = [
+        Grid(
+            layer,
+            list(columns),
+            [
+                (name, [number([value(one) for one in at], 2) for value in columns.values()])
+                for name, at in by_name.items()
+            ],
+        )
+        for layer, by_name in found.items()
+    ]
+    return Section(
+        "spectra",
+        "Spectra of hidden states",
+        "Singular values of the states of a class, mean over the classes; centred: the mean of the "
+        "class taken off.",
+        pictures=[
+            (
+                embedded(plots.spectra_picture(drawn, title="")),
+                "Singular values of the states of a class, layer by layer, for every method.",
+            )
+        ],
+        numbers=grids,
+    )
+
+
+def _accuracy(row: Mapping[str, Any]) -> float:
+    return float(row["accuracy"])
+
+
+def _boundaries(methods: Methods) -> Section | None:
+    """Draw the classifiers of points in the plane that have a bottleneck of two units."""
+    items = {name: of[0] for name, of in methods.items()}
+    if {item.result.run.data for item in items.values()} != {"spirals"}:
+        return None
+    data = datasets.load("spirals", root=Path())
+    views = {name: plane_view(item.folder, data, "bottleneck") for name, item in items.items()}
+    rows = [(name, [Number(f"{view.inputs.confident:.1f}")]) for name, view in views.items()]
+    return Section(
+        "boundaries",
+        "Decision boundaries",
+        "The first seed of each method. Above the plane, below the hidden states: the line is "
+        "where both classes are equally likely, the dots are the states of inputs spread evenly.",
+        pictures=[
+            (
+                embedded(plots.plane_picture(views, title="")),
+                "Decision boundary of every method in input space and in hidden space.",
+            )
+        ],
+        numbers=[Grid("Confidence above 0.95", ["% of the plane"], rows)],
+    )
+
+
+SECTIONS: tuple[Callable[[Methods], Section | None], ...] = (
+    _curves, _reliability, _attacks, _strength, _deformations, _outliers, _interpolation, _spectra,
+    _boundaries,
+)  # fmt: skip
+"""In the order of the page; a section that has nothing to show is `None`."""
