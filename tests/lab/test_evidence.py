@@ -9,6 +9,11 @@ import pytest
 from manifold_mixup.lab import paper
 
 RESULTS = Path(__file__).parents[2] / "results"
+NETWORKS = (
+    "12 units after three layers",
+    "30 units after three layers",
+    "30 units after one layer",
+)
 FILES = sorted(RESULTS.glob("*/*.json"))
 
 
@@ -39,6 +44,21 @@ def test_means_are_those_of_the_runs(file):
                 values = [_number(columns[key], run, when) for run in row["runs"]]
                 assert cell["spread"]["n"] == len(values) > 0
                 assert cell["spread"]["mean"] == pytest.approx(fmean(values))
+
+
+@pytest.mark.parametrize("claim", ["outside", "within"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_manifold_mixup_flattens_mnist(network, claim):
+    """What docs say of the spectra: clear at the last epoch, in all three networks."""
+    content = json.loads((RESULTS / "laptop" / "spectra.json").read_text())
+    (row,) = (
+        row
+        for row in content["rows"]
+        if row["label"].startswith(network) and "manifold" in row["label"]
+    )
+    gap = row["ours"]["last"][claim]["difference"]
+    assert gap["n"] >= 3
+    assert gap["high"] < 0
 
 
 def _number(column, run, when):

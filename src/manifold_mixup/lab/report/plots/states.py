@@ -26,10 +26,12 @@ def states_picture(groups: Mapping[str, Mapping[str, Points]], *, title: str) ->
     with canvas(3.9 * most + 0.4, 3.9 * len(groups) + 0.5) as figure:
         panels: NDArray[np.object_] = figure.subplots(len(groups), most, squeeze=False)
         for line, (group, methods) in zip(panels, groups.items(), strict=True):
-            line[0].set_ylabel(group)
+            line[0].set_ylabel(f"{group}\nsecond hidden unit")
             for axes, (name, (states, y)) in zip(line, methods.items(), strict=False):
                 _classes(axes, states, y)
                 axes.set_title(name)
+        for axes in panels[-1]:
+            axes.set_xlabel("first hidden unit")
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
         return picture(figure)
 
