@@ -96,6 +96,9 @@ def test_the_numbers_of_the_pictures(place):
         assert f"λ = {lam}</th><td>{spread_text(spread(mixed), 3)}</td>" in text
     outside = [one["spectra"][0]["uncentred"]["outside"] for one in of]
     assert f"<td>{spread_text(spread(outside), 2)}</td>" in text
+    seen = [one["spectra"][1]["seen"] for one in of]
+    assert f"<td>{spread_text(spread(seen), 2)}</td>" in text
+    assert text.count("in the row space of the classifier</th>") == 1
     bins = [item.result.last.reliability for item in items]
     k = max(range(15), key=lambda k: bins[0].count[k])
     count = sum(one.count[k] for one in bins)

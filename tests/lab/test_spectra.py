@@ -150,20 +150,33 @@ def test_a_part_of_the_battery_on_request(task, plain):
 
 
 def _rows(values):
-    """Make the rows of a layer, by seed, whose centred share outside is given."""
+    """Make the rows of a layer, by seed, whose shares are given."""
     numbers = {"s1": 1.0, "rest": 2.0, "s1_share": 33.0}
     return {
-        seed: {"uncentred": numbers, "centred": numbers | {"outside": value}}
+        seed: {
+            "uncentred": numbers | {"outside": value},
+            "centred": numbers | {"outside": 2 * value},
+            "within": 3 * value,
+        }
         for seed, value in values.items()
     }
+
+
+MEANS = (15, 50**0.5), (56.5, 85 / 2**0.5)
 
 
 def test_differences_are_of_the_seeds_that_both_methods_have():
     methods = {"no mixup": _rows({0: 10.0, 1: 20.0}), "mixed": _rows({1: 14.0, 2: 99.0})}
     page = spectra_table({"layer1": methods}, title="T")
-    plain, mixed = (line for line in page.splitlines() if line.startswith(("| no m", "| mixed")))
-    assert plain.endswith("| 15.0 ± 7.1 | 2 |")  # compared with nothing
-    assert mixed.endswith("| 56.5 ± 60.1<br>−6.0 | 2 |")
+    first, centred = page.split("centred in each class")
+    for part, factors in ((first, (1,)), (centred, (2, 3))):
+        lines = [line for line in part.splitlines() if line.startswith(("| no m", "| mixed"))]
+        for factor in factors:
+            plain, mixed = (f"{factor * mean:.1f} ± {factor * std:.1f}" for mean, std in MEANS)
+            assert f"| {plain} |" in lines[0]  # compared with nothing
+            assert f"| {mixed}<br>−{factor * 6:.1f} |" in lines[1]
+        assert lines[1].count("<br>") == len(factors)
+        assert lines[1].endswith(" | 2 |")
     assert "classifier" not in page  # nothing was said of features
 
 
@@ -191,9 +204,10 @@ def folders(task, plain, tmp_path):
 def test_the_command_puts_methods_side_by_side(folders, tmp_path, capsys):
     assert run("analyze", "spectra", *folders, "--out", tmp_path / "out") == 0
     page = (tmp_path / "out" / "spectra.md").read_text()
-    assert page.count("| no mixup |") == page.count("| manifold mixup |") == 3
+    assert page.count("| no mixup |") == page.count("| manifold mixup |") == 6
     for layer in ("hidden1", "hidden2", "features"):
-        assert f"**{layer}**" in page
+        assert f"**{layer}, centred in each class**" in page
+    assert page.count("seen, %") == 1
     content = json.loads((tmp_path / "out" / "spectra.json").read_text())
     row = content["layers"]["hidden1"]["manifold mixup"]["1"]
     assert len(row["centred"]["values"]) == 8

@@ -216,19 +216,19 @@ def _spectra(methods: Methods) -> Section | None:
         "sum of the others": lambda one: one["uncentred"]["rest"],
         "% of the squares outside the first direction": lambda one: one["uncentred"]["outside"],
         "% of the variance within classes": lambda one: one["within"],
-        "% of that outside its first direction": lambda one: one["centred"]["outside"],
+        "% of that outside its class's first direction": lambda one: one["centred"]["outside"],
     }
-    grids = [
-        Grid(
-            layer,
-            list(columns),
-            [
-                (name, [number([value(one) for one in at], 2) for value in columns.values()])
-                for name, at in by_name.items()
-            ],
-        )
-        for layer, by_name in found.items()
-    ]
+    # Only of what the classifier takes is it known what it sees.
+    seen = {"% of that in the row space of the classifier": lambda one: one["seen"]}
+    grids = []
+    for layer, by_name in found.items():
+        known = all("seen" in one for at in by_name.values() for one in at)
+        shown = columns | (seen if known else {})
+        rows = [
+            (name, [number([value(one) for one in at], 2) for value in shown.values()])
+            for name, at in by_name.items()
+        ]
+        grids.append(Grid(layer, list(shown), rows))
     return Section(
         "spectra",
         "Spectra of hidden states",

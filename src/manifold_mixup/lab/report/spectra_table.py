@@ -1,7 +1,7 @@
 """What `analyze spectra` found, as Markdown."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from manifold_mixup.lab.evaluate.statistics import paired_difference, spread
 from manifold_mixup.lab.report.table import difference_text, spread_text
@@ -9,24 +9,49 @@ from manifold_mixup.lab.report.table import difference_text, spread_text
 Rows = Mapping[int, Mapping[str, Any]]
 """By seed, the row of a layer in the battery part ``spectra``."""
 
-_COLUMNS = {
-    "s₁": ("uncentred", "s1", 2),
-    "sum of the rest": ("uncentred", "rest", 2),
-    "s₁, % of the sum": ("uncentred", "s1_share", 1),
-    "centred: s₁": ("centred", "s1", 2),
-    "centred: rest": ("centred", "rest", 2),
-    "% of the variance outside the first direction": ("centred", "outside", 1),
+
+class _Column(NamedTuple):
+    """Where a number is in a row, its digits, and whether methods are compared by it."""
+
+    path: tuple[str, ...]
+    digits: int
+    compared: bool = False
+
+    def of(self, row: Mapping[str, Any]) -> float:
+        value: Any = row
+        for step in self.path:
+            value = value[step]
+        return float(value)
+
+
+_KINDS = {
+    "states as they are": {
+        "s₁": _Column(("uncentred", "s1"), 2),
+        "rest": _Column(("uncentred", "rest"), 2),
+        "s₁, %": _Column(("uncentred", "s1_share"), 1),
+        "outside, %": _Column(("uncentred", "outside"), 1, True),
+    },
+    "centred in each class": {
+        "s₁": _Column(("centred", "s1"), 2),
+        "rest": _Column(("centred", "rest"), 2),
+        "outside, %": _Column(("centred", "outside"), 1, True),
+        "within, %": _Column(("within",), 1, True),
+    },
 }
+_SEEN = {"seen, %": _Column(("seen",), 1, True)}
 READING = (
     "Singular values of the states of a class, one example a row, mean over the classes; mean ± "
-    "standard deviation over the seeds. Centred: the mean of the class taken off, so that their "
-    "squares are its variance. The paper's seem not to be centred. They grow with the root of the "
-    "number of examples; shares do not. Below the last column, the paired difference to the first "
-    "method over the same seeds with its 95 % interval."
+    "standard deviation over the seeds. s₁: the greatest; rest: the sum of the others; s₁, %: its "
+    "share in the sum of all; outside: share of the squares outside the first direction; within: "
+    "share of the variance of all states that is within classes. Centred: the mean of the class "
+    "taken off, so that squares are variance; the paper's spectra seem not to be. Singular values "
+    "grow with the root of the number of examples; shares do not. Below shares, the paired "
+    "difference to the first method over the same seeds with its 95 % interval."
 )
 SEEN = (
-    "Features: the variance within classes that lies in the row space of the classifier. By the "
-    "corollary of Theorem 1 a classifier that is exact on mixed states leaves it none."
+    "Features are what the classifier takes. Seen: share of the variance within classes in the "
+    "row space of the classifier. By the corollary of Theorem 1 a classifier that is exact on "
+    "mixed states leaves it none."
 )
 
 
@@ -39,35 +64,28 @@ def spectra_table(layers: Mapping[str, Mapping[str, Rows]], *, title: str) -> st
     """
     lines = [f"# {title}", ""]
     for layer, methods in layers.items():
-        lines += [f"**{layer}**", "", *_layer(methods), ""]
+        for kind, columns in _KINDS.items():
+            lines += [f"**{layer}, {kind}**", "", *_grid(methods, columns), ""]
     return "\n".join([*lines, READING, *([SEEN] if "features" in layers else []), ""])
 
 
-def _layer(methods: Mapping[str, Rows]) -> Iterator[str]:
-    seen = any("seen" in row for rows in methods.values() for row in rows.values())
-    titles = [*_COLUMNS, *(["% of it seen by the classifier"] if seen else [])]
-    yield f"| | {' | '.join(titles)} | n |"
-    yield f"|---|{'---:|' * (len(titles) + 1)}"
+def _grid(methods: Mapping[str, Rows], columns: Mapping[str, _Column]) -> Iterator[str]:
     base = next(iter(methods.values()))
+    seen = "within, %" in columns and all("seen" in row for row in base.values())
+    shown = {**columns, **(_SEEN if seen else {})}
+    yield f"| | {' | '.join(shown)} | n |"
+    yield f"|---|{'---:|' * (len(shown) + 1)}"
     for method, rows in methods.items():
-        cells = [_cell([row[kind][key] for row in rows.values()], digits)
-                 for kind, key, digits in _COLUMNS.values()]  # fmt: skip
-        if rows is not base:
-            cells[-1] += _gap(rows, base)
-        if seen:
-            cells.append(_cell([row["seen"] for row in rows.values()], 1))
+        cells = [_cell(column, rows, base) for column in shown.values()]
         yield f"| {method} | {' | '.join(cells)} | {len(rows)} |"
 
 
-def _cell(values: Sequence[float], digits: int) -> str:
-    return spread_text(spread(values), digits)
-
-
-def _gap(rows: Rows, base: Rows) -> str:
+def _cell(column: _Column, rows: Rows, base: Rows) -> str:
+    text = spread_text(spread([column.of(row) for row in rows.values()]), column.digits)
     both = sorted(rows.keys() & base.keys())
-    if not both:
-        return ""
-    own, other = ([of[seed]["centred"]["outside"] for seed in both] for of in (rows, base))
+    if not column.compared or rows is base or not both:
+        return text
+    own, other = ([column.of(of[seed]) for seed in both] for of in (rows, base))
     gap = paired_difference(own, other)
-    text = difference_text(gap, 1)
-    return f"<br>**{text}**" if gap.excludes_zero else f"<br>{text}"
+    below = difference_text(gap, column.digits)
+    return f"{text}<br>**{below}**" if gap.excludes_zero else f"{text}<br>{below}"
