@@ -83,6 +83,7 @@ def test_the_numbers_of_the_pictures(place):
     for epoch in (1, 2, 3):
         nll = [item.result.curve[epoch - 1].nll for item in items]
         assert f"<td>{spread_text(spread(nll), 3)}</td>" in text
+    assert text.count(f"Test examples: {items[0].evaluation['examples']}.") == len(PARTS)
     of = [item.evaluation for item in items]
     for k in range(2):
         accuracy = [one["attacks"][k]["accuracy"] for one in of]
@@ -119,16 +120,18 @@ def test_what_one_method_has_and_another_has_not(task, plain, tmp_path):
     """Evaluated with other settings, each has its own rows; the others' cells stay empty."""
     mixed = replace(plain, method="mixed", layers=("input",))
     rows = {"no mixup": ["a", "b"], "mixed": ["b", "c"]}
+    count = {"no mixup": 2000, "mixed": 100}
     for run in (plain, mixed):
         at = tmp_path / run.method
         train(run, task, folder=at)
         found = [{"name": name, "accuracy": 12.5} for name in rows[run.method]]
-        content = {"evaluation": {"deformations": found}}
+        content = {"evaluation": {"deformations": found, "examples": count[run.method]}}
         (at / "evaluation-last-0.json").write_text(json.dumps(content))
     text = page(gather([tmp_path]), title="")
     for cells in ("a</th><td>12.5</td><td></td>", "b</th><td>12.5</td><td>12.5</td>"):
         assert cells in text
     assert "c</th><td></td><td>12.5</td>" in text
+    assert "Test examples: 100 to 2,000." in text
 
 
 def test_of_two_evaluations_the_later_counts(task, plain, tmp_path):

@@ -179,6 +179,11 @@ def test_it_starts_pauses_and_ends(session, monkeypatch):
     time.sleep(0.1)
     assert not session.running
     assert session.frame.epoch == session.frame.epochs == 5
+    assert session.finished
+    session.restart(session.frame.choice)
+    assert not session.finished
+    session.start()
+    assert session.running
 
 
 def test_another_choice_begins_anew(session):

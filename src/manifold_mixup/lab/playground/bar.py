@@ -44,6 +44,8 @@ class Bar:
         if self._session.running:
             self._session.pause()
         else:
+            if self._session.finished:
+                self._session.restart(self._choice)
             self._session.start()
         self.refresh()
 

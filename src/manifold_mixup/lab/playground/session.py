@@ -68,10 +68,15 @@ class Session:
         """Whether the networks learn, and go on until they are paused."""
         return self._running
 
+    @property
+    def finished(self) -> bool:
+        """Whether the networks have learnt all epochs of their recipes."""
+        return not self._again and bool(self._learners) and self._learners[0].finished
+
     def start(self) -> None:
         """Learn until paused or finished."""
         with self._changed:
-            self._running = not self._finished
+            self._running = not self.finished
             self._changed.notify()
 
     def pause(self) -> None:
@@ -83,7 +88,7 @@ class Session:
         """Learn for one epoch more, then pause."""
         with self._changed:
             self._running = False
-            self._steps += not self._finished
+            self._steps += not self.finished
             self._changed.notify()
 
     def restart(self, choice: Choice) -> None:
@@ -133,10 +138,6 @@ class Session:
                 self._unseen, self._steps = True, max(self._steps - 1, 0)
                 return _Todo.LEARN
             return _Todo.LOOK
-
-    @property
-    def _finished(self) -> bool:
-        return not self._again and bool(self._learners) and self._learners[0].finished
 
     @property
     def _learning(self) -> bool:

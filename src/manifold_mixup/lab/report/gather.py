@@ -31,12 +31,14 @@ class Item:
         folder: where it lies.
         result: what it ended in.
         evaluation: what `evaluate` found of its last epoch, part by part.
+        examples: how many test examples each part looked at.
         origin: machine, versions and commit.
     """
 
     folder: Path
     result: Result
     evaluation: Mapping[str, Any]
+    examples: Mapping[str, int]
     origin: Mapping[str, Any]
 
 
@@ -101,12 +103,14 @@ def _item(folder: Path) -> Item:
     result = runs.finished(folder)
     if result is None:
         raise FileNotFoundError(f"the run in {folder} is not finished.")
-    evaluation: dict[str, Any] = {}
+    evaluation, examples = dict[str, Any](), dict[str, int]()
     for path in sorted(folder.glob("evaluation-last-*.json"), key=lambda one: one.stat().st_mtime):
-        evaluation |= _read(path)["evaluation"]
+        found = _read(path)["evaluation"]
+        evaluation |= found
+        examples |= dict.fromkeys(found, found.get("examples", 0))
     content = _read(folder / runs.RESULT)
     origin = {name: content.get(name) for name in ("git", "machine", "versions")}
-    return Item(folder, result, evaluation, origin)
+    return Item(folder, result, evaluation, examples, origin)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -87,6 +87,13 @@ def evaluated(methods: Methods, part: str, *, key: str = "name") -> ByName:
     return found
 
 
+def tested(methods: Methods, part: str) -> str:
+    """Say how many test examples a part of the evaluations looked at."""
+    counts = {one.examples[part] for of in methods.values() for one in of if part in one.examples}
+    low, high = min(counts), max(counts)
+    return f"Test examples: {low:,}." if low == high else f"Test examples: {low:,} to {high:,}."
+
+
 def embedded(drawn: Picture) -> str:
     """Return a picture as an address that holds it."""
     return f"data:image/svg+xml;base64,{base64.b64encode(drawn.svg).decode()}"

@@ -17,6 +17,7 @@ from manifold_mixup.lab.report.section import (
     embedded,
     evaluated,
     number,
+    tested,
 )
 from manifold_mixup.lab.report.table import spread_text
 
@@ -94,9 +95,9 @@ def _attacks(methods: Methods) -> Section | None:
     found = evaluated(methods, "attacks", key="stated")
     if not found:
         return None
-    words = "Accuracy in percent on attacked test images; each row says what the attack may do."
+    words = "Accuracy in percent on attacked test images; each row says what the attack may do. "
     table = by_method("Accuracy under attack, %", list(found), found, _accuracy)
-    return Section("attacks", "Attacks", words, tables=[table])
+    return Section("attacks", "Attacks", words + tested(methods, "attacks"), tables=[table])
 
 
 def _strength(methods: Methods) -> Section | None:
@@ -116,7 +117,8 @@ def _strength(methods: Methods) -> Section | None:
     return Section(
         "strength",
         "Risk at rising strength of FGSM",
-        f"Error in percent under one step of the fast gradient sign method; ε in {first['space']}.",
+        f"Error in percent under one step of the fast gradient sign method; ε in {first['space']}. "
+        + tested(methods, "strength"),
         pictures=[
             (
                 embedded(plots.strength_picture(by_name, title="")),
@@ -134,7 +136,8 @@ def _deformations(methods: Methods) -> Section | None:
     return Section(
         "deformations",
         "Deformed images",
-        "Accuracy on the deformed test set (the paper's Tables 4 and 9).",
+        "Accuracy on the deformed test set (the paper's Tables 4 and 9). "
+        + tested(methods, "deformations"),
         pictures=[
             (
                 embedded(plots.deformations_picture(found, title="")),
@@ -160,7 +163,8 @@ def _outliers(methods: Methods) -> Section | None:
     ]
     words = (
         "How well the model's own doubt tells the test set from inputs of another kind, deformed "
-        "test images among them. The paper's opening claim is about confident mistakes there."
+        "test images among them. The paper's opening claim is about confident mistakes there. "
+        + tested(methods, "outliers")
     )
     return Section("outliers", "Inputs of another kind", words, tables=tables)
 
@@ -189,7 +193,8 @@ def _interpolation(methods: Methods) -> Section | None:
         "Between two examples",
         "The loss when the states of two test examples are mixed at a layer with a share of λ, "
         "for targets mixed alike; at λ = 0 and 1 it is the plain NLL. The lower in between, the "
-        "more what lies there is what training with mixing wants it to be.",
+        "more what lies there is what training with mixing wants it to be. "
+        + tested(methods, "interpolation"),
         pictures=[
             (
                 embedded(plots.interpolation_picture(found, title="")),
@@ -233,7 +238,7 @@ def _spectra(methods: Methods) -> Section | None:
         "spectra",
         "Spectra of hidden states",
         "Singular values of the states of a class, mean over the classes; centred: the mean of the "
-        "class taken off.",
+        "class taken off. " + tested(methods, "spectra"),
         pictures=[
             (
                 embedded(plots.spectra_picture(drawn, title="")),
