@@ -145,7 +145,7 @@ class Session:
 
     def _show_if_due(self) -> None:
         with self._changed:
-            if self._learners[0].finished:
+            if self.finished:
                 self._running, self._steps = False, 0
             if self._learning and time.perf_counter() - self._looked < _BETWEEN:
                 return
