@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -146,6 +147,7 @@ def session(short):
     with closing(Session(Choice(width=8))) as one:
         shows(one, 0)
         yield one
+    assert one.join(30)
 
 
 def test_a_step_is_an_epoch_of_both(session):
@@ -286,14 +288,14 @@ def address():
     command = [sys.executable, "-m", "manifold_mixup.lab", "playground", "--no-open", "--port", "0"]
     # NiceGUI looks for this variable, and then waits for a test of its own kind.
     own = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) as server:
-        try:
-            found = re.search(r"http://\S+", server.stdout.readline()).group()
-            until(lambda: answers(found))
-            yield found
-        finally:
-            server.terminate()
-            server.wait(30)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=own, **pipes) as server:
+        found = re.search(r"http://\S+", server.stdout.readline()).group()
+        until(lambda: answers(found))
+        yield found
+        server.send_signal(signal.SIGINT)  # as Ctrl-C, while a page is still learning
+        _, said = server.communicate(timeout=60)
+    assert (server.returncode, said) == (0, "")
 
 
 def answers(address):
@@ -390,7 +392,7 @@ def test_one_watches_it_learn(browser, address):
     assert page.locator("canvas").count() == 1
     assert tab.said == []
     assert tab.hosts <= {urlsplit(address).netloc, ""}  # pictures are in their own address
-    page.close()
+    page.get_by_role("button", name="Start", exact=True).click()  # and is left learning
 
 
 @pytest.mark.slow

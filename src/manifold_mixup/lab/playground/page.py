@@ -6,6 +6,7 @@ at each click; the packages of Gradio and marimo are four times as large.
 """
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 from nicegui import app, ui
 from starlette.requests import Request
@@ -63,6 +64,7 @@ def serve(host: str, port: int, *, show: bool, ready: Callable[[], None]) -> Non
         ready: called when it is about to be there.
     """
     app.on_startup(ready)
+    app.on_shutdown(_close_all)
     ui.run(
         _page,
         host=host,
@@ -77,9 +79,22 @@ def serve(host: str, port: int, *, show: bool, ready: Callable[[], None]) -> Non
     )
 
 
+_open: WeakSet[Session] = WeakSet()
+
+
+def _close_all() -> None:
+    """End all threads: one that computes while Python ends takes the process down with it."""
+    sessions = list(_open)
+    for session in sessions:
+        session.close()
+    for session in sessions:
+        session.join(10)
+
+
 def _page(request: Request) -> None:
     choice, complaints = read(dict(request.query_params))
     session = Session(choice)
+    _open.add(session)
     ui.context.client.on_delete(session.close)
     ui.add_css(_CSS)
     ui.colors(primary="#0072B2")
