@@ -198,6 +198,24 @@ def test_another_choice_begins_anew(session):
     assert not session.running
 
 
+def test_networks_of_a_choice_that_has_passed_are_not_shown(session, monkeypatch):
+    at_work, go_on, draw = threading.Event(), threading.Event(), sessions._frame
+
+    def slowly(*args):
+        at_work.set()
+        assert go_on.wait(30)
+        return draw(*args)
+
+    before = session.frame
+    monkeypatch.setattr(sessions, "_frame", slowly)
+    session.step()
+    assert at_work.wait(30)
+    session.restart(Choice(width=8, seed=1))
+    go_on.set()
+    until(lambda: session.frame is not before)
+    assert (session.frame.choice.seed, session.frame.epoch) == (1, 0)
+
+
 def test_the_networks_are_those_of_the_choice(session):
     session.step()
     shows(session, 1)
@@ -228,30 +246,30 @@ def test_a_page_that_closes_leaves_no_thread(short):
     one.start()
     one.close()
     assert one.join(30)
-    assert sessions.__name__  # the module stays importable without a page
     assert "playground" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_picture_has_the_colours_of_the_classes():
-    """The right half belongs to the second class; a point of each stands in the other's half."""
+    """The corner to the right at the top is the second's; a point of each is in the other's."""
     side = 64
     axis = torch.linspace(-1, 1, side)
     points = torch.cartesian_prod(axis, axis)
-    second = torch.sigmoid(20 * points[:, 0]).double()
-    plane = Plane(
-        points.min(0).values, points.max(0).values, points, torch.stack([1 - second, second], 1)
-    )
+    second = torch.sigmoid(10 * points.sum(1)).double()
+    says = torch.stack([1 - second, second], 1)
+    plane = Plane(points.min(0).values, points.max(0).values, points, says)
     drawn = paint(plane, torch.tensor([[0.5, 0.5], [-0.5, -0.5]]), torch.tensor([0, 1]))
     pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
     assert pixels.shape == (SIDE, SIDE, 3)
     quarter = SIDE // 4
     assert tuple(pixels[quarter, 3 * quarter]) == FIRST  # rows go down, the second coordinate up
     assert tuple(pixels[3 * quarter, quarter]) == SECOND
-    pale = [round(255 - 0.75 * (255 - c)) for c in SECOND]
-    assert pixels[10, SIDE - 10].tolist() == pytest.approx(pale, abs=2)
-    middle = pixels[10, SIDE // 2 - 2 : SIDE // 2 + 2]
-    assert middle.sum(1).min() < 200  # the boundary is a dark line
-    assert (pixels[:, 0].sum(1) > 200).all()
+    for place, pure in (((10, SIDE - 10), SECOND), ((SIDE - 10, 10), FIRST)):
+        pale = [255 - 0.75 * (255 - part) for part in pure]
+        assert pixels[place].tolist() == pytest.approx(pale, abs=2)
+    dark = pixels.sum(2) < 200
+    assert dark[np.arange(5, 80), np.arange(5, 80)].mean() > 0.9  # the boundary
+    dotted = [dark[row, row + 40 : row + 55].any() for row in range(5, 80)]
+    assert 0.3 < np.mean(dotted) < 0.8  # where it becomes sure
 
 
 def test_a_port_in_use_and_an_address_of_others_are_described(capsys):
