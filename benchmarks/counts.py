@@ -1,12 +1,12 @@
 """What a training step costs in operator calls and bytes: counts, which no busy machine disturbs.
 
-Both the benchmark and `tests/test_cost.py` use them.
+Both the benchmark and ``tests/test_cost.py`` use them.
 """
 
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -31,11 +31,20 @@ class Cost:
     """Bytes of all new tensors; views and in-place results are none."""
     peak: int
     """The most bytes of them that were alive at once."""
+    reads: int
+    """Operators among them that hand a number to Python, which waits for it on a GPU."""
 
     def __sub__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.calls - other.calls, self.allocated - other.allocated, self.peak - other.peak
-        )
+        mine, theirs = astuple(self), astuple(other)
+        return Cost(*(a - b for a, b in zip(mine, theirs, strict=True)))
+
+
+_READING = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.equal.default,
+}
 
 
 class Tally(TorchDispatchMode):
@@ -43,7 +52,7 @@ class Tally(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cost = Cost(0, 0, 0)
+        self.cost = Cost(0, 0, 0, 0)
         self._alive = 0
         self._watched: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -57,7 +66,9 @@ class Tally(TorchDispatchMode):
         made = sum(map(self._watch, new.values()))
         self._alive += made
         peak = max(self.cost.peak, self._alive)
-        self.cost = Cost(self.cost.calls + 1, self.cost.allocated + made, peak)
+        before = self.cost
+        reads = before.reads + (func in _READING)
+        self.cost = Cost(before.calls + 1, before.allocated + made, peak, reads)
         return result
 
     def _watch(self, storage: torch.UntypedStorage) -> int:
@@ -127,3 +138,43 @@ def step_cost(eligible: int, *, per_sample: bool = False) -> Cost:
 def beyond_plain(eligible: int, *, per_sample: bool = False) -> Cost:
     """Count what Manifold Mixup adds to the plain step of the tower."""
     return step_cost(eligible, per_sample=per_sample) - step_cost(0)
+
+
+def graphs(eligible: int) -> int:
+    """Count the graphs that a compiled tower has once each of its eligible layers was drawn."""
+    made = 0
+
+    def backend(graph: Any, _: Any) -> Any:
+        nonlocal made
+        made += 1
+        return graph.forward
+
+    torch.manual_seed(0)
+    model = torch.compile(Tower(blocks=eligible), backend=backend, dynamic=False)
+    x, y = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.zeros(BATCH, dtype=torch.long)
+    mixup = ManifoldMixup(model, [str(block) for block in range(eligible)], example=x[:2], seed=0)
+    criterion, drawn = mixup.wrap(nn.CrossEntropyLoss()), set[str]()
+    while len(drawn) < eligible:
+        criterion(model(x), y).backward()
+        assert mixup.plan is not None
+        drawn.add(mixup.plan.layer)
+    return made
+
+
+def broken(found: dict[str, Any]) -> list[str]:
+    """Say which counts are beyond what they may be; nothing if all are well."""
+    one, three, twelve = found["beyond"].values()
+    state, small = found["state"], 16 * 1024  # of a plan and a second loss, with room
+    rules = {
+        f"they grow with the eligible layers: {one}, {three}, {twelve}": one == three == twelve,
+        f"{one['calls']} operator calls, at most 60": one["calls"] <= 60,
+        f"{one['reads']} numbers read, at most the two that are drawn, on the CPU": (
+            one["reads"] <= 2
+        ),
+        f"{one['allocated']} bytes allocated, at most two states": (
+            one["allocated"] <= 2 * state + small
+        ),
+        f"{one['peak']} bytes at peak, at most one state": one["peak"] <= state + small,
+        f"{found['graphs']} graphs for 3 layers, one each": found["graphs"] == 3,
+    }
+    return [rule for rule, kept in rules.items() if not kept]

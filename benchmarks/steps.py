@@ -5,72 +5,35 @@ Every way has a model of its own, from the same seed, and mixes by the same kind
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.tasks import CLASSES, Task
 from manifold_mixup import ManifoldMixup, MixPlan
 
-CLASSES = 10
 ALPHA = 2.0
 PAPER = ("input", "layer1", "layer2")
-TWELVE = (
-    *("input", "conv1", "bn1", "relu", "layer1.0", "layer1", "layer2.0", "layer2"),
-    *("layer3.0", "layer3", "layer4.0", "layer4"),
-)
 
 Step = Callable[[], None]
-Loss = Callable[[], Tensor]
-
-
-def resnet18() -> nn.Module:
-    """Return torchvision's ResNet-18 for images of 32 x 32: a stem that keeps the resolution."""
-    from torchvision.models import resnet18 as imagenet_resnet18
-
-    torch.manual_seed(0)
-    model = imagenet_resnet18(num_classes=CLASSES)
-    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    return model
-
-
-@dataclass
-class Task:
-    """A model in training and the batch that every step takes."""
-
-    batch: int
-    model: nn.Module = field(default_factory=resnet18)
-
-    def __post_init__(self) -> None:
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
-        generator = torch.Generator().manual_seed(1)
-        self.x = torch.randn(self.batch, 3, 32, 32, generator=generator)
-        self.y = torch.randint(CLASSES, (self.batch,), generator=generator)
-
-    def descend(self, loss: Tensor) -> None:
-        """End the step."""
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
 
 
 def plain(task: Task) -> Step:
     """Mix nothing: the floor."""
-    return lambda: task.descend(cross_entropy(task.model(task.x), task.y))
+    return lambda: task.descend(task.loss())
 
 
 def ours(task: Task, layers: tuple[str, ...]) -> Step:
     """Mix by this library."""
-    mixup = ManifoldMixup(task.model, layers, alpha=ALPHA, seed=0)
+    mixup = ManifoldMixup(task.model, layers, example=task.x[:2], alpha=ALPHA, seed=0)
     criterion = mixup.wrap(nn.CrossEntropyLoss())
-    return lambda: task.descend(criterion(task.model(task.x), task.y))
+    return lambda: task.descend(criterion(task.logits(), task.y))
 
 
 def naive(task: Task) -> Step:
     """Mix by the plain formula, at the layers and in the order in which `ours` does."""
-    plans = drawn_plans(task.batch)
+    plans = drawn_plans(len(task.x))
     drawn: list[MixPlan] = []  # the one of this step
 
     def mix_here(name: str) -> Callable[..., Tensor | None]:
@@ -89,7 +52,7 @@ def naive(task: Task) -> Step:
 
 def two_pass(task: Task) -> Step:
     """Run the model once for the state of the layer and once more to mix it, as wrappers do."""
-    plans = drawn_plans(task.batch)
+    plans = drawn_plans(len(task.x))
 
     def step() -> None:
         plan = next(plans)
@@ -130,6 +93,23 @@ def timm_mixup(task: Task) -> Step:
     def step() -> None:
         x, soft = mixup(task.x, task.y)
         task.descend(cross_entropy(task.model(x), soft))
+
+    return step
+
+
+def fastai_mixup(task: Task) -> Step:
+    """Mix the input as fastai's callback does: a coefficient for each example, losses mixed."""
+    beta = torch.distributions.Beta(ALPHA, ALPHA)
+
+    def step() -> None:
+        batch = len(task.x)
+        lam, perm = beta.sample((batch,)), torch.randperm(batch)
+        lam = torch.max(lam, 1 - lam).to(task.x.device)
+        perm = perm.to(task.x.device)
+        x = torch.lerp(task.x[perm], task.x, lam.view(-1, 1, 1, 1))
+        output = task.model(x)
+        own, partner = (cross_entropy(output, y, reduction="none") for y in (task.y, task.y[perm]))
+        task.descend(torch.lerp(partner, own, lam).mean())
 
     return step
 

@@ -173,6 +173,37 @@ def test_batches_left_unmixed_take_the_graphs_that_were_warned_of():
     assert counter.graphs == 9
 
 
+class Bare(nn.Sequential):
+    """A model whose forward is PyTorch's."""
+
+
+class Own(nn.Sequential):
+    """One whose forward is its own."""
+
+    def forward(self, x):
+        for block in self:
+            x = block(x)
+        return x
+
+
+@ORDERS
+@pytest.mark.parametrize("kind", [nn.Sequential, Bare, Own])
+def test_a_model_without_a_forward_of_its_own_is_compiled_or_warned_of(order, kind):
+    counter = Counting()
+    model = kind(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
+    lost = kind is Bare and order is not compile_then_attach
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        compiled, mixup = order(model, ["0", "1"], counter, seed=0)
+        criterion = mixup.wrap(PLAIN)
+        for _ in range(6):
+            criterion(compiled(torch.randn(8, 4)), torch.zeros(8).long()).backward()
+    assert (counter.graphs == 0) == lost
+    texts = [str(one.message) for one in said if "no forward of its own" in str(one.message)]
+    assert len(texts) == lost
+    assert all(text.startswith("Bare") for text in texts)
+
+
 def test_attaching_warns_when_the_compiler_would_run_out_of_graphs():
     compiled = torch.compile(Deep(), backend="eager")
     layers = [f"blocks.{place}" for place in range(4)]

@@ -1,10 +1,8 @@
-"""What mixing adds to a training step, in counts: timings are for benchmarks/overhead.py."""
+"""What mixing adds to a training step, in counts: timings are for ``python -m benchmarks``."""
 
 import pytest
 import torch
-from torch import nn
-
-from counts import (
+from benchmarks.counts import (
     BATCH,
     CHANNELS,
     SIDE,
@@ -16,6 +14,8 @@ from counts import (
     one_thread,
     step_cost,
 )
+from torch import nn
+
 from manifold_mixup import ManifoldMixup
 
 SMALL = 16 * 1024  # bytes for everything of a plan and of a second loss, with room

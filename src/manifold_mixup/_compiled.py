@@ -16,12 +16,16 @@ def is_compiled(module: nn.Module) -> bool:
 
 def runs_compiled(model: nn.Module, layer: str) -> bool:
     """Say whether a layer, a module around it, or the running call of the model is compiled."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")
     around = [
         module for name, module in named_layers(model).items() if f"{layer}.".startswith(f"{name}.")
     ]
-    inside = getattr(dynamo, "_in_optimized_module", False)
-    return inside or any(map(is_compiled, (*_shells(model), *around)))
+    return _inside() or any(map(is_compiled, (*_shells(model), *around)))
+
+
+def _inside() -> bool:
+    """Say whether a module that torch.compile wrapped is running."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    return bool(getattr(dynamo, "_in_optimized_module", False))
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -76,4 +80,23 @@ def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
             f"compiler stops at {limit}: it runs the rest eagerly, or raises if fullgraph=True. "
             f"Set torch._dynamo.config.recompile_limit = {graphs} or more.",
             stacklevel=3,
+        )
+
+
+def warn_of_forward(model: nn.Module) -> None:
+    """Warn when the compiler leaves a model that is running eager, for want of a forward.
+
+    After the draw the compiler goes on with the code of the model's ``forward``. It does not take
+    up code of PyTorch's own there, with the exception of a plain `nn.Sequential`.
+    """
+    kind = type(model)
+    borrowed = kind.forward.__module__.startswith("torch.") and kind is not nn.Sequential
+    compiled = model._compiled_call_impl is not None or _inside()
+    if borrowed and compiled and "_orig_mod" not in model._modules:
+        warnings.warn(
+            f"{kind.__name__} has no forward of its own, and the compiler does not go on with "
+            f"PyTorch's after the draw: the model runs eagerly. Give it a forward, or compile it "
+            f"first and attach to what torch.compile returns: ManifoldMixup(torch.compile(model), "
+            f"...).",
+            stacklevel=2,
         )

@@ -108,6 +108,7 @@ class ManifoldMixup:
         self._runs = Runs(model, self._hooks)
         self._unchecked = check
         self._looked = False
+        self._first = True
         if table is not None:
             (self._settle if check else self._note)(table)
         self._told: list[MixPlan | None] = []  # by using and paused, the innermost last
@@ -347,6 +348,9 @@ class ManifoldMixup:
             return plan
         for name in filter(is_input, self.layers):
             mixed_input(name, inputs)  # raises before anything is drawn
+        if self._first:
+            self._first = False
+            _compiled.warn_of_forward(self._model)
         if self._unchecked:
             self._check(args, kwargs)
         return self._stream.draw(self.layers, len(lead), lead.device)

@@ -118,20 +118,26 @@ def test_a_score_that_is_not_there_leaves_its_cell_empty(task, plain, tmp_path):
 
 def test_what_one_method_has_and_another_has_not(task, plain, tmp_path):
     """Evaluated with other settings, each has its own rows; the others' cells stay empty."""
-    mixed = replace(plain, method="mixed", layers=("input",))
-    rows = {"no mixup": ["a", "b"], "mixed": ["b", "c"]}
-    count = {"no mixup": 2000, "mixed": 100}
-    for run in (plain, mixed):
-        at = tmp_path / run.method
+    rows = {"no mixup": ["a", "b"], "mixed": ["b", "c"], "not evaluated": []}
+    lams = {"no mixup": [0.0, 0.5], "mixed": [0.0, 1.0]}
+    for method, names in rows.items():
+        run = replace(plain, method=method, layers=() if method == "no mixup" else ("input",))
+        at = tmp_path / method
         train(run, task, folder=at)
-        found = [{"name": name, "accuracy": 12.5} for name in rows[run.method]]
-        content = {"evaluation": {"deformations": found, "examples": count[run.method]}}
-        (at / "evaluation-last-0.json").write_text(json.dumps(content))
+        if names:
+            deformed = [{"name": name, "accuracy": 12.5} for name in names]
+            between = [{"name": "layer", "lam": lams[method], "nll": [0.125, 0.375]}]
+            parts = {"deformations": deformed, "examples": 100 if "c" in names else 2000}
+            (at / "evaluation-last-0.json").write_text(json.dumps({"evaluation": parts}))
+            parts = {"interpolation": between, "examples": 50}
+            (at / "evaluation-last-1.json").write_text(json.dumps({"evaluation": parts}))
     text = page(gather([tmp_path]), title="")
     for cells in ("a</th><td>12.5</td><td></td>", "b</th><td>12.5</td><td>12.5</td>"):
         assert cells in text
     assert "c</th><td></td><td>12.5</td>" in text
     assert "Test examples: 100 to 2,000." in text
+    assert "Test examples: 50." in text
+    assert "λ = 0.5</th><td>0.375</td><td></td>" in text  # the other had no such λ
 
 
 def test_of_two_evaluations_the_later_counts(task, plain, tmp_path):

@@ -1,6 +1,6 @@
 """What the lab's training loop costs beside the plainest loops that train the same.
 
-    python benchmarks/train.py
+    python -m benchmarks.training
 
 A narrow PreActResNet18 on images like CIFAR's, all loops with the same batch size, precision and
 optimizer. Two loops train at once, taking turns: after every step of one comes a step of the other

@@ -1,0 +1,1 @@
+"""What Manifold Mixup costs, measured: ``python -m benchmarks``."""

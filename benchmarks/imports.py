@@ -1,0 +1,25 @@
+"""What importing costs, in processes of its own."""
+
+import statistics
+import subprocess
+import sys
+
+_PROGRAM = (
+    "import time; a = time.perf_counter(); import torch; b = time.perf_counter(); "
+    "import manifold_mixup; print(b - a, time.perf_counter() - b)"
+)
+
+
+def times(count: int) -> dict[str, float]:
+    """Return the milliseconds that torch takes to import and, after it, this library: medians."""
+    runs = [_printed() for _ in range(count)]
+    torch_times, library_times = zip(*runs, strict=True)
+    return {
+        "torch": 1000 * statistics.median(torch_times),
+        "manifold_mixup": 1000 * statistics.median(library_times),
+    }
+
+
+def _printed() -> list[float]:
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True)
+    return [float(word) for word in done.stdout.split()]

@@ -1,0 +1,105 @@
+"""The mix alone, beside a copy of the same bytes, which is the limit, and what others do."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.turns import Timing, Way, compare
+from manifold_mixup import MixPlan, mix
+
+CHANNELS, SIDE = 128, 32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COPY = "`x.clone()`, the limit"
+Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Cell(NamedTuple):
+    """What one comparison is of, and what came out."""
+
+    megabytes: float
+    dtype: str
+    mode: str
+    phase: str
+    timings: list[Timing]
+
+
+def forwards() -> dict[str, Forward]:
+    """Return the ways to mix a state, by name; each takes ``x``, ``lam`` and ``perm``."""
+    return {
+        COPY: lambda x, lam, perm: x.clone(),
+        "**`mix(x, plan)`**": lambda x, lam, perm: mix(x, MixPlan("", lam, perm)),
+        "`x.index_select(0, perm).lerp(x, lam)`": (
+            lambda x, lam, perm: x.index_select(0, perm).lerp(x, lam.to(x.dtype))
+        ),
+        "`lam * x + (1 - lam) * x[perm]`": lambda x, lam, perm: lam * x + (1 - lam) * x[perm],
+        "as torchvision mixes inputs": (
+            lambda x, lam, perm: x.roll(1, 0).mul_(1.0 - lam).add_(x.mul(lam))
+        ),
+    }
+
+
+def cells(
+    megabytes: list[float], seconds: float, *, device: str = "cpu", compiled: bool = True
+) -> Iterator[Cell]:
+    """Compare all ways forward, backward and both, for every size and type.
+
+    Args:
+        megabytes: sizes of the state, rounded to whole examples.
+        seconds: for each comparison.
+        device: where.
+        compiled: whether compiled ways are compared too.
+    """
+    for size in megabytes:
+        for name, dtype in DTYPES.items():
+            example = CHANNELS * SIDE * SIDE * dtype.itemsize / 1e6
+            state = _State(max(2, round(size / example)), dtype, device)
+            for mode in ("eager", "compiled") if compiled else ("eager",):
+                ways = {k: _in_mode(forward, mode) for k, forward in forwards().items()}
+                for phase in ("forward", "backward", "both"):
+                    timed = {k: state.way(forward, phase) for k, forward in ways.items()}
+                    found = compare(timed, seconds, device=device)
+                    yield Cell(state.megabytes, name, mode, phase, found)
+
+
+def _in_mode(forward: Forward, mode: str) -> Forward:
+    return forward if mode == "eager" else torch.compile(forward, dynamic=False)
+
+
+class _State:
+    """A hidden state, its gradient, and a plan."""
+
+    def __init__(self, batch: int, dtype: torch.dtype, device: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shape = (batch, CHANNELS, SIDE, SIDE)
+        self.x, self.grad = (
+            torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2)
+        )
+        self.x.requires_grad_()
+        self.lam = torch.tensor(0.3, device=device)
+        self.perm = torch.randperm(batch, generator=generator).to(device)
+
+    @property
+    def megabytes(self) -> float:
+        return self.x.nbytes / 1e6
+
+    def way(self, forward: Forward, phase: str) -> Way:
+        """Return what is timed in a phase; of the copy, a copy in each of them."""
+
+        def ahead() -> Tensor:
+            return forward(self.x, self.lam, self.perm)
+
+        def back(output: Tensor) -> Any:
+            return torch.autograd.grad(output, self.x, self.grad)
+
+        is_copy = forward(self.x, self.lam, self.perm).grad_fn.name() == "CloneBackward0"
+        if phase == "forward":
+            return Way(ahead)
+        if is_copy:  # its gradient is the one that came in, which costs nothing
+            return Way(self.grad.clone if phase == "backward" else self._two_copies)
+        return Way(back, ahead) if phase == "backward" else Way(lambda: back(ahead()))
+
+    def _two_copies(self) -> None:
+        self.x.clone()
+        self.grad.clone()

@@ -1,0 +1,113 @@
+"""Numbers as Markdown."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.turns import FEWEST, WIDE, Timing
+
+Found = dict[str, Any]
+
+
+def page(result: Found) -> str:
+    """Return everything that was measured as one page."""
+    machine, versions = result["machine"], result["versions"]
+    parts = [
+        "# Benchmarks",
+        f"{machine['cpu']}, {machine['cores']} cores, {result['threads']} threads; device "
+        f"{result['effort']['device']}; PyTorch {versions['torch']}, Python {result['python']}; "
+        f"{result['date']}, commit {result['git']}. Medians over rounds in which all ways take "
+        f"turns; in brackets the middle half of the ratios, each to the first row of its round. "
+        f"Where that half is wider than {100 * WIDE:.0f} % of the median, the machine was too "
+        f"busy, and no ratio is given; nor is one of fewer than {FEWEST} rounds.",
+    ]
+    for name, write in _WRITERS.items():
+        if name in result:
+            parts += write(result[name])
+    return "\n\n".join(parts) + "\n"
+
+
+def _mix(found: Found) -> Iterator[str]:
+    yield "## The mix alone"
+    yield (
+        "Ratios to a copy of the same bytes: of the state forward, of its gradient backward, of "
+        "both for both."
+    )
+    groups: dict[tuple[str, str], list[Found]] = {}
+    for cell in found["cells"]:
+        groups.setdefault((cell["dtype"], cell["mode"]), []).append(cell)
+    for (dtype, mode), cells in groups.items():
+        header = [f"{cell['megabytes']:.0f} MB {cell['phase']}" for cell in cells]
+        names = [timing["name"] for timing in cells[0]["timings"]]
+        rows = [
+            (name, *(_in_cell(Timing(**cell["timings"][k]), first=k == 0) for cell in cells))
+            for k, name in enumerate(names)
+        ]
+        yield f"{dtype}, {mode}:\n\n{table(('', *header), rows)}"
+
+
+def _in_cell(timing: Timing, *, first: bool) -> str:
+    if first:
+        return f"{timing.milliseconds:.2f} ms"
+    return timing.fault or f"{timing.ratio:.2f}"
+
+
+def _peers(found: Found) -> Iterator[str]:
+    yield "## A step as others mix"
+    yield _timings(found["timings"])
+
+
+def _step(found: Found) -> Iterator[str]:
+    yield "## A training step"
+    for name, timings in found.items():
+        yield f"{name} ({timings[0]['rounds']} rounds):\n\n{_timings(timings)}"
+
+
+def _timings(rows: Sequence[Found]) -> str:
+    return table(
+        ("", "ms", "ratio"),
+        [
+            (one.name, f"{one.milliseconds:.1f}", _ratio(one))
+            for one in (Timing(**row) for row in rows)
+        ],
+    )
+
+
+def _ratio(timing: Timing) -> str:
+    half = f"({timing.quarter:.3f} to {timing.three_quarters:.3f})"
+    return f"{timing.fault or f'{timing.ratio:.3f}'} {half}"
+
+
+def _counts(found: Found) -> Iterator[str]:
+    yield "## Counted beyond the plain step of a 12-block network"
+    state = found["state"]
+    yield table(
+        ("eligible layers", "operator calls", "numbers read", "allocated, in states", "at peak"),
+        [
+            (
+                str(layers),
+                f"+{cost['calls']}",
+                f"+{cost['reads']}",
+                f"+{cost['allocated'] / state:.2f}",
+                f"+{cost['peak'] / state:.2f}",
+            )
+            for layers, cost in found["beyond"].items()
+        ],
+    )
+    yield "The two numbers that are read are drawn on the CPU: a GPU is waited for by none."
+    yield f"Graphs of a compiled model with 3 eligible layers: {found['graphs']}."
+
+
+def _imports(found: Found) -> Iterator[str]:
+    yield (
+        f"Importing the library after torch: {found['manifold_mixup']:.0f} ms (torch itself: "
+        f"{found['torch']:.0f} ms)."
+    )
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a table, numbers to the right."""
+    rule = ("---",) + ("---:",) * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+
+
+_WRITERS = {"mix": _mix, "peers": _peers, "step": _step, "counts": _counts, "imports": _imports}
