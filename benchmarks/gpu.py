@@ -1,0 +1,153 @@
+"""All that a GPU can settle, in one call of under nine minutes: python -m benchmarks.gpu OUT.
+
+Tests first, since numbers of wrong code say nothing; then the mix beside the measured copy, steps
+with beside steps without, and an epoch of PreActResNet18 with the share in which the GPU idles and
+the model FLOPs utilisation. Each part is written as soon as it is done, into one JSON; a part for
+which no time is left is named in it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import __main__ as all_parts
+from benchmarks import training
+from manifold_mixup.lab import provenance
+from manifold_mixup.lab.data import Data, as_input
+from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.train import train
+
+LIMIT = 8.5 * 60  # seconds for everything
+Found = dict[str, Any]
+
+
+def tests(device: str, quick: bool) -> Found:
+    """Run the tests that are marked for a GPU; without one, what they would be."""
+    del device
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    done = subprocess.run(
+        [*command, *(["--collect-only"] if quick else [])],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return {"status": done.returncode, "says": done.stdout.splitlines()[-30:]}
+
+
+def copy_bandwidth(device: str, quick: bool) -> Found:
+    """Measure the limit: a copy within the memory of the device, bytes read and written."""
+    x = torch.empty((1 if quick else 256) * 2**20, device=device)
+    y = torch.empty_like(x)
+    seconds = []
+    for _ in range(12):
+        _wait(device)
+        start = time.perf_counter()
+        y.copy_(x)
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+    return {"bytes": 2 * x.nbytes, "GB_per_s": 2 * x.nbytes / sorted(seconds)[6] / 1e9}
+
+
+def mix(device: str, quick: bool) -> Found:
+    """Time the mix, eager and compiled."""
+    sizes = (1.0,) if quick else (8.0, 64.0, 512.0)
+    effort = replace(
+        all_parts.Effort(), megabytes=sizes, seconds=0 if quick else 1, device=device,
+        compiled=not quick,
+    )  # fmt: skip
+    return all_parts.mix(effort)
+
+
+def steps(device: str, quick: bool) -> Found:
+    """Time steps of five models, eager."""
+    effort = replace(all_parts.QUICK if quick else all_parts.Effort(), device=device)
+    return all_parts.step(effort if quick else replace(effort, step_seconds=8))
+
+
+def epoch(device: str, quick: bool) -> Found:
+    """Train PreActResNet18 for an epoch as fast as the lab can, with mixing and without."""
+    data = training.images(500 if quick else 50_000)
+    plain = Run(
+        data=data.name, model="preact-resnet18", width=2 if quick else None, epochs=1, batch=128,
+        optimizer="sgd", lr=0.05, schedule="constant", flip=True, crop=2, precision="bf16",
+        channels_last=True, compile=not quick, device=device,
+    )  # fmt: skip
+    mixed = replace(plain, layers=("input", "layer1", "layer2"), alpha=2.0)
+    found: Found = {"flops_of_an_epoch": flops(plain, data)}
+    for name, run in {"no mixup": plain, "manifold mixup": mixed}.items():
+        train(replace(run, examples=None), data)  # makes what is kept: graphs, memory
+        seconds = [train(run, data).seconds for _ in range(1 if quick else 3)]
+        found[name] = {"seconds": seconds, "images_per_s": len(data.x) / min(seconds)}
+        found[name]["TFLOPS"] = found["flops_of_an_epoch"] / min(seconds) / 1e12
+        if device == "cuda":
+            found[name]["idle_share"] = training.idle_share(run, data)
+    return found
+
+
+def flops(run: Run, data: Data) -> float:
+    """Count the floating-point operations of an epoch, forward and backward."""
+    model = fresh_model(replace(run, compile=False), data).to("cpu")
+    x = as_input(data.x[:4])
+    with FlopCounterMode(display=False) as counter:
+        model(x).sum().backward()
+    return counter.get_total_flops() / len(x) * len(data.x)
+
+
+PARTS: dict[str, Callable[[str, bool], Found]] = {
+    "tests": tests,
+    "copy": copy_bandwidth,
+    "epoch": epoch,
+    "mix": mix,
+    "steps": steps,
+}
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Run every part that there is time for."""
+    parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, help="folder for gpu.json")
+    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
+    options = parser.parse_args()
+    if not options.rehearse and not torch.cuda.is_available():
+        parser.error("there is no GPU here that this PyTorch can use: --rehearse tries the script")
+    device = "cpu" if options.rehearse else "cuda"
+    options.out.mkdir(parents=True, exist_ok=True)
+    began, left = time.perf_counter(), dict(PARTS)
+    result: Found = {**provenance.describe(), "device": device}
+    if device == "cuda":
+        result["gpu"] = {
+            "name": torch.cuda.get_device_name(),
+            "bytes": torch.cuda.get_device_properties(0).total_memory,
+            "cuda": torch.version.cuda,
+        }
+    while left and time.perf_counter() - began < LIMIT:
+        name, part = next(iter(left.items()))
+        del left[name]
+        print(f"{time.perf_counter() - began:5.0f} s  {name}", flush=True)
+        try:
+            result[name] = part(device, options.rehearse)
+        except Exception as error:  # the other parts are worth their time
+            result[name] = {"failed": f"{type(error).__name__}: {error}"}
+        result["not_begun"] = list(left)
+        result["seconds"] = time.perf_counter() - began
+        (options.out / "gpu.json").write_text(json.dumps(result, indent=1, default=asdict) + "\n")
+    print(f"{time.perf_counter() - began:5.0f} s  written: {options.out / 'gpu.json'}")
+
+
+if __name__ == "__main__":
+    main()
