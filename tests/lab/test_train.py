@@ -148,3 +148,33 @@ def test_images_are_augmented_as_the_recipe_says(images):
     data = datasets.load("cifar-10", root=images)
     run = Run(data="cifar-10", model="cnn", width=2, flip=True, crop=3, cutout=5)
     assert Job(run, data).loader.augment == Augment(flip=True, crop=3, cutout=5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_layer_may_have_its_first_gradient_after_others(task, plain):
+    """With a blocked gradient; by SGD it then moves as if the gradients before had been 0."""
+    run = replace(
+        plain, optimizer="sgd", lr=0.1, layers=("input", "hidden1"), block_gradient=True, epochs=1
+    )
+    late = 0
+    for seed in range(4):
+        job = Job(replace(run, seed=seed), task)
+        job.model.train()
+        theirs = [one.detach().clone().requires_grad_() for one in job.core.parameters()]
+        reference = torch.optim.SGD(
+            theirs, lr=run.lr, momentum=0.9, nesterov=True, weight_decay=run.weight_decay,
+            fused=False, foreach=False,
+        )  # fmt: skip
+        drawn = []
+        for x, y in job.loader.epoch(1):
+            job.method.criterion(job.model(x), y).backward()
+            drawn.append(job.method.mixup.plan.layer)
+            for copy, ours in zip(theirs, job.core.parameters(), strict=True):
+                copy.grad = ours.grad.clone()
+            job.optimizer.step()
+            reference.step()
+            job.clear_gradients()
+            for copy, ours in zip(theirs, job.core.parameters(), strict=True):
+                torch.testing.assert_close(ours, copy)
+        late += drawn[0] == "hidden1" and "input" in drawn
+    assert late

@@ -65,7 +65,10 @@ class Job:
         scaled = self.accelerator.scaler is not None
         self.optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
         self.average = Average(self.core, run.ema)
-        self.method = attached or Method(self.model, run)
+        # Of a compiled model too: once its layers are checked, its graphs stay as they are.
+        few = as_input(data.x[:2].to(self.device)) if run.compile else None
+        self.method = attached or Method(self.model, run, example=few)
+        self.clear_gradients()
 
     @property
     def steps(self) -> int:
@@ -83,6 +86,19 @@ class Job:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of a step.
+
+        Where gradients are blocked they become 0 and not ``None``: what gets none in a step goes on
+        by momentum and decay, as in the authors' code, and PyTorch's fused SGD (2.14) fails where a
+        parameter has its first gradient later than others.
+        """
+        if not self.run.block_gradient:
+            self.optimizer.zero_grad()
+            return
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
 
     def mean(self, sums: Tensor) -> float:
         """Divide a sum by the number of examples in it, over all processes."""

@@ -3,19 +3,20 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from manifold_mixup.lab import checkpoint, optimizers, runs, weights
 from manifold_mixup.lab.checkpoint import State
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data.loader import parts
 from manifold_mixup.lab.job import Job
 from manifold_mixup.lab.log import Log
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.warm_up import warm_up
 
 _ASK = 20  # Several processes ask each other only so often: each time they wait for one another.
 
@@ -61,6 +62,7 @@ def train(
         job = Job(run, data)
         keeper = _Keeper(job, folder, every=save_every, stop=stop)
         at = keeper.resume()
+        warm_up(job)
         log = Log(folder if job.main else None, at.curve)
         for epoch in range(at.epoch, run.epochs + 1):
             began = time.perf_counter() - at.seconds
@@ -69,12 +71,12 @@ def train(
                 step = (epoch - 1) * len(job.loader) + at.step
                 job.draw_by(step)
                 optimizers.set_rate(job.optimizer, run, progress=step / job.steps)
-                for part, labels in _parts(x, y, run.accumulate):
+                for part, labels in parts(x, y, run.accumulate):
                     loss = job.method.criterion(job.model(part), labels)
                     job.accelerator.backward(loss * (len(labels) / len(y)))
                     at.sums[0] += loss.detach() * len(labels)
                 job.optimizer.step()
-                job.optimizer.zero_grad()
+                job.clear_gradients()
                 job.average.update()
                 at.sums[1] += len(y)
                 at.step += 1
@@ -90,11 +92,6 @@ def train(
             keeper.save_if_due(at)
             on_epoch(at.curve[-1])
         return keeper.finish(at)
-
-
-def _parts(x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Split a batch into parts whose gradients are summed."""
-    return zip(x.tensor_split(count), y.tensor_split(count), strict=True)
 
 
 def _require_finite(train_loss: float, run: Run, epoch: int) -> None:

@@ -89,3 +89,8 @@ class Loader:
             height, width = self.x.shape[2:]
             draws = self.augment.draw(len(self.x), (height, width), generator)
         return order.to(self.x.device), draws.to(self.x.device)
+
+
+def parts(x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split a batch into parts whose gradients are summed."""
+    return zip(x.tensor_split(count), y.tensor_split(count), strict=True)

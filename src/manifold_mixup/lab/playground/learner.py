@@ -83,7 +83,7 @@ class Learner:
                 loss.backward()
                 total += loss.detach() * len(y)
                 job.optimizer.step()
-                job.optimizer.zero_grad()
+                job.clear_gradients()
         self.loss = float(total) / len(self.data.y)
         if not math.isfinite(self.loss):
             raise FloatingPointError(
