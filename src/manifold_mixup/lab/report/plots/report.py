@@ -12,7 +12,7 @@ from manifold_mixup.lab.report.plots.comparison import training_curves
 from manifold_mixup.lab.results import Result
 
 CURVES: dict[str, tuple[str, str]] = {
-    "train_loss": ("Training loss", ""),
+    "train_loss": ("Training loss", "nats"),
     "error": ("Test error", "%"),
     "nll": ("Test NLL", "nats"),
 }
