@@ -62,6 +62,9 @@ def test_manifold_mixup_flattens_mnist(network, claim):
 
 
 def _number(column, run, when):
+    if column.training:
+        epoch = run["best_epoch"] if when == "best" else len(run["curve"])
+        return run["curve"][epoch - 1][column.key]
     if column.battery is None:
         return run[when][column.key]
     part, name = column.battery

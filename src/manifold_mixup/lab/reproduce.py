@@ -332,7 +332,11 @@ def _write(
     content = head | {
         "complete": count == len(reproduction.runs),
         "wall_seconds": seconds,
-        "rows": [_row(line, found.get(line.row.run, {})) for line in done if line.row.run],
+        "rows": [
+            _row(line, found.get(line.row.run, {}), curves=table.picture == "curves")
+            for line in done
+            if line.row.run
+        ],
     }
     files.write_json(path.with_suffix(".json"), content)
     text = f"# {_title(reproduction)}\n\n{paper_table(table, done)}\n{_where(content, found)}\n"
@@ -340,7 +344,7 @@ def _write(
     return path
 
 
-def _row(line: Line, found: Mapping[int, Found]) -> dict[str, Any]:
+def _row(line: Line, found: Mapping[int, Found], *, curves: bool) -> dict[str, Any]:
     return {
         "label": line.row.label,
         "base": line.row.base,
@@ -349,16 +353,16 @@ def _row(line: Line, found: Mapping[int, Found]) -> dict[str, Any]:
             when: {key: asdict(cell) for key, cell in cells.items()}
             for when, cells in line.cells.items()
         },
-        "runs": [_summary(found[seed]) for seed in sorted(found)],
+        "runs": [_summary(found[seed], curve=curves) for seed in sorted(found)],
     }
 
 
-def _summary(one: Found) -> dict[str, Any]:
-    """Say what a run was and what it ended in; its curve stays in its folder."""
+def _summary(one: Found, *, curve: bool) -> dict[str, Any]:
+    """Say what a run was and what it ended in; its curve only where the table is about curves."""
     result = asdict(one.result)
-    return {key: value for key, value in result.items() if key != "curve"} | {
-        "evaluation": dict(one.evaluation)
-    }
+    if not curve:
+        del result["curve"]
+    return result | {"evaluation": dict(one.evaluation)}
 
 
 def _where(content: Mapping[str, Any], found: Mapping[Run, Mapping[int, Found]]) -> str:
