@@ -12,7 +12,7 @@ from manifold_mixup import MixPlan, mix
 CHANNELS, SIDE = 128, 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COPY = "`x.clone()`, the limit"
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Forward = Callable[[Tensor, MixPlan], Tensor]
 
 
 class Cell(NamedTuple):
@@ -26,16 +26,18 @@ class Cell(NamedTuple):
 
 
 def forwards() -> dict[str, Forward]:
-    """Return the ways to mix a state, by name; each takes ``x``, ``lam`` and ``perm``."""
+    """Return the ways to mix a state, by name; each takes ``x`` and a plan."""
     return {
-        COPY: lambda x, lam, perm: x.clone(),
-        "**`mix(x, plan)`**": lambda x, lam, perm: mix(x, MixPlan("", lam, perm)),
+        COPY: lambda x, plan: x.clone(),
+        "**`mix(x, plan)`**": mix,
         "`x.index_select(0, perm).lerp(x, lam)`": (
-            lambda x, lam, perm: x.index_select(0, perm).lerp(x, lam.to(x.dtype))
+            lambda x, plan: x.index_select(0, plan.perm).lerp(x, plan.lam.to(x.dtype))
         ),
-        "`lam * x + (1 - lam) * x[perm]`": lambda x, lam, perm: lam * x + (1 - lam) * x[perm],
+        "`lam * x + (1 - lam) * x[perm]`": (
+            lambda x, plan: plan.lam * x + (1 - plan.lam) * x[plan.perm]
+        ),
         "as torchvision mixes inputs": (
-            lambda x, lam, perm: x.roll(1, 0).mul_(1.0 - lam).add_(x.mul(lam))
+            lambda x, plan: x.roll(1, 0).mul_(1.0 - plan.lam).add_(x.mul(plan.lam))
         ),
     }
 
@@ -77,8 +79,8 @@ class _State:
             torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2)
         )
         self.x.requires_grad_()
-        self.lam = torch.tensor(0.3, device=device)
-        self.perm = torch.randperm(batch, generator=generator).to(device)
+        perm = torch.randperm(batch, generator=generator)
+        self.plan = MixPlan("", torch.tensor(0.3), perm).to(device)
 
     @property
     def megabytes(self) -> float:
@@ -88,12 +90,12 @@ class _State:
         """Return what is timed in a phase; of the copy, a copy in each of them."""
 
         def ahead() -> Tensor:
-            return forward(self.x, self.lam, self.perm)
+            return forward(self.x, self.plan)
 
         def back(output: Tensor) -> Any:
             return torch.autograd.grad(output, self.x, self.grad)
 
-        is_copy = forward(self.x, self.lam, self.perm).grad_fn.name() == "CloneBackward0"
+        is_copy = forward(self.x, self.plan).grad_fn.name() == "CloneBackward0"
         if phase == "forward":
             return Way(ahead)
         if is_copy:  # its gradient is the one that came in, which costs nothing

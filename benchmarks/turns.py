@@ -14,7 +14,7 @@ WIDE = 0.25
 """Where the middle half of the ratios is wider than this share of their median, there is none."""
 FEWEST = 5
 """Rounds below which there is none either."""
-_SHORTEST = 2e-3  # seconds: what is shorter is repeated
+_SHORTEST = 20e-3  # seconds: what is shorter is repeated
 
 
 class Way(NamedTuple):
@@ -53,16 +53,18 @@ def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> 
 
     Args:
         ways: by name.
-        seconds: how long; one round beyond the warm-up is made in any case.
+        seconds: how long; `FEWEST` rounds are made in any case, and for 0 seconds a single one.
         device: on a GPU the clock waits for it.
     """
-    clock = _Clock(device)
-    repeat = max(1, round(_SHORTEST / clock.seconds(next(iter(ways.values())), 1)))
+    clock, fewest = _Clock(device), WARM_UP + (FEWEST if seconds else 1)
+    first = next(iter(ways.values()))
+    once = min(clock.seconds(first, 1) for _ in range(3))
+    repeat = max(1, round(_SHORTEST / once)) if seconds else 1
     names, order = list(ways), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
     rounds = 0
-    while rounds < WARM_UP + 1 or time.perf_counter() < end:
+    while rounds < fewest or time.perf_counter() < end:
         for name in order.sample(names, len(names)):
             times[name].append(clock.seconds(ways[name], repeat) / repeat)
         rounds += 1

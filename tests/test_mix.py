@@ -112,6 +112,17 @@ def test_half_types_are_computed_in_float32(dtype, per_sample):
     )
 
 
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("features", [1, 7, 33, 1000])
+@pytest.mark.parametrize("lam", [0.0, 0.125, 0.3, 0.5, 0.7, 1.0])
+def test_half_types_are_rounded_as_from_float32(dtype, features, lam):
+    """To the last bit, in the vectorised part of a row and in its end."""
+    x, perm = randn(6, features, dtype=dtype), torch.tensor([3, 0, 5, 1, 2, 4])
+    wide = x.float()
+    exact = wide[perm].lerp(wide, torch.tensor(lam)).to(dtype)
+    assert torch.equal(mix(x, MixPlan("layer", torch.tensor(lam), perm)), exact)
+
+
 @EACH_KIND
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half_gradients_are_computed_in_float32(dtype, per_sample):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from manifold_mixup._plan import MixPlan
 
+_HALF = (torch.float16, torch.bfloat16)
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -126,6 +127,8 @@ def _invert(perm: Tensor) -> Tensor:
 def _interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
     """Gather the partners, then move them towards the examples in place: one allocation."""
     if x.dtype != own.dtype:  # half types: exact arithmetic, rounded once
+        if other is None and _rounds_once(x, own):
+            return _gather(x, perm).lerp_(x, own.item())
         return _interpolate(x.to(own.dtype), own, other, perm).to(x.dtype)
     own = _over_rows(own, x)
     if torch.compiler.is_compiling():
@@ -139,6 +142,15 @@ def _interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> 
     if other is None:
         return partner.lerp_(x, own)  # exact where both rows are equal
     return partner.mul_(_over_rows(other, x)).addcmul_(x, own)
+
+
+def _rounds_once(x: Tensor, own: Tensor) -> bool:
+    """Say whether ``lerp`` by a number computes in float32 by itself, and the number is at hand.
+
+    On the CPU it does, and nothing has to arrive before λ can be read: no copy in float32.
+    """
+    eager = not torch.compiler.is_compiling() and type(x) is type(own) is Tensor
+    return eager and x.dtype in _HALF and own.device.type == "cpu" and own.ndim == 0
 
 
 def _over_rows(weight: Tensor, x: Tensor) -> Tensor:
@@ -155,5 +167,5 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
     return gathered
 
 
-IN_BACKWARD = (_Mix.backward, _invert, _interpolate, _over_rows)
+IN_BACKWARD = (_Mix.backward, _invert, _interpolate, _rounds_once, _over_rows)
 """The functions that the autograd engine runs: frames of their own for the compiler."""

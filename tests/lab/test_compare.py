@@ -186,7 +186,12 @@ def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
     while not results.exists() and process.poll() is None and time.monotonic() < patience:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    shown, errors = process.communicate(timeout=60)
+    try:
+        shown, errors = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     assert process.returncode == 130, errors
     assert "of 600 runs were finished" in shown
     assert "Traceback" not in errors

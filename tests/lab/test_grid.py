@@ -150,6 +150,23 @@ def test_workers_that_have_much_to_say_stop_all_the_same(task, plain):
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_half_read_message_in_the_pipe(task, runs):
+    """The rest of it would be taken for the length of the next one, and waited for."""
+    told = []
+
+    def press(*_):
+        told.append("begun")
+        os.kill(os.getpid(), signal.SIGINT)
+        told.append("ended")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_all(runs[:2], task, workers=2, on_epoch=press))
+    assert told[:2] == ["begun", "ended"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_failure_in_one_run_comes_out(task, runs):
     broken = replace(runs[0], lr=1e18)
     with pytest.raises(FloatingPointError, match="no mixup, seed 0"):

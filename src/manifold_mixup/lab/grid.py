@@ -116,9 +116,12 @@ def _train_in_processes(
         with _ctrl_c_ignored():  # which the workers inherit: the parent tells them when to stop
             pending |= {pool.submit(_train_in_worker, run) for run in runs}
         while pending:
-            done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-            while not news.empty():
-                reports.tell(*news.get())
+            with ctrl_c() as pressed:  # half a message that is left in the pipe blocks the next one
+                done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+                while not news.empty():
+                    reports.tell(*news.get())
+            if pressed():
+                raise KeyboardInterrupt
             for future in done:
                 yield future.result()
     except BrokenProcessPool as error:
@@ -127,9 +130,10 @@ def _train_in_processes(
             "Fewer may help (--workers)."
         ) from error
     finally:
-        stop.set()
-        _let_end(pending, news)
-        pool.shutdown()
+        with ctrl_c():
+            stop.set()
+            _let_end(pending, news)
+            pool.shutdown()
 
 
 def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") -> None:
