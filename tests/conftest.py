@@ -1,8 +1,15 @@
-"""The hypothesis profile of the whole suite, and a fixture for what compiles."""
+"""The hypothesis profile of the whole suite, its threads, and a fixture for what compiles."""
+
+import os
 
 import pytest
 import torch
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes with two threads each on two cores wait for one another, twenty times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for what tests start
+    torch.set_num_threads(1)
 
 # The first call into torch takes longer than the default deadline, and a failure must come back.
 settings.register_profile("manifold-mixup", deadline=None, derandomize=True)

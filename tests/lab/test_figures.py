@@ -14,8 +14,6 @@ from manifold_mixup.lab.paper.numbers import Found, lines
 from manifold_mixup.lab.paper.scale import Scale, scaled
 
 pytestmark = pytest.mark.slow
-of_the_spirals = pytest.mark.xdist_group("spirals")
-of_the_digits = pytest.mark.xdist_group("digits")
 
 
 def lines_of(table, data, folder):
@@ -41,7 +39,6 @@ def figure_1(tmp_path_factory):
     return lines_of(table, data, tmp_path_factory.mktemp("spirals"))
 
 
-@of_the_spirals
 @pytest.mark.parametrize("claim", ["confident", "within", "second", "nll"])
 def test_manifold_mixup_at_the_bottleneck(figure_1, claim):
     """Less confidence off the data, classes concentrated and flat, a better likelihood."""
@@ -50,7 +47,6 @@ def test_manifold_mixup_at_the_bottleneck(figure_1, claim):
     assert mixed.difference.mean < 0, (plain.spread, mixed.spread)
 
 
-@of_the_spirals
 def test_the_differences_are_clear(figure_1):
     _, mixed = figure_1
     for claim, least in {"confident": 15, "within": 10}.items():
@@ -74,7 +70,6 @@ def digits(tmp_path_factory):
     return lines_of(replace(table, rows=tuple(rows)), data, folder)
 
 
-@of_the_digits
 @pytest.mark.parametrize("claim", ["outside", "within"])
 def test_manifold_mixup_flattens_the_states_of_a_class(digits, claim):
     """Less lies outside the first direction of a class, and less of all variance within classes."""

@@ -21,8 +21,6 @@ from manifold_mixup.lab.report.page import command, page
 from manifold_mixup.lab.report.table import difference_text, spread_text
 from manifold_mixup.lab.train import Stopped, train
 
-pytestmark = pytest.mark.xdist_group("report")  # most look at the same runs
-
 HOSTILE = "<script>alert('name')</script>"
 PARTS = ("attacks", "strength", "outliers", "interpolation", "spectra")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -35,7 +35,6 @@ from manifold_mixup.lab.playground.session import Session
 from manifold_mixup.lab.train import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-in_the_browser = pytest.mark.xdist_group("playground")  # which one server serves
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -43,7 +42,6 @@ def of_link(query):
     return read(dict(parse_qsl(query)))
 
 
-@settings(deadline=None)  # the first example imports
 @given(
     st.builds(
         Choice,
@@ -326,7 +324,6 @@ def answers(address):
 
 
 @pytest.mark.slow
-@in_the_browser
 def test_only_this_machine_reaches_it(address):
     port = int(address.rpartition(":")[2])
     assert urlopen(address).status == 200
@@ -382,7 +379,6 @@ CLICK = """async names => {
 
 
 @pytest.mark.slow
-@in_the_browser
 def test_one_watches_it_learn(browser, address):
     tab = Tab(browser, address, viewport={"width": 1280, "height": 900})
     page = tab.page
@@ -418,7 +414,6 @@ def test_one_watches_it_learn(browser, address):
 
 
 @pytest.mark.slow
-@in_the_browser
 def test_a_choice_is_in_its_link(browser, address):
     tab = Tab(browser, address)
     page = tab.page
@@ -446,7 +441,6 @@ def test_a_choice_is_in_its_link(browser, address):
 
 
 @pytest.mark.slow
-@in_the_browser
 def test_a_link_is_shown_and_not_run(browser, address):
     query = urlencode({"method": HOSTILE, HOSTILE: HOSTILE, "alpha": 9})
     tab = Tab(browser, f"{address}/?{query}", viewport={"width": 400, "height": 800})

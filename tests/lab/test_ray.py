@@ -13,7 +13,6 @@ from manifold_mixup.lab.grid import train_all
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # of Ray and what it imports
 ]
