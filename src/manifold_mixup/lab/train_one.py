@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -108,6 +109,14 @@ def train_one(training: Training) -> bool:
         ValueError: the folder holds another run.
         OSError: a file could not be written.
     """
+    finished = _trained(training)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Its threads, if they are still there when Python ends, take the process down with them.
+        torch.distributed.destroy_process_group()
+    return finished
+
+
+def _trained(training: Training) -> bool:
     run, console = training.run, Console(quiet=provenance.rank() != 0)
     console.print(f"[bold]{_title(training)}[/bold]", highlight=False)
     try:
