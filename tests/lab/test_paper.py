@@ -291,3 +291,9 @@ def test_better_knows_the_direction():
     difference = mixed.cells["last"]["error"].difference
     assert better(ERROR, difference) is True
     assert better(replace(ERROR, better="higher"), difference) is False
+
+
+def test_figure_7_is_figure_6_on_another_task():
+    sixth, seventh = (paper.table(f"figure-{number}").rows for number in (6, 7))
+    other = {"data": "cifar-100", "model": "preact-resnet50"}
+    assert [replace(row.run, **other) for row in sixth] == [row.run for row in seventh]

@@ -12,7 +12,7 @@ from manifold_mixup.lab.job import Job
 
 
 def warm_up(job: Job) -> None:
-    """Have the compiler make every graph that training will take; a run that is not compiled waits.
+    """Have the compiler make every graph that training will take; without a compiler, do nothing.
 
     There is a graph for each eligible layer, for whole batches and for the last one of an epoch.
     The gradients are thrown away, and what the forward passes changed in the model is put back, so

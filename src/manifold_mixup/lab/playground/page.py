@@ -19,6 +19,7 @@ from manifold_mixup.lab.playground.session import Session
 from manifold_mixup.lab.playground.view import View
 
 TITLE = "Manifold Mixup: playground"
+_open: WeakSet[Session] = WeakSet()  # of all pages there are
 _REFRESH = 0.1  # seconds between two looks at whether there is something new to show
 _CSS = """
 .nicegui-content { max-width: 80rem; margin: auto; }
@@ -77,9 +78,6 @@ def serve(host: str, port: int, *, show: bool, ready: Callable[[], None]) -> Non
         reload=False,
         show_welcome_message=False,
     )
-
-
-_open: WeakSet[Session] = WeakSet()
 
 
 def _close_all() -> None:

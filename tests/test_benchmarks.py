@@ -1,0 +1,68 @@
+"""What the benchmarks say and refuse; their times are nobody's test."""
+
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+from benchmarks import counts, tables
+from benchmarks.turns import FEWEST, WIDE, Timing, Way, compare
+
+CLEAR = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - 0.4 * WIDE, 1.5 + 0.4 * WIDE)
+WIDER = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - WIDE, 1.5 + WIDE)
+HASTY = Timing("ours", FEWEST - 1, 1.0, 1.5, 1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("timing", "fault"), [(CLEAR, ""), (WIDER, "too wide"), (HASTY, "too few rounds")]
+)
+def test_a_ratio_is_given_only_where_it_is_one(timing, fault):
+    text = tables._timings([asdict(timing)])
+    assert timing.fault == fault
+    assert not fault or fault in text
+    assert ("| 1.500 (" in text) == (not fault)
+
+
+def test_ways_take_turns_and_are_compared_with_the_first():
+    ran = []
+    ways = {name: Way(lambda name=name: ran.append(name)) for name in ("a", "b")}
+    ways["c"] = Way(ran.append, prepare=lambda: "c")
+    first, *others = compare(ways, 0)
+    assert (first.ratio, first.rounds) == (1.0, 1)
+    assert [one.name for one in others] == ["b", "c"]
+    rounds = [sorted(ran[k : k + 3]) for k in range(3, len(ran), 3)]  # after three to see how long
+    assert rounds == [["a", "b", "c"]] * 3
+
+
+def test_counts_that_grow_are_named():
+    cost = {"calls": 52, "allocated": 2 * counts.STATE, "peak": counts.STATE, "reads": 2}
+    found = {"beyond": dict.fromkeys((1, 3, 12), cost), "state": counts.STATE, "graphs": 3}
+    assert counts.broken(found) == []
+    for name in cost:
+        grown = dict.fromkeys((1, 3, 12), cost | {name: 10 * cost[name]})
+        (rule,) = counts.broken(found | {"beyond": grown})
+        assert str(10 * cost[name]) in rule
+    (rule,) = counts.broken(found | {"beyond": {1: cost, 3: cost, 12: cost | {"calls": 53}}})
+    assert rule.startswith("they grow with the eligible layers")
+    (rule,) = counts.broken(found | {"graphs": 0})
+    assert rule.startswith("0 graphs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["speed"], "no part 'speed'. Known: counts, imports, mix, peers, step"),
+        pytest.param(
+            ["--device", "cuda"],
+            "there is no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_what_is_not_there_is_an_error(arguments, said):
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
