@@ -188,6 +188,8 @@ def _interpolation(methods: Methods) -> Section | None:
             for k in shown
         ]
         grids.append(Grid(f"{layer}: NLL, nats", list(by_name), rows))
+    rows_of_all = (row for by_name in found.values() for of in by_name.values() for row in of)
+    top = max(max(row["nll"]) for row in rows_of_all)
     return Section(
         "interpolation",
         "Between two examples",
@@ -197,9 +199,10 @@ def _interpolation(methods: Methods) -> Section | None:
         + tested(methods, "interpolation"),
         pictures=[
             (
-                embedded(plots.interpolation_picture(found, title="")),
-                "Loss of mixed states against λ, layer by layer, for every method.",
+                embedded(plots.interpolation_picture(by_name, title=layer, top=top)),
+                f"Loss of states mixed at {layer} against λ, for every method.",
             )
+            for layer, by_name in found.items()
         ],
         numbers=grids,
     )
@@ -241,9 +244,10 @@ def _spectra(methods: Methods) -> Section | None:
         "class taken off. " + tested(methods, "spectra"),
         pictures=[
             (
-                embedded(plots.spectra_picture(drawn, title="")),
-                "Singular values of the states of a class, layer by layer, for every method.",
+                embedded(plots.spectra_picture({layer: methods_of}, title="")),
+                f"Singular values of the states of a class at {layer}, for every method.",
             )
+            for layer, methods_of in drawn.items()
         ],
         numbers=grids,
     )

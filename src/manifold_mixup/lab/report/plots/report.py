@@ -97,28 +97,26 @@ def deformations_picture(
 
 
 def interpolation_picture(
-    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], *, title: str
+    methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, top: float
 ) -> Picture:
-    """Draw the loss along λ, a panel for every layer.
+    """Draw the loss along λ at a layer.
 
     Args:
-        found: by layer and by method, for every seed the row of the battery part
-            ``interpolation``; rows of a method with other λ than its first are left out.
-        title: the line above everything.
+        methods: by name, for every seed the row of the battery part ``interpolation``; rows of a
+            method with other λ than its first are left out.
+        title: the layer.
+        top: where the axis of the loss ends, the same for all layers.
     """
-    with canvas(4.6 * len(found) + 0.6, 4.4) as figure:
-        panels: NDArray[np.object_] = figure.subplots(1, len(found), squeeze=False, sharey=True)
-        for axes, (layer, by_name) in zip(panels[0], found.items(), strict=True):
-            for k, (name, rows) in enumerate(by_name.items()):
-                lams = rows[0]["lam"]
-                nll = np.array([row["nll"] for row in rows if row["lam"] == lams])
-                _band(axes, np.array(lams), nll, k, name, marked=False)
-            axes.set_title(layer)
-            axes.set(xlabel="λ, share of the example itself")
-        panels[0, 0].set(ylabel="NLL of mixed states, nats")
-        panels[0, 0].set_ylim(bottom=0)
-        panels[0, 0].legend(loc="best", fontsize=10)
-        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    with canvas(5, 4.2) as figure:
+        axes = figure.subplots()
+        for k, (name, rows) in enumerate(methods.items()):
+            lams = rows[0]["lam"]
+            nll = np.array([row["nll"] for row in rows if row["lam"] == lams])
+            _band(axes, np.array(lams), nll, k, name, marked=False)
+        axes.set_title(title)
+        axes.set(xlabel="λ, share of the example itself", ylabel="NLL of mixed states, nats")
+        axes.set_ylim(0, 1.05 * top)
+        axes.legend(loc="best", fontsize=10)
         return picture(figure)
 
 
