@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup import MixPlan, mix
+from manifold_mixup import MixPlan, _interpolate, mix
 
 HALF = [torch.float16, torch.bfloat16]
 REAL = [*HALF, torch.float32, torch.float64]
@@ -399,6 +399,58 @@ def test_the_permutation_is_inverted_once(per_sample):
     with Costs() as second:
         torch.autograd.grad(back, grad, x.detach())
     assert [costs.operators.count("aten::scatter_.src") for costs in (first, second)] == [1, 0]
+
+
+# Large states go other ways on the CPU
+
+WAYS = {"row by row": {"_LARGE_ROW": 1}, "in chunks": {"_LARGE_ROW": 2**40, "_CHUNK": 90}}
+
+
+def forward_and_back(x, plan, grad):
+    x = x.detach().requires_grad_()
+    mixed = mix(x, plan)
+    return mixed, torch.autograd.grad(mixed, x, grad)[0]
+
+
+@EACH_KIND
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 7), (7, 40), (7, 5, 4, 3), (5, 2, 3, 2, 2)], ids=str)
+def test_every_way_gives_the_same_bits(shape, dtype, way, per_sample, monkeypatch):
+    plan = draw(shape[0], per_sample=per_sample)
+    for name, layout in LAYOUTS.items():
+        x, grad = layout(randn(*shape, dtype=dtype)), layout(randn(*shape, dtype=dtype, seed=2))
+        expected = forward_and_back(x, plan, grad)
+        with monkeypatch.context() as patch:
+            for limit, value in WAYS[way].items():
+                patch.setattr(_interpolate, limit, value)
+            found = forward_and_back(x, plan, grad)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+            if name in ("contiguous", "channels last"):
+                assert one.stride() == other.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(48, 64, 32, 32), (2048, 1500)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@EACH_KIND
+def test_large_states_are_mixed_in_little_more_than_the_result(
+    shape, dtype, channels_last, per_sample
+):
+    x, grad = (randn(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
+    if channels_last:
+        x, grad = (LAYOUTS["channels last"](one) for one in (x, grad))
+    plan = draw(shape[0], per_sample=per_sample)
+    x.requires_grad_()
+    with Costs() as forward:
+        mixed = mix(x, plan)
+    with Costs() as backward:
+        torch.autograd.grad(mixed, x, grad)
+    assert_rounded_once(mixed.detach(), x.detach(), plan)
+    for costs in (forward, backward):
+        assert costs.allocated.count(x.nbytes) == 1
+        assert max(costs.allocated) == x.nbytes, costs.allocated
 
 
 def test_the_formula_costs_more():

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifold_mixup import _interpolate
+from manifold_mixup._interpolate import interpolate
 from manifold_mixup._plan import MixPlan
-
-_HALF = (torch.float16, torch.bfloat16)
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def mix(x: Tensor, plan: MixPlan) -> Tensor:
@@ -76,7 +75,7 @@ class _Mix(torch.autograd.Function):
         x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inverse: Tensor | None
     ) -> Tensor:
         del inverse  # only the derivatives need it
-        return _interpolate(x, own, other, perm)
+        return interpolate(x, own, other, perm)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -97,7 +96,7 @@ class _Mix(torch.autograd.Function):
         mixed = (
             _Mix.apply(grad, own, other, inverse, perm)  # to be differentiated once more
             if again
-            else _interpolate(grad, own, other, inverse)
+            else interpolate(grad, own, other, inverse)
         )
         return mixed, None, None, None, None
 
@@ -124,48 +123,5 @@ def _invert(perm: Tensor) -> Tensor:
     return torch.empty_like(perm).scatter_(0, perm, rows)
 
 
-def _interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
-    """Gather the partners, then move them towards the examples in place: one allocation."""
-    if x.dtype != own.dtype:  # half types: exact arithmetic, rounded once
-        if other is None and _rounds_once(x, own):
-            return _gather(x, perm).lerp_(x, own.item())
-        return _interpolate(x.to(own.dtype), own, other, perm).to(x.dtype)
-    own = _over_rows(own, x)
-    if torch.compiler.is_compiling():
-        # The compiler fuses this itself. What a Function changes in place, and a conversion to the
-        # type it has, cost the gradient in the compiler of PyTorch 2.11, in silence.
-        partner = x.index_select(0, perm)
-        if other is None:
-            return torch.lerp(partner, x, own)
-        return torch.addcmul(partner * _over_rows(other, x), x, own)
-    partner = _gather(x, perm)
-    if other is None:
-        return partner.lerp_(x, own)  # exact where both rows are equal
-    return partner.mul_(_over_rows(other, x)).addcmul_(x, own)
-
-
-def _rounds_once(x: Tensor, own: Tensor) -> bool:
-    """Say whether ``lerp`` by a number computes in float32 by itself, and the number is at hand.
-
-    On the CPU it does, and nothing has to arrive before λ can be read: no copy in float32.
-    """
-    eager = not torch.compiler.is_compiling() and type(x) is type(own) is Tensor
-    return eager and x.dtype in _HALF and own.device.type == "cpu" and own.ndim == 0
-
-
-def _over_rows(weight: Tensor, x: Tensor) -> Tensor:
-    return weight.view(-1, *(1 for _ in x.shape[1:])) if weight.ndim else weight
-
-
-def _gather(x: Tensor, perm: Tensor) -> Tensor:
-    """Return ``x[perm]``, laid out in memory as ``x`` is."""
-    channels_last = _CHANNELS_LAST.get(x.ndim)
-    if channels_last is None or not x.is_contiguous(memory_format=channels_last):
-        return x.index_select(0, perm)
-    gathered = torch.empty_like(x, memory_format=channels_last)
-    torch.index_select(x.movedim(1, -1), 0, perm, out=gathered.movedim(1, -1))
-    return gathered
-
-
-IN_BACKWARD = (_Mix.backward, _invert, _interpolate, _rounds_once, _over_rows)
+IN_BACKWARD = (_Mix.backward, _invert, *_interpolate.IN_BACKWARD)
 """The functions that the autograd engine runs: frames of their own for the compiler."""
