@@ -12,12 +12,13 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import counts, imports, mixes, steps, tables
+from benchmarks import counts, imports, memory, mixes, steps, tables, training
 from benchmarks.tasks import TASKS, resnet18
 from benchmarks.turns import Way, compare
 from manifold_mixup.lab import provenance
@@ -34,6 +35,9 @@ class Effort:
         seconds: for each comparison of mixes.
         step_seconds: for each comparison of training steps.
         batch: of a step; ``None`` is each task's own.
+        images: in an epoch of a loop.
+        width: of the network that loops train.
+        rounds: epochs that each loop trains.
         imports: how often Python is started.
         device: where.
         compiled: whether compiled ways are timed too.
@@ -43,12 +47,17 @@ class Effort:
     seconds: float = 4
     step_seconds: float = 60
     batch: int | None = None
+    images: int = 10_000
+    width: int = 16
+    rounds: int = 2
     imports: int = 7
     device: str = "cpu"
     compiled: bool = False
 
 
-QUICK = Effort(megabytes=(1,), seconds=0, step_seconds=0, batch=2, imports=1)
+QUICK = Effort(
+    megabytes=(1,), seconds=0, step_seconds=0, batch=2, images=500, width=2, rounds=1, imports=1
+)
 
 
 def mix(effort: Effort) -> Found:
@@ -107,6 +116,28 @@ def peers(effort: Effort) -> Found:
     return {"timings": list(map(dataclasses.asdict, timings))}
 
 
+def peak(effort: Effort) -> Found:
+    """Measure the peak memory of a step of every task, with mixing against without."""
+    found = {}
+    for name, make in TASKS.items():
+        say(f"memory of {name}")
+        batch = [effort.batch] if effort.batch else []
+        found[name] = memory.peaks(partial(make, *batch, device=effort.device), effort.device)
+    return found
+
+
+def loops(effort: Effort) -> Found:
+    """Time the lab's training loop end to end, beside the plainest one and a ``DataLoader``."""
+    data, found = training.images(effort.images), {}
+    for precision in ("float32", "bf16"):
+        say(f"training in {precision}")
+        run = training.recipe(effort.width, precision, effort.device)
+        timings, loader = training.compare_loops(run, data, effort.rounds)
+        rows = list(map(dataclasses.asdict, timings))
+        found[precision] = {"timings": rows, "batch": run.batch, "loader_milliseconds": loader}
+    return found
+
+
 def count(_: Effort) -> Found:
     """Count what mixing adds to a step: operators, bytes, waits, and graphs if compiled."""
     say("counting")
@@ -123,9 +154,11 @@ def start(effort: Effort) -> Found:
 PARTS: dict[str, Callable[[Effort], Found]] = {
     "counts": count,
     "imports": start,
+    "memory": peak,
     "mix": mix,
     "peers": peers,
     "step": step,
+    "training": loops,
 }
 
 

@@ -1,7 +1,5 @@
 """What the lab's training loop costs beside the plainest loops that train the same.
 
-    python -m benchmarks.training
-
 A narrow PreActResNet18 on images like CIFAR's, all loops with the same batch size, precision and
 optimizer. Two loops train at once, taking turns: after every step of one comes a step of the other
 (on a GPU every so many), so that what the machine does meanwhile meets both alike. Whole epochs one
@@ -9,16 +7,12 @@ after another differ by a tenth for the same loop, and by their place in the rou
 
 - *plain*: a shuffled index, crops and mirroring of whole batches, nothing else.
 - *DataLoader*: torch's, with torchvision's transforms image by image, as tutorials have it.
-
-Then the share of the epoch that the loader takes and, on a GPU, the share of the time between the
-first and the last of fifty steps in which it computes nothing.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from statistics import median, quantiles
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -28,11 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks.turns import Timing, timing
 from manifold_mixup.lab import optimizers
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
-from manifold_mixup.lab.job import fresh_model, usual_device
+from manifold_mixup.lab.job import fresh_model
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.train import train
 
@@ -192,18 +187,32 @@ def by_steps(steps: Iterator[None], count: int) -> Callable[[Turns], object]:
     return loop
 
 
-def measure(run: Run, data: Data, rounds: int) -> None:
-    """Print the time of a step of each loop, and its ratio to the plain step next to it."""
+def recipe(width: int | None, precision: str, device: str) -> Run:
+    """Return the recipe that all loops train by."""
+    return Run(
+        data="random images", model="preact-resnet18", width=width, epochs=1, optimizer="sgd",
+        lr=0.01, schedule="constant", flip=True, crop=2, precision=precision, channels_last=True,
+        device=device,
+    )  # fmt: skip
+
+
+def compare_loops(run: Run, data: Data, rounds: int) -> tuple[list[Timing], float]:
+    """Time a step of each loop against the plain step next to it.
+
+    Returns:
+        The timings, those of the plain loop against itself first, and the milliseconds of a step
+        that our loader takes.
+    """
     mixed = replace(run, layers=("input", "layer1", "layer2"), alpha=2.0)
     count = len(data.x) // run.batch
     pictures = DataLoader(Pictures(data), run.batch, shuffle=True)
     again = plain_steps(run, data, lambda: plain_batches(run, data))
     by_picture = plain_steps(run, data, lambda: iter(pictures))
     ways: dict[str, Callable[[Turns], object]] = {
-        "the plain loop again (noise)": by_steps(again, count),
-        "ours, no mixup": lambda turns: train(run, data, on_step=turns.swap),
-        "ours, manifold mixup": lambda turns: train(mixed, data, on_step=turns.swap),
-        "DataLoader and transforms": by_steps(by_picture, count),
+        "the plain loop, beside itself": by_steps(again, count),
+        "**the lab's**, no mixup": lambda turns: train(run, data, on_step=turns.swap),
+        "**the lab's**, manifold mixup": lambda turns: train(mixed, data, on_step=turns.swap),
+        "`DataLoader` and transforms": by_steps(by_picture, count),
     }
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     alone = []
@@ -211,48 +220,7 @@ def measure(run: Run, data: Data, rounds: int) -> None:
         for name, way in ways.items():
             seconds[name] += in_turn(run, data, way)
         alone.append(loader_seconds(run, data) / count)
-    print(f"{'a step':30}{'ms':>9}{'plain ms':>10}{'ratio':>8}  middle half, n")
-    for name, turns in seconds.items():
-        ours, plain = (median(side) for side in zip(*turns, strict=True))
-        ratios = [a / b for a, b in turns]
-        low, middle, high = quantiles(ratios, n=4)
-        print(
-            f"{name:30}{1e3 * ours:9.2f}{1e3 * plain:10.2f}{middle:8.3f}"
-            f"  {low:.3f} to {high:.3f}, {len(ratios)}"
-        )
-    print(f"our loader alone: {1e3 * median(alone):.2f} ms a step")
-    if run.device == "cuda":
-        for name, one in {"no mixup": run, "manifold mixup": mixed}.items():
-            print(f"the GPU idles, {name}: {100 * idle_share(one, data):.1f} % of the time")
-
-
-def main() -> None:
-    """Read the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    options = parser.parse_args()
-    data = images(500 if options.quick else 10_000)
-    run = Run(
-        data="random images",
-        model="preact-resnet18",
-        epochs=1,
-        optimizer="sgd",
-        lr=0.01,
-        schedule="constant",
-        width=2 if options.quick else options.width,
-        flip=True,
-        crop=2,
-        precision=options.precision,
-        channels_last=True,
-        device=usual_device(),
-    )
-    threads = torch.get_num_threads()
-    print(f"PyTorch {torch.__version__}, {run.device}, {threads} threads, {len(data.x):,} images")
-    measure(run, data, 1 if options.quick else options.rounds)
-
-
-if __name__ == "__main__":
-    main()
+    timings = [
+        timing(name, *map(list, zip(*turns, strict=True))) for name, turns in seconds.items()
+    ]
+    return timings, 1e3 * median(alone)

@@ -69,7 +69,7 @@ def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> 
             times[name].append(clock.seconds(ways[name], repeat) / repeat)
         rounds += 1
     counted = {name: taken[WARM_UP:] for name, taken in times.items()}
-    return [_timing(name, taken, counted[names[0]]) for name, taken in counted.items()]
+    return [timing(name, taken, counted[names[0]]) for name, taken in counted.items()]
 
 
 class _Clock:
@@ -90,7 +90,8 @@ class _Clock:
         return time.perf_counter()
 
 
-def _timing(name: str, times: list[float], reference: list[float]) -> Timing:
+def timing(name: str, times: list[float], reference: list[float]) -> Timing:
+    """Sum up the seconds of something, and its ratios to those of a reference beside it."""
     ratios = [mine / other for mine, other in zip(times, reference, strict=True)]
     quarter, median, three_quarters = _quartiles(ratios)
     milliseconds = 1000 * statistics.median(times)

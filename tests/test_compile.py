@@ -7,7 +7,7 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan, sample_plan
 from zoo import (
     BATCH,
     CLASSES,
@@ -385,3 +385,30 @@ def test_a_layer_run_twice_in_compiled_code_raises(order):
     model.times = 2
     with pytest.raises(RuntimeError, match="'middle' ran 2 times"):
         compiled(x)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_plan_that_is_overwritten_in_place_counts_at_the_next_pass(compiled):
+    """A CUDA graph replays with what its buffers hold: no number is kept elsewhere."""
+    model, oracle, x = build("conv"), build("conv"), example(build("conv"))
+    backend = Counting()
+    call = torch.compile(model, backend=backend, fullgraph=True) if compiled else model
+    layer = layers_of("conv")[-1]
+    mixup = ManifoldMixup(call, (layer,), seed=0)
+    criterion = mixup.wrap(PLAIN)
+    plan = MixPlan(layer, torch.tensor(1.0), torch.arange(BATCH))
+    call(x)  # the first batch is also looked at
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = sample_plan(BATCH, layers=[layer], alpha=1.0, generator=generator)
+        plan.lam.copy_(drawn.lam)
+        plan.perm.copy_(drawn.perm)
+        with mixup.using(plan):
+            output = call(x)
+        loss = criterion(output, TARGET)
+        if seed == 0:
+            graphs = backend.graphs
+        expected = hand_split(oracle, x, drawn)
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(loss, MixedTarget(TARGET, drawn).loss(PLAIN, expected))
+    assert backend.graphs == graphs
