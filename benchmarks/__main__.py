@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import counts, imports, memory, mixes, steps, tables, training
+from benchmarks import accuracy, counts, imports, memory, mixes, steps, tables, training
 from benchmarks.tasks import TASKS, resnet18
 from benchmarks.turns import Way, compare
 from manifold_mixup.lab import provenance
@@ -38,6 +38,8 @@ class Effort:
         images: in an epoch of a loop.
         width: of the network that loops train.
         rounds: epochs that each loop trains.
+        seeds: trainings of each recipe `fast`.
+        root: where data sets lie.
         imports: how often Python is started.
         device: where.
         compiled: whether compiled ways are timed too.
@@ -50,6 +52,8 @@ class Effort:
     images: int = 10_000
     width: int = 16
     rounds: int = 2
+    seeds: int = 5
+    root: str = "~/.cache/manifold-mixup"
     imports: int = 7
     device: str = "cpu"
     compiled: bool = False
@@ -138,6 +142,15 @@ def loops(effort: Effort) -> Found:
     return found
 
 
+def times_to_accuracy(effort: Effort) -> Found:
+    """Train the recipes `fast`, with mixing and without."""
+    root = Path(effort.root).expanduser()
+    return {
+        f"{data}, {model}": accuracy.reach(data, model, root=root, seeds=effort.seeds, say=say)
+        for data, model in accuracy.TARGETS
+    }
+
+
 def count(_: Effort) -> Found:
     """Count what mixing adds to a step: operators, bytes, waits, and graphs if compiled."""
     say("counting")
@@ -152,6 +165,7 @@ def start(effort: Effort) -> Found:
 
 
 PARTS: dict[str, Callable[[Effort], Found]] = {
+    "accuracy": times_to_accuracy,
     "counts": count,
     "imports": start,
     "memory": peak,
@@ -178,6 +192,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run: its times say nothing")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compiled", action="store_true", help="compiled ways too: many minutes")
+    parser.add_argument("--root", default=Effort.root, help="where data sets lie")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the tables and numbers")
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in PARTS]:
@@ -186,13 +201,14 @@ def main() -> None:
         parser.error("there is no GPU here that this PyTorch can use: --device cpu")
     if options.quick:
         torch.set_num_threads(1)  # quick on a busy machine too
-    asked = {"device": options.device, "compiled": options.compiled}
+    asked = {"device": options.device, "compiled": options.compiled, "root": options.root}
     effort = dataclasses.replace(QUICK if options.quick else Effort(), **asked)
-    found = {name: PARTS[name](effort) for name in options.parts or PARTS}
+    usual = [name for name in PARTS if not (options.quick and name == "accuracy")]  # minutes
+    found = {name: PARTS[name](effort) for name in options.parts or usual}
     result = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "threads": torch.get_num_threads(),
-        "effort": dataclasses.asdict(effort),
+        "effort": {k: v for k, v in dataclasses.asdict(effort).items() if k != "root"},
         **provenance.describe(),
         **found,
     }

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.train import train
 
 LIMIT = 8.5 * 60  # seconds for everything
+PEAK = {"H100": 989e12, "H200": 989e12}
+"""Operations a second in bfloat16, nothing sparse, by NVIDIA's data sheets (SXM)."""
 Found = dict[str, Any]
 
 
@@ -74,13 +77,25 @@ def steps(device: str, quick: bool) -> Found:
     return all_parts.step(effort if quick else replace(effort, step_seconds=8))
 
 
-def epoch(device: str, quick: bool) -> Found:
+def memory(device: str, quick: bool) -> Found:
+    """Measure the peak memory of steps."""
+    effort = all_parts.QUICK if quick else all_parts.Effort()
+    return all_parts.peak(replace(effort, device=device))
+
+
+def loops(device: str, quick: bool) -> Found:
+    """Time the lab's loop beside the plainest one and a ``DataLoader``."""
+    effort = all_parts.QUICK if quick else replace(all_parts.Effort(), rounds=1, width=64)
+    return all_parts.loops(replace(effort, device=device))
+
+
+def epoch(device: str, quick: bool, *, cuda_graphs: bool = False) -> Found:
     """Train PreActResNet18 for an epoch as fast as the lab can, with mixing and without."""
     data = training.images(500 if quick else 50_000)
     plain = Run(
         data=data.name, model="preact-resnet18", width=2 if quick else None, epochs=1, batch=128,
         optimizer="sgd", lr=0.05, schedule="constant", flip=True, crop=2, precision="bf16",
-        channels_last=True, compile=not quick, device=device,
+        channels_last=True, compile=not quick, device=device, cuda_graphs=cuda_graphs and not quick,
     )  # fmt: skip
     mixed = replace(plain, layers=("input", "layer1", "layer2"), alpha=2.0)
     found: Found = {"flops_of_an_epoch": flops(plain, data)}
@@ -91,7 +106,15 @@ def epoch(device: str, quick: bool) -> Found:
         found[name]["TFLOPS"] = found["flops_of_an_epoch"] / min(seconds) / 1e12
         if device == "cuda":
             found[name]["idle_share"] = training.idle_share(run, data)
+            found[name]["flops_utilisation"] = utilisation(found[name]["TFLOPS"])
     return found
+
+
+def utilisation(tflops: float) -> float | None:
+    """Return the share of what the GPU can do; None where that is not known here."""
+    name = torch.cuda.get_device_name()
+    peak = next((peak for known, peak in PEAK.items() if known in name), None)
+    return None if peak is None else 1e12 * tflops / peak
 
 
 def flops(run: Run, data: Data) -> float:
@@ -107,7 +130,10 @@ PARTS: dict[str, Callable[[str, bool], Found]] = {
     "tests": tests,
     "copy": copy_bandwidth,
     "epoch": epoch,
+    "epoch with CUDA graphs": partial(epoch, cuda_graphs=True),
     "mix": mix,
+    "training": loops,
+    "memory": memory,
     "steps": steps,
 }
 

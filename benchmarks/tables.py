@@ -1,6 +1,7 @@
 """Numbers as Markdown."""
 
 from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.turns import FEWEST, WIDE, Timing
@@ -75,6 +76,36 @@ def _timings(rows: Sequence[Found]) -> str:
 def _ratio(timing: Timing) -> str:
     half = f"({timing.quarter:.3f} to {timing.three_quarters:.3f})"
     return f"{timing.fault or f'{timing.ratio:.3f}'} {half}"
+
+
+def _accuracy(found: Found) -> Iterator[str]:
+    yield "## Time to accuracy"
+    yield (
+        "The recipe `fast`, the same budget with mixing and without; means over seeds and standard "
+        "deviations. Seconds of training, evaluation left out."
+    )
+    for name, part in found.items():
+        rows = [
+            (
+                row["method"],
+                _spread(row["seconds"], 1),
+                _spread(row["last"], 2),
+                _spread(row["best"], 2),
+                f"{sum(error <= part['target'] for error in row['last'])} of {len(row['last'])}",
+            )
+            for row in part["rows"]
+        ]
+        head = (
+            "", "seconds", "error %, last epoch", "error %, best epoch",
+            f"seeds at {part['target']:g} % or less",
+        )  # fmt: skip
+        yield f"{name}, {part['recipe']['epochs']} epochs:\n\n{table(head, rows)}"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
 def _memory(found: Found) -> Iterator[str]:
@@ -153,6 +184,7 @@ _WRITERS = {
     "peers": _peers,
     "step": _step,
     "training": _training,
+    "accuracy": _accuracy,
     "memory": _memory,
     "counts": _counts,
     "imports": _imports,

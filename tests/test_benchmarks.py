@@ -52,7 +52,7 @@ def test_counts_that_grow_are_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["speed"], "no part 'speed'. Known: counts, imports, mix, peers, step"),
+        (["speed"], "no part 'speed'. Known: accuracy, counts, imports, memory, mix"),
         pytest.param(
             ["--device", "cuda"],
             "there is no GPU here",

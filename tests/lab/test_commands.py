@@ -111,6 +111,10 @@ def test_a_diverging_run_fails(npz, capsys):
 
 
 BAD = {
+    "a task without a fast recipe": (
+        ("--recipe", "fast"),
+        "the recipe fast was made for cnn on mnist-1d and factor-cnn on fashion-mnist, not for",
+    ),
     "recipe": (("--recipe", "papr"), "no recipe 'papr'. Did you mean 'paper'? Known: modern"),
     "mixing": (("--mixing", "manfold"), "no kind of mixing 'manfold'. Did you mean 'manifold'?"),
     "data": (("--data", "cifar10"), "no data set 'cifar10'. Did you mean 'cifar-10'?"),
@@ -119,6 +123,11 @@ BAD = {
     "epochs": (("--epochs", 0), "epochs is 0. Expected 1 or more."),
     "lr": (("--lr", "nan"), "lr is nan. Expected a finite number above 0."),
     "dropout": (("--dropout", 1), "dropout is 1.0. Expected 0 or more, and less than 1."),
+    "CUDA graphs of nothing": (("--cuda-graphs",), "cuda_graphs records what is compiled: set"),
+    "CUDA graphs on a CPU": (
+        ("--compile", "--cuda-graphs", "--device", "cpu"),
+        "cuda_graphs needs a GPU, but the device is 'cpu'.",
+    ),
     "accumulate": (("--batch", 4, "--accumulate", 5), "a batch of 4 cannot be cut into 5 parts."),
     "device": (("--device", "cuda:99"), "cannot compute on device 'cuda:99'"),
     "per_class": (("--per-class", 0), "per_class is 0. Expected 1 or more."),

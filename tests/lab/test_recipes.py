@@ -9,12 +9,22 @@ import pytest
 from manifold_mixup.lab import models, recipes
 from manifold_mixup.lab.choose import Choose, choose
 from manifold_mixup.lab.data import NAMES
+from manifold_mixup.lab.fast import TARGETS, fast
 
 
 @pytest.mark.parametrize("data", [*NAMES, "mine.npz"])
 @pytest.mark.parametrize("model", models.NAMES)
 def test_every_comparison_gives_all_methods_the_same_budget(data, model):
-    plain, at_input, manifold = recipes.comparison(data, model)
+    require_one_budget(recipes.comparison(data, model), data, model)
+
+
+@pytest.mark.parametrize(("data", "model"), TARGETS)
+def test_the_fast_recipe_gives_all_methods_the_same_budget(data, model):
+    require_one_budget(fast(data, model), data, model)
+
+
+def require_one_budget(runs, data, model):
+    plain, at_input, manifold = runs
     assert (plain.data, plain.model) == (data, model)
     assert plain.layers == ()
     assert at_input.layers == ("input",)

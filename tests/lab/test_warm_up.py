@@ -22,7 +22,6 @@ def graphs(monkeypatch):
         return graph.forward
 
     def compile_by(self, **options):
-        torch._dynamo.reset()
         compile_module(self, backend=backend, **options)
 
     monkeypatch.setattr(nn.Module, "compile", compile_by)
@@ -59,6 +58,16 @@ def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
     assert counts[-1] == counts[0] + 1  # evaluation, outside of the clock
     monkeypatch.setattr(training, "warm_up", lambda job: None)
     assert replace(train(run, task), seconds=warm.seconds) == warm
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_one_compiled_run_after_another_stays_below_the_limit_of_graphs(task, plain, graphs):
+    """They all count together, for each class of model."""
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for width in (4, 5, 6):
+            run = replace(plain, epochs=1, compile=True, width=width, layers=("input", "hidden1"))
+            train(run, task)
+    assert len(graphs) >= 9
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 
+from manifold_mixup.lab.fast import fast
 from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.paper import protocol
 from manifold_mixup.lab.recipes import Run, comparison, input_mixup, manifold_mixup
 
 MIXING = ("none", "input", "manifold")
-RECIPES = ("modern", "paper", "compare")
+RECIPES = ("modern", "paper", "compare", "fast")
 
 
 def recipe(name: str, mixing: str, data: str, model: str) -> Run:
     """Return a recipe by name, for a data set and a model.
 
     Args:
-        name: ``"modern"``, ``"paper"`` or ``"compare"``.
+        name: ``"modern"``, ``"paper"``, ``"compare"`` or ``"fast"``.
         mixing: ``"none"``, ``"input"`` or ``"manifold"``.
         data: the data set.
         model: the model.
@@ -30,6 +31,7 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Run:
         "modern": modern,
         "paper": paper,
         "compare": comparison,
+        "fast": fast,
     }
     return kinds[name](data, model)[MIXING.index(mixing)]
 

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
-from manifold_mixup.lab import evaluate, models, optimizers, weights
+from manifold_mixup.lab import evaluate, malloc, models, optimizers, weights
 from manifold_mixup.lab.average import Average
 from manifold_mixup.lab.checkpoint import State
 from manifold_mixup.lab.data import Data, as_input, hold_out
@@ -20,6 +20,10 @@ from manifold_mixup.lab.methods import Method
 from manifold_mixup.lab.recipes import FOUND, Run
 from manifold_mixup.lab.results import Epoch
 from manifold_mixup.lab.seeds import seeded
+
+_GRAPHS = 256
+"""How many the compiler may make of one model class: all runs of a process count together, and of
+each run every layer with every size of batch."""
 
 _AUTOCAST = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -37,6 +41,8 @@ class Job:
         self.data = data
         self.accelerator = _accelerator(run)
         self.device = self.accelerator.device
+        if self.device.type == "cpu":
+            malloc.keep_freed()
         self.rank = self.accelerator.process_index
         seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
         self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
@@ -175,10 +181,9 @@ def fresh_model(run: Run, data: Data) -> nn.Module:
     if run.compile:
         # With shapes fixed, a graph does not depend on which batch size came first, and so neither
         # does a run on where it was stopped. Each layer has a graph for whole and partial batches.
-        model.compile(dynamic=False)
-        torch._dynamo.config.recompile_limit = max(
-            torch._dynamo.config.recompile_limit, 2 * (len(run.layers) + 2)
-        )
+        model.compile(dynamic=False, mode="reduce-overhead" if run.cuda_graphs else None)
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, _GRAPHS)
     return model
 
 

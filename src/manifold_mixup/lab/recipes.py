@@ -48,6 +48,8 @@ class Run:
         precision: ``"float32"``, or ``"bf16"`` or ``"fp16"`` by autocast.
         accumulate: batches whose gradients are summed up for one step.
         compile: whether the model is compiled.
+        cuda_graphs: whether the compiled graphs are recorded and replayed as CUDA graphs, so that a
+            GPU does not wait for Python at every operator.
         channels_last: whether images lie in memory with the channels last.
         seed: of the initial weights, the order of the examples, and the mixing.
         device: where torch computes.
@@ -83,6 +85,7 @@ class Run:
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     accumulate: int = 1
     compile: bool = False
+    cuda_graphs: bool = False
     channels_last: bool = False
     seed: int = 0
     device: str = "cpu"
@@ -167,8 +170,16 @@ def check(run: Run) -> None:
         value = getattr(run, name)
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
+    _check_execution(run)
+
+
+def _check_execution(run: Run) -> None:
     if run.batch < run.accumulate:
         raise ValueError(
             f"a batch of {run.batch} cannot be cut into {run.accumulate} parts. Expected "
             f"accumulate to be at most the batch."
         )
+    if run.cuda_graphs and not run.compile:
+        raise ValueError("cuda_graphs records what is compiled: set compile too (--compile).")
+    if run.cuda_graphs and not run.device.startswith("cuda"):
+        raise ValueError(f"cuda_graphs needs a GPU, but the device is {run.device!r}.")

@@ -12,7 +12,7 @@ CHUNK = 1000
 """How many inputs a model is given at once."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Run a model over many inputs, a thousand at a time, on the device it is on."""
     return torch.cat([model(part) for part in inputs(x, device=device_of(model, x))])
