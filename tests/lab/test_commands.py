@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from manifold_mixup.lab import catalog, cli, runs, weights
 from manifold_mixup.lab import train_one as command
@@ -108,6 +109,17 @@ def test_a_folder_of_another_run_is_refused(npz, tmp_path, capsys):
 def test_a_diverging_run_fails(npz, capsys):
     assert small(npz, "--mixing", "none", "--lr", 1e18) == cli.FAILED
     assert "the loss is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_bfloat16_where_the_processor_has_none_is_told(
+    npz, capsys, monkeypatch, capability, precision
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert small(npz, "--precision", precision) == 0
+    told = "Faster here: --precision float32." in capsys.readouterr().out
+    assert told == (capability == "AVX2" and precision == "bf16")
 
 
 BAD = {

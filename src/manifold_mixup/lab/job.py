@@ -223,6 +223,14 @@ def usual_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def emulates_bf16(device: str) -> bool:
+    """Say whether a device computes bfloat16 by way of float32, which takes it longer than float32.
+
+    PyTorch needs AVX-512 for it on x86.
+    """
+    return device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def _accelerator(run: Run) -> Accelerator:
     # What a run before left behind, of another device or precision, would be taken over.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

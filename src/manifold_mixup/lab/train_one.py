@@ -119,7 +119,7 @@ def train_one(training: Training) -> bool:
 def _trained(training: Training) -> bool:
     run, console = training.run, Console(quiet=provenance.rank() != 0)
     console.print(f"[bold]{_title(training)}[/bold]", highlight=False)
-    if run.device == "cpu" and run.precision == "bf16" and _emulates_bf16():
+    if run.precision == "bf16" and job.emulates_bf16(run.device):
         console.print(
             "This processor computes bfloat16 by way of float32, so that a step takes many times "
             "as long. Faster here: --precision float32.",
@@ -144,10 +144,6 @@ def _trained(training: Training) -> bool:
     console.print(_scores(result, training.data))
     console.print(f"Kept in {training.folder}", soft_wrap=True)
     return True
-
-
-def _emulates_bf16() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _title(training: Training) -> str:
