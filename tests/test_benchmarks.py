@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
-from benchmarks import counts, tables
+from benchmarks import counts, memory, tables
+from benchmarks.tasks import mlp
 from benchmarks.turns import FEWEST, WIDE, Timing, Way, compare
 
 CLEAR = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - 0.4 * WIDE, 1.5 + 0.4 * WIDE)
@@ -66,3 +68,32 @@ def test_what_is_not_there_is_an_error(arguments, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stdout == ""
+
+
+def test_mixing_adds_at_most_one_state_to_the_peak_of_a_step():
+    batch, state = 64, 64 * 512 * 4
+    plain, *mixed = memory.peaks(partial(mlp, batch), "cpu").values()
+    assert plain > 12 * state  # what twelve hidden layers keep for the backward pass
+    assert len(mixed) == 3
+    assert all(0 <= peak - plain <= 1.05 * state for peak in mixed)
+
+
+def test_tables_of_accuracy_say_how_many_seeds_came_to_the_target():
+    row = {"method": "no mixup", "seconds": [7.0, 9.0], "last": [1.5, 2.5], "best": [1.0, 2.0]}
+    found = {"a task": {"target": 2.0, "recipe": {"epochs": 15}, "rows": [row]}}
+    text = "\n".join(tables._accuracy(found))
+    assert "| no mixup | 8.0 ± 1.4 | 2.00 ± 0.71 | 1.50 ± 0.71 | 1 of 2 |" in text
+
+
+def test_tables_of_training_give_images_a_second():
+    timing = asdict(Timing("ours", FEWEST, 50.0, 1.0, 0.99, 1.01))
+    found = {"bf16": {"timings": [timing], "batch": 100, "loader_milliseconds": 0.4}}
+    assert "| ours | 50.0 | 2,000 | 1.000 (" in "\n".join(tables._training(found))
+
+
+def test_tables_of_memory_give_what_is_added():
+    found = {"a model": {"plain step": 200_000_000, "a": 210_000_000, "b": 200_000_000, "c": 1e8}}
+    (line,) = [line for line in "\n".join(tables._memory(found)).splitlines() if "a model" in line]
+    assert (
+        line == "| a model | 200 MB | +10.0 MB (+5.0 %) | +0.0 MB (+0.0 %) | -100.0 MB (-50.0 %) |"
+    )

@@ -17,6 +17,7 @@ def test_provenance_names_versions_and_machine_but_neither_host_user_nor_folder(
     assert torch.__version__.startswith(found["versions"]["torch"])
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["cpu"]
+    assert found["machine"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     text = json.dumps(found)
     assert "/" not in text.replace(found["machine"]["cpu"], "")
     for secret in (platform.node(), str(Path.home())):

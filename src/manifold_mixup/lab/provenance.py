@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manifold_mixup.lab.data import Data
@@ -26,6 +27,7 @@ def describe() -> dict[str, Any]:
             "architecture": platform.machine(),
             "cpu": _cpu_name(),
             "cores": usable_cores(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),  # such as AVX2
         },
     }
 
