@@ -14,7 +14,7 @@ def page(result: Found) -> str:
     machine, versions = result["machine"], result["versions"]
     parts = [
         "# Benchmarks",
-        f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores, "
+        f"{machine['cpu']} ({machine.get('instructions', 'instructions not recorded')}), {machine['cores']} cores, "
         f"{result['threads']} threads; device "
         f"{result['effort']['device']}; PyTorch {versions['torch']}, Python {result['python']}; "
         f"{result['date']}, commit {result['git']}. Medians over rounds in which all ways take "
