@@ -14,8 +14,8 @@ def page(result: Found) -> str:
     machine, versions = result["machine"], result["versions"]
     parts = [
         "# Benchmarks",
-        f"{machine['cpu']} ({machine.get('instructions', 'instructions not recorded')}), {machine['cores']} cores, "
-        f"{result['threads']} threads; device "
+        f"{machine['cpu']} ({machine.get('instructions', 'instructions not recorded')}), "
+        f"{machine['cores']} cores, {result['threads']} threads; device "
         f"{result['effort']['device']}; PyTorch {versions['torch']}, Python {result['python']}; "
         f"{result['date']}, commit {result['git']}. Medians over rounds in which all ways take "
         f"turns; in brackets the middle half of the ratios, each to the first row of its round. "
