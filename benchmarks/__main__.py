@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,11 @@ def peers(effort: Effort) -> Found:
         "two passes at the same layers": steps.two_pass(task()),
         "torchvision `v2.MixUp`, input only": steps.torchvision_mixup(task()),
         "timm `Mixup`, input only": steps.timm_mixup(task()),
-        "as fastai's `MixUp`, input only": steps.fastai_mixup(task()),
     }
+    if find_spec("fastai") is None:
+        say("fastai is not installed and left out")
+    else:
+        ways["fastai `MixUp`, input only"] = steps.fastai_mixup(task())
     timings = compare(_ways(ways), 3 * effort.step_seconds, device=effort.device)
     return {"timings": list(map(dataclasses.asdict, timings))}
 

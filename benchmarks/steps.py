@@ -98,18 +98,23 @@ def timm_mixup(task: Task) -> Step:
 
 
 def fastai_mixup(task: Task) -> Step:
-    """Mix the input as fastai's callback does: a coefficient for each example, losses mixed."""
-    beta = torch.distributions.Beta(ALPHA, ALPHA)
+    """Mix the input by fastai's callback, which draws a λ for every example and mixes losses."""
+    from fastai.callback.mixup import MixUp
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
+
+    mixup, batches = MixUp(ALPHA), [(task.x, task.y)]
+    learner = Learner(
+        DataLoaders(batches, batches), task.model, loss_func=CrossEntropyLossFlat(), cbs=mixup
+    )
+    learner.training = True
+    mixup.before_train()
 
     def step() -> None:
-        batch = len(task.x)
-        lam, perm = beta.sample((batch,)), torch.randperm(batch)
-        lam = torch.max(lam, 1 - lam).to(task.x.device)
-        perm = perm.to(task.x.device)
-        x = torch.lerp(task.x[perm], task.x, lam.view(-1, 1, 1, 1))
-        output = task.model(x)
-        own, partner = (cross_entropy(output, y, reduction="none") for y in (task.y, task.y[perm]))
-        task.descend(torch.lerp(partner, own, lam).mean())
+        learner.xb, learner.yb = (task.x,), (task.y,)
+        mixup.before_batch()
+        task.descend(learner.loss_func(task.model(*learner.xb), *learner.yb))
 
     return step
 

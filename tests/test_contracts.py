@@ -126,11 +126,13 @@ def test_copies_come_back_unattached(name, duplicate):
 @BY_PLACE
 def test_autocast_keeps_the_dtype(name, layer):
     model = build(name)
-    x, mixup = example(model), attach(model, name)
-    plain = {}
+    x, untouched = example(model), build(name)
     with torch.autocast("cpu", torch.bfloat16):
-        with mixup.paused():
-            plain = model(x)
+        try:
+            plain = untouched(x)
+        except RuntimeError as error:  # such as an LSTM without AVX-512
+            pytest.skip(f"PyTorch has no such operator for this processor: {error}")
+        mixup = attach(model, name)
         with mixup.using(plan_at(layer)):
             mixed = model(x)
     assert logits(mixed).dtype == logits(plain).dtype
