@@ -93,7 +93,7 @@ def epoch(device: str, quick: bool, *, cuda_graphs: bool = False) -> Found:
     """Train PreActResNet18 for an epoch as fast as the lab can, with mixing and without."""
     data = training.images(500 if quick else 50_000)
     plain = Run(
-        data=data.name, model="preact-resnet18", width=2 if quick else None, epochs=1, batch=128,
+        data=data.name, model="preact-resnet18", width=8 if quick else None, epochs=1, batch=128,
         optimizer="sgd", lr=0.05, schedule="constant", flip=True, crop=2, precision="bf16",
         channels_last=True, compile=not quick, device=device, cuda_graphs=cuda_graphs and not quick,
     )  # fmt: skip
