@@ -27,6 +27,9 @@ def fast(data: str, model: str) -> tuple[Run, ...]:
     """
     if (data, model) not in TARGETS:
         known = " and ".join(f"{model} on {data}" for data, model in TARGETS)
-        raise ValueError(f"the recipe fast was made for {known}, not for {model} on {data}.")
+        raise ValueError(
+            f"the recipe fast was made for {known}, not for {model} on {data}. "
+            f"Take modern, or one of these."
+        )
     plain, alpha = _PLAIN[data], _ALPHA[data]
     return plain, input_mixup(plain, alpha=alpha), manifold_mixup(plain, alpha=alpha)
