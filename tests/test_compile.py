@@ -246,13 +246,67 @@ def test_attach_then_compile_with_fullgraph_says_to_attach_to_the_compiled_model
         compiled(example(model))
 
 
-def test_compiled_run_then_attached_to_the_inner_model_raises():
-    model = build("mlp")
-    compiled = torch.compile(model, backend="eager")
-    compiled(example(model)).sum().backward()
-    mixup = ManifoldMixup(model, ["fc1"])
-    with pytest.raises(RuntimeError, match="compiled before ManifoldMixup was attached"):
-        mixup.wrap(PLAIN)(compiled(example(model)), TARGET)
+def whole(model):
+    return torch.compile(model, backend="eager")
+
+
+def in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def require_mixing(model, mixup, oracle, steps=24):
+    """Train a little; every step must be the hand-split one, and every layer must come up."""
+    x, met = example(oracle), set()
+    for _ in range(steps):
+        loss = mixup.wrap(PLAIN)(logits(model(x)), TARGET)
+        loss.backward()
+        expected = MixedTarget(TARGET, mixup.plan).loss(PLAIN, hand_split(oracle, x, mixup.plan))
+        torch.testing.assert_close(loss, expected)
+        met.add(mixup.plan.layer)
+    assert met == set(mixup.layers)
+    assert mixup.skipped == 0
+
+
+@pytest.mark.parametrize("compiled", [whole, in_place])
+@pytest.mark.parametrize("inner", [False, True])
+def test_code_compiled_before_attaching_is_not_taken_for_the_mixed_one(compiled, inner):
+    core = build("mlp")
+    model = compiled(core)
+    model(example(core)).sum().backward()
+    mixup = ManifoldMixup(core if inner else model, ["fc1", "fc2"], seed=0)
+    require_mixing(model, mixup, build("mlp"))
+
+
+@pytest.mark.parametrize("compiled", [whole, in_place])
+@pytest.mark.parametrize("name", ["mlp", "residual", "text"])
+def test_a_plain_model_of_the_class_compiled_beside_it_takes_nothing_away(compiled, name):
+    def use(plain):
+        PLAIN(logits(plain(example(build(name)))), TARGET).backward()
+
+    before, after = compiled(build(name)), compiled(build(name))
+    use(before)
+    model, layers = compiled(build(name)), [name for name in layers_of(name) if name != "input"]
+    with torch._dynamo.config.patch(recompile_limit=12, fail_on_recompile_limit_hit=True):
+        mixup = ManifoldMixup(model, layers, seed=0)
+        for plain in (before, after, before):
+            require_mixing(model, mixup, build(name))
+            use(plain)
+        require_mixing(model, mixup, build(name))
+
+
+def test_blocks_compiled_by_themselves_beside_plain_ones():
+    def compiled_blocks():
+        model = build("text")
+        for block in model.blocks:
+            block.compile(backend="eager")
+        return model
+
+    plain, model = compiled_blocks(), compiled_blocks()
+    mixup = ManifoldMixup(model, ["blocks.0", "blocks.1"], seed=0)
+    for _ in range(3):
+        PLAIN(plain(example(plain)), TARGET).backward()
+        require_mixing(model, mixup, build("text"))
 
 
 def test_hooks_that_compiled_code_ignores_show_up_at_the_criterion():
@@ -261,26 +315,6 @@ def test_hooks_that_compiled_code_ignores_show_up_at_the_criterion():
     mixup = ManifoldMixup(model, ["input"])
     with pytest.raises(RuntimeError, match=r"no forward pass.*Attach to what you call"):
         mixup.wrap(PLAIN)(inner(example(model)), TARGET)
-
-
-def test_compiled_run_then_attached_to_the_compiled_model_raises():
-    model = build("mlp")
-    compiled = torch.compile(model, backend="eager")
-    compiled(example(model)).sum().backward()
-    ManifoldMixup(compiled, ["fc1"])
-    with pytest.raises(RuntimeError, match=r"compiled before ManifoldMixup was attached.*reset"):
-        compiled(example(model))
-    torch.compiler.reset()
-    compiled(example(model))
-
-
-def test_compiled_in_place_and_run_then_attached_raises():
-    model = build("mlp")
-    model.compile(backend="eager")
-    model(example(model)).sum().backward()
-    ManifoldMixup(model, ["fc1"])
-    with pytest.raises(RuntimeError, match=r"compiled before ManifoldMixup was attached.*reset"):
-        model(example(model))
 
 
 def test_model_and_criterion_in_one_compiled_function():

@@ -1,6 +1,7 @@
 """What torch.compile asks for beyond hooks that never change."""
 
 import sys
+import types
 import warnings
 from typing import Any
 
@@ -55,6 +56,25 @@ def never_alone(*functions: Any) -> None:
 
     for function in functions:
         skip_code(function.__code__)
+
+
+class Mark:
+    """Keeps compiled code without a layer's hooks from running that layer; `remove` takes it back.
+
+    The compiler shares code between the models of a class, and does not look for hooks before it
+    runs it. It does look whether a module that had no hooks has a ``forward`` of its own. So the
+    layer gets the one of its class as its own.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.forward = types.MethodType(type(module).forward, module)
+        vars(module).setdefault("forward", self.forward)
+
+    def remove(self) -> None:
+        """Take the mark off, if it is still there."""
+        if vars(self.module).get("forward") is self.forward:
+            del vars(self.module)["forward"]
 
 
 def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:

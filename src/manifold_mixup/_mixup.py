@@ -281,7 +281,8 @@ class ManifoldMixup:
 
     def _register(self) -> list[Any]:
         modules = named_layers(self._model)
-        handles = [modules[name].register_forward_hook(hook) for name, hook in self._hooks.items()]
+        handles: list[Any] = [_compiled.Mark(modules[name]) for name in self._hooks]
+        handles += [modules[name].register_forward_hook(hook) for name, hook in self._hooks.items()]
         begin, end = EagerHook(self, self._begin), EagerHook(self, self._end)
         handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
         # Also after an exception, so that no layer called later takes the pass for running.
