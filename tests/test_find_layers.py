@@ -487,13 +487,22 @@ def test_a_padding_mask_that_is_still_read_is_named():
     for name in ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.2"):
         assert not rows[name].cut
         assert rows[name].side == ("attention_mask",)
-        assert rows[name].reason == "the side input 'attention_mask' is still read after it"
+        assert rows[name].reason == (
+            "the side input 'attention_mask' is still read after it; mask='attention_mask' mixes "
+            "it too"
+        )
+        assert rows[name].mask == "attention_mask"
     assert rows["bert.encoder.layer.3"].cut
     message = refused(table, "bert.encoder.layer.0")
     assert "layer 'bert.encoder.layer.0' is bypassed: the side input 'attention_mask'" in message
     assert "'bert.encoder.layer.3.attention'" in message
     with pytest.raises(ValueError, match="the side input 'attention_mask' is read after them"):
         _ = table.default
+    masked = table.with_mask("attention_mask")
+    assert masked.default == ("bert.encoder.layer.0", "bert.encoder.layer.1")
+    assert {row.name for row in masked.cuts} > {row.name for row in table.cuts}
+    with pytest.raises(ValueError, match="mask='mask' is no input of this forward pass"):
+        table.with_mask("mask")
 
 
 def test_positions_that_choose_among_states_are_a_side_input():

@@ -53,18 +53,22 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
         >>> rows.default
         ('input', '0')
     """
-    return _find(model, args, kwargs, Neutral())
+    return _find(model, args, kwargs, Neutral(), None)
 
 
 def look_for(
-    model: nn.Module, names: Iterable[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    names: Iterable[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mask: str | None = None,
 ) -> LayerTable:
     """Do `find_layers`, so that all of ``names`` run if they can: LayerDrop may drop some.
 
     It is decided by a random operator, or by Python's or NumPy's generator; so each is given other
-    numbers, a few times.
+    numbers, a few times. A ``mask`` is taken to be mixed as well.
     """
-    table = find_layers(model, *args, **kwargs)
+    table = _find(model, args, kwargs, Neutral(), mask)
     layers = named_layers(model)
     idle = [name for name in names if name in table.idle]
     if not idle or any(type(layers[name]).forward is nn.Module.forward for name in idle):
@@ -75,31 +79,36 @@ def look_for(
             if (numpy := sys.modules.get("numpy")) is not None:
                 numpy.random.seed(place)
             with suppress(NotTraceable):
-                another = _find(model, args, kwargs, Neutral(*neutral))
+                another = _find(model, args, kwargs, Neutral(*neutral), mask)
                 if not set(idle) & set(another.idle):
                     return another
     return table
 
 
 def _find(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], neutral: Neutral
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None,
 ) -> LayerTable:
     name = type(unwrap(model)).__name__
     try:
-        traces = trace(model, args, kwargs, neutral)
+        traces = trace(model, args, kwargs, neutral, mask)
     except NotTraceable as error:
         raise NotTraceable(f"{name} cannot be looked at: {error}") from error
-    view = View(traces)
+    view = View(traces, mask)
     runs: dict[str, list[Run]] = {}
     for run in traces.first.runs:
         runs[run.layer] = [*runs.pop(run.layer, []), run]  # in the order of their last runs
-    return LayerTable(
+    table = LayerTable(
         rows=tuple(view.row(of_layer) for of_layer in runs.values()),
         inputs=tuple(view.input_row(place) for place in range(len(traces.first.inputs))),
         idle=tuple(layer for layer in traces.layers if layer not in runs),
         model=name,
         fake=traces.fake,
     )
+    return table if mask is None else table.with_mask(mask)
 
 
 def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
@@ -162,6 +171,13 @@ def _meant_input(table: LayerTable, name: str) -> InputRow:
         ways = " or ".join(repr(f"{INPUT}:{row.name}") for row in floating)
         raise ValueError(f"'input' could mean {len(floating)} inputs of {table.model}. Say {ways}.")
     return (floating or data or list(table.inputs))[0]
+
+
+def rows_of(table: LayerTable, names: Iterable[str]) -> dict[str, LayerRow | InputRow]:
+    """Map names of layers, ``"input"`` among them, to their rows, where there are any."""
+    names, rows = list(names), {row.name: row for row in table}
+    found: dict[str, LayerRow | InputRow] = {name: rows[name] for name in names if name in rows}
+    return found | {name: _meant_input(table, name) for name in names if is_input(name)}
 
 
 def _nearest(table: LayerTable, place: int) -> str:

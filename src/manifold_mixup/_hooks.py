@@ -4,16 +4,16 @@ They are registered once and never change, so that code compiled around them sta
 only the values of the switch change, which the compiler guards.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _mix
-from manifold_mixup._passes import Passes
-from manifold_mixup._plan import MixPlan
-from manifold_mixup._tree import map_leaves
+from manifold_mixup import _masks, _mix
+from manifold_mixup._passes import Pass, Passes
+from manifold_mixup._readers import Reader
+from manifold_mixup._tree import leaves, map_leaves, put
 
 COMPILE_FIRST = (
     "manifold-mixup draws its plan outside of compiled code. With fullgraph=True, compile first "
@@ -28,16 +28,19 @@ class Switch:
     layer: str | None
     lam: Tensor | None
     perm: Tensor | None
+    held: Tensor | None
 
     def __init__(self) -> None:
         self.runs = 0  # how often compiled code mixed in the pass at hand
         self.set(None)
 
-    def set(self, plan: MixPlan | None) -> None:
-        """Mix by ``plan`` from now on; None mixes nothing."""
+    def set(self, turn: Pass | None) -> None:
+        """Mix as this pass does from now on; None mixes nothing."""
+        plan = None if turn is None else turn.plan
         self.layer = None if plan is None else plan.layer
         self.lam = None if plan is None else plan.lam
         self.perm = None if plan is None else plan.perm
+        self.held = None if plan is None or turn is None else turn.held
 
 
 class _NotScriptable(RuntimeError, AttributeError):
@@ -98,6 +101,7 @@ class LayerHook(Hook):
         self.switch = switch
         self.passes = passes
         self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
+        self.masked = False  # whether a mask is read after it, and is mixed too
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
         self.watched = False  # whether the compiled block around it, if any, was seen
@@ -121,17 +125,19 @@ class LayerHook(Hook):
                 self.switch.runs += 1
             else:
                 self.note_trace()
-            return self._mix(output, lam, perm)
+            return self._mix(output, lam, perm, self.switch.held)
         return self.run_eagerly(output)
 
     def _run_eagerly(self, output: Any) -> Any:
-        plan = self.passes.plan_at(self.layer)
-        if plan is None or plan.layer != self.layer:
+        turn = self.passes.at(self.layer)
+        plan = None if turn is None else turn.plan
+        if turn is None or plan is None or plan.layer != self.layer:
             return None
-        return self._mix(output, plan.lam, plan.perm)
+        return self._mix(output, plan.lam, plan.perm, turn.held)
 
-    def _mix(self, output: Any, lam: Tensor, perm: Tensor) -> Any:
+    def _mix(self, output: Any, lam: Tensor, perm: Tensor, held: Tensor | None) -> Any:
         mixed = []
+        held = held if self.masked else None
 
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
             if not _mix.is_continuous(tensor) or path in self.unmixed:
@@ -143,6 +149,8 @@ class LayerHook(Hook):
                     f"be the batch. Choose a layer whose output has the batch there."
                 )
             mixed.append(path)
+            if held is not None and tensor.shape[1:2] == held.shape[1:]:
+                return _masks.mix_states(tensor, lam, perm, held)
             return _mix.apply(tensor, lam, perm)
 
         result = map_leaves(mix_leaf, output)
@@ -153,3 +161,51 @@ class LayerHook(Hook):
                 f"Choose another layer."
             )
         return result
+
+
+class MaskHook(Hook):
+    """Hands a module that reads a mask after the mixed layer the mixed mask."""
+
+    def __init__(
+        self, owner: object, switch: Switch, passes: Passes, layers: Mapping[str, LayerHook]
+    ) -> None:
+        self.owner = owner
+        self.switch = switch
+        self.passes = passes
+        self.layers = layers
+        # By mixed layer, what of the module's arguments is a mask.
+        self.reads: dict[str, list[Reader]] = {}
+        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Return the arguments with mixed masks, or None to leave them."""
+        if torch.compiler.is_compiling():
+            layer, held = self.switch.layer, self.switch.held
+            lam, perm = self.switch.lam, self.switch.perm
+            if layer not in self.reads or lam is None or perm is None or held is None:
+                return None
+            return self._mix(layer, (args, kwargs), lam, perm, held)
+        return self.run_eagerly(args, kwargs)
+
+    def _run_eagerly(self, args: Any, kwargs: Any) -> Any:
+        turn = self.passes.current()
+        plan = None if turn is None else turn.plan
+        if turn is None or plan is None or turn.held is None or plan.layer not in self.reads:
+            return None
+        layer = self.layers.get(plan.layer)
+        if layer is not None and not (turn.runs[plan.layer] or self.switch.runs or layer.traced):
+            return None  # skipped this time, and so not mixed
+        return self._mix(plan.layer, (args, kwargs), plan.lam, plan.perm, turn.held)
+
+    def _mix(self, layer: str, given: Any, lam: Tensor, perm: Tensor, held: Tensor) -> Any:
+        tensors = dict(leaves(given))
+        floating = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+        dtype = next(floating, torch.float32)
+        mixed = {
+            reader.path: _masks.mix_mask(
+                tensors[reader.path], lam, perm, held, dtype=dtype, weights=reader.pools
+            )
+            for reader in self.reads[layer]
+            if reader.path in tensors  # a model may leave out a mask that masks nothing
+        }
+        return put(mixed, given) if mixed else None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from manifold_mixup._layers import INPUT
+from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._tree import leaves, map_leaves
 
@@ -48,6 +49,12 @@ def _positional(model: nn.Module, count: int) -> list[str]:
     # A call with too many arguments fails in forward itself, with the better message.
     names += [str(place) for place in range(len(names), count)]
     return names[:count]
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Say whether ``forward`` has an argument of this name, or takes any."""
+    kinds = {parameter.name: parameter.kind for parameter in _parameters(model)}
+    return name in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
 
 
 def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
@@ -91,8 +98,10 @@ def batched_names(inputs: list[tuple[str, Tensor]]) -> list[frozenset[str]]:
     return list(dict.fromkeys(map(frozenset, ([name for name, _ in rows], floating, first))))
 
 
-def mixed_input(layer: str, inputs: list[tuple[str, Tensor]]) -> str:
+def mixed_input(layer: str, inputs: list[tuple[str, Tensor]], mask: str | None = None) -> str:
     """Return the name of the input that ``"input"`` or ``"input:NAME"`` means.
+
+    A ``mask`` that is mixed too is none of those.
 
     Raises:
         TypeError: it is not floating point.
@@ -100,7 +109,7 @@ def mixed_input(layer: str, inputs: list[tuple[str, Tensor]]) -> str:
     """
     floating = [name for name, tensor in inputs if is_continuous(tensor)]
     # A floating mask beside other inputs is no data, as for the structural view.
-    floating = [name for name in floating if "mask" not in name.lower()] or floating
+    floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating
     seen = dict(inputs)
     if layer != INPUT:
         return _named(layer.removeprefix(f"{INPUT}:"), seen)

@@ -10,16 +10,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _autograd, _compiled, _mix
+from manifold_mixup import _autograd, _compiled, _masks, _mix
 from manifold_mixup._copies import NotTraceable
 from manifold_mixup._criterion import MixedCriterion
-from manifold_mixup._find import LayerTable, check_layers, find_layers, look_for
-from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, Switch
+from manifold_mixup._find import LayerTable, check_layers, look_for, rows_of
+from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Switch
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
+from manifold_mixup._padding import Padding, require_argument
 from manifold_mixup._passes import Pass, Passes
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._prove import Report, prove
+from manifold_mixup._rows import InputRow, LayerRow
 from manifold_mixup._runs import Runs
 from manifold_mixup._sample import Alpha, Stream
 from manifold_mixup._targets import Criterion, MixedTarget
@@ -42,7 +44,11 @@ class ManifoldMixup:
             forward passes so far) that may return None for a batch that is not to be mixed.
         p: share of the batches that are mixed, 0 to 1. The paper mixes all.
         per_sample: draw a λ for every example instead of one for the batch.
-        check: look once, on the first training batch, whether anything bypasses a chosen layer.
+        mask: name of the padding mask among the arguments of the model, such as
+            ``"attention_mask"``. It is mixed too, in every module that is given it after the mixed
+            layer: a position weighs as much as the examples that have one there.
+        check: look once, on the first training batch, whether anything bypasses a chosen layer, and
+            with a ``mask`` prove by numbers, on four examples, that none does.
         replace: take the place of an attachment that the model already has.
         seed: of the plans; None takes `torch.initial_seed`. Of one seed, every rank of a
             distributed run draws plans of its own.
@@ -78,11 +84,12 @@ class ManifoldMixup:
         alpha: Alpha = 2.0,
         p: float = 1.0,
         per_sample: bool = False,
+        mask: str | None = None,
         check: bool = True,
         replace: bool = False,
         seed: int | None = None,
     ) -> None:
-        _refuse(model, layers, example)
+        _refuse(model, layers, example, mask)
         seed = torch.initial_seed() if seed is None else seed
         self._stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed)
         previous = _attached_to(model)
@@ -92,7 +99,8 @@ class ManifoldMixup:
                 f"place, or call its remove() first."
             )
         self.layers = () if layers is None else resolve(model, layers)
-        table = None if example is None else _find_for(model, self.layers, example)
+        batch = None if example is None else _as_call(example)
+        table = None if batch is None else _find_for(model, self.layers, *batch, mask)
         if layers is None and table is not None:
             self.layers = resolve(model, table.default)
         self.plan = None
@@ -106,11 +114,15 @@ class ManifoldMixup:
             if not is_input(name)
         }
         self._runs = Runs(model, self._hooks)
-        self._unchecked = check
+        self._padding = Padding(
+            self, mask, switch=self._switch, passes=self._passes, layers=self._hooks
+        )
+        self._rows: dict[str, LayerRow | InputRow] = {}  # of the eligible layers
+        self._checks = self._unchecked = check
         self._looked = False
         self._first = True
-        if table is not None:
-            (self._settle if check else self._note)(table)
+        if table is not None and batch is not None:
+            self._take(table, *batch)
         self._told: list[MixPlan | None] = []  # by using and paused, the innermost last
         self._replaced = False
         self._error_before: BaseException | None = None
@@ -118,7 +130,9 @@ class ManifoldMixup:
         self._blocks: set[nn.Module] = set()
         for old in previous:
             old._give_way()
-        _compiled.never_alone(LayerHook.__call__, BlockHook.__call__, *_mix.IN_BACKWARD)
+        _compiled.never_alone(
+            LayerHook.__call__, MaskHook.__call__, BlockHook.__call__, *_mix.IN_BACKWARD
+        )
         self._handles = self._register()
         _compiled.warn_of_limit(model, len(self.layers), sometimes=p < 1 or callable(alpha))
 
@@ -241,10 +255,11 @@ class ManifoldMixup:
         Returns:
             For every layer whether it is proven, failed or inconclusive, with the reason.
         """
-        if not self._looked:
+        mask = self._mask_in(args, kwargs)
+        if not self._looked or (mask is not None and not self._padding.known):
             with suppress(NotTraceable):
-                self._note(find_layers(self._model, *args, **kwargs))
-        return prove(self._model, self.layers, args, kwargs, self._run_copy)
+                self._note(look_for(self._model, self.layers, args, kwargs, mask))
+        return prove(self._model, self.layers, args, kwargs, self._run_copy, mask)
 
     def assert_verified(self, *args: Any, **kwargs: Any) -> None:
         """Raise ValueError unless `verify` proves every eligible layer."""
@@ -287,7 +302,7 @@ class ManifoldMixup:
         handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
         # Also after an exception, so that no layer called later takes the pass for running.
         handles.append(self._model.register_forward_hook(end, always_call=True))
-        return handles + self._watch_blocks()
+        return handles + self._padding.register(self._model) + self._watch_blocks()
 
     def _watch_blocks(self) -> list[Any]:
         """Let every compiled block inside an eager model know which pass is being recomputed."""
@@ -311,21 +326,20 @@ class ManifoldMixup:
             raise RuntimeError(_EXPORTED)
         recomputed = self._passes.recomputed(strict=mixing)
         if recomputed is None:
-            plan = self._next_plan(args, kwargs) if mixing else None
-            self._passes.start(plan, training=training)
+            turn = self._next_pass(args, kwargs, training=training, mixing=mixing)
             if training or mixing:
-                self.plan = plan
+                self.plan = turn.plan
             self._error_before = sys.exc_info()[1]
         else:
-            plan = self._replay(recomputed)
+            turn = self._replayed(recomputed)
         self._switch.runs = 0
-        self._switch.set(plan)
-        if plan is not None and is_input(plan.layer):
-            return self._mix_input(plan, args, kwargs)
+        self._switch.set(turn)
+        if turn.plan is not None and is_input(turn.plan.layer):
+            return self._mix_input(turn.plan, turn.held, args, kwargs)
         return None
 
-    def _replay(self, recomputed: Pass) -> MixPlan | None:
-        """Return the plan of a pass that is being recomputed, once."""
+    def _replayed(self, recomputed: Pass) -> Pass:
+        """Return a pass that is being recomputed, once."""
         recomputation = _autograd.recomputation()
         if recomputation == self._recomputation:
             raise RuntimeError(
@@ -333,11 +347,24 @@ class ManifoldMixup:
                 "them is being recomputed. Checkpoint each call on its own."
             )
         self._recomputation = recomputation
-        return recomputed.plan
+        return recomputed
 
-    def _next_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MixPlan | None:
+    def _next_pass(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, mixing: bool
+    ) -> Pass:
+        if not mixing:
+            return self._passes.start(None, training=training)
         inputs = list(named_inputs(unwrap(self._model), args, kwargs))
+        plan = self._next_plan(inputs, args, kwargs)
+        held = None if plan is None else self._padding.held(inputs)
+        return self._passes.start(plan, training=training, held=held)
+
+    def _next_plan(
+        self, inputs: list[tuple[str, Tensor]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> MixPlan | None:
         lead = leading(inputs)
+        if self._told and self._padding.unknown(inputs):
+            self._check(args, kwargs)
         if self._told and (told := self._told[-1]) is not None:
             # Moved once, so that all passes of one plan know it for the same.
             plan = self._told[-1] = told.to(lead.device)
@@ -348,20 +375,31 @@ class ManifoldMixup:
                 )
             return plan
         for name in filter(is_input, self.layers):
-            mixed_input(name, inputs)  # raises before anything is drawn
+            mixed_input(name, inputs, self._padding.name)  # raises before anything is drawn
         if self._first:
             self._first = False
             _compiled.warn_of_forward(self._model)
-        if self._unchecked:
+        if self._unchecked or self._padding.unknown(inputs):
             self._check(args, kwargs)
         return self._stream.draw(self.layers, len(lead), lead.device)
 
-    def _mix_input(self, plan: MixPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _mix_input(
+        self,
+        plan: MixPlan,
+        held: Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         core = unwrap(self._model)
-        wanted = mixed_input(plan.layer, list(named_inputs(core, args, kwargs)))
+        inputs = list(named_inputs(core, args, kwargs))
+        wanted = mixed_input(plan.layer, inputs, self._padding.name)
 
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
-            return _mix.mix(tensor, plan) if name == wanted else tensor
+            if name != wanted:
+                return tensor
+            if held is not None and plan.layer in self._padding.inputs:
+                return _masks.mix_states(tensor, plan.lam, plan.perm, held)
+            return _mix.mix(tensor, plan)
 
         return map_inputs(mix_wanted, core, args, kwargs)
 
@@ -382,11 +420,10 @@ class ManifoldMixup:
     def _enter_block(self, *_: Any) -> None:
         recomputed = self._passes.recomputed()
         if recomputed is not None:
-            self._switch.set(recomputed.plan)
+            self._switch.set(recomputed)
 
     def _leave_block(self, *_: Any) -> None:
-        running = self._passes.running
-        self._switch.set(None if running is None else running.plan)
+        self._switch.set(self._passes.running)
 
     def _account(self, finished: Pass, output: Any) -> None:
         """Make sure that the layer of the plan ran once; if it was skipped, drop the plan."""
@@ -403,10 +440,13 @@ class ManifoldMixup:
     # The structural view
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        mask = self._mask_in(args, kwargs)
         try:
-            table = look_for(self._model, self.layers, args, kwargs)
+            table = look_for(self._model, self.layers, args, kwargs, mask)
         except NotTraceable as error:
             self._unchecked = False
+            if mask is not None:
+                raise NotTraceable(f"it cannot be seen who reads {mask!r}: {error}") from error
             warnings.warn(
                 f"the layers {list(self.layers)} were not checked: {error}. Give example=(one "
                 f"batch) when attaching, before anything is sharded, to have them checked; or say "
@@ -414,22 +454,46 @@ class ManifoldMixup:
                 stacklevel=2,
             )
         else:
-            self._settle(table)
+            self._take(table, args, kwargs)
+            self._handles += self._padding.register(self._model)
 
-    def _settle(self, table: LayerTable) -> None:
-        """Accept what the structural view found, or raise if a layer is no place to mix."""
-        self.layers = check_layers(table, self.layers)
+    def _take(self, table: LayerTable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take over what the structural view found, or raise if a layer is no place to mix."""
+        mask = self._mask_in(args, kwargs)
+        if self._checks:
+            self.layers = check_layers(table, self.layers)
         self._note(table)
+        if self._checks and mask is not None:
+            self._require_proof(prove(self._model, self.layers, args, kwargs, self._run_copy, mask))
+        self._padding.known |= mask is not None
         self._unchecked = False
+
+    def _require_proof(self, report: Report) -> None:
+        if any(proof.verdict == "failed" for proof in report.layers):
+            raise ValueError(
+                f"with mask={self._padding.name!r} mixed too, not every layer can be mixed:\n"
+                f"{report}\nWhat is not 0 in a mask counts as seen, or as padding if 'pad' is in its "
+                f"name."
+            )
+
+    def _mask_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Name the mask if the batch has one."""
+        inputs = named_inputs(unwrap(self._model), args, kwargs)
+        return next((name for name, _ in inputs if name == self._padding.name), None)
 
     def _note(self, table: LayerTable) -> None:
         """Take over which layers run, and which parts of their outputs are to be mixed."""
-        for row in table:
-            if row.name in self._hooks:
-                self._hooks[row.name].unmixed = row.unmixed
-                self._hooks[row.name].counts = not row.checkpointed
-                self._runs.known.add(row.name)
+        self._note_rows(rows_of(table, self.layers))
         self._looked = True
+
+    def _note_rows(self, rows: Mapping[str, LayerRow | InputRow]) -> None:
+        self._rows.update(rows)
+        for name, row in rows.items():
+            self._padding.note(name, row)
+            if isinstance(row, LayerRow):
+                self._hooks[name].unmixed = row.unmixed
+                self._hooks[name].counts = not row.checkpointed
+                self._runs.known.add(name)
 
     @contextmanager
     def _run_copy(
@@ -440,8 +504,9 @@ class ManifoldMixup:
             yield copied(*args, **kwargs)
             return
         with ManifoldMixup(copied, [plan.layer], check=False) as mixup, mixup.using(plan):
-            for name, hook in mixup._hooks.items():
-                hook.unmixed = self._hooks[name].unmixed
+            mixup._padding.name = self._padding.name
+            mixup._note_rows({name: row for name, row in self._rows.items() if name == plan.layer})
+            mixup._handles += mixup._padding.register(copied)
             output = copied(*args, **kwargs)
             mixup.target(None, output)  # the proof goes backward without targets
             yield output
@@ -451,7 +516,7 @@ class ManifoldMixup:
         self._replaced = True
 
 
-def _refuse(model: nn.Module, layers: object, example: object) -> None:
+def _refuse(model: nn.Module, layers: object, example: object, mask: object) -> None:
     if isinstance(model, nn.DataParallel):
         raise TypeError(_DATA_PARALLEL)
     if not isinstance(model, nn.Module):
@@ -461,6 +526,7 @@ def _refuse(model: nn.Module, layers: object, example: object) -> None:
             "layers=None has the layers chosen from one batch: give example=x as well, or name the "
             'layers, for example layers=["input", "layer1", "layer2"].'
         )
+    require_argument(model, mask)
 
 
 def _attached_to(model: nn.Module) -> list[ManifoldMixup]:
@@ -481,12 +547,22 @@ def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
     return twin
 
 
-def _find_for(model: nn.Module, layers: tuple[str, ...], example: Any) -> LayerTable:
+def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Say how the model is called with a batch."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def _find_for(
+    model: nn.Module,
+    layers: tuple[str, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mask: str | None,
+) -> LayerTable:
     try:
-        if isinstance(example, Mapping):
-            return look_for(model, layers, (), dict(example))
-        args = example if isinstance(example, tuple) else (example,)
-        return look_for(model, layers, args, {})
+        return look_for(model, layers, args, kwargs, mask)
     except NotTraceable as error:
         raise NotTraceable(
             f"the layers cannot be looked at: {error}. Attach before the model is sharded, or name "

@@ -16,8 +16,15 @@ from manifold_mixup._tree import leaves
 class Pass:
     """One forward pass: what it mixed, and its stretch of the autograd graph."""
 
-    def __init__(self, plan: MixPlan | None, training: bool, nested: bool = False) -> None:
+    def __init__(
+        self,
+        plan: MixPlan | None,
+        training: bool,
+        nested: bool = False,
+        held: Tensor | None = None,
+    ) -> None:
         self.plan = plan
+        self.held = held  # what is no padding, if that is to be minded
         self.training = training
         self.nested = nested  # in another pass, and one of the two is mixed
         self.claimed = False
@@ -62,11 +69,13 @@ class Passes:
         # A pass lives as long as the graph of its output, which holds it by a tensor hook.
         self._alive: weakref.WeakSet[Pass] = weakref.WeakSet()
 
-    def start(self, plan: MixPlan | None, *, training: bool) -> None:
+    def start(self, plan: MixPlan | None, *, training: bool, held: Tensor | None = None) -> Pass:
         """Open a pass; it is the running one until `finish`."""
         outer = self.running
-        self.running = Pass(plan, training, nested=outer is not None and bool(plan or outer.plan))
+        nested = outer is not None and bool(plan or outer.plan)
+        self.running = Pass(plan, training, nested, held)
         self._alive.add(self.running)
+        return self.running
 
     def finish(self, output: Any) -> None:
         """Close the running pass; the graph of ``output`` keeps it from now on."""
@@ -87,19 +96,27 @@ class Passes:
                 "mixed by two plans. Attach to the part of the model that is called in it."
             )
 
-    def plan_at(self, layer: str) -> MixPlan | None:
-        """Return the plan of the pass in which ``layer`` has just run, and count the run.
+    def at(self, layer: str) -> Pass | None:
+        """Return the pass in which ``layer`` has just run, and count the run.
 
         A layer that is called on its own, outside of any pass, has none.
         """
-        owner = self.recomputed()
-        running = self.running
+        recomputed = self.recomputed()
+        owner = recomputed or self._unfinished()
+        if owner is not None and recomputed is None:
+            owner.runs[layer] += 1
+        return owner
+
+    def current(self) -> Pass | None:
+        """Return the pass that is being recomputed, or else the running one."""
+        return self.recomputed() or self._unfinished()
+
+    def _unfinished(self) -> Pass | None:
         # No hook tells of a pass that was interrupted from the keyboard. It is over at the latest
         # when the model is in eval mode.
-        if owner is None and running is not None and (self.model.training or not running.training):
-            owner = running
-            owner.runs[layer] += 1
-        return None if owner is None else owner.plan
+        running = self.running
+        over = running is not None and running.training and not self.model.training
+        return None if over else running
 
     def recomputed(self, *, strict: bool | None = None) -> Pass | None:
         """Return the pass that the running backward node was made in; outside backward, None.

@@ -34,6 +34,8 @@ _ROWS = 4
 _TELLING = 1000.0
 # So many times the rounding error of the plain model is still rounding.
 _ROUNDING = 30.0
+# A λ so near to 0 that only a jump there can move the outputs.
+_BARELY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def prove(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     run: RunModel,
+    mask: str | None = None,
 ) -> Report:
     """Try whether mixing at each layer mixes the outputs and nothing else.
 
@@ -106,13 +109,16 @@ def prove(
         kwargs: keyword arguments of its forward.
         run: ``with run(copy, args, kwargs, plan) as output`` runs a forward pass that is mixed by
             ``plan``, or by nothing if it is None. Inside, backward may recompute parts of it.
+        mask: name of the padding mask that is mixed too, if there is one. The examples then differ
+            in length, and just above λ = 0 the outputs must be near to those at 0: they are not
+            where the union of both masks is read in place of the mixed one.
 
     Returns:
         A verdict on every layer.
     """
     try:
         with aside(model):
-            bench = _prepare(model, args, kwargs, run)
+            bench = _prepare(model, args, kwargs, run, mask)
             return Report(tuple(bench.prove(name) for name in names))
     except _Inconclusive as error:
         return Report(tuple(LayerProof(name, "inconclusive", str(error)) for name in names))
@@ -125,7 +131,11 @@ class _Inconclusive(Exception):
 
 
 def _prepare(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: RunModel
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    run: RunModel,
+    mask: str | None,
 ) -> "_Bench":
     """Set a copy up and run it unmixed, in float64 or, failing that, in float32."""
     candidates = batched_names(list(named_inputs(unwrap(model), args, kwargs)))
@@ -134,8 +144,8 @@ def _prepare(
         try:
             cast_state(clone, dtype)
             redraw_parameters(clone)
-            examples = draw_examples(clone, args, kwargs, batched, _ROWS, dtype)
-            bench = _Bench(clone, examples, run)
+            examples = draw_examples(clone, args, kwargs, batched, _ROWS, dtype, mask)
+            bench = _Bench(clone, examples, run, masked=mask is not None)
             bench.calibrate()
         except _Inconclusive:
             raise
@@ -150,8 +160,11 @@ def _prepare(
 class _Bench:
     """A copy of the model to try layers on, and what it gives unmixed."""
 
-    def __init__(self, model: nn.Module, examples: Examples, run: RunModel) -> None:
+    def __init__(
+        self, model: nn.Module, examples: Examples, run: RunModel, *, masked: bool
+    ) -> None:
         self.model = model
+        self.masked = masked
         self.examples = examples
         self.run = run
         self.modules = list(model.modules())
@@ -219,6 +232,8 @@ class _Bench:
             if verdict == "proven" and watch.lost and not self._loses_gradient(layer):
                 verdict = "failed"
                 reason = "no gradient gets from the mixed state to before the mix"
+            if verdict == "proven" and self.masked and self._jumps(layer):
+                verdict, reason = "failed", _UNION
         except Exception as error:  # the hooks refuse this layer, or the model its mixed state
             return LayerProof(layer, "failed", f"{type(error).__name__}: {error}")
         numbers = errors[path], self.difference[path], self.rounding[path]
@@ -231,6 +246,15 @@ class _Bench:
         if error > self.difference[path] / _TELLING:
             return "failed", f"{output} is not the permuted one: something bypasses the layer"
         return "inconclusive", f"the error of {output} is more than rounding"
+
+    def _jumps(self, layer: str) -> bool:
+        """Say whether the outputs are elsewhere as soon as λ is more than 0."""
+        plan = MixPlan(layer, lam=torch.tensor(_BARELY, device="cpu"), perm=self.perm)
+        with self._pass(None, plan) as mixed:
+            return any(
+                _distance(mixed[path], end) > self.difference[path] / _TELLING
+                for path, end in self.permuted.items()
+            )
 
     def _loses_gradient(self, layer: str) -> bool:
         """Say whether the model detaches the layer's state by itself, unmixed."""
@@ -276,6 +300,12 @@ class _Bench:
             stack.enter_context(Neutral())
             output = stack.enter_context(self.run(self.model, args, kwargs, plan))
             yield {path: tensor for path, tensor in leaves(output) if is_continuous(tensor)}
+
+
+_UNION = (
+    "the outputs jump as soon as a little of a partner is mixed in: a module does not weigh by the "
+    "mixed mask, but takes all that is in it for seen. Give it an additive mask, or one of weights"
+)
 
 
 class _Watch:

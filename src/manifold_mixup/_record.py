@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
+from manifold_mixup._masks import is_side
+from manifold_mixup._mix import is_continuous
 from manifold_mixup._neutral import Neutral, bind, operator_name
-from manifold_mixup._tree import leaves, map_leaves
+from manifold_mixup._tree import leaves, map_leaves, put
 
 
 @dataclass
@@ -60,12 +62,32 @@ class Run:
 
 
 @dataclass
+class Call:
+    """One call of one layer, and what it was given that was made from side inputs alone.
+
+    Attributes:
+        layer: its name.
+        steps: operators run when it began.
+        around: places of the calls that were running then.
+        masks: those arguments; a path begins with 0 for positional and 1 for keyword arguments.
+        shapes: of its floating outputs.
+    """
+
+    layer: str
+    steps: int
+    around: tuple[int, ...]
+    masks: list[Leaf]
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+
+@dataclass
 class Trace:
     """A recorded forward pass; its nodes are numbered in the order in which they were made."""
 
     batch: int
     nodes: list[Node] = field(default_factory=list)
     inputs: list[Leaf] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     outputs: list[Leaf] = field(default_factory=list)
     flops: int = 0
@@ -79,11 +101,12 @@ def record(
     batch: int,
     fake_mode: Any,
     neutral: Neutral,
+    mask: str | None = None,
 ) -> Trace:
     """Record a forward pass, with the chance taken out.
 
     Every layer's output is cloned by a hook, so that each module boundary is a value of its own:
-    exactly what mixing there would replace.
+    exactly what mixing there would replace. So is every mask that a layer is given.
 
     Args:
         model: a copy that may be run; its hooks are taken off afterwards.
@@ -92,12 +115,14 @@ def record(
         batch: number of examples in them.
         fake_mode: the mode in which model and arguments live; None if they are real.
         neutral: what random operators give.
+        mask: name of an input that is a side input, whatever it looks like.
     """
-    recorder = _Recorder(Trace(batch))
+    recorder = _Recorder(Trace(batch), mask)
     with ExitStack() as stack:
         for name, module in named_layers(model).items():
-            handle = module.register_forward_hook(recorder.boundary(name))
-            stack.callback(handle.remove)
+            enter, leave = recorder.entry(name), recorder.boundary(name)
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
         stack.enter_context(fake_mode or nullcontext())
         stack.enter_context(neutral)
         recorder.begin(named_inputs(model, args, kwargs))
@@ -113,9 +138,13 @@ class _Recorder(TorchDispatchMode):
     Views share their storage and so the node; an in-place operator makes a new one.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, mask: str | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
+        self.mask = mask
+        self.open: list[int] = []  # places of the running calls
+        # Nodes made from inputs: whether from side inputs alone.
+        self.side: dict[int, bool] = {}
         # Weak references keep an address from being used again, but none of the memory behind it.
         self.held: dict[Any, int] = {}
         self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
@@ -136,8 +165,24 @@ class _Recorder(TorchDispatchMode):
     def begin(self, inputs: Iterator[tuple[str, Tensor]]) -> None:
         """Make the inputs values without a past."""
         for name, tensor in inputs:
-            self._hold(tensor, Node())
+            self.side[self._hold(tensor, Node())] = is_side(
+                name, self.mask, floating=is_continuous(tensor)
+            )
             self.trace.inputs.append(self._leaf(name, tensor))
+
+    def entry(self, layer: str) -> Callable[..., Any]:
+        """Make the hook that begins a layer."""
+
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            given = leaves((args, kwargs))
+            own = {path: mask.clone() for path, mask in given if self.side.get(self._node(mask))}
+            masks = [self._leaf(path, mask) for path, mask in own.items()]
+            around, steps = tuple(self.open), self.trace.steps
+            self.open.append(len(self.trace.calls))
+            self.trace.calls.append(Call(layer, steps, around, masks))
+            return put(own, (args, kwargs))
+
+        return hook
 
     def boundary(self, layer: str) -> Callable[..., Any]:
         """Make the hook that ends a layer."""
@@ -145,6 +190,8 @@ class _Recorder(TorchDispatchMode):
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             output = map_leaves(lambda _, tensor: tensor.clone(), output)
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
+            call = self.trace.calls[self.open.pop()]
+            call.shapes = [leaf.shape for leaf in ends if leaf.floating]
             spent = self.trace.flops, self.trace.steps
             self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint()))
             return output
@@ -156,8 +203,7 @@ class _Recorder(TorchDispatchMode):
         self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
-        floating = tensor.is_floating_point() or tensor.is_complex()
-        return Leaf(path, tuple(tensor.shape), floating, self._node(tensor))
+        return Leaf(path, tuple(tensor.shape), is_continuous(tensor), self._node(tensor))
 
     def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(map(self._node, tensors)))
@@ -168,9 +214,14 @@ class _Recorder(TorchDispatchMode):
         return self._hold(tensor, Node()) if found is None else found
 
     def _hold(self, tensor: Tensor, node: Node) -> int:
+        number = len(self.trace.nodes)
         self.trace.nodes.append(node)
-        self.held[self._key(tensor)] = len(self.trace.nodes) - 1
-        return len(self.trace.nodes) - 1
+        self.held[self._key(tensor)] = number
+        known = [self.side[parent] for parent in node.parents if parent in self.side]
+        if known:
+            chosen = all(parent in node.indices for parent in node.parents if parent in self.side)
+            self.side[number] = all(known) and not chosen  # rows that ids chose are data
+        return number
 
     def _key(self, tensor: Tensor) -> Any:
         try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._inputs import leading, map_inputs, named_inputs
+from manifold_mixup._masks import shortened
 from manifold_mixup._mix import is_continuous
 
 
@@ -81,11 +82,13 @@ def draw_examples(
     batched: frozenset[str],
     count: int,
     dtype: torch.dtype,
+    mask: str | None = None,
 ) -> Examples:
     """Take ``count`` rows of the inputs ``batched``, and make rows differ that are alike.
 
     Floating inputs (zeros, or one example repeated) get noise of their own scale. Token ids, where
-    whole examples are alike, are rolled within each row, so that no unknown id appears. Masks stay.
+    whole examples are alike, are rolled within each row, so that no unknown id appears. Masks stay,
+    but the padding ``mask``, which gets more padding.
     """
     inputs = dict(named_inputs(model, args, kwargs))
     batch = len(leading(list(inputs.items())))
@@ -97,7 +100,9 @@ def draw_examples(
         tensor = tensor.detach().to(_cast(tensor, dtype), copy=True)
         if name not in batched:
             return tensor
-        tensor = tensor[rows]
+        tensor = tensor[rows.to(tensor.device)]
+        if name == mask:
+            return shortened(tensor, name)
         if "mask" in name.lower():
             return tensor
         if is_continuous(tensor):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manifold_mixup._cuts import Flow, data_colour, data_sources, side_colour, side_sources
+from manifold_mixup._masks import is_side
+from manifold_mixup._readers import Reader, readers_after
 from manifold_mixup._record import Leaf, Run, Trace
 from manifold_mixup._trace import Traces
 
@@ -27,6 +29,8 @@ class LayerRow:
         checkpointed: whether an activation checkpoint recomputes it.
         unmixed: paths of the floating point tensors in its output that are left alone, as no output
             of the model depends on them.
+        mask: the side input, if any, that makes this a cut point if it is mixed as well.
+        readers: the modules that read it after this one.
     """
 
     name: str
@@ -40,6 +44,8 @@ class LayerRow:
     bypassed: str
     checkpointed: bool
     unmixed: tuple[str, ...] = ()
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class InputRow:
         cut: whether everything the outputs depend on passes through it, so that it can be mixed.
         side: names of the side inputs that would be read unmixed.
         reason: why it cannot be mixed; else empty.
+        mask: the side input, if any, that lets it be mixed if it is mixed as well.
+        readers: the modules that read it.
     """
 
     name: str
@@ -66,13 +74,16 @@ class InputRow:
     cut: bool
     side: tuple[str, ...]
     reason: str
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
 
 
 class View:
     """Reads the rows off the recordings of a forward pass."""
 
-    def __init__(self, traces: Traces) -> None:
+    def __init__(self, traces: Traces, mask: str | None = None) -> None:
         self.first, self.second = traces.first, traces.second
+        self.mask = mask
         self.names = [leaf.path for leaf in self.first.inputs]
         self._resized = _shapes(self.second)
         self._outputs_resized = _output_shapes(self.second)
@@ -90,18 +101,21 @@ class View:
         ends = [leaf.node for leaf in mixed]
         around = self.flow.bypassing(ends) if mixed else 0
         own = self.fault or self._own_fault(runs, mixed)
+        mask, readers, fault = ("", (), "") if own else self._mixable_mask(mixed, around, end.steps)
         return LayerRow(
             name=end.layer,
             shape=next((leaf.shape for leaf in floating), ()),
             depth=self._depth(end),
             cut=not own and not around,
             side=self._names(side_sources(around)),
-            reason=own or self._detour(around, ends),
+            reason=own or self._detour(around, ends) + fault,
             runs=len(runs),
             mixed=tuple(leaf.path for leaf in mixed),
             bypassed="" if own or not around else "data" if data_sources(around) else "side",
             checkpointed=any(run.checkpointed for run in runs),
             unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
+            mask=mask,
+            readers=readers,
         )
 
     def input_row(self, place: int) -> InputRow:
@@ -111,6 +125,7 @@ class View:
         side = bool(self.flow.total & side_colour(place))
         around = self.flow.bypassing([leaf.node]) if data else 0
         own = self.fault or self._no_state(leaf, data=data, side=side)
+        mask, readers, fault = ("", (), "") if own else self._mixable_mask([leaf], around, 0)
         return InputRow(
             name=leaf.path,
             shape=leaf.shape,
@@ -119,8 +134,32 @@ class View:
             kind="data" if data else "side" if side else "constant",
             cut=not own and not around,
             side=self._names(side_sources(around)),
-            reason=own or self._detour(around, [leaf.node]),
+            reason=own or self._detour(around, [leaf.node]) + fault,
+            mask=mask,
+            readers=readers,
         )
+
+    def _mixable_mask(
+        self, mixed: Sequence[Leaf], around: int, steps: int
+    ) -> tuple[str, tuple[Reader, ...], str]:
+        """Name the mask that is all that gets around a state, and who reads it; or say why not.
+
+        Args:
+            mixed: the state.
+            around: the colours that get around it.
+            steps: operators run when it was there.
+        """
+        sides = side_sources(around)
+        names = self._names(sides)
+        if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
+            return "", (), ""
+        positions = self.first.inputs[sides[0]].shape[-1:]
+        if not any(leaf.shape[1:2] == positions for leaf in mixed):
+            return "", (), f", and dimension 1 is not that of its {positions[0]} positions"
+        found, nodes, fault = readers_after(steps, sides[0], self.first, self.second, self.flow)
+        if not fault and self.flow.bypassing([*(leaf.node for leaf in mixed), *nodes]):
+            fault = ", also by code outside of the modules that are given it: put it into one"
+        return ("", (), fault) if fault else (names[0], found, f"; mask={names[0]!r} mixes it too")
 
     def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
         """Say why an input is nothing to interpolate; else nothing."""
@@ -143,8 +182,8 @@ class View:
 
     def _start(self, place: int) -> int:
         leaf = self.first.inputs[place]
-        data = leaf.floating and "mask" not in leaf.path.lower()
-        return data_colour(place) if data else side_colour(place)
+        side = is_side(leaf.path, self.mask, floating=leaf.floating)
+        return side_colour(place) if side else data_colour(place)
 
     def _batched(self, place: int) -> bool:
         second = self.second.inputs[place].shape if self.second else None

@@ -1,9 +1,9 @@
 """The table of layers that `find_layers` returns, and the automatic choice from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import overload
+from typing import TypeVar, overload
 
 from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._rows import InputRow, LayerRow
@@ -12,6 +12,7 @@ from manifold_mixup._rows import InputRow, LayerRow
 # possible to a quarter and a half of the way: what a person would choose.
 _FIRST, _LATEST, _APART = 0.05, 0.70, 0.05
 _QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
+_Row = TypeVar("_Row", LayerRow, InputRow)
 # A network of two or three layers may have spent more than that when its first one ends.
 _LAST_RESORT = 0.95
 
@@ -55,6 +56,20 @@ class LayerTable(Sequence[LayerRow]):
             raise ValueError(self._nothing_to_choose())
         return (*self._default_input(), *hidden)
 
+    def with_mask(self, mask: str) -> "LayerTable":
+        """Return the table for ``ManifoldMixup(..., mask=mask)``, which mixes a mask as well.
+
+        Raises:
+            ValueError: the forward pass was not given such an input.
+        """
+        if all(row.name != mask for row in self.inputs):
+            seen = ", ".join(repr(row.name) for row in self.inputs)
+            raise ValueError(
+                f"mask={mask!r} is no input of this forward pass, which was given {seen}."
+            )
+        rows = tuple(_cut_with(row, mask) for row in self.rows)
+        return replace(self, rows=rows, inputs=tuple(_cut_with(row, mask) for row in self.inputs))
+
     @overload
     def __getitem__(self, index: int) -> LayerRow: ...
     @overload
@@ -88,6 +103,8 @@ class LayerTable(Sequence[LayerRow]):
         )
         if masks:
             text += f" Many would be, but the side input {', '.join(masks)} is read after them."
+            if mask := next((row.mask for row in self if _masked(row) and row.mask), ""):
+                text += f" With mask={mask!r} it is mixed too."
         if self._default_input():
             text += f' Mix the input: layers=["{INPUT}"].'
         # Of equal depth, the outermost stands for all.
@@ -96,6 +113,10 @@ class LayerTable(Sequence[LayerRow]):
             named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
             text += f" Cut points elsewhere, with their depths: {named}."
         return text
+
+
+def _cut_with(row: _Row, mask: str) -> _Row:
+    return replace(row, cut=True, reason="") if row.mask == mask else row
 
 
 def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
@@ -133,7 +154,7 @@ def _distance(a: LayerRow, b: LayerRow) -> float:
 
 def _masked(row: LayerRow) -> bool:
     """Say whether a layer might be chosen, were it not for a side input."""
-    return row.bypassed == "side" and _FIRST <= row.depth <= _LATEST
+    return row.bypassed == "side" and not row.cut and _FIRST <= row.depth <= _LATEST
 
 
 def _mark(*, chosen: bool, cut: bool) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from manifold_mixup._copies import NotTraceable, aside, copy_model, fake_copy, fakes_fail_silently
 from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
+from manifold_mixup._masks import shortened
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Trace, record
 
@@ -36,7 +37,11 @@ class Traces:
 
 
 def trace(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], neutral: Neutral
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None = None,
 ) -> Traces:
     """Record a forward pass of a copy of ``model``, as it trains, with two batch sizes.
 
@@ -45,6 +50,7 @@ def trace(
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
         neutral: what random operators give.
+        mask: name of an input that is a side input, whatever it looks like.
 
     Raises:
         NotTraceable: neither fake tensors nor a copy on two rows would run.
@@ -54,8 +60,8 @@ def trace(
     with aside(model):
         # Whatever fake tensors cannot do, anywhere in the model's code: a copy can, or says why.
         with suppress(Exception), fakes_fail_silently():
-            return _Recording.on_fake_tensors(model, args, kwargs, rows, neutral).traces()
-        recording = _Recording(copy_model(model), args, kwargs, rows, 2, neutral)
+            return _Recording.on_fake_tensors(model, args, kwargs, rows, neutral, mask).traces()
+        recording = _Recording(copy_model(model), args, kwargs, rows, 2, neutral, mask)
         try:
             return recording.traces()
         except NotTraceable:
@@ -75,6 +81,7 @@ class _Recording:
     rows: int
     first: int
     neutral: Neutral
+    mask: str | None
     fake_mode: Any = None
 
     @classmethod
@@ -85,12 +92,13 @@ class _Recording:
         kwargs: dict[str, Any],
         rows: int,
         neutral: Neutral,
+        mask: str | None,
     ) -> "_Recording":
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         # BatchNorm refuses a single value per channel while it trains.
-        return cls(fake_copy(model, mode), args, kwargs, rows, max(rows, 2), neutral, mode)
+        return cls(fake_copy(model, mode), args, kwargs, rows, max(rows, 2), neutral, mask, mode)
 
     def traces(self) -> Traces:
         """Record both passes."""
@@ -114,13 +122,13 @@ class _Recording:
     def _record(self, batch: int, batched: frozenset[str]) -> Trace:
         def resize(name: str, tensor: Tensor) -> Tensor:
             rows = batch if name in batched else len(tensor) if tensor.ndim else None
-            return self._like(tensor, rows)
+            return self._like(name, tensor, rows)
 
         with self.fake_mode or nullcontext():
             args, kwargs = map_inputs(resize, self.clone, self.args, self.kwargs)
-        return record(self.clone, args, kwargs, batch, self.fake_mode, self.neutral)
+        return record(self.clone, args, kwargs, batch, self.fake_mode, self.neutral, self.mask)
 
-    def _like(self, tensor: Tensor, rows: int | None) -> Tensor:
+    def _like(self, name: str, tensor: Tensor, rows: int | None) -> Tensor:
         """Make a tensor like this one with another number of rows; None for a single number."""
         if self.fake_mode is not None:
             shape = () if rows is None else (rows, *tensor.shape[1:])
@@ -129,4 +137,6 @@ class _Recording:
             new = tensor.detach().clone()
         else:
             new = tensor.detach()[torch.arange(rows, device=tensor.device) % max(len(tensor), 1)]
+            # The model's code may leave out a mask of no padding.
+            new = shortened(new, name) if name == self.mask else new
         return new.requires_grad_(tensor.requires_grad)

@@ -26,7 +26,7 @@ def ends(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, torch.Tensor) or not _is_container(value):
         yield path, value
     for key, child in children(value):
-        yield from ends(child, f"{path}.{key}" if path else str(key))
+        yield from ends(child, _below(path, key))
 
 
 def _is_container(value: Any) -> bool:
@@ -61,9 +61,33 @@ def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "
     pairs = children(value)
     if not pairs:
         return value
-    new = [
-        (key, map_leaves(fn, child, f"{path}.{key}" if path else str(key))) for key, child in pairs
-    ]
+    return _rebuilt(
+        value, [(key, map_leaves(fn, child, _below(path, key))) for key, child in pairs]
+    )
+
+
+def put(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
+    """Rebuild a nested value with something else at the paths of ``new``.
+
+    What holds none of them stays the same object.
+
+    Raises:
+        TypeError: a mapping on the way cannot be copied for certain.
+    """
+    if path in new:
+        return new[path]
+    pairs = [(key, child, _below(path, key)) for key, child in children(value)]
+    if not any(at == key or at.startswith(f"{key}.") for at in new for *_, key in pairs):
+        return value
+    return _rebuilt(value, [(key, put(new, child, below)) for key, child, below in pairs])
+
+
+def _below(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _rebuilt(value: Any, new: list[tuple[Any, Any]]) -> Any:
+    """Make a container like ``value`` with other children."""
     if isinstance(value, (tuple, list)):
         items = [child for _, child in new]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

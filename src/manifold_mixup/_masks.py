@@ -1,0 +1,126 @@
+"""Padded sequences: states are mixed where both examples have one, and masks by their weight.
+
+A padded sequence is a set of positions that weigh 1 or 0. Mixed, a position weighs
+``w = lam * v_i + (1 - lam) * v_j``, where ``v`` says what is no padding; its state is the mean of
+the states that are there, weighed likewise; and attention multiplies by ``w``, so that ``log w`` is
+what its additive mask holds. At λ = 1 that is the first example and at λ = 0 the second.
+"""
+
+import torch
+from torch import Tensor
+
+from manifold_mixup import _mix
+
+# Stands for -inf, so that no difference of infinities arises; as a weight it is 0 in every type.
+_NEVER = -1e30
+
+
+def is_side(name: str, mask: str | None, *, floating: bool) -> bool:
+    """Say whether an input, like a mask, steers what becomes of the data and is none itself."""
+    return name == mask or "mask" in name.lower() or not floating
+
+
+def present(mask: Tensor, name: str) -> Tensor:
+    """Return which positions hold something and are no padding, ``(batch, time)``, bool.
+
+    Args:
+        mask: what the model is given: bool or integers, floating weights of 0 and 1, or an additive
+            mask of 0 and very negative numbers; ``(batch, time)``, or ``(batch, ..., time)`` with
+            the keys last, of which one counts if any query sees it.
+        name: its name. One with ``pad`` in it says where padding is, as PyTorch's
+            ``src_key_padding_mask`` does, if it is not floating.
+    """
+    if mask.is_floating_point():
+        # Weights have a 1 in them; an additive mask has nothing above 0.
+        held = torch.where(mask.amax() > 0, mask > 0.5, mask > -1)
+    else:
+        held = (mask == 0) if "pad" in name.lower() else (mask != 0)
+    return held.flatten(1, -2).any(1) if held.ndim > 2 else held
+
+
+def shortened(mask: Tensor, name: str) -> Tensor:
+    """Return a padding mask by which neighbouring examples differ in length, as far as they can.
+
+    Args:
+        mask: what the model is given, in any form that `present` knows.
+        name: its name.
+    """
+    held = present(mask, name)
+    rows = torch.arange(len(held), device=held.device)
+    kept = (held.sum(1) * (5 - rows % 4) // 5).clamp(min=1)
+    dropped = held & (held.cumsum(1) > kept[:, None])
+    dropped = dropped.view(len(held), *(1 for _ in mask.shape[2:]), held.shape[1])
+    if mask.is_floating_point():
+        nothing = torch.where(mask.amax() > 0, 0.0, torch.finfo(mask.dtype).min).to(mask.dtype)
+        return torch.where(dropped, nothing, mask)
+    return mask.masked_fill(dropped, "pad" in name.lower())
+
+
+def mix_states(x: Tensor, lam: Tensor, perm: Tensor, held: Tensor) -> Tensor:
+    """Mix states ``(batch, time, *features)`` position by position.
+
+    Where one of the two examples has padding, the state is the other's.
+
+    Args:
+        x: the states.
+        lam: λ, ``()`` or ``(batch,)``.
+        perm: the partners, ``(batch,)``.
+        held: what is no padding, ``(batch, time)``, from `present`.
+    """
+    held, lam = held.to(x.device), lam.to(x.device)
+    perm = perm.to(x.device)
+    partner = held[perm]
+    shares = lam.view(-1, 1) if lam.ndim else lam
+    shares = torch.where(partner, torch.where(held, shares, 0.0), 1.0)
+    places = torch.arange(x.shape[1], device=x.device)
+    pairs = perm[:, None] * x.shape[1] + places
+    mixed = _mix.apply(x.flatten(0, 1), shares.flatten(), pairs.flatten())
+    return mixed.view(x.shape)
+
+
+def mix_mask(
+    mask: Tensor, lam: Tensor, perm: Tensor, held: Tensor, *, dtype: torch.dtype, weights: bool
+) -> Tensor:
+    """Mix a mask that a module reads.
+
+    What is additive stays so and becomes ``log(lam * exp(m_i) + (1 - lam) * exp(m_j))``; booleans
+    become additive, ``log w``; numbers of 0 and 1 become the weights ``w``.
+
+    Args:
+        mask: made from the model's mask, with the batch first; in what form is seen by its values.
+        lam: λ, ``()`` or ``(batch,)``.
+        perm: the partners, ``(batch,)``.
+        held: what is no padding, ``(batch, time)``, from `present`.
+        dtype: type of the result where the mask has none that floats.
+        weights: whether the module wants weights for booleans, as one does that takes means.
+    """
+    held, lam, perm = (part.to(mask.device) for part in (held, lam, perm))
+    lam = lam.view(-1, *(1 for _ in mask.shape[1:])) if lam.ndim else lam
+    if mask.is_floating_point():
+        return _mix_numbers(mask, lam, perm)
+    share = _seen(mask, held) if mask.dtype == torch.bool else mask
+    share = share.to(torch.promote_types(dtype, torch.float32))
+    share = lam * share + (1 - lam) * share[perm]
+    if mask.dtype == torch.bool and not weights:
+        share = share.log().clamp(min=torch.finfo(dtype).min)
+    return share.to(dtype)
+
+
+def _mix_numbers(mask: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
+    wide = mask.to(torch.promote_types(mask.dtype, torch.float32))
+    own = wide.clamp(min=_NEVER) + lam.log().clamp(min=_NEVER)
+    other = wide[perm].clamp(min=_NEVER) + (1 - lam).log().clamp(min=_NEVER)
+    additive = torch.logaddexp(own, other).clamp(min=torch.finfo(mask.dtype).min)
+    shares = wide.clamp(0, 1)
+    shares = lam * shares + (1 - lam) * shares[perm]
+    # Where nothing is padding either says the same.
+    are_weights = ((mask >= 0) & (mask <= 1)).all()
+    return torch.where(are_weights, shares, additive).to(mask.dtype)
+
+
+def _seen(mask: Tensor, held: Tensor) -> Tensor:
+    """Return what a boolean mask lets through, whichever of the two it marks."""
+    shape = [len(held), *(1 for _ in mask.shape[1:])]
+    shape[-1 if mask.shape[-1] == held.shape[1] else 1] = held.shape[1]
+    marks_padding = (mask & ~held.view(shape)).any() | ~mask.any()
+    return mask ^ marks_padding
