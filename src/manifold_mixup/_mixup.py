@@ -472,8 +472,8 @@ class ManifoldMixup:
         if any(proof.verdict == "failed" for proof in report.layers):
             raise ValueError(
                 f"with mask={self._padding.name!r} mixed too, not every layer can be mixed:\n"
-                f"{report}\nWhat is not 0 in a mask counts as seen, or as padding if 'pad' is in its "
-                f"name."
+                f"{report}\n"
+                f"What is not 0 in a mask counts as seen, or as padding if 'pad' is in its name."
             )
 
     def _mask_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
