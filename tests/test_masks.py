@@ -355,6 +355,16 @@ def test_hugging_face_gradient_checkpointing():
     torch.testing.assert_close(*grads)
 
 
+def test_a_mask_that_all_blocks_are_given_is_mixed_once(monkeypatch):
+    batch = {"input_ids": IDS, "attention_mask": VALID.long()}
+    model = hugging_face("bert")
+    mixup = ManifoldMixup(model, ["bert.encoder.layer.0"], example=batch, mask="attention_mask")
+    calls, mix_mask = [], masks.mix_mask
+    monkeypatch.setattr(masks, "mix_mask", lambda *a, **k: calls.append(1) or mix_mask(*a, **k))
+    run(model, mixup, MixPlan("bert.encoder.layer.0", torch.tensor(0.3), PERM), batch)
+    assert len(calls) == 1
+
+
 # The parts
 
 

@@ -184,7 +184,8 @@ class MaskHook(Hook):
             lam, perm = self.switch.lam, self.switch.perm
             if layer not in self.reads or lam is None or perm is None or held is None:
                 return None
-            return self._mix(layer, (args, kwargs), lam, perm, held)
+            # Blocks that are given the same mask do the same work: the compiler sees that.
+            return self._mix(layer, (args, kwargs), lam, perm, held, [])
         return self.run_eagerly(args, kwargs)
 
     def _run_eagerly(self, args: Any, kwargs: Any) -> Any:
@@ -195,17 +196,28 @@ class MaskHook(Hook):
         layer = self.layers.get(plan.layer)
         if layer is not None and not (turn.runs[plan.layer] or self.switch.runs or layer.traced):
             return None  # skipped this time, and so not mixed
-        return self._mix(plan.layer, (args, kwargs), plan.lam, plan.perm, turn.held)
+        return self._mix(plan.layer, (args, kwargs), plan.lam, plan.perm, turn.held, turn.masks)
 
-    def _mix(self, layer: str, given: Any, lam: Tensor, perm: Tensor, held: Tensor) -> Any:
+    def _mix(
+        self,
+        layer: str,
+        given: Any,
+        lam: Tensor,
+        perm: Tensor,
+        held: Tensor,
+        known: list[tuple[Tensor, Any, Tensor]],
+    ) -> Any:
         tensors = dict(leaves(given))
         floating = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
         dtype = next(floating, torch.float32)
-        mixed = {
-            reader.path: _masks.mix_mask(
-                tensors[reader.path], lam, perm, held, dtype=dtype, weights=reader.pools
-            )
-            for reader in self.reads[layer]
-            if reader.path in tensors  # a model may leave out a mask that masks nothing
-        }
+        mixed = {}
+        for reader in self.reads[layer]:
+            mask, form = tensors.get(reader.path), (dtype, reader.pools)
+            if mask is None:
+                continue  # a model may leave out a mask that masks nothing
+            found = [done for source, its, done in known if source is mask and its == form]
+            if not found:
+                found = [_masks.mix_mask(mask, lam, perm, held, dtype=dtype, weights=reader.pools)]
+                known.append((mask, form, found[0]))
+            mixed[reader.path] = found[0]
         return put(mixed, given) if mixed else None

@@ -25,6 +25,8 @@ class Pass:
     ) -> None:
         self.plan = plan
         self.held = held  # what is no padding, if that is to be minded
+        # Masks that were mixed, with their form: the blocks of a model are all given the same.
+        self.masks: list[tuple[Tensor, Any, Tensor]] = []
         self.training = training
         self.nested = nested  # in another pass, and one of the two is mixed
         self.claimed = False
