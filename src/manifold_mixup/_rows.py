@@ -9,6 +9,9 @@ from manifold_mixup._readers import Reader, readers_after
 from manifold_mixup._record import Leaf, Run, Trace
 from manifold_mixup._trace import Traces
 
+# By these in its name an input is known for a mask, if nobody says so.
+_MASKS = ("mask", "pad")
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -142,7 +145,7 @@ class View:
     def _mixable_mask(
         self, mixed: Sequence[Leaf], around: int, steps: int
     ) -> tuple[str, tuple[Reader, ...], str]:
-        """Name the mask that is all that gets around a state, and who reads it; or say why not.
+        """Name the mask that is all that gets around a state, who reads it, and what to say of it.
 
         Args:
             mixed: the state.
@@ -153,13 +156,23 @@ class View:
         names = self._names(sides)
         if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
             return "", (), ""
-        positions = self.first.inputs[sides[0]].shape[-1:]
+        found, fault = self._readers(sides[0], mixed, steps)
+        looks_so = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
+        if fault:
+            return "", (), fault if looks_so else ""
+        return names[0], found, f"; mask={names[0]!r} mixes it too" if looks_so else ""
+
+    def _readers(
+        self, source: int, mixed: Sequence[Leaf], steps: int
+    ) -> tuple[tuple[Reader, ...], str]:
+        """List who reads a mask after a state, or say why it cannot be mixed too."""
+        positions = self.first.inputs[source].shape[-1:]
         if not any(leaf.shape[1:2] == positions for leaf in mixed):
-            return "", (), f", and dimension 1 is not that of its {positions[0]} positions"
-        found, nodes, fault = readers_after(steps, sides[0], self.first, self.second, self.flow)
+            return (), f", and dimension 1 is not that of its {positions[0]} positions"
+        found, nodes, fault = readers_after(steps, source, self.first, self.second, self.flow)
         if not fault and self.flow.bypassing([*(leaf.node for leaf in mixed), *nodes]):
             fault = ", also by code outside of the modules that are given it: put it into one"
-        return ("", (), fault) if fault else (names[0], found, f"; mask={names[0]!r} mixes it too")
+        return found, fault
 
     def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
         """Say why an input is nothing to interpolate; else nothing."""
