@@ -695,3 +695,29 @@ def test_accuracy_needs_one_target():
         TypeError, match="accuracy needs one tensor of targets, but there is a dict"
     ):
         MixedTarget({"y": torch.zeros(BATCH)}, plan_of()).accuracy(torch.zeros(BATCH, 2))
+
+
+class HandsOn:
+    """A criterion whose reduction is that of a part of it, as fastai's losses are."""
+
+    def __init__(self):
+        self.part = nn.CrossEntropyLoss()
+
+    @property
+    def reduction(self):
+        return self.part.reduction
+
+    @reduction.setter
+    def reduction(self, value):
+        self.part.reduction = value
+
+    def __call__(self, output, target):
+        return self.part(output, target)
+
+
+def test_a_reduction_that_is_handed_on_stays_as_it_is():
+    criterion, output, y = HandsOn(), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    plan = MixPlan("x", torch.tensor([0.1, 0.5, 0.7, 1.0]), torch.tensor([1, 0, 3, 2]))
+    loss = MixedTarget(y, plan).loss(criterion, output)
+    torch.testing.assert_close(loss, MixedTarget(y, plan).loss(nn.CrossEntropyLoss(), output))
+    assert criterion.reduction == "mean"

@@ -235,12 +235,16 @@ def _unreduced(criterion: Criterion) -> Criterion | None:
             return None
         if isinstance(criterion, torch.nn.Module):
             criterion = unwrap(criterion)  # a compiled module hands attributes on to the inner one
-        twin = copy.copy(criterion)  # shares the weights; the user's own criterion stays as it is
-        try:
-            object.__setattr__(twin, "reduction", "none")  # of a frozen dataclass too
-        except AttributeError:  # computed from something else
-            return None
-        return twin
+        for copied in (copy.copy, copy.deepcopy):
+            twin = copied(criterion)  # the shallow one shares the weights
+            try:
+                object.__setattr__(twin, "reduction", "none")  # of a frozen dataclass too
+            except AttributeError:  # computed from something else
+                return None
+            if getattr(criterion, "reduction", None) == reduction:
+                return twin
+            # A setter that hands on to a part of it has reached the user's own criterion.
+            object.__setattr__(criterion, "reduction", reduction)
     if _reduction_argument(criterion) == "none":
         return None
     return functools.partial(criterion, reduction="none")

@@ -1,0 +1,87 @@
+"""Manifold Mixup in fastai: a callback."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastai.callback.core import Callback
+from torch import nn
+
+from manifold_mixup import ManifoldMixup
+
+
+class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is not read
+    """Mix the hidden states of a Learner's model, and its targets alike, while it is fitted.
+
+    It attaches when a fit begins and is gone when it ends. A Learner that is fitted on goes on with
+    the plans of the fit before; so does one whose callback is given ``state``.
+
+    Args:
+        layers: the eligible layers of the model; None has them chosen by a batch of the Learner.
+        state: of the stream of plans, as the attribute ``state`` of a callback before.
+        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes.
+    """
+
+    run_valid = False
+
+    def __init__(
+        self,
+        layers: str | nn.Module | Iterable[str | nn.Module] | None = None,
+        *,
+        state: dict[str, int] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.layers, self.options, self.state = layers, options, state or {}
+        self.mixup: ManifoldMixup | None = None
+        self.plain: Any = None
+
+    def before_fit(self) -> None:
+        """Attach to the model, and mix the targets of the loss."""
+        self._detach()  # what a fit that failed has left: fastai does not tell of its end
+        options = dict(self.options)
+        if self.layers is None:
+            options.setdefault("example", self._example())
+        self.mixup = ManifoldMixup(self.learn.model, self.layers, **options)
+        if self.state:
+            self.mixup.load_state_dict(self.state)
+        self.plain = self.learn.loss_func
+        self.learn.loss_func = _Loss(self.plain, self.mixup)
+
+    def _example(self) -> tuple[Any, ...]:
+        batch = self.learn.dls.one_batch()
+        count = getattr(self.learn.dls, "n_inp", max(len(batch) - 1, 1))  # as the Learner splits it
+        return tuple(batch[:count])
+
+    def after_batch(self) -> None:
+        """Keep the state of the stream."""
+        if self.mixup is not None:
+            self.state = self.mixup.state_dict()
+
+    def after_fit(self) -> None:
+        """Detach."""
+        self._detach()
+
+    def after_cancel_fit(self) -> None:
+        """Detach."""
+        self._detach()
+
+    def _detach(self) -> None:
+        if self.mixup is not None:
+            self.mixup.remove()
+        if self.plain is not None:
+            self.learn.loss_func, self.plain = self.plain, None
+
+
+class _Loss:
+    """The loss of a Learner, which asks it for more than its value: activations, names, classes."""
+
+    def __init__(self, plain: Any, mixup: ManifoldMixup) -> None:
+        self.plain, self.mixup = plain, mixup
+
+    def __call__(self, output: Any, *targets: Any, **options: Any) -> Any:
+        y = targets[0] if len(targets) == 1 else tuple(targets)
+        plain = self.plain if len(targets) == 1 else lambda output, y: self.plain(output, *y)
+        return self.mixup.target(y, output).loss(plain, output, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)

@@ -1,0 +1,100 @@
+"""Manifold Mixup in skorch, and so in scikit-learn's searches: a callback."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from skorch.dataset import unpack_data
+from skorch.utils import to_tensor
+
+from manifold_mixup import ManifoldMixup
+
+
+class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is not read
+    """Mix the hidden states of a net's module, and its targets alike, while it is fitted.
+
+    All arguments can be searched over: ``callbacks__NAME__alpha``, ``callbacks__NAME__layers``. The
+    criterion may be any that skorch computes its loss by. It attaches at the first training batch
+    of a fit and is gone when it ends; ``partial_fit`` goes on with the plans of the fit before.
+
+    Args:
+        layers: the eligible layers of the module; None has them chosen by the first batch.
+        alpha: as of `ManifoldMixup`, and so are the others.
+        p: share of the batches that are mixed.
+        per_sample: draw a λ for every example.
+        mask: name of the padding mask among the module's arguments.
+        check: look whether anything bypasses a layer.
+        seed: of the plans.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str] | None = None,
+        *,
+        alpha: Any = 2.0,
+        p: float = 1.0,
+        per_sample: bool = False,
+        mask: str | None = None,
+        check: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        self.layers, self.alpha, self.p, self.per_sample = layers, alpha, p, per_sample
+        self.mask, self.check, self.seed = mask, check, seed
+
+    def initialize(self) -> "ManifoldMixupCallback":
+        """Forget the plans of earlier fits, as the net forgets its weights."""
+        self.mixup_: ManifoldMixup | None = None
+        self.state_: dict[str, int] = {}
+        self._plain: Any = None
+        return self
+
+    def on_train_begin(self, net: NeuralNet, **_: Any) -> None:
+        """Clear away what a fit that failed has left."""
+        self._detach(net)
+
+    def on_batch_begin(
+        self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
+    ) -> None:
+        """Attach, before the first batch that is trained on."""
+        if training and self._plain is None:
+            self._attach(net, batch)
+
+    def on_batch_end(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
+        """Keep the state of the stream, for copies of the net."""
+        if training and self.mixup_ is not None:
+            self.state_ = self.mixup_.state_dict()
+
+    def on_train_end(self, net: NeuralNet, **_: Any) -> None:
+        """Detach."""
+        self._detach(net)
+
+    def _attach(self, net: NeuralNet, batch: Any) -> None:
+        inputs, targets = unpack_data(batch)
+        if targets is None:
+            raise ValueError("the batch has no targets to mix: give fit a y.")
+        example = to_tensor(inputs, device=net.device)
+        self.mixup_ = ManifoldMixup(
+            net.module_,
+            self.layers,
+            example=example if isinstance(example, dict | tuple) else (example,),
+            alpha=self.alpha,
+            p=self.p,
+            per_sample=self.per_sample,
+            mask=self.mask,
+            check=self.check,
+            seed=self.seed,
+        )
+        if self.state_:
+            self.mixup_.load_state_dict(self.state_)
+        # The same criterion to whoever asks for its class, as skorch does of NLLLoss.
+        self._plain, mixed = net.criterion_, copy.copy(net.criterion_)
+        mixed.forward = self.mixup_.wrap(self._plain).forward
+        net.criterion_ = mixed
+
+    def _detach(self, net: NeuralNet) -> None:
+        if self._plain is not None:
+            net.criterion_, self._plain = self._plain, None
+        if self.mixup_ is not None:
+            self.mixup_.remove()
