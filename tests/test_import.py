@@ -1,16 +1,26 @@
 """Importing the library: torch, the standard library, nothing else, and in no time."""
 
+# `import manifold_mixup` waits with torch until a name is asked for (PEP 562). What the names cost
+# is asked of all of them at once.
+
+import ast
 import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+import manifold_mixup
 
 if not hasattr(os, "fork"):
     pytest.skip("forks, so that torch is loaded only once", allow_module_level=True)
 
+EVERYTHING = "from manifold_mixup import *"
 STRANGERS = ["manifold_mixup.lab", "matplotlib", "rich", "scipy", "torch._dynamo"]
 PARTS_ON_DEMAND = ("manifold_mixup.lab", "manifold_mixup.integrations", "torch._dynamo")
 
@@ -36,9 +46,9 @@ def forked(statement):
 with tempfile.TemporaryDirectory() as folder:
     # An installed library is compiled.
     sys.pycache_prefix, sys.dont_write_bytecode = folder, False
-    library = [forked("import manifold_mixup") for _ in range(7)]
+    library = [forked(sys.argv[1]) for _ in range(7)]
     sys.pycache_prefix = None
-    others = {name: forked(f"import manifold_mixup, {name}") for name in sys.argv[1:]}
+    others = {name: forked(f"{sys.argv[1]}; import {name}") for name in sys.argv[2:]}
 json.dump({"manifold_mixup": min(library), **others}, sys.stdout)
 """
 
@@ -47,7 +57,7 @@ json.dump({"manifold_mixup": min(library), **others}, sys.stdout)
 def imports():
     """Return for every import the processor time in seconds and the modules it loaded."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, *STRANGERS],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, EVERYTHING, *STRANGERS],
         capture_output=True,
         text=True,
         timeout=300,
@@ -63,7 +73,7 @@ def strangers(name):
     What torch loads by itself does not count.
     """
     _, loaded = imports()[name]
-    assert "manifold_mixup" in loaded
+    assert "manifold_mixup._mixup" in loaded
     known = {"manifold_mixup", "torch", *sys.stdlib_module_names}
     return [
         name
@@ -94,8 +104,6 @@ def test_the_clock_can_strike():
 
 
 def test_the_public_names():
-    import manifold_mixup
-
     assert set(manifold_mixup.__all__) == {
         "ManifoldMixup",
         "MixPlan",
@@ -106,3 +114,73 @@ def test_the_public_names():
     }
     for name in manifold_mixup.__all__:
         assert getattr(manifold_mixup, name).__doc__
+
+
+# The names, in a process that has asked for none yet
+
+
+def printed(program):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_import_alone_loads_the_standard_library():
+    program = "import manifold_mixup, sys; dir(manifold_mixup); print(*sys.modules)"
+    first = {name.split(".")[0] for name in printed("import sys; print(*sys.modules)")}
+    strange = {name.split(".")[0] for name in printed(program)} - first
+    assert strange - set(sys.stdlib_module_names) == {"manifold_mixup"}
+
+
+def test_what_asks_for_names_before_they_are_there(tmp_path):
+    """Completion lists them, a pickle finds them, and each is loaded once."""
+    plan = manifold_mixup.MixPlan("fc", lam=torch.tensor(0.5), perm=torch.tensor([1, 0]))
+    (tmp_path / "plan").write_bytes(pickle.dumps(plan))
+    program = f"""
+import manifold_mixup, pickle
+print({{*manifold_mixup.__all__}} <= {{*dir(manifold_mixup)}})
+print(pickle.load(open({str(tmp_path / "plan")!r}, "rb")).layer)
+from manifold_mixup import mix
+print(mix is manifold_mixup.mix is vars(manifold_mixup)["mix"] is manifold_mixup._mix.mix)
+"""
+    assert printed(program) == ["True", "fc", "True"]
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="module 'manifold_mixup' has no attribute 'mixx'"):
+        manifold_mixup.mixx  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'mixx'"):
+        exec("from manifold_mixup import mixx")
+
+
+def test_compiled_code_may_be_the_first_to_ask_for_a_name(monkeypatch, fresh_compiler):
+    plan = manifold_mixup.MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
+    monkeypatch.delitem(vars(manifold_mixup), "mix", raising=False)
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def mixed(x):
+        return manifold_mixup.mix(x, plan)
+
+    assert mixed(torch.tensor([[0.0], [10.0]])).tolist() == [[2.5], [7.5]]
+    assert "mix" in vars(manifold_mixup)
+
+
+def test_what_type_checkers_are_told_is_what_there_is():
+    """The names are written down three times: for them, for ``*``, and with their homes."""
+    tree = ast.parse(Path(manifold_mixup.__file__).read_text())
+    told = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 0
+        for alias in node.names
+        if node.module.startswith("manifold_mixup")
+    }
+    homes = {name: f"manifold_mixup.{home}" for name, home in manifold_mixup._HOMES.items()}
+    assert told == homes
+    assert sorted(told) == sorted(manifold_mixup.__all__)

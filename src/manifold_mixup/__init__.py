@@ -1,11 +1,38 @@
 """Manifold Mixup (Verma et al., ICML 2019) for any PyTorch model, proven to have happened."""
 
-from manifold_mixup._find import find_layers as find_layers
-from manifold_mixup._mix import mix as mix
-from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
-from manifold_mixup._plan import MixPlan as MixPlan
-from manifold_mixup._sample import sample_plan as sample_plan
-from manifold_mixup._targets import MixedTarget as MixedTarget
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from manifold_mixup._find import find_layers as find_layers
+    from manifold_mixup._mix import mix as mix
+    from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
+    from manifold_mixup._plan import MixPlan as MixPlan
+    from manifold_mixup._sample import sample_plan as sample_plan
+    from manifold_mixup._targets import MixedTarget as MixedTarget
 
 __all__ = ["ManifoldMixup", "MixPlan", "MixedTarget", "find_layers", "mix", "sample_plan"]
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:  # else every misspelt name would pass for one of type Any
+    # PEP 562: torch takes seconds to load, so that it waits until a name is asked for. The help of
+    # a command asks for none.
+    _HOMES = {
+        "ManifoldMixup": "_mixup",
+        "MixPlan": "_plan",
+        "MixedTarget": "_targets",
+        "find_layers": "_find",
+        "mix": "_mix",
+        "sample_plan": "_sample",
+    }
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value  # from now on it is found like any other
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

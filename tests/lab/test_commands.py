@@ -1,4 +1,4 @@
-"""train, evaluate and layers from end to end: good input, bad input, going on."""
+"""train and evaluate from end to end: good input, bad input, going on."""
 
 import json
 import os
@@ -223,43 +223,3 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys):
     for arguments, text in cases.items():
         assert run("evaluate", *arguments) == cli.BAD_INPUT
         assert text in capsys.readouterr().err
-
-
-# layers
-
-
-@pytest.mark.parametrize(
-    ("arguments", "chosen"),
-    [
-        (("preact-resnet18",), "input, layer1, layer2"),
-        (("mlp",), "input, hidden1, hidden2"),
-        (("torchvision:resnet18", "--shape", 3, 64, 64), "input, layer1, layer2"),
-        (("timm:resnet18", "--shape", 3, 64, 64), "input, layer1, layer2"),
-    ],
-)
-def test_layers_of_a_model_by_name(capsys, arguments, chosen):
-    assert run("layers", *arguments) == 0
-    assert f"layers=None mixes at: {chosen}" in capsys.readouterr().out
-
-
-def test_layers_of_a_model_of_the_user(tmp_path, monkeypatch, capsys):
-    (tmp_path / "of_mine.py").write_text(
-        "from torch import nn\n"
-        "def net():\n"
-        "    return nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2))\n"
-        "number = 3\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    assert run("layers", "of_mine:net", "--shape", 5) == 0
-    assert "layers=None mixes at: input, 0" in capsys.readouterr().out
-    assert run("layers", "of_mine:nett", "--shape", 5) == cli.BAD_INPUT
-    assert "of_mine:nett cannot be imported" in capsys.readouterr().err
-    assert run("layers", "of_mine:net", "--shape", 7) == cli.BAD_INPUT
-    assert "does not run on inputs of shape (7,)" in capsys.readouterr().err
-
-
-def test_bad_names_of_models(capsys):
-    assert run("layers", "preact-resnet81") == cli.BAD_INPUT
-    assert "Did you mean 'preact-resnet18'?" in capsys.readouterr().err
-    assert run("layers", "timm:resnet1818") == cli.BAD_INPUT
-    assert "Did you mean timm:resnet18" in capsys.readouterr().err

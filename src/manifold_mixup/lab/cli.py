@@ -1,8 +1,14 @@
-"""The command ``manifold-mixup``: tyro over the dataclasses; nothing is declared twice."""
+"""The command ``manifold-mixup``: tyro over the dataclasses; nothing is declared twice.
 
+But for one line about each command, which stands here as well: a command takes seconds to load, and
+is loaded when it is named, not to list what there is.
+"""
+
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import make_dataclass
 from typing import Annotated, Any, NamedTuple, NoReturn, Union
 
 NEEDED = (
@@ -15,17 +21,80 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
+class Place(NamedTuple):
+    """Where a command is: a module of the lab, and in it its options and what does the work."""
+
+    module: str
+    options: str
+    work: str
+    summary: str
+
+
+COMMANDS = {
+    "compare": Place(
+        "compare",
+        "Compare",
+        "compare",
+        "Train no mixup, input mixup and manifold mixup; compare them over several seeds.",
+    ),
+    "train": Place(
+        "train_one",
+        "Train",
+        "train_one",
+        "Train one run and keep it in a folder: recipe, metrics, checkpoints, result.",
+    ),
+    "evaluate": Place(
+        "evaluate_one",
+        "Evaluate",
+        "evaluate_one",
+        "Test what a run ended in: clean, attacked, deformed, corrupted, against outliers, and "
+        "more.",
+    ),
+    "analyze": Place(
+        "analyses",
+        "Analyze",
+        "analyze",
+        "Look into why it works: the theorem as numbers, and how flat hidden states are.",
+    ),
+    "reproduce": Place(
+        "reproduce",
+        "Reproduce",
+        "reproduce",
+        "Train and evaluate what a table of the paper shows; print its numbers beside ours.",
+    ),
+    "report": Place(
+        "report_page",
+        "Report",
+        "report",
+        "Make one HTML page of runs: comparison, curves, reliability, attacks, recipes.",
+    ),
+    "playground": Place(
+        "play",
+        "Playground",
+        "play",
+        "Watch two spirals being learnt live in the browser, with and without a method.",
+    ),
+    "layers": Place(
+        "layers",
+        "Layers",
+        "show_layers",
+        "Show where a model can be mixed, and where it would be mixed if nothing is said.",
+    ),
+}
+
+
 class Command(NamedTuple):
     """A command: its options, what checks them, and what then does the work.
 
     ``prepare`` raises `ValueError` or `OSError` for bad input. ``work`` says whether all was done,
-    or else Ctrl-C came before.
+    or else Ctrl-C came before. ``defaults`` gives the options that are left out other values than
+    their own, by those that are there.
     """
 
     options: type
     prepare: Callable[[Any], Any]
     work: Callable[[Any], bool]
-    defaults: Callable[[Sequence[str]], Any] | None = None
+    defaults: Callable[[Sequence[str]], Any] | None
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -54,41 +123,28 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error), FAILED)
 
 
-def _commands() -> dict[str, Command]:
-    from manifold_mixup.lab import (
-        analyses,
-        compare,
-        evaluate_one,
-        layers,
-        play,
-        report_page,
-        reproduce,
-        train_one,
+def load(name: str) -> Command:
+    """Import a command, and nothing of the others."""
+    place = COMMANDS[name]
+    module = importlib.import_module(f"manifold_mixup.lab.{place.module}")
+    return Command(
+        options=getattr(module, place.options),
+        prepare=module.prepare,
+        work=getattr(module, place.work),
+        defaults=getattr(module, "defaults", None),
     )
-
-    return {
-        "compare": Command(compare.Compare, compare.prepare, compare.compare),
-        "train": Command(
-            train_one.Train, train_one.prepare, train_one.train_one, train_one.defaults
-        ),
-        "evaluate": Command(evaluate_one.Evaluate, evaluate_one.prepare, evaluate_one.evaluate_one),
-        "analyze": Command(analyses.Analyze, analyses.prepare, analyses.analyze),
-        "reproduce": Command(reproduce.Reproduce, reproduce.prepare, reproduce.reproduce),
-        "report": Command(report_page.Report, report_page.prepare, report_page.report),
-        "playground": Command(play.Playground, play.prepare, play.play),
-        "layers": Command(layers.Layers, layers.prepare, layers.show_layers),
-    }
 
 
 def _parsed(args: Sequence[str]) -> tuple[Command, Any]:
+    """Load the command that is named, and read its options.
+
+    Of the others the parser knows names and summaries: enough for all that it says.
+    """
     import tyro
 
-    commands, kinds = _commands(), []
-    for name, command in commands.items():
-        at: dict[str, Any] = {"prefix_name": False}
-        if command.defaults is not None and args[:1] == [name]:
-            at["default"] = command.defaults(args[1:])
-        kinds.append(Annotated[command.options, tyro.conf.subcommand(name, **at)])
+    everything = any(arg.startswith("--tyro-") for arg in args)  # what completes words in a shell
+    loaded = {name: load(name) for name in COMMANDS if everything or args[:1] == [name]}
+    kinds = [_kind(name, loaded.get(name), args[1:]) for name in COMMANDS]
     one_of: Any = Union[tuple(kinds)]  # noqa: UP007 - of as many as there are
     options = tyro.cli(
         one_of,
@@ -96,7 +152,21 @@ def _parsed(args: Sequence[str]) -> tuple[Command, Any]:
         description="Manifold Mixup for any PyTorch model, and a laboratory that measures it.",
         args=args,
     )
-    return commands[args[0]], options
+    return loaded[args[0]], options
+
+
+def _kind(name: str, command: Command | None, args: Sequence[str]) -> Any:
+    """Describe a command to tyro; one that was not loaded has no options, but its summary."""
+    from tyro.conf import subcommand
+
+    if command is None:
+        place = COMMANDS[name]
+        stand_in = make_dataclass(place.options, [])
+        return Annotated[stand_in, subcommand(name, prefix_name=False, description=place.summary)]
+    at: dict[str, Any] = {"prefix_name": False}
+    if command.defaults is not None:
+        at["default"] = command.defaults(args)
+    return Annotated[command.options, subcommand(name, **at)]
 
 
 def _fail(reason: str, status: int) -> NoReturn:

@@ -1,0 +1,310 @@
+"""``manifold-mixup layers``: of models of every origin, as a table, as JSON, and in part."""
+
+import json
+import sys
+from textwrap import dedent
+
+import pytest
+
+from manifold_mixup import ManifoldMixup
+from manifold_mixup.lab import cli, yours
+
+MINE = """
+    from torch import nn, ones, tensor
+    from beside import CLASSES
+    from transformers import BertConfig, BertForSequenceClassification
+
+    def net():
+        print("building")
+        return nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 5)
+
+        def forward(self, x):
+            return x + self.fc(x)
+
+    def residual():
+        return nn.Sequential(Block(), Block(), nn.Linear(5, CLASSES)), ones(3, 5)
+
+    def bert():
+        config = BertConfig(
+            vocab_size=9, hidden_size=8, num_hidden_layers=4, num_attention_heads=2,
+            intermediate_size=16,
+        )
+        return BertForSequenceClassification(config)
+
+    def tokens():
+        return bert(), {"input_ids": tensor([[1, 2, 3], [4, 5, 6]])}
+
+    def positional():
+        return bert(), (tensor([[1, 2, 3], [4, 5, 6]]), tensor([[1, 1, 1], [1, 1, 0]]))
+
+    def with_labels():
+        return bert(), {"input_ids": tensor([[1, 2, 3], [4, 5, 6]]), "labels": tensor([0, 1])}
+
+    ready = net()
+    number = 3
+
+    def pair():
+        return 3, ready
+
+    def sized(width):
+        return nn.Linear(width, width)
+
+    def broken():
+        return nn.Linear("wide", 3)
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield
+    for name in {name for name in sys.modules if name.split(" ")[0] in ("mine", "beside")} - before:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder with the user's own file, which imports another one beside it."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "mine.py").write_text(dedent(MINE))
+    (folder / "beside.py").write_text("CLASSES = 2\n")
+    return folder
+
+
+def run(*arguments) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["layers", *map(str, arguments)])
+    return stop.value.code
+
+
+def found(capsys, *arguments):
+    """Return what is printed as JSON."""
+    assert run(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def names(rows):
+    return [row["name"] for row in rows]
+
+
+# Where a model comes from
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        (("preact-resnet18",), "input, layer1, layer2"),
+        (("mlp",), "input, hidden1, hidden2"),
+        (("torchvision:resnet18", "--shape", 3, 64, 64), "input, layer1, layer2"),
+        (("timm:vit_small_patch16_224",), "input, blocks.2, blocks.5"),
+    ],
+)
+def test_a_model_by_name(capsys, arguments, chosen):
+    assert run(*arguments) == 0
+    assert f"layers=None mixes at: {chosen}" in capsys.readouterr().out
+
+
+def test_a_model_of_timm_gets_inputs_of_the_size_it_is_made_for(capsys):
+    inputs = found(capsys, "timm:test_vit")["inputs"]
+    assert inputs[0]["shape"] == [2, 3, 160, 160]
+
+
+def test_a_function_in_a_file(mine, capsys):
+    """It finds what lies beside it, from wherever the command is given."""
+    assert run(mine / "mine.py:net", "--shape", 5) == 0
+    assert "layers=None mixes at: input, 0" in capsys.readouterr().out
+
+
+def test_a_function_in_a_package_of_the_current_folder(mine, monkeypatch, capsys):
+    monkeypatch.chdir(mine)
+    assert run("mine:net", "--shape", 5) == 0
+    assert "layers=None mixes at: input, 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["net", "ready"])
+def test_a_model_or_what_makes_one(mine, capsys, name):
+    assert found(capsys, mine / f"mine.py:{name}", "--shape", 5)["class"] == "Sequential"
+
+
+def test_a_class(mine, capsys):
+    assert found(capsys, mine / "mine.py:Block", "--shape", 5)["class"] == "Block"
+
+
+def test_a_file_named_like_a_module_that_is_loaded(mine, capsys):
+    """It is not that module, and does not take its place."""
+    (mine / "mine.py").rename(mine / "json.py")
+    assert run(mine / "json.py:net", "--shape", 5) == 0
+    assert sys.modules["json"] is json
+
+
+# Its inputs
+
+
+def test_one_tensor(mine, capsys):
+    inputs = found(capsys, mine / "mine.py:residual")["inputs"]
+    assert [(row["name"], row["shape"]) for row in inputs] == [("input", [3, 5])]
+
+
+def test_keyword_arguments(mine, capsys):
+    shown = found(capsys, mine / "mine.py:tokens")
+    assert shown["default"] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+    assert names(shown["inputs"]) == ["input_ids"]
+
+
+def test_positional_arguments(mine, capsys):
+    """With a mask that every layer reads, no layer is left; that is said, and the command is."""
+    shown = found(capsys, mine / "mine.py:positional")
+    assert names(shown["inputs"]) == ["input_ids", "attention_mask"]
+    assert shown["default"] == []
+    assert "the side input 'attention_mask' is read after them" in shown["reason"]
+    rows = {row["name"]: row for row in shown["layers"]}
+    assert rows["bert.encoder.layer.0"]["side"] == ["attention_mask"]
+    assert run(mine / "mine.py:positional") == 0
+    assert "layers=None mixes at: none, because no hidden layer" in capsys.readouterr().out
+
+
+def test_labels_among_the_inputs(mine, capsys):
+    assert run(mine / "mine.py:with_labels") == 0
+    assert "Leave 'labels' out, and wrap the criterion" in capsys.readouterr().out
+
+
+# What is shown
+
+
+def test_the_table(mine, capsys):
+    assert run(mine / "mine.py:residual") == 0
+    shown = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in line if cell.strip()] for line in shown]
+    residual = "the residual path around it carries the unmixed state"
+    assert rows == [
+        ["layer", "depth", "shape", "why not"],
+        ["*", "input:input", "(3, 5)"],
+        ["0.fc", "0.417", "(3, 5)", residual],
+        ["*", "0", "0.417", "(3, 5)"],
+        ["1.fc", "0.833", "(3, 5)", residual],
+        ["+", "1", "0.833", "(3, 5)"],
+        ["+", "2", "1.000", "(3, 2)"],
+        [],
+        *rows[-3:],
+    ]
+    assert rows[-2:] == [
+        ["3 of 5 layers of Sequential can be mixed."],
+        ["layers=None mixes at: input, 0"],
+    ]
+
+
+def test_the_json(mine, capsys):
+    shown = found(capsys, mine / "mine.py:residual")
+    assert shown | {"layers": 0, "inputs": 0} == {
+        "model": str(mine / "mine.py:residual"),
+        "class": "Sequential",
+        "default": ["input", "0"],
+        "reason": "",
+        "layers": 0,
+        "inputs": 0,
+    }
+    assert shown["inputs"] == [
+        {"name": "input", "shape": [3, 5], "kind": "data", "cut": True, "chosen": True, "side": [],
+         "reason": ""}
+    ]  # fmt: skip
+    first, block = shown["layers"][:2]
+    assert (first["name"], first["cut"], first["chosen"]) == ("0.fc", False, False)
+    assert first["reason"].startswith("the residual path")
+    assert block == {"name": "0", "shape": [3, 5], "depth": pytest.approx(5 / 12), "cut": True,
+                     "chosen": True, "side": [], "reason": ""}  # fmt: skip
+
+
+def test_what_the_model_prints_is_not_in_the_json(mine, capsys):
+    assert run(mine / "mine.py:net", "--shape", 5, "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["class"] == "Sequential"
+    assert "building" in printed.err
+
+
+def test_only_what_can_be_mixed(mine, capsys):
+    shown = found(capsys, mine / "mine.py:residual", "--cuts")
+    assert names(shown["layers"]) == ["0", "1", "2"]
+    shown = found(capsys, mine / "mine.py:tokens", "--cuts")
+    assert shown["inputs"] == []
+    assert all(row["cut"] for row in shown["layers"])
+
+
+@pytest.mark.parametrize("pattern", ["bert.encoder.layer.*", "bert.*", "classifier", "*.[ep]*"])
+def test_a_pattern_shows_what_the_library_would_take_for_it(mine, capsys, pattern):
+    shown = found(capsys, mine / "mine.py:tokens", "--match", pattern)
+    model, _ = yours.load(f"{mine / 'mine.py'}:tokens")
+    taken = ManifoldMixup(model, [pattern], check=False).layers
+    assert sorted(names(shown["layers"])) == sorted(taken)
+    assert shown["inputs"] == []
+    assert shown["default"] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]  # of all
+
+
+def test_several_patterns_and_the_input(mine, capsys):
+    shown = found(capsys, mine / "mine.py:residual", "--match", "input", "*.fc")
+    assert (names(shown["inputs"]), names(shown["layers"])) == (["input"], ["0.fc", "1.fc"])
+    assert run(mine / "mine.py:residual", "--match", "*.fc") == 0
+    assert "3 of 5 layers of Sequential can be mixed; 2 are shown." in capsys.readouterr().out
+
+
+def test_a_long_table_says_how_to_shorten_it(mine, capsys):
+    assert run(mine / "mine.py:tokens") == 0
+    assert "; --cuts shows them alone." in capsys.readouterr().out
+    assert run(mine / "mine.py:tokens", "--cuts") == 0
+    assert "--cuts" not in capsys.readouterr().out
+
+
+# Bad input
+
+BAD = {
+    ("preact-resnet81",): "Did you mean 'preact-resnet18'?",
+    ("timm:resnet1818",): "Did you mean timm:resnet18",
+    ("mine.py",): "mine.py names a file. Say what of it is meant, too: mine.py:NAME",
+    ("mime.py:net",): "there is no file mime.py",
+    ("mime:net",): "ModuleNotFoundError: No module named 'mime'",
+    ("mine.py:nett",): "mine.py has no 'nett'. Did you mean 'net'?",
+    ("mine.py:sized",): "mine.py:sized needs width, and is called without arguments.",
+    ("mine.py:broken",): 'type must be tuple of ints,but got str" (mine.py, line 57)',
+    ("mine.py:number",): "mine.py:number gave int. Expected an nn.Module;",
+    ("mine.py:pair",): "mine.py:pair gave (int, Sequential). Expected an nn.Module;",
+    ("mine.py:net", "--shape", 7): "does not run on inputs of shape (7,): Sequential cannot be",
+    ("mine.py:net", "--shape", 6): "(2x6 and 5x8)). Give another --shape, or let mine.py:net",
+    ("mine.py:residual", "--shape", 5): "brings a batch of its own: leave --shape out.",
+    (
+        "mine.py:residual",
+        "--match",
+        "fc",
+    ): "fits none of the 5 layers of Sequential, such as '0.fc'",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=str)
+def test_bad_input(mine, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(mine)
+    assert run(*arguments) == cli.BAD_INPUT
+    assert BAD[arguments] in capsys.readouterr().err
+
+
+def test_a_file_that_fails_or_ends_the_process(mine, monkeypatch, capsys):
+    monkeypatch.chdir(mine)
+    for text, reason in (
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3 (mine.py, line 2)"),
+        ("import missing_thing\n", "No module named 'missing_thing' (mine.py, line 1)"),
+        ("def net(:\n", "SyntaxError: invalid syntax (mine.py, line 1)"),
+    ):
+        (mine / "mine.py").write_text(text)
+        assert run("mine.py:net") == cli.BAD_INPUT
+        assert f"mine.py:net cannot be loaded: {reason}" in capsys.readouterr().err
+    (mine / "mine.py").write_text(
+        "from torch import nn\ndef net():\n return nn.Linear(2, 2), 'x'\n"
+    )
+    assert run("mine.py:net") == cli.BAD_INPUT
+    assert "A tuple is the positional arguments of forward" in capsys.readouterr().err
