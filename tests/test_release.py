@@ -1,0 +1,66 @@
+"""What is published: versions that agree, types that come along, texts that name what there is."""
+
+import platform
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import manifold_mixup
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSION = manifold_mixup.__version__
+
+
+def field(name):
+    """Return a field of CITATION.cff that stands in a line of its own."""
+    return re.search(rf"^{name}: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+
+
+def test_the_versions_agree():
+    assert PROJECT["version"] == VERSION == field("version")
+
+
+def test_the_changelog_has_the_version_or_what_becomes_it():
+    heads = re.findall(r"^## \[(.+?)\](?: - (.+))?$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert ("Unreleased", "") in heads or (VERSION, field("date-released")) in heads
+
+
+def test_the_licence_is_the_same_everywhere():
+    assert PROJECT["license"] == field("license") == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_the_oldest_python_is_the_first_that_is_listed():
+    listed = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    assert PROJECT["requires-python"] == f">={listed[0]}"
+    assert listed == sorted(listed, key=lambda version: int(version.split(".")[1]))
+
+
+def test_types_come_along():
+    """Type checkers read the annotations of a package that has this file."""
+    assert (Path(manifold_mixup.__file__).parent / "py.typed").is_file()
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_the_line_of_versions_for_a_report_of_a_bug():
+    command = [sys.executable, "-W", "ignore", "-m", "manifold_mixup"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(
+        f"manifold-mixup {VERSION}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
+    )
+    assert (", CUDA " in line) == torch.cuda.is_available()
+    assert platform.node() not in line
+
+
+@pytest.mark.parametrize("page", ["bug", "question"])
+def test_the_forms_ask_for_that_line(page):
+    form = (ROOT / ".github" / "ISSUE_TEMPLATE" / f"{page}.yml").read_text()
+    assert "`python -m manifold_mixup`" in form
