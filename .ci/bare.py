@@ -38,6 +38,7 @@ def parts(package: Distribution) -> Iterator[str]:
 
 
 def main(environment: Path) -> None:
+    """Link the packages into the environment's ``site-packages``."""
     (site,) = environment.glob("lib/python*/site-packages")
     here = Path(sysconfig.get_path("purelib"))
     packages = required("torch")
