@@ -99,7 +99,7 @@ def test_help_takes_less_than_a_second(arguments):
         ((), "Expected one of {compare, train, evaluate,"),
         (("layer",), "Unrecognized options: layer"),
         (("report", "--tilte", "x", "runs"), "manifold-mixup report --help"),
-        (("layers",), "Missing value for argument 'model'."),
+        (("layers",), "manifold-mixup layers --help"),
     ],
 )
 def test_what_cannot_be_read(capsys, monkeypatch, arguments, reason):

@@ -147,7 +147,7 @@ def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
 
 def _of(shown: Shown) -> str:
     """Say of a long table how to see the part that matters, and of a part what it is."""
-    count = len(shown.layers)
+    count, cuts = len(shown.layers), shown.table.cuts
     if count < len(shown.table):
-        return "" if shown.layers == shown.table.cuts else f"; {count} are shown"
-    return "; --cuts shows them alone" if count > _LONG else ""
+        return "" if shown.layers == cuts else f"; {count} of the {len(shown.table)} are shown"
+    return "; --cuts shows them alone" if len(cuts) < count > _LONG else ""
