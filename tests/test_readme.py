@@ -1,8 +1,11 @@
 """The code of the README and of the documentation runs, and CI runs the README's commands."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -52,17 +55,40 @@ def test_a_model_of_ones_own_is_evaluated_as_documented():
     y = torch.arange(40) % 10
     names = {"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), "x": x, "y": y}
     names |= {"x_test": x[:20], "y_test": y[:20]}
-    (block,) = blocks("python", LAB)
-    exec(block, names)
+    exec(blocks("python", LAB)[0], names)
     assert len(names["found"]["attacks"]) == 2
+
+
+def test_the_layers_of_a_model_of_ones_own_as_documented(tmp_path, capsys, monkeypatch):
+    from manifold_mixup.lab import cli
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    _, block = blocks("python", LAB)
+    assert "manifold-mixup layers path/to/model.py:bert --cuts" in LAB
+    (tmp_path / "model.py").write_text(block)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["layers", f"{tmp_path}/model.py:bert", "--cuts"])
+    assert stop.value.code == 0
+    chosen = "layers=None mixes at: bert.encoder.layer.0, bert.encoder.layer.1"
+    assert chosen in capsys.readouterr().out
+
+
+def test_the_table_of_layers_is_what_the_command_prints(capsys):
+    from manifold_mixup.lab import cli
+
+    command, *shown = re.search(r"```\n\$ manifold-mixup (.*?)```", LAB, re.DOTALL)[1].splitlines()
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(command))
+    assert capsys.readouterr().out.splitlines() == shown
 
 
 def test_the_documented_options_exist():
     from dataclasses import fields
 
-    from manifold_mixup.lab import data, evaluate, models, recipes, train_one
+    from manifold_mixup.lab import data, evaluate, layers, models, recipes, train_one
 
-    known = {field.name for kind in (recipes.Run, train_one.Train) for field in fields(kind)}
+    kinds = (recipes.Run, train_one.Train, layers.Layers)
+    known = {field.name for kind in kinds for field in fields(kind)}
     named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery"}
     assert named <= {name.replace("_", "-") for name in known}
     for name in (*data.NAMES, *models.NAMES, *evaluate.PARTS):
