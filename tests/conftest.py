@@ -16,6 +16,13 @@ settings.register_profile("manifold-mixup", deadline=None, derandomize=True)
 settings.load_profile("manifold-mixup")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put the files with slow tests first: one of them at the end keeps one process waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def fresh_compiler():
     """No code compiled before the test, and none left behind."""

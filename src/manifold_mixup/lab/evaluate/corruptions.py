@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import functional as images
 
 Kind = Literal["gaussian noise", "gaussian blur", "contrast", "pixelate", "jpeg"]
 
@@ -92,13 +91,17 @@ def _noise(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
 
 
 def _blur(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
+    from torchvision.transforms.v2 import functional  # loads the compiler of PyTorch
+
     side = 2 * math.ceil(4 * amount) + 1  # what lies beyond four deviations is nothing
-    blurred: Tensor = images.gaussian_blur(x, [side, side], [amount, amount])
+    blurred: Tensor = functional.gaussian_blur(x, [side, side], [amount, amount])
     return blurred
 
 
 def _contrast(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
-    faded: Tensor = images.adjust_contrast(x, amount)
+    from torchvision.transforms.v2 import functional
+
+    faded: Tensor = functional.adjust_contrast(x, amount)
     return faded
 
 

@@ -1,0 +1,62 @@
+"""Fill an environment with what a package requires, and with nothing else.
+
+    python .ci/only.py ENVIRONMENT torch
+    python .ci/only.py ENVIRONMENT 'manifold-mixup[lab]'
+
+They are links into the environment that runs this: another copy takes gigabytes and minutes.
+"""
+
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+OURS = "manifold-mixup"  # is installed there by those who try it
+
+
+def required(package: str) -> dict[str, Distribution]:
+    """Return a package and all that it requires here, by name; not ours itself."""
+    found: dict[str, Distribution] = {}
+    waiting, seen = [Requirement(package)], set()
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        if (name, *sorted(one.extras)) not in seen:
+            seen.add((name, *sorted(one.extras)))
+            found[name] = distribution(name)
+            waiting += _requirements(found[name], one.extras)
+    found.pop(OURS, None)
+    return found
+
+
+def _requirements(package: Distribution, extras: set[str]) -> Iterator[Requirement]:
+    """Yield what a package requires with some of its extras."""
+    for one in map(Requirement, package.requires or []):
+        chosen = ({"extra": extra} for extra in ("", *extras))
+        if one.marker is None or any(map(one.marker.evaluate, chosen)):
+            yield one
+
+
+def parts(package: Distribution) -> set[str]:
+    """Name the files and folders of a package in ``site-packages``."""
+    return {file.parts[0] for file in package.files or []} - {"..", "__pycache__"}
+
+
+def main(environment: Path, package: str) -> None:
+    """Link the packages into the environment's ``site-packages``."""
+    (site,) = environment.glob("lib/python*/site-packages")
+    here = Path(sysconfig.get_path("purelib"))
+    packages = required(package)
+    for one in packages.values():
+        for part in parts(one):
+            if not (site / part).exists():
+                (site / part).symlink_to(here / part)
+    print(f"{environment.name} has {', '.join(sorted(packages))}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
