@@ -62,6 +62,10 @@ MINE = """
         )
         return BertForSequenceClassification(config), BatchEncoding({"input_ids": ids})
 
+    def padded():
+        model, batch = bert()
+        return model, batch | {"attention_mask": tensor([[1, 1, 1], [1, 1, 0]])}
+
     def long():
         return nn.Sequential(*(Block() for _ in range(21))), ones(2, 5)
 
@@ -189,6 +193,20 @@ def test_positional_arguments(mine, capsys):
     assert "layers=None mixes at: none, because no hidden layer" in capsys.readouterr().out
 
 
+def test_a_mask_that_is_mixed_too(mine, capsys):
+    """As the reasons say, and as ManifoldMixup with the same mask chooses."""
+    pytest.importorskip("transformers")
+    place = f"{mine / 'mine.py'}:padded"
+    rows = {row["name"]: row for row in found(capsys, place)["layers"]}
+    assert "; mask='attention_mask' mixes it too" in rows["bert.encoder.layer.0"]["reason"]
+    assert rows["bert.encoder.layer.0"]["mask"] == "attention_mask"
+    model, example = yours.load(place)
+    mixup = ManifoldMixup(model, example=dict(example), mask="attention_mask")
+    shown = found(capsys, place, "--mask", "attention_mask")
+    assert tuple(shown["default"]) == mixup.layers
+    assert len(shown["default"]) == 2
+
+
 def test_labels_among_the_inputs(mine, capsys):
     assert run(mine / "mine.py:labelled") == 0
     assert "Leave 'labels' out, and wrap the criterion" in capsys.readouterr().out
@@ -238,13 +256,13 @@ def test_the_json(mine, capsys):
     }
     assert shown["inputs"] == [
         {"name": "input", "shape": [3, 5], "kind": "data", "cut": True, "chosen": True, "side": [],
-         "reason": ""}
+         "mask": "", "reason": ""}
     ]  # fmt: skip
     first, block = shown["layers"][:2]
     assert (first["name"], first["cut"], first["chosen"]) == ("0.fc", False, False)
     assert first["reason"].startswith("the residual path")
     assert block == {"name": "0", "shape": [3, 5], "depth": pytest.approx(5 / 12), "cut": True,
-                     "chosen": True, "side": [], "reason": ""}  # fmt: skip
+                     "chosen": True, "side": [], "mask": "", "reason": ""}  # fmt: skip
 
 
 def test_what_the_model_prints_is_not_in_the_json(mine, capsys):
@@ -332,8 +350,13 @@ def test_a_file_that_fails_or_ends_the_process(mine, monkeypatch, capsys):
         (mine / "mine.py").write_text(text)
         assert run("mine.py:net") == cli.BAD_INPUT
         assert f"mine.py:net cannot be loaded: {reason}" in capsys.readouterr().err
+    (mine / "mine.py").write_text("from torch import nn\ndef net():\n return nn.Linear(2, 2), 3\n")
+    assert run("mine.py:net") == cli.BAD_INPUT
+    assert "without a tensor that has a batch dimension" in capsys.readouterr().err
     (mine / "mine.py").write_text(
-        "from torch import nn\ndef net():\n return nn.Linear(2, 2), 'x'\n"
+        "from torch import nn, ones\ndef net():\n return nn.Linear(2, 2), {'x': ones(2, 2)}\n"
     )
     assert run("mine.py:net") == cli.BAD_INPUT
-    assert "A tuple is the positional arguments of forward" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "mine.py:net does not run on the batch that mine.py:net returns: Linear cannot" in told
+    assert "A tuple is the positional arguments of forward, a dict its keyword arguments." in told

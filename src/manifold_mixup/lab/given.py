@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from manifold_mixup import find_layers
+from manifold_mixup._find import look_for
 from manifold_mixup._table import LayerTable
 from manifold_mixup.lab import models, yours
 from manifold_mixup.lab.data import Data
@@ -27,7 +27,9 @@ class Given(NamedTuple):
     way_out: str
 
 
-def look(name: str, *, shape: tuple[int, ...] = (), classes: int = 10) -> LayerTable:
+def look(
+    name: str, *, shape: tuple[int, ...] = (), classes: int = 10, mask: str | None = None
+) -> LayerTable:
     """Build a model and find its layers.
 
     Args:
@@ -36,15 +38,16 @@ def look(name: str, *, shape: tuple[int, ...] = (), classes: int = 10) -> LayerT
             returns one; or that returns one and a batch for it.
         shape: of one input; empty for the usual one.
         classes: of the lab's own models.
+        mask: name of the padding mask that is to be mixed too.
 
     Raises:
-        ValueError: there is no such model, or it does not take such a batch.
+        ValueError: there is no such model, it does not take such a batch, or there is no such mask.
     """
     given = _given(name, shape, classes)
     args, kwargs = _arguments(given.example)
     try:
-        return find_layers(given.model, *args, **kwargs)
-    except (RuntimeError, ValueError) as error:
+        return look_for(given.model, (), args, kwargs, mask)
+    except RuntimeError as error:
         reason = f"{name} does not run on {given.batch}: {error}. {given.way_out}."
         raise ValueError(reason) from error
 

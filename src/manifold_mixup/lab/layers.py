@@ -32,6 +32,8 @@ class Layers:
     perceptrons; and 3 224 224 for all others."""
     classes: int = 10
     """Of the lab's own models."""
+    mask: str | None = None
+    """The padding mask among the inputs, if ManifoldMixup is to mix it too."""
     cuts: bool = False
     """Leave out the layers that cannot be mixed."""
     match: tuple[str, ...] = ()
@@ -60,7 +62,9 @@ def prepare(options: Layers) -> Prepared:
 
     # What a model prints while it is built and run must not end up in the JSON.
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
-        table = given.look(options.model, shape=options.shape, classes=options.classes)
+        table = given.look(
+            options.model, shape=options.shape, classes=options.classes, mask=options.mask
+        )
     shown = pick(options.model, table, cuts=options.cuts, match=options.match)
     return Prepared(shown, options.json)
 

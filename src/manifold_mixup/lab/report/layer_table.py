@@ -141,6 +141,7 @@ def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
         "cut": row.cut,
         "chosen": mark == "*",
         "side": list(row.side),
+        "mask": row.mask,
         "reason": row.reason,
     }
 
