@@ -88,7 +88,7 @@ CASES = {
     "tokens": (lambda: bert(TOKENS), IN_BERT, tokens()),
     "several": (lambda: bert(problem_type="multi_label_classification"), IN_BERT, SEVERAL),
     "a number": (lambda: distilbert(num_labels=1), IN_DISTILBERT, CLASSES),
-    "vit": (vit, ["input", "vit.embeddings", "vit.layers.0"], images()),
+    "vit": (vit, ["input", "vit.layers.0"], images()),
     "convnext": (convnext, ["input", "convnext.encoder.stages.0"], images()),
     "resnet": (resnet, ["input", "resnet.encoder.stages.0"], images()),
 }
@@ -113,7 +113,7 @@ class Watch(TrainerCallback):
     on_step_end = on_substep_end
 
 
-def make_trainer(model, data, folder, *, epochs=2, given=None, **settings):
+def make_trainer(model, data, folder, *, epochs=1, given=None, **settings):
     fixed = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "max_grad_norm": 0.0}
     settings = {"save_strategy": "no", "per_device_train_batch_size": BATCH, **settings}
     args = TrainingArguments(folder, num_train_epochs=epochs, **fixed, **settings)
@@ -193,10 +193,10 @@ def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
     assert_same(trainer.model, trained_by_hand(case, watch, accumulate=4))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["classes", "tokens", "several", "a number"])
 def test_without_mixing_it_is_the_loss_of_the_model_itself(case, tmp_path):
-    smoothing = 0.0 if case in ("several", "a number") else 0.1
-    settings = {"label_smoothing_factor": smoothing, "epochs": 1}
+    smoothing = 0.1 if case in ("classes", "tokens") else 0.0
+    settings = {"label_smoothing_factor": smoothing}
     ours, _ = trained(case, tmp_path, mixup={"p": 0.0}, **settings)
     theirs, _ = trained(case, tmp_path, mix=False, **settings)
     assert_same(ours.model, theirs.model)
@@ -217,7 +217,7 @@ def test_accumulated_batches_are_one_big_batch(case, tmp_path):
 
 
 def test_a_lam_for_every_example(tmp_path):
-    trainer, watch = trained("classes", tmp_path, mixup={"per_sample": True}, epochs=1)
+    trainer, watch = trained("classes", tmp_path, mixup={"per_sample": True})
     alone = bert().train()
     mixup = ManifoldMixup(alone, IN_BERT, seed=0, per_sample=True, check=False)
     optimizer = torch.optim.SGD(alone.parameters(), lr=0.1)
@@ -262,7 +262,7 @@ def test_a_compute_loss_func_gets_mixed_targets(tmp_path):
 
     model = bert()
     given = {"compute_loss_func": weighted}
-    trainer = make_trainer(model, CLASSES, tmp_path, given=given, epochs=1)
+    trainer = make_trainer(model, CLASSES, tmp_path, given=given)
     mixup, seen = ManifoldMixup(model, IN_BERT, seed=0, check=False), []
     add_to_trainer(trainer, mixup)
     mixed = trainer.compute_loss_func
@@ -281,7 +281,7 @@ def test_a_compute_loss_func_gets_mixed_targets(tmp_path):
 
 
 def test_evaluation_is_plain_and_draws_nothing(tmp_path):
-    trainer, watch = trained("classes", tmp_path, epochs=1)
+    trainer, watch = trained("classes", tmp_path)
     step = watch.mixup.state_dict()["step"]
     with torch.no_grad():
         ids = torch.stack([row["input_ids"] for row in CLASSES[:16]])
@@ -296,7 +296,7 @@ def test_what_is_logged(tmp_path):
     model = bert()
     last_plain = {"alpha": lambda step: None if step == 5 else 1.0}
     mixup = ManifoldMixup(model, IN_BERT, seed=0, check=False, **last_plain)
-    trainer = make_trainer(model, CLASSES, tmp_path, epochs=1, logging_steps=3)
+    trainer = make_trainer(model, CLASSES, tmp_path, logging_steps=3)
     add_to_trainer(trainer, mixup)
     inner = trainer.compute_loss_func
 
@@ -332,26 +332,24 @@ def drawn(watch):
 def test_a_resumed_run_ends_as_an_uninterrupted_one(restore, tmp_path):
     CASES["with dropout"] = (lambda: bert(hidden_dropout_prob=0.1), IN_BERT, CLASSES)
     settings = {
-        "epochs": 3,
+        "epochs": 2,
         "gradient_accumulation_steps": 2,
         "save_strategy": "steps",
-        "save_steps": 4,  # in the second epoch of three steps
+        "save_steps": 2,  # in the first epoch of three steps
         "restore_callback_states_from_checkpoint": restore,
     }
     through, watch = trained("with dropout", tmp_path, **settings)
-    at_four = str(tmp_path / "checkpoint-4")
+    at_two = str(tmp_path / "checkpoint-2")
     # Another seed: the one of the checkpoint counts.
-    resumed, after = trained(
-        "with dropout", tmp_path, resume=at_four, mixup={"seed": 9}, **settings
-    )
-    assert len(watch.plans) == 18
-    assert drawn(after) == drawn(watch)[8:]
+    resumed, after = trained("with dropout", tmp_path, resume=at_two, mixup={"seed": 9}, **settings)
+    assert len(watch.plans) == 12
+    assert drawn(after) == drawn(watch)[4:]
     assert_same(resumed.model, through.model, rtol=0, atol=0)
 
 
 def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
     settings = {"save_strategy": "epoch"}
-    trained("classes", tmp_path, mix=False, epochs=1, **settings)
+    trained("classes", tmp_path, mix=False, **settings)
     _, watch = trained("classes", tmp_path, resume=True, epochs=2, **settings)
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["manifold_mixup"] == {"seed": 0, "step": 6}
@@ -418,7 +416,7 @@ def refused(
 ):
     model = bert() if model is None else model
     mixup = ManifoldMixup(model, layers, check=False)
-    trainer = make_trainer(model, data, tmp_path, given=given, epochs=1, **(settings or {}))
+    trainer = make_trainer(model, data, tmp_path, given=given, **(settings or {}))
 
     def use():
         add_to_trainer(trainer, mixup)

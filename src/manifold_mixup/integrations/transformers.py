@@ -1,6 +1,6 @@
 """Manifold Mixup in the Trainer of Hugging Face Transformers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,16 +29,18 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
         TypeError: the Trainer has no ``compute_loss_func``, and its model is made for something
             else than classification or regression.
     """
-    given = trainer.compute_loss_func
+    given, model = trainer.compute_loss_func, trainer.model
     if isinstance(getattr(given, "__self__", None), _Mixing):
         raise RuntimeError("this Trainer mixes already; twice it would mix its targets twice.")
-    if given is None and _is_for_something_else(trainer.model):
+    task = getattr(model, "loss_type", None) or "Classification"
+    generates = getattr(model, "can_generate", bool)()
+    if given is None and (generates or not task.endswith("Classification")):
         raise TypeError(
             f"the losses of classification and regression are known here, but not that of "
-            f"{type(trainer.model).__name__}. Give the Trainer a compute_loss_func. A language "
-            f"model that reads its own targets cannot be mixed at all."
+            f"{type(model).__name__}. Give the Trainer a compute_loss_func. A language model that "
+            f"reads its own targets cannot be mixed at all."
         )
-    mixing = _Mixing(trainer, mixup, given)
+    mixing = _Mixing(trainer, mixup)
     trainer.compute_loss_func = mixing.loss
     trainer.add_callback(mixing)
 
@@ -46,16 +48,13 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
 class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not read
     """The loss of a Trainer that mixes, and what to do when it logs, saves or resumes."""
 
-    def __init__(
-        self, trainer: Trainer, mixup: ManifoldMixup, given: Callable[..., Any] | None
-    ) -> None:
-        self.trainer = trainer
-        self.mixup = mixup
-        self.given = given
-        self.criterion = mixup.wrap(self._plain_loss if given is None else given)
+    def __init__(self, trainer: Trainer, mixup: ManifoldMixup) -> None:
+        self.trainer, self.mixup = trainer, mixup
+        self.given = trainer.compute_loss_func
+        self.criterion = mixup.wrap(self.given or self._plain_loss)
         self.accuracies: list[Tensor] = []  # of the batches since the latest log
 
-    def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
+    def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch, as the Trainer wants it from its ``compute_loss_func``."""
         if labels is None or not (self.given or isinstance(labels, Tensor)):
             raise TypeError(
@@ -64,32 +63,27 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
                 f"Name the targets so, or say remove_unused_columns=False for a model of your own, "
                 f"and take out a data collator that mixes."
             )
-        if self.given is None:
-            labels = _as_targets(labels, _logits(outputs), self._kind())
-        loss: Tensor = self.criterion(outputs, labels, num_items_in_batch=num_items_in_batch)
-        if self.given is None and self._kind() == _CLASSES and torch.is_grad_enabled():
-            mixed = MixedTarget(labels, self.mixup.plan)
-            self.accuracies.append(mixed.accuracy(_logits(outputs).detach().movedim(-1, 1)))
-        return loss
+        if self.given:
+            return self.criterion(outputs, labels, num_items_in_batch=num_items_in_batch)
+        logits, kind = _logits(outputs), self._kind()
+        targets = _targets(labels, logits, kind)
+        if kind == _CLASSES and torch.is_grad_enabled():
+            mixed = MixedTarget(targets, self.mixup.plan)
+            self.accuracies.append(mixed.accuracy(logits.detach().movedim(-1, 1)))
+        return self.criterion(logits, targets, num_items_in_batch=num_items_in_batch)
 
     def _plain_loss(
-        self, outputs: Any, labels: Tensor, *, num_items_in_batch: Any, reduction: str = "mean"
+        self, logits: Tensor, targets: Tensor, *, num_items_in_batch: Any, reduction: str = "mean"
     ) -> Tensor:
         """Return a batch's share of the mean over all items of the step, as if nothing was mixed.
 
         The step has several batches with gradient accumulation, and on several devices.
         """
-        logits = _logits(outputs).float()
-        kind = self._kind()
-        if kind == _CLASSES:
-            smoothing = self.trainer.args.label_smoothing_factor
-            losses = functional.cross_entropy(
-                logits.movedim(-1, 1), labels, reduction="none", label_smoothing=smoothing
-            )
-        elif kind == "regression":
-            losses = functional.mse_loss(logits, labels, reduction="none")
-        else:
-            losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        options: dict[str, Any] = {"reduction": "none"}
+        if self._kind() == _CLASSES:
+            logits = logits.movedim(-1, 1)
+            options["label_smoothing"] = self.trainer.args.label_smoothing_factor
+        losses: Tensor = _LOSSES[self._kind()](logits.float(), targets, **options)
         return losses if reduction == "none" else losses.sum() / num_items_in_batch
 
     def _kind(self) -> str:
@@ -112,7 +106,7 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Log what was mixed, whenever the training loss is logged."""
-        if logs is None or "loss" not in logs:
+        if "loss" not in logs:
             return
         plan = self.mixup.plan
         mixed = {
@@ -126,34 +120,27 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         self.trainer.log(mixed)
 
 
-def _is_for_something_else(model: Any) -> bool:
-    """Say whether a model of Transformers is known to do something else than classify."""
-    task = getattr(model, "loss_type", None) or "Classification"
-    return not task.endswith("Classification") or getattr(model, "can_generate", bool)()
-
-
-def _as_targets(labels: Tensor, logits: Tensor, kind: str) -> Tensor:
-    """Return labels in the shape that the loss asks for; of numbers as such, for these mix."""
-    classes = kind == _CLASSES
-    if classes and labels.is_floating_point():
+def _targets(labels: Tensor, logits: Tensor, kind: str) -> Tensor:
+    """Return labels in the shape that the loss asks for; what is a number as such, for it mixes."""
+    if kind == _CLASSES and labels.is_floating_point():
         raise ValueError(
             f"the labels are floating point, of shape {tuple(labels.shape)}. For several labels an "
             f"example say model.config.problem_type = 'multi_label_classification'. A data "
             f"collator that mixes has to go. For soft labels give the Trainer a compute_loss_func."
         )
-    shape = logits.shape[:-1] if classes else logits.shape
+    shape = logits.shape[:-1] if kind == _CLASSES else logits.shape
     if labels.numel() != shape.numel():
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} do not fit logits of shape "
             f"{tuple(logits.shape)} in {kind}. See to num_labels and problem_type of the model's "
             f"config, or give the Trainer a compute_loss_func."
         )
-    return labels.view(shape) if classes else labels.view(shape).float()
+    return labels.view(shape) if kind == _CLASSES else labels.view(shape).float()
 
 
 def _logits(outputs: Any) -> Tensor:
     """Return the logits, ``(batch, *positions, labels)``."""
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[0]
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[0]
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"the model returned no logits, but {list(outputs)}. Take a model with a head for its "
@@ -163,4 +150,9 @@ def _logits(outputs: Any) -> Tensor:
 
 
 _CLASSES = "single_label_classification"
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    _CLASSES: functional.cross_entropy,
+    "regression": functional.mse_loss,
+    "multi_label_classification": functional.binary_cross_entropy_with_logits,
+}
 _STATE = "manifold_mixup"
