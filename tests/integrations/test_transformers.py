@@ -107,6 +107,11 @@ CASES = {
     "convnext": (convnext, ["input", "convnext.encoder.stages.0"], images()),
     "resnet": (resnet, ["input", "resnet.encoder.stages.0"], images()),
 }
+ALL = {
+    **CASES,
+    "with dropout": (lambda: bert(hidden_dropout_prob=0.1), IN_BERT, CLASSES),
+    "half precision": (lambda: bert().bfloat16(), IN_BERT, CLASSES),
+}
 
 
 # A training by the Trainer
@@ -144,12 +149,12 @@ def make_trainer(model, data, folder, *, epochs=1, given=None, **settings):
 
 def attach(case, model, **options):
     mask = "attention_mask" if "padded" in case else None
-    return ManifoldMixup(model, CASES[case][1], mask=mask, **{"seed": 0, "check": False, **options})
+    return ManifoldMixup(model, ALL[case][1], mask=mask, **{"seed": 0, "check": False, **options})
 
 
 def trained(case, folder, *, mix=True, add=True, resume=None, mixup=None, **settings):
     """Train by a Trainer; return it and what was watched."""
-    build_model, _, data = CASES[case]
+    build_model, _, data = ALL[case]
     model = build_model()
     mixup = attach(case, model, **(mixup or {}))
     watch = Watch(mixup)
@@ -180,24 +185,31 @@ def hand_loss(case, logits, y, plan):
 
 
 def trained_by_hand(case, watch, accumulate=1):
-    """Train on the watched batches without a Trainer, by plans that are drawn anew."""
+    """Train on the watched batches without a Trainer, by plans that are drawn anew.
+
+    Return the model, and the mean of the steps' losses.
+    """
     model = CASES[case][0]().train()
     mixup = attach(case, model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
     epoch = -(-COUNT // BATCH)
     for start in range(0, len(watch.batches), epoch):
         batches = watch.batches[start : start + epoch]
         for first in range(0, epoch, accumulate):
             step = batches[first : first + accumulate]
             total = sum(int((batch["labels"] != -100).sum()) for batch in step)
+            losses.append(0.0)
             for batch in step:
                 inputs = {name: value for name, value in batch.items() if name != "labels"}
                 logits = model(**inputs).logits
                 mixup.target(None, logits)
-                (hand_loss(case, logits, batch["labels"], mixup.plan) / total).backward()
+                loss = hand_loss(case, logits, batch["labels"], mixup.plan) / total
+                loss.backward()
+                losses[-1] += loss.item()
             optimizer.step()
             optimizer.zero_grad()
-    return model
+    return model, sum(losses) / len(losses)
 
 
 def assert_same(ours, theirs, rtol=1e-4, atol=1e-6):
@@ -214,7 +226,9 @@ def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
     check = {"check": case != "padded tokens"}
     trainer, watch = trained(case, tmp_path, mixup=check, gradient_accumulation_steps=4)
     assert {plan.layer for plan in watch.plans} == set(CASES[case][1])
-    assert_same(trainer.model, trained_by_hand(case, watch, accumulate=4))
+    model, loss = trained_by_hand(case, watch, accumulate=4)
+    assert_same(trainer.model, model)
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("case", ["classes", "tokens", "several", "a number"])
@@ -262,19 +276,28 @@ def test_a_model_that_the_trainer_compiles(tmp_path):
     trainer, watch = trained("classes", tmp_path, dataloader_drop_last=True, **settings)
     assert {plan.layer for plan in watch.plans} == set(IN_BERT)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
-    assert_same(trainer.model, trained_by_hand("classes", watch))
+    assert_same(trainer.model, trained_by_hand("classes", watch)[0])
 
 
 def test_activation_checkpointing(tmp_path):
     trainer, watch = trained("classes", tmp_path, activation_checkpointing=True)
     assert trainer.model.is_activation_checkpointing
-    assert_same(trainer.model, trained_by_hand("classes", watch))
+    assert_same(trainer.model, trained_by_hand("classes", watch)[0])
 
 
 def test_autocast(tmp_path):
     trainer, watch = trained("vit", tmp_path, bf16=True)
     assert {plan.layer for plan in watch.plans} == set(CASES["vit"][1])
-    assert_same(trainer.model, trained_by_hand("vit", watch), rtol=0.05, atol=0.01)
+    assert_same(trainer.model, trained_by_hand("vit", watch)[0], rtol=0.05, atol=0.01)
+
+
+def test_a_model_in_half_precision(tmp_path):
+    trainer, _ = trained("half precision", tmp_path)
+    logits = torch.randn(8, 3, dtype=torch.bfloat16)
+    labels = torch.arange(8) % 3
+    with torch.no_grad():
+        loss = trainer.compute_loss_func((logits,), labels, num_items_in_batch=8)
+    torch.testing.assert_close(loss, functional.cross_entropy(logits.float(), labels))
 
 
 def test_a_compute_loss_func_gets_mixed_targets(tmp_path):
@@ -354,7 +377,6 @@ def drawn(watch):
 
 @pytest.mark.parametrize("restore", [False, True])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(restore, tmp_path):
-    CASES["with dropout"] = (lambda: bert(hidden_dropout_prob=0.1), IN_BERT, CLASSES)
     settings = {
         "epochs": 2,
         "gradient_accumulation_steps": 2,

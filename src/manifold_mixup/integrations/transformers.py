@@ -52,7 +52,8 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         self.trainer, self.mixup = trainer, mixup
         self.given = trainer.compute_loss_func
         self.criterion = mixup.wrap(self.given or self._plain_loss)
-        self.accuracies: list[Tensor] = []  # of the batches since the latest log
+        self.accuracy: Any = 0.0  # summed over the batches since the latest log
+        self.batches = 0
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch, as the Trainer wants it from its ``compute_loss_func``."""
@@ -69,7 +70,8 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         targets = _targets(labels, logits, kind)
         if kind == _CLASSES and torch.is_grad_enabled():
             mixed = MixedTarget(targets, self.mixup.plan)
-            self.accuracies.append(mixed.accuracy(logits.detach().movedim(-1, 1)))
+            self.accuracy += mixed.accuracy(logits.detach().movedim(-1, 1))
+            self.batches += 1
         return self.criterion(logits, targets, num_items_in_batch=num_items_in_batch)
 
     def _plain_loss(
@@ -96,7 +98,7 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Go on with the plans of the checkpoint, if the Trainer resumes from one."""
-        self.accuracies = []
+        self.accuracy, self.batches = 0.0, 0
         if _STATE in state.stateful_callbacks:
             self.mixup.load_state_dict(state.stateful_callbacks[_STATE])
 
@@ -113,10 +115,10 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
             "mixup_lam": 1.0 if plan is None else plan.lam.mean().item(),
             "mixup_layer": -1 if plan is None else self.mixup.layers.index(plan.layer),
         }
-        if self.accuracies:
-            mean = torch.stack(self.accuracies).mean()
-            mixed["mixup_accuracy"] = self.trainer.accelerator.reduce(mean, "mean").item()
-            self.accuracies = []
+        if self.batches:
+            mean = self.trainer.accelerator.reduce(self.accuracy / self.batches, "mean")
+            mixed["mixup_accuracy"] = mean.item()
+            self.accuracy, self.batches = 0.0, 0
         self.trainer.log(mixed)
 
 
