@@ -123,6 +123,7 @@ def given(**tensors):
 def test_input_means_the_one_continuous_input():
     assert mixed_input("input", given(x=IMAGE)) == "x"
     assert mixed_input("input", given(ids=TOKENS, x=IMAGE, mask=MASK)) == "x"
+    assert mixed_input("input", given(x=IMAGE, num_items_in_batch=torch.tensor(8.0))) == "x"
     assert mixed_input("input", given(wave=WAVE)) == "wave"
     assert mixed_input("input:x", given(x=IMAGE, other=VECTOR)) == "x"
     assert mixed_input("input:batch.x", [("batch.x", IMAGE), ("batch.z", VECTOR)]) == "batch.x"

@@ -107,7 +107,8 @@ def mixed_input(layer: str, inputs: list[tuple[str, Tensor]], mask: str | None =
         TypeError: it is not floating point.
         ValueError: there is no such input, or ``"input"`` could mean several.
     """
-    floating = [name for name, tensor in inputs if is_continuous(tensor)]
+    # A scalar has no batch: the Trainer of Transformers passes the number of items as such.
+    floating = [name for name, tensor in inputs if is_continuous(tensor) and tensor.ndim > 0]
     # A floating mask beside other inputs is no data, as for the structural view.
     floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating
     seen = dict(inputs)

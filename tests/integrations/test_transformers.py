@@ -1,0 +1,571 @@
+"""The Trainer of Transformers, mixed by ``add_to_trainer``, against loops written by hand."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from manifold_mixup import ManifoldMixup, MixPlan
+from manifold_mixup.integrations.transformers import add_to_trainer
+
+ROOT = Path(__file__).parents[2]
+COUNT, BATCH = 44, 8  # the last of six batches has four examples
+
+
+# Models, each with layers and a data set
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+WORDS = {"vocab_size": 30, "max_position_embeddings": 8}
+
+
+def build(head, config):
+    torch.manual_seed(0)
+    return head(config)
+
+
+def bert(head=transformers.BertForSequenceClassification, **config):
+    given = {**SIZES, **WORDS, "num_labels": 3, **config}
+    return build(head, transformers.BertConfig(**given))
+
+
+def distilbert(**config):
+    still = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    config = transformers.DistilBertConfig(**WORDS, **sizes, **still, **config)
+    return build(transformers.DistilBertForSequenceClassification, config)
+
+
+def vit():
+    config = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SIZES)
+    return build(transformers.ViTForImageClassification, config)
+
+
+def convnext():
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2}
+    config = transformers.ConvNextConfig(num_labels=3, **sizes)
+    return build(transformers.ConvNextForImageClassification, config)
+
+
+def resnet():
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    config = transformers.ResNetConfig(layer_type="basic", num_labels=3, **sizes)
+    return build(transformers.ResNetForImageClassification, config)
+
+
+def texts(labels):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 30, (COUNT, 7), generator=generator)
+    return [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+
+
+def images():
+    x = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return [{"pixel_values": row, "labels": k % 3} for k, row in enumerate(x)]
+
+
+def tokens():
+    labels = torch.randint(3, (COUNT, 7), generator=torch.Generator().manual_seed(2))
+    return texts(labels.masked_fill(labels.roll(1, 0) == 0, -100))
+
+
+def padded(rows):
+    """Give the texts lengths of 2 to 7, and cut what is behind them."""
+    lengths = [2 + k % 6 for k in range(COUNT)]
+    masks = [(torch.arange(7) < length).long() for length in lengths]
+    rows = [{**row, "attention_mask": mask} for row, mask in zip(rows, masks, strict=True)]
+    for row in rows:
+        row["input_ids"] = row["input_ids"] * row["attention_mask"]
+        if torch.is_tensor(row["labels"]):
+            row["labels"] = row["labels"].masked_fill(row["attention_mask"] == 0, -100)
+    return rows
+
+
+CLASSES = texts([k % 3 for k in range(COUNT)])
+SEVERAL = texts([torch.tensor([k % 2, k % 3 == 0, 1.0]) for k in range(COUNT)])
+IN_BERT = ["bert.embeddings", "bert.encoder.layer.0"]
+IN_DISTILBERT = ["distilbert.embeddings", "distilbert.transformer.layer.0"]
+TOKENS = transformers.BertForTokenClassification
+CASES = {
+    "classes": (bert, IN_BERT, CLASSES),
+    "tokens": (lambda: bert(TOKENS), IN_BERT, tokens()),
+    "several": (lambda: bert(problem_type="multi_label_classification"), IN_BERT, SEVERAL),
+    "a number": (lambda: distilbert(num_labels=1), IN_DISTILBERT, CLASSES),
+    "padded": (bert, IN_BERT, padded(CLASSES)),
+    "padded tokens": (lambda: bert(TOKENS), IN_BERT, padded(tokens())),
+    "padded numbers": (lambda: distilbert(num_labels=1), IN_DISTILBERT, padded(CLASSES)),
+    "vit": (vit, ["input", "vit.layers.0"], images()),
+    "convnext": (convnext, ["input", "convnext.encoder.stages.0"], images()),
+    "resnet": (resnet, ["input", "resnet.encoder.stages.0"], images()),
+}
+ALL = {
+    **CASES,
+    "with dropout": (lambda: bert(hidden_dropout_prob=0.1), IN_BERT, CLASSES),
+    "half precision": (lambda: bert().bfloat16(), IN_BERT, CLASSES),
+}
+
+
+# A training by the Trainer
+
+
+class Watch(TrainerCallback):
+    """Keeps the plans, and the batches that the data collator made."""
+
+    def __init__(self, mixup):
+        self.mixup, self.plans, self.batches = mixup, [], []
+
+    def collate(self, rows):
+        batch = transformers.default_data_collator(rows)
+        if "attention_mask" in batch:  # as wide as the longest text of the batch
+            width = batch["attention_mask"].sum(1).max()
+            batch = {name: x[:, :width] if x.ndim > 1 else x for name, x in batch.items()}
+        self.batches.append(batch)
+        return dict(batch)
+
+    def on_substep_end(self, args, state, control, **_):
+        self.plans.append(self.mixup.plan)
+
+    on_step_end = on_substep_end
+
+
+def make_trainer(model, data, folder, *, epochs=1, given=None, **settings):
+    fixed = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "max_grad_norm": 0.0}
+    settings = {"save_strategy": "no", "per_device_train_batch_size": BATCH, **settings}
+    args = TrainingArguments(folder, num_train_epochs=epochs, **fixed, **settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    optimizers = (optimizer, constant)
+    return Trainer(model, args, train_dataset=data, optimizers=optimizers, **(given or {}))
+
+
+def attach(case, model, **options):
+    mask = "attention_mask" if "padded" in case else None
+    return ManifoldMixup(model, ALL[case][1], mask=mask, **{"seed": 0, "check": False, **options})
+
+
+def trained(case, folder, *, mix=True, add=True, resume=None, mixup=None, **settings):
+    """Train by a Trainer; return it and what was watched."""
+    build_model, _, data = ALL[case]
+    model = build_model()
+    mixup = attach(case, model, **(mixup or {}))
+    watch = Watch(mixup)
+    given = {"data_collator": watch.collate, "callbacks": [watch]}
+    trainer = make_trainer(model, data, folder, given=given, **settings)
+    if not mix:
+        mixup.remove()
+    elif add:
+        add_to_trainer(trainer, mixup)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, watch
+
+
+# The oracle: loops and losses written out
+
+
+def hand_loss(case, logits, y, plan):
+    """Return the sum over the items of a batch, mixed by hand."""
+    lam, partner = plan.lam, y[plan.perm]
+    if "number" in case:
+        return ((logits[:, 0] - (lam * y + (1 - lam) * partner)) ** 2).sum()
+    if case == "several":
+        soft = lam * y + (1 - lam) * partner
+        return functional.binary_cross_entropy_with_logits(logits, soft, reduction="sum")
+    scores = logits.transpose(1, -1)
+    own, other = (functional.cross_entropy(scores, t, reduction="sum") for t in (y, partner))
+    return lam * own + (1 - lam) * other
+
+
+def trained_by_hand(case, watch, accumulate=1):
+    """Train on the watched batches without a Trainer, by plans that are drawn anew.
+
+    Return the model, and the mean of the steps' losses.
+    """
+    model = CASES[case][0]().train()
+    mixup = attach(case, model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    epoch = -(-COUNT // BATCH)
+    for start in range(0, len(watch.batches), epoch):
+        batches = watch.batches[start : start + epoch]
+        for first in range(0, epoch, accumulate):
+            step = batches[first : first + accumulate]
+            total = sum(int((batch["labels"] != -100).sum()) for batch in step)
+            losses.append(0.0)
+            for batch in step:
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                logits = model(**inputs).logits
+                mixup.target(None, logits)
+                loss = hand_loss(case, logits, batch["labels"], mixup.plan) / total
+                loss.backward()
+                losses[-1] += loss.item()
+            optimizer.step()
+            optimizer.zero_grad()
+    return model, sum(losses) / len(losses)
+
+
+def assert_same(ours, theirs, rtol=1e-4, atol=1e-6):
+    theirs = theirs.state_dict()
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(
+            tensor, theirs[name], rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
+    # The proof that comes with a mask also compares what the model says of padding tokens.
+    check = {"check": case != "padded tokens"}
+    trainer, watch = trained(case, tmp_path, mixup=check, gradient_accumulation_steps=4)
+    assert {plan.layer for plan in watch.plans} == set(CASES[case][1])
+    model, loss = trained_by_hand(case, watch, accumulate=4)
+    assert_same(trainer.model, model)
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["classes", "tokens", "several", "a number"])
+def test_without_mixing_it_is_the_loss_of_the_model_itself(case, tmp_path):
+    smoothing = 0.1 if case in ("classes", "tokens") else 0.0
+    settings = {"label_smoothing_factor": smoothing}
+    ours, _ = trained(case, tmp_path, mixup={"p": 0.0}, **settings)
+    theirs, _ = trained(case, tmp_path, mix=False, **settings)
+    assert_same(ours.model, theirs.model)
+    losses = [trainer.evaluate(CASES[case][2][:20])["eval_loss"] for trainer in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    if case in ("several", "a number"):  # pipelines look there
+        assert ours.model.config.problem_type == theirs.model.config.problem_type
+
+
+@pytest.mark.parametrize("case", ["classes", "tokens", "several", "a number"])
+def test_accumulated_batches_are_one_big_batch(case, tmp_path):
+    ours, _ = trained(case, tmp_path, mixup={"p": 0.0}, gradient_accumulation_steps=2)
+    theirs, _ = trained(case, tmp_path, mixup={"p": 0.0}, per_device_train_batch_size=2 * BATCH)
+    assert_same(ours.model, theirs.model)
+
+
+# Settings
+
+
+def test_a_lam_for_every_example(tmp_path):
+    trainer, watch = trained("classes", tmp_path, mixup={"per_sample": True})
+    alone = bert().train()
+    mixup = ManifoldMixup(alone, IN_BERT, seed=0, per_sample=True, check=False)
+    optimizer = torch.optim.SGD(alone.parameters(), lr=0.1)
+    for batch in watch.batches:
+        logits = alone(input_ids=batch["input_ids"]).logits
+        soft = mixup.target(batch["labels"], logits).soft(3)
+        (-soft * logits.log_softmax(1)).sum(1).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert watch.plans[-1].lam.shape == (4,)
+    assert_same(trainer.model, alone)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_model_that_the_trainer_compiles(tmp_path):
+    settings = {"torch_compile": True, "torch_compile_backend": "eager"}
+    trainer, watch = trained("classes", tmp_path, dataloader_drop_last=True, **settings)
+    assert {plan.layer for plan in watch.plans} == set(IN_BERT)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert_same(trainer.model, trained_by_hand("classes", watch)[0])
+
+
+def test_activation_checkpointing(tmp_path):
+    trainer, watch = trained("classes", tmp_path, activation_checkpointing=True)
+    assert trainer.model.is_activation_checkpointing
+    assert_same(trainer.model, trained_by_hand("classes", watch)[0])
+
+
+def test_autocast(tmp_path):
+    trainer, watch = trained("vit", tmp_path, bf16=True)
+    assert {plan.layer for plan in watch.plans} == set(CASES["vit"][1])
+    assert_same(trainer.model, trained_by_hand("vit", watch)[0], rtol=0.05, atol=0.01)
+
+
+def test_a_model_in_half_precision(tmp_path):
+    trainer, _ = trained("half precision", tmp_path)
+    logits = torch.randn(8, 3, dtype=torch.bfloat16)
+    labels = torch.arange(8) % 3
+    with torch.no_grad():
+        loss = trainer.compute_loss_func((logits,), labels, num_items_in_batch=8)
+    torch.testing.assert_close(loss, functional.cross_entropy(logits.float(), labels))
+
+
+def test_a_compute_loss_func_gets_mixed_targets(tmp_path):
+    weight = torch.tensor([1.0, 2.0, 3.0])
+
+    def weighted(outputs, labels, num_items_in_batch):
+        losses = functional.cross_entropy(outputs.logits, labels, weight, reduction="sum")
+        return losses / num_items_in_batch
+
+    model = bert()
+    given = {"compute_loss_func": weighted}
+    trainer = make_trainer(model, CLASSES, tmp_path, given=given)
+    mixup, seen = ManifoldMixup(model, IN_BERT, seed=0, check=False), []
+    add_to_trainer(trainer, mixup)
+    mixed = trainer.compute_loss_func
+
+    def watched(outputs, labels, num_items_in_batch):
+        loss = mixed(outputs, labels, num_items_in_batch=num_items_in_batch)
+        targets = (labels, labels[mixup.plan.perm])
+        own, partner = (weighted(outputs, target, num_items_in_batch) for target in targets)
+        seen.append(loss.detach())
+        torch.testing.assert_close(loss, mixup.plan.lam * own + (1 - mixup.plan.lam) * partner)
+        return loss
+
+    trainer.compute_loss_func = watched
+    trainer.train()
+    assert len(seen) == 6
+
+
+def test_evaluation_is_plain_and_draws_nothing(tmp_path):
+    trainer, watch = trained("classes", tmp_path)
+    step = watch.mixup.state_dict()["step"]
+    with torch.no_grad():
+        ids = torch.stack([row["input_ids"] for row in CLASSES[:16]])
+        expected = trainer.model.eval()(ids, labels=torch.arange(16) % 3).loss
+    found = trainer.evaluate(CLASSES[:16])["eval_loss"]
+    assert found == pytest.approx(float(expected), rel=1e-5)
+    assert watch.mixup.state_dict()["step"] == step == 6
+
+
+def test_what_is_logged(tmp_path):
+    expected = []
+    model = bert()
+    last_plain = {"alpha": lambda step: None if step == 5 else 1.0}
+    mixup = ManifoldMixup(model, IN_BERT, seed=0, check=False, **last_plain)
+    trainer = make_trainer(model, CLASSES, tmp_path, logging_steps=3)
+    add_to_trainer(trainer, mixup)
+    inner = trainer.compute_loss_func
+
+    def watched(outputs, labels, num_items_in_batch):
+        hit = (outputs.logits.argmax(1) == labels).float()
+        if mixup.plan is not None:
+            other = (outputs.logits.argmax(1) == labels[mixup.plan.perm]).float()
+            hit = mixup.plan.lam * hit + (1 - mixup.plan.lam) * other
+        expected.append((hit.mean().item(), mixup.plan))
+        return inner(outputs, labels, num_items_in_batch=num_items_in_batch)
+
+    trainer.compute_loss_func = watched
+    trainer.train()
+    first, second = (row for row in trainer.state.log_history if "mixup_lam" in row)
+    hits = [hit for hit, _ in expected]
+    assert first["mixup_accuracy"] == pytest.approx(sum(hits[:3]) / 3)
+    assert second["mixup_accuracy"] == pytest.approx(sum(hits[3:]) / 3)
+    plan = expected[2][1]
+    assert (first["mixup_lam"], IN_BERT[first["mixup_layer"]]) == (plan.lam.item(), plan.layer)
+    assert (second["mixup_lam"], second["mixup_layer"], second["step"]) == (1.0, -1, 6)
+    losses = [row["step"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == [3, 6]
+
+
+# Resuming
+
+
+def drawn(watch):
+    return [(plan.layer, plan.lam.item(), plan.perm.tolist()) for plan in watch.plans]
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(restore, tmp_path):
+    settings = {
+        "epochs": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,  # in the first epoch of three steps
+        "restore_callback_states_from_checkpoint": restore,
+    }
+    through, watch = trained("with dropout", tmp_path, **settings)
+    at_two = str(tmp_path / "checkpoint-2")
+    # Another seed: the one of the checkpoint counts.
+    resumed, after = trained("with dropout", tmp_path, resume=at_two, mixup={"seed": 9}, **settings)
+    assert len(watch.plans) == 12
+    assert drawn(after) == drawn(watch)[4:]
+    assert_same(resumed.model, through.model, rtol=0, atol=0)
+
+
+def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
+    settings = {"save_strategy": "epoch"}
+    trained("classes", tmp_path, mix=False, **settings)
+    _, watch = trained("classes", tmp_path, resume=True, epochs=2, **settings)
+    state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["manifold_mixup"] == {"seed": 0, "step": 6}
+    assert len(watch.plans) == 6
+
+
+# Two processes
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Each draws plans of its own; the gradients are those of one process with all batches."""
+    launch(ROOT / "tests" / "integrations" / "trainer_worker.py", str(tmp_path))
+    first, second = (torch.load(tmp_path / f"rank.{rank}") for rank in (0, 1))
+    assert first["plans"] != second["plans"]
+    model, optimizer = bert().train(), None
+    mixup = ManifoldMixup(model, IN_BERT, check=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(len(first["plans"])):
+        ranks = [(run["batches"][step], run["plans"][step]) for run in (first, second)]
+        total = sum(len(batch["labels"]) for batch, _ in ranks)
+        for batch, (layer, lam, perm) in ranks:
+            plan = MixPlan(layer, lam=torch.tensor(lam), perm=torch.tensor(perm))
+            with mixup.using(plan):
+                logits = model(input_ids=batch["input_ids"]).logits
+            mixup.target(None, logits)
+            (hand_loss("classes", logits, batch["labels"], plan) / total).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for run in (first, second):
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(run["weights"][name], tensor, rtol=1e-4, atol=1e-6)
+        resumed = run["resumed"]
+        assert resumed["plans"] == run["plans"][-len(resumed["plans"]) :]
+        for name, tensor in run["weights"].items():
+            assert torch.equal(resumed["weights"][name], tensor), name
+
+
+def launch(*command):
+    """Start a program in two processes as the documentation of Accelerate says."""
+    with socket.socket() as one:  # a port that nobody has
+        one.bind(("localhost", 0))
+        port = str(one.getsockname()[1])
+    cli = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
+    cli += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    cli += ["--dynamo_backend", "no", "--main_process_port", port]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*cli, *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Wrong uses
+
+
+def refused(
+    tmp_path, error, match, *, model=None, data=CLASSES, layers=IN_BERT, settings=None, **given
+):
+    model = bert() if model is None else model
+    mixup = ManifoldMixup(model, layers, check=False)
+    trainer = make_trainer(model, data, tmp_path, given=given, **(settings or {}))
+
+    def use():
+        add_to_trainer(trainer, mixup)
+        trainer.train()
+
+    with pytest.raises(error, match=match):
+        use()
+
+
+def test_a_trainer_to_which_it_was_not_added(tmp_path):
+    with pytest.raises(ValueError, match=r"computes a loss from 'labels' itself.*wrap the crit"):
+        trained("classes", tmp_path, add=False, mixup={"check": True})
+    with pytest.raises(RuntimeError, match=r"targets were not mixed.*labels="):
+        trained("classes", tmp_path, add=False)
+
+
+def test_twice(tmp_path):
+    model = bert()
+    trainer = make_trainer(model, CLASSES, tmp_path)
+    mixup = ManifoldMixup(model, IN_BERT)
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(RuntimeError, match="mixes already"):
+        add_to_trainer(trainer, mixup)
+
+
+def test_a_loss_that_is_wrapped_already(tmp_path):
+    model = bert()
+    mixup = ManifoldMixup(model, IN_BERT)
+    wrapped = {"compute_loss_func": mixup.wrap(functional.cross_entropy)}
+    with pytest.raises(TypeError, match="wrapped already"):
+        add_to_trainer(make_trainer(model, CLASSES, tmp_path, given=wrapped), mixup)
+
+
+def test_models_with_other_losses(tmp_path):
+    config = transformers.GPT2Config(vocab_size=30, n_positions=8, n_embd=16, n_layer=1, n_head=2)
+    generates = build(transformers.GPT2LMHeadModel, config)
+    fills_in = bert(transformers.BertForMaskedLM)
+    for model in (generates, fills_in):
+        says = f"not that of {type(model).__name__}. Give the Trainer a compute_loss_func"
+        refused(tmp_path, TypeError, says, model=model, layers=model.get_input_embeddings())
+
+
+def test_a_model_without_a_head(tmp_path):
+    says = "under 'labels'.*forward.*NoneType.*remove_unused_columns"
+    given = {"layers": ["embeddings"], "data": CLASSES}
+    refused(tmp_path, TypeError, says, model=bert().bert, **given)
+    given["settings"] = {"remove_unused_columns": False}
+    says = r"no logits, but \['last_hidden_state'"
+    refused(tmp_path, TypeError, says, model=bert().bert, **given)
+
+
+def test_targets_of_another_name(tmp_path):
+    data = [{"input_ids": row["input_ids"], "classes": row["labels"]} for row in CLASSES]
+    refused(tmp_path, TypeError, "under 'labels'.*NoneType", data=data)
+
+
+def test_targets_that_do_not_fit(tmp_path):
+    data = [{**row, "labels": row["input_ids"] % 3} for row in CLASSES]
+    says = r"labels of shape \(8, 7\) do not fit logits of shape \(8, 3\) in single_label"
+    refused(tmp_path, ValueError, says, data=data)
+
+
+def test_a_collator_that_mixes(tmp_path):
+    from torchvision.transforms import v2
+
+    mix = v2.MixUp(num_classes=3)
+
+    def collate(rows):
+        batch = transformers.default_data_collator(rows)
+        batch["pixel_values"], batch["labels"] = mix(batch["pixel_values"], batch["labels"])
+        return batch
+
+    given = {"model": vit(), "layers": ["input"], "data": CASES["vit"][2]}
+    says = r"floating point, of shape \(8, 3\).*problem_type.*collator that mixes has to go"
+    refused(tmp_path, ValueError, says, data_collator=collate, **given)
+
+
+def test_a_collator_that_gives_both_targets(tmp_path):
+    def collate(rows):
+        batch = transformers.default_data_collator(rows)
+        return {**batch, "labels": (batch["labels"], batch["labels"].flip(0), 0.3)}
+
+    refused(tmp_path, TypeError, "is a tuple.*collator that mixes", data_collator=collate)
+
+
+def test_a_model_that_the_trainer_makes_anew(tmp_path):
+    model = bert()
+    mixup = ManifoldMixup(model, IN_BERT)
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[], disable_tqdm=True)
+    trainer = Trainer(None, args, train_dataset=CLASSES, model_init=lambda: bert())
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(RuntimeError, match="no forward pass of the attached model was seen"):
+        trainer.train()
+
+
+# Documentation
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")  # without a GPU
+def test_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "recipes" / "transformers.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["mixup"].state_dict()["step"] == names["trainer"].state.global_step == 8
