@@ -1,0 +1,1 @@
+"""Adapters for training libraries, one module each, on the public API alone."""
