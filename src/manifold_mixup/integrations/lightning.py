@@ -96,9 +96,9 @@ class ManifoldMixupCallback(Callback):
         """Refuse what would not be mixed, and what is mixed already."""
         if not _module(trainer, pl_module, self.module).training:
             raise RuntimeError(
-                f"{self.module or 'the LightningModule'} is in eval mode, as pretrained models "
-                f"come, and the Trainer leaves it so: nothing would be mixed. Call its train() "
-                f"before the fit, and eval() of the parts that are to stay frozen."
+                f"module={self.module!r} is in eval mode, as pretrained models come, and the "
+                f"Trainer leaves it so: nothing would be mixed. Call its train() before the fit, "
+                f"then eval() of the parts that are to stay frozen."
             )
         refuse_mixed(trainer.train_dataloader)
 
