@@ -416,8 +416,14 @@ def test_what_was_mixed_is_logged(tmp_path):
         float(MixedTarget(y, plan).accuracy(output))
         for (_, y), plan, output in zip(loader(), plans.seen, outputs, strict=True)
     ]
-    (epoch,) = [row["mixup_accuracy"] for row in rows if row["mixup_accuracy"]]
-    assert float(epoch) == pytest.approx(sum(accuracies) / len(accuracies))
+    assert [float(row["mixup_accuracy"]) for row in steps] == pytest.approx(accuracies)
+
+
+def test_it_is_logged_at_the_steps_that_the_trainer_logs(tmp_path):
+    mixing = ManifoldMixupCallback(LAYERS, seed=0)
+    options = {"log_every_n_steps": 2, "accumulate_grad_batches": 2}
+    fit(Lit(), mixing, logger=CSVLogger(tmp_path), max_epochs=4, **options)
+    assert [row["step"] for row in logged(tmp_path) if row["mixup_lam"]] == ["1", "3", "5", "7"]
 
 
 def test_soft_targets_have_no_accuracy_and_log_can_be_left_out(tmp_path):
@@ -504,13 +510,29 @@ def test_wrong_uses(lit, options, error, fragments):
     assert_untouched(module, criterion)
 
 
-def test_an_unmixed_loss_says_what_to_do_in_lightning():
+class CallsForward(Lit):
+    def forward(self, x):
+        return self.model.forward(x)
+
+
+class CallsForwardAndMixesNothing(LossInside):
+    def forward(self, x):
+        return self.model.forward(x)
+
+
+@pytest.mark.parametrize("lit", [LossInside, CallsForward])
+def test_an_error_of_the_library_says_what_to_do_in_lightning(lit):
     with pytest.raises(RuntimeError) as caught:
-        fit(LossInside(), ManifoldMixupCallback(LAYERS))
+        fit(lit(), ManifoldMixupCallback(LAYERS))
     (note,) = caught.value.__notes__
-    assert "training_step" in note
+    assert "training_step has to call module='model'" in note
     assert "criterion='criterion'" in note
     assert "callback.target(y, output).loss(" in note
+
+
+def test_a_module_that_is_never_called_is_found_out():
+    with pytest.raises(RuntimeError, match="module='model' was never called in training"):
+        fit(CallsForwardAndMixesNothing(), ManifoldMixupCallback(LAYERS))
 
 
 def test_an_exception_of_the_users_own_detaches_and_gets_no_note():
@@ -599,52 +621,38 @@ def test_data_that_is_not(collate):
 # Two processes
 
 
-def in_two_processes(folder, module):
-    """Train by lightning_worker.py."""
-    return subprocess.run(
-        [sys.executable, Path(__file__).with_name("lightning_worker.py"), str(folder), module],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @needs_gloo
 @pytest.mark.slow
 def test_two_processes_train_one_model_by_plans_of_their_own(tmp_path):
-    done = in_two_processes(tmp_path, "model")
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("lightning_worker.py"), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(rank["hooks"] == 0 for rank in ranks)
-    # By hand: rank r of 2 has every other row, and the gradient is the mean over the ranks.
-    lit, rows = worker.Lit(), worker.dataset().tensors
+    assert all("wraps Lit and calls it around" in rank["refused"] for rank in ranks)
+    # By hand: the gradient is the mean over the ranks.
+    lit = worker.Lit()
     mixup = ManifoldMixup(lit.model, worker.LAYERS)
     criterion = mixup.wrap(lit.criterion)
     optimizer = lit.configure_optimizers()
-    batches = worker.ROWS // worker.BATCH // 2
-    for step, plans in enumerate(zip(*(rank["plans"] for rank in ranks), strict=True)):
-        begin = step % batches * worker.BATCH
-        for rank, plan in enumerate(plans):
-            x, y = (part[rank::2][begin : begin + worker.BATCH] for part in rows)
+    steps = list(zip(*(rank["steps"] for rank in ranks), strict=True))
+    assert len(steps) == worker.EPOCHS * worker.ROWS // worker.BATCH // 2
+    for of_ranks in steps:
+        for (x, y), plan in of_ranks:
             with mixup.using(MixPlan(*plan)):
                 (criterion(lit.model(x), y) / 2).backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert not torch.equal(plans[0][1], plans[1][1])
-    assert step + 1 == worker.EPOCHS * batches
+        lams = [plan[1] for _, plan in of_ranks]
+        assert lams[0] != lams[1]
     for rank in ranks:
         torch.testing.assert_close(rank["weights"], lit.model.state_dict())
-    assert ranks[0]["accuracy"] == ranks[1]["accuracy"]
-
-
-@needs_gloo
-@pytest.mark.slow
-def test_a_wrapped_lightning_module_is_refused(tmp_path):
-    done = in_two_processes(tmp_path, "")
-    assert done.returncode != 0
-    assert "the Trainer wraps Lit and calls it around training_step" in done.stderr
 
 
 # The documentation

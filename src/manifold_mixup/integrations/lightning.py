@@ -24,9 +24,9 @@ class ManifoldMixupCallback(Callback):
         module: name of the submodule that is mixed; None is the LightningModule itself.
         criterion: name of the attribute, a module or another callable, by which ``training_step``
             computes its loss; None if it does so by `target`.
-        log: log λ (``mixup_lam``), the layer's place in ``mixup.layers`` (``mixup_layer``, -1 for a
-            batch that was not mixed) and, of classes, an epoch's accuracy on the mixed targets
-            (``mixup_accuracy``).
+        log: log, at the steps that the Trainer logs, λ (``mixup_lam``), the layer's place in
+            ``mixup.layers`` (``mixup_layer``; -1 for a batch that was not mixed) and, of classes,
+            the accuracy on the mixed targets (``mixup_accuracy``).
         options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes.
     """
 
@@ -48,7 +48,7 @@ class ManifoldMixupCallback(Callback):
         self._state: dict[str, int] = {}
         self._mixed: nn.Module | None = None  # the criterion of the fit
         self._covered: dict[str, Any] = {}  # what its attribute was before, if not a module
-        self._accuracy: tuple[Tensor, int] | None = None
+        self._noted: tuple[MixedTarget, Tensor, int] | None = None
 
     def target(self, y: Any, output: Any = None) -> MixedTarget:
         """Return the targets, mixed as the forward pass that made ``output`` was.
@@ -84,8 +84,9 @@ class ManifoldMixupCallback(Callback):
             self.mixup.load_state_dict(self._state)
         if plain is not None and self.criterion is not None:
             self._mixed = self.mixup.wrap(plain)
-            note_accuracy = torch.compiler.disable(self._note_accuracy)  # it walks the graph
-            self._mixed.register_forward_hook(note_accuracy, with_kwargs=True)
+            if self.logs:
+                note = torch.compiler.disable(self._note)  # it asks the graph of the output
+                self._mixed.register_forward_hook(note, with_kwargs=True)
             # In the instance's __dict__ it is found first. A module stays registered where it is,
             # so that checkpoints of the fit have the keys of any other.
             own = vars(pl_module)
@@ -102,35 +103,39 @@ class ManifoldMixupCallback(Callback):
             )
         refuse_mixed(trainer.train_dataloader)
 
-    def _note_accuracy(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
+    def _note(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
+        """Keep what an accuracy is computed from."""
         output, y = _output_and_target(*args, **options)
-        classes = isinstance(y, Tensor) and not y.is_floating_point()
-        if self.mixup is not None and self.logs and classes and torch.is_grad_enabled():
+        if isinstance(output, Tensor) and isinstance(y, Tensor) and not y.is_floating_point():
             ignored = getattr(criterion.criterion, "ignore_index", -100)
-            with suppress(AttributeError, ValueError):  # no scores of classes
-                accuracy = self.mixup.target(y, output).accuracy(output.detach(), ignored)
-                self._accuracy = accuracy, len(y)
+            self._noted = self.target(y, output), output.detach(), ignored
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Log what was mixed. Nothing waits for the device."""
-        if self.mixup is None or not self.logs or trainer.barebones:
+        """Log what was mixed, at the steps that the Trainer logs. Nothing waits for the device."""
+        noted, self._noted = self._noted, None
+        every: int = trainer.log_every_n_steps if self.logs else 0  # type: ignore[attr-defined]
+        if self.mixup is None or every == 0 or trainer.global_step % every:
             return
         plan = self.mixup.plan
-        lam = torch.tensor(1.0) if plan is None else plan.lam.mean()
         layer = -1 if plan is None else self.mixup.layers.index(plan.layer)
-        pl_module.log("mixup_lam", lam)
-        pl_module.log("mixup_layer", torch.tensor(float(layer)))  # as a tensor it stays on the CPU
-        if self._accuracy is not None:
-            (accuracy, batch), self._accuracy = self._accuracy, None
-            pl_module.log(
-                "mixup_accuracy",
-                accuracy,
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=batch,
+        values = {
+            "mixup_lam": torch.tensor(1.0) if plan is None else plan.lam.mean(),
+            "mixup_layer": torch.tensor(float(layer)),  # a number would be copied to the device
+        }
+        if noted is not None:
+            with suppress(ValueError):  # no scores of classes
+                target, output, ignored = noted
+                values["mixup_accuracy"] = target.accuracy(output, ignored)
+        pl_module.log_dict(values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on if nothing was mixed."""
+        if self.mixup is not None and self.mixup.state_dict()["step"] == 0:
+            raise RuntimeError(
+                f"an epoch ended, but module={self.module!r} was never called in training. Name "
+                f"the module that training_step calls, and call it, not its forward method."
             )
 
     def state_dict(self) -> dict[str, int]:
@@ -140,11 +145,13 @@ class ManifoldMixupCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Detach, and say what an unmixed loss means here."""
-        if "targets were not mixed" in str(exception):
+        """Detach, and say what an error of the library means here."""
+        unmixed = ("targets were not mixed", "forward pass of the attached model")
+        if any(words in str(exception) for words in unmixed):
             exception.add_note(
-                f"In Lightning, training_step computes the loss by the attribute that the callback "
-                f"mixes (criterion={self.criterion!r}), or by callback.target(y, output).loss(...)."
+                f"For ManifoldMixupCallback: training_step has to call module={self.module!r}, and "
+                f"to compute its loss by criterion={self.criterion!r}, an attribute of the "
+                f"LightningModule, or by callback.target(y, output).loss(...)."
             )
         self._detach(pl_module)
 
