@@ -98,6 +98,18 @@ def test_a_loss_is_what_timm_makes_of_its_mixed_labels(name, mode):
     torch.testing.assert_close(criterion(model(x), y), on_soft_labels(model(x), smooth))
 
 
+def test_a_loss_that_smooths_dense_labels_is_given_sharp_ones():
+    if not hasattr(losses.BinaryCrossEntropy(), "smooth_dense"):
+        pytest.skip("this timm has no such option")
+    loss = losses.BinaryCrossEntropy(0.2, smooth_dense=True)
+    model, x, y = tiny()
+    mixup, criterion = create_mixup(model, ["0"], loader=[], loss=loss)
+    with mixup.using(MixPlan("0", torch.tensor(0.3), FLIP)):
+        output = model(x)
+        seen = criterion(output, y)
+    torch.testing.assert_close(seen, loss(output, mixup_target(y, CLASSES, 0.3)))
+
+
 def test_multi_label():
     model, x, _ = tiny()
     y = (torch.rand(BATCH, CLASSES, generator=torch.Generator().manual_seed(3)) > 0.5).float()
