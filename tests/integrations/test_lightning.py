@@ -368,6 +368,17 @@ def test_a_resumed_fit_ends_in_the_same_bits(step, tmp_path):
     assert all(torch.equal(state[name], value) for name, value in lit.model.state_dict().items())
 
 
+def test_a_state_that_is_restored_after_the_fit_has_started():
+    """As the Trainer does it where the strategy shards the model first."""
+
+    class Restores(Callback):
+        def on_train_start(self, trainer, lit):
+            trainer.callbacks[0].load_state_dict({"seed": 0, "step": 3})
+
+    _, plans = fit(Lit(), ManifoldMixupCallback(LAYERS), max_epochs=1, callbacks=[Restores()])
+    assert plans == by_hand()[1][3:]
+
+
 def test_a_trainer_that_goes_on_draws_on_and_a_new_one_anew():
     lit, mixing = Lit(), ManifoldMixupCallback(LAYERS, seed=0)
     trainer, plans = fit(lit, mixing, max_epochs=1)
@@ -415,11 +426,22 @@ def test_what_was_mixed_is_logged(tmp_path):
     assert [float(row["mixup_accuracy"]) for row in steps] == pytest.approx(accuracies)
 
 
-def test_it_is_logged_at_the_steps_that_the_trainer_logs(tmp_path):
-    mixing = ManifoldMixupCallback(LAYERS, seed=0)
-    options = {"log_every_n_steps": 2, "accumulate_grad_batches": 2}
-    fit(Lit(), mixing, logger=CSVLogger(tmp_path), max_epochs=4, **options)
-    assert [row["step"] for row in logged(tmp_path) if row["mixup_lam"]] == ["1", "3", "5", "7"]
+class CountsLogs(Lit):
+    logs = 0
+
+    def log_dict(self, *args, **kwargs):
+        self.logs += 1
+        super().log_dict(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, [1, 3, 5, 7, 9, 11]), (2, [1, 3, 5, 7])])
+def test_it_is_logged_at_the_steps_that_the_trainer_logs_alone(accumulate, steps, tmp_path):
+    """Logging costs more than mixing."""
+    lit, mixing = CountsLogs(), ManifoldMixupCallback(LAYERS, seed=0)
+    options = {"log_every_n_steps": 2, "accumulate_grad_batches": accumulate}
+    fit(lit, mixing, logger=CSVLogger(tmp_path), max_epochs=4, **options)
+    assert [int(row["step"]) for row in logged(tmp_path) if row["mixup_lam"]] == steps
+    assert lit.logs < 12  # batches
 
 
 def test_soft_targets_have_no_accuracy_and_log_can_be_left_out(tmp_path):

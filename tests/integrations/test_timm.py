@@ -87,6 +87,8 @@ def test_a_loss_is_what_timm_makes_of_its_mixed_labels(name, mode):
     mixup, criterion = create_mixup(
         model, ["0"], loader=[], loss=loss, mixup_mode=mode, smoothing=smoothing
     )
+    criterion(model(x), y).backward()
+    assert mixup.plan.lam.shape == (() if mode == "batch" else (BATCH,))
     lam = torch.tensor(0.3) if mode == "batch" else torch.linspace(0.1, 0.9, BATCH)
     with mixup.using(MixPlan("0", lam, FLIP)):
         seen = criterion(model(x), y)
@@ -159,6 +161,20 @@ def test_a_training_with_an_average_and_a_last_epoch_without_mixing():
     torch.testing.assert_close(criterion(output, y), plain(output, y))
 
 
+def test_a_schedule_and_a_last_epoch_without_mixing():
+    model, x, y = tiny()
+    batches = [(x, y)] * 3
+    mixup, criterion = create_mixup(
+        model, ["0"], loader=batches, mixup_alpha=lambda step: step or None, mixup_off_epoch=2
+    )
+    mixed = []
+    for _ in range(3):
+        for x, y in batches:
+            criterion(model(x), y).backward()
+            mixed.append(mixup.plan is not None)
+    assert mixed == [False] + [True] * 5 + [False] * 3
+
+
 def test_the_share_of_batches_and_the_resumed_stream():
     def run(epochs, seed, state=None):
         model, batches = model_of(), loader()
@@ -217,8 +233,12 @@ def test_batches_that_timm_mixed_in_the_loop():
         criterion(model(x), soft)
 
 
-def test_class_indices_where_multi_label_was_said():
+def test_targets_of_another_form():
     model, x, y = tiny()
+    mixup, criterion = create_mixup(model, ["0"], loader=[])
+    with pytest.raises(ValueError, match=r"\(batch,\) classes, but are torch.int64.*\(6, 1\)"):
+        criterion(model(x), y[:, None])
+    mixup.remove()
     _, criterion = create_mixup(model, ["0"], loader=[], multi_label=True)
     with pytest.raises(ValueError, match=r"\(batch, classes\) in floating point.*int64"):
         criterion(model(x), y)

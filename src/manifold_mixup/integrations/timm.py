@@ -1,6 +1,6 @@
 """Manifold Mixup in training scripts of timm: its arguments, its losses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ def create_mixup(
     *,
     loader: Any,
     loss: nn.Module | None = None,
-    mixup_alpha: float = 1.0,
+    mixup_alpha: float | Callable[[int], float | None] = 1.0,
     mixup_prob: float = 1.0,
     mixup_mode: str = "batch",
     mixup_off_epoch: int = 0,
@@ -37,7 +37,8 @@ def create_mixup(
         loader: of the training data; its length is the number of forward passes of an epoch.
         loss: a loss of timm or torch, as for training without mixing; None is
             `SoftTargetCrossEntropy` with ``smoothing``, or `BinaryCrossEntropy` if ``multi_label``.
-        mixup_alpha: λ ~ Beta(mixup_alpha, mixup_alpha), above 0.
+        mixup_alpha: λ ~ Beta(mixup_alpha, mixup_alpha); above 0, or a callable of the step as of
+            `ManifoldMixup`.
         mixup_prob: share of the batches that are mixed.
         mixup_mode: ``"batch"`` for one λ, ``"elem"`` for a λ for every example.
         mixup_off_epoch: the first epoch, from 0, that does not mix any more; 0 for none.
@@ -74,7 +75,9 @@ def create_mixup(
         off = mixup_off_epoch * len(loader)
 
         def alpha(step: int) -> float | None:
-            return mixup_alpha if step < off else None
+            if step >= off:
+                return None
+            return mixup_alpha(step) if callable(mixup_alpha) else mixup_alpha
 
     per_sample = _PER_SAMPLE[mixup_mode]
     mixup = ManifoldMixup(
