@@ -279,41 +279,33 @@ def test_evaluation_is_plain():
 # Compiled
 
 
-@pytest.mark.parametrize("what", ["submodule", "in place", "everything"])
+@pytest.mark.parametrize("what", ["in place", "everything"])
 def test_compiled(what, fresh_compiler):
     lit = Lit()
-    compiled = lit
-    if what == "submodule":
-        lit.model = torch.compile(lit.model, backend="eager")
-    elif what == "in place":
+    compiled = torch.compile(lit, backend="eager") if what == "everything" else lit
+    if what == "in place":
         lit.model.compile(backend="eager")
-    else:
-        compiled = torch.compile(lit, backend="eager")
     _, plans = fit(compiled, ManifoldMixupCallback(LAYERS, seed=0))
     losses, expected, _ = by_hand()
     assert plans == expected
     torch.testing.assert_close(torch.stack(lit.losses), torch.stack(losses))
 
 
-@pytest.mark.parametrize("before", ["fit", "validate", "without"])
-def test_compiled_and_run_before(before, fresh_compiler):
+@pytest.mark.parametrize("before", ["with the callback", "without it"])
+def test_a_submodule_that_was_compiled_and_trained_before(before, fresh_compiler):
     """Code that was compiled without the hooks, or with those of an earlier fit, is not used."""
     lit = Lit()
     lit.model = torch.compile(lit.model, backend="eager")
     state = copy.deepcopy(lit.state_dict())
-    if before == "fit":
+    if before == "with the callback":
         fit(lit, ManifoldMixupCallback(LAYERS, seed=1), max_epochs=1)
-    elif before == "validate":
-        Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).validate(
-            lit.train(), loader(), verbose=False
-        )
     else:
         for x, y in loader():
             lit.loss(x, y).backward()
         lit.zero_grad()
     lit.load_state_dict(state)
     lit.losses = []
-    fit(lit, ManifoldMixupCallback(LAYERS, seed=0))
+    fit(lit, ManifoldMixupCallback(LAYERS, seed=0), validate=True)
     torch.testing.assert_close(torch.stack(lit.losses), torch.stack(by_hand()[0]))
 
 
@@ -676,9 +668,9 @@ def test_two_processes_train_one_model_by_plans_of_their_own(tmp_path):
 # The documentation
 
 
-def test_the_recipe_runs(tmp_path, monkeypatch):
+def test_the_recipes_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     names = {}
-    exec(block, names)
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+        exec(block, names)
     assert names["callback"].state_dict()["step"] == names["trainer"].global_step > 0
