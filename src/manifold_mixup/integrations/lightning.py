@@ -1,0 +1,206 @@
+"""Manifold Mixup in PyTorch Lightning: a callback."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup.integrations._loaders import refuse_mixed
+
+
+class ManifoldMixupCallback(Callback):
+    """Mix the hidden states of a module, and the targets alike, while a Trainer fits it.
+
+    It attaches when a fit starts and is gone when it ends, by an exception too. Checkpoints hold
+    the stream of plans: a resumed fit draws what an uninterrupted one would have.
+
+    Args:
+        layers: the eligible layers of the module, as of `ManifoldMixup`; None has them chosen by
+            ``example=`` or the LightningModule's ``example_input_array``.
+        module: name of the submodule that is mixed; None is the LightningModule itself.
+        criterion: name of the attribute, a module or another callable, by which ``training_step``
+            computes its loss; None if it does so by `target`.
+        log: log, at the steps that the Trainer logs, λ (``mixup_lam``), the layer's place in
+            ``mixup.layers`` (``mixup_layer``; -1 for a batch that was not mixed) and, of classes,
+            the accuracy on the mixed targets (``mixup_accuracy``).
+        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes.
+    """
+
+    mixup: ManifoldMixup | None
+    """The attachment of the running or latest fit."""
+
+    def __init__(
+        self,
+        layers: str | nn.Module | Iterable[str | nn.Module] | None = None,
+        *,
+        module: str | None = "model",
+        criterion: str | None = "criterion",
+        log: bool = True,
+        **options: Any,
+    ) -> None:
+        self.layers, self.module, self.criterion = layers, module, criterion
+        self.logs, self.options = log, options
+        self.mixup = None
+        self._state: dict[str, int] = {}
+        self._mixed: nn.Module | None = None  # the criterion of the fit
+        self._covered: dict[str, Any] = {}  # what its attribute was before, if not a module
+        self._noted: tuple[MixedTarget, Tensor, int] | None = None
+
+    def target(self, y: Any, output: Any = None) -> MixedTarget:
+        """Return the targets, mixed as the forward pass that made ``output`` was.
+
+        The loss is ``callback.target(y, output).loss(criterion, output)``, and the plain one
+        outside of a fit.
+        """
+        return MixedTarget(y, None) if self.mixup is None else self.mixup.target(y, output)
+
+    # What the Trainer calls, in this order
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go on with the plans of the latest fit if the trainer goes on with it."""
+        if stage == "fit":
+            self._state = self.state_dict() if trainer.global_step else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on with the plans of a checkpoint."""
+        self._state = state_dict
+        if self.mixup is not None:  # sharded models are restored after the fit has started
+            self.mixup.load_state_dict(state_dict)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach to the module, and mix the criterion's targets."""
+        module = _module(trainer, pl_module, self.module)
+        plain = None if self.criterion is None else _criterion(pl_module, self.criterion)
+        options = dict(self.options)
+        if self.layers is None:
+            example = options.get("example", pl_module.example_input_array)
+            options["example"] = pl_module.transfer_batch_to_device(example, pl_module.device, 0)
+        self.mixup = ManifoldMixup(module, self.layers, **options)
+        if self._state:
+            self.mixup.load_state_dict(self._state)
+        if plain is not None and self.criterion is not None:
+            self._mixed = self.mixup.wrap(plain)
+            if self.logs:
+                note = torch.compiler.disable(self._note)  # it asks the graph of the output
+                self._mixed.register_forward_hook(note, with_kwargs=True)
+            # In the instance's __dict__ it is found first. A module stays registered where it is,
+            # so that checkpoints of the fit have the keys of any other.
+            own = vars(pl_module)
+            self._covered = {key: own[key] for key in own.keys() & {self.criterion}}
+            own[self.criterion] = self._mixed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what would not be mixed, and what is mixed already."""
+        if not _module(trainer, pl_module, self.module).training:
+            raise RuntimeError(
+                f"module={self.module!r} is in eval mode, as pretrained models come, and the "
+                f"Trainer leaves it so: nothing would be mixed. Call its train() before the fit, "
+                f"then eval() of the parts that are to stay frozen."
+            )
+        refuse_mixed(trainer.train_dataloader)
+
+    def _note(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
+        """Keep what an accuracy is computed from."""
+        output, y = _output_and_target(*args, **options)
+        if isinstance(output, Tensor) and isinstance(y, Tensor) and not y.is_floating_point():
+            ignored = getattr(criterion.criterion, "ignore_index", -100)
+            self._noted = self.target(y, output), output.detach(), ignored
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Log what was mixed, at the steps that the Trainer logs. Nothing waits for the device."""
+        noted, self._noted = self._noted, None
+        every: int = trainer.log_every_n_steps if self.logs else 0  # type: ignore[attr-defined]
+        if self.mixup is None or every == 0 or trainer.global_step % every:
+            return
+        plan = self.mixup.plan
+        layer = -1 if plan is None else self.mixup.layers.index(plan.layer)
+        values = {
+            "mixup_lam": torch.tensor(1.0) if plan is None else plan.lam.mean(),
+            "mixup_layer": torch.tensor(float(layer)),  # a number would be copied to the device
+        }
+        if noted is not None:
+            with suppress(ValueError):  # no scores of classes
+                target, output, ignored = noted
+                values["mixup_accuracy"] = target.accuracy(output, ignored)
+        pl_module.log_dict(values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on if nothing was mixed."""
+        if self.mixup is not None and self.mixup.state_dict()["step"] == 0:
+            raise RuntimeError(
+                f"an epoch ended, but module={self.module!r} was never called in training. Name "
+                f"the module that training_step calls, and call it, not its forward method."
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the state of the stream of plans."""
+        return {} if self.mixup is None else self.mixup.state_dict()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Detach, and say what an error of the library means here."""
+        unmixed = ("targets were not mixed", "forward pass of the attached model")
+        if any(words in str(exception) for words in unmixed):
+            exception.add_note(
+                f"For ManifoldMixupCallback: training_step has to call module={self.module!r}, and "
+                f"to compute its loss by criterion={self.criterion!r}, an attribute of the "
+                f"LightningModule, or by callback.target(y, output).loss(...)."
+            )
+        self._detach(pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Detach."""
+        self._detach(pl_module)
+
+    def _detach(self, pl_module: LightningModule) -> None:
+        if self.mixup is not None:
+            self.mixup.remove()
+        own = vars(pl_module)
+        if self.criterion is not None and own.get(self.criterion) is self._mixed is not None:
+            del own[self.criterion]
+            own.update(self._covered)
+        self._mixed = None
+
+
+def _module(trainer: Trainer, pl_module: LightningModule, name: str | None) -> nn.Module:
+    kind = type(pl_module).__name__
+    if name is None:
+        if trainer.model is not pl_module:
+            raise ValueError(
+                f"with this strategy the Trainer wraps {kind} and calls it around training_step, "
+                f"so that it cannot be mixed itself. Put its layers into a module of its own, "
+                f'self.model, and name that: module="model".'
+            )
+        return pl_module
+    try:
+        return pl_module.get_submodule(name)
+    except AttributeError:
+        known = [child for child, _ in pl_module.named_children()]
+        raise ValueError(
+            f"{kind} has no submodule {name!r} to mix. Name the one that training_step calls: "
+            f"module= one of {known}; or say module=None for {kind} itself, which training_step "
+            f"calls as self(x). It must be there when the fit starts."
+        ) from None
+
+
+def _criterion(pl_module: LightningModule, name: str) -> Callable[..., Any]:
+    found: Any = getattr(pl_module, name, None)
+    if not callable(found):
+        raise ValueError(
+            f"{type(pl_module).__name__} has no {name!r} to compute the loss by. Set it in "
+            f"__init__, self.{name} = nn.CrossEntropyLoss(), and have training_step call it; name "
+            f"another attribute by criterion=; or say criterion=None and compute the loss by "
+            f"callback.target(y, output).loss(nn.functional.cross_entropy, output)."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _output_and_target(output: Any, target: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+    return output, target
