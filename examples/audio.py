@@ -26,7 +26,7 @@ TABLES = {
 }
 
 
-def load(seed, *, rows: int = 1000, scored: int = 2000, split: str = "test"):
+def load(seed, *, rows: int = 1000, scored: int = 1000, split: str = "test"):
     """Make sounds to train on by the seed, and others to score on."""
     return sounds(rows, seed), sounds(scored, {"validation": 10**6, "test": 2 * 10**6}[split])
 
@@ -51,7 +51,7 @@ def sounds(count, seed, *, rate=4000, length=1000):
     y = torch.randint(len(kinds), (count,), generator=generator)
     x = torch.stack(kinds)[y, torch.arange(count)]
     x = x / x.square().mean(dim=1, keepdim=True).sqrt()
-    x = x + (0.5 + 1.5 * noise) * torch.randn(x.shape, generator=generator)
+    x = x + (0.2 + 0.8 * noise) * torch.randn(x.shape, generator=generator)
     return TensorDataset(x[:, None], y)
 
 
@@ -63,8 +63,8 @@ def stage(channels, out, size, stride):
 
 def train(data, scored, *, lr: float, epochs: int, layers: tuple = (), alpha: float = 1.0):
     """Train a network and return its scores."""
-    parts = OrderedDict(stage1=stage(1, 32, 31, 4), stage2=stage(32, 64, 9, 4))
-    parts |= OrderedDict(stage3=stage(64, 64, 5, 2), pool=nn.AdaptiveAvgPool1d(1))
+    parts = OrderedDict(stage1=stage(1, 16, 31, 4), stage2=stage(16, 32, 9, 4))
+    parts |= OrderedDict(stage3=stage(32, 64, 9, 4), pool=nn.AdaptiveAvgPool1d(1))
     model = nn.Sequential(parts | OrderedDict(flat=nn.Flatten(), head=nn.Linear(64, 8)))
     criterion = nn.CrossEntropyLoss()
     if layers:

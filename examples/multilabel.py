@@ -57,7 +57,7 @@ def stage(channels, out):
 
 def train(data, scored, *, lr: float, epochs: int, layers: tuple = (), alpha: float = 1.0):
     """Train a network and return its scores."""
-    stages = OrderedDict(stage1=stage(1, 32), stage2=stage(32, 64), stage3=stage(64, 64))
+    stages = OrderedDict(stage1=stage(1, 16), stage2=stage(16, 32), stage3=stage(32, 64))
     model = nn.Sequential(stages | OrderedDict(flat=nn.Flatten(), head=nn.Linear(64 * 4, 10)))
     criterion = nn.BCEWithLogitsLoss()
     if layers:

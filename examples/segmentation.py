@@ -25,7 +25,7 @@ TABLES = {
 }
 
 
-def load(seed, *, rows: int = 200, scored: int = 500, split: str = "test"):
+def load(seed, *, rows: int = 200, scored: int = 300, split: str = "test"):
     """Draw images to train on by the seed, and others to score on."""
     return shapes(rows, seed), shapes(scored, {"validation": 10**6, "test": 2 * 10**6}[split])
 
@@ -39,7 +39,7 @@ def convolutions(channels, out):
 class UNet(nn.Module):
     """Two levels down, two up, and a skip connection at each."""
 
-    def __init__(self, width=12):
+    def __init__(self, width=8):
         super().__init__()
         self.down1, self.down2 = convolutions(1, width), convolutions(width, 2 * width)
         self.bottleneck = convolutions(2 * width, 4 * width)
