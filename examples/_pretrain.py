@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.datasets import CIFAR100
 
-EPOCHS, BATCH = 5, 100
+EPOCHS, BATCH = 2, 100
 
 
 def pretrain(root, file):

@@ -51,7 +51,7 @@ def sounds(count, seed, *, rate=4000, length=1000):
     y = torch.randint(len(kinds), (count,), generator=generator)
     x = torch.stack(kinds)[y, torch.arange(count)]
     x = x / x.square().mean(dim=1, keepdim=True).sqrt()
-    x = x + (0.2 + 0.8 * noise) * torch.randn(x.shape, generator=generator)
+    x = x + (0.2 + 0.4 * noise) * torch.randn(x.shape, generator=generator)
     return TensorDataset(x[:, None], y)
 
 

@@ -19,8 +19,8 @@ from manifold_mixup import ManifoldMixup
 
 TABLES = {
     "GIN": {
-        "no mixup": {"lr": 3e-3, "epochs": 20},
-        "manifold mixup": {"lr": 3e-3, "epochs": 20, "layers": ["input", "1"], "alpha": 0.2},
+        "no mixup": {"lr": 1e-2, "epochs": 20},
+        "manifold mixup": {"lr": 1e-2, "epochs": 40, "layers": ["input", "1"], "alpha": 0.2},
     }
 }
 

@@ -22,9 +22,9 @@ from manifold_mixup import ManifoldMixup
 LAYERS = ["input", "stage1", "stage2"]
 TABLES = {
     "CNN": {
-        "no mixup": {"lr": 3e-3, "epochs": 20},
-        "input mixup": {"lr": 3e-3, "epochs": 20, "layers": ["input"], "alpha": 0.2},
-        "manifold mixup": {"lr": 3e-3, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"lr": 1e-2, "epochs": 20},
+        "input mixup": {"lr": 1e-2, "epochs": 20, "layers": ["input"], "alpha": 1.0},
+        "manifold mixup": {"lr": 1e-2, "epochs": 20, "layers": LAYERS, "alpha": 1.0},
     }
 }
 PARTS = {"train": slice(0, 900), "validation": slice(900, 1300), "test": slice(1300, None)}

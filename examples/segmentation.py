@@ -18,9 +18,9 @@ from manifold_mixup import ManifoldMixup
 LAYERS = ["input", "down1", "up1"]
 TABLES = {
     "U-Net": {
-        "no mixup": {"lr": 3e-3, "epochs": 20},
-        "input mixup": {"lr": 3e-3, "epochs": 20, "layers": ["input"], "alpha": 0.2},
-        "manifold mixup": {"lr": 3e-3, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"lr": 1e-2, "epochs": 20},
+        "input mixup": {"lr": 1e-2, "epochs": 20, "layers": ["input"], "alpha": 0.2},
+        "manifold mixup": {"lr": 1e-2, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
     }
 }
 

@@ -20,12 +20,12 @@ race sex capital-gain capital-loss hours-per-week native-country class"""
 LAYERS = ["tokens", "blocks.0", "blocks.1"]
 TABLES = {
     "MLP": {
-        "no mixup": {"net": "mlp", "lr": 1e-3, "epochs": 10},
-        "manifold mixup": {"net": "mlp", "lr": 1e-3, "epochs": 10, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"net": "mlp", "lr": 1e-3, "epochs": 5},
+        "manifold mixup": {"net": "mlp", "lr": 1e-3, "epochs": 5, "layers": LAYERS, "alpha": 0.2},
     },
     "FT-Transformer": {
-        "no mixup": {"net": "ft", "lr": 1e-3, "epochs": 10},
-        "manifold mixup": {"net": "ft", "lr": 1e-3, "epochs": 10, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"net": "ft", "lr": 3e-3, "epochs": 6},
+        "manifold mixup": {"net": "ft", "lr": 3e-3, "epochs": 6, "layers": LAYERS, "alpha": 0.2},
     },
 }
 

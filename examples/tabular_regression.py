@@ -18,12 +18,12 @@ from manifold_mixup import ManifoldMixup
 LAYERS = ["tokens", "blocks.0", "blocks.1"]
 TABLES = {
     "MLP": {
-        "no mixup": {"net": "mlp", "lr": 1e-3, "epochs": 20},
-        "manifold mixup": {"net": "mlp", "lr": 1e-3, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"net": "mlp", "lr": 1e-2, "epochs": 20},
+        "manifold mixup": {"net": "mlp", "lr": 1e-2, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
     },
     "FT-Transformer": {
-        "no mixup": {"net": "ft", "lr": 1e-3, "epochs": 20},
-        "manifold mixup": {"net": "ft", "lr": 1e-3, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"net": "ft", "lr": 1e-2, "epochs": 10},
+        "manifold mixup": {"net": "ft", "lr": 1e-2, "epochs": 10, "layers": LAYERS, "alpha": 0.2},
     },
 }
 

@@ -20,9 +20,9 @@ from manifold_mixup import ManifoldMixup
 LAYERS = ["input", "first", "mean"]
 TABLES = {
     "LSTM": {
-        "no mixup": {"lr": 1e-2, "epochs": 30},
-        "input mixup": {"lr": 1e-2, "epochs": 30, "layers": ["input"], "alpha": 0.2},
-        "manifold mixup": {"lr": 1e-2, "epochs": 30, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"lr": 3e-2, "epochs": 30},
+        "input mixup": {"lr": 3e-2, "epochs": 30, "layers": ["input"], "alpha": 0.2},
+        "manifold mixup": {"lr": 3e-2, "epochs": 30, "layers": LAYERS, "alpha": 0.2},
     }
 }
 
