@@ -18,14 +18,14 @@ from manifold_mixup import ManifoldMixup
 LAYERS = ["input", "down1", "up1"]
 TABLES = {
     "U-Net": {
-        "no mixup": {"lr": 1e-2, "epochs": 20},
-        "input mixup": {"lr": 1e-2, "epochs": 20, "layers": ["input"], "alpha": 0.2},
-        "manifold mixup": {"lr": 1e-2, "epochs": 20, "layers": LAYERS, "alpha": 0.2},
+        "no mixup": {"lr": 1e-2, "epochs": 60},
+        "input mixup": {"lr": 1e-2, "epochs": 60, "layers": ["input"], "alpha": 0.2},
+        "manifold mixup": {"lr": 1e-2, "epochs": 60, "layers": LAYERS, "alpha": 0.2},
     }
 }
 
 
-def load(seed, *, rows: int = 200, scored: int = 300, split: str = "test"):
+def load(seed, *, rows: int = 60, scored: int = 300, split: str = "test"):
     """Draw images to train on by the seed, and others to score on."""
     return shapes(rows, seed), shapes(scored, {"validation": 10**6, "test": 2 * 10**6}[split])
 
