@@ -1,0 +1,434 @@
+"""Every example runs as a user runs it, on a slice: it mixes where it says, learns, and prints."""
+
+import importlib
+import math
+import re
+import runpy
+import struct
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import timm
+import torch
+from sklearn.utils import Bunch
+from torch import nn
+
+import manifold_mixup
+from manifold_mixup import ManifoldMixup, find_layers
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+PAGE = (ROOT / "docs" / "examples.md").read_text()
+REAL = ROOT / "shared" / "data" / "tabular"
+SCRIPTS = [
+    "audio",
+    "fine_tuning",
+    "graphs",
+    "multilabel",
+    "segmentation",
+    "tabular_classification",
+    "tabular_regression",
+    "time_series",
+]
+UCI = "age,workclass,fnlwgt,education,education-num,marital-status,occupation,relationship,race,"
+UCI += "sex,capital-gain,capital-loss,hours-per-week,native-country,class"
+CENSUS = "MedInc,HouseAge,AveRooms,AveBedrms,Population,AveOccup,Latitude,Longitude,MedHouseVal"
+ADULT, CALIFORNIA = UCI.split(","), CENSUS.split(",")
+# PyTorch Geometric scripts a class when it is imported, which newer releases of torch warn of.
+SCRIPTING = "ignore:`torch.jit.script` is deprecated"
+
+
+class Watched(ManifoldMixup):
+    """Notes the plan and the loss of every training step, and one batch."""
+
+    made: ClassVar[list[ManifoldMixup]] = []
+
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
+        self.steps, self.batches = [], []
+        batches = self.batches  # a hook that knows `self` would have copies of the model copy it
+
+        def keep(module, batch):
+            batches[:] = batches or [batch]
+
+        model.register_forward_pre_hook(keep)
+        self.made.append(self)
+
+    def wrap(self, criterion):
+        wrapped = super().wrap(criterion)
+        wrapped.register_forward_hook(self.note)
+        return wrapped
+
+    def note(self, _, arguments, loss):
+        if loss.requires_grad:
+            self.steps.append((self.plan, loss.item()))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Return a function that runs a script with options, and returns its tables and its names."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(manifold_mixup, "ManifoldMixup", Watched)
+    monkeypatch.setattr(Watched, "made", [])
+    monkeypatch.chdir(tmp_path)
+
+    def call(script, *options):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        names = runpy.run_path(str(EXAMPLES / f"{script}.py"), run_name="__main__")
+        return [table.splitlines() for table in capsys.readouterr().out.split("\n\n")[:-1]], names
+
+    yield call
+    forget()
+
+
+@pytest.fixture
+def load_example(monkeypatch):
+    """Return a function that imports a file of the examples."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    yield importlib.import_module
+    forget()
+
+
+def forget():
+    for module in [name for name in sys.modules if (EXAMPLES / f"{name}.py").is_file()]:
+        del sys.modules[module]
+
+
+def options_for(script, folder):
+    """Return the options that give a script data to read, and write those data."""
+    if script == "tabular_classification":
+        return ["--data", *write_adult(folder)]
+    if script == "tabular_regression":
+        return ["--data", write_california(folder)]
+    if script == "fine_tuning":
+        write_fashion_mnist(folder)
+        return ["--data", folder]
+    return []
+
+
+def write_adult(folder, count=500):
+    """Write two files as UCI's: no header, blanks after commas, dots in the second, and gaps."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(dict.fromkeys(ADULT, "Some"), index=range(count))
+    for name in ("age", "fnlwgt", "capital-gain", "capital-loss", "hours-per-week"):
+        frame[name] = rng.integers(100, size=count)
+    frame["education-num"] = rng.integers(1, 17, count)
+    frame["education"] = "Level-" + frame["education-num"].astype(str)
+    frame["sex"] = rng.choice(["Male", "Female", "?"], count)
+    rich = frame["education-num"] + 6 * (frame["sex"] == "Male") > 11
+    frame["class"] = np.where(rich, ">50K", "<=50K")
+    first, second = folder / "adult.data", folder / "adult.test"
+    frame[:300].to_csv(first, header=False, index=False)
+    frame[300:].assign(**{"class": frame["class"] + "."}).to_csv(second, header=False, index=False)
+    for path in (first, second):
+        path.write_text(path.read_text().replace(",", ", "))
+    return first, second
+
+
+def write_california(folder, count=500):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.gamma(2, size=(count, 9)), columns=CALIFORNIA)
+    frame["MedHouseVal"] = frame["MedInc"] + 0.1 * rng.normal(size=count)
+    frame.to_csv(folder / "california.csv", index=False)
+    return folder / "california.csv"
+
+
+def write_fashion_mnist(folder, count=500):
+    """Write files as torchvision unpacks them: a bright band whose height is the class."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    y = np.arange(count, dtype=np.uint8) % 10
+    x = np.random.default_rng(0).integers(100, size=(count, 28, 28), dtype=np.uint8)
+    for image, label in zip(x, y, strict=True):
+        image[2 * label : 2 * label + 6] += 150
+    for part in ("train", "t10k"):
+        images, labels = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
+        images.write_bytes(struct.pack(">IIII", 0x803, *x.shape) + x.tobytes())
+        labels.write_bytes(struct.pack(">II", 0x801, count) + y.tobytes())
+
+
+@pytest.mark.filterwarnings(SCRIPTING)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_example_mixes_learns_and_prints(run, script, tmp_path):
+    tables, names = run(script, "--quick", *options_for(script, tmp_path))
+    methods = {title: list(each) for title, each in names["TABLES"].items()}
+    check_tables(tables, methods)
+    mixing = [
+        own["layers"]
+        for each in names["TABLES"].values()
+        for own in each.values()
+        if "layers" in own
+    ]
+    check_mixing(mixing)
+
+
+def check_tables(tables, methods):
+    assert len(tables) == len(methods)
+    for (head, _, *rows), (title, names) in zip(tables, methods.items(), strict=True):
+        first, *others = names
+        pairs = [text for other in others for text in (other, "difference [95 %]")]
+        assert head == f"| {' | '.join([f'{title}, 2 seeds', first, *pairs])} |"
+        assert rows[-1].startswith("| CPU seconds ↓")
+        for row in rows:
+            base, *cells = (mean_in(cell) for cell in row.split("|")[2:-1])
+            for mean, difference in zip(cells[::2], cells[1::2], strict=True):
+                assert difference == pytest.approx(mean - base, abs=0.011)
+                assert math.isfinite(mean)
+
+
+def mean_in(cell):
+    return float(re.match(r"[ *]*([+-]?\d+\.\d+) [±\[]", cell)[1])
+
+
+def check_mixing(mixing):
+    """Attached for every method that mixes and every seed, at all of its layers; losses fall."""
+    assert len(Watched.made) == 2 * len(mixing)
+    for layers in mixing:
+        mine = [each for each in Watched.made if set(each.layers) == set(layers)]
+        assert {plan.layer for each in mine for plan, _ in each.steps} == set(layers)
+    for each in Watched.made:
+        assert all(0 <= plan.lam <= 1 for plan, _ in each.steps)
+        losses = [loss for _, loss in each.steps]
+        third = len(losses) // 3
+        assert np.mean(losses[-third:]) < np.mean(losses[:third])
+    most = max(Watched.made, key=lambda each: len(each.layers))
+    most.assert_verified(*most.batches[0])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_example_is_short_and_says_what_the_page_says(script):
+    text = (EXAMPLES / f"{script}.py").read_text()
+    assert len(text.splitlines()) <= 80
+    about = " ".join(text.split('"""')[1].split()).replace("-", "−")
+    assert f"examples/{script}.py" in PAGE
+    found = re.findall(r"\d+\.\d+ ± \d+\.\d+|[−+]\d+\.\d+ \[.*?\]", about)
+    assert len(found) >= 3
+    for number in found:
+        assert number in PAGE
+
+
+# What cannot be mixed, as the examples say
+
+
+def refusal(model, layer, *batch):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        ManifoldMixup(model, [layer], example=batch)
+    return str(caught.value)
+
+
+def test_categories_get_around_the_mixed_numbers(load_example, tmp_path):
+    script, shared = load_example("tabular_classification"), load_example("_tabular")
+    levels, data, _ = script.load(0, data=write_adult(tmp_path))
+    *batch, _ = data[:8]
+    said = refusal(shared.Net("mlp", levels, data, outputs=2), "input", *batch)
+    assert "'input' cannot be mixed alone: the input 'categories' is still read after it" in said
+    assert said in PAGE
+
+
+def test_skip_connections_get_around_the_bottleneck(load_example):
+    script = load_example("segmentation")
+    x, _ = script.shapes(4, 0)[:]
+    for layer in ("down2", "bottleneck", "up2"):
+        said = refusal(script.UNet(), layer, x)
+        assert f"layer '{layer}' is bypassed" in said
+        assert "Nearest cut points: 'down1', 'up1" in said
+    for row in find_layers(script.UNet(), x):
+        if "." not in row.name and row.runs == 1 and row.name != "head":
+            seen = f"{row.name:12}  {row.depth:.3f}  {row.shape!s:15}  {row.reason}".rstrip()
+            assert f"{seen}\n" in PAGE
+
+
+@pytest.mark.filterwarnings(SCRIPTING)
+def test_before_the_pooling_a_row_is_no_graph(load_example):
+    script = load_example("graphs")
+    (batch,) = script.DataLoader(script.graphs(6, 0), batch_size=6)
+    rows = find_layers(script.Net(), batch.x, batch.edge_index, batch.batch)
+    assert not any(row.cut for row in rows)
+    said = refusal(script.Net(), "encoder", batch.x, batch.edge_index, batch.batch)
+    assert "dimension 0 of the model's inputs, the batch, is not dimension 0 of its output" in said
+    assert all(row.cut for row in find_layers(script.Net().head, torch.randn(6, 32)))
+
+
+def test_two_lstms_in_one_module_have_no_place_in_between(load_example):
+    script = load_example("time_series")
+    x = torch.randn(4, 20, 2)
+    rows = {row.name: row for row in find_layers(script.Net(), x)}
+    assert rows["first"].mixed == ("0",)
+    assert rows["first"].unmixed == ("1.0", "1.1")  # its last states, which nothing reads
+    first = nn.LSTM(2, 8, num_layers=2, batch_first=True)
+    assert [row.name for row in find_layers(first, x)] == []
+
+
+# What they train on
+
+
+def test_a_table_is_split_by_seed_and_scored_on_the_same_rows(load_example, tmp_path):
+    script, paths = load_example("tabular_classification"), write_adult(tmp_path)
+    (levels, *one), (_, *two) = (script.load(seed, data=paths, rows=100) for seed in (0, 1))
+    validation = script.load(0, data=paths, rows=100, split="validation")[2]
+    assert [len(part) for part in (*one, *two, validation)] == [100, 100, 100, 100, 100]
+    assert torch.equal(one[1].tensors[0][:, 1], two[1].tensors[0][:, 1]) is False  # scaled anew
+    assert torch.equal(one[1].tensors[1], two[1].tensors[1])
+    assert not torch.equal(one[0].tensors[1], two[0].tensors[1])
+    assert not torch.equal(one[1].tensors[1], validation.tensors[1])
+    numbers, categories, y = one[0].tensors
+    assert (numbers.shape, categories.shape, y.dtype) == ((100, 6), (100, 8), torch.int64)
+    assert 0 <= int(categories.min()) <= int(categories.max()) < levels
+    columns = [set(column.tolist()) for column in categories.T]
+    assert sum(map(len, columns)) == len(set.union(*columns))  # no two columns share a category
+
+
+def test_a_table_of_openml_reads_as_the_files_of_uci(load_example, tmp_path, monkeypatch):
+    script, paths = load_example("tabular_classification"), write_adult(tmp_path)
+    read = {"names": ADULT, "skipinitialspace": True, "na_values": "?"}
+    frame = pd.concat([pd.read_csv(path, **read) for path in paths], ignore_index=True)
+    frame["class"] = frame["class"].str.removesuffix(".")
+    words = [name for name in frame if name not in frame.select_dtypes("number")]
+    downloaded = Bunch(frame=frame.astype(dict.fromkeys(words, "category")))
+    monkeypatch.setattr(script, "fetch_openml", lambda name, version, as_frame: downloaded)
+    (levels, *ours), (theirs, *parts) = script.load(0, data=paths), script.load(0)
+    assert levels == theirs
+    for one, other in zip(ours, parts, strict=True):
+        assert all(map(torch.equal, one.tensors, other.tensors))
+
+
+def test_the_table_of_scikit_learn_reads_as_a_file_of_it(load_example, tmp_path, monkeypatch):
+    script, path = load_example("tabular_regression"), write_california(tmp_path)
+    downloaded = Bunch(frame=pd.read_csv(path))
+    monkeypatch.setattr(script, "fetch_california_housing", lambda as_frame: downloaded)
+    (levels, *ours), (_, *parts) = script.load(0, data=[path]), script.load(0)
+    assert levels == 0
+    for one, other in zip(ours, parts, strict=True):
+        assert all(map(torch.equal, one.tensors, other.tensors))
+    assert ours[0].tensors[1].shape == (300, 1)
+
+
+def test_a_missing_table_says_where_it_comes_from(load_example):
+    with pytest.raises(FileNotFoundError, match=r"no file adult\.data.*UCI's Adult.*--data out"):
+        load_example("tabular_classification").load(0, data=["adult.data"])
+    with pytest.raises(FileNotFoundError, match=r"fetch_california_housing.*--data out"):
+        load_example("tabular_regression").load(0, data=["houses.csv"])
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no copy of Adult at hand")
+def test_the_real_table_has_its_rows_and_categories(load_example):
+    paths = [REAL / "adult-train.csv", REAL / "adult-test.csv"]
+    levels, data, scored = load_example("tabular_classification").load(0, data=paths)
+    assert (len(data), len(scored)) == (4000, 48_842 // 5)
+    assert levels == 99 + 8  # and in each column one for what is missing
+    assert scored.tensors[2].double().mean() == pytest.approx(0.2393, abs=0.01)
+
+
+@pytest.mark.parametrize("script", ["audio", "multilabel", "segmentation", "time_series"])
+def test_data_are_drawn_by_the_seed_and_scored_on_others(load_example, script):
+    load = load_example(script).load
+    one, again, other = (load(seed, rows=20, scored=20) for seed in (0, 0, 1))
+    assert torch.equal(one[0].tensors[0], again[0].tensors[0])
+    assert not torch.equal(one[0].tensors[0], other[0].tensors[0])
+    assert torch.equal(one[1].tensors[0], other[1].tensors[0])
+    validation = load(0, rows=20, scored=20, split="validation")
+    assert torch.equal(one[0].tensors[0], validation[0].tensors[0])
+    assert not torch.equal(one[1].tensors[0], validation[1].tensors[0])
+
+
+def test_shapes_have_rims_without_a_label(load_example):
+    x, y = load_example("_shapes").shapes(50, 0)[:]
+    assert x.shape == (50, 1, 32, 32)
+    assert set(y.unique().tolist()) == {0, 1, 2, 3, 255}
+    light = x[:, 0]
+    assert abs(light[y == 0].mean()) < 0.05 < 0.4 < light[(y > 0) & (y < 4)].mean()
+
+
+def test_the_overlap_is_counted_by_hand(load_example):
+    y = torch.tensor([[0, 0, 1, 1], [2, 3, 255, 255]])
+    found = torch.tensor([[0, 1, 1, 1], [2, 0, 3, 3]])
+    # Background 1 of 3, circles 2 of 3, squares 1 of 1, triangles 0 of 1; the rim counts nowhere.
+    assert load_example("segmentation").mean_iou(found, y) == pytest.approx((1 / 3 + 2 / 3 + 1) / 4)
+
+
+def test_a_picture_has_the_digits_that_its_labels_say(load_example):
+    x, y = load_example("multilabel").compose("train", 30, 0)[:]
+    assert x.shape == (30, 1, 16, 16)
+    assert ((y.sum(dim=1) >= 1) & (y.sum(dim=1) <= 4)).all()
+    assert 0 <= x.min() < x.max() == 1
+
+
+# Where the weights come from
+
+
+def test_weights_of_a_file_fit_another_head_and_black_and_white(load_example, tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("test_resnet", num_classes=100)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    create = load_example("fine_tuning").create
+    tuned = create("test_resnet", str(tmp_path / "weights.pth")).state_dict()
+    assert tuned["fc.weight"].shape == (10, 96)
+    before = source.state_dict()
+    assert torch.equal(tuned["layer2.0.conv1.weight"], before["layer2.0.conv1.weight"])
+    summed = before["conv1.0.weight"].sum(dim=1, keepdim=True)
+    torch.testing.assert_close(tuned["conv1.0.weight"], summed)
+
+
+def test_pretrained_weights_are_asked_of_timm(load_example, monkeypatch):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda name, **settings: asked.append(settings))
+    create = load_example("fine_tuning").create
+    create("test_resnet", "timm")
+    create("test_resnet", "none")
+    assert [settings["pretrained"] for settings in asked] == [True, False]
+
+
+# The table
+
+
+def load_numbers(seed, *, rows: int = 3):
+    return [seed], rows
+
+
+def train_numbers(data, rows, *, lr: float, layers: tuple = (), alpha: float = 1.0):
+    noise = torch.rand(()).item()
+    return {"score": data[0] ** 2 * lr + rows, "error %": noise + len(layers) * alpha + data[0]}
+
+
+@pytest.fixture
+def table(load_example, monkeypatch, capsys):
+    """Return a function that prints the table of `train_numbers`, and returns its rows."""
+    tables = {"toy": {"plain": {"lr": 1.0}, "mixed": {"lr": 2.0, "layers": ["a"], "alpha": 0.5}}}
+    compare = load_example("_table").compare
+
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["toy", *options])
+        compare("About.", load_numbers, train_numbers, tables, quick={"rows": 1})
+        head, _, *rows, _ = capsys.readouterr().out.splitlines()
+        return [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
+
+    return call
+
+
+def test_the_table_has_means_deviations_and_paired_differences(table):
+    head, score, error, seconds = table()
+    assert head == ["toy, 5 seeds", "plain", "mixed", "difference [95 %]"]
+    one = np.arange(5) ** 2.0
+    low, high = scipy.stats.ttest_rel(2 * one, one).confidence_interval()
+    spread = f"{np.mean(one) + 3:.3f} ± {np.std(one, ddof=1):.3f}"
+    assert score == ["score", spread, "15.000 ± 13.191", f"+6.000 [{low:+.3f}, {high:+.3f}]"]
+    # The same seed gives both the same chance, so that nothing but the difference is left.
+    assert error[3] == "**+0.50 [+0.50, +0.50]**"
+    assert seconds[0] == "CPU seconds ↓"
+
+
+def test_options_take_the_place_of_settings(table):
+    assert table("--seeds", "3", "--first-seed", "2")[1][1] == "12.667 ± 6.028"
+    assert table("--rows", "0", "--lr", "0")[1][1:3] == ["0.000 ± 0.000"] * 2
+    assert table("--layers", "a", "b", "--alpha", "3")[2][3] == "+0.00 [+0.00, +0.00]"
+    head, score, *_ = table("--quick")
+    assert (head[0], score[1]) == ("toy, 2 seeds", "1.500 ± 0.707")
+
+
+def test_one_seed_has_no_interval(table):
+    assert table("--seeds", "1")[1][1:] == ["3.000", "3.000", "+0.000 [-inf, +inf]"]
