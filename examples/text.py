@@ -1,6 +1,6 @@
 """Text: a small Transformer, trained from scratch, sorts questions and reviews of films.
 
-    python examples/text.py --data FOLDER      # TREC and SST-2; _sentences.py says where from
+    python examples/text.py --data FOLDER      # the files that _sentences.py names
 
 Sentences are padded to one length, and every block reads in a mask where that is. With ``mask=``
 the masks of the two sentences are mixed as their states are; without, ManifoldMixup refuses to mix
@@ -15,7 +15,7 @@ from _training import classification, fit, predict
 from manifold_mixup import ManifoldMixup
 
 PLACES = {"embedding": ["embed"], "encoder": ["blocks.0", "blocks.1"], "pooled": ["pool"]}
-SETTINGS = {"lr": 1e-3, "epochs": 10}
+SETTINGS = {"lr": 1e-2, "epochs": 10}
 TABLES = {
     task: {"no mixup": {"task": task, **SETTINGS}}
     | {place: {"task": task, **SETTINGS, "layers": PLACES[place], "alpha": 0.2} for place in PLACES}
@@ -50,9 +50,8 @@ class Net(nn.Module):
         super().__init__()
         block = {"dropout": 0.0, "batch_first": True, "norm_first": True}
         self.embed = Embed(words, width)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 2, 2 * width, **block) for _ in range(2)
-        )
+        blocks = [nn.TransformerEncoderLayer(width, 2, 2 * width, **block) for _ in range(2)]
+        self.blocks = nn.ModuleList(blocks)
         self.pool, self.head = Mean(), nn.Linear(width, classes)
 
     def forward(self, ids, mask):  # noqa: D102
