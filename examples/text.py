@@ -2,9 +2,9 @@
 
     python examples/text.py --data FOLDER      # the files that _sentences.py names
 
-Sentences are padded to one length, and every block reads in a mask where that is. With ``mask=``
-the masks of the two sentences are mixed as their states are; without, ManifoldMixup refuses to mix
-before the last that reads them. docs/padding.md has the same beside other ways. MEASURED
+Sentences are padded to one length, and every block reads in a mask where that is. ``mask=`` mixes
+the masks of the two sentences as their states are; without, ManifoldMixup refuses all layers
+before the last that reads them. Settings were chosen on TREC. docs/padding.md has other ways.
 """
 
 from torch import nn
