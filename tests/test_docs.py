@@ -14,7 +14,9 @@ PAGES = {page.relative_to(DOCS).as_posix(): page.read_text() for page in DOCS.rg
 RUN_ELSEWHERE = {
     "lab.md",
     "recipes/accelerate.md",
+    "recipes/fastai.md",
     "recipes/lightning.md",
+    "recipes/skorch.md",
     "recipes/timm.md",
     "recipes/transformers.md",
 }
