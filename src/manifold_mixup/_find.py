@@ -44,7 +44,7 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
         RuntimeError: the model cannot be run on a copy.
         ValueError: there is no tensor among the arguments.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
         >>> rows = find_layers(model, torch.ones(2, 4))

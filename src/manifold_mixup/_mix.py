@@ -29,7 +29,7 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
         TypeError: ``x`` is neither floating point nor complex.
         ValueError: dimension 0 of ``x`` is not the batch of the plan.
 
-    Example:
+    Examples:
         >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
         >>> mix(torch.tensor([[0.0], [10.0]]), plan)
         tensor([[2.5000],

@@ -58,7 +58,7 @@ class ManifoldMixup:
         ValueError: an argument is out of range, or a layer is unknown or bypassed.
         RuntimeError: the model already has an attachment.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> mixup = ManifoldMixup(model, layers=["input", "1"], alpha=2.0, seed=0)
         >>> criterion = mixup.wrap(nn.CrossEntropyLoss())

@@ -22,7 +22,7 @@ class MixPlan:
         ValueError: ``lam`` or ``perm`` has another shape or device, λ lies outside 0 to 1, or
             ``perm`` is no permutation.
 
-    Example:
+    Examples:
         >>> MixPlan("layer1", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
         MixPlan(layer='layer1', lam=0.75, batch=2)
     """

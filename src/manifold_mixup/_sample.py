@@ -42,7 +42,7 @@ def sample_plan(
         TypeError: ``alpha`` is no number, or ``layers`` a single name.
         ValueError: ``batch``, ``layers`` or ``alpha`` is out of range.
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> sample_plan(4, layers=["input", "fc1"], alpha=2.0, generator=generator).layer
         'input'

@@ -33,7 +33,7 @@ class MixedTarget:
         TypeError: ``y`` holds something that is neither a tensor nor None.
         ValueError: a tensor of ``y`` has another batch size than the plan.
 
-    Example:
+    Examples:
         >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
         >>> MixedTarget(torch.tensor([0, 2]), plan).soft(3)
         tensor([[0.7500, 0.0000, 0.2500],

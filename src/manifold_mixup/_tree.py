@@ -12,7 +12,7 @@ import torch
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield ``(path, tensor)`` for every tensor in a nested value, in order.
 
-    Example:
+    Examples:
         >>> [path for path, _ in leaves((torch.ones(1), {"h": [torch.ones(1)]}))]
         ['0', '1.h.0']
     """

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that there is nothing of this name, which is nearest, and what there is.
 
-    Example:
+    Examples:
         >>> unknown("table", "tabel-1a", ["table-1a", "knn"])
         "no table 'tabel-1a'. Did you mean 'table-1a'? Known: table-1a, knn"
     """

@@ -6,7 +6,7 @@ import hashlib
 def seeded(*parts: str | int) -> int:
     """Return a seed of 63 bits for a purpose, ``seeded("order", seed, epoch)`` say.
 
-    Example:
+    Examples:
         >>> seeded("order", 0, 1) == seeded("order", 1, 0)
         False
     """

@@ -17,7 +17,7 @@ def top_error(logits: Tensor, y: Tensor, *, k: int = 5) -> float:
 
     With ``k`` classes or fewer it is 0.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
         >>> top_error(logits, torch.tensor([1, 2]), k=2)
         50.0
@@ -37,7 +37,7 @@ def brier(logits: Tensor, y: Tensor) -> float:
     That is Brier's own definition of 1950, the sum over all classes; some halve it or divide it by
     their number.
 
-    Example:
+    Examples:
         >>> brier(torch.zeros(1, 2), torch.tensor([0]))
         0.5
     """
@@ -71,7 +71,7 @@ class Reliability:
 def reliability(logits: Tensor, y: Tensor, *, bins: int = 15) -> Reliability:
     """Sort predictions by confidence into bins ``(k/bins, (k+1)/bins]``, 1.0 into the last.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[0.0, 60.0], [0.0, 0.0]])
         >>> reliability(logits, torch.tensor([1, 1]), bins=2)
         Reliability(count=(1, 1), confidence=(0.5, 1.0), accuracy=(0.0, 1.0))

@@ -43,7 +43,7 @@ SCORES = {"confidence": confidence, "entropy": negative_entropy}
 def separation(known: Tensor, unknown: Tensor) -> Separation:
     """Compare the scores of known inputs with those of unknown ones.
 
-    Example:
+    Examples:
         >>> separation(torch.tensor([3.0, 2.0]), torch.tensor([2.0, 1.0]))
         Separation(auroc=87.5, fpr95=50.0)
     """

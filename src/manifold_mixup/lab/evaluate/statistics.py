@@ -35,7 +35,7 @@ class Difference:
 def spread(values: Sequence[float]) -> Spread:
     """Summarise one metric over seeds.
 
-    Example:
+    Examples:
         >>> spread([1.0, 2.0, 3.0])
         Spread(mean=2.0, std=1.0, n=3)
     """
@@ -59,7 +59,7 @@ def paired_difference(values: Sequence[float], base: Sequence[float]) -> Differe
 def t_quantile(freedom: int, *, level: float = 0.95) -> float:
     """Return the ``t`` with ``P(|T| ≤ t) = level`` for Student's T.
 
-    Example:
+    Examples:
         >>> round(t_quantile(4), 6)
         2.776445
     """

@@ -1,0 +1,71 @@
+"""Build the documentation site, strictly, into build/site.
+
+    pip install -e '.[docs]' && python .ci/site.py
+
+The pages link to results, examples and the like, which lie beside ``docs/`` as a reader of the
+repository needs them. A site has one root: everything is laid out below it, in build/pages, and the
+links are turned to where their targets then are. What they still miss, the generator refuses.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from os.path import relpath
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
+PLACES = {  # in the repository: in the site
+    "docs": "",
+    "results": "results",
+    "benchmarks/results": "benchmarks",
+    "examples": "examples",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+LINK = re.compile(r"(\]\()([^)#\s:]+)")
+
+
+def place(path: Path) -> Path | None:
+    """Return where a file or folder of the repository is in the site, if it is."""
+    for source, target in PLACES.items():
+        if path.is_relative_to(ROOT / source):
+            return PAGES / target / path.relative_to(ROOT / source)
+    return None
+
+
+def turned(text: str, page: Path) -> str:
+    """Return a page's text with the links between files as they are in the site."""
+
+    def turn(match: re.Match[str]) -> str:
+        target = (page.parent / match[2]).resolve()
+        there, here = place(target), place(page)
+        if there is None or here is None:
+            return match[0]
+        return match[1] + relpath(there, here.parent)
+
+    return LINK.sub(turn, text)
+
+
+def lay_out() -> None:
+    """Write all pages, and what they show and link to, into build/pages."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    for source in PLACES:
+        top = ROOT / source
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            there = place(path)
+            if not path.is_file() or there is None or "__pycache__" in path.parts:
+                continue
+            there.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".md":
+                there.write_text(turned(path.read_text(), path))
+            else:
+                shutil.copyfile(path, there)
+
+
+if __name__ == "__main__":
+    lay_out()
+    shutil.rmtree(SITE, ignore_errors=True)  # else a page that is gone stays
+    generator = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    sys.exit(subprocess.run(generator, cwd=ROOT).returncode)

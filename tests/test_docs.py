@@ -1,0 +1,117 @@
+"""Every page of the documentation runs, is found from the menu, and links to what there is."""
+
+import ast
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {page.relative_to(DOCS).as_posix(): page.read_text() for page in DOCS.rglob("*.md")}
+# Their code needs other libraries, or names of its own; the tests of those run it.
+RUN_ELSEWHERE = {
+    "lab.md",
+    "recipes/accelerate.md",
+    "recipes/fastai.md",
+    "recipes/lightning.md",
+    "recipes/skorch.md",
+    "recipes/timm.md",
+    "recipes/transformers.md",
+}
+CONFIG = (ROOT / "mkdocs.yml").read_text()
+MENU = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", CONFIG.split("\nnav:\n")[1], flags=re.MULTILINE)
+# .ci/site.py lays these beside the pages.
+NOT_IN_DOCS = {"changelog.md", "contributing.md", "results/README.md"}
+
+
+def blocks(page, language="python"):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+
+
+def without_code(text):
+    return re.sub(
+        r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize(
+    "page", sorted(page for page in PAGES if blocks(page) and page not in RUN_ELSEWHERE)
+)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page):
+    names = {"__name__": page}
+    for number, block in enumerate(blocks(page), 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", sorted(RUN_ELSEWHERE))
+def test_a_page_that_is_run_elsewhere_is(page):
+    tests = set((ROOT / "tests").rglob("test_*.py")) - {Path(__file__).resolve()}
+    assert any(f'"{Path(page).name}"' in test.read_text() for test in tests)
+
+
+@pytest.mark.parametrize("page", sorted(page for page in PAGES if blocks(page, "py")))
+def test_code_that_is_only_shown_can_be_read(page):
+    for block in blocks(page, "py"):
+        ast.parse(block)
+
+
+def test_the_menu_has_every_page_and_no_other():
+    assert len(MENU) == len(set(MENU))
+    assert set(MENU) == PAGES.keys() | NOT_IN_DOCS
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_of_a_page(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(PAGES[page])):
+        if "://" in target:
+            assert re.fullmatch(r"https://[\w.-]+(/[\w./%#?=&~-]*)?", target), target
+            continue
+        path, _, anchor = target.partition("#")
+        there = (DOCS / page).parent / path if path else DOCS / page
+        assert there.is_file(), target
+        if anchor:
+            assert anchor in anchors(there.read_text()), target
+
+
+def anchors(text):
+    """Return the anchors of a page's headings that the site and a git host make alike."""
+    without_blocks = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", without_blocks, re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading, flags=re.ASCII) for heading in headings)
+    return {heading.strip().lower().replace(" ", "-") for heading in plain}
+
+
+def test_a_link_to_nowhere_would_be_seen():
+    assert anchors("# What it is\n```\n# no heading\n```\n## The lab, again") == {
+        "what-it-is",
+        "the-lab-again",
+    }
+
+
+def test_every_public_name_is_in_the_reference():
+    import manifold_mixup
+
+    named = re.findall(r"^::: manifold_mixup\.(\w+)$", PAGES["api.md"], flags=re.MULTILINE)
+    assert set(named) == set(manifold_mixup.__all__)
+
+
+@pytest.mark.parametrize(
+    ("page", "written", "in_the_site"),
+    [
+        ("docs/seeing.md", "../results/README.md#figures", "results/README.md#figures"),
+        ("docs/recipes/index.md", "../index.md", "../index.md"),
+        ("results/README.md", "../docs/sample-report.html", "../sample-report.html"),
+        ("results/README.md", "figures/figure-1.md", "figures/figure-1.md"),
+        ("docs/lab.md", "../src/manifold_mixup/__init__.py", "../src/manifold_mixup/__init__.py"),
+        ("docs/lab.md", "gone.md", "gone.md"),
+        ("docs/lab.md", "https://arxiv.org/abs/1806.05236", "https://arxiv.org/abs/1806.05236"),
+    ],
+)
+def test_the_site_turns_links_between_folders_and_leaves_what_it_does_not_hold(
+    page, written, in_the_site
+):
+    site = runpy.run_path(str(ROOT / ".ci" / "site.py"))
+    turned = site["turned"](f"[a]({written})", ROOT / page)
+    assert turned == f"[a]({in_the_site})"
