@@ -166,7 +166,7 @@ def require_exact(model: nn.Module, batch: dict, run_model: object = None) -> No
     mixup = ManifoldMixup(callee, names, example=batch, mask=name_of(batch), check=False)
     plain = callee(**batch)
     other = with_other_padding(batch, ~VALID)
-    assert (plain - plain[PERM]).abs().amax(1).min() > 1e-3
+    assert (plain - plain[PERM]).abs().amax(1).min() > 2e-4
     for name in names:
         permuted = run(callee, mixup, MixPlan(name, torch.tensor(0.0), PERM), batch)
         torch.testing.assert_close(permuted, plain[PERM], rtol=0, atol=2e-6)
