@@ -75,5 +75,5 @@ def train(
 
 
 if __name__ == "__main__":
-    quick = {"rows": 100, "scored": 200, "epochs": 5, "weights": "none"}
+    quick = {"rows": 100, "scored": 100, "epochs": 4, "weights": "none"}
     compare(__doc__, load, train, TABLES, quick=quick)

@@ -72,4 +72,4 @@ def train(data, scored, *, lr: float, epochs: int, layers: tuple = (), alpha: fl
 
 
 if __name__ == "__main__":
-    compare(__doc__, load, train, TABLES, quick={"rows": 200, "scored": 200, "epochs": 5})
+    compare(__doc__, load, train, TABLES, quick={"rows": 150, "scored": 200, "epochs": 4})

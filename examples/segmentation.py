@@ -77,4 +77,4 @@ def mean_iou(found, y):
 
 
 if __name__ == "__main__":
-    compare(__doc__, load, train, TABLES, quick={"rows": 60, "scored": 50, "epochs": 5})
+    compare(__doc__, load, train, TABLES, quick={"rows": 40, "scored": 50, "epochs": 4})

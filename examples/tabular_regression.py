@@ -63,4 +63,4 @@ def train(
 
 
 if __name__ == "__main__":
-    compare(__doc__, load, train, TABLES, quick={"rows": 300, "epochs": 5})
+    compare(__doc__, load, train, TABLES, quick={"rows": 300, "epochs": 3})
