@@ -1,6 +1,7 @@
 """The hypothesis profile of the whole suite, its threads, and a fixture for what compiles."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -21,6 +22,15 @@ def pytest_collection_modifyitems(items):
     """Put the files with slow tests first: one of them at the end keeps one process waiting."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _limit_of_graphs():
+    """Fail the test that leaves the compiler's limit changed, not those that come after it."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        left, torch._dynamo.config.recompile_limit = torch._dynamo.config.recompile_limit, 8
+        assert left == 8, f"the test left recompile_limit = {left}: use torch._dynamo.config.patch"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def step():
     torch.zeros(2**24).add_(1)  # 64 MB, 16,384 pages
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -31,5 +31,5 @@ def test_what_a_step_frees_is_not_fetched_anew():
     for way in ("keep", "give back"):
         command = [sys.executable, "-c", COUNT, way]
         faults[way] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    # The heap may grow once more, by one of the five.
+    # The heap may grow a few times more, where small blocks lie behind a freed one.
     assert 3 * faults["keep"] < faults["give back"], faults
