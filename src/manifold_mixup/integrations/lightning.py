@@ -48,7 +48,7 @@ class ManifoldMixupCallback(Callback):
         self._state: dict[str, int] = {}
         self._mixed: nn.Module | None = None  # the criterion of the fit
         self._covered: dict[str, Any] = {}  # what its attribute was before, if not a module
-        self._noted: tuple[MixedTarget, Tensor, int] | None = None
+        self._noted: tuple[Tensor, Tensor, int] | None = None  # for the accuracy
 
     def target(self, y: Any, output: Any = None) -> MixedTarget:
         """Return the targets, mixed as the forward pass that made ``output`` was.
@@ -85,7 +85,7 @@ class ManifoldMixupCallback(Callback):
         if plain is not None and self.criterion is not None:
             self._mixed = self.mixup.wrap(plain)
             if self.logs:
-                note = torch.compiler.disable(self._note)  # it asks the graph of the output
+                note = torch.compiler.disable(self._note)
                 self._mixed.register_forward_hook(note, with_kwargs=True)
             # In the instance's __dict__ it is found first. A module stays registered where it is,
             # so that checkpoints of the fit have the keys of any other.
@@ -104,11 +104,10 @@ class ManifoldMixupCallback(Callback):
         refuse_mixed(trainer.train_dataloader)
 
     def _note(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
-        """Keep what an accuracy is computed from."""
+        """Keep what an accuracy can be computed from, to the end of the batch."""
         output, y = _output_and_target(*args, **options)
         if isinstance(output, Tensor) and isinstance(y, Tensor) and not y.is_floating_point():
-            ignored = getattr(criterion.criterion, "ignore_index", -100)
-            self._noted = self.target(y, output), output.detach(), ignored
+            self._noted = output, y, getattr(criterion.criterion, "ignore_index", -100)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
@@ -126,8 +125,8 @@ class ManifoldMixupCallback(Callback):
         }
         if noted is not None:
             with suppress(ValueError):  # no scores of classes
-                target, output, ignored = noted
-                values["mixup_accuracy"] = target.accuracy(output, ignored)
+                output, y, ignored = noted
+                values["mixup_accuracy"] = self.target(y, output).accuracy(output, ignored)
         pl_module.log_dict(values)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +165,7 @@ class ManifoldMixupCallback(Callback):
         if self.criterion is not None and own.get(self.criterion) is self._mixed is not None:
             del own[self.criterion]
             own.update(self._covered)
-        self._mixed = None
+        self._mixed = self._noted = None
 
 
 def _module(trainer: Trainer, pl_module: LightningModule, name: str | None) -> nn.Module:

@@ -53,7 +53,7 @@ def create_mixup(
         ValueError: an argument is out of range, the loss has no mixed targets, or the loader's
             batches are mixed already.
 
-    Example:
+    Examples:
         >>> loader = [(torch.randn(8, 4), torch.randint(3, (8,)))]
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
         >>> mixup, criterion = create_mixup(model, ["1"], loader=loader, smoothing=0.1, seed=0)
