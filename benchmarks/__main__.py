@@ -97,7 +97,8 @@ def step(effort: Effort) -> Found:
             for count in (1, 3, 12) if mode == "eager" else (1, 3):
                 one = task()
                 layers = one.layers[:: len(one.layers) // count][:count]
-                ways[f"**ManifoldMixup**, S of {count}"] = steps.ours(one, layers)
+                way = steps.ours(one, layers, compiled=mode == "compiled")
+                ways[f"**ManifoldMixup**, S of {count}"] = way
             timings = compare(_ways(ways), effort.step_seconds, device=effort.device)
             found[f"{name}, {mode}"] = list(map(dataclasses.asdict, timings))
     return found
