@@ -26,11 +26,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _limit_of_graphs():
-    """Fail the test that leaves the compiler's limit changed, not those that come after it."""
+    """The compiler's own limit of graphs, which a job raises, and Accelerate and Lightning do."""
     yield
     if "torch._dynamo" in sys.modules:
-        left, torch._dynamo.config.recompile_limit = torch._dynamo.config.recompile_limit, 8
-        assert left == 8, f"the test left recompile_limit = {left}: use torch._dynamo.config.patch"
+        torch._dynamo.config.recompile_limit = 8
 
 
 @pytest.fixture

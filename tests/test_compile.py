@@ -70,14 +70,18 @@ def attach_then_compile_in_place(model, layers, backend, **options):
     return model, mixup
 
 
-ORDERS = pytest.mark.parametrize(
-    "order",
-    [compile_then_attach, attach_then_compile, compile_in_place, attach_then_compile_in_place],
+IN_PLACE = (compile_in_place, attach_then_compile_in_place)
+ORDERS = pytest.mark.parametrize("order", [compile_then_attach, attach_then_compile, *IN_PLACE])
+
+
+@pytest.mark.parametrize(
+    ("order", "name"),
+    [
+        *[(compile_then_attach, name) for name in WHOLE_GRAPH],
+        *[(attach_then_compile, name) for name in WHOLE_GRAPH],
+        *[(order, name) for order in IN_PLACE for name in ("conv", "residual")],
+    ],
 )
-
-
-@ORDERS
-@pytest.mark.parametrize("name", WHOLE_GRAPH)
 def test_outputs_and_gradients_are_the_eager_ones(order, name):
     model, oracle = build(name), build(name)
     with torch._dynamo.config.patch(recompile_limit=32):
@@ -132,8 +136,13 @@ class Chain(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("order", [compile_then_attach, attach_then_compile, compile_in_place])
-@pytest.mark.parametrize("count", [1, 3, 4, 12])
+@pytest.mark.parametrize(
+    ("order", "count"),
+    [
+        *[(compile_then_attach, count) for count in (1, 3, 12)],
+        *[(order, count) for order in (attach_then_compile, compile_in_place) for count in (1, 4)],
+    ],
+)
 def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(order, count):
     layers = [f"blocks.{place}" for place in range(count)]
     counter, model = Counting(), Deep()

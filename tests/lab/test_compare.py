@@ -178,7 +178,7 @@ def test_a_diverging_run_is_said_and_what_was_finished_stays(tmp_path, npz, caps
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
     command = [sys.executable, "-m", "manifold_mixup.lab", "compare", "--data", str(npz)]
-    command += ["--epochs", "300", "--seeds", "200", "--workers", "2", "--out", str(tmp_path / "o")]
+    command += ["--epochs", "50", "--seeds", "200", "--workers", "2", "--out", str(tmp_path / "o")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -22,9 +22,12 @@ def by_run(results):
 
 
 @pytest.mark.slow
-def test_worker_processes_change_nothing(task, runs):
+@pytest.mark.parametrize("gpu", [False, True])
+def test_worker_processes_change_nothing(task, runs, monkeypatch, gpu):
+    """Where there is a GPU they are started in another way."""
     here, there = [], []
     alone = by_run(train_all(runs, task, workers=1, on_epoch=lambda *seen: here.append(seen)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     beside = by_run(train_all(runs, task, workers=2, on_epoch=lambda *seen: there.append(seen)))
     assert alone.keys() == set(runs)
     assert alone == beside
@@ -96,12 +99,13 @@ def test_workers_end_with_a_parent_that_was_killed(task, runs, tmp_path):
     while sum(1 for _ in tmp_path.glob("out/*/metrics.jsonl")) < 2:
         assert parent.poll() is None
         time.sleep(0.05)
-    workers = [pid for pid in children(parent.pid) if "spawn_main" in command_of(pid)]
+    (server,) = (pid for pid in children(parent.pid) if "forkserver" in command_of(pid))
+    workers = children(server)
     assert len(workers) == 2
     parent.kill()
     parent.wait()
     for _ in range(600):
-        if not any("spawn_main" in command_of(pid) for pid in workers):
+        if not any("forkserver" in command_of(pid) for pid in workers):
             break
         time.sleep(0.05)
     else:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
-LONG = ("--epochs", "30", "--batch", "4", "--save-every", "0")
+LONG = ("--epochs", "8", "--batch", "4", "--save-every", "0")
 
 
 @pytest.fixture(scope="module")

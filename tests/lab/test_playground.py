@@ -363,6 +363,13 @@ class Tab:
     def epoch(self):
         return int(re.search(r"epoch (\d+) of", self.page.locator("body").inner_text()).group(1))
 
+    def rests(self):
+        """Wait until the epoch stays as it is, and return it."""
+        epoch = None
+        while epoch != (epoch := self.epoch()):
+            self.page.wait_for_timeout(500)
+        return epoch
+
     def shows(self, epoch):
         self.page.get_by_text(f"epoch {epoch} of 500").wait_for()
 
@@ -393,8 +400,7 @@ def test_one_watches_it_learn(browser, address):
         times.append(page.evaluate(CLICK, ["Start", "Pause"]))
     assert sorted(times)[-2] < 300, times  # one may meet whatever else the machine does
     page.get_by_role("button", name="Pause").click()
-    page.wait_for_timeout(500)
-    paused = tab.epoch()
+    paused = tab.rests()
     assert paused > 5
     assert len(images.all()) == 4
     assert all(

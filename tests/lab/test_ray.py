@@ -32,7 +32,7 @@ def cluster():
 @pytest.fixture
 def long(runs):
     """Two runs that take some seconds."""
-    return [replace(run, epochs=300) for run in runs[1:3]]
+    return [replace(run, epochs=100) for run in runs[1:3]]
 
 
 def by_run(results):

@@ -105,7 +105,7 @@ def _train_in_processes(
     folder: Path | None,
     after: After | None,
 ) -> Iterator[Result]:
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     news: News = context.SimpleQueue()
     stop = context.Event()
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
@@ -113,7 +113,7 @@ def _train_in_processes(
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     pending = set[Future[Result]]()
     try:
-        with _ctrl_c_ignored():  # which the workers inherit: the parent tells them when to stop
+        with _ctrl_c_ignored():  # which the workers inherit
             pending |= {pool.submit(_train_in_worker, run) for run in runs}
         while pending:
             with ctrl_c() as pressed:  # half a message that is left in the pipe blocks the next one
@@ -134,6 +134,19 @@ def _train_in_processes(
             stop.set()
             _let_end(pending, news)
             pool.shutdown()
+
+
+def _context() -> Any:
+    """Choose how workers start.
+
+    A server that has imported what they need starts each in a moment, and they share the memory of
+    it. But asking for GPUs, as some imports may, must not be followed by a fork.
+    """
+    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") -> None:
@@ -166,6 +179,7 @@ def _start(
     folder: Path | None,
 ) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent that tells when to stop
     torch.set_num_threads(1)
     data, after = pickle.loads(shared)
     _worker = _Worker(data, news, stop, folder, after)
