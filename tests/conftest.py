@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _limit_of_graphs():
-    """The compiler's own limit of graphs, which a job raises, and Accelerate and Lightning do."""
+    """Put back the compiler's limit of graphs, which a job raises, and timm when it is imported."""
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.config.recompile_limit = 8
