@@ -20,7 +20,7 @@ def lines_of(table, data, folder):
     """Train and evaluate the rows of a table, three seeds each."""
     every = [replace(row.run, seed=seed) for row in table.rows for seed in range(3)]
     found = {}
-    for result in train_all(every, data, workers=2, on_epoch=lambda *_: None, folder=folder):
+    for result in train_all(every, data, workers=1, on_epoch=lambda *_: None, folder=folder):
         at = folder / runs.folder_name(result.run)
         evaluation = evaluations.evaluated(
             at, data, "last", battery=table.battery, settings=table.settings

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
-LONG = ("--epochs", "8", "--batch", "4", "--save-every", "0")
+LONG = ("--epochs", "7", "--batch", "4", "--save-every", "1")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_killed_in_two_processes_it_ends_in_the_same_bits(options, whole, tmp_pa
     options = [*options, *LONG, "--out", str(tmp_path)]
     cut = start(*options)
     metrics = tmp_path / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
         assert cut.poll() is None
         time.sleep(0.01)
     cut.send_signal(signal.SIGTERM)  # which the launcher hands on

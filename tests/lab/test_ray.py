@@ -1,5 +1,6 @@
 """Runs on a real Ray cluster, here one of this machine, whose workers are killed."""
 
+import builtins
 import os
 import signal
 import time
@@ -24,9 +25,11 @@ def cluster():
         [str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")]
     )
     environment = {"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}}
+    print_of_python = builtins.print  # Ray puts one of its own there
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
+    builtins.print = print_of_python
 
 
 @pytest.fixture
