@@ -294,7 +294,8 @@ def _noise(m: nn.Module, x: Tensor) -> Tensor:
 def test_chance_neither_hides_a_path_nor_makes_one(forward, cuts):
     table = find_layers(Net(forward), x)
     assert {row.name for row in table.cuts} == cuts
-    assert table.fake
+    # Before 2.11 a branch on chance takes numbers, and so a run with them.
+    assert table.fake or (forward is _layer_drop and torch.__version__ < (2, 11))
 
 
 # Where the batch is

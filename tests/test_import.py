@@ -26,7 +26,9 @@ PARTS_ON_DEMAND = ("manifold_mixup.lab", "manifold_mixup.integrations", "torch._
 
 # Each statement runs in a process that has loaded torch and nothing else.
 PROGRAM = """
-import json, os, sys, tempfile, time, torch
+import gc, json, os, sys, tempfile, time, torch
+
+gc.disable()  # torch's objects may fall due for collection at any time
 
 def forked(statement):
     readable, writable = os.pipe()

@@ -5,6 +5,7 @@ import types
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 from manifold_mixup._layers import named_layers, unwrap
@@ -107,10 +108,11 @@ def warn_of_forward(model: nn.Module) -> None:
     """Warn when the compiler leaves a model that is running eager, for want of a forward.
 
     After the draw the compiler goes on with the code of the model's ``forward``. It does not take
-    up code of PyTorch's own there, with the exception of a plain `nn.Sequential`.
+    up code of PyTorch's own there, with the exception of a plain `nn.Sequential` since 2.12.
     """
     kind = type(model)
-    borrowed = kind.forward.__module__.startswith("torch.") and kind is not nn.Sequential
+    taken_up = kind is nn.Sequential and torch.__version__ >= "2.12"
+    borrowed = kind.forward.__module__.startswith("torch.") and not taken_up
     compiled = model._compiled_call_impl is not None or _inside()
     if borrowed and compiled and "_orig_mod" not in model._modules:
         warnings.warn(
