@@ -364,11 +364,12 @@ class Tab:
         return int(re.search(r"epoch (\d+) of", self.page.locator("body").inner_text()).group(1))
 
     def rests(self):
-        """Wait until the epoch stays as it is, and return it."""
-        epoch = None
-        while epoch != (epoch := self.epoch()):
+        """Wait until the epoch stays as it is for two seconds, and return it."""
+        seen = [self.epoch()]
+        while len(seen) < 5 or len(set(seen[-5:])) > 1:
             self.page.wait_for_timeout(500)
-        return epoch
+            seen.append(self.epoch())
+        return seen[-1]
 
     def shows(self, epoch):
         self.page.get_by_text(f"epoch {epoch} of 500").wait_for()

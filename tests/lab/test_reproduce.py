@@ -63,7 +63,9 @@ def test_what_is_finished_is_reused_by_other_tables_too(images, monkeypatch):
 
 @pytest.mark.parametrize("table", ["table-7", "table-4", "knn", "outliers"])
 def test_batteries_are_run_on_the_checkpoints(images, table):
-    options = smoke(images, table, seeds=1, rows=("cifar-10,",) if table == "table-7" else ())
+    options = smoke(
+        images, table, seeds=1, rows=("cifar-10, manifold",) if table == "table-7" else ()
+    )
     assert reproduce(prepare(options))
     for row in written(options)["rows"]:
         for cell in (*row["ours"]["last"].values(), *row["ours"]["best"].values()):
