@@ -85,7 +85,7 @@ class ManifoldMixupCallback(Callback):
         if plain is not None and self.criterion is not None:
             self._mixed = self.mixup.wrap(plain)
             if self.logs:
-                note = torch.compiler.disable(self._note)
+                note = torch.compiler.disable(self._note)  # it keeps tensors for later
                 self._mixed.register_forward_hook(note, with_kwargs=True)
             # In the instance's __dict__ it is found first. A module stays registered where it is,
             # so that checkpoints of the fit have the keys of any other.
