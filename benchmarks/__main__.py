@@ -37,7 +37,7 @@ class Effort:
         seconds: for each comparison of mixes.
         step_seconds: for each comparison of training steps.
         batch: of a step; ``None`` is each task's own.
-        eligible: numbers of layers, of which a step mixes one.
+        eligible: numbers of layers, of which a step mixes one; compiled, each layer is a graph.
         images: in an epoch of a loop.
         width: of the network that loops train.
         rounds: epochs that each loop trains.
@@ -89,6 +89,8 @@ def mix(effort: Effort) -> Found:
     return {"cells": found}
 
 
+# Thirty graphs of one forward; more would be run eagerly, in silence.
+@torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True)
 def step(effort: Effort) -> Found:
     """Time a training step of every task with S of 1, 3 and 12 layers, beside one without."""
     found = {}
@@ -103,8 +105,7 @@ def step(effort: Effort) -> Found:
                 return one
 
             ways = {"plain step": steps.plain(task()), "the same once more": steps.plain(task())}
-            # Each layer of a compiled model has a graph, and each takes a minute to make.
-            for count in effort.eligible if mode == "eager" else effort.eligible[:2]:
+            for count in effort.eligible:
                 one = task()
                 layers = one.layers[:: len(one.layers) // count][:count]
                 way = steps.ours(one, layers, compiled=mode == "compiled")

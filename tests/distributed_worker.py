@@ -4,7 +4,6 @@ A scenario is a function of the rank. `on_ranks` starts it in fresh processes an
 rank's returned. It stands in a module of its own because started processes import it by name.
 """
 
-import multiprocessing
 import threading
 import time
 import traceback
@@ -20,6 +19,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import processes
 from manifold_mixup import ManifoldMixup, MixPlan
 
 WORLD = 2
@@ -207,7 +207,7 @@ def on_ranks(scenario: Callable[..., Any], folder: Path, *arguments: Any) -> lis
 
     Whatever happens, no process is left behind.
     """
-    context = _context()
+    context = processes.context()
     workers = [
         context.Process(target=_work, args=(scenario, rank, folder, arguments), daemon=True)
         for rank in range(WORLD)
@@ -221,16 +221,6 @@ def on_ranks(scenario: Callable[..., Any], folder: Path, *arguments: Any) -> lis
             worker.kill()
             worker.join()
     return [_result(folder, rank, worker) for rank, worker in enumerate(workers)]
-
-
-def _context() -> Any:
-    """Fork from a server that has imported torch once, where the system can."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # DistributedDataParallel imports torch._dynamo when it is made: a second per process.
-    context.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo"])
-    return context
 
 
 def _wait(workers: list[Any]) -> None:

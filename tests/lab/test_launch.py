@@ -1,9 +1,8 @@
-"""One run in two processes, started as the documentation says, with ``accelerate launch``."""
+"""One run in two processes."""
 
 import functools
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
+import processes
+from lab import launch_worker
 from manifold_mixup.lab import cli, job, runs, weights
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
-LONG = ("--epochs", "7", "--batch", "4", "--save-every", "1")
+LONG = ("--epochs", "5", "--batch", "8", "--save-every", "1")
 
 
 @pytest.fixture(scope="module")
@@ -38,47 +39,82 @@ def options(tmp_path_factory, task):
 
 @pytest.fixture(scope="module")
 def whole(options, tmp_path_factory):
-    """A run that nothing stopped, by the name of what started it; trained when it is asked for."""
+    """A run that nothing stopped, by how its model is kept; trained when it is asked for."""
 
     @functools.cache
-    def folder(start):
+    def folder(kept):
         out = tmp_path_factory.mktemp("whole")
-        shown = output_of(start(*options, *LONG, "--out", out))
+        shown = Two(kept, *options, *LONG, "--out", out).output()
         assert "were not checked" not in shown
         return out
 
     return folder
 
 
-def launch(*arguments, program=("-m", "manifold_mixup.lab")):
-    with socket.socket() as one:  # a port that nobody has
-        one.bind(("localhost", 0))
-        port = str(one.getsockname()[1])
+class Two:
+    """Two processes that train one run, started as ``accelerate launch`` does."""
+
+    def __init__(self, kept, *arguments):
+        out = Path(arguments[-1])
+        self.shown = [out.with_suffix(f".{rank}") for rank in range(2)]
+        context, port = processes.context(), free_port()
+        train = ["train", "--device", "cpu", *map(str, arguments)]
+        self.ranks = [
+            context.Process(
+                target=launch_worker.main,
+                args=(rank, port, train, shown),
+                kwargs={"sharded": kept == "fsdp2"},
+                daemon=True,
+            )
+            for rank, shown in enumerate(self.shown)
+        ]
+        for rank in self.ranks:
+            rank.start()
+
+    def running(self):
+        return all(rank.is_alive() for rank in self.ranks)
+
+    def stop(self):
+        for rank in self.ranks:
+            rank.terminate()  # the signal that a launcher hands on
+            rank.join(60)
+
+    def output(self):
+        """Wait for the end; return what was printed."""
+        for rank in self.ranks:
+            rank.join(120)
+        shown = "".join(file.read_text() for file in self.shown)
+        assert [rank.exitcode for rank in self.ranks] == [0, 0], shown
+        return shown
+
+
+def launched(*arguments):
+    """Have it started by ``accelerate launch`` itself, as the documentation says."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *LAUNCH]
-    command += ["--num_processes", "2", "--main_process_port", port]
-    command += [*program, "train", "--device", "cpu", *map(str, arguments)]
+    command += ["--num_processes", "2", "--main_process_port", free_port()]
+    command += ["-m", "manifold_mixup.lab", "train", "--device", "cpu", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, env=environment, timeout=120, check=False, **pipes)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
-def launch_sharded(*arguments):
-    return launch(*arguments, program=(str(Path(__file__).with_name("fsdp_worker.py")),))
+def sharded(*arguments):
+    return Two("fsdp2", *arguments).output()
 
 
-def output_of(process):
-    """Wait for the end; return what was printed."""
-    shown, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, shown
-    return shown
+def free_port():
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return str(one.getsockname()[1])
 
 
-@pytest.mark.parametrize("start", [launch, launch_sharded], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("start", [launched, sharded])
 def test_two_processes_train_what_one_does(options, tmp_path, start):
     """Without mixing: each process mixes its own part of a batch, by plans of its own."""
     options = [*options, "--mixing", "none", "--epochs", "3"]
-    shown = output_of(start(*options, "--out", tmp_path / "two"))
+    shown = start(*options, "--out", tmp_path / "two")
     assert shown.count("Kept in") == 1
     assert json.loads((tmp_path / "two" / "recipe.json").read_text())["processes"] == 2
     with pytest.raises(SystemExit):
@@ -91,32 +127,31 @@ def test_two_processes_train_what_one_does(options, tmp_path, start):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("start", [launch, launch_sharded], ids=["ddp", "fsdp2"])
-def test_killed_in_two_processes_it_ends_in_the_same_bits(options, whole, tmp_path, start):
-    options = [*options, *LONG, "--out", str(tmp_path)]
-    cut = start(*options)
+@pytest.mark.parametrize("kept", ["ddp", "fsdp2"])
+def test_killed_in_two_processes_it_ends_in_the_same_bits(options, whole, tmp_path, kept):
+    options = [*options, *LONG, "--out", tmp_path]
+    cut = Two(kept, *options)
     metrics = tmp_path / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
-        assert cut.poll() is None
+        assert cut.running()
         time.sleep(0.01)
-    cut.send_signal(signal.SIGTERM)  # which the launcher hands on
-    cut.communicate(timeout=60)
+    cut.stop()
     assert runs.finished(tmp_path) is None
-    output_of(start(*options))
-    whole_result, cut_result = runs.finished(whole(start)), runs.finished(tmp_path)
+    Two(kept, *options).output()
+    whole_result, cut_result = runs.finished(whole(kept)), runs.finished(tmp_path)
     assert cut_result.weights == whole_result.weights
     assert cut_result.curve == whole_result.curve
 
 
 def test_another_number_of_processes_is_refused(options, whole, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", *options, *LONG, "--out", str(whole(launch)), "--device", "cpu"])
+        cli.main(["train", *options, *LONG, "--out", str(whole("ddp")), "--device", "cpu"])
     assert "2 processes there, 1 here" in capsys.readouterr().err
 
 
 def test_sharded_plans_are_those_of_whole_models(whole):
     """Every rank mixes as it does in DDP, so that they differ by rounding, until it has grown."""
-    ddp, fsdp2 = (runs.finished(whole(start)).curve[:2] for start in (launch, launch_sharded))
+    ddp, fsdp2 = (runs.finished(whole(kept)).curve[:2] for kept in ("ddp", "fsdp2"))
     for ours, theirs in zip(fsdp2, ddp, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
 

@@ -4,14 +4,14 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import processes
+from lab import resume_worker
 from manifold_mixup.lab import checkpoint, runs, weights
 from manifold_mixup.lab.train import Stopped, train
 
@@ -86,41 +86,6 @@ def test_two_trainings_never_share_a_folder(task, plain, tmp_path, monkeypatch):
     )
 
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-import numpy, torch
-from manifold_mixup.lab import data as datasets, files
-from manifold_mixup.lab.results import read_run
-from manifold_mixup.lab.train import train
-
-torch.set_num_threads(1)
-folder, recipe, steps, writes = sys.argv[1:]
-left = {"steps": int(steps), "writes": int(writes)}
-
-def die(what):
-    left[what] -= 1
-    if left[what] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def stop():
-    die("steps")
-    return False
-
-fsync = os.fsync
-def dying_fsync(number):  # when the content of a checkpoint, or a part of it, is written
-    if left["writes"] == 1:
-        os.ftruncate(number, os.fstat(number).st_size * 2 // 3)
-    die("writes")
-    fsync(number)
-os.fsync = dying_fsync
-
-run = read_run(json.loads(recipe))
-train(run, datasets.load(run.data, root=Path()), folder=Path(folder), save_every=0, stop=stop)
-"""
-
-
-@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_bits(task, runs, tmp_path):
     arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
     file = tmp_path / "blobs.npz"
@@ -128,17 +93,20 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(task, runs, tmp_path)
     run = replace(runs[2], data=str(file), epochs=4)
 
     def start(folder, *, steps=0, writes=0):
-        recipe = json.dumps(vars(run))
-        command = [sys.executable, "-c", KILLED, str(folder), recipe, str(steps), str(writes)]
-        return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        counts = {"steps": steps, "writes": writes}
+        own = {"target": resume_worker.main, "args": (run, tmp_path / folder), "kwargs": counts}
+        started = processes.context().Process(**own)
+        started.start()
+        started.join()
+        return started.exitcode
 
-    assert start(tmp_path / "whole").returncode == 0
+    assert start("whole") == 0
     chance = random.Random(0)
     for _ in range(2):
         at_step, in_write = chance.randint(1, 12), chance.randint(2, 8)
-        assert start(tmp_path / "killed", steps=at_step).returncode == -signal.SIGKILL
-        assert start(tmp_path / "killed", writes=in_write).returncode == -signal.SIGKILL
-    assert start(tmp_path / "killed").returncode == 0
+        assert start("killed", steps=at_step) == -signal.SIGKILL
+        assert start("killed", writes=in_write) == -signal.SIGKILL
+    assert start("killed") == 0
     whole, killed = (runs_finished(tmp_path / name) for name in ("whole", "killed"))
     assert without_time(killed) == without_time(whole)
     for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
