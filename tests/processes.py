@@ -1,6 +1,7 @@
-"""How tests start processes that import much."""
+"""How tests start processes that import much, and let them find one another."""
 
 import multiprocessing
+import socket
 from typing import Any
 
 # DistributedDataParallel imports torch._dynamo when it is made: a second per process.
@@ -14,3 +15,10 @@ def context() -> Any:
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(_IMPORTED)
     return found
+
+
+def free_port() -> str:
+    """Find a port that nobody has."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return str(one.getsockname()[1])

@@ -1,6 +1,6 @@
 """What the benchmarks say and refuse; their times are nobody's test."""
 
-import subprocess
+import runpy
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -62,12 +62,14 @@ def test_counts_that_grow_are_named():
         ),
     ],
 )
-def test_what_is_not_there_is_an_error(arguments, said):
-    command = [sys.executable, "-m", "benchmarks", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stdout == ""
+def test_what_is_not_there_is_an_error(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("benchmarks", run_name="__main__")
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
 
 
 def test_mixing_adds_at_most_one_state_to_the_peak_of_a_step():

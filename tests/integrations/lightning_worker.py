@@ -1,5 +1,6 @@
-"""What test_lightning.py trains in two processes. Lightning starts the second by this file too."""
+"""What test_lightning.py trains in two processes, set up as torchrun does."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -86,4 +87,10 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(Path(sys.argv[1]))
+    folder, port = sys.argv[1:]
+    second = os.fork()  # not another start, which imports all of it once more
+    rank = {"LOCAL_RANK": "0" if second else "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, **rank}
+    main(Path(folder))
+    if second:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torchvision.transforms import v2
 
+import processes
 from integrations import lightning_worker as worker
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
 from manifold_mixup.integrations.lightning import ManifoldMixupCallback
@@ -635,7 +636,7 @@ def test_data_that_is_not(collate):
 @pytest.mark.slow
 def test_two_processes_train_one_model_by_plans_of_their_own(tmp_path):
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("lightning_worker.py"), str(tmp_path)],
+        [sys.executable, worker.__file__, str(tmp_path), processes.free_port()],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import transformers
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import processes
 from manifold_mixup import ManifoldMixup, MixPlan
 from manifold_mixup.integrations.transformers import add_to_trainer
 
@@ -436,12 +436,9 @@ def test_two_processes(tmp_path):
 
 def launch(*command):
     """Start a program in two processes as the documentation of Accelerate says."""
-    with socket.socket() as one:  # a port that nobody has
-        one.bind(("localhost", 0))
-        port = str(one.getsockname()[1])
     cli = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     cli += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    cli += ["--dynamo_backend", "no", "--main_process_port", port]
+    cli += ["--dynamo_backend", "no", "--main_process_port", processes.free_port()]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*cli, *map(str, command)],

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -57,7 +56,7 @@ class Two:
     def __init__(self, kept, *arguments):
         out = Path(arguments[-1])
         self.shown = [out.with_suffix(f".{rank}") for rank in range(2)]
-        context, port = processes.context(), free_port()
+        context, port = processes.context(), processes.free_port()
         train = ["train", "--device", "cpu", *map(str, arguments)]
         self.ranks = [
             context.Process(
@@ -91,7 +90,7 @@ class Two:
 def launched(*arguments):
     """Have it started by ``accelerate launch`` itself, as the documentation says."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *LAUNCH]
-    command += ["--num_processes", "2", "--main_process_port", free_port()]
+    command += ["--num_processes", "2", "--main_process_port", processes.free_port()]
     command += ["-m", "manifold_mixup.lab", "train", "--device", "cpu", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -102,12 +101,6 @@ def launched(*arguments):
 
 def sharded(*arguments):
     return Two("fsdp2", *arguments).output()
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return str(one.getsockname()[1])
 
 
 @pytest.mark.parametrize("start", [launched, sharded])
