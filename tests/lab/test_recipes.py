@@ -8,7 +8,7 @@ import pytest
 
 from manifold_mixup.lab import models, recipes
 from manifold_mixup.lab.choose import Choose, choose
-from manifold_mixup.lab.data import NAMES
+from manifold_mixup.lab.data import NAMES, mnist1d
 from manifold_mixup.lab.fast import TARGETS, fast
 
 
@@ -36,6 +36,8 @@ def require_one_budget(runs, data, model):
 
 def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
     monkeypatch.setattr("manifold_mixup.lab.data.load", None)  # the published signals
+    for part, count in {"TRAIN": 400, "TEST": 100, "MORE": 300}.items():
+        monkeypatch.setattr(mnist1d, part, count)
     seen = []
 
     def untrained(runs, data, **_):
@@ -46,7 +48,7 @@ def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
     with pytest.raises(statistics.StatisticsError):  # nothing was trained: there is no mean
         choose(Choose(seeds=3))
     assert len({float(data.x[0, 0]) for data in seen}) == 3
-    assert all((len(data.x), len(data.x_test)) == (4000, 4000) for data in seen)
+    assert all((len(data.x), len(data.x_test)) == (400, 400) for data in seen)
 
 
 def test_choosing_tries_the_grid_on_held_out_examples_only(tmp_path, task, capsys):
