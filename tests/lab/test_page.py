@@ -89,7 +89,9 @@ def test_the_numbers_of_the_pictures(place, shown):
     of = [item.evaluation for item in items]
     for k in range(2):
         accuracy = [one["attacks"][k]["accuracy"] for one in of]
-        assert f"{of[0]['attacks'][k]['stated']}</th><td>{spread_text(spread(accuracy), 1)}" in shown
+        assert (
+            f"{of[0]['attacks'][k]['stated']}</th><td>{spread_text(spread(accuracy), 1)}" in shown
+        )
     for k in range(len(of[0]["outliers"])):
         for score in ("confidence", "entropy"):
             auroc = [one["outliers"][k][score]["auroc"] for one in of]
