@@ -170,6 +170,7 @@ def test_a_forward_pass_inside_a_backward_pass_must_not_be_mixed(mode):
     assert not seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_a_block_compiled_after_attaching(use_reentrant):
     with torch._dynamo.config.patch(recompile_limit=32):

@@ -75,17 +75,18 @@ ORDERS = pytest.mark.parametrize("order", [compile_then_attach, attach_then_comp
 
 
 @pytest.mark.parametrize(
-    ("order", "name"),
+    ("order", "backend", "name"),
     [
-        *[(compile_then_attach, name) for name in WHOLE_GRAPH],
-        *[(attach_then_compile, name) for name in WHOLE_GRAPH],
-        *[(order, name) for order in IN_PLACE for name in ("conv", "residual")],
+        *[(compile_then_attach, "aot_eager", name) for name in WHOLE_GRAPH],
+        # The backend "eager" does not recompute a batch norm, mixed or not.
+        *[(attach_then_compile, "eager", name) for name in WHOLE_GRAPH if name != "checkpoint"],
+        *[(order, "aot_eager", "checkpoint") for order in (attach_then_compile, *IN_PLACE)],
     ],
 )
-def test_outputs_and_gradients_are_the_eager_ones(order, name):
+def test_outputs_and_gradients_are_the_eager_ones(order, backend, name):
     model, oracle = build(name), build(name)
     with torch._dynamo.config.patch(recompile_limit=32):
-        compiled, mixup = order(model, layers_of(name), "aot_eager", seed=0)
+        compiled, mixup = order(model, layers_of(name), backend, seed=0)
         criterion, x = mixup.wrap(PLAIN), example(model)
         drawn = set()
         for _ in range(8):
@@ -139,8 +140,8 @@ class Chain(nn.Module):
 @pytest.mark.parametrize(
     ("order", "count"),
     [
-        *[(compile_then_attach, count) for count in (1, 3, 12)],
-        *[(order, count) for order in (attach_then_compile, compile_in_place) for count in (1, 4)],
+        *[(compile_then_attach, count) for count in (1, 12)],
+        *[(order, 4) for order in (attach_then_compile, compile_in_place)],
     ],
 )
 def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(order, count):
@@ -289,7 +290,7 @@ def test_code_compiled_before_attaching_is_not_taken_for_the_mixed_one(compiled,
 
 
 @pytest.mark.parametrize("compiled", [whole, in_place])
-@pytest.mark.parametrize("name", ["mlp", "residual", "text"])
+@pytest.mark.parametrize("name", ["residual", "text"])
 def test_a_plain_model_of_the_class_compiled_beside_it_takes_nothing_away(compiled, name):
     def use(plain):
         PLAIN(logits(plain(example(build(name)))), TARGET).backward()

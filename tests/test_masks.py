@@ -257,6 +257,7 @@ def test_outputs_and_gradients_are_those_of_weighted_attention(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["bool", "pad", "additive", "bool square"])
 def test_compiled_it_does_the_same(form, fresh_compiler):
     model, batch = own(form)
@@ -265,12 +266,13 @@ def test_compiled_it_does_the_same(form, fresh_compiler):
     plans = [MixPlan(name, torch.tensor(0.3), PERM) for name in names]
     expected = [run(model, eager, plan, batch) for plan in plans]
     eager.remove()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     mixup = ManifoldMixup(compiled, names, example=batch, mask=name_of(batch), check=False)
     for plan, output in zip(plans, expected, strict=True):
         torch.testing.assert_close(run(compiled, mixup, plan, batch), output)
 
 
+@pytest.mark.slow
 def test_compiled_training_without_an_example_looks_first(fresh_compiler):
     model, batch = own("bool")
     compiled = torch.compile(model, backend="aot_eager")

@@ -64,7 +64,7 @@ def digits(tmp_path_factory):
     np.savez(folder / "digits.npz", **arrays)
     table = paper.table("spectra")
     rows = [row for row in table.rows if row.group == "12 units after three layers"]
-    changed = {"data": str(folder / "digits.npz"), "epochs": 60, "batch": 100, "width": 128}
+    changed = {"data": str(folder / "digits.npz"), "epochs": 45, "batch": 100, "width": 128}
     rows = [replace(row, run=replace(row.run, lr=3e-3, **changed)) for row in (rows[0], rows[-1])]
     data = datasets.load(changed["data"], root=folder)
     return lines_of(replace(table, rows=tuple(rows)), data, folder)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
-LONG = ("--epochs", "5", "--batch", "8", "--save-every", "1")
+LONG = ("--epochs", "4", "--batch", "8", "--save-every", "1")
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ def test_small_models_take_every_shape(name, shape):
 FOREIGN = ["timm:resnet18", "timm:vit_tiny_patch16_224", "torchvision:resnet18"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*models.NAMES, *FOREIGN])
 def test_every_eligible_layer_is_proven(name):
     data = images(32)

@@ -56,6 +56,7 @@ def workers() -> list[int]:
 
 
 def test_a_killed_worker_is_replaced_and_its_run_gone_on_with(task, long, tmp_path):
+    long = long[:1]
     alone = by_run(train_all(long, task, workers=1, on_epoch=lambda *_: None))
     seen, killed = [], []
 

@@ -86,6 +86,7 @@ def test_two_trainings_never_share_a_folder(task, plain, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_bits(task, runs, tmp_path):
     arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
     file = tmp_path / "blobs.npz"

@@ -60,6 +60,7 @@ def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
     assert replace(train(run, task), seconds=warm.seconds) == warm
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_one_compiled_run_after_another_stays_below_the_limit_of_graphs(task, plain, graphs):
     """They all count together, for each class of model."""

@@ -1,6 +1,6 @@
 """Manifold Mixup in PyTorch Lightning: a callback."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup.integrations._lightning_parts import mixed_module, own_criterion
 from manifold_mixup.integrations._loaders import refuse_mixed
 
 
@@ -73,8 +74,8 @@ class ManifoldMixupCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the module, and mix the criterion's targets."""
-        module = _module(trainer, pl_module, self.module)
-        plain = None if self.criterion is None else _criterion(pl_module, self.criterion)
+        module = mixed_module(trainer, pl_module, self.module)
+        plain = None if self.criterion is None else own_criterion(pl_module, self.criterion)
         options = dict(self.options)
         if self.layers is None:
             example = options.get("example", pl_module.example_input_array)
@@ -95,7 +96,7 @@ class ManifoldMixupCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would not be mixed, and what is mixed already."""
-        if not _module(trainer, pl_module, self.module).training:
+        if not mixed_module(trainer, pl_module, self.module).training:
             raise RuntimeError(
                 f"module={self.module!r} is in eval mode, as pretrained models come, and the "
                 f"Trainer leaves it so: nothing would be mixed. Call its train() before the fit, "
@@ -166,39 +167,6 @@ class ManifoldMixupCallback(Callback):
             del own[self.criterion]
             own.update(self._covered)
         self._mixed = self._noted = None
-
-
-def _module(trainer: Trainer, pl_module: LightningModule, name: str | None) -> nn.Module:
-    kind = type(pl_module).__name__
-    if name is None:
-        if trainer.model is not pl_module:
-            raise ValueError(
-                f"with this strategy the Trainer wraps {kind} and calls it around training_step, "
-                f"so that it cannot be mixed itself. Put its layers into a module of its own, "
-                f'self.model, and name that: module="model".'
-            )
-        return pl_module
-    try:
-        return pl_module.get_submodule(name)
-    except AttributeError:
-        known = [child for child, _ in pl_module.named_children()]
-        raise ValueError(
-            f"{kind} has no submodule {name!r} to mix. Name the one that training_step calls: "
-            f"module= one of {known}; or say module=None for {kind} itself, which training_step "
-            f"calls as self(x). It must be there when the fit starts."
-        ) from None
-
-
-def _criterion(pl_module: LightningModule, name: str) -> Callable[..., Any]:
-    found: Any = getattr(pl_module, name, None)
-    if not callable(found):
-        raise ValueError(
-            f"{type(pl_module).__name__} has no {name!r} to compute the loss by. Set it in "
-            f"__init__, self.{name} = nn.CrossEntropyLoss(), and have training_step call it; name "
-            f"another attribute by criterion=; or say criterion=None and compute the loss by "
-            f"callback.target(y, output).loss(nn.functional.cross_entropy, output)."
-        )
-    return found  # type: ignore[no-any-return]
 
 
 def _output_and_target(output: Any, target: Any, *_: Any, **__: Any) -> tuple[Any, Any]:

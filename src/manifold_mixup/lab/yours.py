@@ -50,7 +50,7 @@ def load(place: str) -> Any:
 
 def _run(file: Path) -> ModuleType:
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
+        raise FileNotFoundError(f"there is no file {file}; paths are read from {Path.cwd()}")
     sys.path.insert(0, str(file.resolve().parent))
     # Dataclasses, for one, look their module up.
     name = file.stem if file.stem not in sys.modules else f"{file.stem} of yours"

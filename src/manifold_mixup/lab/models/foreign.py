@@ -47,7 +47,10 @@ def check_name(name: str) -> None:
     if model not in known:
         near = get_close_matches(model, known, n=3)
         hint = f" Did you mean {' or '.join(f'{library}:{one}' for one in near)}?" if near else ""
-        raise ValueError(f"{library} has no model {model!r}.{hint} It has {len(known)}.")
+        listed = f"{'timm' if library == 'timm' else 'torchvision.models'}.list_models()"
+        raise ValueError(
+            f"{library} has no model {model!r}.{hint} It has {len(known)}, which {listed} lists."
+        )
 
 
 def _names(library: str) -> list[str]:

@@ -1,0 +1,42 @@
+"""The parts of a LightningModule that are to be mixed, or a word on why they are not there."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+
+def mixed_module(trainer: Trainer, pl_module: LightningModule, name: str | None) -> nn.Module:
+    """Return the submodule of a name; for None the LightningModule, unless the Trainer wraps it."""
+    kind = type(pl_module).__name__
+    if name is None:
+        if trainer.model is not pl_module:
+            raise ValueError(
+                f"with this strategy the Trainer wraps {kind} and calls it around training_step, "
+                f"so that it cannot be mixed itself. Put its layers into a module of its own, "
+                f'self.model, and name that: module="model".'
+            )
+        return pl_module
+    try:
+        return pl_module.get_submodule(name)
+    except AttributeError:
+        known = [child for child, _ in pl_module.named_children()]
+        raise ValueError(
+            f"{kind} has no submodule {name!r} to mix. Name the one that training_step calls: "
+            f"module= one of {known}; or say module=None for {kind} itself, which training_step "
+            f"calls as self(x). It must be there when the fit starts."
+        ) from None
+
+
+def own_criterion(pl_module: LightningModule, name: str) -> Callable[..., Any]:
+    """Return the attribute by which a LightningModule computes its loss."""
+    found: Any = getattr(pl_module, name, None)
+    if not callable(found):
+        raise ValueError(
+            f"{type(pl_module).__name__} has no {name!r} to compute the loss by. Set it in "
+            f"__init__, self.{name} = nn.CrossEntropyLoss(), and have training_step call it; name "
+            f"another attribute by criterion=; or say criterion=None and compute the loss by "
+            f"callback.target(y, output).loss(nn.functional.cross_entropy, output)."
+        )
+    return found  # type: ignore[no-any-return]
