@@ -163,7 +163,7 @@ def test_what_takes_minutes_as_it_is_a_laptop_need_not_shorten(images):
 
 
 def test_every_attack_states_its_eps_and_space(images):
-    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, manifold",))
+    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, no mixup",))
     assert reproduce(prepare(options))
     require_batteries(options)
     (run,) = written(options)["rows"][0]["runs"]
