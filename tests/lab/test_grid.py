@@ -25,7 +25,7 @@ def by_run(results):
 @pytest.mark.parametrize("gpu", [False, True])
 def test_worker_processes_change_nothing(task, runs, monkeypatch, gpu):
     """Where there is a GPU they are started in another way."""
-    here, there = [], []
+    runs, here, there = runs[:3], [], []
     alone = by_run(train_all(runs, task, workers=1, on_epoch=lambda *seen: here.append(seen)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     beside = by_run(train_all(runs, task, workers=2, on_epoch=lambda *seen: there.append(seen)))
