@@ -1,6 +1,7 @@
 """What test_lightning.py trains in two processes, set up as torchrun does."""
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -91,6 +92,11 @@ if __name__ == "__main__":
     second = os.fork()  # not another start, which imports all of it once more
     rank = {"LOCAL_RANK": "0" if second else "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, **rank}
-    main(Path(folder))
+    try:
+        main(Path(folder))
+    except BaseException:
+        if second:
+            os.kill(second, signal.SIGKILL)  # or it waits for this one
+        raise
     if second:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
