@@ -89,7 +89,7 @@ def mix(effort: Effort) -> Found:
     return {"cells": found}
 
 
-# Thirty graphs of one forward; more would be run eagerly, in silence.
+# A graph for each layer; those beyond the limit would be run eagerly, in silence.
 @torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True)
 def step(effort: Effort) -> Found:
     """Time a training step of every task with S of 1, 3 and 12 layers, beside one without."""
