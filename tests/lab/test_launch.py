@@ -22,8 +22,6 @@ from manifold_mixup.lab import cli, job, runs, weights
 pytestmark = pytest.mark.slow
 # Without a GPU, --multi_gpu is what starts several processes; they then find no GPU and use gloo.
 LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-
-
 LONG = ("--epochs", "4", "--batch", "8", "--save-every", "1")
 
 
