@@ -3,6 +3,8 @@
 All ways give the same numbers: at least float32, rounded once. An ``other`` of None is ``1 - own``.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -55,11 +57,22 @@ def _in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tenso
 
 def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     """Read both rows and write the mixed one, in one pass: nothing is gathered first."""
-    mixed, rows = torch.empty_like(x), x.unbind()
+    mixed = torch.empty_like(x)
+    rows, into = x.unbind(), mixed.unbind()
     weights, partners = own.expand(len(x)).tolist(), perm.tolist()
-    for out, row, partner, weight in zip(mixed.unbind(), rows, partners, weights, strict=True):
-        torch.lerp(rows[partner], row, weight, out=out)
+    for row in _along_cycles(partners):
+        torch.lerp(rows[partners[row]], rows[row], weights[row], out=into[row])
     return mixed
+
+
+def _along_cycles(partners: list[int]) -> Iterator[int]:
+    """Go from each row to its partner, which has just been read: the cache still holds it."""
+    left = [True] * len(partners)
+    for row in range(len(partners)):
+        while left[row]:
+            left[row] = False
+            yield row
+            row = partners[row]
 
 
 def _in_chunks(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -100,6 +113,7 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
 
 
 IN_BACKWARD = (
-    interpolate, _in_one_expression, _row_by_row, _in_chunks, _gather_and_mix, _over_rows, _gather,
+    interpolate, _in_one_expression, _row_by_row, _along_cycles, _in_chunks, _gather_and_mix,
+    _over_rows, _gather,
 )  # fmt: skip
 """The functions that the autograd engine runs: frames of their own for the compiler."""
