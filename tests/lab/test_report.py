@@ -74,6 +74,24 @@ def test_the_widest_likely_table_fits_eighty_columns():
     assert "…" not in text
 
 
+def test_intervals_of_two_seeds_are_wrapped_and_never_cut():
+    """Student's t of one degree of freedom is 12.7: the intervals are as wide as that."""
+    methods = ["no mixup", "input mixup", "manifold mixup"]
+    wide = [
+        replace(result(name, seed, 40 - 12 * k), seconds=40.0 + 900 * k * seed)
+        for k, name in enumerate(methods)
+        for seed in range(2)
+    ]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(terminal_table(summarise(wide, methods), title="a title"))
+    text = capture.get()
+    assert "…" not in text
+    gap = summarise(wide, methods)[2].difference["seconds"]
+    for number in (gap.mean, gap.low, gap.high):
+        assert f"{number:+.1f}".replace("-", "−") in text
+
+
 def test_the_table_says_it_all_within_eighty_columns(results):
     console = Console(width=80)
     with console.capture() as capture:

@@ -38,7 +38,7 @@ def terminal_table(rows: Sequence[Row], *, title: str) -> Table:
         title=title, title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
     for text in _header(rows):
-        table.add_column(text, justify="right" if table.columns else "left", no_wrap=True)
+        table.add_column(text, justify="right" if table.columns else "left")
     for section, lines in _sections(rows):
         table.add_row(f"[bold]{section}[/]")
         for label, cells in lines:
