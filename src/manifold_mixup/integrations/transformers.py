@@ -1,14 +1,13 @@
 """Manifold Mixup in the Trainer of Hugging Face Transformers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import Trainer, TrainerCallback
 
 from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup.integrations._trainer_loss import ModelLoss, logits_of
 
 
 def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
@@ -16,9 +15,10 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
 
     A ``compute_loss_func`` that the Trainer already has is called with mixed targets. Otherwise the
     loss is the one that the model's ``config.problem_type`` stands for, with the Trainer's label
-    smoothing. Beside it are logged ``mixup_lam``, ``mixup_layer`` (its place in ``mixup.layers``,
-    -1 for a batch that was not mixed) and, of classes, ``mixup_accuracy`` on the mixed targets. A
-    training that resumes from a checkpoint draws the plans that an uninterrupted one would have.
+    smoothing. Beside it are logged, of the latest batch, ``mixup_lam``, ``mixup_layer`` (its place
+    in ``mixup.layers``, -1 if it was not mixed) and, of classes, ``mixup_accuracy`` on the mixed
+    targets. A training that resumes from a checkpoint draws the plans that an uninterrupted one
+    would have.
 
     Args:
         trainer: a Trainer before ``train()``.
@@ -50,10 +50,9 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
 
     def __init__(self, trainer: Trainer, mixup: ManifoldMixup) -> None:
         self.trainer, self.mixup = trainer, mixup
-        self.given = trainer.compute_loss_func
-        self.criterion = mixup.wrap(self.given or self._plain_loss)
-        self.accuracy: Any = 0.0  # summed over the batches since the latest log
-        self.batches = 0
+        self.given, self.plain = trainer.compute_loss_func, ModelLoss(trainer)
+        self.criterion = mixup.wrap(self.given or self.plain)
+        self.latest: tuple[Tensor, Tensor] | None = None  # logits and classes of a batch
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch, as the Trainer wants it from its ``compute_loss_func``."""
@@ -66,39 +65,14 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
             )
         if self.given:
             return self.criterion(outputs, labels, num_items_in_batch=num_items_in_batch)
-        logits, kind = _logits(outputs), self._kind()
-        targets = _targets(labels, logits, kind)
-        if kind == _CLASSES and torch.is_grad_enabled():
-            mixed = MixedTarget(targets, self.mixup.plan)
-            self.accuracy += mixed.accuracy(logits.detach().movedim(-1, 1))
-            self.batches += 1
+        logits = logits_of(outputs)
+        targets = self.plain.targets(labels, logits)
+        if self.plain.is_of_classes and torch.is_grad_enabled():
+            self.latest = logits.detach(), targets
         return self.criterion(logits, targets, num_items_in_batch=num_items_in_batch)
-
-    def _plain_loss(
-        self, logits: Tensor, targets: Tensor, *, num_items_in_batch: Any, reduction: str = "mean"
-    ) -> Tensor:
-        """Return a batch's share of the mean over all items of the step, as if nothing was mixed.
-
-        The step has several batches with gradient accumulation, and on several devices.
-        """
-        options: dict[str, Any] = {"reduction": "none"}
-        if self._kind() == _CLASSES:
-            logits = logits.movedim(-1, 1)
-            options["label_smoothing"] = self.trainer.args.label_smoothing_factor
-        losses: Tensor = _LOSSES[self._kind()](logits.float(), targets, **options)
-        return losses if reduction == "none" else losses.sum() / num_items_in_batch
-
-    def _kind(self) -> str:
-        config: Any = getattr(self.trainer.model, "config", None)
-        kind: str | None = getattr(config, "problem_type", None)
-        if kind is None and getattr(config, "num_labels", None) == 1:
-            # The model would note it too, if it were to compute the loss. Pipelines look there.
-            kind = config.problem_type = "regression"
-        return kind or _CLASSES
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Go on with the plans of the checkpoint, if the Trainer resumes from one."""
-        self.accuracy, self.batches = 0.0, 0
         if _STATE in state.stateful_callbacks:
             self.mixup.load_state_dict(state.stateful_callbacks[_STATE])
 
@@ -115,46 +89,11 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
             "mixup_lam": 1.0 if plan is None else plan.lam.mean().item(),
             "mixup_layer": -1 if plan is None else self.mixup.layers.index(plan.layer),
         }
-        if self.batches:
-            mean = self.trainer.accelerator.reduce(self.accuracy / self.batches, "mean")
-            mixed["mixup_accuracy"] = mean.item()
-            self.accuracy, self.batches = 0.0, 0
+        if self.latest is not None:
+            logits, targets = self.latest
+            accuracy = MixedTarget(targets, plan).accuracy(logits.movedim(-1, 1))
+            mixed["mixup_accuracy"] = self.trainer.accelerator.reduce(accuracy, "mean").item()
         self.trainer.log(mixed)
 
 
-def _targets(labels: Tensor, logits: Tensor, kind: str) -> Tensor:
-    """Return labels in the shape that the loss asks for; what is a number as such, for it mixes."""
-    if kind == _CLASSES and labels.is_floating_point():
-        raise ValueError(
-            f"the labels are floating point, of shape {tuple(labels.shape)}. For several labels an "
-            f"example say model.config.problem_type = 'multi_label_classification'. A data "
-            f"collator that mixes has to go. For soft labels give the Trainer a compute_loss_func."
-        )
-    shape = logits.shape[:-1] if kind == _CLASSES else logits.shape
-    if labels.numel() != shape.numel():
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits of shape "
-            f"{tuple(logits.shape)} in {kind}. See to num_labels and problem_type of the model's "
-            f"config, or give the Trainer a compute_loss_func."
-        )
-    return labels.view(shape) if kind == _CLASSES else labels.view(shape).float()
-
-
-def _logits(outputs: Any) -> Tensor:
-    """Return the logits, ``(batch, *positions, labels)``."""
-    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[0]
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"the model returned no logits, but {list(outputs)}. Take a model with a head for its "
-            f"task, or give the Trainer a compute_loss_func."
-        )
-    return logits
-
-
-_CLASSES = "single_label_classification"
-_LOSSES: dict[str, Callable[..., Tensor]] = {
-    _CLASSES: functional.cross_entropy,
-    "regression": functional.mse_loss,
-    "multi_label_classification": functional.binary_cross_entropy_with_logits,
-}
 _STATE = "manifold_mixup"
