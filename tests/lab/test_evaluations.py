@@ -1,6 +1,7 @@
 """Evaluations of finished runs are done once and kept."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,13 @@ def test_anything_else_is_found_anew(task, folder, other):
     }[other]
     evaluated(folder, task, **({"when": "last", "battery": ["clean"]} | changed))
     assert len(list(folder.glob("evaluation-*.json"))) == 2
+
+
+def test_a_best_epoch_that_is_the_last_is_not_evaluated_once_more(task, folder):
+    shutil.copy(folder / "last.safetensors", folder / "best.safetensors")
+    last, best = (evaluated(folder, task, when, battery=["clean"]) for when in ("last", "best"))
+    assert best == last
+    assert len(list(folder.glob("evaluation-*.json"))) == 1
 
 
 def test_the_file_says_what_was_asked(task, folder):

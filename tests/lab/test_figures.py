@@ -16,9 +16,9 @@ from manifold_mixup.lab.paper.scale import Scale, scaled
 pytestmark = pytest.mark.slow
 
 
-def lines_of(table, data, folder):
-    """Train and evaluate the rows of a table, three seeds each."""
-    every = [replace(row.run, seed=seed) for row in table.rows for seed in range(3)]
+def lines_of(table, data, folder, *, seeds=3):
+    """Train and evaluate the rows of a table."""
+    every = [replace(row.run, seed=seed) for row in table.rows for seed in range(seeds)]
     found = {}
     for result in train_all(every, data, workers=1, on_epoch=lambda *_: None, folder=folder):
         at = folder / runs.folder_name(result.run)
@@ -67,12 +67,12 @@ def digits(tmp_path_factory):
     changed = {"data": str(folder / "digits.npz"), "epochs": 45, "batch": 100, "width": 128}
     rows = [replace(row, run=replace(row.run, lr=3e-3, **changed)) for row in (rows[0], rows[-1])]
     data = datasets.load(changed["data"], root=folder)
-    return lines_of(replace(table, rows=tuple(rows)), data, folder)
+    return lines_of(replace(table, rows=tuple(rows)), data, folder, seeds=2)
 
 
 @pytest.mark.parametrize("claim", ["outside", "within"])
 def test_manifold_mixup_flattens_the_states_of_a_class(digits, claim):
     """Less lies outside the first direction of a class, and less of all variance within classes."""
     plain, mixed = (line.cells["last"][claim] for line in digits)
-    assert mixed.spread.n == plain.spread.n == 3
+    assert mixed.spread.n == plain.spread.n == 2
     assert mixed.difference.mean < -0.15 * plain.spread.mean, (plain.spread, mixed.spread)

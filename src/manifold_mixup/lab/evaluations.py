@@ -1,5 +1,6 @@
 """Evaluations of trained runs: done once, kept in the run's folder."""
 
+import filecmp
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ def evaluated(
         progress: as for `evaluate`.
     """
     settings, tested = settings or Settings(), tested or data
+    if when == "best" and _best_is_last(folder):
+        when = "last"  # the same weights would be attacked once more
     asked = _asked(battery, settings, tested)
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"evaluation-{when}-{digest}.json"
@@ -74,6 +77,11 @@ def evaluated(
     files.write_json(path, {"asked": asked, "evaluation": found, **provenance.describe()})
     # As from the file, in which tuples are lists and what is not finite is null.
     return dict(json.loads(path.read_text())["evaluation"])
+
+
+def _best_is_last(folder: Path) -> bool:
+    best, last = (folder / f"{when}.safetensors" for when in ("best", "last"))
+    return best.exists() and last.exists() and filecmp.cmp(best, last, shallow=False)
 
 
 def _asked(battery: Sequence[str] | None, settings: Settings, data: Data) -> dict[str, Any]:
