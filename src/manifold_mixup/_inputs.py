@@ -79,7 +79,8 @@ def leading(inputs: list[tuple[str, Tensor]]) -> Tensor:
     if not shaped:
         raise ValueError(
             "the model was called without a tensor that has a batch dimension, so there is nothing "
-            "to mix. Pass the batch as tensors, in tuples, lists or dicts if you like."
+            "to mix. Pass the batch as tensors, in tuples, lists or dicts if you like. Where it is "
+            "an object, such as a batch of graphs, attach to a part of the model that gets tensors."
         )
     return next((tensor for tensor in shaped if is_continuous(tensor)), shaped[0])
 

@@ -258,7 +258,8 @@ class View:
             )
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
-            f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers)"
+            f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers). "
+            f"Of graphs batched as one, where it counts nodes, mix what comes after their pooling"
         )
 
     def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
