@@ -40,3 +40,24 @@ def own_criterion(pl_module: LightningModule, name: str) -> Callable[..., Any]:
             f"callback.target(y, output).loss(nn.functional.cross_entropy, output)."
         )
     return found  # type: ignore[no-any-return]
+
+
+class Covered:
+    """The criterion of a LightningModule, with a mixed one before it.
+
+    The mixed one is in the instance's ``__dict__``, where it is found first. A module stays
+    registered where it is, so that checkpoints of the fit have the keys of any other.
+    """
+
+    def __init__(self, pl_module: LightningModule, name: str, mixed: nn.Module) -> None:
+        own = vars(pl_module)
+        self.name, self.mixed = name, mixed
+        self.before = {key: own[key] for key in own.keys() & {name}}  # none if it is a module
+        own[name] = mixed
+
+    def uncover(self, pl_module: LightningModule) -> None:
+        """Take the mixed one away, unless somebody has put another there."""
+        own = vars(pl_module)
+        if own.get(self.name) is self.mixed:
+            del own[self.name]
+            own.update(self.before)

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget
-from manifold_mixup.integrations._lightning_parts import mixed_module, own_criterion
+from manifold_mixup.integrations._lightning_parts import Covered, mixed_module, own_criterion
 from manifold_mixup.integrations._loaders import refuse_mixed
 
 
@@ -47,8 +47,7 @@ class ManifoldMixupCallback(Callback):
         self.logs, self.options = log, options
         self.mixup = None
         self._state: dict[str, int] = {}
-        self._mixed: nn.Module | None = None  # the criterion of the fit
-        self._covered: dict[str, Any] = {}  # what its attribute was before, if not a module
+        self._covered: Covered | None = None  # the module's criterion, during a fit
         self._noted: tuple[Tensor, Tensor, int] | None = None  # for the accuracy
 
     def target(self, y: Any, output: Any = None) -> MixedTarget:
@@ -84,15 +83,11 @@ class ManifoldMixupCallback(Callback):
         if self._state:
             self.mixup.load_state_dict(self._state)
         if plain is not None and self.criterion is not None:
-            self._mixed = self.mixup.wrap(plain)
+            mixed = self.mixup.wrap(plain)
             if self.logs:
                 note = torch.compiler.disable(self._note)  # it keeps tensors for later
-                self._mixed.register_forward_hook(note, with_kwargs=True)
-            # In the instance's __dict__ it is found first. A module stays registered where it is,
-            # so that checkpoints of the fit have the keys of any other.
-            own = vars(pl_module)
-            self._covered = {key: own[key] for key in own.keys() & {self.criterion}}
-            own[self.criterion] = self._mixed
+                mixed.register_forward_hook(note, with_kwargs=True)
+            self._covered = Covered(pl_module, self.criterion, mixed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would not be mixed, and what is mixed already."""
@@ -162,11 +157,9 @@ class ManifoldMixupCallback(Callback):
     def _detach(self, pl_module: LightningModule) -> None:
         if self.mixup is not None:
             self.mixup.remove()
-        own = vars(pl_module)
-        if self.criterion is not None and own.get(self.criterion) is self._mixed is not None:
-            del own[self.criterion]
-            own.update(self._covered)
-        self._mixed = self._noted = None
+        if self._covered is not None:
+            self._covered.uncover(pl_module)
+        self._covered = self._noted = None
 
 
 def _output_and_target(output: Any, target: Any, *_: Any, **__: Any) -> tuple[Any, Any]:

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from torch import Tensor, nn
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from torch import nn
 
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.integrations._loaders import refuse_mixed
+from manifold_mixup.integrations._timm_losses import MixedCriterion, as_mixed
 
 _PER_SAMPLE = {"batch": False, "elem": True}
-# They compare parts of the batch, or round targets to 0 and 1.
-_UNMIXABLE = ("JsdCrossEntropy", "TwoWayLoss", "ZlprLoss")
 
 
 def create_mixup(
@@ -54,6 +52,7 @@ def create_mixup(
             batches are mixed already.
 
     Examples:
+        >>> import torch
         >>> loader = [(torch.randn(8, 4), torch.randint(3, (8,)))]
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
         >>> mixup, criterion = create_mixup(model, ["1"], loader=loader, smoothing=0.1, seed=0)
@@ -69,7 +68,7 @@ def create_mixup(
     refuse_mixed(loader)
     if loss is None:
         loss = BinaryCrossEntropy(smoothing=0.0) if multi_label else SoftTargetCrossEntropy()
-    plain, label_smoothing = _as_mixed(loss, smoothing, multi_label)
+    plain, label_smoothing = as_mixed(loss, smoothing, multi_label)
     alpha: Any = mixup_alpha
     if mixup_off_epoch:
         off = mixup_off_epoch * len(loader)
@@ -83,57 +82,4 @@ def create_mixup(
     mixup = ManifoldMixup(
         model, layers, alpha=alpha, p=mixup_prob, per_sample=per_sample, **options
     )
-    return mixup, _Criterion(mixup.wrap(plain), label_smoothing, multi_label)
-
-
-def _as_mixed(
-    loss: nn.Module, smoothing: float, multi_label: bool
-) -> tuple[nn.Module, float | None]:
-    """Return a loss for mixed targets, and the smoothing of its soft labels; None for no such."""
-    kind = type(loss).__name__
-    if kind in _UNMIXABLE:
-        raise ValueError(
-            f"{kind} has no mixed targets: it compares parts of the batch with each other, or "
-            f"rounds every target to 0 or 1. Take another loss."
-        )
-    if isinstance(loss, SoftTargetCrossEntropy) and not multi_label:
-        return loss, smoothing
-    if smoothing:
-        raise ValueError(
-            f"smoothing={smoothing} is for SoftTargetCrossEntropy; {kind} smooths labels by an "
-            f"argument of its own. Give it there."
-        )
-    if multi_label:
-        return loss, None
-    if type(loss) is LabelSmoothingCrossEntropy:  # the same of soft labels, and for mode "elem"
-        return SoftTargetCrossEntropy(), loss.smoothing
-    if isinstance(loss, BinaryCrossEntropy):  # its threshold is one of mixed targets
-        return loss, 0.0 if getattr(loss, "smooth_dense", False) else loss.smoothing
-    return loss, None
-
-
-class _Criterion(nn.Module):
-    """Call as ``criterion(output, target)``, mixed if the output's forward pass was."""
-
-    def __init__(self, mixed: nn.Module, smoothing: float | None, multi_label: bool) -> None:
-        super().__init__()
-        self.mixed = mixed
-        self.smoothing = smoothing
-        self.multi_label = multi_label
-
-    def forward(self, output: Tensor, target: Tensor) -> Any:
-        """Return the loss."""
-        if target.is_floating_point() != self.multi_label or target.ndim != 1 + self.multi_label:
-            wanted = (
-                "(batch, classes) in floating point" if self.multi_label else "(batch,) classes"
-            )
-            raise ValueError(
-                f"targets must be {wanted}, but are {target.dtype} of shape "
-                f"{tuple(target.shape)}. Leave out timm's Mixup, which makes labels soft; for "
-                f"multi-label targets say multi_label=True."
-            )
-        if self.smoothing is not None:
-            classes = output.shape[-1]
-            hard = nn.functional.one_hot(target.long(), classes).to(torch.float32)
-            target = hard * (1 - self.smoothing) + self.smoothing / classes
-        return self.mixed(output, target)
+    return mixup, MixedCriterion(mixup.wrap(plain), label_smoothing, multi_label)
