@@ -403,7 +403,7 @@ def test_the_permutation_is_inverted_once(per_sample):
 
 # Large states go other ways on the CPU
 
-WAYS = {"row by row": {"_LARGE_ROW": 1}, "in chunks": {"_LARGE_ROW": 2**40, "_CHUNK": 90}}
+WAYS = {"row by row": {"_SHARE": 0}, "in chunks": {"_SHARE": 2**40, "_CHUNK": 90}}
 
 
 def forward_and_back(x, plan, grad):
@@ -429,6 +429,22 @@ def test_every_way_gives_the_same_bits(shape, dtype, way, per_sample, monkeypatc
             assert torch.equal(one, other)
             if name in ("contiguous", "channels last"):
                 assert one.stride() == other.stride()
+
+
+def test_rows_are_mixed_along_the_cycles_of_the_permutation():
+    """The partner of a row is the next one, whose second reading comes from the cache."""
+    assert list(_interpolate._along_cycles([2, 0, 1, 5, 4, 3])) == [0, 2, 1, 3, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("threads", "numbers", "fill"),
+    [(1, 2**15, False), (1, 2**15 + 1, True), (2, 2**15 + 1, True), (3, 2**16, False)],
+)
+def test_rows_are_mixed_one_by_one_where_all_threads_work_on_them(
+    threads, numbers, fill, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert _interpolate._rows_fill_threads(torch.empty(3, numbers)) == fill
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

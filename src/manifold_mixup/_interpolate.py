@@ -10,9 +10,8 @@ from torch import Tensor
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-_LARGE_ROW = 2**16
-"""Numbers in a row from which it pays to call an operator for it: both cores of two work on it, and
-the call is small beside it."""
+_SHARE = 2**15
+"""Numbers that PyTorch gives a thread before it wakes another one."""
 
 _CHUNK = 2**20
 """Numbers that are computed on at once where copies are needed: they stay in the cache."""
@@ -32,7 +31,7 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
     # A GPU would be waited for by each number that is read, and has no cache to stay in.
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
     converted = x.dtype != own.dtype
-    if eager and other is None and x.numel() >= _LARGE_ROW * len(x) > 0:
+    if eager and other is None and _rows_fill_threads(x):
         return _row_by_row(x, own, perm)
     if eager and other is None and converted and not own.ndim:
         return _gather(x, perm).lerp_(x, own.item())  # by a number, it computes in float32 itself
@@ -53,6 +52,11 @@ def _in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tenso
     if other is None:
         return torch.lerp(partner, x, _over_rows(own, x))
     return torch.addcmul(partner * _over_rows(other, x), x, _over_rows(own, x))
+
+
+def _rows_fill_threads(x: Tensor) -> bool:
+    """Say whether an operator call for a row pays: all threads work on it, it takes its time."""
+    return x.numel() > _SHARE * max(1, torch.get_num_threads() - 1) * len(x)
 
 
 def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
@@ -113,7 +117,7 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
 
 
 IN_BACKWARD = (
-    interpolate, _in_one_expression, _row_by_row, _along_cycles, _in_chunks, _gather_and_mix,
-    _over_rows, _gather,
+    interpolate, _in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
+    _gather_and_mix, _over_rows, _gather,
 )  # fmt: skip
 """The functions that the autograd engine runs: frames of their own for the compiler."""
