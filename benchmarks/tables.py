@@ -32,15 +32,19 @@ def _mix(found: Found) -> Iterator[str]:
     yield "## The mix alone"
     yield (
         "Ratios to a copy of the same bytes: of the state forward, of its gradient backward, of "
-        "both for both. Large blocks that are free go back to the system, which clears every page "
-        "before it hands it out again."
+        "both for both."
     )
     yield from _cells(found)
 
 
 def _mix_kept(found: Found) -> Iterator[str]:
+    if not found["cells"]:
+        return
     yield "## The mix alone, memory kept"
-    yield "The same where what is free stays with the process, as in the lab."
+    yield (
+        "Above, large blocks that are free go back to the system, which clears every page before "
+        "it hands it out again. Here they stay with the process, as in the lab."
+    )
     yield from _cells(found)
 
 

@@ -54,7 +54,7 @@ def test_counts_that_grow_are_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["speed"], "no part 'speed'. Known: accuracy, counts, imports, memory, mix"),
+        (["speed"], "no part 'speed'. Known: counts, imports, memory, mix, peers"),
         pytest.param(
             ["--device", "cuda"],
             "there is no GPU here",

@@ -40,13 +40,17 @@ def test_the_accelerate_loop_runs_in_two_processes(tmp_path, monkeypatch):
     arguments = ["--cpu", "--epochs", "2", "--count", "400"]
     shown = [tmp_path / f"rank.{rank}" for rank in (0, 1)]
     ranks = [
-        context.Process(target=one_of_two, args=(rank, port, example, arguments, shown[rank]))
+        context.Process(
+            target=one_of_two, args=(rank, port, example, arguments, shown[rank]), daemon=True
+        )
         for rank in (0, 1)
     ]
-    for rank in ranks:
+    for path, rank in zip(shown, ranks, strict=True):
+        path.touch()
         rank.start()
     for rank in ranks:
         rank.join(240)
+        rank.kill()  # none is left behind
     texts = [path.read_text() for path in shown]
     assert [rank.exitcode for rank in ranks] == [0, 0], texts
     assert re.fullmatch("epoch 2: test accuracy .*", last_line(texts[0]))

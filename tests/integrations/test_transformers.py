@@ -521,6 +521,17 @@ def test_targets_that_do_not_fit(tmp_path):
     refused(tmp_path, ValueError, says, data=data)
 
 
+def test_the_same_trainer_takes_the_way_out_of_a_refusal(tmp_path):
+    model = bert()
+    trainer = make_trainer(model, SEVERAL, tmp_path)
+    add_to_trainer(trainer, ManifoldMixup(model, IN_BERT, check=False))
+    with pytest.raises(ValueError, match="problem_type = 'multi_label_classification'"):
+        trainer.train()
+    model.config.problem_type = "multi_label_classification"
+    trainer.train()
+    assert trainer.state.global_step == 6
+
+
 def test_a_collator_that_mixes(tmp_path):
     from torchvision.transforms import v2
 

@@ -36,7 +36,7 @@ def as_mixed(
     return loss, None
 
 
-class MixedCriterion(nn.Module):
+class TimmCriterion(nn.Module):
     """Call as ``criterion(output, target)``, mixed if the output's forward pass was."""
 
     def __init__(self, mixed: nn.Module, smoothing: float | None, multi_label: bool) -> None:

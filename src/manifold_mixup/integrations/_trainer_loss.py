@@ -1,7 +1,6 @@
 """The loss that classifiers and regressors of Transformers compute by themselves, written out."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -21,24 +20,16 @@ class ModelLoss:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        self.kind = _CLASSES  # of the latest batch whose targets were asked for
 
-    @cached_property  # from the first batch on: configurations are slow to read
-    def kind(self) -> str:
-        """Return the problem type; a model with one label and no type becomes a regressor."""
-        config: Any = getattr(self.trainer.model, "config", None)
-        kind: str | None = getattr(config, "problem_type", None)
-        if kind is None and getattr(config, "num_labels", None) == 1:
-            # The model would note it too, if it were to compute the loss. Pipelines look there.
-            kind = config.problem_type = "regression"
-        return kind or _CLASSES
-
-    @cached_property
+    @property
     def is_of_classes(self) -> bool:
         """Say whether every example, or position, has one class of several."""
         return self.kind == _CLASSES
 
     def targets(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Return labels in the shape that the loss asks for; numbers as such, for they mix."""
+        self.kind = _kind(self.trainer.model)  # once a batch: configurations are slow to read
         if self.is_of_classes and labels.is_floating_point():
             raise ValueError(
                 f"the labels are floating point, of shape {tuple(labels.shape)}. For several "
@@ -80,3 +71,13 @@ def logits_of(outputs: Any) -> Tensor:
             f"task, or give the Trainer a compute_loss_func."
         )
     return logits
+
+
+def _kind(model: Any) -> str:
+    """Return the problem type of a model; with one label and no type it becomes a regressor."""
+    config: Any = getattr(model, "config", None)
+    kind: str | None = getattr(config, "problem_type", None)
+    if kind is None and getattr(config, "num_labels", None) == 1:
+        # The model would note it too, if it were to compute the loss. Pipelines look there.
+        kind = config.problem_type = "regression"
+    return kind or _CLASSES

@@ -8,7 +8,7 @@ from torch import nn
 
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.integrations._loaders import refuse_mixed
-from manifold_mixup.integrations._timm_losses import MixedCriterion, as_mixed
+from manifold_mixup.integrations._timm_losses import TimmCriterion, as_mixed
 
 _PER_SAMPLE = {"batch": False, "elem": True}
 
@@ -82,4 +82,4 @@ def create_mixup(
     mixup = ManifoldMixup(
         model, layers, alpha=alpha, p=mixup_prob, per_sample=per_sample, **options
     )
-    return mixup, MixedCriterion(mixup.wrap(plain), label_smoothing, multi_label)
+    return mixup, TimmCriterion(mixup.wrap(plain), label_smoothing, multi_label)

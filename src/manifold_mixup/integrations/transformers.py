@@ -15,10 +15,10 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
 
     A ``compute_loss_func`` that the Trainer already has is called with mixed targets. Otherwise the
     loss is the one that the model's ``config.problem_type`` stands for, with the Trainer's label
-    smoothing. Beside it are logged, of the latest batch, ``mixup_lam``, ``mixup_layer`` (its place
-    in ``mixup.layers``, -1 if it was not mixed) and, of classes, ``mixup_accuracy`` on the mixed
-    targets. A training that resumes from a checkpoint draws the plans that an uninterrupted one
-    would have.
+    smoothing. Beside it are logged, of the latest batch of the first process, ``mixup_lam``,
+    ``mixup_layer`` (its place in ``mixup.layers``, -1 if it was not mixed) and, of classes and by
+    that loss, ``mixup_accuracy`` on the mixed targets. A training that resumes from a checkpoint
+    draws the plans that an uninterrupted one would have.
 
     Args:
         trainer: a Trainer before ``train()``.
@@ -52,7 +52,7 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         self.trainer, self.mixup = trainer, mixup
         self.given, self.plain = trainer.compute_loss_func, ModelLoss(trainer)
         self.criterion = mixup.wrap(self.given or self.plain)
-        self.latest: tuple[Tensor, Tensor] | None = None  # logits and classes of a batch
+        self.latest: tuple[Tensor, MixedTarget] | None = None  # logits of a batch, and classes
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch, as the Trainer wants it from its ``compute_loss_func``."""
@@ -68,11 +68,12 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         logits = logits_of(outputs)
         targets = self.plain.targets(labels, logits)
         if self.plain.is_of_classes and torch.is_grad_enabled():
-            self.latest = logits.detach(), targets
+            self.latest = logits.detach(), MixedTarget(targets, self.mixup.plan)
         return self.criterion(logits, targets, num_items_in_batch=num_items_in_batch)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Go on with the plans of the checkpoint, if the Trainer resumes from one."""
+        self.latest = None
         if _STATE in state.stateful_callbacks:
             self.mixup.load_state_dict(state.stateful_callbacks[_STATE])
 
@@ -91,8 +92,8 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         }
         if self.latest is not None:
             logits, targets = self.latest
-            accuracy = MixedTarget(targets, plan).accuracy(logits.movedim(-1, 1))
-            mixed["mixup_accuracy"] = self.trainer.accelerator.reduce(accuracy, "mean").item()
+            mixed["mixup_accuracy"] = targets.accuracy(logits.movedim(-1, 1)).item()
+            self.latest = None
         self.trainer.log(mixed)
 
 

@@ -29,8 +29,9 @@ ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 class Compare:
     """Train no mixup, input mixup and manifold mixup; compare them over several seeds.
 
-    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, a minute or two on two
-    CPU cores. Settings left out are those chosen for the data set on a validation split.
+    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, one to two and a
+    half minutes on two CPU cores. Settings left out are those chosen for the data set on a
+    validation split.
     """
 
     data: str = "mnist-1d"

@@ -1,6 +1,5 @@
 """Evaluations of trained runs: done once, kept in the run's folder."""
 
-import filecmp
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -80,8 +79,8 @@ def evaluated(
 
 
 def _best_is_last(folder: Path) -> bool:
-    best, last = (folder / f"{when}.safetensors" for when in ("best", "last"))
-    return best.exists() and last.exists() and filecmp.cmp(best, last, shallow=False)
+    result = runs.finished(folder)
+    return result is not None and result.best_epoch == result.run.epochs
 
 
 def _asked(battery: Sequence[str] | None, settings: Settings, data: Data) -> dict[str, Any]:
