@@ -1,6 +1,7 @@
 """Numbers as Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -28,30 +29,12 @@ def page(result: Found) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _mix(found: Found) -> Iterator[str]:
-    yield "## The mix alone"
-    yield (
-        "Ratios to a copy of the same bytes: of the state forward, of its gradient backward, of "
-        "both for both."
-    )
-    yield from _cells(found)
-
-
-def _mix_kept(found: Found) -> Iterator[str]:
-    if not found["cells"]:
-        return
-    yield "## The mix alone, memory kept"
-    yield (
-        "Above, large blocks that are free go back to the system, which clears every page before "
-        "it hands it out again. Here they stay with the process, as in the lab."
-    )
-    yield from _cells(found)
-
-
-def _cells(found: Found) -> Iterator[str]:
+def _mix(title: str, note: str, found: Found) -> Iterator[str]:
     groups: dict[tuple[str, str], list[Found]] = {}
     for cell in found["cells"]:
         groups.setdefault((cell["dtype"], cell["mode"]), []).append(cell)
+    if groups:
+        yield from (f"## {title}", note)
     for (dtype, mode), cells in groups.items():
         header = [f"{cell['megabytes']:.0f} MB {cell['phase']}" for cell in cells]
         names = [timing["name"] for timing in cells[0]["timings"]]
@@ -195,9 +178,19 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
 
-_WRITERS = {
-    "mix": _mix,
-    "mix-kept": _mix_kept,
+_WRITERS: dict[str, Callable[[Found], Iterator[str]]] = {
+    "mix": partial(
+        _mix,
+        "The mix alone",
+        "Ratios to a copy of the same bytes: of the state forward, of its gradient backward, of "
+        "both for both.",
+    ),
+    "mix-kept": partial(
+        _mix,
+        "The mix alone, memory kept",
+        "Above, large blocks that are free go back to the system, which clears every page before "
+        "it hands it out again. Here they stay with the process, as in the lab.",
+    ),
     "peers": _peers,
     "step": _step,
     "training": _training,

@@ -109,7 +109,7 @@ def test_the_batch_is_that_of_the_first_continuous_tensor(inputs, expected):
 
 @pytest.mark.parametrize("inputs", [[], [("scale", torch.tensor(1.0))]])
 def test_without_a_batch_there_is_nothing_to_mix(inputs):
-    with pytest.raises(ValueError, match="without a tensor that has a batch dimension"):
+    with pytest.raises(ValueError, match=r"has a batch dimension.*attach to a part of the model"):
         leading(inputs)
 
 
