@@ -213,8 +213,10 @@ def device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot compute on device {name!r}: {reason}") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"cannot compute on device {name!r}: {reason}. Left out, it is {usual_device()!r} here."
+        ) from None
     return device
 
 
