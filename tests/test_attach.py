@@ -328,6 +328,22 @@ def test_of_using_and_paused_the_inner_one_counts():
     assert mixup.state_dict()["step"] == 0
 
 
+def test_using_the_plan_of_a_batch_that_was_not_mixed_mixes_nothing():
+    """SAM and the like run a batch twice by one plan: mixup.using(mixup.plan)."""
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS, p=0.5, seed=0)
+    criterion, x, mixed = mixup.wrap(nn.CrossEntropyLoss()), example(model), set()
+    for _ in range(8):
+        first = criterion(model(x), TARGET)
+        step, plan = mixup.state_dict()["step"], mixup.plan
+        with mixup.using(mixup.plan):
+            torch.testing.assert_close(criterion(model(x), TARGET), first)
+            assert mixup.plan is plan
+        assert mixup.state_dict()["step"] == step
+        mixed.add(plan is not None)
+    assert mixed == {True, False}
+
+
 def test_using_refuses_what_it_cannot_do():
     model = build("mlp")
     mixup = ManifoldMixup(model, LAYERS)

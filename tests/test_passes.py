@@ -1,5 +1,6 @@
 """A plan belongs to the output it made, and both sides are mixed or an error comes."""
 
+import copy
 import gc
 
 import pytest
@@ -158,6 +159,59 @@ def test_an_output_without_a_graph_takes_the_latest_plan(attached):
     output = model(example(model)).detach()
     torch.testing.assert_close(criterion(output, TARGET), expected(output, mixup.plan))
     assert mixup.target(TARGET).plan is mixup.plan
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["with their graphs", "detached at once"])
+def test_detached_outputs_of_several_passes_have_the_plan_of_their_own(attached, keep):
+    """Gradient caching: the forward passes first, the losses on detached outputs later."""
+    model, mixup, criterion = attached
+    cached, plans, graphs = [], [], []
+    for seed in range(3):
+        output = model(example(model, seed))
+        cached.append(output.detach().requires_grad_())
+        plans.append(mixup.plan)
+        graphs.append(output if keep else None)
+        del output
+    for output, plan in zip(cached, plans, strict=True):
+        torch.testing.assert_close(criterion(output, TARGET), expected(output, plan))
+        assert mixup.target(TARGET, output.detach()[:, :2]).plan is plan
+
+
+def test_a_detached_output_of_an_unmixed_or_evaluated_pass_has_plain_targets(attached):
+    model, mixup, criterion = attached
+    with mixup.paused():
+        clean = model(example(model)).detach()
+    evaluated = model.eval()(example(model, 1)).detach()
+    model.train()(example(model, 2))
+    for output in (clean, evaluated):
+        assert criterion(output, TARGET) == PLAIN(output, TARGET)
+
+
+def test_an_output_that_cannot_be_told_to_be_the_models_is_never_given_the_latest_plan(attached):
+    model, mixup, criterion = attached
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    output = model(example(model))
+    derived = output.detach() * 2
+    for mode in (teacher.train(), teacher.eval()):
+        with pytest.raises(RuntimeError, match=r"no autograd graph.*torch.no_grad\(\)"):
+            criterion(mode(example(model)), TARGET)
+    with pytest.raises(RuntimeError, match="cannot be told which forward pass"):
+        criterion(derived, TARGET)
+    with pytest.raises(RuntimeError, match=r"distribution: mixup.target\(y, output\)"):
+        criterion(torch.distributions.Categorical(logits=output), TARGET)
+    criterion(output, TARGET).backward()  # and nothing was lost
+    assert mixup.plan is not None
+
+
+def test_many_evaluated_outputs_that_are_kept_cost_no_more_than_themselves(attached):
+    model, mixup, _ = attached
+    with torch.no_grad():
+        kept = [model.eval()(example(model)) for _ in range(200)]
+    assert len(mixup._passes._memories._owners) <= 2 * len(kept)
+    del kept
+    for _ in range(300):
+        model(example(model)).detach()
+    assert len(mixup._passes._memories._owners) <= 300
 
 
 @pytest.mark.parametrize("given", [lambda output: None, torch.Tensor.detach])

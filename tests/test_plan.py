@@ -62,7 +62,10 @@ def test_copies_are_plans(copied):
     ("layer", "lam", "perm", "error", "says"),
     [
         (3, LAM, PERM, TypeError, "layer must be a name, but is a int"),
-        ("fc", 0.25, PERM, TypeError, r"lam must be a tensor of torch.float32, but is float"),
+        ("fc", "0.25", PERM, TypeError, r"lam must be a tensor of torch.float32, but is str"),
+        ("fc", True, PERM, TypeError, r"lam must be a tensor of torch.float32, but is bool"),
+        ("fc", 1.5, PERM, ValueError, "lam must lie in 0 to 1"),
+        ("fc", 0.25, [2, 0, 1], TypeError, "perm must be a tensor of torch.int64, but is list"),
         ("fc", LAM.double(), PERM, TypeError, "lam.*but is torch.float64"),
         ("fc", LAM.half(), PERM, TypeError, "lam.*but is torch.float16"),
         ("fc", LAM, [2, 0, 1], TypeError, "perm must be a tensor of torch.int64, but is list"),
@@ -171,3 +174,10 @@ def test_moving_to_a_gpu_is_one_copy_that_nothing_waits_for(lam):
     assert torch.equal(moved.lam.cpu(), lam)
     assert torch.equal(moved.perm.cpu(), PERM)
     assert moved.to("cuda:0") is moved
+
+
+@pytest.mark.parametrize("lam", [0.25, 0, 1])
+def test_a_python_number_is_a_lambda_for_the_whole_batch(lam):
+    plan = MixPlan("fc", lam, PERM)
+    assert torch.equal(plan.lam, torch.tensor(float(lam)))
+    assert plan.lam.dtype == torch.float32

@@ -15,6 +15,7 @@ from manifold_mixup._copies import NotTraceable
 from manifold_mixup._criterion import MixedCriterion
 from manifold_mixup._find import LayerTable, check_layers, look_for, rows_of
 from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Switch
+from manifold_mixup._idle import Idle
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
 from manifold_mixup._padding import Padding, require_argument
@@ -125,6 +126,7 @@ class ManifoldMixup:
             self._take(table, *batch)
         self._told: list[MixPlan | None] = []  # by using and paused, the innermost last
         self._replaced = False
+        self._idle = Idle(model)
         self._error_before: BaseException | None = None
         self._recomputation: tuple[int, int | None] | None = None
         self._blocks: set[nn.Module] = set()
@@ -170,26 +172,32 @@ class ManifoldMixup:
         """Return the targets mixed as the forward pass that made ``output`` was.
 
         Args:
-            y: the targets of the batch.
+            y: the targets of the batch; None for an output that has none, such as the mean and
+                variance of a VAE, whose loss would be refused otherwise.
             output: what the model returned, or anything computed from it; None means the latest
                 forward pass.
 
         Raises:
             RuntimeError: in training, ``output`` comes from no forward pass, or from several.
-            ValueError: the targets have another batch size.
+            ValueError: the targets have another batch size, or come from a mixed pass themselves.
         """
         if self._replaced:
             raise RuntimeError(_REPLACED)
-        made_by = None
-        if self._handles:
-            made_by = self._passes.of(output, train_mode=self._model.training)
-        if made_by is not None:
-            made_by.claimed = True
-        return MixedTarget(y, None if made_by is None else made_by.plan)
+        if not self._handles:
+            return MixedTarget(y, None)
+        self._passes.require_data(y)
+        source = self._passes.behind(output, train_mode=self._model.training)
+        mixed = MixedTarget(y, source.plan)
+        source.claim()
+        if source.plan is None and not self._model.training:
+            self._idle.watch(output)
+        return mixed
 
     @contextmanager
-    def using(self, plan: MixPlan) -> Iterator[None]:
+    def using(self, plan: MixPlan | None) -> Iterator[None]:
         """Mix every forward pass inside by ``plan``: in train and eval mode, with gradients or not.
+
+        None, which is the `plan` of a batch that was not mixed, mixes nothing, as `paused` does.
 
         Raises:
             RuntimeError: this ManifoldMixup was removed or replaced.
@@ -197,7 +205,7 @@ class ManifoldMixup:
         """
         if not self._handles:
             raise RuntimeError(_REPLACED if self._replaced else _REMOVED)
-        if plan.layer not in self.layers:
+        if plan is not None and plan.layer not in self.layers:
             raise ValueError(
                 f"the plan mixes at {plan.layer!r}, but the eligible layers are "
                 f"{list(self.layers)}."
@@ -329,6 +337,7 @@ class ManifoldMixup:
             turn = self._next_pass(args, kwargs, training=training, mixing=mixing)
             if training or mixing:
                 self.plan = turn.plan
+            self._idle.over |= training
             self._error_before = sys.exc_info()[1]
         else:
             turn = self._replayed(recomputed)
@@ -403,7 +412,7 @@ class ManifoldMixup:
 
         return map_inputs(mix_wanted, core, args, kwargs)
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self._passes.recomputed(strict=False) is None:
             running = self._passes.running
             failed = sys.exc_info()[1] is not self._error_before
@@ -413,9 +422,10 @@ class ManifoldMixup:
                 elif not failed:
                     self._passes.refuse_nesting()
             finally:
-                self._passes.finish(output)
+                output = self._passes.finish(output)
                 self._error_before = None
         self._leave_block()
+        return output
 
     def _enter_block(self, *_: Any) -> None:
         recomputed = self._passes.recomputed()
@@ -430,7 +440,7 @@ class ManifoldMixup:
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self._runs.skipped(finished, self._switch.runs):
-            finished.plan = self.plan = None
+            finished.outputs.plan = self.plan = None
             self.skipped += 1
         elif hook is not None and hook.traced and not hook.watched:
             hook.watched = True

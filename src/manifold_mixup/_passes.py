@@ -3,12 +3,14 @@
 import sys
 import weakref
 from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd
+from manifold_mixup._outputs import Memories, Outputs
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves
 
@@ -18,21 +20,25 @@ class Pass:
 
     def __init__(
         self,
-        plan: MixPlan | None,
+        outputs: Outputs,
         training: bool,
         nested: bool = False,
         held: Tensor | None = None,
     ) -> None:
-        self.plan = plan
+        self.outputs = outputs
         self.held = held  # what is no padding, if that is to be minded
         # Masks that were mixed, with their form: the blocks of a model are all given the same.
         self.masks: list[tuple[Tensor, Any, Tensor]] = []
         self.training = training
         self.nested = nested  # in another pass, and one of the two is mixed
-        self.claimed = False
         self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
         self.begin = _autograd.next_number()
         self.end = sys.maxsize  # while it runs, what comes is its own
+
+    @property
+    def plan(self) -> MixPlan | None:
+        """What it mixes; None for nothing."""
+        return self.outputs.plan
 
     def holds(self, number: int) -> bool:
         """Say whether the node with this number was made in this pass."""
@@ -47,48 +53,57 @@ class Pass:
                 f"back to its plan. Return tensors, in tuples, dicts or dataclasses if you like."
             )
 
-    def require_claim(self, grad: Tensor) -> None:
-        """Raise when backward reaches a mixed output whose targets nobody mixed."""
-        del grad
-        if self.plan is not None and not self.claimed:
-            raise RuntimeError(
-                f"backward reached the output of a forward pass that mixed the hidden state at "
-                f"{self.plan.layer!r}, but its targets were not mixed. Compute the loss with "
-                f"mixup.wrap(criterion) or mixup.target(y, output). A loss inside the model "
-                f"(labels= given to it) has to move out. For a backward pass with no target, "
-                f"like a gradient penalty before the loss, call mixup.target(y, output) first or "
-                f"run the forward pass in mixup.paused()."
-            )
+
+class Source:
+    """Where an output came from: passes with one plan, and the nodes of their tensors.
+
+    Nodes of None stand for all that the pass returned.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Outputs, Collection[int] | None]]) -> None:
+        self.parts = parts
+
+    @property
+    def plan(self) -> MixPlan | None:
+        """What the passes mixed; None for nothing."""
+        return self.parts[0][0].plan if self.parts else None
+
+    def claim(self) -> None:
+        """Note that the targets of these outputs were mixed."""
+        for outputs, nodes in self.parts:
+            outputs.claim(nodes)
 
 
 class Passes:
     """The forward passes of one model that can still be asked for."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, named: Collection[str] | None = None) -> None:
         self.model = model
+        self.named = named  # paths of the outputs that the loss reads; None for all
         self.running: Pass | None = None
         self.latest: Pass | None = None
-        # A pass lives as long as the graph of its output, which holds it by a tensor hook.
+        # A pass lives as long as the graph of its output, which holds it.
         self._alive: weakref.WeakSet[Pass] = weakref.WeakSet()
+        self._memories = Memories()
 
     def start(self, plan: MixPlan | None, *, training: bool, held: Tensor | None = None) -> Pass:
         """Open a pass; it is the running one until `finish`."""
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
-        self.running = Pass(plan, training, nested, held)
+        self.running = Pass(Outputs(plan, self.named), training, nested, held)
         self._alive.add(self.running)
         return self.running
 
-    def finish(self, output: Any) -> None:
-        """Close the running pass; the graph of ``output`` keeps it from now on."""
+    def finish(self, output: Any) -> Any:
+        """Close the running pass and return its output, whose graph keeps the pass from now on."""
         finished, self.running = self.running, None
         if finished is None:
-            return
+            return output
+        output = finished.outputs.hand_out(output, keep=finished)
         finished.end = _autograd.next_number()
         self.latest = finished
-        for _, tensor in leaves(output):
-            if tensor.grad_fn is not None:
-                tensor.register_hook(finished.require_claim)
+        self._memories.note(output, finished.outputs)
+        return output
 
     def refuse_nesting(self) -> None:
         """Raise if another pass of the model, inside the one that ends, has taken its place."""
@@ -145,47 +160,60 @@ class Passes:
             )
         return owner
 
-    def of(self, output: Any, *, train_mode: bool) -> Pass | None:
-        """Return the pass that made ``output``; None if nothing was mixed.
+    def behind(self, output: Any, *, train_mode: bool) -> Source:
+        """Return which pass made ``output``, and which of its tensors it was computed from.
 
         Args:
             output: what the model returned, or something computed from it; None for the latest
-                pass. Without an autograd graph it is taken for the latest as well.
+                pass. Without an autograd graph it has to lie in the memory of what was returned.
             train_mode: whether the model is in train mode now.
 
         Raises:
             RuntimeError: in training, there is no such pass, or more than one.
         """
         training = train_mode and torch.is_grad_enabled()
-        if self.latest is None and training:
+        if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS)
-        made_by = self._behind(output)
-        if len({id(known.plan) for known in made_by}) > 1:
+        source = Source(self._by_graph(output) or self._memories.of(output))
+        if len({id(outputs.plan) for outputs, _ in source.parts}) > 1:
             raise RuntimeError(_SEVERAL)
-        for known in made_by:
-            known.claimed = True
-        if made_by:
-            return made_by[0]
-        if training and any(tensor.grad_fn is not None for _, tensor in leaves(output)):
-            raise RuntimeError(_FOREIGN)
+        if source.parts:
+            return source
+        if training and output is not None:
+            graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
+            raise RuntimeError(_FOREIGN if graph else _DETACHED)
         # An output of an evaluation was not made by the training pass before it.
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
-        outdated = self.latest is not None and self.latest.training and evaluated
-        return None if outdated else self.latest
+        if self.latest is None or (self.latest.training and evaluated):
+            return Source([])
+        return Source([(self.latest.outputs, None)])
 
-    def _behind(self, output: Any) -> list[Pass]:
+    def require_data(self, target: Any) -> None:
+        """Raise if a target was computed by a mixed pass, as with arguments the wrong way round.
+
+        Raises:
+            ValueError: it was.
+        """
+        for path, tensor in leaves(target):
+            if tensor.grad_fn is None:
+                continue
+            plans = [outputs.plan for outputs, _ in self._by_graph(tensor)]
+            for plan in filter(None, plans):
+                raise ValueError(_SWAPPED.format(path and f" {path!r}", plan.layer))
+
+    def _by_graph(self, output: Any) -> list[tuple[Outputs, set[int]]]:
         """List the passes that the autograd graph of ``output`` meets first."""
-        met: set[Pass] = set()
+        met: dict[Pass, set[int]] = {}
 
         def note(number: int) -> bool:
             owner = self._owner(number)
             if owner is not None:
-                met.add(owner)
+                met.setdefault(owner, set()).add(number)
             return owner is not None
 
         floor = min((known.begin for known in self._alive), default=0)
         _autograd.search((tensor for _, tensor in leaves(output)), floor, note)
-        return list(met)
+        return [(owner.outputs, nodes) for owner, nodes in met.items()]
 
     def _owner(self, number: int) -> Pass | None:
         return next((known for known in self._alive if known.holds(number)), None)
@@ -201,6 +229,18 @@ _FOREIGN = (
     "criterion what the model returned, or something computed from it; checkpoint a whole model "
     "with use_reentrant=False, which keeps its graph. For an output of another model use the plain "
     "criterion."
+)
+_DETACHED = (
+    "this output has no autograd graph and is not what the attached model returned, so it cannot "
+    "be told which forward pass it came from. Give the criterion the model's output before it is "
+    "detached, and compute what is merely logged, or comes from another model, inside "
+    "torch.no_grad() or by the plain criterion. A value that holds no tensors, such as a "
+    "distribution: mixup.target(y, output).loss(criterion, value)."
+)
+_SWAPPED = (
+    "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "
+    "is called as criterion(output, target): are the two the wrong way round? If the model's own "
+    "output is meant to be a target, as in self-distillation, detach it."
 )
 _SEVERAL = (
     "this output was computed from several forward passes, which mixed differently. Give the "

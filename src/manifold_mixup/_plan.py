@@ -1,6 +1,7 @@
 """A plan: what one forward pass mixes, as a value."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ class MixPlan:
     Args:
         layer: name of the module whose output is mixed, or ``"input"``.
         lam: λ, the share every example keeps of itself; float32, in 0 to 1, a scalar ``()`` for the
-            whole batch or ``(batch,)`` for each example its own. It is never folded to
-            max(λ, 1-λ).
+            whole batch or ``(batch,)`` for each example its own. A Python number is taken for a
+            scalar. It is never folded to max(λ, 1-λ).
         perm: row ``i`` is mixed with row ``perm[i]``; an int64 permutation, ``(batch,)``.
 
     Raises:
@@ -31,9 +32,14 @@ class MixPlan:
     lam: Tensor
     perm: Tensor
 
+    if TYPE_CHECKING:
+
+        def __init__(self, layer: str, lam: Tensor | float, perm: Tensor) -> None: ...
+
     def __post_init__(self) -> None:
         # The fields become inputs of compiled code, where values cannot be looked at.
         if not torch.compiler.is_compiling():
+            _take_number(self)
             _check_types(self.layer, self.lam, self.perm)
             _check_values(self.lam, self.perm)
 
@@ -72,6 +78,14 @@ def unchecked(layer: str, lam: Tensor, perm: Tensor) -> MixPlan:
     for name, value in (("layer", layer), ("lam", lam), ("perm", perm)):
         object.__setattr__(plan, name, value)
     return plan
+
+
+def _take_number(plan: MixPlan) -> None:
+    """Turn a λ that is a Python number into a scalar beside ``perm``."""
+    lam: object = plan.lam
+    if isinstance(lam, int | float) and not isinstance(lam, bool):
+        device = plan.perm.device if isinstance(plan.perm, Tensor) else None
+        object.__setattr__(plan, "lam", torch.tensor(lam, dtype=torch.float32, device=device))
 
 
 def _check_types(layer: object, lam: object, perm: object) -> None:

@@ -1,0 +1,232 @@
+"""What a mixed pass returned: which of its tensors have mixed targets, and which backward uses.
+
+Every tensor is handed out as an alias of what the model made, with a node of its own in the
+autograd graph. Only a use of the returned tensor goes through that node. A hidden state that the
+model returns as well, through which the gradient of the logits passes, does not.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._tree import leaves, map_leaves
+
+
+@dataclass(slots=True)
+class Leaf:
+    """One tensor of an output that has a graph.
+
+    Attributes:
+        path: where it is in the output.
+        scalar: whether it is a single number for the whole batch.
+        named: whether the loss may read it, as far as the user has said.
+        claimed: whether targets were mixed for it.
+    """
+
+    path: str
+    scalar: bool
+    named: bool
+    claimed: bool = False
+
+
+class Outputs:
+    """The tensors that a mixed pass returned.
+
+    Args:
+        plan: what the pass mixed; None for nothing.
+        named: paths of the outputs that the loss reads; None for all of them.
+    """
+
+    def __init__(self, plan: MixPlan | None, named: Collection[str] | None = None) -> None:
+        self.plan = plan
+        self.named = named
+        self.leaves: dict[int, Leaf] = {}  # by the number of their node
+        self.claimed = False  # all of them
+        self.handed_out = False
+
+    def hand_out(self, output: Any, keep: object) -> Any:
+        """Return the output with an alias in the place of every tensor that has a graph.
+
+        Args:
+            output: what the model returned.
+            keep: what is to live as long as the graph.
+        """
+        self.handed_out = True
+        if self.plan is None:  # plain targets are always right: the graph need only keep the pass
+            for _, tensor in leaves(output):
+                if tensor.grad_fn is not None:
+                    tensor.register_hook(_holding(keep))
+            return output
+        try:
+            return self._aliased(output, keep)
+        except Exception:  # a container of the user's that cannot be made anew
+            for path, tensor in leaves(output):
+                if tensor.grad_fn is not None:
+                    self._hook(path, tensor, keep)
+            return output
+
+    def _aliased(self, output: Any, keep: object) -> Any:
+        known: dict[int, Tensor] = {}
+
+        def alias(path: str, tensor: Tensor) -> Tensor:
+            if tensor.grad_fn is None:
+                return tensor
+            if id(tensor) not in known:  # one tensor at two paths is one leaf
+                known[id(tensor)] = self._alias(path, tensor, keep)
+            return known[id(tensor)]
+
+        return map_leaves(alias, output)
+
+    def claim(self, nodes: Collection[int] | None = None) -> None:
+        """Note that targets were mixed for the leaves with these nodes; None for all of them."""
+        if nodes is None or not self.handed_out:  # inside of the pass that makes them
+            self.claimed = True
+            return
+        for node in nodes:
+            if node in self.leaves:
+                self.leaves[node].claimed = True
+
+    def require_claim(self, leaf: Leaf) -> None:
+        """Raise if backward uses a leaf for which no targets were mixed."""
+        if not leaf.named:
+            raise RuntimeError(_unnamed(leaf.path))
+        if self.claimed:
+            return
+        beside = any(other.claimed and not other.scalar for other in self.leaves.values())
+        if not (leaf.claimed or (leaf.scalar and beside)):
+            layer = "" if self.plan is None else self.plan.layer
+            raise RuntimeError(_unclaimed(leaf.path, layer, beside=beside))
+
+    def _alias(self, path: str, tensor: Tensor, keep: object) -> Tensor:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            handed = tensor.view_as(tensor)  # functional transforms refuse a Function of this form
+            self._hook(path, handed, keep)
+            return handed
+        leaf = self._leaf(path, tensor)
+        handed = _HandOut.apply(tensor, self, leaf, keep)
+        self.leaves[_number(handed)] = leaf
+        return handed  # type: ignore[no-any-return]
+
+    def _hook(self, path: str, tensor: Tensor, keep: object) -> None:
+        leaf = self._leaf(path, tensor)
+        self.leaves[_number(tensor)] = leaf
+
+        def check(grad: Tensor, keep: object = keep) -> None:
+            self.require_claim(leaf)
+
+        tensor.register_hook(check)
+
+    def _leaf(self, path: str, tensor: Tensor) -> Leaf:
+        rows = 0 if self.plan is None else self.plan.batch
+        scalar = tensor.ndim == 0 or (tensor.numel() == 1 and rows != 1)
+        return Leaf(path, scalar, self.named is None or within(path, self.named))
+
+
+class _HandOut(torch.autograd.Function):
+    """The identity, which requires a claim when a gradient comes back through it.
+
+    The result shares memory and version counter with the tensor but is no view of it. So what a
+    criterion writes into it in place is noticed as ever, and its gradient still comes through here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, outputs: Outputs, leaf: Leaf, keep: object) -> Tensor:
+        ctx.outputs, ctx.leaf, ctx.keep = outputs, leaf, keep
+        ctx.set_materialize_grads(False)
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        if grad is not None:
+            ctx.outputs.require_claim(ctx.leaf)
+        return grad, None, None, None
+
+
+def within(path: str, named: Iterable[str]) -> bool:
+    """Return whether a path is one of those named, or inside of one."""
+    return any(path == name or path.startswith(f"{name}.") for name in named)
+
+
+class Memories:
+    """Which output a piece of memory belongs to, so that a detached tensor is known again."""
+
+    def __init__(self) -> None:
+        self._owners: dict[StorageWeakRef, tuple[Outputs, set[int]]] = {}
+        self._limit = 64
+
+    def note(self, output: Any, outputs: Outputs) -> None:
+        """Remember the memory of an output's tensors for as long as it is in use."""
+        owners = self._owners
+        for _, tensor in leaves(output):
+            storage = _storage(tensor)
+            if storage is None:
+                continue
+            if storage not in owners or owners[storage][0] is not outputs:
+                owners[storage] = (outputs, set())
+            if tensor.grad_fn is not None:
+                owners[storage][1].add(_number(tensor))
+        if len(owners) > self._limit:
+            self._owners = {key: owner for key, owner in owners.items() if not key.expired()}
+            self._limit = max(64, 2 * len(self._owners))
+
+    def of(self, value: Any) -> list[tuple[Outputs, set[int]]]:
+        """List the outputs in whose memory the detached tensors of a value lie, with their nodes.
+
+        A graph that leads elsewhere, as of a reentrant checkpoint, says more than the memory.
+        """
+        detached = (tensor for _, tensor in leaves(value) if tensor.grad_fn is None)
+        storages = (_storage(tensor) for tensor in detached)
+        return [self._owners[storage] for storage in storages if storage in self._owners]
+
+
+def _holding(keep: object) -> Callable[[Tensor], None]:
+    """Return a tensor hook that does nothing but hold an object."""
+
+    def hook(grad: Tensor, keep: object = keep) -> None:
+        pass
+
+    return hook
+
+
+def _number(tensor: Tensor) -> int:
+    """Return the number of the node that made a tensor."""
+    return int(tensor.grad_fn._sequence_nr())  # type: ignore[union-attr]
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef | None:
+    try:
+        return StorageWeakRef(tensor.untyped_storage())
+    except (NotImplementedError, RuntimeError):  # sparse, nested, in a functional transform
+        return None
+
+
+def _unnamed(path: str) -> str:
+    return (
+        f"backward used the output {path!r} of the model, which outputs= does not name, so it was "
+        f"not checked that all it depends on is mixed. Name it in outputs= as well, or leave it "
+        f"out of the loss."
+    )
+
+
+def _unclaimed(path: str, layer: str, *, beside: bool) -> str:
+    told = (
+        f"backward reached the output{path and f' {path!r}'} of a forward pass that mixed the "
+        f"hidden state at {layer!r}, but its targets were not mixed. Compute the loss with "
+        f"mixup.wrap(criterion) or mixup.target(y, output)."
+    )
+    no_target = (
+        "An output that has no target (the mean and variance of a VAE, a term of regularization) "
+        "is claimed by mixup.target(None, output), before backward."
+    )
+    if beside:
+        return f"{told} Each output that a loss reads needs targets of its own. {no_target}"
+    return (
+        f"{told} A loss inside the model (labels= given to it) has to move out. For a backward "
+        f"pass with no target, like a gradient penalty before the loss, call "
+        f"mixup.target(y, output) first or run the forward pass in mixup.paused(). {no_target}"
+    )

@@ -1,0 +1,272 @@
+"""Each output that a loss reads has mixed targets of its own, or backward says which has not."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from manifold_mixup import ManifoldMixup, MixPlan
+from zoo import gradients, plain_mix
+
+ROWS = 5
+KIND, SIZE = torch.tensor([2, 0, 1, 1, 0]), torch.linspace(-1, 1, ROWS)[:, None]
+PLAN = MixPlan("body", 0.3, torch.tensor([1, 2, 3, 4, 0]))
+
+
+class Returning(nn.Module):
+    """A body and two heads; what of their results is returned, and how, is up to ``pack``."""
+
+    def __init__(self, pack):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+        self.kind, self.size = nn.Linear(6, 3), nn.Linear(6, 1)
+        self.pack = pack
+
+    def forward(self, x):
+        return self.pack(*self.heads(self.body(x)))
+
+    def heads(self, h):
+        return h, self.kind(h), self.size(h)
+
+
+def heads(h, kind, size):
+    return {"kind": kind, "size": [size]}
+
+
+def attach(pack, **options):
+    model = Returning(pack)
+    return model, ManifoldMixup(model, ["body"], seed=0, **options)
+
+
+def run(pack, x=None):
+    """Run one pass by PLAN; return its output, and the same heads split by hand."""
+    model, mixup = attach(pack, check=False)
+    x = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1)) if x is None else x
+    with mixup.using(PLAN):
+        output = model(x)
+    twin = Returning(pack)
+    oracle = twin.heads(plain_mix(twin.body(x), PLAN))
+    return model, mixup, output, twin, oracle
+
+
+def ends(criterion, output, y):
+    lam, perm = PLAN.lam, PLAN.perm
+    return lam * criterion(output, y) + (1 - lam) * criterion(output, y[perm])
+
+
+def test_a_second_head_without_mixed_targets_raises_with_its_path():
+    _, mixup, output, _, _ = run(heads)
+    loss = mixup.wrap(nn.CrossEntropyLoss())(output["kind"], KIND)
+    loss = loss + F.mse_loss(output["size"][0], SIZE)
+    with pytest.raises(RuntimeError, match=r"the output 'size.0' of .* at 'body'.*of its own"):
+        loss.backward()
+
+
+def test_each_head_with_targets_of_its_own_has_the_gradient_of_the_split_model():
+    model, mixup, output, twin, (_, kind, size) = run(heads)
+    loss = mixup.wrap(nn.CrossEntropyLoss())(output["kind"], KIND)
+    (loss + mixup.wrap(nn.MSELoss())(output["size"][0], SIZE)).backward()
+    (ends(F.cross_entropy, kind, KIND) + F.mse_loss(size, plain_mix(SIZE, PLAN))).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+def test_a_criterion_that_is_given_all_outputs_answers_for_all():
+    model, mixup, output, _, _ = run(heads)
+
+    def both(output, y):
+        return F.cross_entropy(output["kind"], y) + output["size"][0].square().mean()
+
+    mixup.wrap(both)(output, KIND).backward()
+    assert gradients(model)
+
+
+def test_a_gradient_that_merely_passes_through_a_returned_tensor_needs_no_claim():
+    model, mixup, output, twin, (_, kind, _) = run(lambda h, kind, size: (kind, {"hidden": [h]}))
+    mixup.wrap(nn.CrossEntropyLoss())(output[0], KIND).backward()
+    ends(F.cross_entropy, kind, KIND).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+def test_a_hidden_state_that_a_loss_reads_needs_one():
+    _, mixup, output, _, _ = run(lambda h, kind, size: (kind, {"hidden": [h]}))
+    loss = mixup.wrap(nn.CrossEntropyLoss())(output[0], KIND)
+    with pytest.raises(RuntimeError, match=r"the output '1.hidden.0'"):
+        (loss + output[1]["hidden"][0].square().mean()).backward()
+
+
+def test_one_tensor_at_two_paths_is_one_output():
+    model, mixup, output, _, _ = run(lambda h, kind, size: {"kind": kind, "again": (kind,)})
+    assert output["kind"] is output["again"][0]
+    loss = mixup.wrap(nn.CrossEntropyLoss())(output["kind"], KIND)
+    (loss + output["again"][0].square().mean()).backward()
+    assert gradients(model)
+
+
+def balanced(h, kind, size):
+    return kind, h.mean(0).square().sum()
+
+
+def test_a_number_is_exempt_beside_an_output_with_mixed_targets():
+    model, mixup, (kind, balance), twin, (h, split, _) = run(balanced)
+    (mixup.wrap(nn.CrossEntropyLoss())(kind, KIND) + balance).backward()
+    (ends(F.cross_entropy, split, KIND) + h.mean(0).square().sum()).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+@pytest.mark.parametrize("claimed", [False, True], ids=["alone", "beside another number"])
+def test_a_number_alone_is_a_loss_without_targets(claimed):
+    _, mixup, output, _, _ = run(lambda h, kind, size: (h.sum(), kind.sum()))
+    if claimed:
+        mixup.target(KIND, output[1])
+    with pytest.raises(RuntimeError, match=r"the output '0'.*a forward pass that mixed"):
+        output[0].backward()
+
+
+def test_outputs_without_a_target_are_claimed_by_none():
+    """The mean and variance of a VAE."""
+    model, mixup, (kind, size), _, _ = run(lambda h, kind, size: (kind, size))
+    prior = size.square().mean()
+    loss = mixup.wrap(nn.CrossEntropyLoss())(kind, KIND)
+    with pytest.raises(RuntimeError, match=r"mixup.target\(None, output\)"):
+        (loss + prior).backward(retain_graph=True)
+    mixup.target(None, size)
+    (loss + prior).backward()
+    assert gradients(model)
+
+
+def test_a_target_of_another_batch_size_claims_nothing():
+    _, mixup, output, _, _ = run(lambda h, kind, size: kind)
+    with pytest.raises(ValueError, match="mixed 5 examples"):
+        mixup.wrap(nn.CrossEntropyLoss())(output, KIND[:3])
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        F.cross_entropy(output, KIND).backward()
+
+
+def test_the_latest_pass_as_a_whole_can_be_claimed():
+    model, mixup, output, _, _ = run(heads)
+    mixed = mixup.target(KIND)
+    (mixed.loss(F.cross_entropy, output["kind"]) + output["size"][0].mean()).backward()
+    assert gradients(model)
+
+
+def test_a_target_that_is_mixed_inside_the_model_answers_for_what_it_returns():
+    model, mixup = attach(lambda h, kind, size: (loss(kind), kind), check=False)
+    loss = lambda kind: mixup.target(KIND, kind).loss(F.cross_entropy, kind)  # noqa: E731
+    model(torch.randn(ROWS, 4))[0].backward()
+    assert gradients(model)
+
+
+# What is written into an output in place
+
+
+def first_column(output):
+    output[:, 0] = 0
+    return output
+
+
+@pytest.mark.parametrize("write", [first_column, lambda output: output.mul_(2), torch.Tensor.tanh_])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_an_output_that_is_changed_in_place_is_still_the_output(write, wrapped):
+    model, mixup, output, twin, (_, kind, _) = run(lambda h, kind, size: (kind, size))
+    changed = write(output[0])
+    prior = mixup.wrap(nn.MSELoss())(output[1], SIZE)
+    if not wrapped:
+        with pytest.raises(RuntimeError, match="the output '0'"):
+            (F.cross_entropy(changed, KIND) + prior).backward()
+        return
+    mixup.wrap(nn.CrossEntropyLoss())(changed, KIND).backward()
+    ends(F.cross_entropy, write(kind), KIND).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+def test_a_write_that_would_spoil_the_gradient_is_noticed_as_without_mixing():
+    _, mixup, output, _, _ = run(lambda h, kind, size: kind.softmax(1))
+    output.mul_(2)  # softmax needs its result for the gradient
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        mixup.wrap(nn.NLLLoss())(output.log(), KIND).backward()
+
+
+# Containers and transforms
+
+
+class Frozen(Mapping):
+    """A mapping that cannot be copied for certain."""
+
+    def __init__(self, items):
+        self.items_ = items
+
+    def __getitem__(self, key):
+        return self.items_[key]
+
+    def __iter__(self):
+        return iter(self.items_)
+
+    def __len__(self):
+        return len(self.items_)
+
+
+def test_a_container_that_cannot_be_made_anew_is_returned_as_it_is():
+    _, mixup, output, _, _ = run(lambda h, kind, size: Frozen({"kind": kind, "size": size}))
+    assert type(output) is Frozen
+    loss = mixup.wrap(nn.CrossEntropyLoss())(output["kind"], KIND)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="the output 'size'"):
+        (loss + output["size"].mean()).backward()
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_inside_a_functional_transform(wrapped):
+    x = torch.randn(ROWS, 4)
+    model, mixup = attach(lambda h, kind, size: kind, example=x)
+    criterion = mixup.wrap(nn.CrossEntropyLoss()) if wrapped else nn.CrossEntropyLoss()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters):
+        return criterion(torch.func.functional_call(model, parameters, (x,)), KIND)
+
+    if not wrapped:
+        with pytest.raises(RuntimeError, match="its targets were not mixed"):
+            torch.func.grad(loss)(parameters)
+        return
+    gradient = torch.func.grad(loss)(parameters)
+    mixup.load_state_dict({"seed": 0, "step": 0})
+    loss(parameters).backward()
+    torch.testing.assert_close(gradient["kind.bias"], model.kind.bias.grad)
+
+
+def test_the_gradient_of_a_gradient_comes_through():
+    x = torch.randn(ROWS, 4, requires_grad=True)
+    model, mixup, output, twin, (_, kind, _) = run(lambda h, kind, size: kind, x)
+    for loss in (
+        mixup.wrap(nn.CrossEntropyLoss())(output, KIND),
+        ends(F.cross_entropy, kind, KIND),
+    ):
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        slope.square().sum().backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+# The right way round
+
+
+@pytest.mark.parametrize(
+    "target", [lambda output: output, lambda output: {"y": KIND, "teacher": [2 * output]}]
+)
+def test_a_target_that_a_mixed_pass_made_is_refused(target):
+    _, mixup, output, _, _ = run(lambda h, kind, size: size)
+    criterion = mixup.wrap(lambda output, target: output.sum())
+    with pytest.raises(ValueError, match=r"the target.* mixed the hidden state at 'body'.*round"):
+        criterion(SIZE, target(output))
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):  # nothing was claimed
+        output.sum().backward()
+
+
+def test_a_detached_output_and_one_of_an_unmixed_pass_may_be_targets():
+    model, mixup, output, _, _ = run(lambda h, kind, size: size)
+    mixup.wrap(nn.MSELoss())(output, output.detach().clone())
+    with mixup.paused():
+        clean = model(torch.randn(ROWS, 4))
+    mixup.wrap(nn.MSELoss())(output, clean)

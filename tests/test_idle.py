@@ -1,0 +1,82 @@
+"""A model that is trained in eval mode, where nothing is mixed, is warned of; nothing else is."""
+
+import pytest
+import torch
+from torch import nn
+
+from manifold_mixup import ManifoldMixup
+from zoo import BATCH, CLASSES, build, example
+
+TARGET = torch.arange(BATCH) % CLASSES
+
+
+def attach():
+    model = build("mlp").eval()  # as a pretrained model comes
+    mixup = ManifoldMixup(model, ["fc1"], seed=0)
+    return model, mixup, mixup.wrap(nn.CrossEntropyLoss())
+
+
+def step(model, criterion, optimizer):
+    criterion(model(example(model)), TARGET).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "optimize",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, foreach=True),
+        lambda p: torch.optim.AdamW(p, fused=True),
+    ],
+    ids=["loop", "foreach", "fused"],
+)
+def test_the_second_training_step_in_eval_mode_warns_once(optimize):
+    model, _, criterion = attach()
+    optimizer = optimize(model.parameters())
+    step(model, criterion, optimizer)
+    with pytest.warns(UserWarning, match=r"trained in eval mode.*model.train\(\)"):
+        step(model, criterion, optimizer)
+    step(model, criterion, optimizer)  # a second warning would be an error
+
+
+def test_a_target_by_hand_is_watched_too():
+    model, mixup, _ = attach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def by_hand(output, y):
+        return mixup.target(y, output).loss(nn.functional.cross_entropy, output)
+
+    step(model, by_hand, optimizer)
+    with pytest.warns(UserWarning, match="trained in eval mode"):
+        step(model, by_hand, optimizer)
+
+
+def test_validation_and_attacks_before_training_are_no_training():
+    model, _, criterion = attach()
+    for seed in range(3):
+        with torch.no_grad():
+            criterion(model(example(model, seed)), TARGET)
+        x = example(model, seed).requires_grad_()
+        criterion(model(x), TARGET).backward()  # an attack: nothing but the input moves
+    model.train()
+    criterion(model(example(model)), TARGET).backward()
+
+
+def test_evaluation_after_training_may_go_backward_between_steps():
+    """Adversarial validation every epoch."""
+    model, _, criterion = attach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        step(model.train(), criterion, optimizer)
+        criterion(model.eval()(example(model).requires_grad_()), TARGET).backward()
+    step(model, criterion, optimizer)
+    step(model, criterion, optimizer)
+
+
+def test_a_removed_mixup_says_nothing():
+    model, mixup, criterion = attach()
+    mixup.remove()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        step(model, criterion, optimizer)
