@@ -197,7 +197,7 @@ def test_an_output_that_cannot_be_told_to_be_the_models_is_never_given_the_lates
             criterion(mode(example(model)), TARGET)
     with pytest.raises(RuntimeError, match="cannot be told which forward pass"):
         criterion(derived, TARGET)
-    with pytest.raises(RuntimeError, match=r"distribution: mixup.target\(y, output\)"):
+    with pytest.raises(RuntimeError, match=r"distribution, call mixup.target\(y, output\)"):
         criterion(torch.distributions.Categorical(logits=output), TARGET)
     criterion(output, TARGET).backward()  # and nothing was lost
     assert mixup.plan is not None

@@ -234,8 +234,8 @@ _DETACHED = (
     "this output has no autograd graph and is not what the attached model returned, so it cannot "
     "be told which forward pass it came from. Give the criterion the model's output before it is "
     "detached, and compute what is merely logged, or comes from another model, inside "
-    "torch.no_grad() or by the plain criterion. A value that holds no tensors, such as a "
-    "distribution: mixup.target(y, output).loss(criterion, value)."
+    "torch.no_grad() or by the plain criterion. If the criterion takes an object that hides its "
+    "tensors, such as a distribution, call mixup.target(y, output).loss(criterion, value)."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "
