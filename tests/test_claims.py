@@ -41,9 +41,9 @@ def attach(pack, **options):
     return model, ManifoldMixup(model, ["body"], seed=0, **options)
 
 
-def run(pack, x=None):
+def run(pack, x=None, check=False):
     """Run one pass by PLAN; return its output, and the same heads split by hand."""
-    model, mixup = attach(pack, check=False)
+    model, mixup = attach(pack, check=check)
     x = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1)) if x is None else x
     with mixup.using(PLAN):
         output = model(x)
@@ -110,10 +110,19 @@ def balanced(h, kind, size):
 
 
 def test_a_number_is_exempt_beside_an_output_with_mixed_targets():
-    model, mixup, (kind, balance), twin, (h, split, _) = run(balanced)
+    model, mixup, (kind, balance), twin, (h, split, _) = run(balanced, check=True)
     (mixup.wrap(nn.CrossEntropyLoss())(kind, KIND) + balance).backward()
     (ends(F.cross_entropy, split, KIND) + h.mean(0).square().sum()).backward()
     torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+def test_a_number_that_nobody_looked_at_may_be_a_loss_inside_the_model():
+    _, mixup, (kind, balance), _, _ = run(balanced, check=False)
+    loss = mixup.wrap(nn.CrossEntropyLoss())(kind, KIND) + balance
+    with pytest.raises(RuntimeError, match="the output '1'"):
+        loss.backward(retain_graph=True)
+    mixup.target(None, balance)
+    loss.backward()
 
 
 @pytest.mark.parametrize("claimed", [False, True], ids=["alone", "beside another number"])

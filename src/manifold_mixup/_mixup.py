@@ -364,6 +364,8 @@ class ManifoldMixup:
         if not mixing:
             return self._passes.start(None, training=training)
         inputs = list(named_inputs(unwrap(self._model), args, kwargs))
+        if self._told and (self._padding.unknown(inputs) or (training and self._unchecked)):
+            self._check(args, kwargs)
         plan = self._next_plan(inputs, args, kwargs)
         held = None if plan is None else self._padding.held(inputs)
         return self._passes.start(plan, training=training, held=held)
@@ -372,8 +374,6 @@ class ManifoldMixup:
         self, inputs: list[tuple[str, Tensor]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> MixPlan | None:
         lead = leading(inputs)
-        if self._told and self._padding.unknown(inputs):
-            self._check(args, kwargs)
         if self._told and (told := self._told[-1]) is not None:
             # Moved once, so that all passes of one plan know it for the same.
             plan = self._told[-1] = told.to(lead.device)
@@ -472,6 +472,7 @@ class ManifoldMixup:
         mask = self._mask_in(args, kwargs)
         if self._checks:
             self.layers = check_layers(table, self.layers)
+            self._passes.checked = True
         self._note(table)
         if self._checks and mask is not None:
             self._require_proof(prove(self._model, self.layers, args, kwargs, self._run_copy, mask))

@@ -40,11 +40,17 @@ class Outputs:
     Args:
         plan: what the pass mixed; None for nothing.
         named: paths of the outputs that the loss reads; None for all of them.
+        exempt: whether a single number needs no claim beside an output that has one. It may be a
+            loss of labels that were given to the model, unless the structural view has ruled it
+            out.
     """
 
-    def __init__(self, plan: MixPlan | None, named: Collection[str] | None = None) -> None:
+    def __init__(
+        self, plan: MixPlan | None, named: Collection[str] | None = None, *, exempt: bool = False
+    ) -> None:
         self.plan = plan
         self.named = named
+        self.exempt = exempt
         self.leaves: dict[int, Leaf] = {}  # by the number of their node
         self.claimed = False  # all of them
         self.handed_out = False
@@ -98,7 +104,7 @@ class Outputs:
         if self.claimed:
             return
         beside = any(other.claimed and not other.scalar for other in self.leaves.values())
-        if not (leaf.claimed or (leaf.scalar and beside)):
+        if not (leaf.claimed or (leaf.scalar and self.exempt and beside)):
             layer = "" if self.plan is None else self.plan.layer
             raise RuntimeError(_unclaimed(leaf.path, layer, beside=beside))
 

@@ -80,6 +80,7 @@ class Passes:
     def __init__(self, model: nn.Module, named: Collection[str] | None = None) -> None:
         self.model = model
         self.named = named  # paths of the outputs that the loss reads; None for all
+        self.checked = False  # whether the structural view found all layers good
         self.running: Pass | None = None
         self.latest: Pass | None = None
         # A pass lives as long as the graph of its output, which holds it.
@@ -90,7 +91,8 @@ class Passes:
         """Open a pass; it is the running one until `finish`."""
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
-        self.running = Pass(Outputs(plan, self.named), training, nested, held)
+        outputs = Outputs(plan, self.named, exempt=self.checked)
+        self.running = Pass(outputs, training, nested, held)
         self._alive.add(self.running)
         return self.running
 
