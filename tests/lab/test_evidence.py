@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 
 from manifold_mixup.lab import paper
+from manifold_mixup.lab.evaluate.statistics import t_quantile
 
 RESULTS = Path(__file__).parents[2] / "results"
 NETWORKS = (
@@ -46,19 +47,54 @@ def test_means_are_those_of_the_runs(file):
                 assert cell["spread"]["mean"] == pytest.approx(fmean(values))
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_differences_are_those_of_the_runs_with_the_same_seeds(file):
+    content = json.loads(file.read_text())
+    columns = {column.key: column for column in paper.table(content["table"]).columns}
+    for row in content["rows"]:
+        for key, cell in row["ours"]["last"].items():
+            gaps = _gaps(content, row, columns[key])
+            assert (cell["difference"] is None) == (not gaps)
+            if len(gaps) > 1:
+                half = t_quantile(len(gaps) - 1) * stdev(gaps) / len(gaps) ** 0.5
+                found = [cell["difference"][name] for name in ("mean", "low", "high", "n")]
+                mean = fmean(gaps)
+                assert found == pytest.approx([mean, mean - half, mean + half, len(gaps)])
+
+
 @pytest.mark.parametrize("claim", ["outside", "within"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_manifold_mixup_flattens_mnist(network, claim):
     """What docs say of the spectra: clear at the last epoch, in all three networks."""
-    content = json.loads((RESULTS / "laptop" / "spectra.json").read_text())
-    (row,) = (
-        row
-        for row in content["rows"]
-        if row["label"].startswith(network) and "manifold" in row["label"]
-    )
-    gap = row["ours"]["last"][claim]["difference"]
+    gap = _difference("laptop/spectra", f"{network}, manifold mixup α=2", claim)
     assert gap["n"] >= 3
     assert gap["high"] < 0
+
+
+@pytest.mark.parametrize(
+    ("claim", "least"), [("confident", 15), ("within", 10), ("second", 0), ("nll", 0), ("error", 0)]
+)
+def test_manifold_mixup_on_the_spirals(claim, least):
+    """Less confidence off the data, classes concentrated and flat, a better likelihood."""
+    gap = _difference("figures/figure-1", "manifold mixup α=2", claim)
+    assert gap["n"] >= 5
+    assert gap["high"] < -least
+
+
+def _difference(table, label, claim):
+    content = json.loads((RESULTS / f"{table}.json").read_text())
+    (row,) = (row for row in content["rows"] if row["label"] == label)
+    return row["ours"]["last"][claim]["difference"]
+
+
+def _gaps(content, row, column):
+    """Return the differences of a row to the one that it is compared with, seed by seed."""
+    runs = {one["label"]: one["runs"] for one in content["rows"]}
+    own, base = (
+        {run["run"]["seed"]: _number(column, run, "last") for run in runs.get(label, [])}
+        for label in (row["label"], row["base"])
+    )
+    return [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
 
 
 def _number(column, run, when):

@@ -10,6 +10,7 @@ from scipy import stats
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.analyze.theory import (
     Solution,
+    _Perceptrons,
     affine_found,
     affine_least,
     affine_objective,
@@ -80,18 +81,44 @@ def test_the_objective_is_an_average_over_pairs_and_lam(alpha):
 
 
 def test_a_perceptron_needs_fewer_dimensions_than_the_theorem():
+    """What is found bounds the least from above, so that the best of some starts counts.
+
+    Of four times six starts the best are 0.0005 to 0.001 in three dimensions, where 0.025 would do
+    (a margin of ten of their spreads), and 0.213 to 0.217 in one.
+    """
     before = torch.get_rng_state()
-    (one,), (three,) = mlp_found(5, (1, 3), 2.0, seeds=1, steps=600, width=64)
+    one, three = map(min, mlp_found(5, (1, 3), 2.0, seeds=6, steps=300, width=48))
     assert torch.equal(torch.get_rng_state(), before)
     assert three < affine_least(5, 3, 2.0) / 4
     assert 0.05 < one < affine_least(5, 1, 2.0)
 
 
-def test_unused_dimensions_do_not_help():
-    alone = mlp_found(4, (1,), 2.0, seeds=2, steps=300, width=16)[0]
-    beside = mlp_found(4, (1, 6), 2.0, seeds=2, steps=300, width=16)[0]
-    assert min(alone) > 0.05
-    assert min(beside) > 0.05
+def test_a_perceptron_has_no_use_of_dimensions_beyond_its_own():
+    flock = _Perceptrons(4, (1, 6), 2, 8)
+    lam = torch.full((4, 6, 1), 0.3)
+    before = flock.losses(lam)
+    before.sum().backward()
+    used = flock.states.grad.abs().sum(1) > 0
+    assert used.tolist() == [[True] + [False] * 5] * 2 + [[True] * 6] * 2
+    with torch.no_grad():
+        flock.states[:, :, 1:] += 7
+        after = flock.losses(lam)
+    assert (after == before).tolist() == [True, True, False, False]
+
+
+def test_the_losses_of_perceptrons_are_of_pairs_of_classes():
+    """One by one, each with weights of its own, pair by pair."""
+    flock = _Perceptrons(3, (2,), 2, 8)
+    lam = torch.rand(2, 3, 1, generator=torch.Generator().manual_seed(0))
+    found, target = [], torch.eye(3)
+    for own, (states, share) in enumerate(zip(flock.states, lam, strict=True)):
+        flock.net.load_state_dict({name: value[own] for name, value in flock.weights.items()})
+        squares = []
+        for (i, j), at in zip(((0, 1), (0, 2), (1, 2)), share, strict=True):
+            output = flock.net(at * states[i] + (1 - at) * states[j])
+            squares.append((output - at * target[i] - (1 - at) * target[j]).square().sum())
+        found.append(torch.stack(squares).mean())
+    torch.testing.assert_close(flock.losses(lam), torch.stack(found))
 
 
 def test_a_sweep_has_everything_for_every_dimension():

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import runs as run_folder
+from manifold_mixup.lab import train as training
 from manifold_mixup.lab import weights
 from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.data.loader import Loader
 from manifold_mixup.lab.job import Job, fresh_model
 from manifold_mixup.lab.methods import Method
 from manifold_mixup.lab.recipes import Run
@@ -79,9 +81,74 @@ def test_no_mixup_is_plain_sgd(task, plain):
     model = fresh_model(run, task)
     loss = F.cross_entropy(model(task.x), task.y).item()
     result = train(run, task)
-    assert result.curve[0].train_loss == pytest.approx(loss, rel=1e-6)
+    assert result.curve[0].train_loss == pytest.approx(loss, rel=1e-5)
     before = F.cross_entropy(model.eval()(task.x_test), task.y_test).item()
-    assert result.last.nll == pytest.approx(before, rel=1e-6)  # the first step's rate is 0
+    assert result.last.nll == pytest.approx(before, rel=1e-5)  # the first step's rate is 0
+
+
+LAYERS = ("input", "hidden1", "hidden2")
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """A list of the plans of all steps of a training with ``on_step=plans.note``."""
+
+    class Noted(list):
+        def note(self, _):
+            self.append(jobs[-1].method.mixup.plan)
+
+    class Watched(Job):
+        def __init__(self, *args):
+            super().__init__(*args)
+            jobs.append(self)
+
+    jobs = []
+    monkeypatch.setattr(training, "Job", Watched)
+    return Noted()
+
+
+def mixed(values, plan):
+    lam = plan.lam.view(-1, *[1] * (values.ndim - 1))
+    return lam * values + (1 - lam) * values[plan.perm]
+
+
+def losses_by_hand(run, data, plans):
+    """Train without ManifoldMixup: layer by layer, each state and one-hot label mixed by its plan.
+
+    Return the mean loss of each epoch, and the model.
+    """
+    model, loader = fresh_model(run, data).train(), Loader(data.x, data.y, run.batch, seed=run.seed)
+    settings = {"momentum": 0.9, "nesterov": True, "weight_decay": run.weight_decay}
+    optimizer = torch.optim.SGD(model.parameters(), lr=run.lr, **settings)
+    left, epochs = iter(plans), []
+    for epoch in range(1, run.epochs + 1):
+        total = 0.0
+        for x, y in loader.epoch(epoch):
+            plan = next(left)
+            state = mixed(x, plan) if plan.layer == "input" else x
+            for name, part in model.named_children():
+                state = mixed(part(state), plan) if plan.layer == name else part(state)
+            wanted = mixed(F.one_hot(y, data.classes).float(), plan)
+            loss = F.binary_cross_entropy(state.softmax(1), wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(y)
+        epochs.append(total / len(data.x))
+    return epochs, model
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_manifold_mixup_is_the_training_written_out(task, plain, plans, tmp_path, per_sample):
+    """What the paper's figures train, a few steps of it: no number of theirs is asked for here."""
+    fields = {"loss": "softmax_bce", "optimizer": "sgd", "alpha": 2.0}
+    fields |= {"schedule": "constant", "epochs": 3, "batch": 60, "per_sample": per_sample}
+    run = replace(plain, layers=LAYERS, method="manifold mixup", **fields)
+    result = train(run, task, folder=tmp_path, on_step=plans.note)
+    assert {plan.layer for plan in plans} == set(LAYERS)
+    epochs, model = losses_by_hand(run, task, plans)
+    assert [point.train_loss for point in result.curve] == pytest.approx(epochs, rel=1e-5)
+    torch.testing.assert_close(weights.read(tmp_path / "last.safetensors"), model.state_dict())
 
 
 def test_no_mixup_has_no_hooks_and_the_plain_loss(task, plain):
@@ -92,6 +159,7 @@ def test_no_mixup_has_no_hooks_and_the_plain_loss(task, plain):
 
 def test_training_lowers_the_loss(task, plain):
     curve = train(replace(plain, epochs=15), task).curve
+    # Over twelve seeds 0.26 ± 0.015 of it is left: sixteen spreads below the half.
     assert curve[-1].train_loss < curve[0].train_loss / 2
     assert [point.epoch for point in curve] == list(range(1, 16))
 
