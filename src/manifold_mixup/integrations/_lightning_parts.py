@@ -3,8 +3,36 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from torch import nn
+
+
+def before_finders(trainer: Any, callback: Callback) -> bool:
+    """Put a callback before the finders of a Trainer, and return whether there are any.
+
+    They try out a training as the fit starts, without the callbacks, which are called in order. A
+    Tuner puts a finder first, and the Trainer does so with those that it is given.
+    """
+    finders = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder | LearningRateFinder)]
+    if finders:
+        others = [each for each in trainer.callbacks if each is not callback]
+        place = others.index(finders[0])
+        trainer.callbacks = [*others[:place], callback, *others[place:]]
+    return bool(finders)
+
+
+def estimates_statistics(trainer: Any) -> bool:
+    """Return whether this epoch only takes the batch statistics of averaged weights anew.
+
+    `StochasticWeightAveraging` has the Trainer do so in one epoch more, without backward passes.
+    """
+    averaging = (c for c in trainer.callbacks if isinstance(c, StochasticWeightAveraging))
+    return any(trainer.current_epoch > each.swa_end for each in averaging)
 
 
 def mixed_module(trainer: Trainer, pl_module: LightningModule, name: str | None) -> nn.Module:

@@ -1,7 +1,8 @@
 """Manifold Mixup in PyTorch Lightning: a callback."""
 
+import weakref
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -9,7 +10,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget
-from manifold_mixup.integrations._lightning_parts import Covered, mixed_module, own_criterion
+from manifold_mixup.integrations._lightning_parts import (
+    Covered,
+    before_finders,
+    estimates_statistics,
+    mixed_module,
+    own_criterion,
+)
 from manifold_mixup.integrations._loaders import refuse_mixed
 
 
@@ -17,7 +24,9 @@ class ManifoldMixupCallback(Callback):
     """Mix the hidden states of a module, and the targets alike, while a Trainer fits it.
 
     It attaches when a fit starts and is gone when it ends, by an exception too. Checkpoints hold
-    the stream of plans: a resumed fit draws what an uninterrupted one would have.
+    the stream of plans: a resumed fit draws what an uninterrupted one would have. What a Tuner,
+    `LearningRateFinder` or `BatchSizeFinder` tries out is mixed too, and leaves the stream where it
+    was; the epoch in which `StochasticWeightAveraging` takes batch statistics is not.
 
     Args:
         layers: the eligible layers of the module, as of `ManifoldMixup`; None has them chosen by
@@ -48,6 +57,10 @@ class ManifoldMixupCallback(Callback):
         self.mixup = None
         self._state: dict[str, int] = {}
         self._covered: Covered | None = None  # the module's criterion, during a fit
+        self._fitted: LightningModule | None = None
+        self._unmixed = ExitStack()  # open while nothing is to be mixed
+        self._batches = self._begun_at = 0  # of this fit, and the stream's step when it began
+        self._finds = self._notes = False
         self._noted: tuple[Tensor, Tensor, int] | None = None  # for the accuracy
 
     def target(self, y: Any, output: Any = None) -> MixedTarget:
@@ -63,7 +76,10 @@ class ManifoldMixupCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go on with the plans of the latest fit if the trainer goes on with it."""
         if stage == "fit":
+            for each in [each for each in _ATTACHED if each._fitted is pl_module]:
+                each._detach(pl_module)  # a rate finder that failed has forgotten the callbacks
             self._state = self.state_dict() if trainer.global_step else {}
+            self._finds = before_finders(trainer, self)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on with the plans of a checkpoint."""
@@ -74,12 +90,16 @@ class ManifoldMixupCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the module, and mix the criterion's targets."""
         module = mixed_module(trainer, pl_module, self.module)
+        if self._finds:
+            self._require_train_mode(module)
         plain = None if self.criterion is None else own_criterion(pl_module, self.criterion)
         options = dict(self.options)
         if self.layers is None:
             example = options.get("example", pl_module.example_input_array)
             options["example"] = pl_module.transfer_batch_to_device(example, pl_module.device, 0)
         self.mixup = ManifoldMixup(module, self.layers, **options)
+        self._fitted = pl_module
+        _ATTACHED.add(self)
         if self._state:
             self.mixup.load_state_dict(self._state)
         if plain is not None and self.criterion is not None:
@@ -91,16 +111,31 @@ class ManifoldMixupCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would not be mixed, and what is mixed already."""
-        if not mixed_module(trainer, pl_module, self.module).training:
+        self._require_train_mode(mixed_module(trainer, pl_module, self.module))
+        refuse_mixed(trainer.train_dataloader)
+        self._batches, self._begun_at = 0, self.state_dict().get("step", 0)
+
+    def _require_train_mode(self, module: nn.Module) -> None:
+        if not module.training:
             raise RuntimeError(
                 f"module={self.module!r} is in eval mode, as pretrained models come, and the "
                 f"Trainer leaves it so: nothing would be mixed. Call its train() before the fit, "
                 f"then eval() of the parts that are to stay frozen."
             )
-        refuse_mixed(trainer.train_dataloader)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mix nothing in an epoch that only takes batch statistics, as with `update_bn`."""
+        if self.mixup is not None and estimates_statistics(trainer):
+            self._unmixed.enter_context(self.mixup.paused())
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        """Note what the accuracy needs, which a finder would keep in memory."""
+        self._notes = self.logs
 
     def _note(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
         """Keep what an accuracy can be computed from, to the end of the batch."""
+        if not self._notes:
+            return
         output, y = _output_and_target(*args, **options)
         if isinstance(output, Tensor) and isinstance(y, Tensor) and not y.is_floating_point():
             self._noted = output, y, getattr(criterion.criterion, "ignore_index", -100)
@@ -109,7 +144,10 @@ class ManifoldMixupCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
         """Log what was mixed, at the steps that the Trainer logs. Nothing waits for the device."""
-        noted, self._noted = self._noted, None
+        noted, self._noted, self._notes = self._noted, None, False
+        self._batches += 1
+        if self._batches == 1 and not self._has_mixed():
+            self._require_train_mode(mixed_module(trainer, pl_module, self.module))
         every: int = trainer.log_every_n_steps if self.logs else 0  # type: ignore[attr-defined]
         if self.mixup is None or every == 0 or trainer.global_step % every:
             return
@@ -127,11 +165,16 @@ class ManifoldMixupCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to go on if nothing was mixed."""
-        if self.mixup is not None and self.mixup.state_dict()["step"] == 0:
+        self._unmixed.close()
+        if self._batches and not self._has_mixed() and not estimates_statistics(trainer):
             raise RuntimeError(
                 f"an epoch ended, but module={self.module!r} was never called in training. Name "
                 f"the module that training_step calls, and call it, not its forward method."
             )
+
+    def _has_mixed(self) -> bool:
+        """Return whether a pass has drawn a plan in this fit."""
+        return self.state_dict().get("step", 0) != self._begun_at
 
     def state_dict(self) -> dict[str, int]:
         """Return the state of the stream of plans."""
@@ -155,11 +198,17 @@ class ManifoldMixupCallback(Callback):
         self._detach(pl_module)
 
     def _detach(self, pl_module: LightningModule) -> None:
+        self._unmixed.close()
         if self.mixup is not None:
             self.mixup.remove()
         if self._covered is not None:
             self._covered.uncover(pl_module)
-        self._covered = self._noted = None
+        self._covered = self._noted = self._fitted = None
+        _ATTACHED.discard(self)
+
+
+# The callbacks whose fit has not ended.
+_ATTACHED: weakref.WeakSet[ManifoldMixupCallback] = weakref.WeakSet()
 
 
 def _output_and_target(output: Any, target: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
