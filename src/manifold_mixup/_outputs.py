@@ -232,7 +232,8 @@ def _unclaimed(path: str, layer: str, *, beside: bool) -> str:
     if beside:
         return f"{told} Each output that a loss reads needs targets of its own. {no_target}"
     return (
-        f"{told} A loss inside the model (labels= given to it) has to move out. For a backward "
+        f"{told} A loss inside the model (labels= given to it) has to move out; in a Trainer of "
+        f"Transformers, add_to_trainer of manifold_mixup.integrations does so. For a backward "
         f"pass with no target, like a gradient penalty before the loss, call "
         f"mixup.target(y, output) first or run the forward pass in mixup.paused(). {no_target}"
     )

@@ -306,7 +306,8 @@ class View:
         if targets:
             return (
                 f"the model computes a loss from {_listed(targets)} itself, with unmixed targets. "
-                f"Leave {_listed(targets)} out, and wrap the criterion"
+                f"Leave {_listed(targets)} out, and wrap the criterion; in a Trainer of "
+                f"Transformers, add_to_trainer of manifold_mixup.integrations does both"
             )
         if not late:
             return f"the side input {_listed(sides)} is still read after it" if sides else ""

@@ -468,11 +468,27 @@ def refused(
         use()
 
 
-def test_a_trainer_to_which_it_was_not_added(tmp_path):
-    with pytest.raises(ValueError, match=r"computes a loss from 'labels' itself.*wrap the crit"):
-        trained("classes", tmp_path, add=False, mixup={"check": True})
-    with pytest.raises(RuntimeError, match=r"targets were not mixed.*labels="):
-        trained("classes", tmp_path, add=False)
+@pytest.mark.parametrize("case", ["classes", "several", "padded"])
+def test_a_trainer_to_which_it_was_not_added(case, tmp_path):
+    """The model computes the loss, which is seen by the check, or else by the first backward."""
+    with pytest.raises(
+        ValueError, match=r"computes a loss from 'labels' itself.*in a Trainer.*add_to_trainer"
+    ):
+        trained(case, tmp_path, add=False, mixup={"check": True})
+    with pytest.raises(RuntimeError, match=r"targets were not mixed.*labels=.*add_to_trainer"):
+        trained(case, tmp_path, add=False)
+
+
+def test_a_trainer_with_a_loss_of_its_own_to_which_it_was_not_added(tmp_path):
+    model = bert()
+    ManifoldMixup(model, IN_BERT)
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        return functional.cross_entropy(outputs.logits, labels)
+
+    given = {"compute_loss_func": loss}
+    with pytest.raises(RuntimeError, match=r"'logits'.*targets were not mixed.*add_to_trainer"):
+        make_trainer(model, CLASSES, tmp_path, given=given).train()
 
 
 def test_twice(tmp_path):
