@@ -655,23 +655,29 @@ def test_lengths_are_a_side_input_of_packed_sequences():
     assert rows["c"].cut
 
 
-def test_what_cannot_be_copied_is_said():
+def test_what_cannot_be_copied_can_be_looked_at():
     model = nn.Sequential(nn.Linear(4, 4))
     model.lock = threading.Lock()
-    with pytest.raises(RuntimeError, match="Sequential cannot be looked at: it cannot be copied"):
-        find_layers(model, x)
+    assert cuts_of(model, x) == {"0"}
 
 
-def test_a_forward_that_leads_out_of_the_copy_is_said():
+def test_a_forward_that_was_replaced_is_followed():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first, second = model
+    model.forward = lambda x: x + second(first(x))
+    assert cuts_of(model, x) == set()
+    assert [row.name for row in find_layers(model, x)] == ["0", "1"]
+
+
+def test_a_forward_that_runs_no_module_is_said():
     model = nn.Sequential(nn.Linear(4, 4))
-    inner = model[0]
-    model.forward = lambda x: inner(x)
-    with pytest.raises(RuntimeError, match="runs none of the copy's own modules"):
+    model.forward = lambda x: 2 * x
+    with pytest.raises(RuntimeError, match="runs none of its modules"):
         find_layers(model, x)
 
 
 def test_an_error_of_the_model_is_passed_on():
-    with pytest.raises(RuntimeError, match=r"does not run on a copy .*shapes cannot be multiplied"):
+    with pytest.raises(RuntimeError, match=r"does not run .*shapes cannot be multiplied"):
         find_layers(nn.Linear(4, 4), torch.zeros(2, 5))
 
 

@@ -69,12 +69,15 @@ class Mark:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.forward = types.MethodType(type(module).forward, module)
-        vars(module).setdefault("forward", self.forward)
+        self.forward: Any = None
+        # A scripted module has no Python code, and every GraphModule a class of its own.
+        if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+            self.forward = types.MethodType(type(module).forward, module)
+            vars(module).setdefault("forward", self.forward)
 
     def remove(self) -> None:
         """Take the mark off, if it is still there."""
-        if vars(self.module).get("forward") is self.forward:
+        if self.forward is not None and vars(self.module).get("forward") is self.forward:
             del vars(self.module)["forward"]
 
 
@@ -112,7 +115,8 @@ def warn_of_forward(model: nn.Module) -> None:
     """
     kind = type(model)
     taken_up = kind is nn.Sequential and torch.__version__ >= "2.12"
-    borrowed = kind.forward.__module__.startswith("torch.") and not taken_up
+    file = getattr(kind.forward, "__module__", None) or ""  # that of a GraphModule has none
+    borrowed = file.startswith("torch.") and not taken_up
     compiled = model._compiled_call_impl is not None or _inside()
     if borrowed and compiled and "_orig_mod" not in model._modules:
         warnings.warn(

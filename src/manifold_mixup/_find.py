@@ -26,10 +26,10 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
     """List the modules of one forward pass and say where Manifold Mixup can be applied.
 
     A layer can be mixed if and only if everything the outputs depend on passes through it. The
-    model is looked at as it trains (train mode, randomness neutralised) on a copy, on fake tensors
-    where it allows that; nothing of it changes. What its Python code decides by the values of
-    tensors is seen as it was decided for this batch; what it computes outside of torch (in NumPy,
-    in lists) or in functions hooked to it is not seen.
+    model is looked at as it trains (train mode, randomness neutralised), with stand-ins for its
+    tensors, fake ones where it allows that, and with the hooks it has; nothing of it changes. What
+    its Python code decides by the values of tensors is seen as it was decided for this batch; what
+    it computes outside of torch (in NumPy, in lists) is not seen.
 
     Args:
         model: the model, wrapped or not.
@@ -41,7 +41,7 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
         is the automatic choice of layers, and its text a table.
 
     Raises:
-        RuntimeError: the model cannot be run on a copy.
+        RuntimeError: the model cannot be run like this.
         ValueError: there is no tensor among the arguments.
 
     Examples:
@@ -71,7 +71,7 @@ def look_for(
     table = _find(model, args, kwargs, Neutral(), mask)
     layers = named_layers(model)
     idle = [name for name in names if name in table.idle]
-    if not idle or any(type(layers[name]).forward is nn.Module.forward for name in idle):
+    if not idle or any(_is_container(layers[name]) for name in idle):
         return table  # all ran, or one that is a mere container never will
     with aside(model):
         for place, neutral in enumerate(_OTHER_CHANCES):
@@ -85,6 +85,10 @@ def look_for(
     return table
 
 
+def _is_container(module: nn.Module) -> bool:
+    return getattr(type(module), "forward", None) is nn.Module.forward
+
+
 def _find(
     model: nn.Module,
     args: tuple[Any, ...],
@@ -96,7 +100,7 @@ def _find(
     try:
         traces = trace(model, args, kwargs, neutral, mask)
     except NotTraceable as error:
-        raise NotTraceable(f"{name} cannot be looked at: {error}") from error
+        raise type(error)(f"{name} cannot be looked at: {error}") from error
     view = View(traces, mask)
     runs: dict[str, list[Run]] = {}
     for run in traces.first.runs:

@@ -5,6 +5,7 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,7 +29,7 @@ def _inner(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DistributedDataParallel):
         return module.module  # type: ignore[no-any-return]
     for name in _WRAPPED:
-        if (child := module._modules.get(name)) is not None:
+        if name in module._modules and (child := module._modules[name]) is not None:
             return child
     return None
 
@@ -50,6 +51,8 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     yield name, module
+    if isinstance(unwrap(module), torch.jit.ScriptModule):
+        return  # its children run in C++, where no hook can get at them
     for child_name, child in unwrap(module).named_children():
         yield from _walk(child, f"{name}.{child_name}" if name else child_name)
 

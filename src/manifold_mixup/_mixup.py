@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _compiled, _masks, _mix
-from manifold_mixup._copies import NotTraceable
+from manifold_mixup._copies import NotTraceable, Sharded
 from manifold_mixup._criterion import MixedCriterion
 from manifold_mixup._find import LayerTable, check_layers, look_for, rows_of
 from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Switch
@@ -20,11 +20,13 @@ from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_input
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
 from manifold_mixup._padding import Padding, require_argument
 from manifold_mixup._passes import Pass, Passes
+from manifold_mixup._places import hook_after, into_place
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._prove import Report, prove
+from manifold_mixup._prove import LayerProof, Report, prove
 from manifold_mixup._rows import InputRow, LayerRow
 from manifold_mixup._runs import Runs
 from manifold_mixup._sample import Alpha, Stream
+from manifold_mixup._stage import SCRIPTED
 from manifold_mixup._targets import Criterion, MixedTarget
 
 
@@ -253,21 +255,29 @@ class ManifoldMixup:
     def verify(self, *args: Any, **kwargs: Any) -> Report:
         """Prove by numbers that mixing at each eligible layer mixes the outputs and nothing else.
 
-        With λ = 0 a valid layer permutes the model's outputs. It is tried on a copy with redrawn
-        parameters, as it trains; the model itself does not change.
+        With λ = 0 a valid layer permutes the model's outputs. That is tried on the model itself, as
+        it trains, but with other parameters and buffers in the places of its own, so that nothing
+        of it changes.
 
         Args:
             args: one batch, as the model is called.
             kwargs: likewise.
 
         Returns:
-            For every layer whether it is proven, failed or inconclusive, with the reason.
+            For every layer whether it is proven, failed, inconclusive or could not be tried, with
+            the reason.
         """
         mask = self._mask_in(args, kwargs)
-        if not self._looked or (mask is not None and not self._padding.known):
+        moved = self._runs.seats.moved_of(self.layers)
+        if not moved and (not self._looked or (mask is not None and not self._padding.known)):
             with suppress(NotTraceable):
                 self._note(look_for(self._model, self.layers, args, kwargs, mask))
-        return prove(self._model, self.layers, args, kwargs, self._run_copy, mask)
+        there = [name for name in self.layers if name not in moved]
+        proofs = prove(self._model, there, args, kwargs, self._run_staged, mask).layers
+        proven = {proof.layer: proof for proof in proofs}
+        return Report(
+            tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in self.layers)
+        )
 
     def assert_verified(self, *args: Any, **kwargs: Any) -> None:
         """Raise ValueError unless `verify` proves every eligible layer."""
@@ -305,7 +315,7 @@ class ManifoldMixup:
     def _register(self) -> list[Any]:
         modules = named_layers(self._model)
         handles: list[Any] = [_compiled.Mark(modules[name]) for name in self._hooks]
-        handles += [modules[name].register_forward_hook(hook) for name, hook in self._hooks.items()]
+        handles += [hook_after(modules[name], hook) for name, hook in self._hooks.items()]
         begin, end = EagerHook(self, self._begin), EagerHook(self, self._end)
         handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
         # Also after an exception, so that no layer called later takes the pass for running.
@@ -450,6 +460,8 @@ class ManifoldMixup:
     # The structural view
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for reason in self._runs.seats.moved_of(self.layers).values():
+            raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
         try:
             table = look_for(self._model, self.layers, args, kwargs, mask)
@@ -457,11 +469,14 @@ class ManifoldMixup:
             self._unchecked = False
             if mask is not None:
                 raise NotTraceable(f"it cannot be seen who reads {mask!r}: {error}") from error
+            way_out = (
+                " Give example=(one batch) when attaching, before anything is sharded, to have "
+                "them checked; or say check=False."
+                if isinstance(error, Sharded)
+                else " Say check=False to mix there all the same."
+            )
             warnings.warn(
-                f"the layers {list(self.layers)} were not checked: {error}. Give example=(one "
-                f"batch) when attaching, before anything is sharded, to have them checked; or say "
-                f"check=False.",
-                stacklevel=2,
+                f"the layers {list(self.layers)} were not checked: {error}.{way_out}", stacklevel=2
             )
         else:
             self._take(table, args, kwargs)
@@ -475,16 +490,24 @@ class ManifoldMixup:
             self._passes.checked = True
         self._note(table)
         if self._checks and mask is not None:
-            self._require_proof(prove(self._model, self.layers, args, kwargs, self._run_copy, mask))
+            self._require_proof(
+                prove(self._model, self.layers, args, kwargs, self._run_staged, mask)
+            )
         self._padding.known |= mask is not None
         self._unchecked = False
 
     def _require_proof(self, report: Report) -> None:
+        """Raise ValueError unless all layers are proven: what could not be tried is not."""
+        given = f"with mask={self._padding.name!r} mixed too"
         if any(proof.verdict == "failed" for proof in report.layers):
             raise ValueError(
-                f"with mask={self._padding.name!r} mixed too, not every layer can be mixed:\n"
-                f"{report}\n"
+                f"{given}, not every layer can be mixed:\n{report}\n"
                 f"What is not 0 in a mask counts as seen, or as padding if 'pad' is in its name."
+            )
+        if not report.ok:
+            raise ValueError(
+                f"{given}, it could not be proven that every layer can be mixed:\n{report}\n"
+                f"Give a batch on which it can; or say check=False to mix there all the same."
             )
 
     def _mask_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -501,24 +524,28 @@ class ManifoldMixup:
         self._rows.update(rows)
         for name, row in rows.items():
             self._padding.note(name, row)
+            if row.readers and row.mask == self._padding.name:
+                self._runs.seats.read(name, [reader.layer for reader in row.readers])
             if isinstance(row, LayerRow):
                 self._hooks[name].unmixed = row.unmixed
                 self._hooks[name].counts = not row.checkpointed
                 self._runs.known.add(name)
 
     @contextmanager
-    def _run_copy(
-        self, copied: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
+    def _run_staged(
+        self, staged: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
     ) -> Iterator[Any]:
-        """Run a copy of the model through hooks of the kind the model itself has."""
+        """Run the model on its stage through hooks like ours, which are away, in their places."""
         if plan is None:
-            yield copied(*args, **kwargs)
+            yield staged(*args, **kwargs)
             return
-        with ManifoldMixup(copied, [plan.layer], check=False) as mixup, mixup.using(plan):
+        with ManifoldMixup(staged, [plan.layer], check=False) as mixup, mixup.using(plan):
             mixup._padding.name = self._padding.name
             mixup._note_rows({name: row for name, row in self._rows.items() if name == plan.layer})
-            mixup._handles += mixup._padding.register(copied)
-            output = copied(*args, **kwargs)
+            mixup._handles += mixup._padding.register(staged)
+            for name in mixup._hooks:
+                into_place(named_layers(staged)[name])
+            output = staged(*args, **kwargs)
             mixup.target(None, output)  # the proof goes backward without targets
             yield output
 
@@ -532,6 +559,8 @@ def _refuse(model: nn.Module, layers: object, example: object, mask: object) -> 
         raise TypeError(_DATA_PARALLEL)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+    if isinstance(unwrap(model), torch.jit.ScriptModule):
+        raise TypeError(f"the model cannot be attached to: {SCRIPTED}.")
     if layers is None and example is None:
         raise ValueError(
             "layers=None has the layers chosen from one batch: give example=x as well, or name the "
@@ -574,13 +603,14 @@ def _find_for(
 ) -> LayerTable:
     try:
         return look_for(model, layers, args, kwargs, mask)
+    except Sharded as error:
+        raise Sharded(f"{error}. {_BEFORE}, or {_WITHOUT}.") from error
     except NotTraceable as error:
-        raise NotTraceable(
-            f"the layers cannot be looked at: {error}. Attach before the model is sharded, or name "
-            f"the layers and leave example= out."
-        ) from error
+        raise NotTraceable(f"{error}. Else {_WITHOUT}.") from error
 
 
+_BEFORE = "Attach before the model is sharded"
+_WITHOUT = "name the layers, leave example= out and say check=False"
 _EXPORTED = (
     "the model is being exported or traced while it mixes: the result would mix every batch by one "
     "plan. Call mixup.remove() first, or export in eval mode."

@@ -10,6 +10,7 @@ from manifold_mixup._hooks import LayerHook, MaskHook, Switch
 from manifold_mixup._inputs import accepts
 from manifold_mixup._layers import is_input, named_layers, unwrap
 from manifold_mixup._passes import Passes
+from manifold_mixup._places import hook_before
 from manifold_mixup._rows import InputRow, LayerRow
 
 
@@ -71,7 +72,7 @@ class Padding:
         for name, hook in self.hooks.items():
             if hook not in modules[name]._forward_pre_hooks.values():
                 handles.append(_compiled.Mark(modules[name]))
-                handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
+                handles.append(hook_before(modules[name], hook))
         return handles
 
 

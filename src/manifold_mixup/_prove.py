@@ -3,10 +3,9 @@
 It knows nothing of how the model is made, and so checks what `find_layers` says by structure.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -14,13 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._copies import NotTraceable, aside, copy_model
-from manifold_mixup._inputs import batched_names, named_inputs
-from manifold_mixup._layers import is_input, named_layers, unwrap
+from manifold_mixup._copies import NotTraceable, aside
+from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
+from manifold_mixup._layers import is_input, named_layers
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._neutral import Neutral
+from manifold_mixup._places import hook_after
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._redraw import Examples, cast_state, draw_examples, redraw_parameters
+from manifold_mixup._redraw import Examples, draw_examples, redraw_parameters
+from manifold_mixup._stage import Stage, staged
+from manifold_mixup._stand_ins import copied, level, plain
 from manifold_mixup._tree import leaves
 
 RunModel = Callable[
@@ -99,15 +101,15 @@ def prove(
     With λ = 0 the outputs of the mixed pass must be those of the plain pass, permuted:
     ``f(x | λ=0, perm at k) == f(x)[perm]``, every one of them, and their gradient must reach what
     comes before the mix, if it does unmixed. An output that holds the batch elsewhere must be
-    ``f(x[perm])``. The model is tried as it trains, with the chance taken out, on a copy with
-    redrawn parameters, in float64 where its code allows that.
+    ``f(x[perm])``. The model is tried as it trains, with the chance taken out, with parameters that
+    are drawn anew, in float64 where its code allows that.
 
     Args:
-        model: the model; nothing of it changes.
+        model: the model; it runs on stand-ins, and nothing of it changes.
         names: the layers to try.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
-        run: ``with run(copy, args, kwargs, plan) as output`` runs a forward pass that is mixed by
+        run: ``with run(model, args, kwargs, plan) as output`` runs a forward pass that is mixed by
             ``plan``, or by nothing if it is None. Inside, backward may recompute parts of it.
         mask: name of the padding mask that is mixed too, if there is one. The examples then differ
             in length, and just above λ = 0 the outputs must be near to those at 0: they are not
@@ -117,8 +119,9 @@ def prove(
         A verdict on every layer.
     """
     try:
-        with aside(model):
-            bench = _prepare(model, args, kwargs, run, mask)
+        with aside(model), staged(model) as stage:
+            args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
+            bench = _prepare(stage, args, kwargs, run, mask)
             return Report(tuple(bench.prove(name) for name in names))
     except _Inconclusive as error:
         return Report(tuple(LayerProof(name, "inconclusive", str(error)) for name in names))
@@ -131,46 +134,85 @@ class _Inconclusive(Exception):
 
 
 def _prepare(
-    model: nn.Module,
+    stage: Stage,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     run: RunModel,
     mask: str | None,
 ) -> "_Bench":
-    """Set a copy up and run it unmixed, in float64 or, failing that, in float32."""
-    candidates = batched_names(list(named_inputs(unwrap(model), args, kwargs)))
-    for dtype, batched in product((torch.float64, torch.float32), candidates):
-        clone = copy_model(model)
+    """Set the model up and run it unmixed, in float64 or, failing that, in float32."""
+    _refuse_lazy(stage)
+    inputs = list(named_inputs(stage.model, args, kwargs))
+    # Some models run with one batch size only: where they keep states, or were exported.
+    counts = dict.fromkeys((_ROWS, max(len(leading(inputs)), 2)))
+    ways = product(counts, (torch.float64, torch.float32), batched_names(inputs))
+    for count, dtype, batched in ways:
         try:
-            cast_state(clone, dtype)
-            redraw_parameters(clone)
-            examples = draw_examples(clone, args, kwargs, batched, _ROWS, dtype, mask)
-            bench = _Bench(clone, examples, run, masked=mask is not None)
-            bench.calibrate()
-        except _Inconclusive:
+            return _calibrated(stage, (args, kwargs), batched, count, dtype, run, mask)
+        except (_Inconclusive, NotTraceable):
             raise
         except Exception as failed:  # whatever the model's own code cannot do in this type
             error = failed
-        else:
-            return bench
-    reason = f"its forward pass does not run on a copy ({type(error).__name__}: {error})"
+    reason = f"its forward pass does not run ({type(error).__name__}: {error})"
     raise NotTraceable(reason) from error
 
 
+def _calibrated(
+    stage: Stage,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    batched: frozenset[str],
+    count: int,
+    dtype: torch.dtype,
+    run: RunModel,
+    mask: str | None,
+) -> "_Bench":
+    """Set the model up in one way; if need be, with the states it keeps alike for all examples."""
+
+    def bench_with(make: Callable[[Tensor], Tensor]) -> _Bench:
+        stage.cast(make)
+        redraw_parameters(stage.model)
+        examples = draw_examples(stage.model, *inputs, batched, count, dtype, mask)
+        bench = _Bench(stage, examples, run, count, masked=mask is not None)
+        bench.calibrate()
+        return bench
+
+    def levelled(tensor: Tensor) -> Tensor:
+        return level(copied(tensor, dtype), count)
+
+    try:
+        return bench_with(lambda tensor: copied(tensor, dtype))
+    except _Inconclusive as error:
+        # A state kept from an earlier batch belongs to its examples, in their old order.
+        with suppress(_Inconclusive):
+            return bench_with(levelled)
+        raise error from None
+
+
+def _refuse_lazy(stage: Stage) -> None:
+    for name, parameter in stage.model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise NotTraceable(
+                f"the parameter {name!r} of a lazy module has no shape yet. Run the model on one "
+                f"batch first, model(x)"
+            )
+
+
 class _Bench:
-    """A copy of the model to try layers on, and what it gives unmixed."""
+    """The model to try layers on, and what it gives unmixed."""
 
     def __init__(
-        self, model: nn.Module, examples: Examples, run: RunModel, *, masked: bool
+        self, stage: Stage, examples: Examples, run: RunModel, rows: int, *, masked: bool
     ) -> None:
-        self.model = model
+        self.stage = stage
+        self.model = stage.model
         self.masked = masked
         self.examples = examples
         self.run = run
-        self.modules = list(model.modules())
-        self.state = copy.deepcopy([module._buffers for module in self.modules])
-        self.devices = {tensor.device.type for _, tensor in named_inputs(model, *examples.inputs)}
-        self.perm = torch.arange(_ROWS, device="cpu").roll(-1)
+        self.rows = rows
+        self.devices = {
+            tensor.device.type for _, tensor in named_inputs(self.model, *examples.inputs)
+        }
+        self.perm = torch.arange(rows, device="cpu").roll(-1)
         # Of every output that tells examples apart: what it is to be if they are reordered.
         self.permuted: dict[str, Tensor] = {}
         self.rounding: dict[str, float] = {}
@@ -209,7 +251,7 @@ class _Bench:
 
     def _has_rows(self, output: Tensor, moved: Tensor, rounding: float) -> bool:
         """Say whether the rows of an output are the examples, and not so many others by chance."""
-        if output.ndim == 0 or len(output) != _ROWS:
+        if output.ndim == 0 or len(output) != self.rows:
             return False
         same_order = _distance(moved, output) <= rounding
         return not same_order or _distance(moved, output[self.perm]) <= rounding
@@ -234,6 +276,8 @@ class _Bench:
                 reason = "no gradient gets from the mixed state to before the mix"
             if verdict == "proven" and self.masked and self._jumps(layer):
                 verdict, reason = "failed", _UNION
+        except NotTraceable as error:
+            return LayerProof(layer, "skipped", str(error))
         except Exception as error:  # the hooks refuse this layer, or the model its mixed state
             return LayerProof(layer, "failed", f"{type(error).__name__}: {error}")
         numbers = errors[path], self.difference[path], self.rounding[path]
@@ -274,13 +318,9 @@ class _Bench:
     def _watched(
         self, layer: str, plan: MixPlan | None
     ) -> Iterator[tuple[dict[str, Tensor], "_Watch"]]:
-        watch = _Watch()
-        with ExitStack() as stack:
-            if not is_input(layer):
-                # The first hook is the first to run: it sees the state as it is before the mix.
-                module = named_layers(self.model)[layer]
-                stack.callback(module.register_forward_hook(watch).remove)
-            yield stack.enter_context(self._pass(None, plan)), watch
+        watch = _Watch(layer)
+        with self._pass(None, plan, watch) as outputs:
+            yield outputs, watch
 
     def _unmixed(self, perm: Tensor | None = None) -> dict[str, Tensor]:
         with self._pass(perm, None) as outputs:
@@ -288,15 +328,21 @@ class _Bench:
             return {path: tensor.detach() for path, tensor in outputs.items()}
 
     @contextmanager
-    def _pass(self, perm: Tensor | None, plan: MixPlan | None) -> Iterator[dict[str, Tensor]]:
-        """Run the copy, always from the same state; give its outputs by path."""
+    def _pass(
+        self, perm: Tensor | None, plan: MixPlan | None, watch: "_Watch | None" = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Run the model, always from the same state; give its outputs by path."""
         # Statistics, power iterations, whatever the pass before kept: they may have a new shape.
-        for module, buffers in zip(self.modules, copy.deepcopy(self.state), strict=True):
-            module._buffers.update(buffers)
+        self.stage.reset()
         args, kwargs = self.examples.reordered(self.model, perm)
+        isolated = self.stage.isolated()
         with ExitStack() as stack:
             stack.enter_context(aside(self.model))
+            if watch is not None:
+                watch.put_on(self.model)
             stack.enter_context(_full_precision(self.devices))
+            stack.callback(isolated.require)
+            stack.enter_context(isolated)
             stack.enter_context(Neutral())
             output = stack.enter_context(self.run(self.model, args, kwargs, plan))
             yield {path: tensor for path, tensor in leaves(output) if is_continuous(tensor)}
@@ -311,8 +357,14 @@ _UNION = (
 class _Watch:
     """A forward hook that notes whether gradient gets to the output of a layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
         self.watching = self.reached = False
+
+    def put_on(self, model: nn.Module) -> None:
+        """Watch the layer as the first of its hooks: it sees the state as it is before the mix."""
+        if not is_input(self.layer):
+            hook_after(named_layers(model)[self.layer], self, prepend=True)
 
     @property
     def lost(self) -> bool:
@@ -325,8 +377,9 @@ class _Watch:
                 self.watching = True
                 tensor.register_hook(self._note)
 
-    def _note(self, gradient: Tensor) -> None:
-        self.reached |= bool(gradient.any())
+    def _note(self, gradient: Tensor | None) -> None:
+        # Of several results of one operator, as svd has, those that nobody used are given None.
+        self.reached |= gradient is not None and bool(gradient.any())
 
 
 def _why_silent(floor: float, unsteady: float, order: float, difference: float) -> str:

@@ -1,11 +1,12 @@
-"""One forward pass of a copy, recorded: which value was made from which, and where modules end."""
+"""One forward pass, recorded: which value was made from which, and where modules end."""
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import checkpoint
@@ -16,6 +17,7 @@ from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._neutral import Neutral, bind, operator_name
+from manifold_mixup._places import hook_after, hook_before, into_place
 from manifold_mixup._tree import leaves, map_leaves, put
 
 
@@ -99,7 +101,7 @@ def record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     batch: int,
-    fake_mode: Any,
+    mode: Any,
     neutral: Neutral,
     mask: str | None = None,
 ) -> Trace:
@@ -109,11 +111,11 @@ def record(
     exactly what mixing there would replace. So is every mask that a layer is given.
 
     Args:
-        model: a copy that may be run; its hooks are taken off afterwards.
+        model: a model that may be run; the hooks put on it are taken off afterwards.
         args: positional arguments, which no one else uses.
         kwargs: keyword arguments, likewise.
         batch: number of examples in them.
-        fake_mode: the mode in which model and arguments live; None if they are real.
+        mode: the dispatch mode in which model and arguments live.
         neutral: what random operators give.
         mask: name of an input that is a side input, whatever it looks like.
     """
@@ -121,9 +123,10 @@ def record(
     with ExitStack() as stack:
         for name, module in named_layers(model).items():
             enter, leave = recorder.entry(name), recorder.boundary(name)
-            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        stack.enter_context(fake_mode or nullcontext())
+            stack.callback(hook_before(module, enter).remove)
+            stack.callback(hook_after(module, leave).remove)
+            into_place(module)
+        stack.enter_context(mode)
         stack.enter_context(neutral)
         recorder.begin(named_inputs(model, args, kwargs))
         with recorder:
@@ -224,6 +227,8 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def _key(self, tensor: Tensor) -> Any:
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside vmap, say
+            tensor = torch._C._functorch.get_unwrapped(tensor)
         try:
             return StorageWeakRef(tensor.untyped_storage())
         except (NotImplementedError, RuntimeError):  # sparse, nested and the like have none

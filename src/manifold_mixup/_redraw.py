@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from manifold_mixup._inputs import leading, map_inputs, named_inputs
 from manifold_mixup._masks import shortened
 from manifold_mixup._mix import is_continuous
+from manifold_mixup._stand_ins import cast
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,6 @@ class Examples:
             return tensor[perm.to(tensor.device)]
 
         return map_inputs(reorder, model, *self.inputs)
-
-
-def cast_state(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast floating parameters and buffers to ``dtype``, and complex ones to its complex twin."""
-    model._apply(lambda tensor: tensor.to(_cast(tensor, dtype)))
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Return ``dtype`` for a floating tensor, its complex twin for a complex one."""
-    if tensor.is_complex():
-        return dtype.to_complex()
-    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 def redraw_parameters(model: nn.Module) -> None:
@@ -97,7 +86,7 @@ def draw_examples(
     generator = torch.Generator().manual_seed(0)
 
     def draw(name: str, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().to(_cast(tensor, dtype), copy=True)
+        tensor = tensor.detach().to(cast(tensor, dtype), copy=True)
         if name not in batched:
             return tensor
         tensor = tensor[rows.to(tensor.device)]

@@ -8,6 +8,7 @@ from manifold_mixup._compiled import runs_compiled
 from manifold_mixup._hooks import LayerHook
 from manifold_mixup._layers import is_input, named_layers
 from manifold_mixup._passes import Pass
+from manifold_mixup._seats import Seats
 
 
 class Runs:
@@ -17,6 +18,7 @@ class Runs:
         self.model = model
         self.hooks = hooks
         self.known: set[str] = set()  # those that ran, in a forward pass or in the structural view
+        self.seats = Seats(model, hooks)
 
     def skipped(self, finished: Pass, compiled_runs: int) -> bool:
         """Say whether the layer that was to be mixed did not run in this pass.
@@ -26,11 +28,15 @@ class Runs:
             compiled_runs: how often compiled code, which the pass does not count, mixed in it.
 
         Raises:
-            RuntimeError: the layer ran several times, or the hook on it never does.
+            RuntimeError: the layer ran several times, the hook on it never does, or its name means
+                another module by now.
         """
         self.known.update(finished.runs)
         plan = finished.plan
-        if plan is None or is_input(plan.layer):
+        if plan is None:
+            return False
+        self.seats.require(plan.layer)
+        if is_input(plan.layer):
             return False
         hook = self.hooks[plan.layer]
         runs = finished.runs[plan.layer] + compiled_runs
@@ -47,9 +53,8 @@ class Runs:
         module, hook = named_layers(self.model).get(layer), self.hooks[layer]
         if module is None or hook not in module._forward_hooks.values():
             raise RuntimeError(
-                f"layer {layer!r} was to be mixed, but it is no longer the module that "
-                f"ManifoldMixup was attached to, or its hooks were taken off. Attach again, with "
-                f"replace=True."
+                f"layer {layer!r} was to be mixed, but its hooks were taken off. Attach again, "
+                f"with replace=True."
             )
         compiled = runs_compiled(self.model, layer)
         if not hook.traced and (compiled or layer not in self.known):

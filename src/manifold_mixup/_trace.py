@@ -1,7 +1,7 @@
 """Recordings of a model's forward pass with two batch sizes, without touching the model.
 
 They are made on fake tensors, which cost no memory and no arithmetic; where the model's Python code
-needs values, on a copy with two rows.
+needs values, on copies of its tensors, with two rows.
 """
 
 from contextlib import nullcontext, suppress
@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._copies import NotTraceable, aside, copy_model, fake_copy, fakes_fail_silently
+from manifold_mixup import _stand_ins
+from manifold_mixup._copies import NotTraceable, aside, fakes_fail_silently
 from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Trace, record
+from manifold_mixup._stage import Stage, staged
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Traces:
     """The same forward pass twice.
 
     Attributes:
-        first: with the batch of the example (on a copy: two rows of it).
+        first: with the batch of the example (where values are needed, two rows of it).
         second: with twice as many rows; None where the model runs with one batch size only.
         layers: names of all layers of the model, whether they ran or not.
         fake: whether fake tensors could be used.
@@ -43,51 +45,52 @@ def trace(
     neutral: Neutral,
     mask: str | None = None,
 ) -> Traces:
-    """Record a forward pass of a copy of ``model``, as it trains, with two batch sizes.
+    """Record a forward pass of ``model``, as it trains, with two batch sizes.
 
     Args:
-        model: the model; nothing of it changes.
+        model: the model. It runs on stand-ins; nothing of it changes.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
         neutral: what random operators give.
         mask: name of an input that is a side input, whatever it looks like.
 
     Raises:
-        NotTraceable: neither fake tensors nor a copy on two rows would run.
+        NotTraceable: it runs neither on fake tensors nor on copies of its own with two rows.
         ValueError: there is no tensor among the arguments.
     """
     rows = len(leading(list(named_inputs(model, args, kwargs))))
-    with aside(model):
-        # Whatever fake tensors cannot do, anywhere in the model's code: a copy can, or says why.
+    with aside(model), staged(model) as stage:
+        args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
+        given = stage, args, kwargs, rows, neutral, mask
+        # Whatever fake tensors cannot do, anywhere in the model's code: others can, or say why.
         with suppress(Exception), fakes_fail_silently():
-            return _Recording.on_fake_tensors(model, args, kwargs, rows, neutral, mask).traces()
-        recording = _Recording(copy_model(model), args, kwargs, rows, 2, neutral, mask)
+            return _Recording.on_fake_tensors(*given).traces()
         try:
-            return recording.traces()
+            return _Recording(*given, first=2).traces()
         except NotTraceable:
             raise
         except Exception as error:
-            reason = f"its forward pass does not run on a copy ({type(error).__name__}: {error})"
+            reason = f"its forward pass does not run ({type(error).__name__}: {error})"
             raise NotTraceable(reason) from error
 
 
 @dataclass
 class _Recording:
-    """A copy of the model and the batch to record it with."""
+    """The model on its stage, and the batch to record it with."""
 
-    clone: nn.Module
+    stage: Stage
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rows: int
-    first: int
     neutral: Neutral
     mask: str | None
+    first: int
     fake_mode: Any = None
 
     @classmethod
     def on_fake_tensors(
         cls,
-        model: nn.Module,
+        stage: Stage,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         rows: int,
@@ -98,18 +101,24 @@ class _Recording:
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         # BatchNorm refuses a single value per channel while it trains.
-        return cls(fake_copy(model, mode), args, kwargs, rows, max(rows, 2), neutral, mask, mode)
+        return cls(stage, args, kwargs, rows, neutral, mask, max(rows, 2), mode)
+
+    def _stand_in(self, tensor: Tensor) -> Tensor:
+        if self.fake_mode is None:
+            return _stand_ins.copied(tensor)
+        return _stand_ins.fake(tensor, self.fake_mode)
 
     def traces(self) -> Traces:
         """Record both passes."""
+        self.stage.cast(self._stand_in)
+        layers = tuple(named_layers(self.stage.model))
         first, second = self._both()
-        layers = tuple(named_layers(self.clone))
         if layers and not first.runs:
-            raise NotTraceable("the forward pass of a copy runs none of the copy's own modules")
+            raise NotTraceable("its forward pass runs none of its modules")
         return Traces(first, second, layers, self.fake_mode is not None)
 
     def _both(self) -> tuple[Trace, Trace | None]:
-        for batched in batched_names(list(named_inputs(self.clone, self.args, self.kwargs))):
+        for batched in batched_names(list(named_inputs(self.stage.model, self.args, self.kwargs))):
             try:
                 return self._record(self.first, batched), self._record(2 * self.first, batched)
             except Exception as failed:
@@ -124,9 +133,16 @@ class _Recording:
             rows = batch if name in batched else len(tensor) if tensor.ndim else None
             return self._like(name, tensor, rows)
 
+        self.stage.reset()
+        model, isolated = self.stage.model, self.stage.isolated()
         with self.fake_mode or nullcontext():
-            args, kwargs = map_inputs(resize, self.clone, self.args, self.kwargs)
-        return record(self.clone, args, kwargs, batch, self.fake_mode, self.neutral, self.mask)
+            args, kwargs = map_inputs(resize, model, self.args, self.kwargs)
+        # Fake operators write nowhere, and what they read without a stand-in is no path.
+        mode = self.fake_mode or isolated
+        try:
+            return record(model, args, kwargs, batch, mode, self.neutral, self.mask)
+        finally:
+            isolated.require()
 
     def _like(self, name: str, tensor: Tensor, rows: int | None) -> Tensor:
         """Make a tensor like this one with another number of rows; None for a single number."""

@@ -1,0 +1,79 @@
+"""A model and all that its code can change, as it was: to be put back, or run with stand-ins."""
+
+from collections.abc import Callable
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup._holders import Part
+from manifold_mixup._reach import reach
+
+StandIn = Callable[[Tensor], Tensor]
+
+
+class Snapshot:
+    """What a model was like, and whatever it can reach.
+
+    Args:
+        model: the model. Nothing of it is copied but the lists of what it holds.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parts = reach(model)
+
+    def modules(self) -> list[nn.Module]:
+        """List the modules that can be reached: those of the model, and others it runs."""
+        owners = (part.owner for part in self.parts)
+        return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
+
+    def tensors(self) -> list[Tensor]:
+        """List the tensors that can be reached, each once."""
+        found: dict[int, Tensor] = {}
+        for part in self.parts:
+            for value in part.held:
+                _gather(value, found)
+        return list(found.values())
+
+    def put(self, stand_ins: dict[int, Tensor] | None = None) -> None:
+        """Make everything what it was, with stand-ins in the places of tensors.
+
+        Args:
+            stand_ins: by the `id` of a tensor that was there, what to put in its place.
+        """
+        errors = []
+        for part in self.parts:
+            try:
+                _put(part, stand_ins or {})
+            except Exception as error:  # all the others are put back first
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def _put(part: Part, stand_ins: dict[int, Tensor]) -> None:
+    wanted = [_exchanged(value, stand_ins) for value in part.held] if stand_ins else part.held
+    now = part.read(part.owner)
+    if len(now) != len(wanted) or not all(map(is_, now, wanted)):
+        part.write(part.owner, wanted)
+
+
+def _exchanged(value: Any, stand_ins: dict[int, Tensor]) -> Any:
+    """Return a value with stand-ins for the tensors in it; the same object if there are none."""
+    if isinstance(value, Tensor):
+        return stand_ins.get(id(value), value)
+    if not isinstance(value, tuple) or isinstance(value, torch.Size):
+        return value
+    items = [_exchanged(item, stand_ins) for item in value]
+    if all(map(is_, items, value)):
+        return value
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def _gather(value: Any, found: dict[int, Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found[id(value)] = value
+    elif isinstance(value, tuple):
+        for item in value:
+            _gather(item, found)

@@ -1,0 +1,80 @@
+"""What stands for the user's tensors while a model is looked at: fake tensors, or copies."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from manifold_mixup._mix import is_continuous
+
+
+def fake(tensor: Tensor, mode: Any) -> Tensor:
+    """Make a fake tensor like this one: its shape and type, no memory.
+
+    Args:
+        tensor: a tensor of the user's.
+        mode: the `FakeTensorMode` that it is to live in.
+
+    Raises:
+        TypeError: it has a class of its own, which a fake tensor cannot have.
+    """
+    with torch._C.DisableTorchFunctionSubclass():
+        if is_lazy(tensor):
+            raise TypeError("the parameters of a lazy module have no shape")
+        made = mode.from_tensor(plain(tensor).detach(), static_shapes=True)
+        if type(tensor) not in (Tensor, nn.Parameter, type(made)):
+            raise TypeError(f"a {type(tensor).__name__} cannot be a fake tensor")
+        return _dressed(made, tensor)
+
+
+def copied(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Copy a tensor, and cast it if it is floating to ``dtype``, if it is complex to its twin."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if is_lazy(tensor):
+            lazy: Tensor = type(tensor)(device=tensor.device)  # type: ignore[call-arg]
+            return lazy
+        made = plain(tensor).detach()
+        made = made.to(made.dtype if dtype is None else cast(made, dtype), copy=True)
+        return _dressed(made, tensor)
+
+
+def level(tensor: Tensor, count: int) -> Tensor:
+    """Return a tensor that is the same at all places of every dimension as long as ``count``."""
+    if isinstance(tensor, nn.Parameter) or not is_continuous(tensor):
+        return tensor
+    for dimension in (place for place, size in enumerate(tensor.shape) if size == count):
+        tensor = tensor.mean(dimension, keepdim=True).expand_as(tensor).contiguous()
+    return tensor
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return ``dtype`` for a floating tensor, its complex twin for a complex one, else its own."""
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor from inside the wrappers of torch.func; of a batch of them, the first."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        inner = functorch.get_unwrapped(tensor)
+        if functorch.is_batchedtensor(tensor):
+            inner = inner.select(functorch.maybe_get_bdim(tensor), 0)
+        tensor = inner
+    return tensor
+
+
+def _dressed(made: Tensor, tensor: Tensor) -> Tensor:
+    """Make of new values what the tensor they were taken from is: a parameter, of its class."""
+    kind, grows = type(tensor), tensor.requires_grad and tensor.is_leaf
+    if type(made) is Tensor and kind is not Tensor:
+        made = torch.Tensor._make_subclass(kind, made, grows)
+    elif isinstance(tensor, nn.Parameter):
+        made = nn.Parameter(made, grows)
+    else:
+        made.requires_grad_(grows)
+    for name, value in vars(tensor).items():
+        vars(made).setdefault(name, value)
+    return made
