@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd
-from manifold_mixup._outputs import Memories, Outputs
+from manifold_mixup._claims import Memories, Outputs
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves
 
