@@ -79,7 +79,7 @@ class Two:
     def output(self):
         """Wait for the end; return what was printed."""
         for rank in self.ranks:
-            rank.join(120)
+            rank.join(300)
         shown = "".join(file.read_text() for file in self.shown)
         assert [rank.exitcode for rank in self.ranks] == [0, 0], shown
         return shown
@@ -92,7 +92,7 @@ def launched(*arguments):
     command += ["-m", "manifold_mixup.lab", "train", "--device", "cpu", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(command, env=environment, timeout=120, check=False, **pipes)
+    done = subprocess.run(command, env=environment, timeout=300, check=False, **pipes)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
