@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import re
 import resource
 import subprocess
 import sys
@@ -9,7 +11,8 @@ from dataclasses import is_dataclass
 
 import pytest
 
-from manifold_mixup.lab import cli
+import manifold_mixup
+from manifold_mixup.lab import catalog, cli, data, models, paper
 
 # Prints on the error output what was loaded, whatever the command does.
 PROGRAM = """
@@ -94,21 +97,131 @@ def test_help_takes_less_than_a_second(arguments):
     assert 0 < min(seconds) < 1
 
 
+# What is written
+
+
+def shown(capsys, *arguments):
+    """Return the status of a command and what it printed, on both outputs."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+PAGES = [(), *((name,) for name in cli.COMMANDS), ("analyze", "theory"), ("analyze", "spectra")]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("page", PAGES)
+def test_help_without_markup_and_as_wide_as_the_terminal(capsys, monkeypatch, page, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, out, err = shown(capsys, *page, "--help")
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= columns
+    assert not re.search(r"`|\[/?bold|:class:|\*\*|\{None\}|<class|\(default: \)", out)
+    assert f"usage: {' '.join(('manifold-mixup', *page))}" in out.replace("\n  ", " ")
+
+
+def test_help_breaks_no_word(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, wide, _ = shown(capsys, "layers", "--help")
+    monkeypatch.setenv("COLUMNS", "40")
+    _, narrow, _ = shown(capsys, "layers", "--help")
+    assert narrow.split() == wide.split()
+
+
+def test_help_shows_the_values_of_the_recipe_that_is_named(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    _, out, _ = shown(capsys, "train", "--recipe", "compare", "--data", "mnist-1d", "--help")
+    assert "Passes over the training set. (default: 50)" in out
+    _, out, _ = shown(capsys, "help", "train")
+    assert "Passes over the training set. (default: 200)" in out
+
+
+BAD = {
+    (): "no command was given. Expected one of: compare, train,",
+    ("trian",): "no command 'trian'. Did you mean 'train'?",
+    ("--verson",): "no option --verson before a command. Did you mean '--version'?",
+    ("train", "--alfa", "0.2"): "no option --alfa. Did you mean '--alpha'? See {} train --help.",
+    ("train", "-alpha", "3"): "no option -alpha. Did you mean '--alpha'?",
+    ("compare", "--no-smok"): "no option --no-smok. Did you mean '--no-smoke'?",
+    ("compare", "--frobnicate=3"): "no option --frobnicate. See {} compare --help.",
+    ("compare", "extra"): "has no use for 'extra'. See {} compare --help.",
+    ("evaluate", "--batery", "clean"): "Did you mean '--battery'? See {} evaluate --help.",
+    ("evaluate",): "{} evaluate --help",
+    ("analyze",): "Expected one of: theory, spectra. See {} analyze --help.",
+    ("analyze", "spctra"): "no command 'spctra'. Did you mean 'spectra'?",
+    ("analyze", "spectra", "--layrs"): "'--layers'? See {} analyze spectra --help.",
+    ("reproduce", "--scal", "smoke"): "Did you mean '--scale'? See {} reproduce --help.",
+    ("report", "--tilte", "x", "runs"): "Did you mean '--title'? See {} report --help.",
+    ("playground", "--prt", "5"): "Did you mean '--port'? See {} playground --help.",
+    ("layers", "mlp", "--shap", "40"): "Did you mean '--shape'? See {} layers --help.",
+    ("compare", "--epochs", "x"): "Error parsing --epochs: 'x' is not a whole number",
+    ("compare", "--lr", "--seeds", "3"): "--lr needs a value. See {} compare --help.",
+    ("train", "--loss", "crossentropy"): "Did you mean 'cross_entropy'? Expected one of: cross",
+    ("compare", "--optimizer", "adagrad"): "--optimizer is 'adagrad'. Expected one of: adamw, sgd.",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_what_cannot_be_read(capsys, monkeypatch, arguments):
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, err = shown(capsys, *arguments)
+    assert (status, out) == (cli.BAD_INPUT, "")
+    assert BAD[arguments].format("manifold-mixup") in err
+
+
+def test_the_version(capsys):
+    assert shown(capsys, "--version") == (0, f"manifold-mixup {manifold_mixup.__version__}\n", "")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "known"),
     [
-        ((), "Expected one of {compare, train, evaluate,"),
-        (("layer",), "Unrecognized options: layer"),
-        (("report", "--tilte", "x", "runs"), "manifold-mixup report --help"),
-        (("layers",), "manifold-mixup layers --help"),
+        (("train", "--data", "list"), (*data.NAMES, "torchvision:NAME", ".npz")),
+        (("compare", "--data=help"), data.NAMES),
+        (("train", "--seed", "1", "--model", "list"), (*models.NAMES, "timm:NAME")),
+        (("layers", "list"), models.NAMES),
+        (("reproduce", "list"), paper.TABLES),
+        (("train", "--recipe", "list"), catalog.RECIPES),
+        (("train", "--mixing", "list"), catalog.MIXING),
     ],
 )
-def test_what_cannot_be_read(capsys, monkeypatch, arguments, reason):
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
-    assert stop.value.code == cli.BAD_INPUT
-    assert reason in capsys.readouterr().err
+def test_what_there_is_is_listed(capsys, arguments, known):
+    status, out, err = shown(capsys, *arguments)
+    assert (status, err) == (0, "")
+    assert all(name in out for name in known)
+
+
+@pytest.mark.parametrize(("option", "known"), [("--data", data.NAMES), ("--model", models.NAMES)])
+def test_a_value_that_is_missing_lists_what_there_is(capsys, option, known):
+    status, _, err = shown(capsys, "train", option)
+    assert status == cli.BAD_INPUT
+    assert f"{option} needs a value." in err
+    assert all(name in err for name in known)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--data", "list"], ["layers", "mlp"]])
+def test_nobody_reads_on(arguments):
+    """The reader is gone before the first word."""
+    readable, writable = os.pipe()
+    os.close(readable)
+    command = [sys.executable, "-m", "manifold_mixup.lab", *arguments]
+    done = subprocess.run(
+        command, stdout=writable, stderr=subprocess.PIPE, text=True, timeout=300, check=False
+    )
+    os.close(writable)
+    assert (done.returncode, done.stderr) == (cli.NOT_READ, "")
+
+
+@pytest.mark.parametrize("place", ["prepare", "work"])
+def test_ctrl_c_at_any_time(capsys, monkeypatch, place):
+    def press(_):
+        raise KeyboardInterrupt
+
+    command = cli.load("layers")._replace(**{place: press})
+    monkeypatch.setattr(cli, "load", lambda _: command)
+    assert shown(capsys, "layers", "mlp") == (cli.INTERRUPTED, "", "")
 
 
 def test_a_shell_can_complete_the_options_of_every_command(capsys):

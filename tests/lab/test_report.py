@@ -154,12 +154,15 @@ def test_drawing_leaves_the_style_of_others_alone(results):
     assert dict(mpl.rcParams) == before
 
 
-def test_away_from_a_terminal_each_finished_run_is_a_line(task, runs):
+def test_away_from_a_terminal_each_epoch_and_each_finished_run_is_a_line(task, runs):
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture, Live(runs, console) as live:
         for one in train_all(runs, task, workers=1, on_epoch=live.epoch):
             live.finished(one)
     lines = capture.get().strip().splitlines()
+    assert len(lines) == len(runs) * (runs[0].epochs + 1)
+    assert "no mixup, seed 1: epoch 2/3, train loss " in "\n".join(lines)
+    lines = [line for line in lines if line.startswith("[")]
     assert len(lines) == len(runs)
     assert lines[2].startswith("[3/6] manifold mixup, seed 0: error ")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.markdown import Markdown
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import evaluations, files, models, provenance, runs
 from manifold_mixup.lab.analyze import theory
+from manifold_mixup.lab.console import Console
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import FEATURES, Settings
 from manifold_mixup.lab.evaluations import When
@@ -26,15 +26,15 @@ class Theory:
     """Theorem 1 in numbers: the least objective J for each dimension of the hidden state."""
 
     classes: int = 10
-    """d."""
+    """Number of classes d."""
     alpha: float = 2.0
-    """Of the Beta distribution that λ comes from."""
+    """Shape of the Beta distribution that λ comes from."""
     beyond: int = 3
-    """The hidden state has up to so many dimensions more than d - 1."""
+    """How many dimensions more than d - 1 the hidden state has at most."""
     seeds: int = 3
     """Random starts for each dimension."""
     steps: int = 3000
-    """Of training the perceptrons."""
+    """Steps of training the perceptrons."""
     out: Path = Path("analyze")
     """Folder for theory.md, .json, .png and .svg."""
 
@@ -43,17 +43,17 @@ class Theory:
 class Spectra:
     """How flat the hidden states of a class are: their singular values, run beside run.
 
-    Runs of one method and of several seeds are averaged. What the classifier sees of the variance
-    within classes is there too.
+    Runs of one method with several seeds are averaged. How much of the variance within classes the
+    classifier sees is shown too.
     """
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Of finished runs on one data set and with one model."""
+    folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER ...")]
+    """Folders of finished runs on one data set, with one model."""
     layers: tuple[str, ...] = ()
-    """Which layers; left out, those where the model is mixed, and features: what its last linear
-    layer takes."""
+    """Which layers. If left out, those where the model is mixed, and features, the input of its
+    last linear layer."""
     when: When = "last"
-    """The last epoch, or the best."""
+    """Which weights: those after the last epoch, or after the best."""
     root: Path = Path("~/.cache/manifold-mixup")
     """Where data sets are downloaded to, or a copy at hand lies."""
     out: Path = Path("analyze")
@@ -62,7 +62,7 @@ class Spectra:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Look into why it works: the theorem as numbers, and how flat hidden states are."""
+    """Study why it works: the theorem as numbers, and how flat hidden states are."""
 
     what: tyro.conf.OmitSubcommandPrefixes[
         Annotated[Theory, tyro.conf.subcommand("theory")]
@@ -205,4 +205,4 @@ def _written(path: Path, text: str, content: dict[str, Any], drawn: Any) -> None
     files.write_json(numbers, {"format": 1, **content, **provenance.describe()})
     console.print(Markdown(text.replace("<br>", " ")))
     written = [page, numbers, *plots.save(drawn, path)]
-    console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+    console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)

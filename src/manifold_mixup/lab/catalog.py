@@ -7,8 +7,17 @@ from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.paper import protocol
 from manifold_mixup.lab.recipes import Run, comparison, input_mixup, manifold_mixup
 
-MIXING = ("none", "input", "manifold")
-RECIPES = ("modern", "paper", "compare", "fast")
+MIXING = {
+    "none": "No mixup.",
+    "input": "Input mixup: examples are mixed before they enter the model.",
+    "manifold": "Manifold mixup: hidden states are mixed, at one layer drawn for each batch.",
+}
+RECIPES = {
+    "modern": "Cross-entropy, one cycle, bfloat16.",
+    "paper": "As the authors trained.",
+    "compare": "The settings of manifold-mixup compare.",
+    "fast": "An accuracy in the least time, for two tasks.",
+}
 
 
 def recipe(name: str, mixing: str, data: str, model: str) -> Run:
@@ -33,7 +42,7 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Run:
         "compare": comparison,
         "fast": fast,
     }
-    return kinds[name](data, model)[MIXING.index(mixing)]
+    return kinds[name](data, model)[list(MIXING).index(mixing)]
 
 
 def paper(data: str, model: str) -> tuple[Run, ...]:

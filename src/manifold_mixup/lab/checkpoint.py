@@ -15,7 +15,8 @@ from safetensors.torch import save as pack
 from torch import Tensor
 
 from manifold_mixup.lab import files
-from manifold_mixup.lab.results import Epoch
+from manifold_mixup.lab.files import finite
+from manifold_mixup.lab.results import Epoch, read_epoch
 
 LATEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 _FORMAT = "manifold-mixup checkpoint 1"
@@ -71,7 +72,9 @@ def save(folder: Path, state: State, *, run: str) -> None:
     tensors = facts.pop("tensors")
     del facts["sums"]
     flat = {path: tensor.detach().cpu().contiguous() for path, tensor in _flat(tensors)}
-    content = pack(flat, {"format": _FORMAT, "run": run, "facts": json.dumps(facts)})
+    content = pack(
+        flat, {"format": _FORMAT, "run": run, "facts": json.dumps(finite(facts), allow_nan=False)}
+    )
     if (folder / LATEST).exists():
         (folder / LATEST).replace(folder / BEFORE)
     files.write(folder / LATEST, content)
@@ -117,7 +120,7 @@ def read(path: Path, *, run: str) -> State:
     if about["run"] != run:
         raise Foreign(f"{path.name} is the checkpoint of another run")
     facts = json.loads(about["facts"])
-    facts["curve"] = [Epoch(**epoch) for epoch in facts["curve"]]
+    facts["curve"] = [read_epoch(epoch) for epoch in facts["curve"]]
     return State(tensors=tensors, **facts)
 
 

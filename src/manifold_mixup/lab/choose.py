@@ -13,10 +13,10 @@ from statistics import fmean
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import grid, provenance, recipes
+from manifold_mixup.lab.console import Console
 from manifold_mixup.lab.data import Data, mnist1d
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report.progress import Live

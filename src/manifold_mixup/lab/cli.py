@@ -6,10 +6,19 @@ is loaded when it is named, not to list what there is.
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import make_dataclass
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, NoReturn, Union
+
+from manifold_mixup import __version__
+from manifold_mixup.lab import help_page, options, values, words
+from manifold_mixup.lab.listed import listed
+from manifold_mixup.lab.options import Option
+
+PROGRAM = "manifold-mixup"
+ABOUT = "Manifold Mixup for any PyTorch model, and a laboratory that measures it."
 
 NEEDED = (
     "accelerate", "jinja2", "matplotlib", "mnist1d", "numpy", "rich", "safetensors", "scipy",
@@ -19,6 +28,7 @@ NEEDED = (
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+NOT_READ = 141
 
 
 class Place(NamedTuple):
@@ -47,14 +57,14 @@ COMMANDS = {
         "evaluate_one",
         "Evaluate",
         "evaluate_one",
-        "Test what a run ended in: clean, attacked, deformed, corrupted, against outliers, and "
+        "Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, and "
         "more.",
     ),
     "analyze": Place(
         "analyses",
         "Analyze",
         "analyze",
-        "Look into why it works: the theorem as numbers, and how flat hidden states are.",
+        "Study why it works: the theorem as numbers, and how flat hidden states are.",
     ),
     "reproduce": Place(
         "reproduce",
@@ -72,13 +82,13 @@ COMMANDS = {
         "play",
         "Playground",
         "play",
-        "Watch two spirals being learnt live in the browser, with and without a method.",
+        "Watch two spirals being learnt live in the browser, with and without mixup.",
     ),
     "layers": Place(
         "layers",
         "Layers",
         "show_layers",
-        "Show where a model can be mixed, and where it would be mixed if nothing is said.",
+        "Show where a model can be mixed, and which layers are chosen if none is named.",
     ),
 }
 
@@ -100,27 +110,18 @@ class Command(NamedTuple):
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    The status is 0 if all went well, 1 if a run failed, 2 for bad input, 130 after Ctrl-C.
+    The status is 0 if all went well, 1 if a run failed, 2 for bad input, 130 after Ctrl-C, and 141
+    if nobody reads what is printed any more, as in ``| head``.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        _fail(
-            f"the lab needs {', '.join(missing)}, not installed here. "
-            "Install it with: pip install 'manifold-mixup[lab]'",
-            BAD_INPUT,
-        )
-    args = list(sys.argv[1:] if args is None else args)
     try:
-        command, options = _parsed(args)
-        prepared = command.prepare(options)
-    except (ValueError, OSError) as error:
-        _fail(str(error), BAD_INPUT)
+        status = _run(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _print_nothing_more()
+        status = NOT_READ
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    try:
-        sys.exit(0 if command.work(prepared) else INTERRUPTED)
-    except (FloatingPointError, ValueError, OSError) as error:
-        _fail(str(error), FAILED)
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 def load(name: str) -> Command:
@@ -135,40 +136,121 @@ def load(name: str) -> Command:
     )
 
 
-def _parsed(args: Sequence[str]) -> tuple[Command, Any]:
-    """Load the command that is named, and read its options.
+def _run(args: list[str]) -> int:
+    if args[:1] == ["--version"]:
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return _failed(
+            f"the lab needs {', '.join(missing)}, not installed here. "
+            "Install it with: pip install 'manifold-mixup[lab]'",
+            BAD_INPUT,
+        )
+    try:
+        found = _read(args)
+        if isinstance(found, str):
+            print(found)
+            return 0
+        command, options = found
+        prepared = command.prepare(options)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        return _failed(str(error), BAD_INPUT)
+    try:
+        return 0 if command.work(prepared) else INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except (FloatingPointError, ValueError, OSError) as error:
+        return _failed(str(error), FAILED)
 
-    Of the others the parser knows names and summaries: enough for all that it says.
-    """
+
+def _read(args: list[str]) -> tuple[Command, Any] | str:
+    """Return the command that is named and its options, or a page that was asked for."""
+    if any(arg.startswith("--tyro-") for arg in args):
+        return _completion(args)
+    name, *given = args or [""]
+    if name in ("-h", "--help", "help") and not (given and given[0] in COMMANDS):
+        return _overview()
+    if name == "help":
+        name, given = given[0], [*given[1:], "--help"]
+    if name not in COMMANDS:
+        raise ValueError(words.no_command(PROGRAM, name, COMMANDS))
+    return _parse(load(name), name, given)
+
+
+def _overview() -> str:
+    own = (
+        Option(("-h", "--help"), "", "Show this page.", ""),
+        Option(("--version",), "", "Show the version.", ""),
+    )
+    summaries = {name: place.summary for name, place in COMMANDS.items()}
+    return help_page.of_program(PROGRAM, ABOUT, summaries, own)
+
+
+def _parse(command: Command, name: str, given: list[str]) -> tuple[Command, Any] | str:
+    """Read what stands after the name of a command."""
+    prog, kind, after = f"{PROGRAM} {name}", command.options, given
+    asks = any(word in ("-h", "--help") for word in given)
+    if below := options.branches(kind):
+        branch = next(iter(given), "")
+        if branch not in below:
+            if asks:
+                summaries = {one: (below[one].__doc__ or "").splitlines()[0] for one in below}
+                return help_page.of_program(prog, kind.__doc__ or "", summaries, ())
+            raise ValueError(words.no_command(prog, branch, below))
+        prog, kind, after = f"{prog} {branch}", below[branch], given[1:]
+    if asks:
+        default = None if command.defaults is None else command.defaults(given)
+        return help_page.of_command(prog, kind.__doc__ or "", options.of(kind, default))
+    known = options.of(kind)
+    if (name_of_list := words.list_asked_for(after, known)) is not None:
+        return listed(name_of_list)
+    words.check(prog, after, known)
+    return command, _understood(command, prog, name, given)
+
+
+def _understood(command: Command, prog: str, name: str, given: list[str]) -> Any:
+    """Turn words that were checked into the dataclass of a command."""
     import tyro
 
-    everything = any(arg.startswith("--tyro-") for arg in args)  # what completes words in a shell
-    loaded = {name: load(name) for name in COMMANDS if everything or args[:1] == [name]}
-    kinds = [_kind(name, loaded.get(name), args[1:]) for name in COMMANDS]
-    one_of: Any = Union[tuple(kinds)]  # noqa: UP007 - of as many as there are
-    options = tyro.cli(
-        one_of,
-        prog="manifold-mixup",
-        description="Manifold Mixup for any PyTorch model, and a laboratory that measures it.",
-        args=args,
+    default = {} if command.defaults is None else {"default": command.defaults(given)}
+    found, more = tyro.cli(
+        command.options,
+        prog=f"{PROGRAM} {name}",
+        args=given,
+        return_unknown_args=True,
+        registry=values.registry(),
+        **default,
     )
-    return loaded[args[0]], options
+    if more:
+        raise ValueError(f"{prog} has no use for {more[0]!r}. See {prog} --help.")
+    return found
 
 
-def _kind(name: str, command: Command | None, args: Sequence[str]) -> Any:
-    """Describe a command to tyro; one that was not loaded has no options, but its summary."""
+def _completion(args: Sequence[str]) -> NoReturn:
+    """Print or write what completes words in a shell: the options of every command."""
+    import tyro
     from tyro.conf import subcommand
 
-    if command is None:
-        place = COMMANDS[name]
-        stand_in = make_dataclass(place.options, [])
-        return Annotated[stand_in, subcommand(name, prefix_name=False, description=place.summary)]
-    at: dict[str, Any] = {"prefix_name": False}
-    if command.defaults is not None:
-        at["default"] = command.defaults(args)
-    return Annotated[command.options, subcommand(name, **at)]
+    kinds: list[Any] = [
+        Annotated[load(name).options, subcommand(name, prefix_name=False)] for name in COMMANDS
+    ]
+    one_of: Any = Union[tuple(kinds)]  # noqa: UP007 - of as many as there are
+    tyro.cli(one_of, prog=PROGRAM, args=args)
+    sys.exit(BAD_INPUT)  # it was none of what tyro knows
 
 
-def _fail(reason: str, status: int) -> NoReturn:
-    print(f"error: {reason}", file=sys.stderr)
-    sys.exit(status)
+def _print_nothing_more() -> None:
+    """Point the output into nothing, so that Python does not try once more when it ends."""
+    with suppress(OSError, ValueError):  # where the output is no file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _failed(reason: str, status: int) -> int:
+    lines = f"error: {reason}".split("\n")
+    # To a file a line stays a line, for programs that look for something in it.
+    shown = map(help_page.wrap, lines) if sys.stderr.isatty() and len(lines) == 1 else lines
+    print("\n".join(shown), file=sys.stderr)
+    return status

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import files, grid, job, models, provenance, recipes
+from manifold_mixup.lab.console import Console
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.report.progress import Live
-from manifold_mixup.lab.report.summary import Row, complete_seeds, summarise
-from manifold_mixup.lab.report.table import LEGEND, markdown_table, terminal_table
+from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
+from manifold_mixup.lab.report.table import LEGEND, SMOKE, markdown_table, terminal_table
 from manifold_mixup.lab.results import Result
 
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: as chosen for the data set)")
@@ -29,15 +29,16 @@ ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 class Compare:
     """Train no mixup, input mixup and manifold mixup; compare them over several seeds.
 
-    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, one to two and a
-    half minutes on two CPU cores. Settings left out are those chosen for the data set on a
-    validation split.
+    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, which takes one to
+    two and a half minutes on two CPU cores. Settings that are left out are those chosen for the
+    data set on a validation split.
     """
 
     data: str = "mnist-1d"
-    """mnist-1d, fashion-mnist, or an .npz file with x_train, y_train, x_test and y_test."""
+    """Such as mnist-1d, fashion-mnist, or an .npz file with x_train, y_train, x_test and y_test;
+    list shows what there is."""
     model: str = "mlp"
-    """mlp or cnn."""
+    """Such as mlp or cnn; list shows what there is."""
     seeds: int = 5
     """How many seeds; every method trains with each of them."""
     epochs: Annotated[int | None, CHOSEN] = None
@@ -47,7 +48,7 @@ class Compare:
     alpha: Annotated[float | None, CHOSEN] = None
     """Shape of the Beta distribution, for both kinds of mixup."""
     layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
-    """Where manifold mixup mixes, such as: input hidden1 hidden2."""
+    """Where manifold mixup mixes, such as input hidden1 hidden2."""
     lr: Annotated[float | None, CHOSEN] = None
     """The greatest learning rate, for all methods."""
     weight_decay: Annotated[float | None, CHOSEN] = None
@@ -59,15 +60,16 @@ class Compare:
     eps: Annotated[float | None, CHOSEN] = None
     """Strength of the FGSM attack, in the unit the table states."""
     smoke: bool = False
-    """Two seeds, two epochs, at most 500 examples: seconds, to see that everything works."""
+    """Only see that everything works, in seconds: two seeds, two epochs, at most 500 examples. The
+    numbers mean nothing."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where Fashion-MNIST is downloaded to, or a copy at hand lies."""
+    """Where data sets are downloaded to, or a copy at hand lies."""
     out: Path = Path("compare")
     """Folder for results.json, table.md, compare.png, .svg, and runs; finished ones are reused."""
     workers: Annotated[int | None, ALL] = None
     """Runs at a time, one core each. The results do not depend on it."""
     device: str = "cpu"
-    """Where torch computes, such as: cuda."""
+    """Where torch computes, such as cuda."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Comparison:
     data: Data
     workers: int
     out: Path
+    smoke: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -88,9 +91,10 @@ class Comparison:
     def title(self) -> str:
         """One line that says what was trained on what."""
         run = self.runs[0]
+        smoke = "SMOKE TEST: " if self.smoke else ""
         return (
-            f"{self.data.name} ({len(self.data.x):,} training, {len(self.data.x_test):,} test "
-            f"examples), {_model(run)}, {run.epochs} epochs"
+            f"{smoke}{self.data.name} ({len(self.data.x):,} training, "
+            f"{len(self.data.x_test):,} test examples), {_model(run)}, {run.epochs} epochs"
         )
 
     @property
@@ -129,7 +133,8 @@ def prepare(options: Compare) -> Comparison:
     seeds = 2 if options.smoke else options.seeds
     grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
-    return Comparison(grid_runs, data, min(workers, len(grid_runs)), options.out)
+    workers = min(workers, len(grid_runs))
+    return Comparison(grid_runs, data, workers, options.out, options.smoke)
 
 
 def compare(comparison: Comparison) -> bool:
@@ -140,7 +145,7 @@ def compare(comparison: Comparison) -> bool:
         OSError: a file could not be written, or a worker process died.
     """
     console = Console()
-    console.print(f"[bold]{comparison.title}[/bold]", highlight=False)
+    console.print(comparison.title, style="bold", markup=False, highlight=False)
     start, results, complete = time.perf_counter(), list[Result](), True
     head = _head(comparison)
     try:
@@ -151,6 +156,7 @@ def compare(comparison: Comparison) -> bool:
                 workers=comparison.workers,
                 on_epoch=live.epoch,
                 on_step=live.step,
+                on_start=live.start,
                 folder=comparison.out / "runs",
             ):
                 live.finished(result)
@@ -158,7 +164,7 @@ def compare(comparison: Comparison) -> bool:
                 _write_results(comparison, head, results, time.perf_counter() - start)
     except KeyboardInterrupt:
         complete = False
-    rows = summarise(results, comparison.methods)
+    rows = _rows(comparison, results)
     if rows:
         _report(comparison, rows, results, console)
     if not complete:
@@ -225,21 +231,27 @@ def _check_numbers(options: Compare) -> None:
         raise ValueError(f"--weight-decay is {decay}. Expected a finite number, 0 or more.")
 
 
+def _rows(comparison: Comparison, results: Sequence[Result]) -> list[Row]:
+    rows = summarise(results, comparison.methods)
+    return only_means(rows) if comparison.smoke else rows
+
+
 def _report(
     comparison: Comparison, rows: list[Row], results: Sequence[Result], console: Console
 ) -> None:
     from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
 
-    console.print(terminal_table(rows, title=comparison.title))
-    console.print(f"{LEGEND} {comparison.caption}", highlight=False)
-    markdown = markdown_table(rows, title=comparison.title, caption=comparison.caption)
+    title, caption, smoke = comparison.title, comparison.caption, comparison.smoke
+    console.print(terminal_table(rows, title=title, width=console.width))
+    console.print(f"{SMOKE if smoke else LEGEND} {caption}", markup=False, highlight=False)
+    markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
     files.write(comparison.out / "table.md", markdown.encode())
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
-    picture = plots.comparison_picture(shown, rows, title=comparison.title)
+    picture = plots.comparison_picture(shown, rows, title=title, smoke=smoke)
     pictures = plots.save(picture, comparison.out / "compare")
     written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]
-    console.print(f"Written: {', '.join(map(str, written))}")
+    console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
 
 
 def _head(comparison: Comparison) -> dict[str, Any]:
@@ -269,8 +281,9 @@ def _write_results(
     """Write every finished run; done after each, so that nothing finished is ever lost."""
     content = head | {
         "complete": len(results) == len(comparison.runs),
+        "smoke": comparison.smoke,
         "wall_seconds": seconds,
-        "summary": [asdict(row) for row in summarise(results, comparison.methods)],
+        "summary": [asdict(row) for row in _rows(comparison, results)],
         "runs": [asdict(result) for result in results],
     }
     files.write_json(comparison.out / "results.json", content)

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import evaluations, files, models, runs
+from manifold_mixup.lab.console import Console
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of
 from manifold_mixup.lab.evaluations import When
@@ -19,24 +19,24 @@ from manifold_mixup.lab.report.battery_table import battery_table
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Test what a run ended in: clean, attacked, deformed, corrupted, against outliers, and more.
+    """Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, and more.
 
     What was found is kept in the run's folder as JSON, and read if the same is asked for again.
     """
 
-    folder: tyro.conf.Positional[Path]
-    """The run's, as `manifold-mixup train` made it."""
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the run, as manifold-mixup train, compare or reproduce made it."""
     battery: tuple[str, ...] = ()
-    """Some of clean, attacks, deformations, corruptions, outliers, neighbours and interpolation;
-    left out, all that the data allow."""
+    """Some of clean, attacks, strength, deformations, corruptions, outliers, neighbours,
+    interpolation, spectra and plane. If left out, all that the data allow but the last two."""
     when: Literal["last", "best"] = "last"
-    """The last epoch, or the best."""
+    """Which weights: those after the last epoch, or after the best."""
     tested: int | None = None
-    """Test examples to look at, drawn at random once; all if left out."""
+    """Test examples to use, drawn at random once; all if left out."""
     unknown: tuple[str, ...] = ()
-    """Data sets of another kind, for outliers, such as: svhn cifar-100."""
+    """Data sets of another kind, for outliers, such as svhn cifar-100."""
     seed: int = 0
-    """Of everything random in the tests."""
+    """Seed of everything random in the tests."""
     root: Path = Path("~/.cache/manifold-mixup")
     """Where data sets are downloaded to, or a copy at hand lies."""
 
@@ -101,14 +101,14 @@ def evaluate_one(evaluation: Evaluation) -> bool:
             progress=show,
         )
     title = f"{found['data']}, {found['examples']:,} test examples, {evaluation.when} epoch"
-    console.print(f"[bold]{title}[/bold]", highlight=False)
+    console.print(title, style="bold", markup=False, highlight=False)
     for part in evaluation.battery:
         console.print(battery_table(part, found[part]))
     written = [str(evaluation.folder / "evaluation-*.json")]
     if "clean" in evaluation.battery:
         drawn = _pictures(evaluation, found["clean"][0]["reliability"], title)
         written.extend(map(str, drawn))
-    console.print(f"Written: {', '.join(written)}", soft_wrap=True)
+    console.print(f"Written: {', '.join(written)}", markup=False, soft_wrap=True)
     return True
 
 

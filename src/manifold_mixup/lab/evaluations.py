@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from manifold_mixup.lab import files, provenance, runs, weights
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Settings, evaluate
 from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab.recipes import Run
 
 When = Literal["last", "best"]
 _FORMAT = 2  # another one when rows say more or other things, so that none of the old are read
@@ -28,6 +29,7 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no run, or it is not finished.
+        ValueError: the run diverged, so that its weights are not finite.
     """
     run = runs.recipe(folder)
     path = folder / f"{when}.safetensors"
@@ -37,8 +39,23 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
             f"the command it was started with goes on with it."
         )
     model = fresh_model(replace(run, compile=False), data).to(run.device)
-    weights.put(model, weights.read(path))
+    tensors = weights.read(path)
+    _require_finite(path, tensors, model, run)
+    weights.put(model, tensors)
     return model.eval()
+
+
+def _require_finite(path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Run) -> None:
+    """Raise if a training made something NaN or infinite that is finite in a fresh model."""
+    own = {name for name, one in fresh.state_dict().items() if one.isfinite().all()}
+    broken = [name for name, one in tensors.items() if name in own and not one.isfinite().all()]
+    if broken:
+        other = "best" if path.stem == "last" else "last"
+        raise ValueError(
+            f"{path} holds NaN or infinity in {len(broken)} of its {len(tensors)} tensors, first "
+            f"in {broken[0]}: the run diverged. Take --when {other}, or train it again in another "
+            f"folder, with a learning rate below {run.lr:g} (--lr)."
+        )
 
 
 def evaluated(

@@ -39,13 +39,14 @@ def write(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON at once; NaN and infinity, which JSON has not, become ``null``."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write(path, f"{text}\n".encode())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Put ``None`` in the place of NaN and infinity, which JSON has not, however deep."""
     if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
+        return {key: finite(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(child) for child in value]
+        return [finite(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,13 +22,21 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.interrupt import ctrl_c
 from manifold_mixup.lab.on_ray import train_on_ray
 from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.reports import After, OnEpoch, OnNote, OnStep, Reports
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.reports import (
+    After,
+    News,
+    OnEpoch,
+    OnNote,
+    OnStart,
+    OnStep,
+    Reports,
+)
+from manifold_mixup.lab.results import Result
 from manifold_mixup.lab.runs import folder_name
 from manifold_mixup.lab.train import Stopped, train
 
 Place = Literal["here", "ray"]
-News: TypeAlias = "SimpleQueue[tuple[Run, Epoch | float | str]]"
+Told: TypeAlias = "SimpleQueue[tuple[Run, News]]"
 
 
 def train_all(
@@ -39,6 +47,7 @@ def train_all(
     on_epoch: OnEpoch,
     on_step: OnStep = lambda *_: None,
     on_note: OnNote = lambda *_: None,
+    on_start: OnStart = lambda *_: None,
     folder: Path | None = None,
     after: After | None = None,
     on: Place = "here",
@@ -55,6 +64,8 @@ def train_all(
         workers: how many run at a time; with one, in this process.
         on_epoch: called in this process after every epoch of every run.
         on_step: called in this process now and then with the epochs a run has done, parts counted.
+        on_start: called in this process with where a run begins that was begun before, but for runs
+            on Ray.
         on_note: called in this process with what ``after`` says of a run, but for runs on Ray.
         folder: where each run gets a folder of its own. Runs that are finished there are read, and
             those that were stopped are gone on with.
@@ -68,7 +79,7 @@ def train_all(
         KeyboardInterrupt: Ctrl-C was pressed; with a folder, what was under way is saved.
         ChildProcessError: a worker process died.
     """
-    reports = Reports(on_epoch, on_step, on_note)
+    reports = Reports(on_epoch, on_step, on_note, on_start)
     if on == "ray":
         if folder is None:
             raise ValueError("runs on Ray need a folder, on storage that all nodes share.")
@@ -88,7 +99,9 @@ def _train_here(
             # Only while it trains: whoever takes the results is interrupted as always.
             with ctrl_c() as stop:
                 own, tell = _own(folder, run), partial(reports.tell, run)
-                result = train(run, data, folder=own, on_epoch=tell, on_step=tell, stop=stop)
+                result = train(
+                    run, data, folder=own, on_epoch=tell, on_step=tell, on_start=tell, stop=stop
+                )
             _then(after, own, data, tell)
             yield result
     except Stopped as error:
@@ -106,7 +119,7 @@ def _train_in_processes(
     after: After | None,
 ) -> Iterator[Result]:
     context = _context()
-    news: News = context.SimpleQueue()
+    news: Told = context.SimpleQueue()
     stop = context.Event()
     # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
     arguments = (pickle.dumps((data, after)), news, stop, folder)
@@ -161,7 +174,7 @@ def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") ->
 
 class _Worker(NamedTuple):
     data: Data
-    news: News
+    news: Told
     stop: Event
     folder: Path | None
     after: After | None
@@ -174,7 +187,7 @@ _worker: _Worker | None = None  # what a worker process got when it started
 
 def _start(
     shared: bytes,
-    news: News,
+    news: Told,
     stop: Event,
     folder: Path | None,
 ) -> None:
@@ -212,24 +225,26 @@ def _train_and_tell(run: Run) -> Result:
     def ending() -> bool:
         return stop.is_set() or parent is None or not parent.is_alive()
 
-    def on_epoch(epoch: Epoch) -> None:
-        news.put((run, epoch))
+    def tell(what: News) -> None:
+        news.put((run, what))
 
     told = time.monotonic()
 
     def on_step(done: float) -> None:
         nonlocal told
         if time.monotonic() - told > _TELL:
-            news.put((run, done))
+            tell(done)
             told = time.monotonic()
 
     def on_note(words: str) -> None:
         if ending():
             raise Stopped(f"{run.method}, seed {run.seed} was stopped after its training.")
-        news.put((run, words))
+        tell(words)
 
     own = _own(folder, run)
-    result = train(run, data, folder=own, on_epoch=on_epoch, on_step=on_step, stop=ending)
+    result = train(
+        run, data, folder=own, on_epoch=tell, on_step=on_step, on_start=tell, stop=ending
+    )
     _then(after, own, data, on_note)
     return result
 

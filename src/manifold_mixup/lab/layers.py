@@ -4,7 +4,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -14,31 +14,28 @@ if TYPE_CHECKING:  # torch takes seconds to load, and the help of this command n
 
 @dataclass(frozen=True)
 class Layers:
-    """Show where a model can be mixed, and where it would be mixed if nothing is said.
+    """Show where a model can be mixed, and which layers are chosen if none is named.
 
     For every layer: the shape of its output, the share of the FLOPs of the forward pass that is
-    spent when it ends, and if it cannot be mixed the reason.
+    spent when it ends, and the reason if it cannot be mixed.
     """
 
-    # The lines of these texts stay lines on the screen.
-    model: tyro.conf.Positional[str]
-    """One of the lab, such as preact-resnet18; timm:NAME; torchvision:NAME;
-    or yours, FILE.py:NAME or PACKAGE:NAME: a function without arguments
-    that returns a model, or a model and one batch for it
-    (a tensor, a tuple of positional or a dict of keyword arguments)."""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A model of the lab, such as preact-resnet18 (list shows them); timm:NAME; torchvision:NAME;
+    or your own, FILE.py:NAME or PACKAGE:NAME, a function without arguments that returns a model, or
+    a model and one batch for it: a tensor, a tuple of positional or a dict of keyword arguments."""
     shape: tuple[int, ...] = ()
-    """Of one input, such as 3 224 224. Left out, it is what a model of timm
-    is made for; 3 32 32 for the lab's own networks of images, 40 for its
-    perceptrons; and 3 224 224 for all others."""
+    """Shape of one input, such as 3 224 224. If left out, what a model of timm is made for; 3 32 32
+    for the lab's own networks of images, 40 for its perceptrons; and 3 224 224 for all others."""
     classes: int = 10
-    """Of the lab's own models."""
+    """Classes of the lab's own models."""
     mask: str | None = None
-    """The padding mask among the inputs, if ManifoldMixup is to mix it too."""
+    """Name of the padding mask among the inputs, if ManifoldMixup is to mix it too."""
     cuts: bool = False
     """Leave out the layers that cannot be mixed."""
     match: tuple[str, ...] = ()
-    """Show only layers with such names, read as ManifoldMixup reads them:
-    'blocks.*' is every block, and nothing inside of one."""
+    """Show only layers whose names fit, read as ManifoldMixup reads them: 'blocks.*' is every
+    block, and nothing inside of one."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -71,12 +68,13 @@ def prepare(options: Layers) -> Prepared:
 
 def show_layers(prepared: Prepared) -> bool:
     """Print the table and the layers that would be chosen, or the same as JSON."""
-    from rich.console import Console
-
+    from manifold_mixup.lab.console import Console
+    from manifold_mixup.lab.files import finite
     from manifold_mixup.lab.report import layer_table
 
     if prepared.json:
-        print(json.dumps(layer_table.as_json(prepared.shown), indent=1))
+        found = finite(layer_table.as_json(prepared.shown))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return True
     console = Console()
     for text in layer_table.lines(prepared.shown):

@@ -47,4 +47,4 @@ class Log:
 
 
 def _line(epoch: Epoch) -> str:
-    return json.dumps(asdict(epoch)) + "\n"
+    return json.dumps(files.finite(asdict(epoch)), allow_nan=False) + "\n"

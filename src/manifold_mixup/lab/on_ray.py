@@ -16,7 +16,7 @@ from manifold_mixup.lab.interrupt import ctrl_c
 from manifold_mixup.lab.log import METRICS
 from manifold_mixup.lab.recipes import Run
 from manifold_mixup.lab.reports import After, Reports
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.results import Result, read_epoch
 from manifold_mixup.lab.train import train
 
 RETRIES = 10
@@ -98,7 +98,7 @@ def _tell(run: Run, folder: Path, reports: Reports, told: dict[Run, int]) -> Non
     lines = path.read_text().splitlines() if path.exists() else []
     for line in lines[told.get(run, 0) :]:
         try:
-            reports.tell(run, Epoch(**json.loads(line)))
+            reports.tell(run, read_epoch(json.loads(line)))
         except json.JSONDecodeError:
             return  # a line that is just being written
         told[run] = told.get(run, 0) + 1

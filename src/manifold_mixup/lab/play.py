@@ -9,13 +9,13 @@ from ipaddress import ip_address
 
 @dataclass(frozen=True)
 class Playground:
-    """Watch two spirals being learnt live in the browser, with and without a method.
+    """Watch two spirals being learnt live in the browser, with and without mixup.
 
     A local page with sliders for alpha, layers, noise and width; its link holds what is chosen.
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on. Only with another than this one do other machines reach the page."""
+    """Address to listen on. Other machines reach the page only if it is another one."""
     port: int = 8642
     """Port to listen on; 0 takes a free one."""
     open: bool = True

@@ -14,38 +14,37 @@ class Run:
     """Everything that decides what a training ends in.
 
     Attributes:
-        method: what tables call it.
-        data: name of the data set.
-        model: name of the model.
-        layers: where to mix; empty for no mixup, ``("input",)`` for input mixup.
+        method: its name in tables; what is mixed is decided by the layers.
+        data: name of the data set, or a path; "list" shows what there is.
+        model: name of the model; "list" shows what there is.
+        layers: where to mix: none for no mixup, input for input mixup.
         alpha: shape of the Beta distribution that λ comes from.
         per_sample: draw a λ for every example instead of one for the batch.
         block_gradient: let nothing before the mixed layer learn from the mixed batch.
-        loss: ``"cross_entropy"``, or ``"softmax_bce"`` as in the authors' code.
+        loss: cross_entropy, or softmax_bce as in the authors' code.
         label_smoothing: share of the target spread evenly over the classes.
         epochs: passes over the training set.
         batch: examples in a step.
         lr: the greatest learning rate.
-        schedule: ``"one-cycle"`` rises over the first tenth and then falls as ``"cosine"`` does to
-            nearly 0; ``"steps"`` divides by ten after every epoch of ``milestones``;
-            ``"constant"`` stays.
-        milestones: epochs after which ``"steps"`` divides the learning rate by ten.
-        optimizer: ``"adamw"``, ``"adam"``, or ``"sgd"`` with Nesterov momentum 0.9 as in the paper.
+        schedule: one-cycle rises over the first tenth and then falls as cosine does to nearly 0;
+            steps divides by ten after every epoch of the milestones; constant stays.
+        milestones: epochs after which the schedule "steps" divides the learning rate by ten.
+        optimizer: adamw, adam, or sgd with Nesterov momentum 0.9 as in the paper.
         weight_decay: of the optimizer; its scale differs between them.
         ema: decay, a step, of the averaged weights that are evaluated; 0 evaluates the weights.
-        width: units of a hidden layer, or channels of the first stage; ``None`` is the model's own.
+        width: units of a hidden layer, or channels of the first stage; None is the model's own.
         dropout: share of the units that are dropped, where the model has a place for it.
         batch_norm: False takes the model's batch norms out, True puts them into perceptrons;
-            ``None`` leaves it as it is.
+            None leaves it as it is.
         noise: standard deviation of Gaussian noise on the standardised input.
         flip: mirror images at random.
         crop: pixels by which images are shifted at most, with zeros coming in.
         cutout: side of the square that is blanked in every image.
-        examples: training examples drawn from the data set; ``None`` takes all.
-        per_class: training examples of each class; ``None`` takes all.
+        examples: training examples drawn from the data set; None takes all.
+        per_class: training examples of each class; None takes all.
         validation: share of the training set that is held out, and evaluated after every epoch in
             the place of the test set.
-        precision: ``"float32"``, or ``"bf16"`` or ``"fp16"`` by autocast.
+        precision: float32, or bf16 or fp16 by autocast.
         accumulate: batches whose gradients are summed up for one step.
         compile: whether the model is compiled.
         cuda_graphs: whether the compiled graphs are recorded and replayed as CUDA graphs, so that a

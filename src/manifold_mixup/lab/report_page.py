@@ -1,27 +1,32 @@
 """``manifold-mixup report``: one self-contained HTML page from any set of runs."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from manifold_mixup.lab import files
 from manifold_mixup.lab.report.gather import Gathered, gather
 
+PAGE = "report.html"
+
 
 @dataclass(frozen=True)
 class Report:
     """Make one HTML page of runs: comparison, curves, reliability, attacks, recipes.
 
-    It holds all it needs and opens without a network. What `evaluate` found of a run is shown too.
+    It holds all it needs and opens without a network. It also shows what manifold-mixup evaluate
+    found of a run.
     """
 
-    places: tyro.conf.Positional[tuple[Path, ...]]
+    places: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER ...")]
     """Folders of runs, or folders with runs somewhere below; all on one data set."""
-    out: Path = Path("report.html")
-    """The file to write."""
+    out: Annotated[str, tyro.conf.arg(metavar="PATH")] = PAGE
+    """The file to write, such as page.html; or a folder, in which it is report.html."""
     title: str = "Manifold Mixup: report"
-    """The page's."""
+    """Title of the page."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,15 @@ def prepare(options: Report) -> Prepared:
     if not options.places:
         raise ValueError("no place was given. Name folders of runs, or a folder that holds some.")
     gathered = gather(options.places)
-    files.writable_folder(options.out.parent)
-    return Prepared(gathered, options.out, options.title)
+    out = Path(options.out, PAGE) if _names_a_folder(options.out) else Path(options.out)
+    files.writable_folder(out.parent)
+    return Prepared(gathered, out, options.title)
+
+
+def _names_a_folder(out: str) -> bool:
+    """Tell a folder from a file: it is there, ends in a slash, or has no ending such as .html."""
+    path = Path(out)
+    return path.is_dir() or out.endswith(("/", os.sep)) or not (path.suffix or path.is_file())
 
 
 def report(prepared: Prepared) -> bool:

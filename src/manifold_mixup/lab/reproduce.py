@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.markdown import Markdown
 from torch import Tensor
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import evaluations, files, grid, job, on_ray, paper, provenance, runs
+from manifold_mixup.lab.console import Console
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.numbers import WHEN, Found, Line, lines
@@ -35,19 +35,20 @@ WORKERS = tyro.conf.arg(help_behavior_hint="(default: all cores, or 1 on an acce
 class Reproduce:
     """Train and evaluate what a table of the paper shows; print its numbers beside ours.
 
-    Finished runs are reused, also those of other tables in the same folder; the same command goes
-    on with what was stopped.
+    Finished runs are reused, also those of other tables in the same folder; the same command
+    resumes what was stopped.
     """
 
-    table: tyro.conf.Positional[str]
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """table-1a, table-1b, table-2 to table-9, preact50, gradient-block, knn, low-data,
-    outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra."""
+    outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra; list shows them."""
     scale: str = "full"
-    """full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that it runs."""
+    """How large: full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that
+    it runs."""
     seeds: int = 5
     """How many seeds; the paper has 5."""
     rows: tuple[str, ...] = ()
-    """Only rows with one of these words in their label, such as: preact-resnet18."""
+    """Only rows with one of these words in their label, such as preact-resnet18."""
     epochs: Annotated[int | None, SCALED] = None
     """Passes over the training set at most; the schedule shrinks with it."""
     width: Annotated[int | None, SCALED] = None
@@ -75,10 +76,10 @@ class Reproduce:
     device: Annotated[str | None, DEVICE] = None
     """Where torch computes."""
     on: grid.Place = "here"
-    """here, in processes of this machine; ray, on the cluster RAY_ADDRESS names, where --root and
-    --out are on storage that all nodes share."""
+    """Where the runs are trained: here, in processes of this machine; or ray, on the cluster that
+    RAY_ADDRESS names, with --root and --out on storage that all nodes share."""
     gpus: float = 0.0
-    """On Ray, the share of a GPU that a run takes."""
+    """Share of a GPU that a run takes on Ray."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def reproduce(reproduction: Reproduction) -> bool:
     """
     console, start, complete = Console(), time.perf_counter(), True
     head, found = _head(reproduction), dict[Run, dict[int, Found]]()
-    console.print(f"[bold]{_title(reproduction)}[/bold]", highlight=False)
+    console.print(_title(reproduction), style="bold", markup=False, highlight=False)
     try:
         with Live(reproduction.runs, console) as live:
             for result, evaluation in _finished(reproduction, live):
@@ -199,7 +200,7 @@ def reproduce(reproduction: Reproduction) -> bool:
         path = _write(reproduction, head, found, time.perf_counter() - start)
         console.print(Markdown(path.read_text().replace("<br>", " ")))
         written = [path, path.with_suffix(".json"), *_drawn(reproduction, found)]
-        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+        console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
     return complete
 
 
@@ -228,6 +229,7 @@ def _finished(
             on_epoch=live.epoch,
             on_step=live.step,
             on_note=live.note,
+            on_start=live.start,
             folder=folder,
             after=evaluate,
             on=reproduction.on,

@@ -27,6 +27,23 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where a training begins that was begun before.
+
+    Attributes:
+        epoch: the epoch that comes next, or is under way.
+        step: steps already taken in it.
+        steps: steps of an epoch.
+        finished: whether the run was finished, so that nothing is trained.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    finished: bool = False
+
+
+@dataclass(frozen=True)
 class Result:
     """What a run ended in.
 
@@ -61,12 +78,17 @@ def read_result(fields: Mapping[str, Any]) -> Result:
     return Result(
         run=read_run(fields["run"]),
         seconds=fields["seconds"],
-        curve=tuple(Epoch(**_numbers(epoch)) for epoch in fields["curve"]),
+        curve=tuple(read_epoch(epoch) for epoch in fields["curve"]),
         last=_scores(fields["last"]),
         best=_scores(fields["best"]),
         best_epoch=fields["best_epoch"],
         weights=fields["weights"],
     )
+
+
+def read_epoch(fields: Mapping[str, Any]) -> Epoch:
+    """Build the epoch that ``dataclasses.asdict`` took apart, JSON in between."""
+    return Epoch(**_numbers(fields))
 
 
 def _scores(fields: Mapping[str, Any]) -> Scores:

@@ -15,7 +15,7 @@ from manifold_mixup.lab.data.loader import parts
 from manifold_mixup.lab.job import Job
 from manifold_mixup.lab.log import Log
 from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.results import Epoch, Result, Start
 from manifold_mixup.lab.warm_up import warm_up
 
 _ASK = 20  # Several processes ask each other only so often: each time they wait for one another.
@@ -33,6 +33,7 @@ def train(
     save_every: float = 60.0,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_step: Callable[[float], None] = lambda _: None,
+    on_start: Callable[[Start], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train a run and score it.
@@ -48,20 +49,24 @@ def train(
         save_every: seconds between two checkpoints.
         on_epoch: called after every epoch; what it raises ends the training.
         on_step: called after every step with the epochs done so far, parts counted.
+        on_start: called before the first step if a part of the run was there, or all of it.
         stop: asked after every step; once it says True, the run is saved and `Stopped` raised.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss, in training or after an epoch, is no longer finite.
         Stopped: ``stop`` said so.
         ValueError: the folder holds another run; the message says in what it differs.
         OSError: the folder cannot be written, or another process is training in it.
     """
     with runs.alone(folder), torch.random.fork_rng():  # a step draws from torch's own generators
         if folder is not None and (result := runs.claim(folder, run, data)) is not None:
+            on_start(Start(run.epochs, 0, 0, finished=True))
             return result
         job = Job(run, data)
         keeper = _Keeper(job, folder, every=save_every, stop=stop)
         at = keeper.resume()
+        if at.tensors:
+            on_start(Start(at.epoch, at.step, len(job.loader)))
         warm_up(job)
         log = Log(folder if job.main else None, at.curve)
         for epoch in range(at.epoch, run.epochs + 1):
@@ -88,6 +93,7 @@ def train(
             at.seconds = time.perf_counter() - began
             _require_finite(train_loss, run, epoch)
             job.close_epoch(at, train_loss)
+            _require_finite_after(at.curve[-1], run)
             log.add(at.curve[-1])
             keeper.save_if_due(at)
             on_epoch(at.curve[-1])
@@ -98,6 +104,17 @@ def _require_finite(train_loss: float, run: Run, epoch: int) -> None:
     if not math.isfinite(train_loss):
         raise FloatingPointError(
             f"{run.method}, seed {run.seed}: the loss is {train_loss} in epoch {epoch}. "
+            f"A learning rate below {run.lr:g} may help (--lr)."
+        )
+
+
+def _require_finite_after(epoch: Epoch, run: Run) -> None:
+    """Raise if the last step of an epoch broke the weights: its loss was that of those before."""
+    if not math.isfinite(epoch.nll):
+        of = "test" if run.validation == 0 else "validation"
+        raise FloatingPointError(
+            f"{run.method}, seed {run.seed}: the {of} loss is {epoch.nll} after epoch "
+            f"{epoch.epoch}, though the training loss was finite: its last steps diverged. "
             f"A learning rate below {run.lr:g} may help (--lr)."
         )
 
@@ -121,8 +138,9 @@ class _Keeper:
         if self.folder is not None:
             with self.job.accelerator.main_process_first():  # which puts damaged files aside
                 found, refused = checkpoint.load(self.folder, run=self.run)
+        taken = "the one before is taken" if found is not None else "the run begins anew"
         for reason in refused:
-            warnings.warn(f"{reason}; the one before is taken.", stacklevel=3)
+            warnings.warn(f"{reason}; {taken}.", stacklevel=3)
         if found is not None:
             self.job.restore(found)
             return found

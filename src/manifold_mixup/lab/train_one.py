@@ -11,11 +11,11 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from manifold_mixup.lab import catalog, files, job, models, provenance, recipes, runs
 from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.console import Console
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.interrupt import ctrl_c
@@ -31,23 +31,24 @@ NAMED = tyro.conf.arg(help_behavior_hint="(default: runs/ and a name made of the
 class Train:
     """Train one run and keep it in a folder: recipe, metrics, checkpoints, result.
 
-    A recipe gives every field a value, the options below change them. The same command goes on
-    with a run that was stopped or killed, and ends in the same weights.
+    A recipe gives every setting a value, and the options below change them. The same command
+    resumes a run that was stopped or killed, and ends in the same weights.
     """
 
     recipe: str = "modern"
-    """modern: cross-entropy, warm-up and cosine, bfloat16; paper: as the authors trained; compare:
-    the settings of `manifold-mixup compare`; fast: an accuracy in the least time (two tasks)."""
+    """Which settings to start from: modern (cross-entropy, warm-up and cosine, bfloat16), paper (as
+    the authors trained), compare (the settings of manifold-mixup compare), or fast (an accuracy in
+    the least time, for two tasks)."""
     mixing: str = "manifold"
-    """none, input or manifold."""
+    """What is mixed: none, input or manifold."""
     out: Annotated[Path | None, NAMED] = None
-    """Folder of the run."""
+    """Folder of the run. A run that is in it is resumed."""
     root: Path = Path("~/.cache/manifold-mixup")
     """Where data sets are downloaded to, or a copy at hand lies."""
     save_every: float = 60.0
     """Seconds between two checkpoints."""
     run: tyro.conf.OmitArgPrefixes[Run] = field(default_factory=Run)
-    """Everything that decides what the training ends in."""
+    """Settings of the run, which decide what it ends in."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def defaults(args: Sequence[str]) -> Train:
         ("data", "cifar-10"),
         ("model", "preact-resnet18"),
     ):
-        peek.add_argument(f"--{name}", default=value)
+        peek.add_argument(f"--{name}", nargs="?", const=value, default=value)
     given, _ = peek.parse_known_args(args)
     run = catalog.recipe(given.recipe, given.mixing, given.data, given.model)
     run = replace(run, device=job.usual_device())
@@ -118,7 +119,7 @@ def train_one(training: Training) -> bool:
 
 def _trained(training: Training) -> bool:
     run, console = training.run, Console(quiet=provenance.rank() != 0)
-    console.print(f"[bold]{_title(training)}[/bold]", highlight=False)
+    console.print(_title(training), style="bold", markup=False, highlight=False)
     if run.precision == "bf16" and job.emulates_bf16(run.device):
         console.print(
             "This processor computes bfloat16 by way of float32, so that a step takes many times "
@@ -134,15 +135,16 @@ def _trained(training: Training) -> bool:
                 save_every=training.save_every,
                 on_epoch=partial(live.epoch, run),
                 on_step=partial(live.step, run),
+                on_start=partial(live.start, run),
                 stop=stop,
             )
             live.finished(result)
     except Stopped as stopped:
         command = shlex.join(["manifold-mixup", *sys.argv[1:]])
-        console.print(f"{stopped} This goes on with it:\n  {command}", soft_wrap=True)
+        console.print(f"{stopped} This goes on with it:\n  {command}", markup=False, soft_wrap=True)
         return False
     console.print(_scores(result, training.data))
-    console.print(f"Kept in {training.folder}", soft_wrap=True)
+    console.print(f"Kept in {training.folder}", markup=False, soft_wrap=True)
     return True
 
 

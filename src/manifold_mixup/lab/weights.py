@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor, nn
@@ -51,8 +52,15 @@ def write(path: Path, weights: Weights) -> None:
 
 
 def read(path: Path) -> Weights:
-    """Read weights that `write` wrote."""
-    return unpack(path.read_bytes())
+    """Read weights that `write` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return unpack(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Train the run again.") from error
 
 
 def fingerprint(weights: Weights) -> str:

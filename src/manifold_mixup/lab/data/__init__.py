@@ -59,6 +59,18 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
 }
 NAMES = tuple(_KNOWN)
 
+_FETCHED = "Downloaded, or read from a copy under --root."
+_MADE = "Made on the spot."
+_MADE_HERE = ("mnist-1d", "spirals", *(name for name in NAMES if name.startswith("factors-")))
+ABOUT = {
+    **{name: _MADE if name in _MADE_HERE else _FETCHED for name in NAMES},
+    "torchvision:NAME": "A classification set of torchvision, such as torchvision:FashionMNIST.",
+    "timm:NAME": "A data set that timm's create_dataset reads.",
+    "a folder": "train/CLASS/* and test/CLASS/* (or val), images of one size.",
+    "a file .npz": "x_train, y_train, x_test and y_test: vectors or images.",
+}
+"""What can be loaded, each with where it comes from."""
+
 
 def load(name: str, *, root: Path) -> Data:
     """Load a data set.
@@ -102,8 +114,21 @@ def check_name(name: str) -> None:
     if _is_elsewhere(name):
         elsewhere.check_name(name)
         return
+    reason = _no_file(name)
+    if reason:
+        raise ValueError(reason)
     others = ("torchvision:NAME", "timm:NAME", "the path of an .npz file or of a folder of images")
     raise ValueError(f"{unknown('data set', name, (*NAMES, *others))}.")
+
+
+def _no_file(name: str) -> str:
+    """Say what is wrong with what looks like a path; nothing if it does not."""
+    path = Path(name)
+    if path.is_file():
+        return f"{name} is a file, but no .npz. Expected one, or a folder of images."
+    if "/" in name:
+        return f"there is no folder {name}; paths are read from {Path.cwd()}."
+    return ""
 
 
 def _is_elsewhere(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Images in folders: ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``)."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,21 @@ def _part(path: Path) -> tuple[Tensor, Tensor, list[str]]:
         found = ImageFolder(str(path))
     except FileNotFoundError as error:
         raise ValueError(f"{path} holds no images in class folders ({error}).") from error
-    x, y = stack((found[place] for place in range(len(found))), [name for name, _ in found.samples])
+    names = [name for name, _ in found.samples]
+    x, y = stack(map(partial(_image, found), range(len(found))), names)
     return x, y, list(found.classes)
+
+
+def _image(found: Any, place: int) -> Any:
+    """Read an image; one that is damaged is named by its file."""
+    try:
+        image, label = found[place]
+        return image.convert("RGB"), label
+    except Exception as error:  # each format has kinds of its own: OSError, SyntaxError, ValueError
+        raise OSError(
+            f"{found.samples[place][0]} cannot be read as an image ({error}). Replace the file, or "
+            f"take it out of the folder."
+        ) from error
 
 
 def stack(examples: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:

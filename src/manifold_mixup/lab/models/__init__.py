@@ -20,6 +20,16 @@ __all__ = ["NAMES", "build", "check_name", "eligible"]
 _WIDE = {"wrn-28-10": 10, "wrn-28-2": 2}
 _PREACT = {f"preact-resnet{depth}": depth for depth in DEPTHS}
 NAMES = (*SHAPES, "cnn", "factor-cnn", *_PREACT, *_WIDE)
+ABOUT = {
+    **dict.fromkeys(SHAPES, "A perceptron, for vectors and images."),
+    "cnn": "Three stages of convolutions, for signals and images.",
+    "factor-cnn": "The network of the experiment with factors, for images.",
+    **dict.fromkeys(_PREACT, "A pre-activation ResNet as in the paper, for images."),
+    **dict.fromkeys(_WIDE, "A wide ResNet as in the paper, for images."),
+    "timm:NAME": "A model of timm, such as timm:resnet18, for images.",
+    "torchvision:NAME": "A model of torchvision, such as torchvision:resnet18, for images.",
+}
+"""What can be built, each with what it is."""
 
 
 def build(

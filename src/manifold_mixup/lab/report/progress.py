@@ -5,21 +5,21 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.table import Column
+from rich.text import Text
 
 from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.results import Epoch, Result, Start
+
+_WIDE = 100  # columns from which there is room for a long bar
+_NARROW = 60  # columns below which there is none for any
+_NAME = 24
 
 
 class Live:
-    """Shows bars on a terminal; elsewhere one line for each finished run.
+    """Shows bars on a terminal; elsewhere a line for each epoch and each finished run.
 
     Args:
         runs: everything that will be trained.
@@ -29,23 +29,21 @@ class Live:
     def __init__(self, runs: Sequence[Run], console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left  {task.fields[note]}"),
+            *_columns(console.width),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._all = self._bars.add_task(
-            "[bold]all runs",
+            "all runs",
             total=sum(run.epochs for run in runs),
-            note=f"0 of {len(runs)} done",
+            far=f"0/{len(runs)} runs",
+            note="",
             visible=len(runs) > 1,
         )
         self._tasks: dict[Run, TaskID] = {}
         self._done: dict[Run, float] = {}
+        self._before: set[Run] = set()
         self._finished, self._count = 0, len(runs)
 
     def __enter__(self) -> Self:
@@ -59,28 +57,41 @@ class Live:
         trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
+        if kind is None and self._before:
+            self._say(self._of_before())
+
+    def start(self, run: Run, start: Start) -> None:
+        """Say where a run goes on that was begun before; of a finished one nothing is trained."""
+        if start.finished:
+            self._before.add(run)
+            return
+        where = f"in epoch {start.epoch} of {run.epochs}"
+        if start.epoch > run.epochs:
+            where = f"after its last epoch, {run.epochs}"
+        steps = f", after {start.step} of {start.steps} steps" if start.step else ""
+        self._say(f"{_name(run)}: resumed {where}{steps}")
 
     def step(self, run: Run, done: float) -> None:
         """Move the bars on to so many epochs of a run, parts counted."""
         self._bars.advance(self._all, done - self._done.get(run, 0.0))
-        self._bars.update(self._bar(run), completed=done)
+        self._bars.update(self._bar(run), completed=done, far=_far(run, done))
         self._done[run] = done
 
     def epoch(self, run: Run, epoch: Epoch) -> None:
         """Note what an epoch of a run ended in."""
         self.step(run, epoch.epoch)
         of = "test" if run.validation == 0 else "validation"
-        note = f"train loss {epoch.train_loss:.3f}  {of} error {epoch.error:.1f} %"
-        self.note(run, note)
+        self.note(run, f"loss {_short(epoch.train_loss)}, {of} error {epoch.error:.1f} %")
+        if not self._console.is_terminal:
+            self._say(
+                f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss "
+                f"{_short(epoch.train_loss)}, {of} error {epoch.error:.2f} %, NLL "
+                f"{_short(epoch.nll)}"
+            )
 
     def note(self, run: Run, words: str) -> None:
-        """Say what a run is doing."""
+        """Show what a run is doing."""
         self._bars.update(self._bar(run), note=words)
-
-    def _bar(self, run: Run) -> TaskID:
-        if run not in self._tasks:
-            self._tasks[run] = self._bars.add_task(_name(run), total=run.epochs, note="")
-        return self._tasks[run]
 
     def finished(self, result: Result) -> None:
         """Take a run's bar away."""
@@ -88,14 +99,70 @@ class Live:
         self._bars.advance(self._all, result.run.epochs - self._done.pop(result.run, 0.0))
         if result.run in self._tasks:
             self._bars.remove_task(self._tasks.pop(result.run))
-        self._bars.update(self._all, note=f"{self._finished} of {self._count} done")
+        self._bars.update(self._all, far=f"{self._finished}/{self._count} runs")
         if not self._console.is_terminal:
             scores = f"error {result.last.error:.2f} %, NLL {result.last.nll:.3f}"
-            done = f"[{self._finished}/{self._count}]"
-            self._console.print(
-                f"{done} {_name(result.run)}: {scores}, {result.seconds:.1f} s", markup=False
+            took = "finished before" if result.run in self._before else f"{result.seconds:.1f} s"
+            self._say(f"[{self._finished}/{self._count}] {_name(result.run)}: {scores}, {took}")
+
+    def _bar(self, run: Run) -> TaskID:
+        if run not in self._tasks:
+            self._tasks[run] = self._bars.add_task(
+                _name(run, _NAME), total=run.epochs, far=_far(run, 0.0), note=""
             )
+        return self._tasks[run]
+
+    def _of_before(self) -> str:
+        """Say how much of it was there before."""
+        if self._count == 1:
+            return "The run was finished before: nothing was trained."
+        rest = ": nothing was trained" if len(self._before) == self._count else ""
+        verb = "was" if len(self._before) == 1 else "were"
+        return f"{len(self._before)} of {self._count} runs {verb} finished before{rest}."
+
+    def _say(self, line: str) -> None:
+        """Print a line that stays, above the bars where there are some."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _name(run: Run) -> str:
-    return f"{run.method}, seed {run.seed}"
+class _TimeLeft(TimeLeft):
+    """The time left, which is never cut: ``1:23 left``."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time, or dashes as long as nothing is known."""
+        return Text.assemble(super().render(task), " left")
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """Return what is shown of each run: what has to be read is never cut, the note if need be."""
+    bar = [BarColumn(bar_width=24 if width >= _WIDE else 8)] if width >= _NARROW else []
+    return [
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        *bar,
+        TextColumn("{task.fields[far]}", markup=False, table_column=Column(no_wrap=True)),
+        _TimeLeft(compact=True, table_column=Column(no_wrap=True)),
+        TextColumn(
+            "{task.fields[note]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+    ]
+
+
+def _short(number: float) -> str:
+    """Write a loss: with three digits after the point, or with a power of ten if it is huge."""
+    return f"{number:.3f}" if abs(number) < 1e5 else f"{number:.3g}"
+
+
+def _far(run: Run, done: float) -> str:
+    """Return the epoch that is under way, of how many."""
+    return f"epoch {min(int(done) + 1, run.epochs)}/{run.epochs}"
+
+
+def _name(run: Run, room: int = 1000) -> str:
+    """Name a run; where there is no room, its method is cut and never its seed."""
+    seed = f", seed {run.seed}"
+    method = run.method
+    if len(method) + len(seed) > room:
+        method = f"{method[: room - len(seed) - 1]}…"
+    return f"{method}{seed}"

@@ -1,7 +1,8 @@
 """From results to rows: each method's spread over seeds, and its difference to no mixup."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
@@ -69,6 +70,18 @@ def summarise(results: Sequence[Result], methods: Sequence[str]) -> list[Row]:
             rows.append(Row(method, when, spreads, _differences(values, base)))
             base = base or values
     return rows
+
+
+def only_means(rows: Sequence[Row]) -> list[Row]:
+    """Take deviations and differences away, where they would pretend to be evidence."""
+    return [
+        replace(
+            row,
+            spread={key: replace(one, std=math.nan) for key, one in row.spread.items()},
+            difference=None,
+        )
+        for row in rows
+    ]
 
 
 def _differences(

@@ -20,6 +20,13 @@ LEGEND = (
 )
 
 
+SMOKE = (
+    "A SMOKE TEST: it shows that everything works, and its numbers mean nothing. So there are no "
+    "deviations and no intervals."
+)
+_WIDE = 80
+
+
 class Cell(NamedTuple):
     """A mean with its deviation, and the difference to no mixup if there is one."""
 
@@ -28,38 +35,68 @@ class Cell(NamedTuple):
     verdict: Literal["better", "worse", "unclear"] = "unclear"
 
 
-def terminal_table(rows: Sequence[Row], *, title: str) -> Table:
-    """Render rows for a terminal of 80 columns.
+def terminal_table(rows: Sequence[Row], *, title: str, width: int = _WIDE) -> Table:
+    """Render rows for a terminal, methods across, or where it is narrow one below the other.
 
     A difference is green where its interval says better, red where it says worse.
+
+    Args:
+        rows: what `summarise` returned.
+        title: the line above.
+        width: columns of the terminal.
     """
-    styles = {"better": "[green]{}[/]", "worse": "[red]{}[/]", "unclear": "{}"}
     table = Table(
         title=title, title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
-    for text in _header(rows):
-        table.add_column(text, justify="right" if table.columns else "left")
+    corner, *methods = _header(rows)
+    across = _across(rows) <= width
+    table.add_column(corner)
+    for text in methods if across else [""]:
+        table.add_column(text, justify="right", no_wrap=across)
     for section, lines in _sections(rows):
         table.add_row(f"[bold]{section}[/]")
         for label, cells in lines:
-            texts = (
-                f"{cell.value}\n{styles[cell.verdict].format(escape(cell.difference))}".rstrip()
-                for cell in cells
-            )
-            table.add_row(label, *texts)
+            if across:
+                table.add_row(label, *map(_styled, cells))
+                continue
+            table.add_row(label)
+            for method, cell in zip(methods, cells, strict=True):
+                table.add_row(f"  {method}", _styled(cell))
         table.add_section()
     return table
 
 
-def markdown_table(rows: Sequence[Row], *, title: str, caption: str) -> str:
+def _across(rows: Sequence[Row]) -> int:
+    """Count the columns that a table with the methods across takes."""
+    lines = [(label, cells) for _, section in _sections(rows) for label, cells in section]
+    labels = max(len(label) for label, _ in lines)
+    columns = zip(*(cells for _, cells in lines), strict=True)
+    names = _header(rows)[1:]
+    return (
+        labels
+        + 1
+        + sum(
+            1 + max(len(text) for cell in column for text in (name, cell.value, cell.difference))
+            for name, column in zip(names, columns, strict=True)
+        )
+    )
+
+
+def _styled(cell: Cell) -> str:
+    style = {"better": "[green]{}[/]", "worse": "[red]{}[/]", "unclear": "{}"}[cell.verdict]
+    return f"{cell.value}\n{style.format(escape(cell.difference))}".rstrip()
+
+
+def markdown_table(rows: Sequence[Row], *, title: str, caption: str, smoke: bool = False) -> str:
     """Render rows as Markdown; a difference is bold where its interval excludes zero."""
+    legend = SMOKE if smoke else f"{LEGEND} Bold: the interval excludes zero."
     header = _header(rows)
     lines = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
     for section, parts in _sections(rows):
         lines.append(f"| *{section}* |{' |' * (len(header) - 1)}")
         for label, cells in parts:
             lines.append(f"| {label} | {' | '.join(_markdown(cell) for cell in cells)} |")
-    return "\n".join([*lines, "", f"{LEGEND} Bold: the interval excludes zero. {caption}", ""])
+    return "\n".join([*lines, "", f"{legend} {caption}", ""])
 
 
 def _markdown(cell: Cell) -> str:

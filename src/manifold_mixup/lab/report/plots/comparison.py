@@ -29,13 +29,17 @@ AXES = {
 Curve = NDArray[np.float64]
 
 
-def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title: str) -> Picture:
+def comparison_picture(
+    results: Sequence[Result], rows: Sequence[Row], *, title: str, smoke: bool = False
+) -> Picture:
     """Draw bars with error bars, the reliability diagram and the training curves.
 
     Args:
         results: finished runs, every method with the same seeds.
         rows: their summary.
         title: the line above everything.
+        smoke: whether the numbers mean nothing, which is then said; nothing is drawn of how far
+            they spread.
     """
     last = [row for row in rows if row.when == "last"]
     methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
@@ -48,10 +52,21 @@ def comparison_picture(results: Sequence[Result], rows: Sequence[Row], *, title:
         reliability, error, nll = bottom.subplots(1, 3)
         bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
         _reliability_diagram(reliability, bins)
-        training_curves(error, methods, lambda epoch: epoch.error, "Test error over training", "%")
-        training_curves(nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats")
+        training_curves(
+            error,
+            methods,
+            lambda epoch: epoch.error,
+            "Test error over training",
+            "%",
+            band=not smoke,
+        )
+        training_curves(
+            nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats", band=not smoke
+        )
         seeds = last[0].spread["error"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
+        if smoke:
+            spread = f"SMOKE TEST: the numbers mean nothing (means of {seeds} seeds, dots)"
         figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
         return picture(figure)
 
@@ -128,8 +143,10 @@ def training_curves(
     value: Callable[[Epoch], float],
     title: str,
     unit: str,
+    *,
+    band: bool = True,
 ) -> None:
-    """Draw the mean over seeds and a band of one deviation on each side.
+    """Draw the mean over seeds and, if asked for, a band of one deviation on each side.
 
     The axis covers what follows the first tenth of the epochs: the first ones are far above.
     """
@@ -139,7 +156,11 @@ def training_curves(
         mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0 * curves[0]
         epochs = np.arange(1, len(mean) + 1)
         axes.plot(epochs, mean, LINES[k % len(LINES)], color=colour(k), label=method)
-        axes.fill_between(epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0)
+        std = std if band else 0 * std
+        if band:
+            axes.fill_between(
+                epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0
+            )
         later = slice(len(mean) // 10, None)
         seen += [(mean - std)[later].min(), (mean + std)[later].max()]
     seen = [value for value in seen if np.isfinite(value)] or [0.0]

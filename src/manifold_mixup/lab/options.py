@@ -1,0 +1,129 @@
+"""The options of a command, read from its dataclass: for its help page, and to find typos."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+_VALUES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+
+
+class Option(NamedTuple):
+    """An option, or an argument without a name.
+
+    Attributes:
+        flags: its spellings, such as ``("--flip", "--no-flip")``; none if its place tells it.
+        value: what stands after it, such as ``"INT"``; empty for a flag.
+        text: what it does.
+        default: its value if it is left out, in words; empty if there is none to name.
+        group: the heading it stands under; empty for the usual one.
+    """
+
+    flags: tuple[str, ...]
+    value: str
+    text: str
+    default: str
+    group: str = ""
+
+
+def of(kind: type, default: Any = None) -> tuple[Option, ...]:
+    """Read the options of a command.
+
+    Args:
+        kind: its dataclass; a field that is a dataclass itself stands for the fields of that.
+        default: an instance whose values are the defaults, if they are not those of the class.
+    """
+    return tuple(_options(kind, default, group=""))
+
+
+def branches(kind: type) -> dict[str, type]:
+    """Return the commands below a command: the dataclasses that its only field may be, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    found: dict[str, type] = {}
+    for hint in hints.values():
+        for one in get_args(_bare(hint)):
+            for mark in getattr(one, "__metadata__", ()):
+                if isinstance(name := getattr(mark, "name", None), str):
+                    found[name] = _bare(one)
+    return found
+
+
+def _options(kind: type, default: Any, group: str) -> Iterator[Option]:
+    hints, texts = get_type_hints(kind, include_extras=True), _texts(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        value = _default(field) if default is None else getattr(default, field.name)
+        if dataclasses.is_dataclass(bare := _bare(hint)) and isinstance(bare, type):
+            yield from _options(bare, value, texts[field.name].rstrip("."))
+        else:
+            yield _option(field.name, hint, value, texts.get(field.name, ""), group)
+
+
+def _option(name: str, hint: Any, value: Any, text: str, group: str) -> Option:
+    marks = getattr(hint, "__metadata__", ())
+    words = next((one.metavar for one in marks if getattr(one, "metavar", None)), None)
+    told = next((one for one in marks if getattr(one, "help_behavior_hint", None)), None)
+    shown = told.help_behavior_hint if told else _in_words(value)
+    dashed = name.replace("_", "-")
+    flags: tuple[str, ...] = (f"--{dashed}",)
+    if any("Positional" in repr(one) for one in marks):
+        flags = ()
+    elif _bare(hint) is bool:
+        flags = (f"--{dashed}", f"--no-{dashed}")
+    return Option(flags, words or _value(_bare(hint)), text, shown, group)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _in_words(value: Any) -> str:
+    if value is dataclasses.MISSING:
+        return "(required)"
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        return f"(default: {'yes' if value else 'no'})"
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"(default: {shown})"
+
+
+def _bare(hint: Any) -> Any:
+    """Take away what is noted beside a type."""
+    return _bare(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
+
+
+def _value(hint: Any) -> str:
+    """Write what stands after an option of a type."""
+    if get_origin(hint) in (Union, UnionType):
+        parts = [one for one in map(_bare, get_args(hint)) if one is not NoneType]
+        return "{True,False}" if parts == [bool] else _value(parts[0])
+    if get_origin(hint) is Literal:
+        return f"{{{','.join(map(str, get_args(hint)))}}}"
+    if get_origin(hint) is tuple:
+        return f"[{_value(_bare(get_args(hint)[0]))} ...]"
+    return _VALUES.get(hint, "")
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Return what is written about each field: below it, or under ``Attributes:``."""
+    texts = dict[str, str]()
+    listed = re.search(r"^Attributes:\n(.*)", inspect.cleandoc(kind.__doc__ or ""), re.M | re.S)
+    for name, text in re.findall(
+        r"^    (\w+): (.*(?:\n      .*)*)", listed[1] if listed else "", re.M
+    ):
+        text = " ".join(text.split())
+        texts[name] = text[:1].upper() + text[1:]
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(tree, ast.ClassDef)
+    for field, below in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            texts[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(below.value)).split())
+    return texts
