@@ -92,9 +92,10 @@ class Comparison:
         """One line that says what was trained on what."""
         run = self.runs[0]
         smoke = "SMOKE TEST: " if self.smoke else ""
+        epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
         return (
             f"{smoke}{self.data.name} ({len(self.data.x):,} training, "
-            f"{len(self.data.x_test):,} test examples), {_model(run)}, {run.epochs} epochs"
+            f"{len(self.data.x_test):,} test examples), {_model(run)}, {epochs}"
         )
 
     @property
@@ -222,7 +223,7 @@ def _check_numbers(options: Compare) -> None:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")
     if options.layers == ():
         raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")
-    for name in ("lr", "eps"):
+    for name in ("lr", "eps", "alpha"):
         value = getattr(options, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"--{name} is {value}. Expected a finite number above 0.")

@@ -47,14 +47,14 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
 
 def _require_finite(path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Run) -> None:
     """Raise if a training made something NaN or infinite that is finite in a fresh model."""
-    own = {name for name, one in fresh.state_dict().items() if one.isfinite().all()}
-    broken = [name for name, one in tensors.items() if name in own and not one.isfinite().all()]
+    own = [name for name, one in fresh.state_dict().items() if one.isfinite().all()]
+    broken = [name for name in own if name in tensors and not tensors[name].isfinite().all()]
     if broken:
-        other = "best" if path.stem == "last" else "last"
+        other = "--when best may be an earlier epoch; or train" if path.stem == "last" else "Train"
         raise ValueError(
             f"{path} holds NaN or infinity in {len(broken)} of its {len(tensors)} tensors, first "
-            f"in {broken[0]}: the run diverged. Take --when {other}, or train it again in another "
-            f"folder, with a learning rate below {run.lr:g} (--lr)."
+            f"in {broken[0]}: the run diverged. {other} it again in another folder, with "
+            f"a learning rate below {run.lr:g} (--lr)."
         )
 
 

@@ -57,6 +57,9 @@ def prepare(options: Layers) -> Prepared:
     from manifold_mixup.lab import given
     from manifold_mixup.lab.report.layer_table import pick
 
+    for name, least in (("shape", min(options.shape, default=1)), ("classes", options.classes)):
+        if least < 1:
+            raise ValueError(f"--{name} has {least}. Expected numbers of 1 or more.")
     # What a model prints while it is built and run must not end up in the JSON.
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         table = given.look(

@@ -59,9 +59,13 @@ def _free(host: str, port: int) -> int:
             return int(one.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise OSError(
-            f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. "
+            f"cannot listen on {host}, port {port}: {_why(error)}. "
             f"Take another with --port, or --port 0 for any that is free."
         ) from None
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
 def _say(options: Playground) -> None:

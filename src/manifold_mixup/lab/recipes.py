@@ -6,6 +6,7 @@ the values were chosen, always on a part of the training set, stands in ``docs/c
 
 import math
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Literal
 
 
@@ -106,6 +107,9 @@ FOUND = ("found",)
 """Stands for the layers that `find_layers` chooses."""
 
 
+_MIXED = ("no mixup", "input mixup", "manifold mixup")
+
+
 def input_mixup(plain: Run, *, alpha: float = 0.2) -> Run:
     """Mix at the input only."""
     return replace(plain, method="input mixup", layers=("input",), alpha=alpha)
@@ -165,11 +169,33 @@ def check(run: Run) -> None:
             raise ValueError(f"{name} is {value}. Expected {bound} or more.")
     if not (run.lr > 0 and math.isfinite(run.lr)):
         raise ValueError(f"lr is {run.lr}. Expected a finite number above 0.")
+    if run.layers and not (run.alpha > 0 and math.isfinite(run.alpha)):
+        raise ValueError(f"alpha is {run.alpha}. Expected a finite number above 0.")
+    _check_method(run)
     for name in ("label_smoothing", "ema", "dropout", "validation"):
         value = getattr(run, name)
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
     _check_execution(run)
+
+
+def _check_method(run: Run) -> None:
+    """Refuse a name in tables that says something else than what is mixed."""
+    says = run.method.lower()
+    short = {"none": "no mixup", "input": "input mixup", "manifold": "manifold mixup"}
+    near = [short[says]] if says in short else get_close_matches(says, _MIXED, n=1, cutoff=0.7)
+    if near and not says.startswith(tuple(_MIXED)):
+        raise ValueError(
+            f"method is {run.method!r}, only a name in tables. Did you mean {near[0]!r}? What is "
+            f"mixed is chosen by --mixing none, input or manifold."
+        )
+    kind = "input" if run.layers == ("input",) else "manifold" if run.layers else "no"
+    told = says.split(" ")[0]
+    if says.startswith(tuple(_MIXED)) and told != kind:
+        raise ValueError(
+            f"method is {run.method!r}, but with layers {' '.join(run.layers) or '(none)'} it is "
+            f"{kind} mixup. Choose by --mixing none, input or manifold, or give another --method."
+        )
 
 
 def _check_execution(run: Run) -> None:

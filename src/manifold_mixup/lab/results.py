@@ -1,5 +1,6 @@
 """What a run ends in, and how it is told from files."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,16 @@ class Result:
 
 
 def read_run(fields: Mapping[str, Any]) -> Run:
-    """Build the recipe that ``dataclasses.asdict`` took apart, JSON in between."""
+    """Build the recipe that ``dataclasses.asdict`` took apart, JSON in between.
+
+    Raises:
+        ValueError: it has a setting that this version does not know.
+    """
+    if strange := sorted(set(fields) - {one.name for one in dataclasses.fields(Run)}):
+        raise ValueError(
+            f"the run was made by another version: this one has no setting {strange[0]!r}. Use "
+            f"the version that made it, which recipe.json names, or train it again."
+        )
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Run(**values)
 

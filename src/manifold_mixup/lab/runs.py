@@ -98,7 +98,12 @@ def recipe(folder: Path) -> Run:
         raise FileNotFoundError(
             f"{folder} holds no run: there is no {RECIPE} in it. Name the folder of one."
         )
-    return read_run(_read(folder / RECIPE)["run"])
+    try:
+        return read_run(_read(folder / RECIPE)["run"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / RECIPE} is damaged ({error!r}). Give another folder."
+        ) from error
 
 
 def folder_name(run: Run) -> str:
@@ -133,11 +138,12 @@ def _require_same(path: Path, own: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}). Delete it, or give another folder."
         ) from error
-    if content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by this version. Give another folder.")
-    return content
+    found: dict[str, Any] = content
+    return found

@@ -90,6 +90,8 @@ def prepare(options: Train) -> Training:
         OSError: a file cannot be read, or the folder cannot be written.
     """
     run = options.run
+    if not options.save_every >= 0:
+        raise ValueError(f"--save-every is {options.save_every:g}. Expected 0 or more.")
     recipes.check(run)
     models.check_name(run.model)
     datasets.check_name(run.data)
@@ -153,7 +155,8 @@ def _title(training: Training) -> str:
     mixing = f", α = {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
     return (
         f"{run.method}{mixing}: {run.model} on {data.name} ({len(data.x):,} training, "
-        f"{len(data.x_test):,} test examples), {run.epochs} epochs, seed {run.seed}, {run.device}"
+        f"{len(data.x_test):,} test examples), {run.epochs} "
+        f"epoch{'' if run.epochs == 1 else 's'}, seed {run.seed}, {run.device}"
     )
 
 

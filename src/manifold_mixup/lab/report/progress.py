@@ -15,7 +15,8 @@ from manifold_mixup.lab.results import Epoch, Result, Start
 
 _WIDE = 100  # columns from which there is room for a long bar
 _NARROW = 60  # columns below which there is none for any
-_NAME = 24
+_NAME = 24  # columns of a run's name
+_TOLD = 27  # columns of the epoch and the time left
 
 
 class Live:
@@ -41,6 +42,7 @@ class Live:
             note="",
             visible=len(runs) > 1,
         )
+        self._room = _NAME if console.width >= _NARROW else max(12, console.width - _TOLD)
         self._tasks: dict[Run, TaskID] = {}
         self._done: dict[Run, float] = {}
         self._before: set[Run] = set()
@@ -108,7 +110,7 @@ class Live:
     def _bar(self, run: Run) -> TaskID:
         if run not in self._tasks:
             self._tasks[run] = self._bars.add_task(
-                _name(run, _NAME), total=run.epochs, far=_far(run, 0.0), note=""
+                _name(run, self._room), total=run.epochs, far=_far(run, 0.0), note=""
             )
         return self._tasks[run]
 
@@ -135,17 +137,19 @@ class _TimeLeft(TimeLeft):
 
 def _columns(width: int) -> list[ProgressColumn]:
     """Return what is shown of each run: what has to be read is never cut, the note if need be."""
-    bar = [BarColumn(bar_width=24 if width >= _WIDE else 8)] if width >= _NARROW else []
+    whole = Column(no_wrap=True)
+    bar = [BarColumn(bar_width=24 if width >= _WIDE else 8)]
+    note = TextColumn(
+        "{task.fields[note]}",
+        markup=False,
+        table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+    )
     return [
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-        *bar,
-        TextColumn("{task.fields[far]}", markup=False, table_column=Column(no_wrap=True)),
-        _TimeLeft(compact=True, table_column=Column(no_wrap=True)),
-        TextColumn(
-            "{task.fields[note]}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-        ),
+        TextColumn("{task.description}", markup=False, table_column=whole.copy()),
+        *(bar if width >= _NARROW else []),
+        TextColumn("{task.fields[far]}", markup=False, table_column=whole.copy()),
+        _TimeLeft(compact=True, table_column=whole.copy()),
+        *([note] if width >= _NARROW else []),
     ]
 
 
