@@ -216,14 +216,14 @@ def _understood(command: Command, prog: str, name: str, given: list[str]) -> Any
     import tyro
 
     default = {} if command.defaults is None else {"default": command.defaults(given)}
-    found, more = tyro.cli(
-        command.options,
-        prog=f"{PROGRAM} {name}",
-        args=given,
-        return_unknown_args=True,
-        registry=values.registry(),
-        **default,
-    )
+    with values.registry():
+        found, more = tyro.cli(
+            command.options,
+            prog=f"{PROGRAM} {name}",
+            args=given,
+            return_unknown_args=True,
+            **default,
+        )
     if more:
         raise ValueError(f"{prog} has no use for {more[0]!r}. See {prog} --help.")
     return found
