@@ -56,7 +56,7 @@ def attributes_of(value: Any) -> list[Part]:
     if isinstance(value, nn.Module):
         parts.append(_part(value, _read_class, _write_class))  # a lazy module takes on another
     if isinstance(value, torch.jit.ScriptModule):
-        parts += [_part(module, _read_script, _write_script) for module in _scripts(value)]
+        parts += [_part(module, _read_script, _write_script) for module in _scripts(value._c)]
     return parts
 
 
@@ -209,9 +209,11 @@ def _write_kind(owner: type, held: list[Any]) -> None:
 
 
 def _scripts(module: Any) -> Iterator[Any]:
-    """Yield the C++ modules of a scripted or traced one."""
-    inner = vars(module).get("_actual_script_module", module)
-    return (vars(child)["_c"] for child in inner.modules())
+    """Yield a C++ module and those in it."""
+    yield module
+    children: Any = torch._C.ModuleDict(module)
+    for _, child in children.items():
+        yield from _scripts(child)
 
 
 def _script_slots(owner: Any) -> list[tuple[str, Any]]:

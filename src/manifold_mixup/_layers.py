@@ -102,11 +102,24 @@ def _resolve_one(model: nn.Module, known: dict[str, nn.Module], entry: object) -
         return [entry]
     names = [name for name in known if _matches(name, entry)]
     if not names:
+        for outer in _scripted_around(known, entry):
+            raise ValueError(
+                f"layer {entry!r} is inside the scripted module {outer!r}, which runs in C++: no "
+                f"hook can get at it there. Name {outer!r}."
+            )
         alias = _submodule(model, entry)
         if alias is None:
             raise ValueError(_unknown(model, known, entry))
         return _resolve_one(model, known, alias)
     return _free_of_inputs(model, names)
+
+
+def _scripted_around(known: dict[str, nn.Module], name: str) -> list[str]:
+    return [
+        outer
+        for outer, module in known.items()
+        if name.startswith(f"{outer}.") and isinstance(unwrap(module), torch.jit.ScriptModule)
+    ]
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module | None:

@@ -58,8 +58,8 @@ def trace(
         NotTraceable: it runs neither on fake tensors nor on copies of its own with two rows.
         ValueError: there is no tensor among the arguments.
     """
-    rows = len(leading(list(named_inputs(model, args, kwargs))))
     with aside(model), staged(model) as stage:
+        rows = len(leading(list(named_inputs(model, args, kwargs))))
         args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
         given = stage, args, kwargs, rows, neutral, mask
         # Whatever fake tensors cannot do, anywhere in the model's code: others can, or say why.

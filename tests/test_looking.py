@@ -1,0 +1,547 @@
+"""Looking without touching: whatever a model holds or writes, a look leaves it as it was."""
+
+import collections
+import functools
+import random
+import types
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+
+BATCH = 6
+TABLES: dict[int, Tensor] = {}
+COLLECTED: list[Tensor] = []
+TIMES = 0
+
+
+@functools.lru_cache(maxsize=8)
+def memoized(count: int) -> Tensor:
+    return torch.arange(float(count))
+
+
+def from_file(count: int) -> Tensor:
+    global TIMES
+    TIMES += 1
+    if count not in TABLES:
+        TABLES[count] = torch.arange(float(count)).cos()
+    return TABLES[count]
+
+
+class Store:
+    """A plain object that a module holds."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[Tensor]] = {"sin": []}
+        self.last: tuple[Tensor, ...] = ()
+
+
+class Slotted:
+    __slots__ = ("count", "later", "table")
+
+    def __init__(self) -> None:
+        self.count, self.table = 0, None
+
+
+class Keeper(nn.Module):
+    """Writes wherever a forward pass can write."""
+
+    of_class: dict[str, Tensor] = {}  # noqa: RUF012
+    times = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.calls, self.flag = 0, None
+        self.seen, self.kinds, self.recent = [], set(), collections.deque(maxlen=3)
+        self.store, self.slotted = Store(), Slotted()
+        self.counts = np.zeros(3)
+        self.dice, self.numpy_dice = random.Random(0), np.random.default_rng(0)
+        self.torch_dice, self.old_dice = torch.Generator(), np.random.RandomState(0)
+        self.register_buffer("average", torch.zeros(4))
+        self.plain = torch.zeros(4)
+        self.by_default = lambda x, kept=[]: kept.append(x) or len(kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn(self.fc(x)) + memoized(4).to(x) + from_file(4).to(x)
+        self._write(h)
+        chance = self.dice.random() + self.numpy_dice.random() + self.old_dice.rand()
+        noise = torch.rand((), generator=self.torch_dice)
+        return h * (1 + chance + noise + self.plain.to(h))
+
+    def _write(self, h: Tensor) -> None:
+        type(self).of_class.setdefault("table", h.detach().cos())
+        type(self).times += 1
+        self.calls += 1
+        self.flag = h
+        self.seen.append(h.detach())
+        self.kinds.add(str(h.dtype))
+        self.recent.append(h.shape)
+        self.store.tables["sin"].append(h.detach().sin())
+        self.store.last = (h, h.detach())
+        self.slotted.count += 1
+        self.slotted.table = self.slotted.later = h.detach()
+        self.counts += 1
+        with torch.no_grad():
+            self.average.mul_(0.9).add_(h.mean(0).to(self.average))
+            self.plain.add_(1)
+        if "late" not in self._buffers:
+            self.register_buffer("late", h.detach().mean(0))
+        self.by_default(h)
+        torch.rand(()), random.random(), np.random.rand()  # noqa: NPY002
+
+
+class Pool(nn.Module):
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(h.dtype)[..., None]
+        return (weights * h).sum(1) / weights.sum(1)
+
+
+class Net(nn.Module):
+    """Ids with a mask, or floats, through a stem and a block that writes; the block has hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.stem, self.keeper = nn.Embedding(9, 4), nn.Linear(4, 4), Keeper()
+        self.pool, self.head = Pool(), nn.Linear(4, 3)
+        self.collected: list[Tensor] = []  # not the model's: hooks see it through closures
+        self.keeper.register_forward_hook(collecting(self.collected))
+        self.keeper.register_forward_pre_hook(lambda module, args: COLLECTED.append(args[0]))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return self.head(self.keeper(self.stem(x)))
+        return self.head(self.keeper(self.pool(self.stem(self.embed(x)), mask)))
+
+
+def collecting(kept: list[Tensor]):
+    def hook(module: nn.Module, args: object, output: Tensor) -> None:
+        kept.append(output)
+
+    return hook
+
+
+LENGTHS = torch.tensor([5, 2, 4, 3, 5, 1])
+PADDED = {"x": torch.arange(30).view(BATCH, 5) * 7 % 9, "mask": torch.arange(5) < LENGTHS[:, None]}
+FLOATS = torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(0))
+
+
+def make(*, run_before: bool) -> Net:
+    """Make the same model each time, in a world as it is at the start."""
+    global TIMES
+    TABLES.clear(), COLLECTED.clear(), memoized.cache_clear(), Keeper.of_class.clear()
+    TIMES, Keeper.times = 0, 0
+    torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
+    model = Net()
+    model.keeper.bn.eval()
+    if run_before:
+        model(**PADDED)
+        model(FLOATS).sum().backward()
+    return model
+
+
+def written(model: Net) -> dict[str, object]:
+    """Return all that a forward pass may write, with copies of the values."""
+    keeper = model.keeper
+    held = {
+        **{f"dict of {name}": dict(vars(module)) for name, module in model.named_modules()},
+        "store": [keeper.store.tables, keeper.store.last],
+        "slotted": [keeper.slotted.count, keeper.slotted.table, hasattr(keeper.slotted, "later")],
+        "class": [Keeper.of_class, Keeper.times],
+        "file": [TABLES, TIMES, COLLECTED],
+        "memoized": memoized.cache_info().currsize,
+        "counts": keeper.counts.tolist(),
+        "default": keeper.by_default.__defaults__,
+        "grads": [parameter.grad for parameter in model.parameters()],
+        "chance": [
+            keeper.dice.getstate(),
+            keeper.numpy_dice.bit_generator.state,
+            keeper.torch_dice.get_state(),
+            keeper.old_dice.get_state()[1].tolist(),
+            torch.get_rng_state(),
+            random.getstate(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002
+        ],
+    }
+    return {name: copied(value) for name, value in held.items()}
+
+
+def copied(value: object) -> object:
+    """Copy containers and values of tensors; everything else is kept as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | collections.deque):
+        return [copied(item) for item in value]
+    if isinstance(value, set):
+        return set(value)
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def assert_same(a: object, b: object, path: str = "", *, twins: bool = False) -> None:
+    """Compare what `written` returned: values, and the rest by identity, unless of two models."""
+    if isinstance(a, Tensor):
+        assert type(a) is type(b), path
+        assert a.dtype == b.dtype, path
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict) and not (twins and "hooks" in path):  # these have numbers of their own
+        assert list(a) == list(b), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}/{key}", twins=twins)
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for place, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{path}/{place}", twins=twins)
+    elif isinstance(a, int | float | str | set):
+        assert a == b, path
+    else:
+        assert twins or a is b, path
+
+
+def storages(model: Net) -> list[tuple[int, int]]:
+    tensors = [*model.parameters(), *model.buffers(), model.keeper.plain]
+    return [(id(tensor), tensor.data_ptr()) for tensor in tensors]
+
+
+LAYERS = ["stem", "keeper"]
+
+
+def attach_and_remove(model: Net, **options: object) -> None:
+    ManifoldMixup(model, **options).remove()
+
+
+def verify_and_remove(model: Net) -> None:
+    with ManifoldMixup(model, LAYERS, check=False) as mixup:
+        assert mixup.verify(FLOATS).ok
+
+
+LOOKS = {
+    "find_layers": lambda model: find_layers(model, FLOATS),
+    "ids": lambda model: find_layers(model, **PADDED),
+    "example": lambda model: attach_and_remove(model, layers=LAYERS, example=FLOATS),
+    "proof": lambda model: attach_and_remove(
+        model, layers=["embed", "pool"], example=PADDED, mask="mask"
+    ),
+    "verify": verify_and_remove,
+}
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_leaves_everything_as_it_was(look, run_before):
+    model = make(run_before=run_before)
+    before, at = written(model), storages(model)
+    LOOKS[look](model)
+    assert_same(before, written(model))
+    assert at == storages(model)
+    model(**PADDED)  # no fake tensor was left in a cache
+    model(FLOATS).sum().backward()
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+@pytest.mark.parametrize(
+    ("layers", "mask"), [(LAYERS, None), (["embed", "pool"], "mask")], ids=["look", "proof"]
+)
+def test_a_first_batch_is_the_same_with_the_look_as_without(layers, mask, run_before):
+    batch = {"x": FLOATS} if mask is None else PADDED
+    after = []
+    for check in (False, True):
+        model = make(run_before=run_before)
+        at = storages(model)
+        with ManifoldMixup(model, layers, mask=mask, check=check, seed=0) as mixup:
+            if not check and mask is not None:  # who reads the mask has to be known
+                mixup._note(find_layers(model, **batch).with_mask(mask))
+                mixup._handles += mixup._padding.register(model)
+                mixup._padding.known = True
+            output = model(**batch)
+            mixup.target(torch.zeros(BATCH), output)
+            output.sum().backward()
+        assert at == [pair for pair in storages(model) if pair in at]
+        after.append((written(model), output.detach()))
+    assert torch.equal(after[0][1], after[1][1])
+    assert_same(after[0][0], after[1][0], twins=True)
+
+
+class Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+class CountingCalls(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+def seen_by_modes(run) -> list[object]:
+    """Return what everybody who watches operators or modules sees of what ``run`` does."""
+    modules = []
+    handles = [
+        nn.modules.module.register_module_forward_hook(lambda m, *_: modules.append(type(m))),
+        nn.modules.module.register_module_forward_pre_hook(lambda m, *_: modules.append(type(m))),
+    ]
+    try:
+        with FlopCounterMode(display=False) as flops, Counting() as low, CountingCalls() as high:
+            low.seen = high.seen = 0
+            run()
+            counts = low.seen, high.seen
+        return [flops.get_total_flops(), *counts, modules]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_no_mode_and_no_hook_on_all_modules_sees_a_look(look):
+    model = make(run_before=True)
+    flops, operators, _, modules = seen_by_modes(lambda: LOOKS[look](model))
+    assert (flops, operators, modules) == (0, 0, [])
+
+
+@pytest.mark.parametrize("mask", [None, "mask"])
+def test_no_mode_sees_more_of_a_first_batch_than_of_another(mask):
+    batch, layers = (PADDED, ["embed"]) if mask else ({"x": FLOATS}, ["stem"])
+    model = make(run_before=True)
+    ManifoldMixup(model, layers, mask=mask, alpha=lambda step: None, seed=0)
+    first, second = (seen_by_modes(lambda: model(**batch)) for _ in range(2))
+    assert first[0] == second[0] > 0
+    assert first[1] == second[1] > 0
+    assert first[3] == second[3] != []
+
+
+def test_where_tensors_are_made_is_known_in_a_look():
+    class Where(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.zeros(1).device.type != "meta":
+                raise RuntimeError("not where the user said")
+            return super().forward(x)
+
+    model = nn.Sequential(Where(4, 4), nn.Linear(4, 3))
+    with torch.device("meta"):
+        assert [row.name for row in find_layers(model, FLOATS)] == ["0", "1"]
+    assert torch.zeros(1).device.type == "cpu"
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_exception_inside_a_look_puts_everything_back(look, error):
+    model = make(run_before=True)
+    raising = model.head.register_forward_hook(functools.partial(throw, error))
+    before, at = written(model), storages(model)
+    if error is Interrupted and look == "verify":
+        with ManifoldMixup(model, LAYERS, check=False) as mixup:
+            report = mixup.verify(FLOATS)
+        assert not report.ok
+        assert {proof.verdict for proof in report.layers} == {"skipped"}
+        assert "Interrupted" in str(report)
+    else:
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            LOOKS[look](model)
+    assert_same(before, written(model))
+    assert at == storages(model)
+    raising.remove()
+    model(FLOATS).sum().backward()
+
+
+def throw(error: type[BaseException], *_: object) -> None:
+    raise error
+
+
+# The user's own layers run in no look, whatever leads to them
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.bn(self.fc(h)).relu()
+
+
+class WithMask(nn.Module):
+    """Ids, a pooling that is given the mask, a block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.pool, self.block = nn.Embedding(9, 4), Pool(), block
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.block(self.pool(self.embed(x), mask)))
+
+
+def by_closure(block: Block) -> None:
+    block.forward = lambda h: Block.forward(block, h)
+
+
+def by_compiling(block: Block) -> None:
+    block.forward = torch.compile(block.forward, backend="eager")
+
+
+def by_partial(block: Block) -> None:
+    block.forward = functools.partial(Block.forward, block)
+
+
+def by_weak_reference(block: Block) -> None:
+    own, original = weakref.ref(block), type(block).forward
+    block.forward = lambda h: original(own(), h)
+
+
+def by_tensors(block: Block) -> None:
+    weight, bias, bn = block.fc.weight, block.fc.bias, block.bn
+
+    def forward(h: Tensor) -> Tensor:
+        return h + bn(nn.functional.linear(h, weight, bias)).relu()
+
+    block.forward = forward
+
+
+def by_default_arguments(block: Block) -> None:
+    fc, bn = block.fc, block.bn
+
+    def forward(h: Tensor, given: tuple[Tensor, Tensor] = (fc.weight, fc.bias)) -> Tensor:
+        return h + bn(nn.functional.linear(h, *given)).relu()
+
+    block.forward = forward
+
+
+def by_an_object(block: Block) -> None:
+    holder = types.SimpleNamespace(parts={"own": [(block.fc.weight, block.fc.bias), block.bn]})
+
+    def forward(h: Tensor) -> Tensor:
+        given, bn = holder.parts["own"]
+        return h + bn(nn.functional.linear(h, *given)).relu()
+
+    block.forward = forward
+
+
+REPLACED = [by_closure, by_compiling, by_partial, by_weak_reference, by_tensors]
+REPLACED += [by_default_arguments, by_an_object]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("replace", REPLACED)
+def test_replaced_forwards_run_on_stand_ins(replace):
+    after = []
+    for change in (lambda block: None, replace):
+        torch.manual_seed(0)
+        model = WithMask(Block())
+        change(model.block)
+        with ManifoldMixup(model, ["block", "block.bn"], check=False) as mixup:
+            assert [p.verdict for p in mixup.verify(**PADDED).layers] == ["proven", "failed"]
+        assert [row.name for row in find_layers(model, **PADDED).cuts] == ["pool", "block", "head"]
+        assert [p for p in model.parameters() if p.grad is not None] == []
+        assert model.block.bn.num_batches_tracked == 0
+        mixup = ManifoldMixup(model, ["embed"], mask="mask", seed=0)
+        loss = mixup.wrap(nn.CrossEntropyLoss())(model(**PADDED), torch.arange(BATCH) % 3)
+        loss.backward()
+        after.append([loss, *model.buffers(), *(p.grad for p in model.parameters())])
+    for plain, replaced in zip(*after, strict=True):
+        torch.testing.assert_close(replaced, plain)
+
+
+class Compiling(nn.Module):
+    """Compiles methods of its own when it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.b, self.c = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), None
+        self.steps = [torch.compile(self._first, backend="eager"), self._second]
+        self.head = nn.Linear(4, 3)
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.bn(self.a(x)).relu()
+
+    def _second(self, x: Tensor) -> Tensor:
+        return self.b(x).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return self.head(x)
+
+
+def test_methods_compiled_in_init_are_seen():
+    model = Compiling()
+    assert [row.name for row in find_layers(model, FLOATS)] == ["a", "bn", "b", "head"]
+    mixup = ManifoldMixup(model, ["b"], seed=0)
+    mixup.wrap(nn.CrossEntropyLoss())(model(FLOATS), torch.arange(BATCH) % 3).backward()
+    mean = model.bn.running_mean.clone()
+    mixup.assert_verified(FLOATS)
+    assert model.bn.running_mean.equal(mean)
+    plan = MixPlan("b", lam=torch.tensor(0.0), perm=torch.arange(BATCH).roll(-1))
+    with mixup.paused():
+        plain = model(FLOATS)
+    with mixup.using(plan):
+        torch.testing.assert_close(model(FLOATS), plain[plan.perm])
+
+
+class OutOfReach(nn.Module):
+    """Keeps its weight where nothing else can be put in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head, self.pool = nn.Embedding(9, 4), nn.Linear(4, 3), Pool()
+        self.kept = types.MappingProxyType({"weight": self.head.weight})
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.pool(self.fc(x), mask) @ self.kept["weight"].T
+
+
+class Catching(OutOfReach):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        try:
+            return super().forward(x, mask)
+        except RuntimeError:
+            return self.head(self.pool(self.fc(x), mask))
+
+
+@pytest.mark.parametrize("kind", [OutOfReach, Catching])
+def test_what_cannot_be_isolated_is_not_run_and_not_passed(kind):
+    model = kind()
+    mixup = ManifoldMixup(model, ["fc"], check=False)
+    report = mixup.verify(**PADDED)
+    assert not report.ok
+    assert report.layers[0].verdict == "skipped"
+    assert "gets at the model's own tensor 'head.weight'" in report.layers[0].reason
+    with pytest.raises(ValueError, match=r"not every layer is proven"):
+        mixup.assert_verified(**PADDED)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    mixup = ManifoldMixup(model, ["fc"], mask="mask", replace=True)
+    with pytest.raises(ValueError, match=r"could not be proven .*\n.*skipped .*\n.*check=False"):
+        model(**PADDED)
+    ManifoldMixup(model, ["fc"], mask="mask", check=False, replace=True)
+    model(**PADDED).sum()
+
+
+def test_a_constant_model_does_not_pass_the_proof_of_a_mask():
+    class Constant(WithMask):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(x * 0, mask | True)
+
+    model = Constant(nn.Identity())
+    ManifoldMixup(model, ["embed"], mask="mask")
+    with pytest.raises(ValueError, match=r"could not be proven .*\n.*inconclusive"):
+        model(**PADDED)
