@@ -51,6 +51,12 @@ class Net(nn.Module):
 x = torch.zeros(3, 4)
 
 
+def test_the_table_is_shown_in_a_line_and_printed_in_full():
+    table = find_layers(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), x)
+    assert repr(table) == "<6 of 6 layers of Sequential can be mixed: '0', '1', '2', '3', ...>"
+    assert len(str(table).splitlines()) == 9
+
+
 # Residual networks
 
 

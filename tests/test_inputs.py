@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
+from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup._inputs import leading, leads, map_inputs, mixed_input, named_inputs
 
 IMAGE, VECTOR = torch.zeros(4, 3, 2, 2), torch.zeros(4, 5)
 TOKENS, MASK = torch.zeros(4, 7, dtype=torch.long), torch.ones(4, 7, dtype=torch.bool)
@@ -107,6 +108,31 @@ def test_the_batch_is_that_of_the_first_continuous_tensor(inputs, expected):
     assert leading([(str(i), tensor) for i, tensor in enumerate(inputs)]) is inputs[expected]
 
 
+BIG, TIMES = torch.zeros(9, 9, 5), torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ([torch.zeros(1), VECTOR], [1, 0]),  # a temperature
+        ([torch.zeros(1, 1), VECTOR], [1, 0]),
+        ([TIMES, IMAGE], [1, 0]),
+        ([TIMES, TOKENS], [1, 0]),
+        ([BIG, IMAGE, VECTOR], [1, 0]),
+        ([BIG, TOKENS, MASK], [0, 1]),  # what the outputs agree with decides: see `trace`
+        ([TOKENS.flatten(), torch.zeros(4).long()], [0, 1]),
+    ],
+)
+def test_the_likeliest_batch_comes_first(inputs, expected):
+    assert leads([(str(i), tensor) for i, tensor in enumerate(inputs)]) == list(map(str, expected))
+
+
+def test_a_batch_that_was_found_is_taken_by_its_name():
+    inputs = given(x=IMAGE, offsets=TIMES)
+    assert leading(inputs, "offsets") is TIMES
+    assert leading(inputs, "gone") is IMAGE
+
+
 @pytest.mark.parametrize("inputs", [[], [("scale", torch.tensor(1.0))]])
 def test_without_a_batch_there_is_nothing_to_mix(inputs):
     with pytest.raises(ValueError, match=r"has a batch dimension.*attach to a part of the model"):
@@ -132,6 +158,61 @@ def test_input_means_the_one_continuous_input():
 def test_two_continuous_inputs_have_to_be_told_apart():
     with pytest.raises(ValueError, match=r"2 inputs of this model. Say 'input:x' or 'input:z'"):
         mixed_input("input", given(x=IMAGE, ids=TOKENS, z=VECTOR))
+
+
+def test_an_input_without_the_batch_is_not_meant():
+    inputs = given(temperature=torch.zeros(1), x=VECTOR)
+    assert mixed_input("input", inputs, batch=4) == "x"
+    with pytest.raises(ValueError, match="could mean 2 inputs"):
+        mixed_input("input", inputs)
+
+
+class Tempered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, temperature, x):
+        return self.b(self.a(x).tanh()) / temperature
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.EmbeddingBag(30, 8), nn.Linear(8, 3)
+
+    def forward(self, text, offsets):
+        return self.b(self.a(text, offsets))
+
+
+class Bank(nn.Module):
+    """A bank of features comes first, and is wider than the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(11, 3)
+
+    def forward(self, bank, x):
+        return self.b(torch.tanh(self.a(x) @ bank.T))
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "rows"),
+    [
+        (Tempered(), (torch.tensor([2.0]), torch.randn(6, 5)), 6),
+        (Tempered(), (torch.tensor([2.0, 3.0, 4.0]), torch.randn(6, 5)), 6),
+        (Bag(), (torch.randint(30, (20,)), torch.tensor([0, 4, 9, 15])), 4),
+        (Bank(), (torch.randn(11, 8), torch.randn(6, 5)), 6),
+    ],
+)
+def test_the_batch_is_what_inputs_and_outputs_agree_on(model, args, rows):
+    assert [row.name for row in find_layers(model, *args).cuts] == ["a", "b"]
+    mixup = ManifoldMixup(model, ["a"], seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    for _ in range(2):  # the first batch is looked at
+        output = model(*args)
+        assert mixup.plan.batch == rows
+        criterion(output, torch.randint(3, (rows,))).backward()
 
 
 def test_token_ids_are_refused():

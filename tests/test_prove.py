@@ -62,6 +62,34 @@ class Residual(nn.Module):
 # What it proves
 
 
+@pytest.mark.parametrize("rows", [4, 7])
+def test_an_output_of_a_number_for_each_example(rows):
+    class Regression(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean(1)
+
+    assert prove_one(Regression(), "stem", images(rows, 4)).verdict == "proven"
+    assert prove_one(Regression(), "branch", images(rows, 4)).verdict == "failed"
+
+
+class Symmetric(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.linalg.eigh(x.transpose(1, 2) @ x)
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_a_result_that_nothing_uses_has_no_gradient_to_lose(used):
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.eigh, self.head = nn.Linear(4, 4), Symmetric(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.eigh(self.stem(x))[used].abs())
+
+    assert prove_one(Spectrum(), "eigh", images(5, 6, 4)).verdict == "proven"
+
+
 def test_lambda_0_permutes_the_outputs_of_a_valid_layer_and_of_no_other():
     model = Residual()
     table = find_layers(model, images(6, 4))

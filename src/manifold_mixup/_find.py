@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from manifold_mixup._advice import pooling
+from manifold_mixup._apart import meeting_rows
 from manifold_mixup._copies import NotTraceable, aside
 from manifold_mixup._layers import INPUT, is_input, named_layers, unwrap
 from manifold_mixup._neutral import Neutral
+from manifold_mixup._outputs import as_paths
 from manifold_mixup._record import Run
 from manifold_mixup._rows import InputRow, LayerRow, View
 from manifold_mixup._table import LayerTable as LayerTable
@@ -22,7 +25,9 @@ from manifold_mixup._trace import trace
 _OTHER_CHANCES = [(0.999, 1.0), (0.999, 0.0), (0.0, 1.0), (0.0, 0.0)] * 2
 
 
-def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
+def find_layers(
+    model: nn.Module, *args: Any, outputs: str | Iterable[str] | None = None, **kwargs: Any
+) -> LayerTable:
     """List the modules of one forward pass and say where Manifold Mixup can be applied.
 
     A layer can be mixed if and only if everything the outputs depend on passes through it. The
@@ -34,6 +39,8 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
     Args:
         model: the model, wrapped or not.
         *args: one batch, as the model's forward takes it.
+        outputs: path or paths of what the loss reads of the model's output, such as ``"logits"`` or
+            ``"0"``; None means all of it.
         **kwargs: its keyword arguments.
 
     Returns:
@@ -42,7 +49,7 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
 
     Raises:
         RuntimeError: the model cannot be run like this.
-        ValueError: there is no tensor among the arguments.
+        ValueError: there is no tensor among the arguments, or no such output.
 
     Examples:
         >>> import torch
@@ -53,7 +60,7 @@ def find_layers(model: nn.Module, *args: Any, **kwargs: Any) -> LayerTable:
         >>> rows.default
         ('input', '0')
     """
-    return _find(model, args, kwargs, Neutral(), None)
+    return _find(model, args, kwargs, Neutral(), None, as_paths(outputs))
 
 
 def look_for(
@@ -62,13 +69,14 @@ def look_for(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     mask: str | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> LayerTable:
     """Do `find_layers`, so that all of ``names`` run if they can: LayerDrop may drop some.
 
     It is decided by a random operator, or by Python's or NumPy's generator; so each is given other
     numbers, a few times. A ``mask`` is taken to be mixed as well.
     """
-    table = _find(model, args, kwargs, Neutral(), mask)
+    table = _find(model, args, kwargs, Neutral(), mask, outputs)
     layers = named_layers(model)
     idle = [name for name in names if name in table.idle]
     if not idle or any(_is_container(layers[name]) for name in idle):
@@ -79,7 +87,7 @@ def look_for(
             if (numpy := sys.modules.get("numpy")) is not None:
                 numpy.random.seed(place)
             with suppress(NotTraceable):
-                another = _find(model, args, kwargs, Neutral(*neutral), mask)
+                another = _find(model, args, kwargs, Neutral(*neutral), mask, outputs)
                 if not set(idle) & set(another.idle):
                     return another
     return table
@@ -95,13 +103,18 @@ def _find(
     kwargs: dict[str, Any],
     neutral: Neutral,
     mask: str | None,
+    outputs: Sequence[str] | None,
 ) -> LayerTable:
     name = type(unwrap(model)).__name__
     try:
         traces = trace(model, args, kwargs, neutral, mask)
     except NotTraceable as error:
         raise type(error)(f"{name} cannot be looked at: {error}") from error
-    view = View(traces, mask)
+    view = View(traces, mask, outputs)
+    if not view.fault and (traces.second is None or view.doubts):
+        view.fault = meeting_rows(
+            model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts
+        )
     runs: dict[str, list[Run]] = {}
     for run in traces.first.runs:
         runs[run.layer] = [*runs.pop(run.layer, []), run]  # in the order of their last runs
@@ -111,6 +124,8 @@ def _find(
         idle=tuple(layer for layer in traces.layers if layer not in runs),
         model=name,
         fake=traces.fake,
+        lead=traces.lead,
+        once=traces.second is None,
     )
     return table if mask is None else table.with_mask(mask)
 
@@ -147,7 +162,10 @@ def _check_layer(table: LayerTable, name: str) -> None:
     row = table.rows[place]
     if not row.cut:
         verb = "is bypassed" if row.bypassed else "cannot be mixed"
-        raise ValueError(f"layer {name!r} {verb}: {row.reason}. {_nearest(table, place)}")
+        raise ValueError(
+            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, place)}"
+            f"{pooling(table.inputs, row.side)}"
+        )
 
 
 def _check_input(table: LayerTable, name: str) -> None:

@@ -69,29 +69,76 @@ def _own_parameters(forward: Callable[..., Any]) -> tuple[inspect.Parameter, ...
     return tuple(inspect.signature(forward).parameters.values())[1:]
 
 
-def leading(inputs: list[tuple[str, Tensor]]) -> Tensor:
-    """Return the tensor whose dimension 0 is the batch: the first floating one, else the first.
+def leading(inputs: list[tuple[str, Tensor]], name: str | None = None) -> Tensor:
+    """Return the tensor whose dimension 0 is the batch.
+
+    Args:
+        inputs: names and tensors.
+        name: of the one that it was found to be; None, or one that is not there, has it guessed by
+            `leads`.
 
     Raises:
         ValueError: no input has a dimension.
     """
-    shaped = [tensor for _, tensor in inputs if tensor.ndim > 0]
+    if name is not None:
+        for given, tensor in inputs:
+            if given == name and tensor.ndim > 0:
+                return tensor
+    return dict(inputs)[leads(inputs)[0]]
+
+
+def leads(inputs: list[tuple[str, Tensor]]) -> list[str]:
+    """Name an input for each length of dimension 0, the likeliest batch first.
+
+    It is the length of most floating tensors that hold more than a number for each example, then of
+    most tensors of any kind; among the tensors of that length the first floating one stands for it.
+
+    Raises:
+        ValueError: no input has a dimension.
+    """
+    shaped = [(name, tensor) for name, tensor in inputs if tensor.ndim > 0]
     if not shaped:
         raise ValueError(
             "the model was called without a tensor that has a batch dimension, so there is nothing "
             "to mix. Pass the batch as tensors, in tuples, lists or dicts if you like. Where it is "
             "an object, such as a batch of graphs, attach to a part of the model that gets tensors."
         )
-    return next((tensor for tensor in shaped if is_continuous(tensor)), shaped[0])
+    # A forward pass asks at every step; nearly always all are of one length.
+    rows: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, tensor in shaped:
+        rows.setdefault(tensor.shape[0], []).append((name, tensor))
+    likely = (
+        sorted(rows, key=lambda size: _likelihood(size, rows[size]))
+        if len(rows) > 1
+        else list(rows)
+    )
+    return [_first_continuous(rows[size]) for size in likely]
 
 
-def batched_names(inputs: list[tuple[str, Tensor]]) -> list[frozenset[str]]:
-    """Say which inputs may follow the batch, the likeliest set of names first.
+def _likelihood(size: int, tensors: list[tuple[str, Tensor]]) -> tuple[bool, int, int, int]:
+    """Return a key by which the likeliest batch sorts first."""
+    wide = [tensor for _, tensor in tensors if tensor.ndim > 1]
+    floating = sum(map(is_continuous, wide))
+    return size == 1, -floating, -len(wide), -len(tensors)
+
+
+def _first_continuous(tensors: list[tuple[str, Tensor]]) -> str:
+    return next((name for name, tensor in tensors if is_continuous(tensor)), tensors[0][0])
+
+
+def batched_names(
+    inputs: list[tuple[str, Tensor]], lead: Tensor | None = None
+) -> list[frozenset[str]]:
+    """Return which inputs may follow the batch, the likeliest set of names first.
 
     What has as many rows as the batch does, unless the model then fails with another batch size: a
     mask of (time, time), or an embedding of positions, may be as long as the batch by chance.
+
+    Args:
+        inputs: names and tensors.
+        lead: one whose dimension 0 is the batch; None takes the likeliest.
     """
-    lead = leading(inputs)
+    lead = leading(inputs) if lead is None else lead
     rows = [(name, tensor) for name, tensor in inputs if tensor.ndim > 0]
     rows = [(name, tensor) for name, tensor in rows if len(tensor) == len(lead)]
     floating = [name for name, tensor in rows if is_continuous(tensor)]
@@ -99,10 +146,15 @@ def batched_names(inputs: list[tuple[str, Tensor]]) -> list[frozenset[str]]:
     return list(dict.fromkeys(map(frozenset, ([name for name, _ in rows], floating, first))))
 
 
-def mixed_input(layer: str, inputs: list[tuple[str, Tensor]], mask: str | None = None) -> str:
+def mixed_input(
+    layer: str,
+    inputs: list[tuple[str, Tensor]],
+    mask: str | None = None,
+    batch: int | None = None,
+) -> str:
     """Return the name of the input that ``"input"`` or ``"input:NAME"`` means.
 
-    A ``mask`` that is mixed too is none of those.
+    A ``mask`` that is mixed too is none of those, nor is what has not ``batch`` rows.
 
     Raises:
         TypeError: it is not floating point.
@@ -113,6 +165,8 @@ def mixed_input(layer: str, inputs: list[tuple[str, Tensor]], mask: str | None =
     # A floating mask beside other inputs is no data, as for the structural view.
     floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating
     seen = dict(inputs)
+    if len(floating) > 1 and batch is not None:
+        floating = [name for name in floating if len(seen[name]) == batch] or floating
     if layer != INPUT:
         return _named(layer.removeprefix(f"{INPUT}:"), seen)
     if not floating:

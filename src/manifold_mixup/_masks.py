@@ -48,7 +48,10 @@ def shortened(mask: Tensor, name: str) -> Tensor:
     held = present(mask, name)
     rows = torch.arange(len(held), device=held.device)
     kept = (held.sum(1) * (5 - rows % 4) // 5).clamp(min=1)
-    dropped = held & (held.cumsum(1) > kept[:, None])
+    # Padding goes where there is some: at the start if that is where sentences end together.
+    at_start = held[:, -1].all() & ~held[:, 0].all()
+    counted = torch.where(at_start, held.flip(1).cumsum(1).flip(1), held.cumsum(1))
+    dropped = held & (counted > kept[:, None])
     dropped = dropped.view(len(held), *(1 for _ in mask.shape[2:]), held.shape[1])
     if mask.is_floating_point():
         nothing = torch.where(mask.amax() > 0, 0.0, torch.finfo(mask.dtype).min).to(mask.dtype)

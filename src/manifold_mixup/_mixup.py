@@ -18,11 +18,12 @@ from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Swi
 from manifold_mixup._idle import Idle
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
+from manifold_mixup._outputs import as_paths
 from manifold_mixup._padding import Padding, require_argument
 from manifold_mixup._passes import Pass, Passes
 from manifold_mixup._places import hook_after, into_place
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._prove import LayerProof, Report, prove
+from manifold_mixup._prove import LayerProof, Report, prove, require_proven
 from manifold_mixup._rows import InputRow, LayerRow
 from manifold_mixup._runs import Runs
 from manifold_mixup._sample import Alpha, Stream
@@ -50,6 +51,8 @@ class ManifoldMixup:
         mask: name of the padding mask among the arguments of the model, such as
             ``"attention_mask"``. It is mixed too, in every module that is given it after the mixed
             layer: a position weighs as much as the examples that have one there.
+        outputs: path or paths of what the loss reads of the model's output, such as ``"logits"`` or
+            ``"0"``, if the model returns more (hidden states, attentions); None means all of it.
         check: look once, on the first training batch, whether anything bypasses a chosen layer, and
             with a ``mask`` prove by numbers, on four examples, that none does.
         replace: take the place of an attachment that the model already has.
@@ -88,11 +91,13 @@ class ManifoldMixup:
         p: float = 1.0,
         per_sample: bool = False,
         mask: str | None = None,
+        outputs: str | Iterable[str] | None = None,
         check: bool = True,
         replace: bool = False,
         seed: int | None = None,
     ) -> None:
         _refuse(model, layers, example, mask)
+        self._outputs = as_paths(outputs)
         seed = torch.initial_seed() if seed is None else seed
         self._stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed)
         previous = _attached_to(model)
@@ -103,7 +108,9 @@ class ManifoldMixup:
             )
         self.layers = () if layers is None else resolve(model, layers)
         batch = None if example is None else _as_call(example)
-        table = None if batch is None else _find_for(model, self.layers, *batch, mask)
+        table = (
+            None if batch is None else _find_for(model, self.layers, *batch, mask, self._outputs)
+        )
         if layers is None and table is not None:
             self.layers = resolve(model, table.default)
         self.plan = None
@@ -120,6 +127,7 @@ class ManifoldMixup:
         self._padding = Padding(
             self, mask, switch=self._switch, passes=self._passes, layers=self._hooks
         )
+        self._lead: str | None = None  # the input whose dimension 0 is the batch, once seen
         self._rows: dict[str, LayerRow | InputRow] = {}  # of the eligible layers
         self._checks = self._unchecked = check
         self._looked = False
@@ -271,13 +279,20 @@ class ManifoldMixup:
         moved = self._runs.seats.moved_of(self.layers)
         if not moved and (not self._looked or (mask is not None and not self._padding.known)):
             with suppress(NotTraceable):
-                self._note(look_for(self._model, self.layers, args, kwargs, mask))
+                table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)
+                self._note(table)
         there = [name for name in self.layers if name not in moved]
-        proofs = prove(self._model, there, args, kwargs, self._run_staged, mask).layers
+        proofs = self._prove(there, args, kwargs, mask).layers
         proven = {proof.layer: proof for proof in proofs}
         return Report(
             tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in self.layers)
         )
+
+    def _prove(
+        self, layers: Iterable[str], args: tuple[Any, ...], kwargs: dict[str, Any], mask: str | None
+    ) -> Report:
+        how = self._run_staged, mask, self._outputs, self._lead
+        return prove(self._model, list(layers), args, kwargs, *how)
 
     def assert_verified(self, *args: Any, **kwargs: Any) -> None:
         """Raise ValueError unless `verify` proves every eligible layer."""
@@ -383,7 +398,7 @@ class ManifoldMixup:
     def _next_plan(
         self, inputs: list[tuple[str, Tensor]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> MixPlan | None:
-        lead = leading(inputs)
+        lead = leading(inputs, self._lead)
         if self._told and (told := self._told[-1]) is not None:
             # Moved once, so that all passes of one plan know it for the same.
             plan = self._told[-1] = told.to(lead.device)
@@ -394,12 +409,14 @@ class ManifoldMixup:
                 )
             return plan
         for name in filter(is_input, self.layers):
-            mixed_input(name, inputs, self._padding.name)  # raises before anything is drawn
+            # Raises before anything is drawn.
+            mixed_input(name, inputs, self._padding.name, len(lead))
         if self._first:
             self._first = False
             _compiled.warn_of_forward(self._model)
         if self._unchecked or self._padding.unknown(inputs):
             self._check(args, kwargs)
+            lead = leading(inputs, self._lead)
         return self._stream.draw(self.layers, len(lead), lead.device)
 
     def _mix_input(
@@ -411,7 +428,7 @@ class ManifoldMixup:
     ) -> Any:
         core = unwrap(self._model)
         inputs = list(named_inputs(core, args, kwargs))
-        wanted = mixed_input(plan.layer, inputs, self._padding.name)
+        wanted = mixed_input(plan.layer, inputs, self._padding.name, plan.batch)
 
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
             if name != wanted:
@@ -464,7 +481,7 @@ class ManifoldMixup:
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
         try:
-            table = look_for(self._model, self.layers, args, kwargs, mask)
+            table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)
         except NotTraceable as error:
             self._unchecked = False
             if mask is not None:
@@ -489,20 +506,23 @@ class ManifoldMixup:
             self.layers = check_layers(table, self.layers)
             self._passes.checked = True
         self._note(table)
-        if self._checks and mask is not None:
-            self._require_proof(
-                prove(self._model, self.layers, args, kwargs, self._run_staged, mask)
-            )
+        if self._checks and (mask is not None or table.once):
+            report = self._prove(self.layers, args, kwargs, mask)
+            if mask is not None:
+                self._require_proof(report, table)
+            if table.once:
+                require_proven(report)
         self._padding.known |= mask is not None
         self._unchecked = False
 
-    def _require_proof(self, report: Report) -> None:
+    def _require_proof(self, report: Report, table: LayerTable) -> None:
         """Raise ValueError unless all layers are proven: what could not be tried is not."""
         given = f"with mask={self._padding.name!r} mixed too"
         if any(proof.verdict == "failed" for proof in report.layers):
             raise ValueError(
                 f"{given}, not every layer can be mixed:\n{report}\n"
                 f"What is not 0 in a mask counts as seen, or as padding if 'pad' is in its name."
+                f"{table.without_mask()}"
             )
         if not report.ok:
             raise ValueError(
@@ -518,6 +538,7 @@ class ManifoldMixup:
     def _note(self, table: LayerTable) -> None:
         """Take over which layers run, and which parts of their outputs are to be mixed."""
         self._note_rows(rows_of(table, self.layers))
+        self._lead = table.lead
         self._looked = True
 
     def _note_rows(self, rows: Mapping[str, LayerRow | InputRow]) -> None:
@@ -540,7 +561,7 @@ class ManifoldMixup:
             yield staged(*args, **kwargs)
             return
         with ManifoldMixup(staged, [plan.layer], check=False) as mixup, mixup.using(plan):
-            mixup._padding.name = self._padding.name
+            mixup._padding.name, mixup._lead = self._padding.name, self._lead
             mixup._note_rows({name: row for name, row in self._rows.items() if name == plan.layer})
             mixup._handles += mixup._padding.register(staged)
             for name in mixup._hooks:
@@ -600,9 +621,10 @@ def _find_for(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     mask: str | None,
+    outputs: tuple[str, ...] | None,
 ) -> LayerTable:
     try:
-        return look_for(model, layers, args, kwargs, mask)
+        return look_for(model, layers, args, kwargs, mask, outputs)
     except Sharded as error:
         raise Sharded(f"{error}. {_BEFORE}, or {_WITHOUT}.") from error
     except NotTraceable as error:

@@ -17,20 +17,24 @@ class Neutral(TorchDispatchMode):
     Operators are caught by their tag, not modules by their class, so dropout and stochastic depth
     are neutralised however they are written. A Bernoulli variable is 1, a uniform one 0.5, a normal
     one its mean and a standard deviation (a noise of 0 would hide what scales it), a permutation
-    the identity; dropout passes its input through. What Python's or NumPy's generator decides
-    cannot be caught.
+    the reverse (the identity would hide that a batch is reordered); dropout passes its input
+    through. What Python's or NumPy's generator decides cannot be caught.
 
     Args:
         uniform: the uniform variable, to see what another draw leads to.
         bernoulli: the Bernoulli variable, likewise.
+        reorders: whether a permutation is the reverse; else it is the identity.
     """
 
-    def __init__(self, uniform: float = 0.5, bernoulli: float = 1.0) -> None:
+    def __init__(
+        self, uniform: float = 0.5, bernoulli: float = 1.0, *, reorders: bool = True
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values: dict[str, Callable[[Named], Any]] = {
             **_VALUES,
             "bernoulli": lambda named: bernoulli,
             "rand": lambda named: uniform,
+            "randperm": lambda named: _order(named, reverse=reorders),
             "rand_like": lambda named: uniform,
             "uniform": lambda named: named["from"] + uniform * (named["to"] - named["from"]),
         }
@@ -102,6 +106,11 @@ def _arange(count: int, named: Named) -> Tensor:
     return torch.arange(count, device=device)
 
 
+def _order(named: Named, *, reverse: bool) -> Tensor:
+    order = _arange(named["n"], named)
+    return order.flip(0) if reverse else order
+
+
 _VALUES: dict[str, Callable[[Named], Any]] = {
     "binomial": lambda named: named["count"] * named["prob"],
     "cauchy": lambda named: named["median"],
@@ -116,6 +125,5 @@ _VALUES: dict[str, Callable[[Named], Any]] = {
     "randn": lambda named: 1.0,
     "randn_like": lambda named: 1.0,
     "random": lambda named: named.get("from") or 0,
-    "randperm": lambda named: _arange(named["n"], named),
     "_standard_gamma": lambda named: named["self"],
 }

@@ -1,9 +1,9 @@
 """One forward pass, recorded: which value was made from which, and where modules end."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import is_side
+from manifold_mixup._meet import Meeting, meeting
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._neutral import Neutral, bind, operator_name
+from manifold_mixup._outside import Outside
 from manifold_mixup._places import hook_after, hook_before, into_place
 from manifold_mixup._tree import leaves, map_leaves, put
 
@@ -28,10 +30,19 @@ class Node:
     Attributes:
         parents: the nodes it was computed from.
         indices: those of them that only chose rows of a table (token ids in an embedding).
+        codes: those of them by which rows were chosen, in one way or another.
+        kind: ``"move"``, it holds what its parents hold; ``"cast"``, it is floating values made
+            integers; ``"range"``, it counts rows; ``"blank"``, nobody wrote it yet; ``"gradient"``,
+            it is a derivative that was taken inside forward; ``"unseen"``, no operator shows where
+            it came from; else nothing.
+        integer: whether it is of an integer type.
     """
 
     parents: tuple[int, ...] = ()
     indices: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
+    kind: str = ""
+    integer: bool = False
 
 
 @dataclass
@@ -92,6 +103,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     outputs: list[Leaf] = field(default_factory=list)
+    meetings: list[Meeting] = field(default_factory=list)
     flops: int = 0
     steps: int = 0
 
@@ -128,8 +140,8 @@ def record(
             into_place(module)
         stack.enter_context(mode)
         stack.enter_context(neutral)
-        recorder.begin(named_inputs(model, args, kwargs))
-        with recorder:
+        recorder.begin(named_inputs(model, args, kwargs), held_tensors(model))
+        with Outside(recorder), recorder:
             output = model(*args, **kwargs)
         recorder.end(output)
     return recorder.trace
@@ -151,22 +163,94 @@ class _Recorder(TorchDispatchMode):
         # Weak references keep an address from being used again, but none of the memory behind it.
         self.held: dict[Any, int] = {}
         self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
+        self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
+        self.handed: list[Tensor] = []  # tensors whose memory was handed out just now
+        self.behind: tuple[int, ...] = ()  # what is derived by, in a backward pass inside forward
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note what it made from what."""
-        kwargs = dict(kwargs or {})
-        call = _Call(func, args, kwargs)
-        node = Node(self._nodes(call.reads), self._nodes(call.indices))
+        with torch._C.DisableTorchFunction():  # asked at every shape, `Outside` would cost much
+            return self._run(func, args, dict(kwargs or {}))
+
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        self._settle_pointers()
+        call = Operation(func, args, kwargs)
         result = func(*args, **kwargs)
-        made = [tensor for tensor in _tensors(result) if self._key(tensor) not in self.held]
+        made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
+        if made or call.writes:
+            self._require_written(call)
+        parents = (*self._nodes(call.reads), *self.behind)
+        chosen = self._nodes(call.indices), self._nodes(call.codes)
         for tensor in (*made, *call.writes):  # several outputs of one operator may be used apart
-            self._hold(tensor, node)
+            integer = not is_continuous(tensor) and tensor.dtype != torch.bool
+            kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
+            self._hold(tensor, Node(parents, *chosen, kind, integer))
+        self._meet(call, result)
         self.trace.steps += 1
         self.trace.flops += _flops(func, args, kwargs, result)
         return result
 
-    def begin(self, inputs: Iterator[tuple[str, Tensor]]) -> None:
-        """Make the inputs values without a past."""
+    def _meet(self, call: "Operation", result: Any) -> None:
+        """Note whether rows of the batch may have met."""
+        if call.named is None or not isinstance(result, Tensor | tuple | list):
+            return
+        ranged = lambda index: self.trace.nodes[self._node(index)].kind == "range"  # noqa: E731
+        first = next(tensors_in(result), None)
+        found = meeting(call.name, call.named, first, ranged) if first is not None else None
+        if found is not None and first is not None:
+            self.trace.meetings.append(replace(found, node=self._node(first)))
+
+    def _kinds(self, tensors: list[Tensor]) -> set[str]:
+        return {self.trace.nodes[self._node(tensor)].kind for tensor in tensors}
+
+    def _require_written(self, call: "Operation") -> None:
+        """Find a past for what is read though no operator has written it."""
+        if call.kind(set(), integer=False, new=True) == "move":
+            return  # its copies are as blank as it is
+        for tensor in call.reads:
+            blank = self.trace.nodes[self._node(tensor)].kind == "blank" and tensor.numel()
+            if blank and all(tensor is not written for written in call.writes):
+                origin = tuple(self.copied) or tuple(leaf.node for leaf in self.trace.inputs)
+                self._hold(tensor, Node(origin, kind="unseen"))
+
+    def _settle_pointers(self) -> None:
+        """Let tensors whose memory was handed out together be made from each other."""
+        handed, self.handed = self.handed, []
+        if len(handed) > 1:
+            parents = self._nodes(handed)
+            for tensor in handed:
+                self._hold(tensor, Node(parents, kind="unseen"))
+
+    # What `Outside` tells
+
+    def took_out(self, tensor: Tensor) -> None:
+        """Note that the values of a tensor were copied out of PyTorch."""
+        with torch._C.DisableTorchFunction():
+            self.copied[self._node(tensor)] = None
+
+    def pointed(self, tensor: Tensor) -> None:
+        """Note that the memory of a tensor was handed out, to a kernel perhaps."""
+        with torch._C.DisableTorchFunction():
+            if type(tensor).__name__ == "FakeTensor":
+                raise NotImplementedError("fake tensors have no memory to point to")
+            self.handed.append(tensor)
+
+    def derived(self, gradient: Tensor, by: Tensor) -> None:
+        """Note that one tensor is a derivative by another, and so belongs to its example."""
+        with torch._C.DisableTorchFunction():
+            parents = tuple(dict.fromkeys((self._node(gradient), self._node(by))))
+            self._hold(gradient, Node(parents, kind="gradient"))
+
+    def backward(self, *, running: bool) -> None:
+        """Take what a backward pass makes for derivatives by all inputs."""
+        self.behind = tuple(leaf.node for leaf in self.trace.inputs) if running else ()
+
+    # Begin and end
+
+    def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
+        """Make the inputs, and what the model holds, values without a past."""
+        for tensor in constants:
+            self._node(tensor)
         for name, tensor in inputs:
             self.side[self._hold(tensor, Node())] = is_side(
                 name, self.mask, floating=is_continuous(tensor)
@@ -214,7 +298,11 @@ class _Recorder(TorchDispatchMode):
     def _node(self, tensor: Tensor) -> int:
         """Return the node of the value that a tensor holds now; parameters get theirs here."""
         found = self.held.get(self._key(tensor))
-        return self._hold(tensor, Node()) if found is None else found
+        if found is not None:
+            return found
+        if self.copied and tensor.numel() > 1:  # it may have come back from NumPy or a list
+            return self._hold(tensor, Node(tuple(self.copied), kind="unseen"))
+        return self._hold(tensor, Node())
 
     def _hold(self, tensor: Tensor, node: Node) -> int:
         number = len(self.trace.nodes)
@@ -250,39 +338,92 @@ _LOOKUPS = {
     "gather": "index",
     "take": "index",
 }
+# Likewise, where what is written or compared is a row of its own.
+_CODES = {
+    **_LOOKUPS,
+    **dict.fromkeys(("scatter", "scatter_", "scatter_add", "scatter_add_"), "index"),
+    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), "index"),
+    **dict.fromkeys(("index_put", "index_put_"), "indices"),
+    "eq": "self",  # to a range, as one_hot does
+}
+# Operators that leave the values they were given as they are, or nearly so.
+_MOVES = {
+    "clone",
+    "_to_copy",
+    "cat",
+    "stack",
+    "copy",
+    "copy_",
+    "repeat",
+    "lift_fresh",
+    "index",
+    "index_select",
+    "gather",
+}
+_MOVES |= {"round", "clamp", "clamp_min", "clamp_max", "nan_to_num", "constant_pad_nd", "detach"}
+_MOVES |= {"flip", "roll", "expand_copy", "unsafe_split", "split_with_sizes_copy", "view_copy"}
+# Operators that make a tensor and write nothing into it.
+_BLANK = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
+_BLANK |= {"new_empty_strided"}
 # Running statistics are no path: while a model trains, its output depends on the batch's own.
 _STATISTICS = {"running_mean", "running_var"}
 
 
-class _Call:
+class Operation:
     """What an operator call reads and writes.
 
     Attributes:
+        name: of the operator.
+        named: its arguments by their names; None for an operator without a schema.
         reads: tensors whose values the result depends on.
         indices: those of them that choose rows of a table.
+        codes: those of them that choose rows, of whatever.
         writes: tensors it writes into.
     """
 
     def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.name = operator_name(func)
+        self.named: dict[str, Any] | None = None
         self.reads: list[Tensor] = []
         self.indices: list[Tensor] = []
+        self.codes: list[Tensor] = []
         self.writes: list[Tensor] = []
         if not hasattr(func, "_schema"):  # higher-order operators
-            self.reads = list(_tensors((args, kwargs)))
+            self.reads = list(tensors_in((args, kwargs)))
             return
-        name = operator_name(func)
-        named = bind(func, args, kwargs)
+        name = self.name
+        named = self.named = bind(func, args, kwargs)
         self._sort(func, named, overwrites=name in _OVERWRITE)
         if name.endswith(_SHAPE_ONLY):
             self.reads = []
+        if named.get("beta") == 0 and isinstance(named.get("self"), Tensor):
+            self.reads = [tensor for tensor in self.reads if tensor is not named["self"]]
+        if name == "set_":  # makes an alias, and writes nothing
+            self.reads, self.writes = [], []
         if name in _LOOKUPS:
-            self.indices = list(_tensors(named[_LOOKUPS[name]]))
+            self.indices = list(tensors_in(named[_LOOKUPS[name]]))
+        if name in _CODES:
+            self.codes = list(tensors_in(named[_CODES[name]]))
+
+    def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
+        """Return the kind of what is made of values of the kinds ``given``; see `Node`."""
+        if self.name in _BLANK:
+            return "blank"
+        if self.name == "arange":
+            return "range"
+        if self.name not in _MOVES:
+            return ""
+        if integer and any(is_continuous(tensor) for tensor in self.reads):
+            return "cast"
+        if new and given and given <= {"range"}:
+            return "range"
+        return "blank" if new and given == {"blank"} else "move"
 
     def _sort(self, func: Any, named: dict[str, Any], *, overwrites: bool) -> None:
         for argument in func._schema.arguments:
             if argument.name in _STATISTICS:
                 continue
-            tensors = list(_tensors(named[argument.name]))
+            tensors = list(tensors_in(named[argument.name]))
             written = argument.alias_info is not None and argument.alias_info.is_write
             gone = written and (overwrites or argument.is_out)
             self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
@@ -296,15 +437,24 @@ def _fills_storage(tensor: Tensor) -> bool:
         return False
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def held_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that a model keeps: parameters, buffers, plain attributes."""
+    for module in model.modules():
+        kept = [module._parameters, module._buffers, *vars(module).values()]
+        for value in kept:
+            if isinstance(value, Tensor | dict | list | tuple):
+                yield from (tensor for _, tensor in leaves(value))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in the arguments or results of an operator."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
@@ -318,7 +468,7 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     if name.startswith("_scaled_dot_product"):  # variants of one device or another
         return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
     if "rnn" in name:  # fused recurrent layers use each weight once per step and example
-        weights = sum(tensor.numel() for tensor in _tensors(args[1:]) if tensor.ndim == 2)
+        weights = sum(tensor.numel() for tensor in tensors_in(args[1:]) if tensor.ndim == 2)
         return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
     return 0
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._inputs import leading, map_inputs, named_inputs
+from manifold_mixup._inputs import map_inputs, named_inputs
 from manifold_mixup._masks import shortened
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._stand_ins import cast
@@ -20,15 +20,17 @@ class Examples:
     Attributes:
         inputs: positional and keyword arguments of the model's forward.
         batched: names of those tensors in them whose rows are the examples.
+        count: how many they are.
     """
 
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
     batched: frozenset[str]
+    count: int
 
     def reordered(
         self, model: nn.Module, perm: Tensor | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copy the arguments with their examples in the order ``perm``; None leaves it."""
+        """Copy the arguments with the examples ``perm`` in this order; None leaves them."""
 
         def reorder(name: str, tensor: Tensor) -> Tensor:
             if perm is None or name not in self.batched:
@@ -71,6 +73,7 @@ def draw_examples(
     batched: frozenset[str],
     count: int,
     dtype: torch.dtype,
+    batch: int,
     mask: str | None = None,
 ) -> Examples:
     """Take ``count`` rows of the inputs ``batched``, and make rows differ that are alike.
@@ -80,7 +83,6 @@ def draw_examples(
     but the padding ``mask``, which gets more padding.
     """
     inputs = dict(named_inputs(model, args, kwargs))
-    batch = len(leading(list(inputs.items())))
     rows = torch.arange(count, device="cpu") % batch
     alike = all(_alike(inputs[name][rows]) for name in batched)
     generator = torch.Generator().manual_seed(0)
@@ -98,7 +100,7 @@ def draw_examples(
             return _noisy(tensor, generator) if _alike(tensor) else tensor
         return _rolled(tensor) if alike else tensor
 
-    return Examples(map_inputs(draw, model, args, kwargs), batched)
+    return Examples(map_inputs(draw, model, args, kwargs), batched, count)
 
 
 def _alike(tensor: Tensor) -> bool:

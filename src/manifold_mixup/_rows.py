@@ -1,16 +1,43 @@
 """What a recorded forward pass says about each module and each input: can it be mixed, why not."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from manifold_mixup._codes import coded
 from manifold_mixup._cuts import Flow, data_colour, data_sources, side_colour, side_sources
 from manifold_mixup._masks import is_side
+from manifold_mixup._meet import meet
+from manifold_mixup._outputs import is_named, require_known
 from manifold_mixup._readers import Reader, readers_after
 from manifold_mixup._record import Leaf, Run, Trace
 from manifold_mixup._trace import Traces
 
 # By these in its name an input is known for a mask, if nobody says so.
 _MASKS = ("mask", "pad")
+
+
+_CODES = (
+    "it holds category ids: forward casts part of it to integers that choose rows, and between two "
+    "ids there is none. Mix what comes after that lookup"
+)
+_SHUFFLED = (
+    "the rows of the batch are in another order there: forward reorders them before it and back "
+    "after it. Mix before the first reordering or after the last"
+)
+# Ways around a layer that are no operator's, and what to say of them.
+_CAUSES = {
+    "gradient": (
+        "forward takes a derivative by what comes before it, and the gradient goes back past the "
+        "mix to the example it belongs to. Mix what the derivative is taken by, or what comes "
+        "after it"
+    ),
+    "unseen": (
+        "forward computes with data around PyTorch's operators (NumPy, lists, a kernel launched "
+        "directly), and what comes back cannot be seen to have passed it. Mix what comes after "
+        "that, or wrap the kernel by torch.library; if verify() proves the layer, set check=False"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -82,10 +109,23 @@ class InputRow:
 
 
 class View:
-    """Reads the rows off the recordings of a forward pass."""
+    """Reads the rows off the recordings of a forward pass.
 
-    def __init__(self, traces: Traces, mask: str | None = None) -> None:
-        self.first, self.second = traces.first, traces.second
+    Args:
+        traces: the recordings.
+        mask: name of an input that is a side input, whatever it looks like.
+        outputs: paths of what the loss reads of the model's output; None means all.
+
+    Raises:
+        ValueError: one of ``outputs`` is nothing that the model returned.
+    """
+
+    def __init__(
+        self, traces: Traces, mask: str | None = None, outputs: Sequence[str] | None = None
+    ) -> None:
+        require_known([leaf.path for leaf in traces.first.outputs], outputs)
+        self.first = _read_by_loss(traces.first, outputs)
+        self.second = traces.second and _read_by_loss(traces.second, outputs)
         self.mask = mask
         self.names = [leaf.path for leaf in self.first.inputs]
         self._resized = _shapes(self.second)
@@ -94,7 +134,34 @@ class View:
         self.outputs, self.losses = self._choose_outputs()
         if len(self.outputs) < len(self.flow.outputs):
             self.flow = self._flow(self.outputs)
+        self.codes = coded(self.first.nodes, [leaf.node for leaf in self.first.inputs])
         self.fault = self._output_fault()
+        self.shuffles = self._shuffles()
+
+    @functools.cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """Name the operators by which rows of the batch may meet on the way to an output."""
+        if self.second is None:
+            return ()
+        needed = self.flow.needed
+        first = [found for found in self.first.meetings if needed[found.node]]
+        counts = self.first.steps, self.second.steps
+        second = self.second.meetings
+        if counts[0] == counts[1] and len(self.first.meetings) == len(second):
+            pairs = zip(self.first.meetings, second, strict=True)
+            second = [other for one, other in pairs if needed[one.node]]
+        return tuple(dict.fromkeys(meet(first, second, counts)))
+
+    def _shuffles(self) -> list[int]:
+        """List the values in which all data has its rows in another order than before."""
+        return [
+            found.node
+            for found in self.first.meetings
+            if found.reorders
+            and found.lengths[:1] == (self.first.batch,)
+            and self.flow.needed[found.node]
+            and not data_sources(self.flow.bypassing([found.node]))
+        ]
 
     def row(self, runs: Sequence[Run]) -> LayerRow:
         """Describe a module by its runs."""
@@ -180,7 +247,9 @@ class View:
             return "it is a side input"
         if not data:
             return "no output depends on it, or it has no batch"
-        return "" if leaf.floating else "it is not floating point"
+        if not leaf.floating:
+            return "it is not floating point"
+        return _CODES if leaf.node in self.codes else ""
 
     def _flow(self, outputs: Sequence[Leaf]) -> Flow:
         nodes = [leaf.node for leaf in outputs]
@@ -258,8 +327,10 @@ class View:
             )
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
-            f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers). "
-            f"Of graphs batched as one, where it counts nodes, mix what comes after their pooling"
+            f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
+            f"and give a single example a batch dimension. Of graphs batched as one, where it "
+            f"counts nodes, attach to the module that comes after their pooling, called on its "
+            f"own: ManifoldMixup(model.head, ['input'])"
         )
 
     def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
@@ -270,6 +341,11 @@ class View:
             )
         if not mixed:
             return self._unused(runs[0])
+        if any(leaf.node in self.codes for leaf in mixed):
+            return _CODES
+        before = [node for node in self.shuffles if node < max(leaf.node for leaf in mixed)]
+        if 0 < len(before) < len(self.shuffles):
+            return _SHUFFLED
         for leaf in runs[0].leaves:
             if not leaf.floating and self.flow.needed[leaf.node]:
                 return f"its output{_at(leaf)} is an integer tensor that depends on the batch"
@@ -310,22 +386,40 @@ class View:
                 f"Transformers, add_to_trainer of manifold_mixup.integrations does both"
             )
         if not late:
-            return f"the side input {_listed(sides)} is still read after it" if sides else ""
+            some = f"side input{'s' if len(sides) > 1 else ''} {_listed(sides)}"
+            return (
+                f"the {some} {'are' if len(sides) > 1 else 'is'} still read after it"
+                if sides
+                else ""
+            )
+        if cause := self._cause(ends):
+            return cause
         if len(late) < len(passing):
             return f"the input {_listed(self._names(late))} is still read after it"
         return self._skipping(ends)
+
+    def _cause(self, ends: Sequence[int]) -> str:
+        """Return why data gets around, if it is not by an operator; else nothing."""
+        for kind, reason in _CAUSES.items():
+            special = [place for place, node in enumerate(self.first.nodes) if node.kind == kind]
+            if special and not data_sources(self.flow.bypassing([*ends, *special])):
+                return reason
+        return ""
 
     def _skipping(self, ends: Sequence[int]) -> str:
         reached = 0
         for end in ends:
             reached |= self.flow.reaches[end]
         missed = [leaf.path for place, leaf in enumerate(self.outputs) if not reached >> place & 1]
+        if not missed:
+            return "the residual path around it carries the unmixed state"
         some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
-        if missed and reached & 1:
-            return f"the auxiliary {some} of the model would stay unmixed"
-        if missed:
+        if not reached & 1:
             return f"it is on a side branch, and the {some} of the model would stay unmixed"
-        return "the residual path around it carries the unmixed state"
+        return (
+            f"the auxiliary {some} of the model would stay unmixed. If the loss reads "
+            f"{self.outputs[0].path!r} alone, say outputs={self.outputs[0].path!r}"
+        )
 
     def _depth(self, run: Run) -> float:
         if self.first.flops:
@@ -339,6 +433,11 @@ class View:
 def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:
     runs = trace.runs if trace else []
     return {(run.layer, leaf.path): leaf.shape for run in runs for leaf in run.leaves}
+
+
+def _read_by_loss(trace: Trace, outputs: Sequence[str] | None) -> Trace:
+    """Leave out what the model returns for others than the loss."""
+    return replace(trace, outputs=[leaf for leaf in trace.outputs if is_named(leaf.path, outputs)])
 
 
 def _output_shapes(trace: Trace | None) -> dict[str, tuple[int, ...]]:

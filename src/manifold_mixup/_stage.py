@@ -56,6 +56,7 @@ class Stage:
         self.originals = {_storage(tensor): names.get(id(tensor), "") for tensor in self.tensors}
         self.make: Callable[[Tensor], Tensor] = torch.clone
         self.stand_ins: dict[int, Tensor] = {}
+        self.versions: dict[int, int] = {}  # of the stand-ins, before a run
         self.fresh = False  # nothing has run since `cast`
 
     def cast(self, make: Callable[[Tensor], Tensor]) -> None:
@@ -77,6 +78,7 @@ class Stage:
         self._set_up()
 
     def _set_up(self) -> None:
+        self.versions = {number: made._version for number, made in self.stand_ins.items()}
         self.snapshot.put(self.stand_ins)
         for module in self.modules:
             _make_eager(module)
@@ -84,6 +86,16 @@ class Stage:
         # A model in train mode keeps what its owner froze (BatchNorm in eval mode, say).
         if not self.training:
             self.model.train()
+
+    def rewritten(self) -> set[int]:
+        """Return the ids of the tensors, but parameters, that the latest run wrote or replaced."""
+        held = {id(tensor) for tensor in Snapshot(self.model).tensors()}
+        return {
+            number
+            for number, stand_in in self.stand_ins.items()
+            if number not in self.parameters
+            and (id(stand_in) not in held or stand_in._version != self.versions[number])
+        }
 
     def isolated(self) -> "Isolated":
         """Return a mode in which no operator is given a tensor of the user's."""

@@ -1,10 +1,12 @@
 """The table of layers that `find_layers` returns, and the automatic choice from it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar, overload
 
+from manifold_mixup._advice import pooling
 from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._rows import InputRow, LayerRow
 
@@ -15,9 +17,11 @@ _QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
 _Row = TypeVar("_Row", LayerRow, InputRow)
 # A network of two or three layers may have spent more than that when its first one ends.
 _LAST_RESORT = 0.95
+# So many names stand in the short form of a table.
+_NAMED = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerTable(Sequence[LayerRow]):
     """The modules of one forward pass, ordered by when they end: a block after its parts.
 
@@ -27,6 +31,9 @@ class LayerTable(Sequence[LayerRow]):
         idle: names of the modules that did not run; containers such as ``nn.ModuleList`` never do.
         model: class name of the model.
         fake: whether fake tensors could be used; else a copy ran on two rows.
+        lead: name of the input whose dimension 0 is the batch.
+        once: whether the model runs with one batch size only, so that the structure alone says
+            nothing for certain.
     """
 
     rows: tuple[LayerRow, ...]
@@ -34,6 +41,8 @@ class LayerTable(Sequence[LayerRow]):
     idle: tuple[str, ...]
     model: str
     fake: bool
+    lead: str = ""
+    once: bool = False
 
     @property
     def cuts(self) -> tuple[LayerRow, ...]:
@@ -70,6 +79,13 @@ class LayerTable(Sequence[LayerRow]):
         rows = tuple(_cut_with(row, mask) for row in self.rows)
         return replace(self, rows=rows, inputs=tuple(_cut_with(row, mask) for row in self.inputs))
 
+    def without_mask(self) -> str:
+        """Return a sentence that names layers after the last reader of the mask, if there are."""
+        rows = [row for row in self.rows if row.cut and not row.mask]
+        names = {row.depth: row.name for row in sorted(rows, key=level, reverse=True)}
+        named = ", ".join(repr(name) for _, name in sorted(names.items())[:_NAMED])
+        return f"\nAfter its last reader no mask is needed: {named}." if named else ""
+
     @overload
     def __getitem__(self, index: int) -> LayerRow: ...
     @overload
@@ -79,6 +95,11 @@ class LayerTable(Sequence[LayerRow]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        names = [row.name for row in self.cuts]
+        named = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+        return f"<{len(names)} of {len(self)} layers of {self.model} can be mixed: {named}>"
 
     def __str__(self) -> str:
         inputs, hidden = self._default_input(), choose(self.rows)
@@ -105,6 +126,9 @@ class LayerTable(Sequence[LayerRow]):
             text += f" Many would be, but the side input {', '.join(masks)} is read after them."
             if mask := next((row.mask for row in self if _masked(row) and row.mask), ""):
                 text += f" With mask={mask!r} it is mixed too."
+        if not masks and (reasons := Counter(row.reason for row in self if not row.cut)):
+            reason, count = reasons.most_common(1)[0]
+            text += f" Of {count} of them: {reason}."
         if self._default_input():
             text += f' Mix the input: layers=["{INPUT}"].'
         # Of equal depth, the outermost stands for all.
@@ -112,7 +136,22 @@ class LayerTable(Sequence[LayerRow]):
         if others:
             named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
             text += f" Cut points elsewhere, with their depths: {named}."
-        return text
+        if not masks and (pair := self._by_order()):
+            text += f" By their order {pair} would do: name them as layers."
+        late = {side for row in self if _masked(row) for side in row.side}
+        return text + pooling(self.inputs, tuple(late))
+
+    def _by_order(self) -> str:
+        """Name two cut points a quarter and half of the way, by the order in which they end."""
+        places = {row.depth: place for place, row in enumerate(self.rows)}
+        last = places.get(self.rows[-1].depth) if self.rows else None
+        cuts = [place for place, row in enumerate(self.rows) if row.cut and place != last]
+        cuts = [place for place in cuts if 0 < self.rows[place].depth < 1]
+        if len(cuts) < 2:
+            return ""
+        wanted = [share * len(self.rows) for share in (_QUARTER, _HALF)]
+        near = [min(cuts, key=lambda place: abs(place - at)) for at in wanted]
+        return " and ".join(repr(self.rows[place].name) for place in dict.fromkeys(near))
 
 
 def _cut_with(row: _Row, mask: str) -> _Row:

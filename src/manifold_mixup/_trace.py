@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _stand_ins
 from manifold_mixup._copies import NotTraceable, aside, fakes_fail_silently
-from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
+from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
 from manifold_mixup._neutral import Neutral
@@ -30,12 +30,20 @@ class Traces:
         second: with twice as many rows; None where the model runs with one batch size only.
         layers: names of all layers of the model, whether they ran or not.
         fake: whether fake tensors could be used.
+        lead: name of the input whose dimension 0 is the batch.
     """
 
     first: Trace
     second: Trace | None
     layers: tuple[str, ...]
     fake: bool
+    lead: str
+
+    @property
+    def follows(self) -> bool:
+        """Return whether an output has as many rows as the batch, in both recordings."""
+        trace = self.second or self.first
+        return any(leaf.shape[:1] == (trace.batch,) for leaf in trace.outputs if leaf.floating)
 
 
 def trace(
@@ -46,6 +54,8 @@ def trace(
     mask: str | None = None,
 ) -> Traces:
     """Record a forward pass of ``model``, as it trains, with two batch sizes.
+
+    Where the inputs differ in length, the batch is the length that an output follows.
 
     Args:
         model: the model. It runs on stand-ins; nothing of it changes.
@@ -58,10 +68,31 @@ def trace(
         NotTraceable: it runs neither on fake tensors nor on copies of its own with two rows.
         ValueError: there is no tensor among the arguments.
     """
+    inputs = list(named_inputs(model, args, kwargs))
+    tried: list[Traces] = []
+    for lead in leads(inputs):
+        try:
+            tried.append(_trace(model, args, kwargs, neutral, mask, lead))
+        except NotTraceable:
+            if not tried:
+                raise
+        if tried[-1].follows and tried[-1].second is not None:
+            return tried[-1]
+    return next((traces for traces in tried if traces.follows), tried[0])
+
+
+def _trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None,
+    lead: str,
+) -> Traces:
+    """Do `trace` with the batch being dimension 0 of the input ``lead``."""
     with aside(model), staged(model) as stage:
-        rows = len(leading(list(named_inputs(model, args, kwargs))))
         args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
-        given = stage, args, kwargs, rows, neutral, mask
+        given = stage, args, kwargs, lead, neutral, mask
         # Whatever fake tensors cannot do, anywhere in the model's code: others can, or say why.
         with suppress(Exception), fakes_fail_silently():
             return _Recording.on_fake_tensors(*given).traces()
@@ -81,7 +112,7 @@ class _Recording:
     stage: Stage
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    rows: int
+    lead: str
     neutral: Neutral
     mask: str | None
     first: int
@@ -93,7 +124,7 @@ class _Recording:
         stage: Stage,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        rows: int,
+        lead: str,
         neutral: Neutral,
         mask: str | None,
     ) -> "_Recording":
@@ -101,7 +132,8 @@ class _Recording:
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         # BatchNorm refuses a single value per channel while it trains.
-        return cls(stage, args, kwargs, rows, neutral, mask, max(rows, 2), mode)
+        rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
+        return cls(stage, args, kwargs, lead, neutral, mask, max(rows, 2), mode)
 
     def _stand_in(self, tensor: Tensor) -> Tensor:
         if self.fake_mode is None:
@@ -115,16 +147,18 @@ class _Recording:
         first, second = self._both()
         if layers and not first.runs:
             raise NotTraceable("its forward pass runs none of its modules")
-        return Traces(first, second, layers, self.fake_mode is not None)
+        return Traces(first, second, layers, self.fake_mode is not None, self.lead)
 
     def _both(self) -> tuple[Trace, Trace | None]:
-        for batched in batched_names(list(named_inputs(self.stage.model, self.args, self.kwargs))):
+        inputs = list(named_inputs(self.stage.model, self.args, self.kwargs))
+        lead = leading(inputs, self.lead)
+        for batched in batched_names(inputs, lead):
             try:
                 return self._record(self.first, batched), self._record(2 * self.first, batched)
             except Exception as failed:
                 error = failed
         try:
-            return self._record(self.rows, frozenset()), None
+            return self._record(len(lead), frozenset()), None
         except Exception:
             raise error from None
 

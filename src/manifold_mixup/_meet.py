@@ -1,0 +1,137 @@
+"""Where the rows of a batch may meet: operators that take values together along the batch.
+
+Rows are told from positions, channels and time steps by what grows with the batch. Two recordings
+of a model with two batch sizes list the lengths along which its operators take values together; one
+that grows belongs to the batch. That is a suspicion only (a batch may be packed into one sequence
+with a mask between its examples), so numbers have the last word: see `_apart`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Named = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """An operator that takes values together.
+
+    Attributes:
+        operator: its name.
+        lengths: of the dimensions along which it does.
+        pairs: whether it compares every value of one dimension with every one of another, so that
+            they meet only if both grow.
+        reorders: whether it takes the rows of dimension 0 in another order.
+        node: the value it made.
+    """
+
+    operator: str
+    lengths: tuple[int, ...]
+    pairs: bool = False
+    reorders: bool = False
+    node: int = -1
+
+
+def meeting(
+    name: str, named: Named, result: Any, known: Callable[[Tensor], bool]
+) -> Meeting | None:
+    """Describe how an operator takes values together; None if it works on each by itself.
+
+    Args:
+        name: of the operator.
+        named: its arguments.
+        result: what it made.
+        known: whether an index is a range, which keeps the order.
+    """
+    if name in _ALONG:
+        return _along(name, named["self"], named[_ALONG[name]])
+    if "scaled_dot_product" in name:
+        return Meeting(name, (named["query"].shape[-2], named["key"].shape[-2]))
+    if name in ("mm", "bmm", "addmm", "baddbmm"):
+        return Meeting(name, tuple(result.shape[-2:]), pairs=True)
+    if "rnn" in name and "input" in named and isinstance(named["input"], Tensor):
+        return Meeting(name, (named["input"].shape[1 if named.get("batch_first") else 0],))
+    if name in _CHOOSE or name in _SCATTER:
+        return _choosing(name, named, known)
+    return _spatial(name, named)
+
+
+def _along(name: str, tensor: Tensor, dims: Any) -> Meeting | None:
+    if not tensor.ndim:
+        return None
+    dims = [dims] if isinstance(dims, int) else list(dims or range(tensor.ndim))
+    whole = name in ("flip", "roll") and 0 in [dim % tensor.ndim for dim in dims]
+    return Meeting(name, tuple(tensor.shape[dim] for dim in dims), reorders=whole)
+
+
+def _choosing(name: str, named: Named, known: Callable[[Tensor], bool]) -> Meeting | None:
+    """Describe an operator that takes rows by an index, or puts them where an index says."""
+    tensor = named["self"]
+    if "dim" in named:
+        index = named["index"]
+        if tensor.ndim == 0 or named["dim"] % tensor.ndim or known(index):
+            return None
+        whole = name in ("index_select", "gather")
+        return Meeting(name, tuple(tensor.shape[:1]), reorders=whole)
+    indices = named["indices"]
+    first = indices[0] if indices else None
+    if first is None or known(first):
+        return None
+    alone = sum(index is not None for index in indices) == 1 and first.ndim == 1
+    return Meeting(name, tuple(tensor.shape[:1]), reorders=alone and first.dtype.itemsize > 1)
+
+
+def _spatial(name: str, named: Named) -> Meeting | None:
+    """Describe an operator that slides over the last dimensions of its input."""
+    if not _SLIDES.search(name):
+        return None
+    tensor = named.get("input", named.get("self"))
+    if not isinstance(tensor, Tensor):
+        return None
+    found = re.search(r"([123])d", name)
+    count = int(found[1]) if found else tensor.ndim - 2
+    return Meeting(name, tuple(tensor.shape[tensor.ndim - count :]))
+
+
+def meet(
+    first: Sequence[Meeting], second: Sequence[Meeting], counts: tuple[int, int]
+) -> Iterable[str]:
+    """Name the operators by which rows of the batch may meet.
+
+    Args:
+        first: those of a recording whose results reach an output.
+        second: likewise, with another batch size.
+        counts: of all operators in either.
+    """
+    if counts[0] != counts[1] or len(first) != len(second):
+        yield "a loop over dimension 0"
+        return
+    for one, other in zip(first, second, strict=True):
+        grown = [a != b for a, b in zip(one.lengths, other.lengths, strict=False)]
+        if all(grown) if one.pairs else any(grown):
+            yield f"the operator {one.operator!r}, which takes the rows of dimension 0 together"
+
+
+# Operators that take values together along a dimension, and the argument that names it.
+_ALONG = {
+    **dict.fromkeys(
+        ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp"), "dim"
+    ),
+    **dict.fromkeys(
+        ("cummax", "cummin", "sort", "topk", "_fft_r2c", "_fft_c2c", "_fft_c2r"), "dim"
+    ),
+    **dict.fromkeys(("flip", "roll"), "dims"),
+}
+_CHOOSE = {"index", "index_select", "gather"}
+_SCATTER = {
+    f"{name}{ending}"
+    for name in ("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_put")
+    for ending in ("", "_")
+}
+_SLIDES = re.compile(
+    r"convolution|conv[123]d|max_pool|avg_pool|upsample|grid_sampler|im2col|unfold"
+)
