@@ -322,7 +322,7 @@ def test_a_builtin_criterion_does_not_tell_its_arguments():
     torch.testing.assert_close(ours, row_by_row(output, y, plan, "none"))
 
 
-# Floating point: the targets are interpolated
+# PyTorch's own losses of floating point targets: the targets are interpolated
 
 FLOATING = {
     "soft": (nn.CrossEntropyLoss(), lambda: randn(BATCH, CLASSES, seed=4).softmax(1)),
@@ -343,7 +343,16 @@ FLOATING = {
     "absolute error": (nn.L1Loss(), lambda: randn(BATCH, CLASSES, seed=4)),
     "Huber": (nn.HuberLoss(delta=0.5), lambda: randn(BATCH, CLASSES, seed=4)),
     "function": (F.smooth_l1_loss, lambda: randn(BATCH, CLASSES, seed=4)),
-    "unreduced": (nn.MSELoss(reduction="none"), lambda: randn(BATCH, CLASSES, seed=4)),
+    "counts": (nn.PoissonNLLLoss(), lambda: randn(BATCH, CLASSES, seed=4).square()),
+    "part of a function": (
+        functools.partial(F.l1_loss, reduction="sum"),
+        lambda: randn(BATCH, CLASSES, seed=4),
+    ),
+    "method": (nn.L1Loss().forward, lambda: randn(BATCH, CLASSES, seed=4)),
+    "compiled": (
+        torch.compile(nn.L1Loss(), backend="eager"),
+        lambda: randn(BATCH, CLASSES, seed=4),
+    ),
 }
 
 
@@ -354,14 +363,38 @@ def test_floating_targets_are_mixed_and_the_loss_is_taken_once(kind, per_sample)
     plan, y, output = plan_of(per_sample=per_sample), target(), scores_of((BATCH,))
     lam = plan.lam[:, None] if per_sample else plan.lam
     expected = criterion(output, lam * y + (1 - lam) * y[plan.perm])
-    calls = []
+    assert_same_loss(MixedTarget(y, plan).loss(criterion, output), expected, output)
 
-    def counted(*args):
-        calls.append(args)
-        return criterion(*args)
 
-    assert_same_loss(MixedTarget(y, plan).loss(counted, output), expected, output)
-    assert len(calls) == 1
+def test_whose_targets_are_mixed_is_known_by_exact_type_and_can_be_said():
+    class Own(nn.L1Loss):
+        """It may look for placeholders."""
+
+    replaced = nn.L1Loss()
+    replaced.forward = F.l1_loss
+    plan, y, output = plan_of(), randn(BATCH, CLASSES), scores_of((BATCH,))
+    mixed = F.l1_loss(output, plan.lam * y + (1 - plan.lam) * y[plan.perm])
+    own, partner = F.l1_loss(output, y), F.l1_loss(output, y[plan.perm])
+    ends = plan.lam * own + (1 - plan.lam) * partner
+    assert not mixed.allclose(ends)
+    for criterion in (Own(), replaced, lambda output, y: F.l1_loss(output, y)):
+        assert_same_loss(MixedTarget(y, plan).loss(criterion, output), ends, output)
+        asked = MixedTarget(y, plan, targets="mix")
+        assert_same_loss(asked.loss(criterion, output), mixed, output)
+    refused = MixedTarget(y, plan, targets="ends")
+    assert_same_loss(refused.loss(nn.L1Loss(), output), ends, output)
+    with pytest.raises(ValueError, match="targets must be 'mix', 'ends' or None, but is 'both'"):
+        MixedTarget(y, plan, targets="both")
+
+
+def test_an_unreduced_loss_may_be_masked_outside():
+    plan, y, output = plan_of(), randn(BATCH, CLASSES), scores_of((BATCH,))
+    criterion = nn.MSELoss(reduction="none")
+    own, partner = criterion(output, y), criterion(output, y[plan.perm])
+    expected = plan.lam * own + (1 - plan.lam) * partner
+    assert_same_loss(MixedTarget(y, plan).loss(criterion, output), expected, output)
+    ours = MixedTarget(y, plan).loss(F.mse_loss, output, reduction="none")
+    assert_same_loss(ours, expected, output)
 
 
 @EACH_KIND
@@ -429,7 +462,7 @@ def parts(target):
 
 @EACH_KIND
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_several_targets_each_by_its_kind(container, per_sample):
+def test_several_targets_are_one(container, per_sample):
     plan = plan_of(per_sample=per_sample)
     kind, score = classes_of((BATCH,)), randn(BATCH)
     output = scores_of((BATCH,))
@@ -442,10 +475,11 @@ def test_several_targets_each_by_its_kind(container, per_sample):
         losses = F.cross_entropy(output, classes, reduction="none") + (output[:, 0] - number) ** 2
         return losses if reduction == "none" else losses.mean()
 
-    lam = plan.lam
-    error = (output[:, 0] - (lam * score + (1 - lam) * score[plan.perm])) ** 2
-    own, partner = (F.cross_entropy(output, y, reduction="none") for y in (kind, kind[plan.perm]))
-    expected = (lam * own + (1 - lam) * partner + error).mean()
+    own, partner = (
+        F.cross_entropy(output, kind[rows], reduction="none") + (output[:, 0] - score[rows]) ** 2
+        for rows in (torch.arange(BATCH), plan.perm)
+    )
+    expected = (plan.lam * own + (1 - plan.lam) * partner).mean()
     assert_same_loss(MixedTarget(wrapped, plan).loss(criterion, output), expected, output)
     assert {type(target) for target in targets} == {type(wrapped)}
     # what the caller holds is as it was
@@ -512,21 +546,6 @@ def test_lam_is_not_rounded_with_a_half_loss():
 
 
 # What is passed on, and what is refused
-
-
-@EACH_KIND
-@pytest.mark.parametrize("continuous", [False, True])
-def test_further_arguments_are_passed_on_unmixed(continuous, per_sample):
-    output, more, option = scores_of((BATCH,)), randn(BATCH), randn(BATCH, seed=5)
-    y = randn(BATCH) if continuous else classes_of((BATCH,))
-
-    def criterion(seen_output, target, seen_more, *, seen_option):
-        assert seen_output is output
-        assert seen_more is more
-        assert seen_option is option
-        return output.sum(1) * target
-
-    MixedTarget(y, plan_of(per_sample=per_sample)).loss(criterion, output, more, seen_option=option)
 
 
 def test_without_a_plan_the_criterion_sees_what_was_given():
@@ -636,8 +655,9 @@ def test_accuracy_weighs_both_targets(ignored, shape, per_sample):
     other = MixedTarget(y.where(y != IGNORE, 9), plan).accuracy(output, ignore_index=9)
     torch.testing.assert_close(other, ours)
     # a class that the model can predict, such as padding
-    padded = MixedTarget(y, plan).accuracy(output, ignore_index=1)
-    torch.testing.assert_close(padded, accuracy_by_rows(output, y, plan, 1))
+    padded = classes_of(shape)
+    ours = MixedTarget(padded, plan).accuracy(output, ignore_index=1)
+    torch.testing.assert_close(ours, accuracy_by_rows(output, padded, plan, 1))
 
 
 def test_accuracy_of_what_each_prediction_can_be():
@@ -688,6 +708,45 @@ def test_accuracy_of_soft_labels_is_that_of_their_classes(per_sample):
 def test_accuracy_needs_scores_and_classes(y, output):
     with pytest.raises(ValueError, match=r"scores \(batch, classes.*output has shape.*the target"):
         MixedTarget(y, plan_of()).accuracy(output)
+
+
+@pytest.mark.parametrize(
+    ("y", "says"),
+    [
+        (torch.tensor([0, 1, -1, 2]), "classes are 0 to 2, and -100 does not count.*from -1 to 2"),
+        (torch.tensor([0, 1, 255, 2]), "from 0 to 255.*ignore_index"),
+        (torch.tensor([0, 1, 2, 2]).neg().exp()[:, None] - torch.ones(4, 3), "logarithms"),
+        (torch.tensor([[1.0, -1, -1]] * 4), "lie in -1 to 1"),
+        (torch.tensor([[1.0, 0, 1]] * 4), "several labels at once"),
+        (torch.zeros(4, 3), "no class can be told"),
+        (torch.tensor([[1.0, 0, torch.nan]] * 4), "missing values"),
+    ],
+)
+def test_accuracy_that_makes_no_sense_is_refused(y, says):
+    with pytest.raises(ValueError, match=says):
+        MixedTarget(y, plan_of(batch=4)).accuracy(torch.randn(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("y", "says"),
+    [
+        (torch.tensor([[0.1, 0.9], [0.4, 0.6]]).log(), "lie in 0 to 1, but .* from -2.303"),
+        (torch.tensor([[1.0, -1], [-1, 1]]), "signs"),
+        (torch.tensor([[1.0, 255], [0, 1]]), "from 0 to 255"),
+        (torch.tensor([[1.0, torch.nan], [0, 1]]), "NaN, which has no mean"),
+        (torch.tensor([0.0, 1.0]), r"of 2 classes have shape \(batch, 2.*y.long\(\)"),
+        (torch.tensor([[0.0], [1.0]]), r"the target has shape \(2, 1\)"),
+    ],
+    ids=["logarithms", "signs", "placeholder", "missing", "class ids", "label maps"],
+)
+def test_soft_labels_that_make_no_sense_are_refused(y, says):
+    plan = plan_of(batch=2)
+    with pytest.raises(ValueError, match=says):
+        MixedTarget(y, plan).soft(2)
+    if not y.isnan().any():  # where it is meant
+        assert torch.equal(MixedTarget(y, plan, targets="mix").soft(2), mix(y, plan))
+    with pytest.raises(TypeError, match="targets='ends'"):
+        MixedTarget(y, plan, targets="ends").soft(2)
 
 
 def test_accuracy_needs_one_target():

@@ -3,29 +3,64 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from manifold_mixup._arguments import Keys
 from manifold_mixup._hooks import COMPILE_FIRST
-from manifold_mixup._targets import Criterion
+from manifold_mixup._losses import Criterion
+from manifold_mixup._rule import Rule, Targets
 
 if TYPE_CHECKING:
     from manifold_mixup._mixup import ManifoldMixup
 
 
 class MixedCriterion(nn.Module):
-    """Call as ``criterion(output, target, *more)``; see `ManifoldMixup.wrap`."""
+    """Call as the criterion inside, with the output and the target; see `ManifoldMixup.wrap`."""
 
-    def __init__(self, criterion: Criterion, mixup: "ManifoldMixup") -> None:
+    def __init__(
+        self,
+        criterion: Criterion,
+        mixup: "ManifoldMixup",
+        targets: Targets = None,
+        with_target: Keys = (),
+        with_output: Keys = (),
+        whole: Keys = (),
+    ) -> None:
         super().__init__()
         self.criterion = criterion
         self.mixup = mixup
+        self._said = (targets, with_target, with_output, whole)
+        self._rule = Rule(*self._said)
+        self._rule.arguments(criterion)  # so that a wrong name is told here
+        self._looked = False
         # Compiled code has no graph to follow from the output to its pass.
-        self._target = torch.compiler.disable(mixup.target, reason=COMPILE_FIRST)
+        self._mixed = torch.compiler.disable(self._loss, reason=COMPILE_FIRST)
 
-    def forward(self, output: Any, target: Any, *more: Any, **options: Any) -> Any:
-        """Return the loss of ``output`` against the targets, mixed as its forward pass was."""
-        return self._target(target, output).loss(self.criterion, output, *more, **options)
+    def forward(self, *args: Any, **options: Any) -> Any:
+        """Return the loss of the output against the targets, mixed as its forward pass was."""
+        return self._mixed(args, options)
 
-    def __reduce__(self) -> tuple[Any, tuple[Criterion, "ManifoldMixup"]]:
+    def _loss(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        arguments = self._rule.arguments(self.criterion)
+        call = arguments.call(args, options)
+        form = arguments.form(call)
+        outputs = call[form.output]
+        if form.outputs:
+            outputs = (outputs, *(call[key] for key in form.outputs))
+        y = None if form.target is None else call[form.target]
+        made = {str(key): call[key] for key in form.targets + form.weights if _is_made(call[key])}
+        if made:  # it may come from the mixed pass itself
+            y = {str(form.target): y, **made}
+        plan = self.mixup.target(y, outputs).plan
+        look = plan is not None and not self._looked
+        self._looked |= look
+        return self._rule.loss(self.criterion, call, plan, look=look)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A copy asks the copy of `mixup`, which is attached to nothing: it is the plain criterion.
-        return MixedCriterion, (self.criterion, self.mixup)
+        return MixedCriterion, (self.criterion, self.mixup, *self._said)
+
+
+def _is_made(value: Any) -> bool:
+    """Return whether a value was computed by something that learns."""
+    return isinstance(value, Tensor) and value.grad_fn is not None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _compiled, _masks, _mix
+from manifold_mixup._arguments import Keys
 from manifold_mixup._copies import NotTraceable, Sharded
 from manifold_mixup._criterion import MixedCriterion
 from manifold_mixup._find import LayerTable, check_layers, look_for, rows_of
@@ -18,6 +19,7 @@ from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Swi
 from manifold_mixup._idle import Idle
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
+from manifold_mixup._losses import Criterion
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._padding import Padding, require_argument
 from manifold_mixup._passes import Pass, Passes
@@ -25,10 +27,11 @@ from manifold_mixup._places import hook_after, into_place
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._prove import LayerProof, Report, prove, require_proven
 from manifold_mixup._rows import InputRow, LayerRow
+from manifold_mixup._rule import Said, Targets
 from manifold_mixup._runs import Runs
 from manifold_mixup._sample import Alpha, Stream
 from manifold_mixup._stage import SCRIPTED
-from manifold_mixup._targets import Criterion, MixedTarget
+from manifold_mixup._targets import MixedTarget
 
 
 class ManifoldMixup:
@@ -157,12 +160,26 @@ class ManifoldMixup:
 
     # What a training loop calls
 
-    def wrap(self, criterion: Criterion) -> MixedCriterion:
+    def wrap(
+        self,
+        criterion: Criterion,
+        *,
+        targets: Targets = None,
+        with_target: Keys = (),
+        with_output: Keys = (),
+        whole: Keys = (),
+    ) -> MixedCriterion:
         """Return a criterion that mixes the targets as the output's forward pass was mixed.
 
         Args:
-            criterion: any loss, called as ``criterion(output, target, *more)``; only ``target`` is
-                mixed.
+            criterion: any loss, called as ``criterion(output, target, *more)``, or by name. With
+                a mixed target it is evaluated for both ends, as `MixedTarget` says.
+            targets: ``"mix"`` to interpolate floating point targets, ``"ends"`` to interpolate the
+                losses; None interpolates the targets of PyTorch's own losses where it is meant.
+            with_target: names or positions of further arguments that come from the data and are
+                mixed with the target, such as weights or lengths. The output is 0, the target 1.
+            with_output: those that the model computed.
+            whole: those that have no batch, even if they have as many rows.
 
         Returns:
             A module to call in its place. It is the plain criterion for outputs of passes that were
@@ -170,15 +187,25 @@ class ManifoldMixup:
 
         Raises:
             TypeError: ``criterion`` is wrapped already.
+            ValueError: an argument is declared that the criterion does not have.
         """
         if isinstance(criterion, MixedCriterion):
             raise TypeError(
                 "this criterion is wrapped already; wrapped twice it would mix the targets twice. "
                 "Wrap the plain one, criterion.criterion."
             )
-        return MixedCriterion(criterion, self)
+        return MixedCriterion(criterion, self, targets, with_target, with_output, whole)
 
-    def target(self, y: Any, output: Any = None) -> MixedTarget:
+    def target(
+        self,
+        y: Any,
+        output: Any = None,
+        *,
+        targets: Targets = None,
+        with_target: Keys = (),
+        with_output: Keys = (),
+        whole: Keys = (),
+    ) -> MixedTarget:
         """Return the targets mixed as the forward pass that made ``output`` was.
 
         Args:
@@ -186,6 +213,10 @@ class ManifoldMixup:
                 variance of a VAE, whose loss would be refused otherwise.
             output: what the model returned, or anything computed from it; None means the latest
                 forward pass.
+            targets: as of `wrap`, like the three after it.
+            with_target: further arguments of the criterion that are mixed with the target.
+            with_output: those that the model computed.
+            whole: those that have no batch.
 
         Raises:
             RuntimeError: in training, ``output`` comes from no forward pass, or from several.
@@ -193,11 +224,12 @@ class ManifoldMixup:
         """
         if self._replaced:
             raise RuntimeError(_REPLACED)
+        said = Said(targets=targets, with_target=with_target, with_output=with_output, whole=whole)
         if not self._handles:
-            return MixedTarget(y, None)
+            return MixedTarget(y, None, **said)
         self._passes.require_data(y)
         source = self._passes.behind(output, train_mode=self._model.training)
-        mixed = MixedTarget(y, source.plan)
+        mixed = MixedTarget(y, source.plan, **said)
         source.claim()
         if source.plan is None and not self._model.training:
             self._idle.watch(output)

@@ -82,4 +82,4 @@ def create_mixup(
     mixup = ManifoldMixup(
         model, layers, alpha=alpha, p=mixup_prob, per_sample=per_sample, **options
     )
-    return mixup, TimmCriterion(mixup.wrap(plain), label_smoothing, multi_label)
+    return mixup, TimmCriterion(mixup.wrap(plain, targets="mix"), label_smoothing, multi_label)

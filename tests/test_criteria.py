@@ -1,0 +1,331 @@
+"""Criteria that are no pure functions of one example after another: refused, or warned of."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
+
+BATCH, CLASSES = 12, 3
+Y = torch.arange(BATCH) * 7 % 5 % CLASSES
+
+
+def attach(**options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    return model, ManifoldMixup(model, ["0"], seed=0, **options)
+
+
+def inputs():
+    return torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(1))
+
+
+# Written in place
+
+
+def margin(cosine, y):
+    cosine[torch.arange(len(y)), y] -= 0.4
+    return F.cross_entropy(16 * cosine, y, reduction="none")
+
+
+def from_one(output, y):
+    return F.cross_entropy(output, y.sub_(1), reduction="none")
+
+
+def clipped(output, y, weight):
+    return F.cross_entropy(output, y, reduction="none") * weight["of"][0].clamp_(max=1.0)
+
+
+def nested(output, y):
+    y["class"].clamp_(max=1)
+    return F.cross_entropy(output, y["class"], reduction="none")
+
+
+WRITING = {
+    "output": (margin, Y, (), "argument 0"),
+    "target": (from_one, Y + 1, (), "argument 1"),
+    "container": (nested, {"class": Y}, (), "argument 1"),
+    "further": (clipped, Y, ({"of": [2 * torch.ones(BATCH)]},), "argument 2"),
+}
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("kind", WRITING)
+def test_a_criterion_that_writes_in_place_is_refused(kind, per_sample):
+    criterion, y, more, where = WRITING[kind]
+    model, mixup = attach(per_sample=per_sample)
+
+    def fresh(value):
+        return torch.utils._pytree.tree_map(torch.Tensor.clone, value)
+
+    output, given, further = model(inputs()), fresh(y), fresh(more)
+    wrapped = mixup.wrap(criterion, with_target=(2,) if more else ())
+    plain_output, plain_y, plain_more = output.detach().clone(), fresh(y), fresh(more)
+    with pytest.raises(
+        RuntimeError, match=rf"{criterion.__name__} writes in place into {where}.*cl"
+    ):
+        wrapped(output, given, *further)
+    criterion(plain_output, plain_y, *plain_more)  # nothing else has happened
+    torch.testing.assert_close(output.detach(), plain_output)
+    torch.testing.assert_close((given, further), (plain_y, plain_more))
+    with mixup.paused():
+        wrapped(model(inputs()), fresh(y), *fresh(more))  # called once it is right
+
+
+def test_a_criterion_that_clones_first_is_not():
+    model, mixup = attach()
+    output = model(inputs())
+    plan, own = mixup.plan, lambda output, y: margin(output.clone(), y).mean()
+    expected = plan.lam * own(output, Y) + (1 - plan.lam) * own(output, Y[plan.perm])
+    torch.testing.assert_close(mixup.wrap(own)(output, Y), expected)
+
+
+class Centres(nn.Module):
+    """Pull features to running centres of their classes."""
+
+    def __init__(self, how="in place"):
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(CLASSES, CLASSES))
+        self.how, self.last = how, torch.zeros(())
+
+    def forward(self, output, y, reduction="mean"):
+        loss = (output - self.centres[y]).square().mean(1)
+        if self.how == "in place" and self.training:
+            self.centres.mul_(0.9)
+        elif self.how == "anew" and self.training:
+            self.centres = self.centres + 1
+        elif self.how == "logging":
+            self.last = loss.detach().mean()
+        return loss if reduction == "none" else loss.mean()
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("how", ["in place", "anew"])
+def test_a_criterion_whose_buffers_change_is_refused(how, per_sample):
+    model, mixup = attach(per_sample=per_sample)
+    criterion = Centres(how)
+    criterion.centres += 1
+    wrapped = mixup.wrap(criterion)
+    with pytest.raises(RuntimeError, match="Centres changes its 'centres' when it is called"):
+        wrapped(model(inputs()), Y)
+    once = Centres(how)
+    once.centres += 1
+    once(torch.zeros(BATCH, CLASSES), Y)
+    assert torch.equal(criterion.centres, once.centres)  # as after one call
+    criterion.eval()
+    wrapped(model(inputs()), Y).backward()
+
+
+def test_memories_that_are_no_buffers():
+    class Memory:
+        def __init__(self):
+            self.table = torch.zeros(BATCH)
+
+        def __call__(self, output, y):
+            self.table[:] = 1 - self.table
+            return F.cross_entropy(output, y)
+
+    model, mixup = attach()
+    with pytest.raises(RuntimeError, match="Memory changes its 'table'"):
+        mixup.wrap(Memory())(model(inputs()), Y)
+    mixup.wrap(Centres("logging"))(model(inputs()), Y)  # what is set anew changes no result
+
+
+def test_a_mixed_target_is_evaluated_once_and_may_write():
+    plan = MixPlan("layer", torch.tensor(0.3), torch.tensor([1, 0]))
+    y, output = torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1)
+
+    def centred(output, y):
+        return (output - y.sub_(1)).square().mean()
+
+    loss = MixedTarget(y, plan, targets="mix").loss(centred, output)
+    torch.testing.assert_close(loss, torch.tensor((1.4**2 + 0.6**2) / 2))
+    assert y.tolist() == [[1.0], [3.0]]
+
+
+# Losses that compare examples
+
+
+def supervised_contrastive(z, y):
+    z, itself = F.normalize(z), torch.eye(len(y), dtype=torch.bool)
+    same = (y[:, None] == y) & ~itself
+    return -((z @ z.T / 0.2).masked_fill(itself, -1e9).log_softmax(1) * same).sum() / same.sum()
+
+
+def hardest_triplet(z, y):
+    apart = (z[:, None] - z).square().sum(-1)
+    same = y[:, None] == y
+    return (apart.where(same, -1).amax(1) - apart.where(~same, 1e9).amin(1) + 1).relu().mean()
+
+
+def against_memory(z, y):
+    bank = torch.randn(5, CLASSES, generator=torch.Generator().manual_seed(0))
+    return F.cross_entropy(F.normalize(z) @ bank.T / 0.2, y)
+
+
+def similarities(z, y):
+    return F.binary_cross_entropy_with_logits(z @ z.T, (y[:, None] == y).float())
+
+
+def barlow(z, y):
+    half = len(z) // 2
+    return (
+        (z[:half, :, None] * z[half:, None]).mean(0) - torch.eye(CLASSES)
+    ).square().sum() + 0 * y.sum()
+
+
+COMPARING = {
+    "contrastive": supervised_contrastive,
+    "triplet": hardest_triplet,
+    "similarities": similarities,
+    "parts": lambda z, y: {"all": F.cross_entropy(z, y), "pairs": supervised_contrastive(z, y)},
+}
+
+
+@pytest.mark.parametrize("kind", COMPARING)
+def test_a_loss_that_compares_examples_is_warned_of_once(kind):
+    model, mixup = attach()
+    wrapped, fired = mixup.wrap(COMPARING[kind]), []
+    model[2].register_full_backward_hook(lambda *_: fired.append(1))
+    output = model(inputs())
+    output.register_hook(lambda grad: fired.append(grad))
+    with pytest.warns(UserWarning, match="compares the examples.*no mixed target.*paused"):
+        loss = wrapped(output, Y)
+    assert not fired
+    (loss if kind != "parts" else loss["pairs"]).backward()
+    assert len(fired) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrapped(model(inputs()), Y)
+
+
+def test_pytorch_s_triplets_have_no_target():
+    model, mixup = attach()
+    output = model(inputs())
+    wrapped = mixup.wrap(nn.TripletMarginLoss())
+    with pytest.warns(UserWarning, match="TripletMarginLoss compares"):
+        loss = wrapped(output[0::3], output[1::3], output[2::3])
+    plain = F.triplet_margin_loss(output[0::3], output[1::3], output[2::3])
+    torch.testing.assert_close(loss, plain)
+    loss.backward()
+
+
+def focal(z, y):
+    losses = F.cross_entropy(z, y, reduction="none")
+    return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+
+def normalised_focal(z, y):
+    losses = F.cross_entropy(z, y, reduction="none")
+    hard = (1 - (-losses).exp()) ** 2
+    return (hard * losses).sum() / hard.sum()
+
+
+def batch_dice(z, y):
+    share, wanted = z.softmax(1), F.one_hot(y, CLASSES)
+    return 1 - (2 * (share * wanted).sum(0) / (share + wanted).sum(0)).mean()
+
+
+def sigmoid_dice(z, y):
+    share, wanted = z.sigmoid(), F.one_hot(y, CLASSES)
+    return 1 - (2 * (share * wanted).sum() + 1) / ((share + wanted).sum() + 1)
+
+
+def soft_f1(z, y):
+    share, wanted = z.sigmoid(), F.one_hot(y, CLASSES)
+    true, false, missed = (share * wanted), share * (1 - wanted), (1 - share) * wanted
+    return (1 - 2 * true.sum(0) / (2 * true + false + missed).sum(0)).mean()
+
+
+def correlation(z, y):
+    z, y = z[:, 0] - z[:, 0].mean(), (y - y.float().mean())
+    return 1 - (z * y).sum() / (z.norm() * y.norm())
+
+
+def concordance(z, y):
+    wanted = torch.stack([y.float(), -y.float(), y.float() ** 2], 1)
+    both = ((z - z.mean(0)) * (wanted - wanted.mean(0))).mean(0)
+    apart = z.var(0) + wanted.var(0) + (z.mean(0) - wanted.mean(0)) ** 2
+    return (1 - 2 * both / apart).mean()
+
+
+def mean_entropy(z, y):
+    share = z.softmax(1).mean(0)
+    return F.cross_entropy(z, y) + (share * share.log()).sum()
+
+
+SEPARATE = {
+    "mean": lambda z, y: F.cross_entropy(z, y),
+    "sum": lambda z, y: F.cross_entropy(z, y, reduction="sum"),
+    "unreduced": lambda z, y: F.cross_entropy(z, y, reduction="none"),
+    "class weights": lambda z, y: F.cross_entropy(z, y, weight=torch.tensor([1.0, 5, 0.2])),
+    "weights": lambda z, y: (F.cross_entropy(z, y, reduction="none") * (y + 1)).sum() / y.sum(),
+    "ignoring": lambda z, y: F.cross_entropy(z, y, ignore_index=1),
+    "smoothed": lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1),
+    "focal": focal,
+    "normalised focal": normalised_focal,
+    "Dice over the batch": batch_dice,
+    "Dice over all": sigmoid_dice,
+    "soft F1": soft_f1,
+    "root": lambda z, y: (z - F.one_hot(y, CLASSES)).square().mean().sqrt(),
+    "root by output": lambda z, y: (z - F.one_hot(y, CLASSES)).square().mean(0).sqrt().sum(),
+    "correlation": correlation,
+    "concordance": concordance,
+    "entropy of the mean": mean_entropy,
+    "memory": against_memory,
+    "hardest": lambda z, y: F.cross_entropy(z, y, reduction="none").topk(5).values.mean(),
+    "parts": lambda z, y: {"a": focal(z, y), "b": (batch_dice(z, y), None), "n": len(y)},
+    "no gradient": lambda z, y: F.cross_entropy(z.detach(), y),
+    "linear": lambda z, y: (z * F.one_hot(y, CLASSES)).sum(),
+    "CTC": lambda z, y: F.ctc_loss(
+        z.log_softmax(1)[None].expand(6, -1, -1),
+        1 + y[:, None] % 2,
+        torch.full((len(y),), 6),
+        torch.ones(len(y)).long(),
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [BATCH, 40])
+@pytest.mark.parametrize("kind", SEPARATE)
+def test_a_loss_of_sums_over_examples_is_not_warned_of(kind, rows):
+    model, mixup = attach()
+    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixup.wrap(SEPARATE[kind])(model(x), torch.arange(rows) * 7 % 5 % CLASSES)
+
+
+def test_pairs_of_larger_embeddings_and_of_two_outputs():
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.image, self.text = (
+                nn.Linear(4, 32),
+                nn.Linear(32, 96),
+                nn.Linear(32, 96),
+            )
+
+        def forward(self, x):
+            h = self.body(x).relu()
+            return {"image": F.normalize(self.image(h)), "text": F.normalize(self.text(h))}
+
+    def clip(output, y):
+        logits, own = output["image"] @ output["text"].T / 0.1, torch.arange(len(y))
+        return F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)
+
+    torch.manual_seed(0)
+    model = Towers()
+    mixup = ManifoldMixup(model, ["body"], seed=0)
+    with pytest.warns(UserWarning, match="clip compares"):
+        mixup.wrap(clip)(model(torch.randn(64, 4)), torch.arange(64))
+
+
+def test_the_random_state_is_left_alone():
+    model, mixup = attach()
+    output, before = model(inputs()), torch.get_rng_state()
+    mixup.wrap(batch_dice)(output, Y)
+    assert torch.equal(torch.get_rng_state(), before)
