@@ -64,9 +64,7 @@ def test_a_criterion_that_writes_in_place_is_refused(kind, per_sample):
     output, given, further = model(inputs()), fresh(y), fresh(more)
     wrapped = mixup.wrap(criterion, with_target=(2,) if more else ())
     plain_output, plain_y, plain_more = output.detach().clone(), fresh(y), fresh(more)
-    with pytest.raises(
-        RuntimeError, match=rf"{criterion.__name__} writes in place into {where}.*cl"
-    ):
+    with pytest.raises(RuntimeError, match=rf"writes in place into {where}.*clone"):
         wrapped(output, given, *further)
     criterion(plain_output, plain_y, *plain_more)  # nothing else has happened
     torch.testing.assert_close(output.detach(), plain_output)
@@ -168,13 +166,6 @@ def against_memory(z, y):
 
 def similarities(z, y):
     return F.binary_cross_entropy_with_logits(z @ z.T, (y[:, None] == y).float())
-
-
-def barlow(z, y):
-    half = len(z) // 2
-    return (
-        (z[:half, :, None] * z[half:, None]).mean(0) - torch.eye(CLASSES)
-    ).square().sum() + 0 * y.sum()
 
 
 COMPARING = {

@@ -39,29 +39,33 @@ def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
             f"{type(partner).__name__} with {len(partners)}."
         )
     _check_numbers(own, partner)
-    # Reading a λ that lies on the host costs less than working with it as a tensor.
-    share = lam.item() if lam.ndim == 0 and lam.device.type == "cpu" else lam
 
     def mixed(path: str, leaf: Tensor) -> Tensor:
-        both = weighted(leaf, partners[path], share)
+        both = weighted(leaf, partners[path], lam)
         return both.to(leaf.dtype) if is_continuous(leaf) else both  # a mean of counts is no count
 
     return map_leaves(mixed, own)
 
 
-def weighted(own: Tensor, partner: Tensor, lam: Tensor | float) -> Tensor:
+def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     """Return ``lam * own + (1 - lam) * partner`` in at least float32.
 
     A loss of weight 0 does not count, even if it is infinite or NaN.
     """
     exact = torch.promote_types(own.dtype, torch.float32)
     own, partner = own.to(exact), partner.to(exact)
-    if not isinstance(lam, Tensor):
-        if lam in (0, 1):
-            return own if lam else partner
-        return lam * own + (1 - lam) * partner
+    on_host = lam.device.type == "cpu"  # where reading a number waits for nothing
+    if lam.ndim == 0 and on_host:
+        share = lam.item()
+        if share in (0, 1):
+            return own if share else partner
+        return share * own + (1 - share) * partner
     weight = over_rows(lam, own).to(exact)
     other = 1 - weight
+    if on_host:
+        least, most = lam.aminmax()
+        if least.item() > 0 and most.item() < 1:
+            return weight * own + other * partner
     return torch.where(weight == 0, 0, weight * own) + torch.where(other == 0, 0, other * partner)
 
 

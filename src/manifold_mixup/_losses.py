@@ -67,7 +67,7 @@ _BY_TYPE = {getattr(nn, name): of for name, of in _MODULES.items() if hasattr(nn
 _BY_FUNCTION = {getattr(F, of): of for of in _MODULES.values() if hasattr(F, of)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Known:
     """One of PyTorch's losses.
 
@@ -80,6 +80,15 @@ class Known:
     name: str
     module: nn.Module | None = None
     bound: Mapping[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The weights that it holds."""
+        return tuple(
+            name
+            for name in sorted(WEIGHTS)
+            if getattr(self.module, name, self.bound.get(name)) is not None
+        )
 
     @property
     def compares(self) -> bool:
@@ -102,12 +111,12 @@ class Known:
             and isinstance(target, Tensor)
             and target.is_floating_point()
             and self.option("reduction", given, "mean") != "none"
-            and not self.option("log_target", given, False)
+            and not (self.name == "kl_div" and self.option("log_target", given, False))
         )
 
     def require_no_rows(self, output: Any, batch: int) -> None:
         """Raise ValueError if a weight in the module itself is one for each example of a batch."""
-        for name in WEIGHTS:
+        for name in self.weights:
             weight = getattr(self.module, name, self.bound.get(name))
             if not isinstance(weight, Tensor) or not isinstance(output, Tensor):
                 continue
