@@ -97,6 +97,22 @@ def test_a_hidden_state_that_a_loss_reads_needs_one():
         (loss + output[1]["hidden"][0].square().mean()).backward()
 
 
+def test_an_output_that_outputs_does_not_name_may_be_returned_but_not_used():
+    x = torch.randn(ROWS, 4)
+    for used in (False, True):
+        model, mixup = attach(
+            lambda h, kind, size: {"kind": kind, "all": (h, size)}, example=x, outputs="kind"
+        )
+        output = model(x)
+        loss = mixup.wrap(nn.CrossEntropyLoss())(output["kind"], KIND)
+        if not used:
+            loss.backward()
+            continue
+        loss = loss + mixup.wrap(nn.MSELoss())(output["all"][1], SIZE)
+        with pytest.raises(RuntimeError, match=r"the output 'all.1'.*outputs= does not name"):
+            loss.backward()
+
+
 def test_one_tensor_at_two_paths_is_one_output():
     model, mixup, output, _, _ = run(lambda h, kind, size: {"kind": kind, "again": (kind,)})
     assert output["kind"] is output["again"][0]

@@ -5,7 +5,7 @@ autograd graph. Only a use of the returned tensor goes through that node. A hidd
 model returns as well, through which the gradient of the logits passes, does not.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves, map_leaves
 
@@ -46,7 +47,7 @@ class Outputs:
     """
 
     def __init__(
-        self, plan: MixPlan | None, named: Collection[str] | None = None, *, exempt: bool = False
+        self, plan: MixPlan | None, named: Sequence[str] | None = None, *, exempt: bool = False
     ) -> None:
         self.plan = plan
         self.named = named
@@ -130,7 +131,7 @@ class Outputs:
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
         rows = 0 if self.plan is None else self.plan.batch
         scalar = tensor.ndim == 0 or (tensor.numel() == 1 and rows != 1)
-        return Leaf(path, scalar, self.named is None or within(path, self.named))
+        return Leaf(path, scalar, is_named(path, self.named))
 
 
 class _HandOut(torch.autograd.Function):
@@ -151,11 +152,6 @@ class _HandOut(torch.autograd.Function):
         if grad is not None:
             ctx.outputs.require_claim(ctx.leaf)
         return grad, None, None, None
-
-
-def within(path: str, named: Iterable[str]) -> bool:
-    """Return whether a path is one of those named, or inside of one."""
-    return any(path == name or path.startswith(f"{name}.") for name in named)
 
 
 class Memories:

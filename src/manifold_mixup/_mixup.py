@@ -119,7 +119,7 @@ class ManifoldMixup:
         self.plan = None
         self.skipped = 0
         self._model = model
-        self._passes = Passes(model)
+        self._passes = Passes(model, self._outputs)
         self._switch = Switch()
         self._hooks = {
             name: LayerHook(self, name, self._switch, self._passes)

@@ -77,7 +77,7 @@ class Source:
 class Passes:
     """The forward passes of one model that can still be asked for."""
 
-    def __init__(self, model: nn.Module, named: Collection[str] | None = None) -> None:
+    def __init__(self, model: nn.Module, named: Sequence[str] | None = None) -> None:
         self.model = model
         self.named = named  # paths of the outputs that the loss reads; None for all
         self.checked = False  # whether the structural view found all layers good
