@@ -588,7 +588,85 @@ def test_a_model_that_the_trainer_makes_anew(tmp_path):
 def test_the_documentation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "recipes" / "transformers.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names = {}
-    exec(block, names)
-    assert names["mixup"].state_dict()["step"] == names["trainer"].state.global_step == 8
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block, names)
+        assert names["mixup"].state_dict()["step"] == names["trainer"].state.global_step == 8
+    assert_last_tokens_weigh_as_their_examples(names["mixup"], names["decoder"], names["padded"])
+
+
+def assert_last_tokens_weigh_as_their_examples(mixup, model, rows):
+    batch = transformers.default_data_collator([{**row, "labels": 0} for row in rows[:4]])
+    del batch["labels"]
+    masks = {"right": batch["attention_mask"], "left": batch["attention_mask"].flip(1)}
+    states, perm = [], torch.tensor([1, 2, 3, 0])
+    model.eval().last.register_forward_pre_hook(lambda _, args: states.append(args[0]))
+    for side, mask in masks.items():
+        mixup.assert_verified(batch["input_ids"], mask)
+        last = mask.sum(1) - 1 if side == "right" else torch.full((4,), 11)
+        for lam in (torch.tensor(0.3), torch.tensor(1.0)):
+            with mixup.using(MixPlan("decoder.layers.0", lam, perm)), torch.no_grad():
+                logits = model(batch["input_ids"], mask)["logits"]
+            own, partner = states[-1][range(4), last], states[-1][range(4), last[perm]]
+            expected = model.score(lam * own + (1 - lam) * partner)
+            torch.testing.assert_close(logits, expected)
+
+
+class PicksTheLastPosition(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.LlamaConfig(vocab_size=30, intermediate_size=32, **sizes)
+        self.body, self.score = transformers.LlamaModel(config), torch.nn.Linear(16, 3)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        states = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return {"logits": self.score(states[:, -1])}
+
+
+def test_a_last_position_behind_padding_on_the_left_is_refused(tmp_path):
+    data = padded(CLASSES)
+    width = len(data[0]["input_ids"])
+    for row in data:
+        row["attention_mask"] = row["attention_mask"].flip(0)
+        row["input_ids"] = row["input_ids"].flip(0)
+        assert len(row["input_ids"]) == width
+    model = PicksTheLastPosition()
+    mixup = ManifoldMixup(model, ["body.layers.0"], mask="attention_mask")
+    trainer = make_trainer(model, data, tmp_path)
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(ValueError, match="not every layer can be mixed"):
+        trainer.train()
+
+
+def test_a_language_model_with_a_loss_that_shifts_the_labels(tmp_path):
+    config = transformers.GPT2Config(
+        vocab_size=30, n_positions=8, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0,
+        attn_pdrop=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = build(transformers.GPT2LMHeadModel, config)
+    before = build(transformers.GPT2LMHeadModel, config)
+
+    def shifted(outputs, labels, num_items_in_batch=None):
+        scores = outputs["logits"] if isinstance(outputs, dict) else outputs
+        return functional.cross_entropy(scores[:, :-1].transpose(1, 2), labels[:, 1:])
+
+    rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in CLASSES[:BATCH]]
+    mixup = ManifoldMixup(model, ["transformer.wte", "transformer.h.0"], seed=0)
+    given = {"compute_loss_func": shifted}
+    trainer = make_trainer(model, rows, tmp_path, given=given, data_seed=0)
+    add_to_trainer(trainer, mixup)
+    seen = []
+    model.register_forward_pre_hook(
+        lambda *call: seen.append(call[2]["input_ids"]), with_kwargs=True
+    )
+    trainer.train()
+    plan = mixup.plan
+    mixup.remove()
+    ids = seen[-1]
+    by_hand = ManifoldMixup(before.train(), mixup.layers, seed=1)
+    with by_hand.using(plan):
+        logits = before(input_ids=ids).logits
+    by_hand.target(None, logits)
+    loss = plan.lam * shifted(logits, ids) + (1 - plan.lam) * shifted(logits, ids[plan.perm])
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(loss.item(), rel=1e-5)

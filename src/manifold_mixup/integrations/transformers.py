@@ -37,8 +37,8 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
     if given is None and (generates or not task.endswith("Classification")):
         raise TypeError(
             f"the losses of classification and regression are known here, but not that of "
-            f"{type(model).__name__}. Give the Trainer a compute_loss_func. A language model that "
-            f"reads its own targets cannot be mixed at all."
+            f"{type(model).__name__}. Give the Trainer a compute_loss_func; that of a language "
+            f"model has to shift the labels."
         )
     mixing = _Mixing(trainer, mixup)
     trainer.compute_loss_func = mixing.loss
