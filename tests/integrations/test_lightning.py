@@ -228,6 +228,18 @@ class LossMethod(Lit):
         return self.measure(self(x), target=y)
 
 
+class ByName(Lit):
+    """A loss that is called by the names that PyTorch gives its arguments."""
+
+    def loss(self, x, y):
+        return self.criterion(input=self(x), target=y)
+
+
+class NamedTarget(Lit):
+    def loss(self, x, y):
+        return self.criterion(self(x), target=y)
+
+
 class OwnTarget(Lit):
     """A loss computed from the target, by a callback that the LightningModule brings along."""
 
@@ -245,6 +257,8 @@ class OwnTarget(Lit):
         (Flat, {"module": None, "layers": ["model.stem", "model.body"]}),
         (LossFunction, {"criterion": "loss_function"}),
         (LossMethod, {"criterion": "measure"}),
+        (ByName, {}),
+        (NamedTarget, {}),
         (OwnTarget, {"criterion": None}),
     ],
 )
@@ -260,6 +274,43 @@ def test_every_way_to_write_a_training_step(kind, options):
     assert_same(lit, expected, (losses, expected, state))
     assert vars(lit).get("loss_function") is before.get("loss_function")
     assert "measure" not in vars(lit)
+
+
+class Weighted(Lit):
+    """A loss with a weight for each example, which belongs to its target."""
+
+    def measure(self, output, target, weight):
+        return (weight * functional.cross_entropy(output, target, reduction="none")).mean()
+
+    def loss(self, x, y):
+        return self.measure(self(x), y, weight=1.0 + x[:, 0].abs())
+
+
+def test_a_further_argument_that_belongs_to_the_target():
+    mixing = ManifoldMixupCallback(LAYERS, criterion="measure", with_target=["weight"], seed=0)
+    lit = Weighted()
+    net = copy.deepcopy(lit.model)
+    _, ((layer, lam, perm), *_) = fit(lit, mixing)
+    x, y = next(iter(loader()))
+    weight = 1.0 + x[:, 0].abs()
+    with ManifoldMixup(net, [layer]) as mixup:
+        with mixup.using(MixPlan(layer, torch.tensor(lam), torch.tensor(perm))):
+            output = net(x)
+        mixup.target(None, output)
+        own = lit.measure(output, y, weight)
+        partner = lit.measure(output, y[perm], weight[perm])
+    torch.testing.assert_close(lit.losses[0], (lam * own + (1 - lam) * partner).detach())
+    with pytest.raises(ValueError, match="with_target is for a criterion, but criterion=None"):
+        ManifoldMixupCallback(LAYERS, criterion=None, with_target=["weight"])
+
+
+def test_a_loss_by_name_has_an_accuracy_in_the_log(tmp_path):
+    mixing = ManifoldMixupCallback(LAYERS, seed=0)
+    options = {"logger": CSVLogger(tmp_path), "log_every_n_steps": 1, "max_epochs": 1}
+    fit(ByName(), mixing, **options)
+    steps = [row for row in logged(tmp_path) if row["mixup_lam"]]
+    assert len(steps) == ROWS // BATCH
+    assert all(row["mixup_accuracy"] for row in steps)
 
 
 def test_accumulated_gradients():

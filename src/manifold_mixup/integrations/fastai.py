@@ -7,6 +7,7 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from manifold_mixup import ManifoldMixup
+from manifold_mixup.integrations._options import split_options
 
 
 class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is not read
@@ -18,7 +19,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
     Args:
         layers: the eligible layers of the model; None has them chosen by a batch of the Learner.
         state: of the stream of plans, as the attribute ``state`` of a callback before.
-        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes.
+        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes;
+            ``targets`` as of its `wrap`, and all else that that takes, for the loss.
     """
 
     run_valid = False
@@ -31,7 +33,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         **options: Any,
     ) -> None:
         super().__init__()
-        self.layers, self.options, self.state = layers, options, state or {}
+        self.options, self.of_wrap = split_options(options)
+        self.layers, self.state = layers, state or {}
         self.mixup: ManifoldMixup | None = None
         self.plain: Any = None
 
@@ -45,7 +48,7 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         if self.state:
             self.mixup.load_state_dict(self.state)
         self.plain = self.learn.loss_func
-        self.learn.loss_func = _Loss(self.plain, self.mixup)
+        self.learn.loss_func = _Loss(self.plain, self.mixup, self.of_wrap)
 
     def _example(self) -> tuple[Any, ...]:
         batch = self.learn.dls.one_batch()
@@ -75,13 +78,13 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
 class _Loss:
     """The loss of a Learner, which asks it for more than its value: activations, names, classes."""
 
-    def __init__(self, plain: Any, mixup: ManifoldMixup) -> None:
-        self.plain, self.mixup = plain, mixup
+    def __init__(self, plain: Any, mixup: ManifoldMixup, of_wrap: dict[str, Any]) -> None:
+        self.plain, self.mixup, self.of_wrap = plain, mixup, of_wrap
 
     def __call__(self, output: Any, *targets: Any, **options: Any) -> Any:
         y = targets[0] if len(targets) == 1 else tuple(targets)
         plain = self.plain if len(targets) == 1 else lambda output, y: self.plain(output, *y)
-        return self.mixup.target(y, output).loss(plain, output, **options)
+        return self.mixup.target(y, output, **self.of_wrap).loss(plain, output, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)

@@ -18,6 +18,7 @@ from manifold_mixup.integrations._lightning_parts import (
     own_criterion,
 )
 from manifold_mixup.integrations._loaders import refuse_mixed
+from manifold_mixup.integrations._options import split_options
 
 
 class ManifoldMixupCallback(Callback):
@@ -37,7 +38,8 @@ class ManifoldMixupCallback(Callback):
         log: log, at the steps that the Trainer logs, λ (``mixup_lam``), the layer's place in
             ``mixup.layers`` (``mixup_layer``; -1 for a batch that was not mixed) and, of classes,
             the accuracy on the mixed targets (``mixup_accuracy``).
-        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes.
+        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes;
+            ``targets``, ``with_target`` and all else that its `wrap` takes, for the criterion.
     """
 
     mixup: ManifoldMixup | None
@@ -53,7 +55,12 @@ class ManifoldMixupCallback(Callback):
         **options: Any,
     ) -> None:
         self.layers, self.module, self.criterion = layers, module, criterion
-        self.logs, self.options = log, options
+        self.logs, (self.options, self.of_wrap) = log, split_options(options)
+        if criterion is None and self.of_wrap:
+            raise ValueError(
+                f"{', '.join(self.of_wrap)} is for a criterion, but criterion=None. Say it where "
+                f"the loss is computed: callback.target(y, output).loss(...)."
+            )
         self.mixup = None
         self._state: dict[str, int] = {}
         self._covered: Covered | None = None  # the module's criterion, during a fit
@@ -63,13 +70,15 @@ class ManifoldMixupCallback(Callback):
         self._finds = self._notes = False
         self._noted: tuple[Tensor, Tensor, int] | None = None  # for the accuracy
 
-    def target(self, y: Any, output: Any = None) -> MixedTarget:
+    def target(self, y: Any, output: Any = None, **options: Any) -> MixedTarget:
         """Return the targets, mixed as the forward pass that made ``output`` was.
 
         The loss is ``callback.target(y, output).loss(criterion, output)``, and the plain one
-        outside of a fit.
+        outside of a fit. The options are those of `ManifoldMixup.target`.
         """
-        return MixedTarget(y, None) if self.mixup is None else self.mixup.target(y, output)
+        if self.mixup is None:
+            return MixedTarget(y, None, **options)
+        return self.mixup.target(y, output, **options)
 
     # What the Trainer calls, in this order
 
@@ -103,7 +112,7 @@ class ManifoldMixupCallback(Callback):
         if self._state:
             self.mixup.load_state_dict(self._state)
         if plain is not None and self.criterion is not None:
-            mixed = self.mixup.wrap(plain)
+            mixed = self.mixup.wrap(plain, **self.of_wrap)
             if self.logs:
                 note = torch.compiler.disable(self._note)  # it keeps tensors for later
                 mixed.register_forward_hook(note, with_kwargs=True)
@@ -211,5 +220,7 @@ class ManifoldMixupCallback(Callback):
 _ATTACHED: weakref.WeakSet[ManifoldMixupCallback] = weakref.WeakSet()
 
 
-def _output_and_target(output: Any, target: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-    return output, target
+def _output_and_target(*args: Any, **named: Any) -> tuple[Any, Any]:
+    """Return what a criterion was given, by position or by PyTorch's names; else None."""
+    output = args[0] if args else named.get("output", named.get("input"))
+    return output, args[1] if len(args) > 1 else named.get("target")

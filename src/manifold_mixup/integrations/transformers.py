@@ -10,7 +10,7 @@ from manifold_mixup import ManifoldMixup, MixedTarget
 from manifold_mixup.integrations._trainer_loss import ModelLoss, logits_of
 
 
-def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
+def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> None:
     """Have a Trainer compute its loss with ``mixup``, log it, and save its stream of plans.
 
     A ``compute_loss_func`` that the Trainer already has is called with mixed targets. Otherwise the
@@ -23,6 +23,8 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
     Args:
         trainer: a Trainer before ``train()``.
         mixup: attached to the Trainer's model.
+        options: ``targets`` and all else that `ManifoldMixup.wrap` takes, for the
+            ``compute_loss_func``.
 
     Raises:
         RuntimeError: the Trainer mixes already.
@@ -40,7 +42,11 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
             f"{type(model).__name__}. Give the Trainer a compute_loss_func; that of a language "
             f"model has to shift the labels."
         )
-    mixing = _Mixing(trainer, mixup)
+    if given is None and options:
+        raise ValueError(
+            f"{', '.join(options)} is for a loss of your own: give the Trainer a compute_loss_func."
+        )
+    mixing = _Mixing(trainer, mixup, options)
     trainer.compute_loss_func = mixing.loss
     trainer.add_callback(mixing)
 
@@ -48,10 +54,10 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup) -> None:
 class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not read
     """The loss of a Trainer that mixes, and what to do when it logs, saves or resumes."""
 
-    def __init__(self, trainer: Trainer, mixup: ManifoldMixup) -> None:
+    def __init__(self, trainer: Trainer, mixup: ManifoldMixup, options: dict[str, Any]) -> None:
         self.trainer, self.mixup = trainer, mixup
         self.given, self.plain = trainer.compute_loss_func, ModelLoss(trainer)
-        self.criterion = mixup.wrap(self.given or self.plain)
+        self.criterion = mixup.wrap(self.given or self.plain, **options)
         self.latest: tuple[Tensor, MixedTarget] | None = None  # logits of a batch, and classes
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
