@@ -79,13 +79,14 @@ class Form(NamedTuple):
     others: tuple[Key, ...]  # nobody said
 
 
-class Call(NamedTuple):
+@dataclass(slots=True)
+class Call:
     """One call of a criterion."""
 
     args: tuple[Any, ...]
     options: Mapping[str, Any]
 
-    def __getitem__(self, key: Key) -> Any:  # type: ignore[override]
+    def __getitem__(self, key: Key) -> Any:
         return self.args[key] if isinstance(key, int) else self.options[key]
 
     def put(self, new: Mapping[Key, Any]) -> "Call":

@@ -94,8 +94,10 @@ class _Halves:
         """Return which elements are looked at: those of one channel, the first."""
         masks = []
         for output, _ in self.pairs:
-            mask = torch.zeros_like(output)
-            mask[(slice(None), *(0 for _ in output.shape[1:]))] = 1
+            mask = first = torch.zeros_like(output)
+            for _ in output.shape[1:]:
+                first = first[:, 0]
+            first.fill_(1)
             masks.append(mask)
         return masks
 

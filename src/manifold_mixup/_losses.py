@@ -135,7 +135,8 @@ def known(criterion: Criterion) -> Known | None:
         bound = {**criterion.keywords, **bound}
         criterion = criterion.func
     if inspect.ismethod(criterion) and criterion.__name__ in ("forward", "__call__"):
-        criterion = criterion.__self__
+        bound_to: Any = criterion.__self__
+        criterion = bound_to
     if isinstance(criterion, nn.Module):
         criterion = eager(criterion)
         name = _BY_TYPE.get(type(criterion))

@@ -88,8 +88,8 @@ class Rule:
             result = one.of(with_criterion)
             if guard is not None:
                 guard.check()
-            if compares is not None:
-                compares, ask = None, compares
+            ask, compares = compares, None
+            if ask is not None:
                 ask(result)
             return result
 
@@ -146,7 +146,8 @@ class Rule:
         if self.targets is not None or arguments.known is None:
             return self.targets == "mix"
         given = {**dict(zip(arguments.names, call.args, strict=False)), **call.options}
-        return len(target) == 1 and arguments.known.mixes(target.get(form.target), given)
+        alone = form.target is not None and len(target) == 1
+        return alone and arguments.known.mixes(call[form.target], given)  # type: ignore[index]
 
 
 def _discrete_by_rows(value: Any, plan: MixPlan) -> Any:
