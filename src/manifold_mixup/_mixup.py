@@ -499,7 +499,8 @@ class ManifoldMixup:
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self._runs.skipped(finished, self._switch.runs):
-            finished.outputs.plan = self.plan = None
+            finished.unmix()
+            self.plan = None
             self.skipped += 1
         elif hook is not None and hook.traced and not hook.watched:
             hook.watched = True

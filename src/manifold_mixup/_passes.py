@@ -25,6 +25,7 @@ class Pass:
         nested: bool = False,
         held: Tensor | None = None,
     ) -> None:
+        self.plan = outputs.plan
         self.outputs = outputs
         self.held = held  # what is no padding, if that is to be minded
         # Masks that were mixed, with their form: the blocks of a model are all given the same.
@@ -35,10 +36,9 @@ class Pass:
         self.begin = _autograd.next_number()
         self.end = sys.maxsize  # while it runs, what comes is its own
 
-    @property
-    def plan(self) -> MixPlan | None:
-        """What it mixes; None for nothing."""
-        return self.outputs.plan
+    def unmix(self) -> None:
+        """Drop the plan: its layer was skipped, so nothing was mixed."""
+        self.plan = self.outputs.plan = None
 
     def holds(self, number: int) -> bool:
         """Say whether the node with this number was made in this pass."""

@@ -16,6 +16,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         >>> [path for path, _ in leaves((torch.ones(1), {"h": [torch.ones(1)]}))]
         ['0', '1.h.0']
     """
+    if isinstance(value, torch.Tensor):  # nearly always, and at every step
+        yield path, value
+        return
     for leaf_path, leaf in ends(value, path):
         if isinstance(leaf, torch.Tensor):
             yield leaf_path, leaf
@@ -23,7 +26,10 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 def ends(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ``(path, end)`` for everything in a nested value that is no container, in order."""
-    if isinstance(value, torch.Tensor) or not _is_container(value):
+    if isinstance(value, torch.Tensor):
+        yield path, value
+        return
+    if not _is_container(value):
         yield path, value
     for key, child in children(value):
         yield from ends(child, _below(path, key))
