@@ -545,3 +545,61 @@ def test_a_constant_model_does_not_pass_the_proof_of_a_mask():
     ManifoldMixup(model, ["embed"], mask="mask")
     with pytest.raises(ValueError, match=r"could not be proven .*\n.*inconclusive"):
         model(**PADDED)
+
+
+# Hooks of others run where they stand
+
+
+class Captured(nn.Module):
+    """Its head reads what a hook on ``b`` has kept, as backbones of Transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.b(self.a(x))
+        return self.head(self.kept.pop("b"))
+
+    def capture(self) -> None:
+        kept = self.kept
+        self.b.register_forward_hook(lambda module, args, output: kept.update(b=output))
+
+
+def permutes(model: nn.Module, mixup: ManifoldMixup, layer: str) -> bool:
+    plan = MixPlan(layer, lam=torch.tensor(0.0), perm=torch.arange(BATCH).roll(-1))
+    with mixup.paused():
+        plain = model(FLOATS)
+    with mixup.using(plan):
+        return torch.allclose(model(FLOATS), plain[plan.perm], atol=1e-6)
+
+
+def test_a_hook_that_reads_the_state_before_the_mix_is_seen():
+    model = Captured()
+    model.capture()
+    rows = {row.name: row.cut for row in find_layers(model, FLOATS)}
+    assert rows == {"a": True, "b": False, "head": True}
+    mixup = ManifoldMixup(model, ["b"], check=False)
+    assert not mixup.verify(FLOATS).ok
+    mixup = ManifoldMixup(model, ["b"], seed=0, replace=True)
+    with pytest.raises(ValueError, match="'b' cannot be mixed"):
+        model(FLOATS)
+    mixup = ManifoldMixup(model, ["a"], seed=0, example=FLOATS, replace=True)
+    mixup.assert_verified(FLOATS)
+    assert permutes(model, mixup, "a")
+
+
+def test_a_hook_that_reads_the_state_behind_the_mix_is_no_obstacle():
+    model = Captured()
+    mixup = ManifoldMixup(model, ["b"], seed=0)
+    model.capture()  # as late as in the first forward pass
+    hooks = list(model.b._forward_hooks.values())
+    mixup.assert_verified(FLOATS)
+    mixup.wrap(nn.CrossEntropyLoss())(model(FLOATS), torch.arange(BATCH) % 3).backward()
+    assert list(model.b._forward_hooks.values()) == hooks
+    assert permutes(model, mixup, "b")
+    # Hooks that are put on now stand last.
+    with pytest.raises(ValueError, match="'b' cannot be mixed"):
+        ManifoldMixup(model, ["b"], example=FLOATS, replace=True)
+    assert permutes(model, mixup, "b")

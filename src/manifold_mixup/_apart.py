@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._copies import NotTraceable, aside
+from manifold_mixup._aside import NotTraceable, aside
 from manifold_mixup._inputs import map_inputs
 from manifold_mixup._neutral import bind, operator_name
 from manifold_mixup._plan import MixPlan

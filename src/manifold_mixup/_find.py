@@ -10,7 +10,7 @@ from torch import nn
 
 from manifold_mixup._advice import pooling
 from manifold_mixup._apart import meeting_rows
-from manifold_mixup._copies import NotTraceable, aside
+from manifold_mixup._aside import NotTraceable, aside
 from manifold_mixup._layers import INPUT, is_input, named_layers, unwrap
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._outputs import as_paths

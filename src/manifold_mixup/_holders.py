@@ -7,6 +7,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -83,7 +84,8 @@ def _read_dict(owner: dict[Any, Any]) -> list[Any]:
 def _write_dict(owner: dict[Any, Any], held: list[Any]) -> None:
     base = OrderedDict if isinstance(owner, OrderedDict) else dict
     keys, values = _halves(held)
-    if list(base.keys(owner)) != keys:
+    now = list(base.keys(owner))
+    if len(now) != len(keys) or not all(map(is_, now, keys)):
         base.clear(owner)
     for key, value in zip(keys, values, strict=True):
         base.__setitem__(owner, key, value)

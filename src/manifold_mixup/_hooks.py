@@ -105,6 +105,7 @@ class LayerHook(Hook):
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
         self.watched = False  # whether the compiled block around it, if any, was seen
+        self.looking = False  # whether it is to be seen where it stands among other hooks
 
         # Inside a compiled checkpoint no side effect is allowed, so nothing can be counted there.
         # But while being traced, code can leave a note that the mix is in it.

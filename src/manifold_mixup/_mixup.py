@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _compiled, _masks, _mix
 from manifold_mixup._arguments import Keys
-from manifold_mixup._copies import NotTraceable, Sharded
+from manifold_mixup._aside import NotTraceable, Sharded
 from manifold_mixup._criterion import MixedCriterion
 from manifold_mixup._find import LayerTable, check_layers, look_for, rows_of
 from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Switch
@@ -309,12 +309,13 @@ class ManifoldMixup:
         """
         mask = self._mask_in(args, kwargs)
         moved = self._runs.seats.moved_of(self.layers)
-        if not moved and (not self._looked or (mask is not None and not self._padding.known)):
-            with suppress(NotTraceable):
-                table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)
-                self._note(table)
         there = [name for name in self.layers if name not in moved]
-        proofs = self._prove(there, args, kwargs, mask).layers
+        with self._looking():
+            if not moved and (not self._looked or (mask is not None and not self._padding.known)):
+                with suppress(NotTraceable):
+                    table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)
+                    self._note(table)
+            proofs = self._prove(there, args, kwargs, mask).layers
         proven = {proof.layer: proof for proof in proofs}
         return Report(
             tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in self.layers)
@@ -514,7 +515,8 @@ class ManifoldMixup:
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
         try:
-            table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)
+            with self._looking():
+                table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)
         except NotTraceable as error:
             self._unchecked = False
             if mask is not None:
@@ -529,7 +531,8 @@ class ManifoldMixup:
                 f"the layers {list(self.layers)} were not checked: {error}.{way_out}", stacklevel=2
             )
         else:
-            self._take(table, args, kwargs)
+            with self._looking():
+                self._take(table, args, kwargs)
             self._handles += self._padding.register(self._model)
 
     def _take(self, table: LayerTable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -584,6 +587,17 @@ class ManifoldMixup:
                 self._hooks[name].unmixed = row.unmixed
                 self._hooks[name].counts = not row.checkpointed
                 self._runs.known.add(name)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """See states where the hooks mix them: others' hooks may stand before and behind."""
+        for hook in self._hooks.values():
+            hook.looking = True
+        try:
+            yield
+        finally:
+            for hook in self._hooks.values():
+                hook.looking = False
 
     @contextmanager
     def _run_staged(

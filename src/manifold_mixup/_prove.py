@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._copies import NotTraceable, aside
+from manifold_mixup._aside import NotTraceable, aside
 from manifold_mixup._counted import Padded
 from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
 from manifold_mixup._layers import is_input, named_layers

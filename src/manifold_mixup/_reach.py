@@ -44,8 +44,11 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 # What lives a life of its own: other threads, files or processes change it meanwhile.
 _ALIVE: tuple[Any, ...] = (threading.Thread, queue.Queue, socket.socket, subprocess.Popen)
 _ALIVE += (Dataset, DataLoader, Sampler, torch.optim.Optimizer)
-# Packages whose objects are none of the user's, unless they are modules; and parts that are.
+# Packages whose objects are none of the model's, unless they are modules; and parts that are.
 _FOREIGN = {*sys.stdlib_module_names, "numpy", "torch", "lightning", "pytorch_lightning"}
+_FOREIGN |= {"wandb", "mlflow", "tensorboardX", "comet_ml", "neptune", "clearml", "aim", "tqdm"}
+_FOREIGN |= {"rich", "ray", "dask", "matplotlib", "pandas", "pyarrow", "datasets", "IPython"}
+_FOREIGN |= {"pytest", "_pytest"}
 _OPEN = ("torch.nn", "torch.distributions", "torch.ao", "manifold_mixup.lab")
 _STORE_GLOBAL = opcode.opmap["STORE_GLOBAL"]
 # Nearest first, so many objects are more than any model has: what is further is not its own.
@@ -122,9 +125,12 @@ class _Walk:
             if _STORE_GLOBAL in code.co_code[::2]:
                 self.parts.append(globals_of(space, code.co_names))
             read = [space[name] for name in code.co_names if name in space]
-            files = [vars(f) for f in read if isinstance(f, types.ModuleType) and _is_users(f)]
+            files = [vars(f) for f in read if isinstance(f, types.ModuleType)]
+            files = [file for file in files if _is_near(file["__name__"], function.__module__)]
             read += [file[name] for file in files for name in code.co_names if name in file]
-            self._wait([item for item in read if isinstance(item, _FUNCTIONS)], shared=False)
+            called = [item for item in read if isinstance(item, types.FunctionType)]
+            called = [item for item in called if _is_near(item.__module__, function.__module__)]
+            self._wait(called, shared=False)
             self._wait(read, shared=True)
 
 
@@ -169,8 +175,13 @@ def _is_foreign(thing: Any) -> bool:
     return name.partition(".")[0] in _FOREIGN or name.startswith("manifold_mixup")
 
 
-def _is_users(file: types.ModuleType) -> bool:
-    return file.__name__.partition(".")[0] not in _FOREIGN
+def _is_near(name: str | None, own: str | None) -> bool:
+    """Return whether a file is of the same package as another, or of none that was installed."""
+    package = (name or "").partition(".")[0]
+    if package in _FOREIGN:
+        return False
+    path = getattr(sys.modules.get(package), "__file__", None) or ""
+    return package == (own or "").partition(".")[0] or "-packages" not in path
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._copies import NotTraceable, Sharded
+from manifold_mixup._aside import NotTraceable, Sharded
 from manifold_mixup._hooks import Hook, LayerHook
 from manifold_mixup._layers import unwrap
 from manifold_mixup._places import Place
@@ -175,7 +175,7 @@ def _take_hooks_off(module: nn.Module) -> None:
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = getattr(module, kind)
         for key, hook in list(hooks.items()):
-            if isinstance(hook, LayerHook):
+            if isinstance(hook, LayerHook) and hook.looking:
                 hooks[key] = Place()
             elif isinstance(hook, Hook):
                 del hooks[key]

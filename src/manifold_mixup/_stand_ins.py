@@ -22,10 +22,20 @@ def fake(tensor: Tensor, mode: Any) -> Tensor:
     with torch._C.DisableTorchFunctionSubclass():
         if is_lazy(tensor):
             raise TypeError("the parameters of a lazy module have no shape")
-        made = mode.from_tensor(plain(tensor).detach(), static_shapes=True)
+        made = _fake(plain(tensor), mode)
         if type(tensor) not in (Tensor, nn.Parameter, type(made)):
             raise TypeError(f"a {type(tensor).__name__} cannot be a fake tensor")
         return _dressed(made, tensor)
+
+
+def _fake(tensor: Tensor, mode: Any) -> Tensor:
+    usual = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    if not usual or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        made: Tensor = mode.from_tensor(tensor.detach(), static_shapes=True)
+        return made
+    with mode:
+        form = tensor.shape, tensor.stride()
+        return torch.empty_strided(*form, dtype=tensor.dtype, device=tensor.device)
 
 
 def copied(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _stand_ins
-from manifold_mixup._copies import NotTraceable, aside, fakes_fail_silently
+from manifold_mixup._aside import NotTraceable, aside, fakes_fail_silently
 from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
