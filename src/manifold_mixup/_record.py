@@ -319,7 +319,7 @@ class _Recorder(TorchDispatchMode):
             tensor = torch._C._functorch.get_unwrapped(tensor)
         try:
             return StorageWeakRef(tensor.untyped_storage())
-        except (NotImplementedError, RuntimeError):  # sparse, nested and the like have none
+        except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
             self.kept.append(tensor)
             return id(tensor)
 

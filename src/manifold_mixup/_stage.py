@@ -26,7 +26,7 @@ def staged(model: nn.Module) -> Iterator["Stage"]:
         NotTraceable: the model is of a kind that cannot be run like this.
     """
     core = unwrap(model)
-    _refuse(core)
+    refuse(core)
     snapshot = Snapshot(core)
     try:
         yield Stage(core, snapshot)
@@ -144,7 +144,9 @@ def _not_isolated(name: str) -> str:
     )
 
 
-def _refuse(model: nn.Module) -> None:
+def refuse(model: nn.Module) -> None:
+    """Raise NotTraceable if a model is of a kind that cannot be run on stand-ins."""
+    model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise NotTraceable(SCRIPTED)
     kinds = {type(part).__name__ for part in (*model.modules(), *model.parameters())}

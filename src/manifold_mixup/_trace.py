@@ -18,7 +18,7 @@ from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Trace, record
-from manifold_mixup._stage import Stage, staged
+from manifold_mixup._stage import Stage, refuse, staged
 
 
 @dataclass
@@ -68,6 +68,7 @@ def trace(
         NotTraceable: it runs neither on fake tensors nor on copies of its own with two rows.
         ValueError: there is no tensor among the arguments.
     """
+    refuse(model)
     inputs = list(named_inputs(model, args, kwargs))
     tried: list[Traces] = []
     for lead in leads(inputs):
