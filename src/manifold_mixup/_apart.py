@@ -46,8 +46,7 @@ def meeting_rows(
         with aside(model), staged(model) as stage:
             args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
             bench = prepare(stage, args, kwargs, _plainly, None, outputs, lead)
-            with FrozenNorms():
-                met = bench.couples()
+            met = bench.couples(FrozenNorms())
     except OrderMatters as error:
         return _reason(str(error), doubts)
     except (Inconclusive, NotTraceable) as error:

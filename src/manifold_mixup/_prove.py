@@ -8,7 +8,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -266,6 +266,7 @@ class _Bench:
         self.swap = torch.arange(examples.count, device="cpu")
         self.swap[:2] = self.swap[:2].flip(0)
         self.neutral = Neutral()
+        self.also: AbstractContextManager[Any] = nullcontext()  # to run in, besides
         self.drew = False  # whether Python's or NumPy's generator was asked
         self.by_place = False  # and decided by it what becomes of the first example, say
         self.looks_up = False  # whether values that were cast to integers chose rows
@@ -291,9 +292,9 @@ class _Bench:
             self._calibrate()
 
     def _calibrate(self) -> None:
-        with Lookups() as lookups:
-            plain = self._unmixed()
-        self.looks_up = lookups.chose
+        self.also = lookups = Lookups()
+        plain = self._unmixed()
+        self.also, self.looks_up = nullcontext(), lookups.chose
         again, moved = self._unmixed(), self._unmixed(self.perm)
         silent = "no floating point output has the batch as its dimension 0"
         batched = False
@@ -420,8 +421,9 @@ class _Bench:
                 for path, end in ends.items()
             )
 
-    def couples(self) -> bool:
-        """Return whether the outputs of an example change with what the others are."""
+    def couples(self, mode: AbstractContextManager[Any]) -> bool:
+        """Return whether, in a ``mode``, the outputs of an example change with the others."""
+        self.also = mode
         plain = self._unmixed()
         for place in (0, self.examples.count - 1):
             others = torch.arange(self.examples.count, device="cpu")
@@ -482,6 +484,7 @@ class _Bench:
             stack.callback(isolated.require)
             stack.enter_context(isolated)
             stack.enter_context(self.neutral)
+            stack.enter_context(self.also)
             before = _generators()
             output = stack.enter_context(self.run(self.model, args, kwargs, plan))
             self.drew |= _generators() != before

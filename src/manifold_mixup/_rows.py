@@ -357,6 +357,11 @@ class View:
             return "its output holds no floating point tensor"
         if not any(self.flow.colours[leaf.node] for leaf in floating):
             return "its output does not depend on the batch"
+        if any(
+            node.kind == "unseen" and self.flow.needed[place]
+            for place, node in enumerate(self.first.nodes)
+        ):
+            return _CAUSES["unseen"]
         return "its output does not reach the model's outputs"
 
     def _elsewhere(self, run: Run, leaf: Leaf) -> str:
