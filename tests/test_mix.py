@@ -491,3 +491,22 @@ def test_numbers_with_nothing_in_between_are_refused(dtype):
 def test_another_batch_size_is_refused(shape):
     with pytest.raises(ValueError, match=r"pairs 4 examples.*shape.*dimension 0"):
         mix(torch.zeros(shape), draw(4))
+
+
+def test_a_forward_mode_derivative_is_mixed_as_the_state_is():
+    x, tangent = (torch.randn(4, 3, dtype=torch.float64) for _ in range(2))
+    plan = MixPlan("a", torch.tensor([0.25, 1.0, 0.0, 0.5]), torch.tensor([2, 0, 3, 1]))
+    out, derivative = torch.func.jvp(lambda h: mix(h, plan).sin(), (x,), (tangent,))
+    lam = plan.lam[:, None].double()
+    expected = (lam * tangent + (1 - lam) * tangent[plan.perm]) * mix(x, plan).cos()
+    torch.testing.assert_close(out, mix(x, plan).sin())
+    torch.testing.assert_close(derivative, expected)
+
+
+def test_nested_and_sparse_states_are_refused_with_the_way_out():
+    plan = MixPlan("a", torch.tensor(0.5), torch.tensor([1, 0]))
+    parts = [torch.randn(3, 4), torch.randn(2, 4)]
+    with pytest.raises(TypeError, match=r"nested tensor .* differ in length. Pad it"):
+        mix(torch.nested.nested_tensor(parts, layout=torch.jagged), plan)
+    with pytest.raises(TypeError, match=r"sparse tensor of shape \(2, 4\).*to_dense"):
+        mix(torch.eye(2, 4).to_sparse(), plan)

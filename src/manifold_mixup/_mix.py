@@ -54,12 +54,30 @@ def is_continuous(x: Tensor) -> bool:
 
 
 def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
-    """Do `mix` on tensors that were checked before."""
+    """Do `mix` on tensors that were checked before.
+
+    Raises:
+        TypeError: the tensor is nested, or sparse.
+    """
+    if x.is_nested or x.layout is not torch.strided:
+        raise TypeError(
+            f"a {'nested' if x.is_nested else 'sparse'} tensor of shape {tuple(x.shape)} cannot be "
+            f"mixed: {_IRREGULAR[x.is_nested]}"
+        )
     if perm.device != x.device:  # the layers of one model may lie on several devices
         goes_on = x.device.type != "cpu"  # the CPU would read what has not arrived yet
         lam, perm = (part.to(x.device, non_blocking=goes_on) for part in (lam, perm))
     lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the arithmetic's type from here on
     return _Mix.apply(x, lam, None, perm, None)  # type: ignore[no-any-return]
+
+
+_IRREGULAR = {
+    True: (
+        "its rows differ in length. Pad it, by torch.nested.to_padded_tensor, and give the model a "
+        "mask; or mix a layer after the pooling, where all rows are of one length."
+    ),
+    False: "make it dense, by to_dense(), or mix a layer after the one that reads it.",
+}
 
 
 class _Mix(torch.autograd.Function):
@@ -82,6 +100,14 @@ class _Mix(torch.autograd.Function):
         del output
         _, own, other, perm, inverse = inputs
         ctx.save_for_backward(own, other, perm, inverse)
+        if not torch.compiler.is_compiling():
+            ctx.save_for_forward(own, other, perm)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        """Mix a derivative as the state is mixed, for the mix is linear in it."""
+        own, other, perm = ctx.saved_tensors
+        return _Mix.apply(tangent, own, other, perm, None)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:

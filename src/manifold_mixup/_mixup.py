@@ -23,7 +23,7 @@ from manifold_mixup._losses import Criterion
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._padding import Padding, require_argument
 from manifold_mixup._passes import Pass, Passes
-from manifold_mixup._places import hook_after, into_place
+from manifold_mixup._places import hook_after, into_place, to_front
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._prove import LayerProof, Report, prove, require_proven
 from manifold_mixup._rows import InputRow, LayerRow
@@ -363,7 +363,9 @@ class ManifoldMixup:
     def _register(self) -> list[Any]:
         modules = named_layers(self._model)
         handles: list[Any] = [_compiled.Mark(modules[name]) for name in self._hooks]
-        handles += [hook_after(modules[name], hook) for name, hook in self._hooks.items()]
+        for name, hook in self._hooks.items():
+            in_front = getattr(self._rows.get(name), "in_front", False)
+            handles.append(hook_after(modules[name], hook, prepend=in_front))
         begin, end = EagerHook(self, self._begin), EagerHook(self, self._end)
         handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
         # Also after an exception, so that no layer called later takes the pass for running.
@@ -585,6 +587,8 @@ class ManifoldMixup:
                 self._runs.seats.read(name, [reader.layer for reader in row.readers])
             if isinstance(row, LayerRow):
                 self._hooks[name].unmixed = row.unmixed
+                if row.in_front:
+                    to_front(named_layers(self._model)[name], self._hooks[name])
                 self._hooks[name].counts = not row.checkpointed
                 self._runs.known.add(name)
 

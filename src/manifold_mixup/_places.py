@@ -23,6 +23,13 @@ def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Any:
     return nn.Module.register_forward_pre_hook(module, hook, with_kwargs=True)
 
 
+def to_front(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Let a forward hook that stands on a layer run before all others there."""
+    for key, one in list(module._forward_hooks.items()):
+        if one is hook:
+            module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
+
+
 def into_place(module: nn.Module) -> None:
     """Move the last forward hook of a layer to where ours stood, if they did.
 

@@ -65,6 +65,8 @@ class Run:
         flops: floating point operations spent when it ended.
         steps: operators run when it ended.
         checkpointed: whether an activation checkpoint called it.
+        in_front: whether its output is taken before the hooks of others that stand on it, which
+            only look at it: what they keep is then mixed too.
     """
 
     layer: str
@@ -72,6 +74,7 @@ class Run:
     flops: int
     steps: int
     checkpointed: bool
+    in_front: bool = False
 
 
 @dataclass
@@ -138,6 +141,8 @@ def record(
             stack.callback(hook_before(module, enter).remove)
             stack.callback(hook_after(module, leave).remove)
             into_place(module)
+            if next(iter(module._forward_hooks.values())) is not leave:
+                stack.callback(hook_after(module, recorder.front, prepend=True).remove)
         stack.enter_context(mode)
         stack.enter_context(neutral)
         recorder.begin(named_inputs(model, args, kwargs), held_tensors(model))
@@ -163,6 +168,7 @@ class _Recorder(TorchDispatchMode):
         # Weak references keep an address from being used again, but none of the memory behind it.
         self.held: dict[Any, int] = {}
         self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
+        self.fronts: dict[int, Any] = {}  # outputs of running calls, before hooks of others
         self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
         self.handed: list[Tensor] = []  # tensors whose memory was handed out just now
         self.behind: tuple[int, ...] = ()  # what is derived by, in a backward pass inside forward
@@ -275,15 +281,24 @@ class _Recorder(TorchDispatchMode):
         """Make the hook that ends a layer."""
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            output = map_leaves(lambda _, tensor: tensor.clone(), output)
+            place = self.open.pop()
+            in_front = self.fronts.pop(place, None) is output and output is not None
+            if not in_front:
+                output = map_leaves(lambda _, tensor: tensor.clone(), output)
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
-            call = self.trace.calls[self.open.pop()]
+            call = self.trace.calls[place]
             call.shapes = [leaf.shape for leaf in ends if leaf.floating]
             spent = self.trace.flops, self.trace.steps
-            self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint()))
+            self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint(), in_front))
             return output
 
         return hook
+
+    def front(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Keep what a layer gives before hooks of others see it, in case they only look."""
+        output = map_leaves(lambda _, tensor: tensor.clone(), output)
+        self.fronts[self.open[-1]] = output
+        return output
 
     def end(self, output: Any) -> None:
         """Note what the model returned."""

@@ -59,6 +59,7 @@ class LayerRow:
         checkpointed: whether an activation checkpoint recomputes it.
         unmixed: paths of the floating point tensors in its output that are left alone, as no output
             of the model depends on them.
+        in_front: whether it is mixed before hooks of others on it, which only look at its output.
         mask: the side input, if any, that makes this a cut point if it is mixed as well.
         readers: the modules that read it after this one.
     """
@@ -74,6 +75,7 @@ class LayerRow:
     bypassed: str
     checkpointed: bool
     unmixed: tuple[str, ...] = ()
+    in_front: bool = False
     mask: str = ""
     readers: tuple[Reader, ...] = ()
 
@@ -184,6 +186,7 @@ class View:
             bypassed="" if own or not around else "data" if data_sources(around) else "side",
             checkpointed=any(run.checkpointed for run in runs),
             unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
+            in_front=end.in_front,
             mask=mask,
             readers=readers,
         )
