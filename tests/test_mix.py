@@ -493,6 +493,7 @@ def test_another_batch_size_is_refused(shape):
         mix(torch.zeros(shape), draw(4))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_a_forward_mode_derivative_is_mixed_as_the_state_is():
     x, tangent = (torch.randn(4, 3, dtype=torch.float64) for _ in range(2))
     plan = MixPlan("a", torch.tensor([0.25, 1.0, 0.0, 0.5]), torch.tensor([2, 0, 3, 1]))

@@ -1,0 +1,190 @@
+"""What the proof says of padded batches: padding at either end, outputs by position, pooling."""
+
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+from manifold_mixup._masks import shortened
+
+
+class Block(nn.Module):
+    """Attention that adds the mask it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        if mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, torch.finfo(h.dtype).min)
+        scores = h @ self.linear(h).transpose(1, 2) / 4 + mask[:, None].to(h.dtype)
+        return h + scores.softmax(-1) @ h
+
+
+class Last(nn.Module):
+    """Pools by the position of the last token, as the mask says it."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+        return h[torch.arange(len(h), device=h.device), last]
+
+
+class Encoder(nn.Module):
+    def __init__(self, pool: object) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(30, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.pool = pool
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, mask)
+        return self.head(self.pool(h, mask))
+
+
+IDS = torch.randint(1, 30, (6, 9), generator=torch.Generator().manual_seed(0))
+RIGHT = torch.arange(9) < torch.tensor([[9], [4], [7], [5], [8], [3]])
+LEFT = RIGHT.flip(1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "mask"),
+    [
+        (lambda h, mask: h[:, -1], LEFT),
+        (Last(), RIGHT),
+        (Last(), LEFT),
+        (lambda h, mask: h, RIGHT),  # an output for every token, of which padded ones are ignored
+        (lambda h, mask: h, LEFT),
+    ],
+    ids=["last, left", "by mask, right", "by mask, left", "tokens, right", "tokens, left"],
+)
+def test_what_counts_is_compared(pool, mask):
+    mixup = ManifoldMixup(Encoder(pool), ["blocks.0"], mask="mask", example=(IDS, mask))
+    mixup.assert_verified(IDS, mask)
+
+
+@pytest.mark.parametrize("pool", [lambda h, mask: h.mean(1), lambda h, mask: h[:, -1]])
+def test_pooling_that_counts_padding_is_named(pool):
+    with pytest.raises(ValueError, match=r"change with what stands in the padding, even unmixed"):
+        ManifoldMixup(Encoder(pool), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
+
+
+def test_a_bypass_of_outputs_by_position_still_fails():
+    class Skipping(Encoder):
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(ids, mask) + self.head(self.embed(ids))
+
+    mixup = ManifoldMixup(Skipping(lambda h, mask: h), ["blocks.0"], mask="mask", check=False)
+    proof = mixup.verify(IDS, RIGHT).layers[0]
+    assert proof.verdict == "failed"
+    assert "bypasses" in proof.reason
+
+
+@pytest.mark.parametrize("mask", [RIGHT, LEFT])
+def test_more_padding_goes_where_there_is_some(mask):
+    shorter = shortened(mask, "mask")
+    assert (shorter <= mask).all()
+    assert (shorter.sum(1) < mask.sum(1)).any()
+    assert torch.equal(shorter if mask is RIGHT else shorter.flip(1), shortened(RIGHT, "mask"))
+
+
+def test_tokens_are_mixed_where_both_have_one():
+    """At λ = 0 a sentence gives what its partner gives, at every position of the partner."""
+    model = Encoder(lambda h, mask: h).eval()
+    mixup = ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS, RIGHT))
+    perm = torch.tensor([3, 0, 5, 1, 2, 4])
+    plain = model(IDS, RIGHT)
+    with mixup.using(MixPlan("blocks.0", torch.tensor(0.0), perm)):
+        mixed = model(IDS, RIGHT)
+    torch.testing.assert_close(mixed[RIGHT[perm]], plain[perm][RIGHT[perm]])
+
+
+# What says how to go on
+
+
+class Deciding(Encoder):
+    """Finds the end of a sentence in the ids, as the decoders of Transformers do."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        h = self.embed(input_ids)
+        for block in self.blocks:
+            h = block(h, attention_mask)
+        places = torch.arange(input_ids.shape[1])
+        last = ((input_ids != 0) * places).argmax(1)
+        return self.head(h)[torch.arange(len(h)), last]
+
+
+def test_a_decoder_is_told_how_to_pool():
+    call = {"input_ids": IDS * RIGHT, "attention_mask": RIGHT}
+    for options in ({"layers": ["blocks.0"]}, {"layers": None}):
+        with pytest.raises(ValueError, match="class Last") as caught:
+            ManifoldMixup(Deciding(None), example=call, mask="attention_mask", **options)
+        text = str(caught.value)
+        assert 'mask="attention_mask"' in text
+    body = Encoder(lambda h, mask: h)
+    body.head = nn.Identity()
+    lines = text[text.index("class Last") :]
+    names = {"nn": nn, "torch": torch}
+    exec(
+        lines.replace(
+            "self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state",
+            "self.body(input_ids, attention_mask)",
+        ),
+        names,
+    )
+    model = names["Classifier"](body, 8, 3)
+    mixup = ManifoldMixup(
+        model, ["body.blocks.0"], mask="attention_mask", example=(IDS * RIGHT, RIGHT)
+    )
+    mixup.assert_verified(IDS * RIGHT, RIGHT)
+
+
+def test_a_mask_that_cannot_be_mixed_names_the_layers_after_it():
+    class Union(Block):
+        def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+            seen = mask > -1e4 if mask.is_floating_point() else mask
+            return super().forward(h, seen)
+
+    model = Encoder(Last())
+    model.blocks = nn.ModuleList([Union(), Union()])
+    with pytest.raises(ValueError, match=r"no mask is needed: .*'pool'"):
+        ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS, RIGHT))
+
+
+def test_python_s_chance_by_place_is_named_and_what_comes_after_it_is_proven():
+    class Augmented(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            keep = [random.random() < 0.5 for _ in range(h.numel())]
+            return self.head(self.b(h * torch.tensor(keep).view(h.shape)).tanh())
+
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    report = ManifoldMixup(Augmented(), ["a", "b"], check=False).verify(x)
+    assert [proof.verdict for proof in report.layers] == ["inconclusive", "proven"]
+    assert "draws from Python's or NumPy's generator" in report.layers[0].reason
+
+
+def test_an_error_of_the_choice_has_its_reason_and_what_could_be_said():
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.head(self.b(self.a(x))), "start": x * 2}
+
+    x = torch.randn(6, 4)
+    with pytest.raises(ValueError, match=r"Of 3 of them: .*'start'.* say outputs='logits'"):
+        _ = find_layers(Aside(), x).default
+    first = nn.Conv1d(2, 64, 65)  # nearly all of the work
+    early = nn.Sequential(first, nn.ReLU(), nn.MaxPool1d(60), nn.Conv1d(64, 2, 1), nn.Flatten())
+    with pytest.raises(ValueError, match=r"By their order '1' and '2' would do"):
+        _ = find_layers(early, torch.randn(3, 2, 200)).default
