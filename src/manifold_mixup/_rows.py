@@ -143,7 +143,8 @@ class View:
     @functools.cached_property
     def doubts(self) -> tuple[str, ...]:
         """Name the operators by which rows of the batch may meet on the way to an output."""
-        if self.second is None:
+        # Of a list with an item for every example, numbers could not tell either.
+        if self.second is None or len(self.first.outputs) != len(self.second.outputs):
             return ()
         needed = self.flow.needed
         first = [found for found in self.first.meetings if needed[found.node]]
