@@ -10,8 +10,8 @@ that pools, and mix it too, by mask="attention_mask":
 
 class Last(nn.Module):
     def forward(self, h, mask):
-        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
-        return h[torch.arange(len(h), device=h.device), last]
+        following = nn.functional.pad(mask[:, 1:], (0, 1))
+        return ((mask - following).clamp(min=0)[..., None] * h).sum(1)
 
 class Classifier(nn.Module):
     def __init__(self, body, width, classes):
