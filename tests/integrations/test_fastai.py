@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
     from fastai.learner import Learner
-    from fastai.losses import CrossEntropyLossFlat
+    from fastai.losses import CrossEntropyLossFlat, L1LossFlat
     from fastai.optimizer import SGD
 
     from manifold_mixup.integrations.fastai import ManifoldMixupCallback
@@ -34,6 +34,9 @@ BATCHES = [
 ]  # in place of data loaders, in a fixed order
 
 
+VALUES = [(x, torch.randn(12, 3, generator=GENERATOR)) for x, _ in BATCHES]
+
+
 def learner(callback, loss=None, batches=BATCHES):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -44,13 +47,13 @@ def learner(callback, loss=None, batches=BATCHES):
     return found
 
 
-def by_hand(epochs, criterion, **options):
+def by_hand(epochs, criterion, batches=BATCHES, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     mixup = ManifoldMixup(model, LAYERS, seed=3, **options)
     mixed, optimizer = mixup.wrap(criterion), torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(epochs):
-        for x, y in BATCHES:
+        for x, y in batches:
             optimizer.zero_grad()
             mixed(model(x), y).backward()
             optimizer.step()
@@ -69,6 +72,18 @@ def test_a_fit_is_the_training_written_out(loss, per_sample):
     assert learn.loss_func is plain
     assert plain.reduction == "mean"
     assert not learn.model[0]._forward_hooks
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_values_are_mixed_as_by_the_loss_that_fastai_flattens(per_sample):
+    """L1, of which the loss at both ends has another gradient."""
+    learn = learner(
+        ManifoldMixupCallback(LAYERS, seed=3, per_sample=per_sample), L1LossFlat(), VALUES
+    )
+    with learn.no_logging():
+        learn.fit(2)
+    expected = by_hand(2, nn.L1Loss(), VALUES, per_sample=per_sample)
+    torch.testing.assert_close(dict(learn.model.state_dict()), dict(expected))
 
 
 def test_a_learner_goes_on_with_the_plans():

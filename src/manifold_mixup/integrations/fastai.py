@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastai.callback.core import Callback
+from fastai.losses import BaseLoss
 from torch import nn
 
 from manifold_mixup import ManifoldMixup
@@ -48,7 +49,12 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         if self.state:
             self.mixup.load_state_dict(self.state)
         self.plain = self.learn.loss_func
-        self.learn.loss_func = _Loss(self.plain, self.mixup, self.of_wrap)
+        of_wrap = dict(self.of_wrap)
+        if isinstance(
+            self.plain, BaseLoss
+        ):  # PyTorch's own, flattened: numbers mix as they do there
+            of_wrap.setdefault("targets", "mix")
+        self.learn.loss_func = _Loss(self.plain, self.mixup, of_wrap)
 
     def _example(self) -> tuple[Any, ...]:
         batch = self.learn.dls.one_batch()

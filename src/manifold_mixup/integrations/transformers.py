@@ -57,7 +57,10 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
     def __init__(self, trainer: Trainer, mixup: ManifoldMixup, options: dict[str, Any]) -> None:
         self.trainer, self.mixup = trainer, mixup
         self.given, self.plain = trainer.compute_loss_func, ModelLoss(trainer)
-        self.criterion = mixup.wrap(self.given or self.plain, **options)
+        # Its losses of numbers are PyTorch's own, which mix targets that float.
+        self.criterion = mixup.wrap(
+            self.given or self.plain, **(options if self.given else {"targets": "mix"})
+        )
         self.latest: tuple[Tensor, MixedTarget] | None = None  # logits of a batch, and classes
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
