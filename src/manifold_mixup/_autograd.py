@@ -28,6 +28,11 @@ _running_node = _private("_current_autograd_node", torch._C)
 _running_task = _private("_current_graph_task_id", torch._C)
 
 
+def in_forward_mode() -> bool:
+    """Return whether derivatives are taken forward, as by `torch.func.jvp`."""
+    return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
+
+
 def next_number() -> int:
     """Return the number that the next node of the autograd graph will get on this thread."""
     return int(_next_number())

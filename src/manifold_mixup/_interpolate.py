@@ -27,7 +27,7 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
         perm: the partners.
     """
     if torch.compiler.is_compiling():
-        return _in_one_expression(x, own, other, perm)
+        return in_one_expression(x, own, other, perm)
     # A GPU would be waited for by each number that is read, and has no cache to stay in.
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
     converted = x.dtype != own.dtype
@@ -40,14 +40,14 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
     return _gather_and_mix(x, x, own, other, perm).to(x.dtype)
 
 
-def _in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
+def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
     """Leave it to the compiler, which fuses it.
 
     What a Function changes in place, and a conversion to the type it has, cost the gradient in the
     compiler of PyTorch 2.11, in silence.
     """
     if x.dtype != own.dtype:
-        return _in_one_expression(x.to(own.dtype), own, other, perm).to(x.dtype)
+        return in_one_expression(x.to(own.dtype), own, other, perm).to(x.dtype)
     partner = x.index_select(0, perm)
     if other is None:
         return torch.lerp(partner, x, _over_rows(own, x))
@@ -117,7 +117,7 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
 
 
 IN_BACKWARD = (
-    interpolate, _in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
+    interpolate, in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
     _gather_and_mix, _over_rows, _gather,
 )  # fmt: skip
 """The functions that the autograd engine runs: frames of their own for the compiler."""

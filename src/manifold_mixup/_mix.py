@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifold_mixup import _interpolate
+from manifold_mixup import _autograd, _interpolate
 from manifold_mixup._interpolate import interpolate
 from manifold_mixup._plan import MixPlan
 
@@ -68,6 +68,9 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
         goes_on = x.device.type != "cpu"  # the CPU would read what has not arrived yet
         lam, perm = (part.to(x.device, non_blocking=goes_on) for part in (lam, perm))
     lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the arithmetic's type from here on
+    if not torch.compiler.is_compiling() and _autograd.in_forward_mode():
+        # The compiler takes no Function that has a rule for it; these operators have their own.
+        return _interpolate.in_one_expression(x, lam, None, perm)
     return _Mix.apply(x, lam, None, perm, None)  # type: ignore[no-any-return]
 
 
@@ -100,14 +103,6 @@ class _Mix(torch.autograd.Function):
         del output
         _, own, other, perm, inverse = inputs
         ctx.save_for_backward(own, other, perm, inverse)
-        if not torch.compiler.is_compiling():
-            ctx.save_for_forward(own, other, perm)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        """Mix a derivative as the state is mixed, for the mix is linear in it."""
-        own, other, perm = ctx.saved_tensors
-        return _Mix.apply(tangent, own, other, perm, None)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
