@@ -823,11 +823,16 @@ def test_odd_partial_and_single_batches():
 def test_a_model_in_double_precision_and_a_criterion_that_takes_more():
     model = build("mlp").double()
     mixup = ManifoldMixup(model, LAYERS, seed=0)
-    criterion = mixup.wrap(lambda output, target, weight: (weight * (output - target) ** 2).mean())
-    x, y, w = (torch.randn(BATCH, n, dtype=torch.float64) for n in (5, CLASSES, CLASSES))
+    x, y = (torch.randn(BATCH, n, dtype=torch.float64) for n in (5, CLASSES))
+    w = torch.rand(CLASSES, dtype=torch.float64)
+
+    def weighted(output, target, weight):
+        return (weight * (output - target) ** 2).mean()
+
     output = model(x)
-    mixed = mixup.plan.lam * y + (1 - mixup.plan.lam) * y[mixup.plan.perm]
-    torch.testing.assert_close(criterion(output, y, w), (w * (output - mixed) ** 2).mean())
+    lam, partner = mixup.plan.lam, y[mixup.plan.perm]
+    expected = lam * weighted(output, y, w) + (1 - lam) * weighted(output, partner, w)
+    torch.testing.assert_close(mixup.wrap(weighted)(output, y, w), expected)
 
 
 def test_scripting_says_remove_first():

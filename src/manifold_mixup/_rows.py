@@ -126,6 +126,7 @@ class View:
         self, traces: Traces, mask: str | None = None, outputs: Sequence[str] | None = None
     ) -> None:
         require_known([leaf.path for leaf in traces.first.outputs], outputs)
+        self.scripted = traces.scripted
         self.first = _read_by_loss(traces.first, outputs)
         self.second = traces.second and _read_by_loss(traces.second, outputs)
         self.mask = mask
@@ -153,6 +154,8 @@ class View:
         if counts[0] == counts[1] and len(self.first.meetings) == len(second):
             pairs = zip(self.first.meetings, second, strict=True)
             second = [other for one, other in pairs if needed[one.node]]
+        if self.scripted and counts[0] != counts[1]:
+            return ()  # the first run of TorchScript is not optimised, the second is
         return tuple(dict.fromkeys(meet(first, second, counts)))
 
     def _shuffles(self) -> list[int]:

@@ -31,6 +31,7 @@ class Traces:
         layers: names of all layers of the model, whether they ran or not.
         fake: whether fake tensors could be used.
         lead: name of the input whose dimension 0 is the batch.
+        scripted: whether a part of the model is TorchScript.
     """
 
     first: Trace
@@ -38,6 +39,7 @@ class Traces:
     layers: tuple[str, ...]
     fake: bool
     lead: str
+    scripted: bool = False
 
     @property
     def follows(self) -> bool:
@@ -148,7 +150,9 @@ class _Recording:
         first, second = self._both()
         if layers and not first.runs:
             raise NotTraceable("its forward pass runs none of its modules")
-        return Traces(first, second, layers, self.fake_mode is not None, self.lead)
+        parts = self.stage.model.modules()
+        scripted = any(isinstance(part, torch.jit.ScriptModule) for part in parts)
+        return Traces(first, second, layers, self.fake_mode is not None, self.lead, scripted)
 
     def _both(self) -> tuple[Trace, Trace | None]:
         inputs = list(named_inputs(self.stage.model, self.args, self.kwargs))
