@@ -575,16 +575,16 @@ def permutes(model: nn.Module, mixup: ManifoldMixup, layer: str) -> bool:
         return torch.allclose(model(FLOATS), plain[plan.perm], atol=1e-6)
 
 
-def test_a_hook_that_reads_the_state_before_the_mix_is_seen():
+@pytest.mark.parametrize("check", [True, False])
+def test_a_mix_is_put_before_a_hook_that_reads_the_state(check):
     model = Captured()
     model.capture()
     rows = {row.name: row.cut for row in find_layers(model, FLOATS)}
-    assert rows == {"a": True, "b": False, "head": True}
-    mixup = ManifoldMixup(model, ["b"], check=False)
-    assert not mixup.verify(FLOATS).ok
-    mixup = ManifoldMixup(model, ["b"], seed=0, replace=True)
-    with pytest.raises(ValueError, match="'b' cannot be mixed"):
-        model(FLOATS)
+    assert rows == {"a": True, "b": True, "head": True}
+    mixup = ManifoldMixup(model, ["b"], seed=0, check=check)
+    mixup.assert_verified(FLOATS)
+    mixup.wrap(nn.CrossEntropyLoss())(model(FLOATS), torch.arange(BATCH) % 3).backward()
+    assert permutes(model, mixup, "b")
     mixup = ManifoldMixup(model, ["a"], seed=0, example=FLOATS, replace=True)
     mixup.assert_verified(FLOATS)
     assert permutes(model, mixup, "a")
@@ -599,7 +599,6 @@ def test_a_hook_that_reads_the_state_behind_the_mix_is_no_obstacle():
     mixup.wrap(nn.CrossEntropyLoss())(model(FLOATS), torch.arange(BATCH) % 3).backward()
     assert list(model.b._forward_hooks.values()) == hooks
     assert permutes(model, mixup, "b")
-    # Hooks that are put on now stand last.
-    with pytest.raises(ValueError, match="'b' cannot be mixed"):
-        ManifoldMixup(model, ["b"], example=FLOATS, replace=True)
+    # A hook that is put on now would stand last, but for its being moved to the front.
+    mixup = ManifoldMixup(model, ["b"], example=FLOATS, replace=True)
     assert permutes(model, mixup, "b")

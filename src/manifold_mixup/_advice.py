@@ -10,6 +10,7 @@ that pools, and mix it too, by mask="attention_mask":
 
 class Last(nn.Module):
     def forward(self, h, mask):
+        mask = mask.to(h.dtype)
         following = nn.functional.pad(mask[:, 1:], (0, 1))
         return ((mask - following).clamp(min=0)[..., None] * h).sum(1)
 
