@@ -36,5 +36,6 @@ def _limit_of_graphs():
 def fresh_compiler():
     """No code compiled before the test, and none left behind."""
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()  # not among what is reset
     yield
     torch.compiler.reset()

@@ -102,7 +102,7 @@ def test_dense_masks():
 # keras 3.15 MixUp: take(masks, perm) without an axis turns (3, 4, 4, 1) into (3, 4, 4, 3) of zeros
 def test_masks_keep_their_shape_and_content():
     masks, plan = 1 + torch.rand(3, 4, 4, 1, generator=generator()), drawn(3)
-    mixed = MixedTarget(masks, plan).soft(1)
+    mixed = MixedTarget(masks, plan, targets="mix").soft(1)
     assert mixed.shape == (3, 4, 4, 1)
     assert mixed.min() >= 1
     torch.testing.assert_close(mixed, by_rows(masks, plan))
