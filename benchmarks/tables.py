@@ -161,7 +161,10 @@ def _counts(found: Found) -> Iterator[str]:
             for layers, cost in found["beyond"].items()
         ],
     )
-    yield "The two numbers that are read are drawn on the CPU: a GPU is waited for by none."
+    yield (
+        "Of the numbers that are read two are drawn on the CPU, and the third, λ, is read only "
+        "where it lies there: a GPU is waited for by none."
+    )
     yield f"Graphs of a compiled model with 3 eligible layers: {found['graphs']}."
 
 
