@@ -176,7 +176,8 @@ def _check_input(table: LayerTable, name: str) -> None:
             f"ids mean nothing. Name the embedding layer instead. {_nearest(table, -1)}"
         )
     if not row.cut:
-        raise ValueError(f"{name!r} cannot be mixed alone: {row.reason}. {_nearest(table, -1)}")
+        alone = " alone" if "still read" in row.reason else ""
+        raise ValueError(f"{name!r} cannot be mixed{alone}: {row.reason}. {_nearest(table, -1)}")
 
 
 def _meant_input(table: LayerTable, name: str) -> InputRow:
