@@ -38,7 +38,8 @@ class MixedTarget:
             declared twice.
 
     Examples:
-        >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
+        >>> import torch
+        >>> plan = MixPlan("fc", lam=0.75, perm=torch.tensor([1, 0]))
         >>> MixedTarget(torch.tensor([0, 2]), plan).soft(3)
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.2500, 0.0000, 0.7500]])
