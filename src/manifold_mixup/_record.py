@@ -238,7 +238,8 @@ class _Recorder(TorchDispatchMode):
         """Note that the memory of a tensor was handed out, to a kernel perhaps."""
         with torch._C.DisableTorchFunction():
             if type(tensor).__name__ == "FakeTensor":
-                raise NotImplementedError("fake tensors have no memory to point to")
+                # `_trace` then records on copies: a kernel must get no null pointer.
+                raise RuntimeError("fake tensors have no memory to point to")
             self.handed.append(tensor)
 
     def derived(self, gradient: Tensor, by: Tensor) -> None:
