@@ -40,6 +40,8 @@ class Declared:
             TypeError: an entry is neither a name nor a position.
             ValueError: an entry stands in two of them.
         """
+        if with_target == with_output == whole == ():  # as a rule
+            return _NOTHING
         sets = [
             _keys(name, given)
             for name, given in (
@@ -55,6 +57,9 @@ class Declared:
                 f"and whole. An argument belongs to one of them."
             )
         return cls(*sets)
+
+
+_NOTHING = Declared(frozenset(), frozenset(), frozenset())
 
 
 def _keys(name: str, given: Keys) -> frozenset[Key]:
@@ -91,8 +96,14 @@ class Call:
 
     def put(self, new: Mapping[Key, Any]) -> "Call":
         """Return the call with other values for some arguments."""
-        args = tuple(new.get(place, value) for place, value in enumerate(self.args))
-        return Call(args, {name: new.get(name, value) for name, value in self.options.items()})
+        args = list(self.args)
+        options = dict(self.options)
+        for key, value in new.items():
+            if isinstance(key, int):
+                args[key] = value
+            else:
+                options[key] = value
+        return Call(tuple(args), options)
 
     def of(self, criterion: Criterion) -> Any:
         """Make the call."""
@@ -226,15 +237,15 @@ class Arguments:
         Raises:
             ValueError: nobody said of an argument with the batch at dimension 0 what it belongs to.
         """
-        found = {key: call[key] for key in form.targets if call[key] is not None}
-        if self.known is not None:
-            found = {key: as_lengths(value) for key, value in found.items()}
-            found = {key: value for key, value in found.items() if _is_rows(value, batch)}
-            output = call[form.output]
-            for key in form.weights:
-                value = call[key]
-                if _is_rows(value, batch) and value.ndim >= getattr(output, "ndim", 0) > 0:
-                    found[key] = value
+        found: dict[Key, Any] = {}
+        for key in form.targets:
+            value = call[key] if self.known is None else as_lengths(call[key])
+            if value is not None and (self.known is None or _is_rows(value, batch)):
+                found[key] = value
+        for key in form.weights:  # of PyTorch's losses
+            value, output = call[key], call[form.output]
+            if _is_rows(value, batch) and value.ndim >= getattr(output, "ndim", 0) > 0:
+                found[key] = value
         for key in form.others:
             self._require_no_rows(key, call[key], batch)
         return found

@@ -48,13 +48,13 @@ class MixedCriterion(nn.Module):
         if form.outputs:
             outputs = (outputs, *(call[key] for key in form.outputs))
         y = None if form.target is None else call[form.target]
-        made = {str(key): call[key] for key in form.targets + form.weights if _is_made(call[key])}
+        made = [key for key in form.targets + form.weights if _is_made(call[key])]
         if made:  # it may come from the mixed pass itself
-            y = {str(form.target): y, **made}
-        plan = self.mixup.target(y, outputs).plan
-        look = plan is not None and not self._looked
+            y = {str(form.target): y, **{str(key): call[key] for key in made}}
+        source = self.mixup._behind(y, outputs)
+        look = source.plan is not None and not self._looked
         self._looked |= look
-        return self._rule.loss(self.criterion, call, plan, look=look)
+        return self._rule.loss(self.criterion, call, source.plan, checked=source.claim, look=look)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A copy asks the copy of `mixup`, which is attached to nothing: it is the plain criterion.

@@ -22,7 +22,7 @@ from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
 from manifold_mixup._losses import Criterion
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._padding import Padding, require_argument
-from manifold_mixup._passes import Pass, Passes
+from manifold_mixup._passes import Pass, Passes, Source
 from manifold_mixup._places import hook_after, into_place, to_front
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._prove import LayerProof, Report, prove, require_proven
@@ -222,18 +222,23 @@ class ManifoldMixup:
             RuntimeError: in training, ``output`` comes from no forward pass, or from several.
             ValueError: the targets have another batch size, or come from a mixed pass themselves.
         """
-        if self._replaced:
-            raise RuntimeError(_REPLACED)
         said = Said(targets=targets, with_target=with_target, with_output=with_output, whole=whole)
-        if not self._handles:
-            return MixedTarget(y, None, **said)
-        self._passes.require_data(y)
-        source = self._passes.behind(output, train_mode=self._model.training)
+        source = self._behind(y, output)
         mixed = MixedTarget(y, source.plan, **said)
         source.claim()
+        return mixed
+
+    def _behind(self, y: Any, output: Any) -> Source:
+        """Return what made an output, for which targets are about to be claimed; see `target`."""
+        if self._replaced:
+            raise RuntimeError(_REPLACED)
+        if not self._handles:
+            return Source([])
+        self._passes.require_data(y)
+        source = self._passes.behind(output, train_mode=self._model.training)
         if source.plan is None and not self._model.training:
             self._idle.watch(output)
-        return mixed
+        return source
 
     @contextmanager
     def using(self, plan: MixPlan | None) -> Iterator[None]:

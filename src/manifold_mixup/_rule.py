@@ -1,6 +1,7 @@
 """How the targets of one criterion are mixed: the loss at both ends, or a mixed target."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
@@ -16,6 +17,10 @@ from manifold_mixup._tree import ends, leaves, map_leaves
 from manifold_mixup._writes import Unwritten, holders
 
 Targets = Literal["mix", "ends"] | None
+
+
+def _nothing() -> None:
+    pass
 
 
 class Said(TypedDict):
@@ -61,7 +66,13 @@ class Rule:
         return self._arguments
 
     def loss(
-        self, criterion: Criterion, call: Call, plan: MixPlan | None, *, look: bool = False
+        self,
+        criterion: Criterion,
+        call: Call,
+        plan: MixPlan | None,
+        *,
+        checked: Callable[[], None] = _nothing,
+        look: bool = False,
     ) -> Any:
         """Return the loss of a call with the targets mixed by a plan.
 
@@ -69,19 +80,23 @@ class Rule:
             criterion: what is called.
             call: its arguments, with the examples' own targets.
             plan: None for nothing mixed.
+            checked: called once the arguments are known to be right, before the criterion is.
             look: whether to look if the criterion compares examples.
         """
         if plan is None:
+            checked()
             return call.of(criterion)
         arguments = self.arguments(criterion)
         form = arguments.form(call)
         target = self._target(arguments, call, form, plan.batch)
+        checked()
         if look:
             call, compares = _looked_at(arguments, call, form, plan.batch)
         else:
             compares = None
         pair = self._pair(arguments, call, form, target, plan)
-        guard = None if len(pair) == 1 else Unwritten(criterion, call, self._holders)
+        own = arguments.known is None  # PyTorch's losses write nowhere
+        guard = Unwritten(criterion, call, self._holders) if own and len(pair) == 2 else None
 
         def evaluate(with_criterion: Criterion, one: Call) -> Any:
             nonlocal compares
@@ -114,6 +129,7 @@ class Rule:
                 "the targets of CTCLoss are one row after another, so that nobody can say which "
                 "belong to one example. Give them as (batch, length), padded."
             )
+        require_rows(y, batch)
         for key, value in target.items():
             require_rows(value, batch, f"argument {key!r} of {name_of(arguments.criterion)}")
         return {form.target: y, **target}
@@ -139,7 +155,7 @@ class Rule:
             return own, call.put(partners)
         partners = {key: by_rows(value, plan) for key, value in target.items()}
         # PyTorch's own may have been given lengths as Python numbers, which are tensors by now.
-        own = call if arguments.known is None else call.put(target)
+        own = call if arguments.known is None or not form.targets else call.put(target)
         return own, call.put(partners)
 
     def _mixes(self, arguments: Arguments, call: Call, form: Form, target: dict[Key, Any]) -> bool:
@@ -194,17 +210,16 @@ def require_rows(y: Any, batch: int, what: str = "the target") -> None:
         ValueError: a tensor has another dimension 0.
     """
     for path, leaf in ends(y):
-        where = f"{what}{path and f' {path!r}'}"
-        if leaf is None:
+        if leaf is None or (isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch):
             continue
+        where = f"{what}{path and f' {path!r}'}"
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets are tensors; "
                 f"pass anything else to the criterion as a further argument."
             )
-        if leaf.ndim == 0 or leaf.shape[0] != batch:
-            raise ValueError(
-                f"the forward pass that made this output mixed {batch} examples but {where} "
-                f"has shape {tuple(leaf.shape)}. Its dimension 0 must be the batch; flatten tokens "
-                f"or pixels inside the criterion, not before it."
-            )
+        raise ValueError(
+            f"the forward pass that made this output mixed {batch} examples but {where} has shape "
+            f"{tuple(leaf.shape)}. Its dimension 0 must be the batch; flatten tokens or pixels "
+            f"inside the criterion, not before it."
+        )
