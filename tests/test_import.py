@@ -1,4 +1,4 @@
-"""Importing the library: torch, the standard library, nothing else, and in no time."""
+"""Importing the library: torch, the standard library, nothing else, and little work."""
 
 # `import manifold_mixup` waits with torch until a name is asked for (PEP 562). What the names cost
 # is asked of all of them at once.
@@ -26,18 +26,24 @@ PARTS_ON_DEMAND = ("manifold_mixup.lab", "manifold_mixup.integrations", "torch._
 
 # Each statement runs in a process that has loaded torch and nothing else.
 PROGRAM = """
-import gc, json, os, sys, tempfile, time, torch
+import gc, json, os, sys, tempfile, torch
 
 gc.disable()  # torch's objects may fall due for collection at any time
+calls = 0
+
+def count(frame, event, argument):
+    global calls
+    calls += event in ("call", "c_call")
 
 def forked(statement):
     readable, writable = os.pipe()
     if os.fork() == 0:
-        before, begin = set(sys.modules), time.process_time()
+        before = set(sys.modules)
+        sys.setprofile(count)
         exec(statement, {})
-        spent, loaded = time.process_time() - begin, sorted(set(sys.modules) - before)
+        sys.setprofile(None)
         with open(writable, "w") as pipe:
-            json.dump([spent, loaded], pipe)
+            json.dump([calls, sorted(set(sys.modules) - before)], pipe)
         os._exit(0)
     os.close(writable)
     with open(readable) as pipe:
@@ -48,16 +54,17 @@ def forked(statement):
 with tempfile.TemporaryDirectory() as folder:
     # An installed library is compiled.
     sys.pycache_prefix, sys.dont_write_bytecode = folder, False
-    library = [forked(sys.argv[1]) for _ in range(7)]
+    forked(sys.argv[1])
+    library = forked(sys.argv[1])
     sys.pycache_prefix = None
     others = {name: forked(f"{sys.argv[1]}; import {name}") for name in sys.argv[2:]}
-json.dump({"manifold_mixup": min(library), **others}, sys.stdout)
+json.dump({"manifold_mixup": library, **others}, sys.stdout)
 """
 
 
 @functools.cache
 def imports():
-    """Return for every import the processor time in seconds and the modules it loaded."""
+    """Return for every import how many calls it took and which modules it loaded."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, EVERYTHING, *STRANGERS],
         capture_output=True,
@@ -93,16 +100,15 @@ def test_the_test_above_can_fail(stranger):
     assert stranger in strangers(stranger)
 
 
-def test_the_library_adds_less_than_50_ms_to_torch():
-    """In processor time, the least of several: what a busy machine adds is not ours."""
-    seconds, _ = imports()["manifold_mixup"]
-    assert 0 < seconds < 0.05
+def test_the_library_is_imported_in_few_calls():
+    calls, _ = imports()["manifold_mixup"]
+    assert 0 < calls < 25_000
 
 
-def test_the_clock_can_strike():
+def test_the_count_can_be_too_high():
     """The compiler is what a decorator at import time would have pulled in."""
-    seconds, _ = imports()["torch._dynamo"]
-    assert seconds > 0.05
+    calls, _ = imports()["torch._dynamo"]
+    assert calls > 1_000_000
 
 
 def test_the_public_names():
