@@ -278,7 +278,13 @@ def test_the_gradient_of_a_gradient_comes_through():
 
 
 @pytest.mark.parametrize(
-    "target", [lambda output: output, lambda output: {"y": KIND, "teacher": [2 * output]}]
+    "target",
+    [
+        lambda output: output,
+        lambda output: {"y": KIND, "teacher": [2 * output]},
+        torch.Tensor.detach,  # mixed already, all the same
+        lambda output: output.detach()[:, None],
+    ],
 )
 def test_a_target_that_a_mixed_pass_made_is_refused(target):
     _, mixup, output, _, _ = run(lambda h, kind, size: size)
@@ -289,9 +295,98 @@ def test_a_target_that_a_mixed_pass_made_is_refused(target):
         output.sum().backward()
 
 
-def test_a_detached_output_and_one_of_an_unmixed_pass_may_be_targets():
+def test_an_output_of_an_unmixed_pass_and_a_returned_input_may_be_targets():
     model, mixup, output, _, _ = run(lambda h, kind, size: size)
-    mixup.wrap(nn.MSELoss())(output, output.detach().clone())
     with mixup.paused():
         clean = model(torch.randn(ROWS, 4))
     mixup.wrap(nn.MSELoss())(output, clean)
+    x = torch.randn(ROWS, 4)
+    model.pack = lambda h, kind, size: (h @ torch.ones(6, 4), x)
+    with mixup.using(PLAN):
+        rebuilt, given = model(x)
+    mixup.wrap(nn.MSELoss())(rebuilt, given).backward()
+
+
+# What is merely logged, and what comes from elsewhere
+
+
+@pytest.mark.parametrize("how", ["no_grad", "detached", "accuracy"])
+def test_what_is_logged_claims_nothing(how):
+    _, mixup, output, _, _ = run(lambda h, kind, size: kind)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    if how == "detached":
+        criterion(output.detach(), KIND)
+    else:
+        with torch.no_grad():
+            mixup.target(KIND, output).accuracy(output) if how == "accuracy" else criterion(
+                output, KIND
+            )
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        F.cross_entropy(output, KIND).backward()
+
+
+@pytest.mark.parametrize("kind", ["data", "another model"])
+def test_what_stands_beside_an_output_and_is_of_no_pass_is_refused(kind):
+    _, mixup, output, _, _ = run(lambda h, kind, size: kind)
+    beside = torch.randn(ROWS, 3) if kind == "data" else nn.Linear(4, 3)(torch.randn(ROWS, 4))
+    criterion = mixup.wrap(lambda o, y: F.cross_entropy(o["s"] + o["t"].detach(), y))
+    with pytest.raises(ValueError, match=r"holds at 't' a tensor .*\(5, 3\).*with_target="):
+        criterion({"s": output, "t": beside}, KIND)
+
+
+def test_what_stands_beside_an_output_and_is_of_its_pass_or_of_no_batch_is_no_other_model_s():
+    """And what a criterion makes of it has the value that both ends have."""
+    _, mixup, output, _, (_, kind, size) = run(heads)
+    weight = torch.randn(3, 3)  # of classes, not of examples
+
+    def criterion(o, y):
+        loss = F.cross_entropy(o["kind"] @ o["w"], y) * o["scale"]
+        return loss + o["size"].mean() + o["half"].mean()
+
+    given = {"kind": output["kind"], "w": weight, "scale": torch.tensor(2.0)}
+    given |= {"size": output["size"][0].detach(), "half": output["kind"] / 2}
+    its = {"kind": kind, "w": weight, "scale": 2.0, "size": size, "half": kind / 2}
+    torch.testing.assert_close(mixup.wrap(criterion)(given, KIND), ends(criterion, its, KIND))
+
+
+# Outputs that are views of one another
+
+
+def halves(h, kind, size):
+    return kind[:, :2], kind[:, 1:]
+
+
+def whole_and_view(h, kind, size):
+    return kind, kind.view(-1, 3)
+
+
+@pytest.mark.parametrize("pack", [halves, whole_and_view])
+def test_what_is_written_into_a_view_has_the_gradient_that_it_has_without_mixing(pack):
+    model, mixup, (one, other), twin, parts = run(pack)
+    mixup.target(None, other)
+    one *= 2
+    loss = mixup.wrap(nn.CrossEntropyLoss())(one, KIND.clamp(max=1)) + other.square().sum()
+    loss.backward()
+    one, other = pack(*parts)
+    one *= 2
+    (ends(F.cross_entropy, one, KIND.clamp(max=1)) + other.square().sum()).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+@pytest.mark.parametrize("pack", [halves, whole_and_view])
+@pytest.mark.parametrize("used", [0, 1])
+def test_each_view_needs_a_claim_of_its_own(pack, used):
+    _, mixup, output, _, _ = run(pack)
+    mixup.target(None, output[used])
+    output[used].sum().backward(retain_graph=True)
+    if (pack, used) != (whole_and_view, 1):  # the gradient of the whole may have come from the view
+        with pytest.raises(RuntimeError, match="its targets were not mixed"):
+            output[1 - used].sum().backward()
+
+
+def test_a_view_that_outputs_names_may_be_used_and_what_it_is_a_view_of():
+    model, mixup = attach(whole_and_view, check=False, outputs="1")
+    with mixup.using(PLAN):
+        output = model(torch.randn(ROWS, 4))
+    mixup.wrap(nn.CrossEntropyLoss())(output[1], KIND).backward()
+    assert model.body[0].weight.grad is not None

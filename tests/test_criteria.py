@@ -1,5 +1,7 @@
 """Criteria that are no pure functions of one example after another: refused, or warned of."""
 
+import copy
+import functools
 import warnings
 
 import pytest
@@ -11,12 +13,13 @@ from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
 
 BATCH, CLASSES = 12, 3
 Y = torch.arange(BATCH) * 7 % 5 % CLASSES
+PLAIN = nn.CrossEntropyLoss()
 
 
-def attach(**options):
+def attach(seed=0, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, CLASSES))
-    return model, ManifoldMixup(model, ["0"], seed=0, **options)
+    return model, ManifoldMixup(model, ["0"], seed=seed, **options)
 
 
 def inputs():
@@ -84,37 +87,175 @@ def test_a_criterion_that_clones_first_is_not():
 class Centres(nn.Module):
     """Pull features to running centres of their classes."""
 
-    def __init__(self, how="in place"):
+    def __init__(self):
         super().__init__()
         self.register_buffer("centres", torch.zeros(CLASSES, CLASSES))
-        self.how, self.last = how, torch.zeros(())
 
     def forward(self, output, y, reduction="mean"):
         loss = (output - self.centres[y]).square().mean(1)
-        if self.how == "in place" and self.training:
+        if self.training:
             self.centres.mul_(0.9)
-        elif self.how == "anew" and self.training:
-            self.centres = self.centres + 1
-        elif self.how == "logging":
-            self.last = loss.detach().mean()
         return loss if reduction == "none" else loss.mean()
 
 
+NAMED = Centres()
+
+
+class Around:
+    """An object that holds a criterion."""
+
+    def __init__(self, criterion):
+        self.inside = {"first": [criterion]}
+
+    def __call__(self, *args, **options):
+        return self.inside["first"][0](*args, **options)
+
+
+def closed_over(criterion):
+    return lambda output, y, reduction="mean": criterion(output, y)
+
+
+# Ways from what is wrapped to a criterion inside, and the path of it in a message.
+AROUND = {
+    "itself": (lambda criterion: criterion, ""),
+    "method": (lambda criterion: criterion.forward, ""),
+    "partial": (functools.partial, ""),
+    "partial of a method": (lambda criterion: functools.partial(criterion.forward), ""),
+    "closure": (closed_over, "criterion."),
+    "object": (Around, "inside.first.0."),
+    "default": (lambda criterion: lambda o, y, c=criterion: c(o, y), "c."),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_a_criterion_that_writes_into_its_buffers_is_refused(around):
+    wrap, path = AROUND[around]
+    model, mixup = attach()
+    criterion = Centres()
+    wrapped = mixup.wrap(wrap(criterion))
+    with pytest.raises(RuntimeError, match=f"changes its '{path}centres' in place"):
+        wrapped(model(inputs()), Y)
+
+
+def test_a_module_that_a_function_names_is_watched():
+    model, mixup = attach()
+    with pytest.raises(RuntimeError, match=r"changes its .NAMED\.centres. in place"):
+        mixup.wrap(lambda output, y: NAMED(output, y))(model(inputs()), Y)
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("how", ["in place", "anew"])
-def test_a_criterion_whose_buffers_change_is_refused(how, per_sample):
+def test_a_refused_criterion_was_called_once(per_sample):
     model, mixup = attach(per_sample=per_sample)
-    criterion = Centres(how)
+    criterion = Centres()
     criterion.centres += 1
     wrapped = mixup.wrap(criterion)
-    with pytest.raises(RuntimeError, match="Centres changes its 'centres' when it is called"):
+    with pytest.raises(RuntimeError, match="Centres changes its 'centres' in place"):
         wrapped(model(inputs()), Y)
-    once = Centres(how)
+    once = Centres()
     once.centres += 1
     once(torch.zeros(BATCH, CLASSES), Y)
     assert torch.equal(criterion.centres, once.centres)  # as after one call
     criterion.eval()
     wrapped(model(inputs()), Y).backward()
+
+
+class Warming(nn.Module):
+    """Keeps a mean of its losses, and counts its calls, by assigning anew."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction, self.calls, self.mean = reduction, 0, torch.ones(())
+        self.register_buffer("weight", torch.ones(CLASSES, dtype=torch.float64))
+
+    def forward(self, output, y):
+        self.calls += 1
+        self.weight = self.weight.to(output)  # as buffers are moved along
+        losses = F.cross_entropy(output, y, reduction="none", weight=self.weight)
+        self.mean = 0.5 * self.mean + 0.5 * losses.mean().detach()
+        losses = losses / self.mean * self.calls
+        return losses if self.reduction == "none" else losses.mean()
+
+
+def counting():
+    calls = 0
+
+    def criterion(output, y):
+        nonlocal calls
+        calls += 1
+        return calls * F.cross_entropy(output, y)
+
+    return criterion, lambda: calls
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_what_a_criterion_assigns_anew_is_as_before_for_either_end(around):
+    """And in the end it is as the targets of the examples themselves left it: once a batch."""
+    model, mixup = attach()
+    criterion, fresh = Warming(), Warming()
+    wrapped = mixup.wrap(AROUND[around][0](criterion))
+    for step in range(2):
+        output = model(inputs())
+        lam, perm = mixup.plan.lam.item(), mixup.plan.perm
+        twin = copy.deepcopy(fresh)
+        ends = fresh(output, Y), twin(output, Y[perm])
+        torch.testing.assert_close(wrapped(output, Y), lam * ends[0] + (1 - lam) * ends[1])
+        assert criterion.calls == fresh.calls == step + 1
+        torch.testing.assert_close(criterion.mean, fresh.mean)
+
+
+def test_a_twin_that_does_not_reduce_is_as_before_too():
+    model, mixup = attach(per_sample=True)
+    criterion = Warming()
+    output = model(inputs())
+    lam, perm = mixup.plan.lam, mixup.plan.perm
+    own, partner = Warming("none")(output, Y), Warming("none")(output, Y[perm])
+    expected = (lam * own + (1 - lam) * partner).mean()
+    torch.testing.assert_close(mixup.wrap(criterion)(output, Y), expected)
+    assert criterion.calls == 1
+
+
+def test_a_variable_around_a_function_is_counted_once_a_batch():
+    model, mixup = attach()
+    criterion, calls = counting()
+    output = model(inputs())
+    lam, perm = mixup.plan.lam.item(), mixup.plan.perm
+    expected = lam * PLAIN(output, Y) + (1 - lam) * PLAIN(output, Y[perm])
+    torch.testing.assert_close(mixup.wrap(criterion)(output, Y), expected)
+    assert calls() == 1
+
+
+# A criterion inside that mixes too
+
+NESTED = {
+    "lambda": lambda mixup, inner: lambda output, y: inner(output, y),
+    "partial": lambda mixup, inner: functools.partial(inner),
+    "target": lambda mixup, inner: lambda output, y: mixup.target(y, output).loss(PLAIN, output),
+    "labels": lambda mixup, inner: (
+        lambda o, y: F.cross_entropy(o, mixup.target(y, o).soft(CLASSES))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_targets_are_not_mixed_twice(kind):
+    model, mixup = attach()
+    wrapped = mixup.wrap(NESTED[kind](mixup, mixup.wrap(PLAIN)))
+    output = model(inputs())
+    with pytest.raises(RuntimeError, match="inside a wrapped criterion mixes the targets too"):
+        wrapped(output, Y)
+    mixup.wrap(PLAIN)(output, Y).backward()  # nothing is left of it
+    with pytest.raises(RuntimeError, match="mixed twice"):
+        mixup.target(Y, output).loss(mixup.wrap(PLAIN), output)
+
+
+def test_a_criterion_that_mixes_another_model_may_stand_inside():
+    model, mixup = attach()
+    other, its_mixup = attach(seed=3)
+    inner = its_mixup.wrap(PLAIN)
+    output, another = model(inputs()), other(inputs())
+    loss = mixup.wrap(lambda o, y: PLAIN(o, y) + inner(another, Y))(output, Y)
+    expected = mixup.wrap(PLAIN)(output, Y) + inner(another, Y)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_memories_that_are_no_buffers():
@@ -127,9 +268,8 @@ def test_memories_that_are_no_buffers():
             return F.cross_entropy(output, y)
 
     model, mixup = attach()
-    with pytest.raises(RuntimeError, match="Memory changes its 'table'"):
+    with pytest.raises(RuntimeError, match="Memory changes its 'table' in place"):
         mixup.wrap(Memory())(model(inputs()), Y)
-    mixup.wrap(Centres("logging"))(model(inputs()), Y)  # what is set anew changes no result
 
 
 def test_a_mixed_target_is_evaluated_once_and_may_write():
@@ -183,8 +323,9 @@ def test_a_loss_that_compares_examples_is_warned_of_once(kind):
     model[2].register_full_backward_hook(lambda *_: fired.append(1))
     output = model(inputs())
     output.register_hook(lambda grad: fired.append(grad))
-    with pytest.warns(UserWarning, match="compares the examples.*no mixed target.*paused"):
+    with pytest.warns(UserWarning, match="compares the examples.*no mixed target.*paused") as seen:
         loss = wrapped(output, Y)
+    assert seen[0].filename == __file__
     assert not fired
     (loss if kind != "parts" else loss["pairs"]).backward()
     assert len(fired) == 2
@@ -288,6 +429,18 @@ def test_a_loss_of_sums_over_examples_is_not_warned_of(kind, rows):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mixup.wrap(SEPARATE[kind])(model(x), torch.arange(rows) * 7 % 5 % CLASSES)
+
+
+def test_batch_normalisation_in_a_criterion_is_no_comparison():
+    model, mixup = attach()
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+
+    def normalised(z, y):
+        return F.cross_entropy(F.batch_norm(z, None, None, training=True), y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixup.wrap(normalised)(model(x), torch.arange(40) % CLASSES)
 
 
 def test_pairs_of_larger_embeddings_and_of_two_outputs():

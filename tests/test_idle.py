@@ -35,8 +35,9 @@ def test_the_second_training_step_in_eval_mode_warns_once(optimize):
     model, _, criterion = attach()
     optimizer = optimize(model.parameters())
     step(model, criterion, optimizer)
-    with pytest.warns(UserWarning, match=r"trained in eval mode.*model.train\(\)"):
+    with pytest.warns(UserWarning, match=r"trained in eval mode.*model.train\(\)") as seen:
         step(model, criterion, optimizer)
+    assert seen[0].filename == __file__  # the line that called backward
     step(model, criterion, optimizer)  # a second warning would be an error
 
 

@@ -110,6 +110,23 @@ def test_a_fresh_model_cannot_defeat_it(scale):
     assert prove_one(model, "branch", images(6, 4)).verdict == "failed"
 
 
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def default_type(request):
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_default_type_of_tensors_does_not_matter(default_type):
+    model = Residual()
+    with ManifoldMixup(model, ["stem"], per_sample=True, seed=0) as mixup:
+        report = mixup.verify(torch.randn(6, 4))
+        loss = mixup.wrap(nn.CrossEntropyLoss())(model(torch.randn(6, 4)), torch.arange(6) % 3)
+    assert report.ok
+    assert loss.dtype is default_type
+    assert mixup.layers == ("stem",)
+
+
 def test_parameters_are_redrawn_at_a_natural_scale():
     model = nn.Sequential(nn.Linear(1000, 1000), nn.LayerNorm(1000), nn.Embedding(1000, 100))
     redraw_parameters(model.requires_grad_(False))

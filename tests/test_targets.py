@@ -581,7 +581,7 @@ def test_a_missing_target_is_passed_on():
         ({"a": (torch.zeros(BATCH), torch.zeros(2))}, ValueError, r"target 'a.1' has shape \(2,\)"),
         ([1, 2, 3, 4, 5, 6], TypeError, "target '0' is a int, which cannot be mixed.*tensors"),
         (np.zeros(BATCH), TypeError, "the target is a ndarray"),
-        (["cat"] * BATCH, TypeError, "target '0' is a str.*as a further argument"),
+        (["cat"] * BATCH, TypeError, "target '0' is a str.*a further argument"),
         ({"y": torch.zeros(BATCH), "n": 3.0}, TypeError, "target 'n' is a float"),
     ],
 )

@@ -308,12 +308,55 @@ def test_arguments_that_stay_as_they_are(said):
         (({"deep": [SCALE]},), {}, r"at 'deep.0' a value that has shape \(6,\)"),
         ((SCALE.numpy(),), {}, r"'scale', of scaled has shape \(6,\)"),
         ((SCALE.tolist(),), {}, "has 6 numbers"),
+        ((list("abcdef"),), {}, "has 6 items"),
+        (([torch.zeros(n) for n in range(6)],), {}, "has 6 items"),
+        (((1.0, None, 2.0, 3.0, None, 1.0),), {}, "has 6 items"),
     ],
-    ids=["position", "name", "container", "NumPy", "list"],
+    ids=["position", "name", "container", "NumPy", "list", "names", "boxes", "with holes"],
 )
 def test_an_argument_that_nobody_spoke_of_is_refused(more, options, says):
     with pytest.raises(ValueError, match=says):
         MixedTarget(Y, ONE).loss(scaled, randn(BATCH, 5), *more, **options)
+
+
+@pytest.mark.parametrize("first", ["input", "target"])
+@pytest.mark.parametrize(
+    "criterion",
+    [lambda *, target, input: F.cross_entropy(input, target), lambda **of: F.cross_entropy(**of)],
+    ids=["by name only", "any name"],
+)
+def test_arguments_that_have_no_position_are_known_by_their_names(criterion, first):
+    mixup = attach()
+    output, plan = run(mixup)
+    given = {"input": output, "target": Y}
+    expected = plan.lam * F.cross_entropy(output, Y)
+    expected = expected + (1 - plan.lam) * F.cross_entropy(output, Y[plan.perm])
+    call = {name: given[name] for name in sorted(given, key=lambda name: name != first)}
+    torch.testing.assert_close(mixup.wrap(criterion)(**call), expected)
+
+
+class Nothing(nn.Module):
+    def forward(self, output, y):
+        return output.sum()
+
+
+def test_messages_name_what_a_partial_or_a_method_is_of():
+    mixup = attach()
+    with pytest.raises(ValueError, match=r"^scaled has no argument 'zz'"):
+        mixup.wrap(functools.partial(scaled, scale=1.0), whole="zz")
+    with pytest.raises(ValueError, match=r"^Nothing has no argument 'zz'"):
+        mixup.wrap(Nothing().forward, whole="zz")
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="newer than this PyTorch")
+def test_the_weights_of_a_loss_are_given_by_position_or_by_name():
+    hidden, weight = randn(BATCH, 4), randn(5, 4, seed=1)
+    expected = both(lambda h, y: F.linear_cross_entropy(h, weight, y), hidden, Y)
+    mixed = MixedTarget(Y, ONE)
+    ways = ((hidden, weight), {}), ((hidden,), {"linear_weight": weight})
+    for given, named in ways:
+        loss = mixed.loss(F.linear_cross_entropy, *given, **named)
+        torch.testing.assert_close(loss, expected)
 
 
 def test_what_is_declared_has_to_be_there_and_once():

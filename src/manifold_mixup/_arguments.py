@@ -1,6 +1,8 @@
 """Which argument of a criterion is the output, which is the target, and what belongs to either."""
 
+import functools
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from manifold_mixup._tree import children
 Key = int | str  # an argument by position, or by name
 Keys = Key | Iterable[Key]
 
+_NOWHERE = sys.maxsize  # the position of an argument that has none
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -159,7 +162,8 @@ class Arguments:
         """Return the call with a target: the second argument, but where PyTorch's own differ."""
         place = 1
         if self.known is not None:
-            place = next((i for i, name in enumerate(self.names) if name not in OUTPUTS), 1)
+            beside = OUTPUTS | PARTS
+            place = next((i for i, name in enumerate(self.names) if name not in beside), 1)
         if place > 1 + len(more):  # what comes before it is given by name
             return self.call((output, *more), {**options, self.names[place]: y})
         return self.call((output, *more[: place - 1], y, *more[place - 1 :]), options)
@@ -212,7 +216,7 @@ class Arguments:
     def _place(self, key: Key) -> int:
         if isinstance(key, int):
             return key
-        return self.names.index(key) if key in self.names else len(self.names)
+        return self.names.index(key) if key in self.names else _NOWHERE
 
     def _role(self, key: Key) -> str:
         place = self._place(key)
@@ -263,7 +267,7 @@ class Arguments:
         place = self._place(key)
         name = self.names[place] if isinstance(key, int) and place < len(self.names) else key
         where = f"argument {place}, {name!r}," if isinstance(name, str) else f"argument {place}"
-        if isinstance(key, str) and place == len(self.names):
+        if isinstance(key, str) and place == _NOWHERE:
             where = f"argument {key!r}"
         inside = f" has at {path!r} a value that" if path else ""
         return (
@@ -283,11 +287,12 @@ def _is_rows(value: Any, batch: int) -> bool:
 
 
 def _counted(value: Any, path: str = "") -> Iterator[tuple[str, int, str]]:
-    """Yield ``(path, rows, what it is)`` for every array and list of numbers in a value."""
-    numbers = isinstance(value, tuple | list) and value
-    if numbers and all(isinstance(one, int | float) for one in value):
-        yield path, len(value), f"{len(value)} numbers"
-        return
+    """Yield ``(path, rows, what it is)`` for every array and list in a value."""
+    if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
+        numbers = all(isinstance(one, int | float) for one in value)
+        yield path, len(value), f"{len(value)} {'numbers' if numbers else 'items'}"
+        if numbers:
+            return
     inner = children(value) if not isinstance(value, Tensor) else []
     for key, child in inner:
         yield from _counted(child, f"{path}.{key}" if path else str(key))
@@ -298,4 +303,8 @@ def _counted(value: Any, path: str = "") -> Iterator[tuple[str, int, str]]:
 
 def name_of(criterion: Criterion) -> str:
     """Return the name of a criterion for a message."""
+    while isinstance(criterion, functools.partial):
+        criterion = criterion.func
+    if inspect.ismethod(criterion) and criterion.__name__ in ("forward", "__call__"):
+        return type(criterion.__self__).__name__
     return getattr(criterion, "__name__", type(criterion).__name__)

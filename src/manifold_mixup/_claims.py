@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from manifold_mixup import _autograd
 from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves, map_leaves
@@ -27,12 +28,14 @@ class Leaf:
         scalar: whether it is a single number for the whole batch.
         named: whether the loss may read it, as far as the user has said.
         claimed: whether targets were mixed for it.
+        above: leaves that are views of it: their gradients come to it too.
     """
 
     path: str
     scalar: bool
     named: bool
     claimed: bool = False
+    above: tuple["Leaf", ...] = ()
 
 
 class Outputs:
@@ -78,16 +81,44 @@ class Outputs:
             return output
 
     def _aliased(self, output: Any, keep: object) -> Any:
+        if isinstance(output, Tensor):
+            return output if output.grad_fn is None else self._alias("", output, keep)
         known: dict[int, Tensor] = {}
+        views = self._views(output, keep)
 
         def alias(path: str, tensor: Tensor) -> Tensor:
-            if tensor.grad_fn is None:
+            if tensor.grad_fn is None or id(tensor) in views:
                 return tensor
             if id(tensor) not in known:  # one tensor at two paths is one leaf
                 known[id(tensor)] = self._alias(path, tensor, keep)
             return known[id(tensor)]
 
         return map_leaves(alias, output)
+
+    def _views(self, output: Any, keep: object) -> set[int]:
+        """Watch the tensors that share memory with one another by hooks; return their ids.
+
+        Aliases would cut the ties by which autograd knows what is written into a view of another.
+        """
+        sharing: dict[StorageWeakRef, dict[int, tuple[str, Tensor]]] = {}
+        for path, tensor in leaves(output):
+            storage = None if tensor.grad_fn is None else _storage(tensor)
+            if storage is not None:
+                sharing.setdefault(storage, {}).setdefault(id(tensor), (path, tensor))
+        views: set[int] = set()
+        for same in sharing.values():
+            if len(same) > 1:
+                views.update(same)
+                self._watch_views(list(same.values()), keep)
+        return views
+
+    def _watch_views(self, same: list[tuple[str, Tensor]], keep: object) -> None:
+        for path, tensor in same:
+            self._hook(path, tensor, keep)
+        for _, tensor in same:
+            number = _number(tensor)
+            above = [_number(other) for _, other in same if _reaches(other, number)]
+            self.leaves[number].above = tuple(self.leaves[other] for other in above)
 
     def claim(self, nodes: Collection[int] | None = None) -> None:
         """Note that targets were mixed for the leaves with these nodes; None for all of them."""
@@ -100,9 +131,9 @@ class Outputs:
 
     def require_claim(self, leaf: Leaf) -> None:
         """Raise if backward uses a leaf for which no targets were mixed."""
-        if not leaf.named:
+        if not (leaf.named or any(other.named for other in leaf.above)):
             raise RuntimeError(_unnamed(leaf.path))
-        if self.claimed:
+        if self.claimed or any(other.claimed for other in leaf.above):
             return
         beside = any(other.claimed and not other.scalar for other in self.leaves.values())
         if not (leaf.claimed or (leaf.scalar and self.exempt and beside)):
@@ -198,6 +229,18 @@ def _holding(keep: object) -> Callable[[Tensor], None]:
 def _number(tensor: Tensor) -> int:
     """Return the number of the node that made a tensor."""
     return int(tensor.grad_fn._sequence_nr())  # type: ignore[union-attr]
+
+
+def _reaches(tensor: Tensor, number: int) -> bool:
+    """Return whether a tensor was computed from the result of the node with this number."""
+    met: set[int] = set()
+
+    def note(node: int) -> bool:
+        met.add(node)
+        return node == number
+
+    _autograd.search([tensor], number, note)
+    return number in met and _number(tensor) != number
 
 
 def _storage(tensor: Tensor) -> StorageWeakRef | None:

@@ -13,6 +13,9 @@ from manifold_mixup._tree import leaves, map_leaves
 _SMALLEST = 1e-4  # what counts beside rounding, as a share of the largest
 _LARGEST_OUTPUT = 2**20
 _MOST_CHANNELS = 64
+# The rank of a few sums over the examples in one channel, and that of batch normalisation; in a
+# small batch a comparison of every pair has no greater one.
+_SUMS, _BATCH_NORM = 3, 5
 
 
 class Aliases:
@@ -65,9 +68,10 @@ class Aliases:
         halves = _Halves(total, outputs, self._batch)
         channels = max(max(output.shape[1:], default=1) for output in outputs)
         few = 2 * min(channels, _MOST_CHANNELS) + 2
-        return halves.rank(halves.everywhere, few + 1) > few and (
-            channels == 1 or halves.rank(halves.in_one_channel, 4) > 3
-        )
+        if halves.rank(halves.everywhere, few + 1) <= few:
+            return False
+        few = _BATCH_NORM if self._batch > 4 * _BATCH_NORM else _SUMS
+        return channels == 1 or halves.rank(halves.in_one_channel, few + 1) > few
 
 
 class _Halves:

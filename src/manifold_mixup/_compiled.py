@@ -2,13 +2,13 @@
 
 import sys
 import types
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from manifold_mixup._layers import named_layers, unwrap
+from manifold_mixup._warn import warn
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -99,11 +99,10 @@ def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
     graphs = 2 * (layers + sometimes) + 1
     and_none = " and batches that are not mixed" if sometimes else ""
     if graphs > limit:
-        warnings.warn(
+        warn(
             f"{layers} eligible layers{and_none} make up to {graphs} compiled graphs, but the "
             f"compiler stops at {limit}: it runs the rest eagerly, or raises if fullgraph=True. "
             f"Set torch._dynamo.config.recompile_limit = {graphs} or more.",
-            stacklevel=3,
         )
 
 
@@ -119,10 +118,9 @@ def warn_of_forward(model: nn.Module) -> None:
     borrowed = file.startswith("torch.") and not taken_up
     compiled = model._compiled_call_impl is not None or _inside()
     if borrowed and compiled and "_orig_mod" not in model._modules:
-        warnings.warn(
+        warn(
             f"{kind.__name__} has no forward of its own, and the compiler does not go on with "
             f"PyTorch's after the draw: the model runs eagerly. Give it a forward, or compile it "
             f"first and attach to what torch.compile returns: ManifoldMixup(torch.compile(model), "
             f"...).",
-            stacklevel=2,
         )

@@ -44,17 +44,19 @@ class MixedCriterion(nn.Module):
         arguments = self._rule.arguments(self.criterion)
         call = arguments.call(args, options)
         form = arguments.form(call)
-        outputs = call[form.output]
-        if form.outputs:
-            outputs = (outputs, *(call[key] for key in form.outputs))
         y = None if form.target is None else call[form.target]
         made = [key for key in form.targets + form.weights if _is_made(call[key])]
         if made:  # it may come from the mixed pass itself
             y = {str(form.target): y, **{str(key): call[key] for key in made}}
+        more = [call[key] for key in form.outputs]
+        outputs = (call[form.output], *more) if more else call[form.output]
         source = self.mixup._behind(y, outputs)
+        if source.plan is not None and source.learns and not isinstance(outputs, Tensor):
+            self.mixup._require_own(call[form.output], source.plan.batch)
         look = source.plan is not None and not self._looked
         self._looked |= look
-        return self._rule.loss(self.criterion, call, source.plan, checked=source.claim, look=look)
+        checked = source.claim if source.learns else None
+        return self._rule.loss(self.criterion, call, source.plan, checked=checked, look=look)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A copy asks the copy of `mixup`, which is attached to nothing: it is the plain criterion.

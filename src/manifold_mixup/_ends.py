@@ -75,11 +75,19 @@ def over_rows(weight: Tensor, like: Tensor) -> Tensor:
     return weight if weight.ndim == 0 else weight.view(-1, *(1 for _ in like.shape[1:]))
 
 
+def _differ(one: Any, other: Any) -> bool:
+    """Return whether two numbers of Python or NumPy differ; False of anything else."""
+    if not (isinstance(one, int | float) or hasattr(one, "__array__")):
+        return False
+    unlike = one != other
+    return bool(unlike.any() if hasattr(unlike, "any") else unlike)
+
+
 def _check_numbers(own: Any, partner: Any) -> None:
     """Raise if two losses come with Python numbers that depend on the target."""
     others = dict(ends(partner))
     for path, number in ends(own):
-        if isinstance(number, int | float) and number != others.get(path):
+        if not isinstance(number, Tensor) and _differ(number, others.get(path)):
             raise TypeError(
                 f"a criterion gave the number {number} at {path!r} for the targets and "
                 f"{others.get(path)} for those of the partners. Only tensors can be mixed: leave "

@@ -1,12 +1,12 @@
 """A model that is trained in eval mode, where nothing is mixed: said once."""
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup._tree import leaves
+from manifold_mixup._warn import warn
 
 
 class Idle:
@@ -38,7 +38,7 @@ class Idle:
         now = self._state()
         if self.before is not None and _differ(self.before, now):
             self.over = True
-            warnings.warn(_EVAL_MODE, stacklevel=2)
+            warn(_EVAL_MODE)
         self.before = now
 
     def _state(self) -> tuple[int, Tensor | None]:

@@ -1,7 +1,6 @@
 """ManifoldMixup: attaches to a model, draws its plans, hands targets the plan of their output."""
 
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -32,6 +31,7 @@ from manifold_mixup._runs import Runs
 from manifold_mixup._sample import Alpha, Stream
 from manifold_mixup._stage import SCRIPTED
 from manifold_mixup._targets import MixedTarget
+from manifold_mixup._warn import warn
 
 
 class ManifoldMixup:
@@ -225,7 +225,8 @@ class ManifoldMixup:
         said = Said(targets=targets, with_target=with_target, with_output=with_output, whole=whole)
         source = self._behind(y, output)
         mixed = MixedTarget(y, source.plan, **said)
-        source.claim()
+        if torch.is_grad_enabled():  # else it is merely logged
+            source.claim()
         return mixed
 
     def _behind(self, y: Any, output: Any) -> Source:
@@ -239,6 +240,9 @@ class ManifoldMixup:
         if source.plan is None and not self._model.training:
             self._idle.watch(output)
         return source
+
+    def _require_own(self, output: Any, batch: int) -> None:
+        self._passes.require_own(output, batch)
 
     @contextmanager
     def using(self, plan: MixPlan | None) -> Iterator[None]:
@@ -491,7 +495,9 @@ class ManifoldMixup:
             finally:
                 output = self._passes.finish(output)
                 self._error_before = None
-        self._leave_block()
+                self._leave_block()
+        else:
+            self._leave_block()
         return output
 
     def _enter_block(self, *_: Any) -> None:
@@ -534,9 +540,7 @@ class ManifoldMixup:
                 if isinstance(error, Sharded)
                 else " Say check=False to mix there all the same."
             )
-            warnings.warn(
-                f"the layers {list(self.layers)} were not checked: {error}.{way_out}", stacklevel=2
-            )
+            warn(f"the layers {list(self.layers)} were not checked: {error}.{way_out}")
         else:
             with self._looking():
                 self._take(table, args, kwargs)

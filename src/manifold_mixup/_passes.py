@@ -58,10 +58,20 @@ class Source:
     """Where an output came from: passes with one plan, and the nodes of their tensors.
 
     Nodes of None stand for all that the pass returned.
+
+    Args:
+        parts: the passes, each with the nodes.
+        learns: whether gradients of the output can reach the model; else it is merely logged.
     """
 
-    def __init__(self, parts: Sequence[tuple[Outputs, Collection[int] | None]]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[Outputs, Collection[int] | None]],
+        *,
+        learns: bool = True,
+    ) -> None:
         self.parts = parts
+        self.learns = learns
 
     @property
     def plan(self) -> MixPlan | None:
@@ -180,6 +190,7 @@ class Passes:
         if len({id(outputs.plan) for outputs, _ in source.parts}) > 1:
             raise RuntimeError(_SEVERAL)
         if source.parts:
+            source.learns = torch.is_grad_enabled() and _requires_grad(output)
             return source
         if training and output is not None:
             graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
@@ -197,11 +208,32 @@ class Passes:
             ValueError: it was.
         """
         for path, tensor in leaves(target):
-            if tensor.grad_fn is None:
-                continue
-            plans = [outputs.plan for outputs, _ in self._by_graph(tensor)]
-            for plan in filter(None, plans):
+            plan = self._made(tensor)
+            if plan is not None:
                 raise ValueError(_SWAPPED.format(path and f" {path!r}", plan.layer))
+
+    def _made(self, tensor: Tensor) -> MixPlan | None:
+        """Return the plan of the mixed pass that computed a tensor, detached or not."""
+        if tensor.grad_fn is not None:
+            found = self._by_graph(tensor)
+        else:  # an input that the model returns as it is was not computed: it has no node
+            found = [(outputs, nodes) for outputs, nodes in self._memories.of(tensor) if nodes]
+        return next((outputs.plan for outputs, _ in found if outputs.plan is not None), None)
+
+    def require_own(self, output: Any, batch: int) -> None:
+        """Raise if an output holds something with the batch that no pass of the model returned.
+
+        It would stay as it is, while the targets are mixed.
+
+        Raises:
+            ValueError: it does.
+        """
+        if isinstance(output, Tensor):  # known by itself
+            return
+        for path, tensor in leaves(output):
+            rows = tensor.ndim > 0 and tensor.shape[0] == batch
+            if rows and not self._by_graph(tensor) and not self._memories.of(tensor):
+                raise ValueError(_BESIDE.format(path, tuple(tensor.shape)))
 
     def _by_graph(self, output: Any) -> list[tuple[Outputs, set[int]]]:
         """List the passes that the autograd graph of ``output`` meets first."""
@@ -219,6 +251,12 @@ class Passes:
 
     def _owner(self, number: int) -> Pass | None:
         return next((known for known in self._alive if known.holds(number)), None)
+
+
+def _requires_grad(output: Any) -> bool:
+    if isinstance(output, Tensor):
+        return output.requires_grad
+    return any(tensor.requires_grad for _, tensor in leaves(output))
 
 
 _NO_PASS = (
@@ -242,7 +280,15 @@ _DETACHED = (
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "
     "is called as criterion(output, target): are the two the wrong way round? If the model's own "
-    "output is meant to be a target, as in self-distillation, detach it."
+    "output is meant to be a target, as in self-distillation, it is mixed already: compute that "
+    "loss by the plain criterion and call mixup.target(None, output) for it; or make the target in "
+    "a pass of its own in mixup.paused()."
+)
+_BESIDE = (
+    "the output holds at {!r} a tensor of shape {} that no forward pass of the attached model "
+    "returned, so it is not mixed as the rest is. If it comes from the data or from another model, "
+    "such as a teacher, give it to the criterion as an argument of its own and name that in "
+    "with_target=; a loss of another model's output has a criterion of its own."
 )
 _SEVERAL = (
     "this output was computed from several forward passes, which mixed differently. Give the "

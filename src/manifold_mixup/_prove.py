@@ -369,7 +369,7 @@ class _Bench:
         return path, error, verdict, reason
 
     def _plan(self, layer: str, lam: float, perm: Tensor) -> MixPlan:
-        return MixPlan(layer, lam=torch.tensor(lam, device="cpu"), perm=perm)
+        return MixPlan(layer, torch.tensor(lam, dtype=torch.float32, device="cpu"), perm)
 
     def _worst(
         self, mixed: dict[str, Tensor], ends: dict[str, Tensor], perm: Tensor

@@ -56,7 +56,7 @@ def _require_rows(losses: Any, batch: int, criterion: Criterion) -> None:
         return
     seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
     raise TypeError(
-        f"per_sample=True needs a loss for each of the {batch} examples, but {_name(criterion)} "
+        f"per_sample=True needs a loss for each of the {batch} examples, but {name_of(criterion)} "
         f"gave {seen}. Give it a reduction attribute or argument that takes 'none', let it not "
         f"reduce, use per_sample=False, or, if its targets are floating point numbers of which "
         f"there is a mean, targets='mix'."
@@ -147,7 +147,7 @@ def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion)
         loss = value if loss is None else torch.where(loss.isnan(), value, loss)
     if loss is None:
         raise TypeError(
-            f"{_name(criterion)} reduces the losses of the examples in a way that cannot be told "
+            f"{name_of(criterion)} reduces the losses of the examples in a way that cannot be told "
             f"from its results: neither to their sum or mean, nor to that divided by one number "
             f"for all, nor with each divided by its length. Let it not reduce, and reduce what "
             f"the wrapped criterion returns, or use per_sample=False."
@@ -216,8 +216,3 @@ def _reduction_argument(criterion: Criterion) -> Any:
     found = signature(criterion)
     parameter = None if found is None else found.parameters.get("reduction")
     return "none" if parameter is None else given.get("reduction", parameter.default)
-
-
-def _name(criterion: Criterion) -> str:
-    inner = criterion.func if isinstance(criterion, functools.partial) else criterion
-    return name_of(inner)

@@ -1,6 +1,6 @@
 """How the targets of one criterion are mixed: the loss at both ends, or a mixed target."""
 
-import warnings
+import threading
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
@@ -9,18 +9,35 @@ from torch import Tensor
 from manifold_mixup import _comparisons
 from manifold_mixup._arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
 from manifold_mixup._ends import by_rows, interpolate, interpolated
-from manifold_mixup._losses import Criterion
+from manifold_mixup._losses import Criterion, Known
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._reductions import per_sample
+from manifold_mixup._reductions import Evaluate, per_sample
+from manifold_mixup._state import Holder, holders
 from manifold_mixup._tree import ends, leaves, map_leaves
-from manifold_mixup._writes import Unwritten, holders
+from manifold_mixup._warn import warn
+from manifold_mixup._writes import Evaluations
 
 Targets = Literal["mix", "ends"] | None
 
 
-def _nothing() -> None:
-    pass
+class _Evaluating(threading.local):
+    def __init__(self) -> None:
+        self.plans: list[MixPlan] = []
+
+
+_evaluating = _Evaluating()
+
+
+def refuse_twice(plan: MixPlan | None) -> None:
+    """Raise RuntimeError if a criterion, evaluated for targets mixed by a plan, mixes by it too."""
+    for other in _evaluating.plans:
+        if plan is other:
+            raise RuntimeError(
+                "a criterion inside a wrapped criterion mixes the targets too, so that they would "
+                "be mixed twice. Inside, use the plain criterion (criterion.criterion of a wrapped "
+                "one) and the target as it is given, or do not wrap what is around it."
+            )
 
 
 class Said(TypedDict):
@@ -52,7 +69,7 @@ class Rule:
         self.targets = targets
         self.declared = Declared.of(with_target, with_output, whole)
         self._arguments: Arguments | None = None
-        self._holders: list[tuple[str, dict[str, Any]]] = []
+        self._holders: list[Holder] = []
 
     def arguments(self, criterion: Criterion) -> Arguments:
         """Return the arguments of the criterion, whose signature is read once.
@@ -71,7 +88,7 @@ class Rule:
         call: Call,
         plan: MixPlan | None,
         *,
-        checked: Callable[[], None] = _nothing,
+        checked: Callable[[], None] | None = None,
         look: bool = False,
     ) -> Any:
         """Return the loss of a call with the targets mixed by a plan.
@@ -84,36 +101,42 @@ class Rule:
             look: whether to look if the criterion compares examples.
         """
         if plan is None:
-            checked()
+            if checked is not None:
+                checked()
             return call.of(criterion)
+        refuse_twice(plan)
+        _evaluating.plans.append(plan)
+        try:
+            return self._mixed(criterion, call, plan, checked, look=look)
+        finally:
+            _evaluating.plans.pop()
+
+    def _mixed(
+        self,
+        criterion: Criterion,
+        call: Call,
+        plan: MixPlan,
+        checked: Callable[[], None] | None,
+        *,
+        look: bool,
+    ) -> Any:
         arguments = self.arguments(criterion)
         form = arguments.form(call)
         target = self._target(arguments, call, form, plan.batch)
-        checked()
+        if checked is not None:
+            checked()
         if look:
             call, compares = _looked_at(arguments, call, form, plan.batch)
         else:
             compares = None
         pair = self._pair(arguments, call, form, target, plan)
-        own = arguments.known is None  # PyTorch's losses write nowhere
-        guard = Unwritten(criterion, call, self._holders) if own and len(pair) == 2 else None
-
-        def evaluate(with_criterion: Criterion, one: Call) -> Any:
-            nonlocal compares
-            result = one.of(with_criterion)
-            if guard is not None:
-                guard.check()
-            ask, compares = compares, None
-            if ask is not None:
-                ask(result)
-            return result
-
-        if len(pair) == 1:
-            return evaluate(criterion, pair[0])
-        if plan.lam.ndim == 0:
-            own, partner = (evaluate(criterion, one) for one in pair)
-            return interpolate(own, partner, plan.lam)
-        return per_sample(criterion, arguments.known, evaluate, (pair[0], pair[1]), plan)
+        if arguments.known is not None:  # it writes nowhere
+            return _between(criterion, arguments.known, _evaluate, pair, plan)
+        evaluations = Evaluations(criterion, call, self._holders, first=compares)
+        try:
+            return _between(criterion, None, evaluations.run, pair, plan)
+        finally:
+            evaluations.settle()
 
     def _target(self, arguments: Arguments, call: Call, form: Form, batch: int) -> dict[Key, Any]:
         """Return the target and all that belongs to it, checked."""
@@ -166,6 +189,26 @@ class Rule:
         return alone and arguments.known.mixes(call[form.target], given)  # type: ignore[index]
 
 
+def _evaluate(criterion: Criterion, call: Call) -> Any:
+    return call.of(criterion)
+
+
+def _between(
+    criterion: Criterion,
+    known: Known | None,
+    evaluate: Evaluate,
+    pair: tuple[Call, ...],
+    plan: MixPlan,
+) -> Any:
+    """Return the loss of a mixed target, or that between the losses of both ends."""
+    own = pair[0]
+    if len(pair) == 1:
+        return evaluate(criterion, own)
+    if plan.lam.ndim == 0:
+        return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.lam)
+    return per_sample(criterion, known, evaluate, (own, pair[1]), plan)
+
+
 def _discrete_by_rows(value: Any, plan: MixPlan) -> Any:
     """Return the partners' rows of what cannot be mixed, and the rest, which is mixed, as it is."""
 
@@ -193,12 +236,11 @@ def _looked_at(arguments: Arguments, call: Call, form: Form, batch: int) -> tupl
 
 
 def _warn(name: str) -> None:
-    warnings.warn(
+    warn(
         f"{name} compares the examples of a batch with each other, so there is no mixed target for "
         f"it: the loss is that of the mixed examples with all of their own targets, weighted by "
         f"lam, and with all of their partners' targets, weighted by 1 - lam. If that is not meant, "
-        f"compute it in mixup.paused(), on a pass that is not mixed.",
-        stacklevel=2,
+        f"compute it in mixup.paused(), on a pass that is not mixed."
     )
 
 
@@ -215,8 +257,9 @@ def require_rows(y: Any, batch: int, what: str = "the target") -> None:
         where = f"{what}{path and f' {path!r}'}"
         if not isinstance(leaf, Tensor):
             raise TypeError(
-                f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets are tensors; "
-                f"pass anything else to the criterion as a further argument."
+                f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets, and what "
+                f"belongs to them, are tensors with the batch at dimension 0; anything else is a "
+                f"further argument of the criterion."
             )
         raise ValueError(
             f"the forward pass that made this output mixed {batch} examples but {where} has shape "

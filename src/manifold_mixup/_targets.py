@@ -8,7 +8,7 @@ from manifold_mixup import _labels
 from manifold_mixup._arguments import Keys
 from manifold_mixup._losses import Criterion
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._rule import Rule, Targets, require_rows
+from manifold_mixup._rule import Rule, Targets, refuse_twice, require_rows
 
 
 class MixedTarget:
@@ -102,6 +102,7 @@ class MixedTarget:
             ValueError: a class lies outside 0 to ``num_classes`` - 1, or floating point targets are
                 no labels.
         """
+        refuse_twice(self.plan)
         y = self._single("soft")
         if y.is_floating_point() and self._rule.targets == "ends":
             raise TypeError("targets='ends' means that there is no mean of two targets.")
@@ -128,6 +129,7 @@ class MixedTarget:
             ValueError: the shapes of output and target do not belong together, or values of the
                 target are neither a class, ``ignore_index`` nor soft labels of one class.
         """
+        refuse_twice(self.plan)
         return _labels.accuracy(self._single("accuracy"), self.plan, output, ignore_index)
 
     def _single(self, what: str) -> Tensor:

@@ -1,57 +1,76 @@
-"""Notice a criterion that changes what it is given, or what it holds, and so its second result."""
+"""Keep the evaluations of one criterion apart: what one of them changes, no other must see."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifold_mixup._arguments import Call, name_of
-from manifold_mixup._losses import Criterion, eager
+from manifold_mixup._losses import Criterion
+from manifold_mixup._state import Holder, State, holder_of
 from manifold_mixup._tree import leaves
 
-# What one tensor was when it was looked at: the tensor itself, and how often it was written to.
-Seen = tuple[Tensor, int]
 
+class Evaluations:
+    """The evaluations of a criterion for one batch, each of which finds it as the first one did.
 
-class Unwritten:
-    """The tensors of a call and the state of its criterion, as they have to stay.
-
-    Writes count by PyTorch's version counters. Those through ``.data`` or NumPy count nowhere.
+    What is assigned anew (an attribute, a counter, a variable of an enclosing function) is put back
+    before the next evaluation; in the end it stays as the first one left it, which saw the targets
+    of the examples themselves. What is written in place cannot be put back and is refused. Writes
+    count by PyTorch's version counters: those through ``.data`` or NumPy, and changes of lists and
+    dicts, count nowhere.
 
     Args:
         criterion: what is called.
         call: with what it is called.
-        holders: the dicts of the criterion that hold its buffers and other attributes.
+        holders: where the criterion keeps its state.
+        first: called with the first result.
     """
 
     def __init__(
-        self, criterion: Criterion, call: Call, holders: list[tuple[str, dict[str, Any]]]
+        self,
+        criterion: Criterion,
+        call: Call,
+        holders: list[Holder],
+        first: Callable[[Any], None] | None = None,
     ) -> None:
+        self._first = first
         self.criterion = criterion
         self._call = call
         self._given = [(tensor, tensor._version) for tensor in _tracked(call)]
-        self._holders = holders
-        self._held = list(_held(holders))
+        self._state = State(holders)
+        self._ran = False
+        self._twins: dict[int, State] = {}
 
-    @property
-    def _buffers(self) -> set[str]:
-        criterion = self.criterion
-        known = eager(criterion).named_buffers() if isinstance(criterion, nn.Module) else ()
-        return {name for name, _ in known}
+    def run(self, criterion: Criterion, call: Call) -> Any:
+        """Evaluate the criterion, or a twin of it with another reduction.
 
-    def check(self) -> None:
-        """Raise RuntimeError if anything was changed since."""
+        Raises:
+            RuntimeError: it wrote in place into what it was given or what it holds.
+        """
+        if criterion is not self.criterion and (twin := holder_of(criterion)) is not None:
+            self._twins.setdefault(id(criterion), State([twin])).put()
+        if self._ran:
+            self._state.put()
+        self._ran = True
+        result = call.of(criterion)
+        self._require_unwritten()
+        self._state.note()
+        if self._first is not None:
+            self._first(result)
+            self._first = None
+        return result
+
+    def settle(self) -> None:
+        """Leave the criterion as its first evaluation did."""
+        self._state.settle()
+
+    def _require_unwritten(self) -> None:
         for tensor, version in self._given:
             if tensor._version != version:
                 raise RuntimeError(self._written(tensor))
-        if self._holders:
-            now = dict(_held(self._holders))
-            for name, (tensor, version) in self._held:
-                other, times = now.get(name, (None, 0))
-                # Other attributes are often set anew to be logged, which changes no result.
-                same = other is tensor and times == version
-                if not same and (other is tensor or name in self._buffers):
-                    raise RuntimeError(self._changed(name))
+        if name := self._state.written():
+            raise RuntimeError(self._changed(name))
 
     def _written(self, tensor: Tensor) -> str:
         places = [
@@ -68,31 +87,12 @@ class Unwritten:
 
     def _changed(self, name: str) -> str:
         return (
-            f"{name_of(self.criterion)} changes its {name!r} when it is called, but it is "
+            f"{name_of(self.criterion)} changes its {name!r} in place when it is called, but it is "
             f"evaluated for the targets of the examples and for those of their partners, and the "
-            f"second time it would work with what the first has changed. Update it outside of the "
-            f"criterion, once a batch, or wrap the criterion in eval mode if it leaves it then."
+            f"second time it would work with what the first has changed. Assign a new tensor in "
+            f"place of writing into the old one, or update it outside of the criterion, once a "
+            f"batch, or wrap the criterion in eval mode if it leaves it then."
         )
-
-
-def holders(criterion: Criterion) -> list[tuple[str, dict[str, Any]]]:
-    """List where a criterion may keep tensors that are no parameters, each with its path."""
-    if not isinstance(criterion, nn.Module):
-        own = getattr(criterion, "__dict__", None)
-        return [("", own)] if own and any(isinstance(one, Tensor) for one in own.values()) else []
-    return [
-        (f"{path}." if path else "", held)
-        for path, module in eager(criterion).named_modules()
-        for held in (module._buffers, vars(module))
-        if held is module._buffers or any(isinstance(one, Tensor) for one in held.values())
-    ]
-
-
-def _held(places: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, Seen]]:
-    for path, held in places:
-        for name, value in held.items():
-            if isinstance(value, Tensor) and not value.is_inference():
-                yield path + name, (value, value._version)
 
 
 def _tracked(call: Call) -> list[Tensor]:
