@@ -182,6 +182,8 @@ class _Recorder(TorchDispatchMode):
         self._settle_pointers()
         call = Operation(func, args, kwargs)
         result = func(*args, **kwargs)
+        if call.name == "set_":  # its memory may hold what was copied out of PyTorch
+            self._node(result)
         made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
         if made or call.writes:
             self._require_written(call)
@@ -316,7 +318,7 @@ class _Recorder(TorchDispatchMode):
         found = self.held.get(self._key(tensor))
         if found is not None:
             return found
-        if self.copied and tensor.numel() > 1:  # it may have come back from NumPy or a list
+        if self.copied and _holds_several(tensor):  # it may have come back from NumPy or a list
             return self._hold(tensor, Node(tuple(self.copied), kind="unseen"))
         return self._hold(tensor, Node())
 
@@ -334,7 +336,8 @@ class _Recorder(TorchDispatchMode):
         while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside vmap, say
             tensor = torch._C._functorch.get_unwrapped(tensor)
         try:
-            return StorageWeakRef(tensor.untyped_storage())
+            with torch._C.DisableTorchFunction():  # else `Outside` would take us for the model
+                return StorageWeakRef(tensor.untyped_storage())
         except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
             self.kept.append(tensor)
             return id(tensor)
@@ -444,6 +447,15 @@ class Operation:
             gone = written and (overwrites or argument.is_out)
             self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
             self.writes += tensors if written else []
+
+
+def _holds_several(tensor: Tensor) -> bool:
+    """Return whether the memory of a tensor has room for more than one number."""
+    try:
+        with torch._C.DisableTorchFunction():
+            return tensor.untyped_storage().nbytes() > tensor.element_size()
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
+        return tensor.numel() > 1
 
 
 def _fills_storage(tensor: Tensor) -> bool:
