@@ -48,8 +48,7 @@ def parts_of(value: Any) -> list[Part]:
 def attributes_of(value: Any) -> list[Part]:
     """List the attributes of an object: those in its ``__dict__``, in slots, and in C++."""
     parts = []
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict):
+    if (attributes := dict_of(value)) is not None:
         parts.append(_part(attributes, *_DICT))
     if names := _slots(type(value)):
         read = functools.partial(_read_names, object.__getattribute__, names)
@@ -59,6 +58,15 @@ def attributes_of(value: Any) -> list[Part]:
     if isinstance(value, torch.jit.ScriptModule):
         parts += [_part(module, _read_script, _write_script) for module in _scripts(value._c)]
     return parts
+
+
+def dict_of(value: Any) -> dict[str, Any] | None:
+    """Return the ``__dict__`` of an object, if it has one and shows it."""
+    try:
+        attributes = value.__dict__
+    except Exception:  # a property of the user's can raise whatever it likes
+        return None
+    return attributes if isinstance(attributes, dict) else None
 
 
 def attributes_of_class(kind: type) -> Part:

@@ -22,6 +22,7 @@ from manifold_mixup._holders import (
     Part,
     attributes_of,
     attributes_of_class,
+    dict_of,
     globals_of,
     parts_of,
 )
@@ -81,7 +82,7 @@ class _Walk:
                 self._open(value, shared=shared)
 
     def _is_new(self, value: Any) -> bool:
-        if isinstance(value, _NOTHING) or id(value) in self.seen:
+        if issubclass(type(value), _NOTHING) or id(value) in self.seen:
             return False
         self.seen[id(value)] = value
         return True
@@ -94,6 +95,9 @@ class _Walk:
             shared: whether it is a global. The registries of a library lead to the whole of it, so
                 functions in what is global are left alone.
         """
+        if type(value) in weakref.ProxyTypes:  # which says it is of its referent's class
+            self._wait(_referents(value), shared=shared)
+            return
         parts = parts_of(value)
         if not parts and not _is_closed(value):
             parts = attributes_of(value)
@@ -140,9 +144,16 @@ def _links(value: Any) -> list[Any]:
         if isinstance(value, kind):
             return links(value)
     # A list or dict of a class of its own has attributes as well.
-    return (
-        [vars(value)] if isinstance(value, dict | list | set) and hasattr(value, "__dict__") else []
-    )
+    attributes = dict_of(value) if isinstance(value, dict | list | set) else None
+    return [] if attributes is None else [attributes]
+
+
+def _referents(proxy: Any) -> list[Any]:
+    """List what a weak proxy stands for; nothing if that is gone, or hides."""
+    try:
+        return [proxy.__reduce_ex__.__self__]
+    except (ReferenceError, AttributeError):
+        return []
 
 
 _LINKS: list[tuple[Any, Callable[[Any], list[Any]]]] = [
@@ -163,8 +174,8 @@ def _is_closed(value: Any) -> bool:
         return False
     if isinstance(value, (tuple, *_ALIVE)) or _is_foreign(type(value)):
         return True
-    attributes = getattr(value, "__dict__", None)
-    return isinstance(attributes, dict) and any(isinstance(v, _ALIVE) for v in attributes.values())
+    attributes = dict_of(value)
+    return attributes is not None and any(issubclass(type(v), _ALIVE) for v in attributes.values())
 
 
 def _is_foreign(thing: Any) -> bool:

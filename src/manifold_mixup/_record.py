@@ -470,18 +470,18 @@ def held_tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         kept = [module._parameters, module._buffers, *vars(module).values()]
         for value in kept:
-            if isinstance(value, Tensor | dict | list | tuple):
-                yield from (tensor for _, tensor in leaves(value))
+            yield from tensors_in(value)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in the arguments or results of an operator."""
-    if isinstance(value, Tensor):
+    """Yield the tensors in the arguments or results of an operator, or in what a module keeps."""
+    kind = type(value)  # a weak proxy says that it is of another, or raises
+    if issubclass(kind, Tensor):
         yield value
-    elif isinstance(value, tuple | list):
+    elif issubclass(kind, tuple | list):
         for item in value:
             yield from tensors_in(item)
-    elif isinstance(value, dict):
+    elif issubclass(kind, dict):
         yield from tensors_in(list(value.values()))
 
 

@@ -26,7 +26,9 @@ class Snapshot:
     def modules(self) -> list[nn.Module]:
         """List the modules that can be reached: those of the model, and others it runs."""
         owners = (part.owner for part in self.parts)
-        return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
+        # By their ids, for a class of the user's may have made them equal, or not hashable.
+        found = {id(owner): owner for owner in owners if isinstance(owner, nn.Module)}
+        return list(found.values())
 
     def tensors(self) -> list[Tensor]:
         """List the tensors that can be reached, each once."""
@@ -61,9 +63,9 @@ def _put(part: Part, stand_ins: dict[int, Tensor]) -> None:
 
 def _exchanged(value: Any, stand_ins: dict[int, Tensor]) -> Any:
     """Return a value with stand-ins for the tensors in it; the same object if there are none."""
-    if isinstance(value, Tensor):
+    if issubclass(type(value), Tensor):  # a dead weak proxy cannot be asked for its class
         return stand_ins.get(id(value), value)
-    if not isinstance(value, tuple) or isinstance(value, torch.Size):
+    if not issubclass(type(value), tuple) or type(value) is torch.Size:
         return value
     items = [_exchanged(item, stand_ins) for item in value]
     if all(map(is_, items, value)):
@@ -72,8 +74,8 @@ def _exchanged(value: Any, stand_ins: dict[int, Tensor]) -> Any:
 
 
 def _gather(value: Any, found: dict[int, Tensor]) -> None:
-    if isinstance(value, Tensor):
+    if issubclass(type(value), Tensor):
         found[id(value)] = value
-    elif isinstance(value, tuple):
+    elif issubclass(type(value), tuple):
         for item in value:
             _gather(item, found)
