@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup._caches import Cache
 from manifold_mixup._holders import Part
 from manifold_mixup._reach import reach
 from manifold_mixup._states import TWINS, State
@@ -39,6 +40,10 @@ class Snapshot:
                 for value in part.held:
                     _gather(value, found)
         return list(found.values())
+
+    def caches(self) -> list[Any]:
+        """List the memoized functions that forget."""
+        return [part.owner for part in self.parts if type(part.owner) is Cache]
 
     def put(self, stand_ins: dict[int, Tensor] | None = None) -> None:
         """Make everything what it was, with stand-ins in the places of tensors.
