@@ -37,6 +37,7 @@ class Watch:
     def over(self, mode: Any) -> Any:
         """Watch the tensors of a `FakeTensorMode`, and return it: each of them holds it."""
         self._mode = weakref.ref(mode)
+        mode.of_a_look = True
         return mode
 
     def require_nothing_left(self) -> None:
@@ -50,8 +51,18 @@ class Watch:
             left.clear()
             gc.collect()  # seldom needed: a model makes cycles of its tensors, or keeps some
             left = self._left()
-        if left and (found := _Search(self.caches).first_of(left)) is not None:
+        if left and (found := self._found(left)) is not None:
             raise LeftBehind(_message(*found))
+
+    def _found(self, left: list[Any]) -> tuple[Tensor, str] | None:
+        frozen = gc.get_freeze_count() > 0
+        if frozen:  # nobody is seen to be held by what is frozen
+            gc.unfreeze()
+        try:
+            return _Search(self.caches).first_of(left)
+        finally:
+            if frozen:
+                gc.freeze()
 
     def _left(self) -> list[Any]:
         mode = None if self._mode is None else self._mode()
@@ -70,13 +81,10 @@ def require_real(output: Any) -> None:
         LeftBehind: it does.
     """
     for path, tensor in leaves(output):
-        if _is_fake(tensor):
-            raise LeftBehind(_message(tensor, f"the model's output{path and f' {path!r}'}"))
-
-
-def _is_fake(thing: Any) -> bool:
-    kind = type(thing)
-    return kind.__name__ == "FakeTensor" and issubclass(kind, Tensor)
+        # A user may have made fake tensors as well, and then means them.
+        if getattr(getattr(tensor, "fake_mode", None), "of_a_look", False):
+            place = f"something from which it computes its output{path and f' {path!r}'}"
+            raise LeftBehind(_message(tensor, place))
 
 
 class _Search:
@@ -91,7 +99,9 @@ class _Search:
         tensors = {id(tensor): tensor for tensor in left}
         found = []
         known = {id(left), id(tensors), *tensors}
-        for holder in _holders(left, known):
+        holders = _holders(left, known)
+        known.add(id(holders))
+        for holder in holders:
             tensor = next(t for t in gc.get_referents(holder) if id(t) in tensors)
             places = self._named_in(holder, tensor, known, _DEEP)
             found += list(zip(repeat(tensor), places, strict=False))
@@ -111,7 +121,7 @@ class _Search:
 
     def _named_in(self, holder: Any, thing: Any, known: set[int], deep: int) -> list[str]:
         # A graph that holds itself is never freed, and nobody comes across it.
-        if id(holder) in self.caches or isinstance(holder, torch._C._FunctionBase):
+        if id(holder) in self.caches or issubclass(type(holder), torch._C._FunctionBase):
             return []
         return _by_attribute(holder, thing) or self._by_item(holder, thing, known, deep)
 
@@ -120,7 +130,7 @@ class _Search:
         if type(holder) is types.FunctionType or not deep or self.steps > _STEPS:
             return [_named(holder)]
         key = ""
-        if isinstance(holder, dict):
+        if issubclass(type(holder), dict):
             key = "".join(f"[{_short(key)}]" for key in _keys_of(holder, thing)[:1])
         return [f"{place}{key}" for place in self._places(holder, known, deep - 1)]
 
@@ -173,7 +183,8 @@ def _short(key: Any) -> str:
 
 
 def _named(owner: Any) -> str:
-    name = getattr(owner, "__qualname__", None) or getattr(owner, "__name__", None)
+    code = (type, types.FunctionType, types.ModuleType)
+    name = owner.__name__ if issubclass(type(owner), code) else None
     return name if isinstance(name, str) else f"a {type(owner).__qualname__}"
 
 
