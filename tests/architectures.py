@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._find import LayerTable, check_layers
 from manifold_mixup._layers import is_input, named_layers
-from manifold_mixup._prove import LayerProof, Report, prove
+from manifold_mixup._proof.prove import LayerProof, Report, prove
 from manifold_mixup._tree import map_leaves
 
 TABLE = Path(__file__).parent.parent / "docs" / "architectures.md"

@@ -13,11 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from architectures import PreActResNet, Recurrent, UNet, bert, padding, token_ids
 from manifold_mixup import find_layers
+from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._find import check_layers
-from manifold_mixup._neutral import Neutral
-from manifold_mixup._rows import LayerRow, View
-from manifold_mixup._table import choose
-from manifold_mixup._trace import trace
+from manifold_mixup._structure.rows import LayerRow, RowBuilder
+from manifold_mixup._structure.table import choose
+from manifold_mixup._structure.trace import trace
 
 
 def rows_of(model: nn.Module, *args: object, **kwargs: object) -> dict[str, LayerRow]:
@@ -714,7 +714,7 @@ def test_weights_that_are_results_can_be_copied():
 def calls_per_layer(layers):
     """Return how many calls it takes to judge every layer of a chain, per layer."""
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
-    view = View(trace(model, (x,), {}, Neutral()))
+    view = RowBuilder(trace(model, (x,), {}, Neutral()))
     calls = 0
 
     def count(frame, event, argument):

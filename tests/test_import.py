@@ -113,9 +113,12 @@ def test_the_count_can_be_too_high():
 
 def test_the_public_names():
     assert set(manifold_mixup.__all__) == {
+        "LayerRow",
+        "LayerTable",
         "ManifoldMixup",
         "MixPlan",
         "MixedTarget",
+        "Report",
         "find_layers",
         "mix",
         "sample_plan",

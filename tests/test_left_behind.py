@@ -18,7 +18,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import ManifoldMixup, _reach, _snapshot, _states, find_layers
+from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup._dry_run import reach as _reach
+from manifold_mixup._dry_run import snapshot as _snapshot
+from manifold_mixup._dry_run import states as _states
 
 FLOATS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 

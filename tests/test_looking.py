@@ -258,9 +258,9 @@ def test_a_first_batch_is_the_same_with_the_look_as_without(layers, mask, run_be
         at = storages(model)
         with ManifoldMixup(model, layers, mask=mask, check=check, seed=0) as mixup:
             if not check and mask is not None:  # who reads the mask has to be known
-                mixup._note(find_layers(model, **batch).with_mask(mask))
-                mixup._handles += mixup._padding.register(model)
-                mixup._padding.known = True
+                mixup._checks._note(find_layers(model, **batch).with_mask(mask), mixup.layers)
+                mixup._attachment.register_masks()
+                mixup._attachment.padding.known = True
             output = model(**batch)
             mixup.target(torch.zeros(BATCH), output)
             output.sum().backward()

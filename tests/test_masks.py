@@ -399,10 +399,10 @@ def test_booleans_become_finite_logarithms(dtype):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_says_what_is_present(form):
     name = "pad_mask" if form == "pad" else "mask"
-    assert torch.equal(masks.present(FORMS[form], name), VALID)
+    assert torch.equal(masks.valid_positions(FORMS[form], name), VALID)
     full = {"pad": VALID.logical_xor(VALID), "additive": torch.zeros(BATCH, TIME)}
     everything = full.get(form, torch.ones(BATCH, TIME))
-    assert masks.present(everything, name).all()
+    assert masks.valid_positions(everything, name).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -410,8 +410,8 @@ def test_shortened_masks_differ_between_neighbours(form):
     name = "pad_mask" if form == "pad" else "mask"
     full = {"pad": torch.zeros(4, 10).bool(), "additive": torch.zeros(4, 10)}
     mask = full.get(form, torch.ones(4, 10, dtype=FORMS[form].dtype))
-    assert masks.present(masks.shortened(mask, name), name).sum(1).tolist() == [10, 8, 6, 4]
-    shorter = masks.present(masks.shortened(FORMS[form], name), name)
+    assert masks.valid_positions(masks.shortened(mask, name), name).sum(1).tolist() == [10, 8, 6, 4]
+    shorter = masks.valid_positions(masks.shortened(FORMS[form], name), name)
     assert shorter.any(1).all()
     assert not (shorter & ~VALID).any()
 

@@ -207,11 +207,11 @@ def test_many_evaluated_outputs_that_are_kept_cost_no_more_than_themselves(attac
     model, mixup, _ = attached
     with torch.no_grad():
         kept = [model.eval()(example(model)) for _ in range(200)]
-    assert len(mixup._passes._memories._owners) <= 2 * len(kept)
+    assert len(mixup._attachment.passes._memories._owners) <= 2 * len(kept)
     del kept
     for _ in range(300):
         model(example(model)).detach()
-    assert len(mixup._passes._memories._owners) <= 300
+    assert len(mixup._attachment.passes._memories._owners) <= 300
 
 
 @pytest.mark.parametrize("given", [lambda output: None, torch.Tensor.detach])
@@ -358,7 +358,7 @@ def test_passes_are_forgotten_with_their_graphs(attached):
     for _ in range(5):
         criterion(model(example(model)), TARGET).backward()
     gc.collect()
-    assert len(mixup._passes._alive) <= 1
+    assert len(mixup._attachment.passes._alive) <= 1
 
 
 def test_a_target_of_another_batch_size_raises_and_loses_nothing(attached):

@@ -27,8 +27,8 @@ from architectures import (
     token_ids,
 )
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
-from manifold_mixup._prove import LayerProof, Report, prove
-from manifold_mixup._redraw import redraw_parameters
+from manifold_mixup._proof.prove import LayerProof, Report, prove
+from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._tree import map_leaves
 
 

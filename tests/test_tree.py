@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from manifold_mixup._tree import ends, leaves, map_leaves
+from manifold_mixup._tree import all_leaves, leaves, map_leaves
 
 X, Y = torch.ones(2), torch.zeros(3)
 
@@ -115,8 +115,8 @@ def test_a_mapped_value_is_of_the_same_kind(build, paths):
     assert [(path, id(tensor)) for path, tensor in leaves(value)] == [
         (path, id(tensor)) for path, tensor in before
     ]
-    others = [end for _, end in ends(value) if not isinstance(end, torch.Tensor)]
-    assert [end for _, end in ends(mapped) if not isinstance(end, torch.Tensor)] == others
+    others = [end for _, end in all_leaves(value) if not isinstance(end, torch.Tensor)]
+    assert [end for _, end in all_leaves(mapped) if not isinstance(end, torch.Tensor)] == others
 
 
 def test_what_is_both_a_mapping_and_a_dataclass_stays_consistent():
@@ -141,7 +141,7 @@ def test_what_is_no_container_is_passed_on():
     for value in ("text", 3, None, object(), Output, {1, 2}):
         assert map_leaves(lambda *_: pytest.fail("no tensor here"), value) is value
         assert list(leaves(value)) == []
-        assert list(ends(value)) == [("", value)]
+        assert list(all_leaves(value)) == [("", value)]
 
 
 def test_a_tensor_alone_has_no_path():

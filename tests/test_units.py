@@ -380,7 +380,7 @@ def attach(**options):
 
 
 def run(mixup, rows=BATCH):
-    output = mixup._model(randn(rows, 4, seed=rows))
+    output = mixup._attachment.model(randn(rows, 4, seed=rows))
     return output, mixup.plan
 
 

@@ -7,19 +7,35 @@ if TYPE_CHECKING:
     from manifold_mixup._mix import mix as mix
     from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
     from manifold_mixup._plan import MixPlan as MixPlan
+    from manifold_mixup._proof.prove import Report as Report
     from manifold_mixup._sample import sample_plan as sample_plan
-    from manifold_mixup._targets import MixedTarget as MixedTarget
+    from manifold_mixup._structure.rows import LayerRow as LayerRow
+    from manifold_mixup._structure.table import LayerTable as LayerTable
+    from manifold_mixup._target.mixed_target import MixedTarget as MixedTarget
 
-__all__ = ["ManifoldMixup", "MixPlan", "MixedTarget", "find_layers", "mix", "sample_plan"]
+__all__ = [
+    "LayerRow",
+    "LayerTable",
+    "ManifoldMixup",
+    "MixPlan",
+    "MixedTarget",
+    "Report",
+    "find_layers",
+    "mix",
+    "sample_plan",
+]
 __version__ = "0.1.0"
 
 if not TYPE_CHECKING:  # else every misspelt name would pass for one of type Any
     # PEP 562: torch takes seconds to load, so that it waits until a name is asked for. The help of
     # a command asks for none.
     _HOMES = {
+        "LayerRow": "_structure.rows",
+        "LayerTable": "_structure.table",
         "ManifoldMixup": "_mixup",
         "MixPlan": "_plan",
-        "MixedTarget": "_targets",
+        "MixedTarget": "_target.mixed_target",
+        "Report": "_proof.prove",
         "find_layers": "_find",
         "mix": "_mix",
         "sample_plan": "_sample",

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._advice import pooling
-from manifold_mixup._apart import meeting_rows
-from manifold_mixup._aside import NotTraceable, aside
+from manifold_mixup._dry_run.aside import NotTraceable, aside
+from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._layers import INPUT, is_input, named_layers, unwrap
-from manifold_mixup._neutral import Neutral
 from manifold_mixup._outputs import as_paths
-from manifold_mixup._record import Run
-from manifold_mixup._rows import InputRow, LayerRow, View
-from manifold_mixup._table import LayerTable as LayerTable
-from manifold_mixup._table import level
-from manifold_mixup._trace import trace
+from manifold_mixup._proof.apart import meeting_rows
+from manifold_mixup._structure.advice import pooling
+from manifold_mixup._structure.record import Run
+from manifold_mixup._structure.rows import InputRow, LayerRow, RowBuilder
+from manifold_mixup._structure.table import LayerTable as LayerTable
+from manifold_mixup._structure.table import level
+from manifold_mixup._structure.trace import trace
 
 # A uniform and a Bernoulli variable by which no layer is dropped, whichever way it is asked; twice,
 # for each time the generators of Python and NumPy have another seed as well.
@@ -63,7 +63,7 @@ def find_layers(
     return _find(model, args, kwargs, Neutral(), None, as_paths(outputs))
 
 
-def look_for(
+def inspect_model(
     model: nn.Module,
     names: Iterable[str],
     args: tuple[Any, ...],
@@ -110,7 +110,7 @@ def _find(
         traces = trace(model, args, kwargs, neutral, mask)
     except NotTraceable as error:
         raise type(error)(f"{name} cannot be looked at: {error}") from error
-    view = View(traces, mask, outputs)
+    view = RowBuilder(traces, mask, outputs)
     if not view.fault and (traces.second is None or view.doubts):
         view.fault = meeting_rows(
             model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts

@@ -20,7 +20,7 @@ def is_side(name: str, mask: str | None, *, floating: bool) -> bool:
     return name == mask or "mask" in name.lower() or not floating
 
 
-def present(mask: Tensor, name: str) -> Tensor:
+def valid_positions(mask: Tensor, name: str) -> Tensor:
     """Return which positions hold something and are no padding, ``(batch, time)``, bool.
 
     Args:
@@ -32,34 +32,34 @@ def present(mask: Tensor, name: str) -> Tensor:
     """
     if mask.is_floating_point():
         # Weights have a 1 in them; an additive mask has nothing above 0.
-        held = torch.where(mask.amax() > 0, mask > 0.5, mask > -1)
+        valid = torch.where(mask.amax() > 0, mask > 0.5, mask > -1)
     else:
-        held = (mask == 0) if "pad" in name.lower() else (mask != 0)
-    return held.flatten(1, -2).any(1) if held.ndim > 2 else held
+        valid = (mask == 0) if "pad" in name.lower() else (mask != 0)
+    return valid.flatten(1, -2).any(1) if valid.ndim > 2 else valid
 
 
 def shortened(mask: Tensor, name: str) -> Tensor:
     """Return a padding mask by which neighbouring examples differ in length, as far as they can.
 
     Args:
-        mask: what the model is given, in any form that `present` knows.
+        mask: what the model is given, in any form that `valid_positions` knows.
         name: its name.
     """
-    held = present(mask, name)
-    rows = torch.arange(len(held), device=held.device)
-    kept = (held.sum(1) * (5 - rows % 4) // 5).clamp(min=1)
+    valid = valid_positions(mask, name)
+    rows = torch.arange(len(valid), device=valid.device)
+    kept = (valid.sum(1) * (5 - rows % 4) // 5).clamp(min=1)
     # Padding goes where there is some: at the start if that is where sentences end together.
-    at_start = held[:, -1].all() & ~held[:, 0].all()
-    counted = torch.where(at_start, held.flip(1).cumsum(1).flip(1), held.cumsum(1))
-    dropped = held & (counted > kept[:, None])
-    dropped = dropped.view(len(held), *(1 for _ in mask.shape[2:]), held.shape[1])
+    at_start = valid[:, -1].all() & ~valid[:, 0].all()
+    counted = torch.where(at_start, valid.flip(1).cumsum(1).flip(1), valid.cumsum(1))
+    dropped = valid & (counted > kept[:, None])
+    dropped = dropped.view(len(valid), *(1 for _ in mask.shape[2:]), valid.shape[1])
     if mask.is_floating_point():
         nothing = torch.where(mask.amax() > 0, 0.0, torch.finfo(mask.dtype).min).to(mask.dtype)
         return torch.where(dropped, nothing, mask)
     return mask.masked_fill(dropped, "pad" in name.lower())
 
 
-def mix_states(x: Tensor, lam: Tensor, perm: Tensor, held: Tensor) -> Tensor:
+def mix_states(x: Tensor, lam: Tensor, perm: Tensor, valid: Tensor) -> Tensor:
     """Mix states ``(batch, time, *features)`` position by position.
 
     Where one of the two examples has padding, the state is the other's.
@@ -68,13 +68,13 @@ def mix_states(x: Tensor, lam: Tensor, perm: Tensor, held: Tensor) -> Tensor:
         x: the states.
         lam: λ, ``()`` or ``(batch,)``.
         perm: the partners, ``(batch,)``.
-        held: what is no padding, ``(batch, time)``, from `present`.
+        valid: what is no padding, ``(batch, time)``, from `valid_positions`.
     """
-    held, lam = held.to(x.device), lam.to(x.device)
+    valid, lam = valid.to(x.device), lam.to(x.device)
     perm = perm.to(x.device)
-    partner = held[perm]
+    partner = valid[perm]
     shares = lam.view(-1, 1) if lam.ndim else lam
-    shares = torch.where(partner, torch.where(held, shares, 0.0), 1.0)
+    shares = torch.where(partner, torch.where(valid, shares, 0.0), 1.0)
     places = torch.arange(x.shape[1], device=x.device)
     pairs = perm[:, None] * x.shape[1] + places
     mixed = _mix.apply(x.flatten(0, 1), shares.flatten(), pairs.flatten())
@@ -82,7 +82,7 @@ def mix_states(x: Tensor, lam: Tensor, perm: Tensor, held: Tensor) -> Tensor:
 
 
 def mix_mask(
-    mask: Tensor, lam: Tensor, perm: Tensor, held: Tensor, *, dtype: torch.dtype, weights: bool
+    mask: Tensor, lam: Tensor, perm: Tensor, valid: Tensor, *, dtype: torch.dtype, weights: bool
 ) -> Tensor:
     """Mix a mask that a module reads.
 
@@ -93,15 +93,15 @@ def mix_mask(
         mask: made from the model's mask, with the batch first; in what form is seen by its values.
         lam: λ, ``()`` or ``(batch,)``.
         perm: the partners, ``(batch,)``.
-        held: what is no padding, ``(batch, time)``, from `present`.
+        valid: what is no padding, ``(batch, time)``, from `valid_positions`.
         dtype: type of the result where the mask has none that floats.
         weights: whether the module wants weights for booleans, as one does that takes means.
     """
-    held, lam, perm = (part.to(mask.device) for part in (held, lam, perm))
+    valid, lam, perm = (part.to(mask.device) for part in (valid, lam, perm))
     lam = lam.view(-1, *(1 for _ in mask.shape[1:])) if lam.ndim else lam
     if mask.is_floating_point():
         return _mix_numbers(mask, lam, perm)
-    share = _seen(mask, held) if mask.dtype == torch.bool else mask
+    share = _seen(mask, valid) if mask.dtype == torch.bool else mask
     share = share.to(torch.promote_types(dtype, torch.float32))
     share = lam * share + (1 - lam) * share[perm]
     if mask.dtype == torch.bool and not weights:
@@ -121,9 +121,9 @@ def _mix_numbers(mask: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
     return torch.where(are_weights, shares, additive).to(mask.dtype)
 
 
-def _seen(mask: Tensor, held: Tensor) -> Tensor:
+def _seen(mask: Tensor, valid: Tensor) -> Tensor:
     """Return what a boolean mask lets through, whichever of the two it marks."""
-    shape = [len(held), *(1 for _ in mask.shape[1:])]
-    shape[-1 if mask.shape[-1] == held.shape[1] else 1] = held.shape[1]
-    marks_padding = (mask & ~held.view(shape)).any() | ~mask.any()
+    shape = [len(valid), *(1 for _ in mask.shape[1:])]
+    shape[-1 if mask.shape[-1] == valid.shape[1] else 1] = valid.shape[1]
+    marks_padding = (mask & ~valid.view(shape)).any() | ~mask.any()
     return mask ^ marks_padding

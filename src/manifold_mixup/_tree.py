@@ -19,12 +19,12 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):  # nearly always, and at every step
         yield path, value
         return
-    for leaf_path, leaf in ends(value, path):
+    for leaf_path, leaf in all_leaves(value, path):
         if isinstance(leaf, torch.Tensor):
             yield leaf_path, leaf
 
 
-def ends(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ``(path, end)`` for everything in a nested value that is no container, in order."""
     if isinstance(value, torch.Tensor):
         yield path, value
@@ -32,7 +32,7 @@ def ends(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if not _is_container(value):
         yield path, value
     for key, child in children(value):
-        yield from ends(child, _below(path, key))
+        yield from all_leaves(child, _below(path, key))
 
 
 def _is_container(value: Any) -> bool:
@@ -72,7 +72,7 @@ def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "
     )
 
 
-def put(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
+def replace_at(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
     """Rebuild a nested value with something else at the paths of ``new``.
 
     What holds none of them stays the same object.
@@ -85,7 +85,7 @@ def put(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
     pairs = [(key, child, _below(path, key)) for key, child in children(value)]
     if not any(at == key or at.startswith(f"{key}.") for at in new for *_, key in pairs):
         return value
-    return _rebuilt(value, [(key, put(new, child, below)) for key, child, below in pairs])
+    return _rebuilt(value, [(key, replace_at(new, child, below)) for key, child, below in pairs])
 
 
 def _below(path: str, key: Any) -> str:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from manifold_mixup._find import look_for
-from manifold_mixup._table import LayerTable
+from manifold_mixup._find import inspect_model
+from manifold_mixup._structure.table import LayerTable
 from manifold_mixup.lab import models, yours
 from manifold_mixup.lab.data import Data
 
@@ -46,7 +46,7 @@ def look(
     given = _given(name, shape, classes)
     args, kwargs = _arguments(given.example)
     try:
-        return look_for(given.model, (), args, kwargs, mask)
+        return inspect_model(given.model, (), args, kwargs, mask)
     except RuntimeError as error:
         reason = f"{name} does not run on {given.batch}: {error}. {given.way_out}."
         raise ValueError(reason) from error

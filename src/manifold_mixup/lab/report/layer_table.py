@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from manifold_mixup._rows import InputRow, LayerRow
-from manifold_mixup._table import LayerTable
+from manifold_mixup._structure.rows import InputRow, LayerRow
+from manifold_mixup._structure.table import LayerTable
 
 _HEADER = ("", "layer", "depth", "shape", "why not")
 _LONG = 40  # rows, a screen

@@ -1,0 +1,348 @@
+"""The hooks on one model, which begin, mix and end each of its forward passes."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import _autograd, _masks, _mix
+from manifold_mixup._attach import compiled
+from manifold_mixup._attach.eval_mode import EvalModeWatch
+from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, LayerHook, MaskHook
+from manifold_mixup._attach.layer_runs import LayerRuns
+from manifold_mixup._attach.padding import Padding
+from manifold_mixup._attach.passes import ForwardPass, Passes, Source
+from manifold_mixup._dry_run.left_behind import require_real
+from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
+from manifold_mixup._layers import is_input, named_layers, unwrap
+from manifold_mixup._module_hooks import hook_after, into_place, to_front
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._structure.rows import InputRow, LayerRow
+
+Inputs = list[tuple[str, Tensor]]
+Rows = Mapping[str, LayerRow | InputRow]
+
+
+class Attachment:
+    """Hooks on a model for some of its layers, and the forward passes that they have seen.
+
+    In a forward pass `_begin` asks for its plan and makes it the active one, the hook on the plan's
+    layer mixes there (at the input `_begin` does), and `_end` makes sure that this happened once
+    and hands out the output, whose gradient requires a claim. `behind` leads from an output back to
+    its pass, and to the claim.
+
+    Args:
+        model: what the user calls.
+        layers: the names of the eligible layers.
+        owner: the object that the hooks belong to, see `owners_on`.
+        mask: name of the padding mask among the model's inputs; None for none.
+        outputs: paths of the outputs that the loss reads; None for all.
+        mixes: whether the coming pass is mixed, given whether it trains.
+        next_plan: the plan of a pass that is to be mixed, given its inputs by name, its arguments,
+            and whether it trains.
+
+    Attributes:
+        plan: of the running or latest training pass; None if it is not mixed.
+        skipped: how many plans fell on a layer that did not run.
+        lead: name of the input whose dimension 0 is the batch; None until it is known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        *,
+        owner: object,
+        mask: str | None,
+        outputs: Sequence[str] | None,
+        mixes: Callable[[bool], bool],
+        next_plan: Callable[[Inputs, tuple[Any, ...], dict[str, Any], bool], MixPlan | None],
+    ) -> None:
+        self.model = model
+        self.plan: MixPlan | None = None
+        self.skipped = 0
+        self.lead: str | None = None
+        self.passes = Passes(model, outputs)
+        self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
+        self._active = ActivePlan()
+        self._hooks = {
+            name: LayerHook(owner, name, self._active, self.passes)
+            for name in layers
+            if not is_input(name)
+        }
+        self.runs = LayerRuns(model, self._hooks)
+        self.padding = Padding(
+            owner, mask, active=self._active, passes=self.passes, layers=self._hooks
+        )
+        self._rows: dict[str, LayerRow | InputRow] = {}
+        self._eval_mode = EvalModeWatch(model)
+        self._handles: list[Any] = []
+        self._blocks: set[nn.Module] = set()
+        self._first = True
+        self._fresh = True  # no pass has ended since a dry run
+        self._error_before: BaseException | None = None
+        self._recomputation: tuple[int, int | None] | None = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are on the model."""
+        return bool(self._handles)
+
+    def register(self) -> None:
+        """Put the hooks on the model."""
+        compiled.skip_compiling(
+            LayerHook.__call__, MaskHook.__call__, BlockHook.__call__, *_mix.IN_BACKWARD
+        )
+        modules = named_layers(self.model)
+        handles: list[Any] = [compiled.Mark(modules[name]) for name in self._hooks]
+        for name, hook in self._hooks.items():
+            in_front = getattr(self._rows.get(name), "in_front", False)
+            handles.append(hook_after(modules[name], hook, prepend=in_front))
+        begin, end = EagerHook(self._owner, self._begin), EagerHook(self._owner, self._end)
+        handles.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
+        # Also after an exception, so that no layer called later takes the pass for running.
+        handles.append(self.model.register_forward_hook(end, always_call=True))
+        self._handles += handles
+        self.register_masks()
+        self._watch_blocks()
+
+    def register_masks(self) -> None:
+        """Put hooks on the modules that were found to read the mask since."""
+        self._handles += self.padding.register(self.model)
+
+    def remove(self) -> None:
+        """Take all hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._active.set(None)
+        self.plan = None
+
+    def leading(self, inputs: Inputs) -> Tensor:
+        """Return the input whose dimension 0 is the batch."""
+        return leading(inputs, self.lead)
+
+    def behind(self, y: Any, output: Any) -> Source:
+        """Return what made an output, for which the targets ``y`` are about to be mixed.
+
+        Raises:
+            RuntimeError: in training, the output comes from no forward pass, or from several.
+            ValueError: the targets come from a mixed pass themselves.
+        """
+        if not self._handles:
+            return Source([])
+        self.passes.require_data(y)
+        source = self.passes.behind(output, train_mode=self.model.training)
+        if source.plan is None and not self.model.training:
+            self._eval_mode.watch(output)
+        return source
+
+    # What the structural view and the proof need
+
+    def note(self, rows: Rows) -> None:
+        """Take over what is known of layers: the parts of their outputs to mix, and their masks."""
+        self._rows.update(rows)
+        for name, row in rows.items():
+            self.padding.note(name, row)
+            if row.readers and row.mask == self.padding.name:
+                self.runs.placement.read(name, [reader.layer for reader in row.readers])
+            if isinstance(row, LayerRow):
+                hook = self._hooks[name]
+                hook.unmixed = row.unmixed
+                hook.counts = not row.checkpointed
+                if row.in_front:
+                    to_front(named_layers(self.model)[name], hook)
+                self.runs.known.add(name)
+
+    @contextmanager
+    def visible(self) -> Iterator[None]:
+        """Let dry runs see states where they are mixed: others' hooks may stand on both sides."""
+        self._fresh = True
+        for hook in self._hooks.values():
+            hook.looking = True
+        try:
+            yield
+        finally:
+            for hook in self._hooks.values():
+                hook.looking = False
+
+    @contextmanager
+    def run_on_stage(
+        self, staged: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
+    ) -> Iterator[Any]:
+        """Run a dry run of the model, mixed by a plan, through hooks like these in their places."""
+        if plan is None:
+            yield staged(*args, **kwargs)
+            return
+        twin = Attachment(
+            staged,
+            [plan.layer],
+            owner=self,
+            mask=self.padding.name,
+            outputs=None,
+            mixes=lambda training: True,
+            next_plan=lambda inputs, *_: plan.to(leading(inputs, self.lead).device),
+        )
+        twin.lead = self.lead
+        twin.note({name: row for name, row in self._rows.items() if name == plan.layer})
+        twin.register()
+        try:
+            for name in twin._hooks:
+                into_place(named_layers(staged)[name])
+            output = staged(*args, **kwargs)
+            twin.behind(None, output).claim()  # the proof goes backward without targets
+            yield output
+        finally:
+            twin.remove()
+
+    # A forward pass
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if getattr(module, "_is_replica", False):
+            raise TypeError(DATA_PARALLEL)
+        training = self.model.training and torch.is_grad_enabled()
+        mixing = self._mixes(training)
+        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if mixing and traced:
+            raise RuntimeError(_EXPORTED)
+        recomputed = self.passes.recomputed(strict=mixing)
+        if recomputed is None:
+            running = self._start(args, kwargs, training=training, mixing=mixing)
+        else:
+            self._require_once(recomputed)
+            running = recomputed
+        self._active.runs = 0
+        self._active.set(running)
+        if running.plan is not None and is_input(running.plan.layer):
+            return self._mix_input(running.plan, running.valid, args, kwargs)
+        return None
+
+    def _start(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, mixing: bool
+    ) -> ForwardPass:
+        """Open a pass, with its plan if it is to be mixed."""
+        plan, valid = None, None
+        if mixing:
+            if self._first:
+                self._first = False
+                compiled.warn_of_forward(self.model)
+            inputs = list(named_inputs(unwrap(self.model), args, kwargs))
+            plan = self._next_plan(inputs, args, kwargs, training)
+            valid = None if plan is None else self.padding.valid(inputs)
+        started = self.passes.start(plan, training=training, valid=valid)
+        if training or mixing:
+            self.plan = plan
+        self._eval_mode.over |= training
+        self._error_before = sys.exc_info()[1]
+        return started
+
+    def _require_once(self, recomputed: ForwardPass) -> None:
+        """Raise if a pass that is being recomputed was already, in the same backward node."""
+        recomputation = _autograd.recomputation()
+        if recomputation == self._recomputation:
+            raise RuntimeError(
+                "a checkpoint holds several calls of the model, and it cannot be told which of "
+                "them is being recomputed. Checkpoint each call on its own."
+            )
+        self._recomputation = recomputation
+
+    def _mix_input(
+        self,
+        plan: MixPlan,
+        valid: Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        core = unwrap(self.model)
+        inputs = list(named_inputs(core, args, kwargs))
+        wanted = mixed_input(plan.layer, inputs, self.padding.name, plan.batch)
+
+        def mix_wanted(name: str, tensor: Tensor) -> Tensor:
+            if name != wanted:
+                return tensor
+            if valid is not None and plan.layer in self.padding.inputs:
+                return _masks.mix_states(tensor, plan.lam, plan.perm, valid)
+            return _mix.mix(tensor, plan)
+
+        return map_inputs(mix_wanted, core, args, kwargs)
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
+        try:
+            if self.passes.recomputed(strict=False) is None:
+                output = self._finish(output)
+        finally:
+            self._leave_block()
+        return output
+
+    def _finish(self, output: Any) -> Any:
+        """Close the pass that ends, and return its output as it is handed out."""
+        running = self.passes.running
+        failed = sys.exc_info()[1] is not self._error_before
+        try:
+            if running is not None and not failed:
+                self._account(running, output)
+            elif not failed:
+                self.passes.refuse_nesting()
+        finally:
+            output = self.passes.finish(output)
+            self._error_before = None
+        return output
+
+    def _account(self, finished: ForwardPass, output: Any) -> None:
+        """Make sure that the layer of the plan ran once; if it was skipped, drop the plan."""
+        plan = finished.plan
+        hook = None if plan is None else self._hooks.get(plan.layer)
+        if self.runs.skipped(finished, self._active.runs):
+            finished.unmix()
+            self.plan = None
+            self.skipped += 1
+        elif hook is not None and hook.traced and not hook.watched:
+            hook.watched = True
+            self._watch_blocks()  # compiled after attaching, perhaps
+        finished.require_tensor(output)
+        if self._fresh:
+            self._fresh = False
+            require_real(output)
+
+    # Compiled blocks inside an eager model
+
+    def _watch_blocks(self) -> None:
+        """Let every compiled block know which pass is being recomputed."""
+        for block in compiled.blocks(self.model):
+            if block not in self._blocks:
+                self._blocks.add(block)
+                enter = BlockHook(self._owner, self._enter_block)
+                leave = BlockHook(self._owner, self._leave_block)
+                self._handles.append(block.register_forward_pre_hook(enter))
+                self._handles.append(block.register_forward_hook(leave, always_call=True))
+
+    def _enter_block(self, *_: Any) -> None:
+        recomputed = self.passes.recomputed()
+        if recomputed is not None:
+            self._active.set(recomputed)
+
+    def _leave_block(self, *_: Any) -> None:
+        self._active.set(self.passes.running)
+
+
+def owners_on(model: nn.Module) -> list[object]:
+    """List the owners of the hooks that are on a model."""
+    hooks = (
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    )
+    return list(dict.fromkeys(h.owner for h in hooks if isinstance(h, EagerHook | LayerHook)))
+
+
+DATA_PARALLEL = (
+    "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so that "
+    "no plan can hold for all of it. Use DistributedDataParallel, and attach in each process."
+)
+_EXPORTED = (
+    "the model is being exported or traced while it mixes: the result would mix every batch by one "
+    "plan. Call mixup.remove() first, or export in eval mode."
+)

@@ -1,0 +1,193 @@
+"""The hooks that stay on a model, and read what to mix from the active plan.
+
+They are registered once and never change, so that code compiled around them stays valid: per pass
+only the values of the active plan change, which the compiler guards.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import _masks, _mix
+from manifold_mixup._attach.passes import ForwardPass, Passes
+from manifold_mixup._module_hooks import COMPILE_FIRST, Hook
+from manifold_mixup._structure.readers import Reader
+from manifold_mixup._tree import leaves, map_leaves, replace_at
+
+
+class ActivePlan:
+    """What is mixed at present, as compiled code reads it: by attributes that it guards."""
+
+    layer: str | None
+    lam: Tensor | None
+    perm: Tensor | None
+    valid: Tensor | None
+
+    def __init__(self) -> None:
+        self.runs = 0  # how often compiled code mixed in the pass at hand
+        self.set(None)
+
+    def set(self, running: ForwardPass | None) -> None:
+        """Mix as this pass does from now on; None mixes nothing."""
+        plan = None if running is None else running.plan
+        self.layer = None if plan is None else plan.layer
+        self.lam = None if plan is None else plan.lam
+        self.perm = None if plan is None else plan.perm
+        self.valid = None if plan is None or running is None else running.valid
+
+
+class EagerHook(Hook):
+    """A hook that must run outside of compiled code."""
+
+    def __init__(self, owner: object, run: Callable[..., Any]) -> None:
+        self.owner = owner
+        self.run = torch.compiler.disable(run, reason=COMPILE_FIRST)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, outside of compiled code."""
+        return self.run(*args, **kwargs)
+
+
+class BlockHook(EagerHook):
+    """An eager hook on a block that is compiled by itself."""
+
+    # Code of its own, for it is kept from the compiler (`skip_compiling`). That of the hooks on the
+    # whole model is not: there fullgraph=True has to meet it, and say why it cannot go on.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, outside of compiled code."""
+        return self.run(*args, **kwargs)
+
+
+class LayerHook(Hook):
+    """Mixes the output of one eligible layer when it is this layer's running."""
+
+    def __init__(self, owner: object, layer: str, active: ActivePlan, passes: Passes) -> None:
+        self.owner = owner
+        self.layer = layer
+        self.active = active
+        self.passes = passes
+        self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
+        self.masked = False  # whether a mask is read after it, and is mixed too
+        self.traced = False
+        self.counts = False  # whether compiled code may count its runs; else it notes its tracing
+        self.watched = False  # whether the compiled block around it, if any, was seen
+
+        # Inside a compiled checkpoint no side effect is allowed, so nothing can be counted there.
+        # But while being traced, code can leave a note that the mix is in it.
+        def note_trace() -> bool:
+            self.traced = True
+            return True
+
+        self.note_trace = torch.compiler.assume_constant_result(note_trace)
+        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the mixed output, or None to leave it as it is."""
+        if torch.compiler.is_compiling():
+            lam, perm = self.active.lam, self.active.perm
+            if self.active.layer != self.layer or lam is None or perm is None:
+                return None
+            if self.counts:
+                self.active.runs += 1
+            else:
+                self.note_trace()
+            return self._mix(output, lam, perm, self.active.valid)
+        return self.run_eagerly(output)
+
+    def _run_eagerly(self, output: Any) -> Any:
+        running = self.passes.at(self.layer)
+        plan = None if running is None else running.plan
+        if running is None or plan is None or plan.layer != self.layer:
+            return None
+        return self._mix(output, plan.lam, plan.perm, running.valid)
+
+    def _mix(self, output: Any, lam: Tensor, perm: Tensor, valid: Tensor | None) -> Any:
+        mixed = []
+        valid = valid if self.masked else None
+
+        def mix_leaf(path: str, tensor: Tensor) -> Tensor:
+            if not _mix.is_continuous(tensor) or path in self.unmixed:
+                return tensor
+            if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
+                raise ValueError(
+                    f"layer {self.layer!r} was to mix {perm.shape[0]} examples, but its output"
+                    f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension 0 must "
+                    f"be the batch. Choose a layer whose output has the batch there."
+                )
+            mixed.append(path)
+            if valid is not None and tensor.shape[1:2] == valid.shape[1:]:
+                return _masks.mix_states(tensor, lam, perm, valid)
+            return _mix.apply(tensor, lam, perm)
+
+        result = map_leaves(mix_leaf, output)
+        if not mixed:
+            raise ValueError(
+                f"layer {self.layer!r} was to be mixed, but its output, a {type(output).__name__}, "
+                f"holds no floating point tensor on which the model's output is known to depend. "
+                f"Choose another layer."
+            )
+        return result
+
+
+class MaskHook(Hook):
+    """Hands a module that reads a mask after the mixed layer the mixed mask."""
+
+    def __init__(
+        self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
+    ) -> None:
+        self.owner = owner
+        self.active = active
+        self.passes = passes
+        self.layers = layers
+        # By mixed layer, what of the module's arguments is a mask.
+        self.reads: dict[str, list[Reader]] = {}
+        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Return the arguments with mixed masks, or None to leave them."""
+        if torch.compiler.is_compiling():
+            layer, valid = self.active.layer, self.active.valid
+            lam, perm = self.active.lam, self.active.perm
+            if layer not in self.reads or lam is None or perm is None or valid is None:
+                return None
+            # Blocks that are given the same mask do the same work: the compiler sees that.
+            return self._mix(layer, (args, kwargs), lam, perm, valid, [])
+        return self.run_eagerly(args, kwargs)
+
+    def _run_eagerly(self, args: Any, kwargs: Any) -> Any:
+        running = self.passes.current()
+        plan = None if running is None else running.plan
+        if running is None or plan is None or running.valid is None or plan.layer not in self.reads:
+            return None
+        layer = self.layers.get(plan.layer)
+        if layer is not None and not (running.runs[plan.layer] or self.active.runs or layer.traced):
+            return None  # skipped this time, and so not mixed
+        return self._mix(
+            plan.layer, (args, kwargs), plan.lam, plan.perm, running.valid, running.masks
+        )
+
+    def _mix(
+        self,
+        layer: str,
+        given: Any,
+        lam: Tensor,
+        perm: Tensor,
+        valid: Tensor,
+        known: list[tuple[Tensor, Any, Tensor]],
+    ) -> Any:
+        tensors = dict(leaves(given))
+        floating = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+        dtype = next(floating, torch.float32)
+        mixed = {}
+        for reader in self.reads[layer]:
+            mask, form = tensors.get(reader.path), (dtype, reader.pools)
+            if mask is None:
+                continue  # a model may leave out a mask that masks nothing
+            found = [done for source, its, done in known if source is mask and its == form]
+            if not found:
+                found = [_masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.pools)]
+                known.append((mask, form, found[0]))
+            mixed[reader.path] = found[0]
+        return replace_at(mixed, given) if mixed else None

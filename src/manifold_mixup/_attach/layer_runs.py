@@ -1,0 +1,82 @@
+"""Whether the layer of a plan ran: once, not this time (LayerDrop), or never."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from manifold_mixup._attach.compiled import runs_compiled
+from manifold_mixup._attach.hooks import LayerHook
+from manifold_mixup._attach.passes import ForwardPass
+from manifold_mixup._attach.placement import Placement
+from manifold_mixup._layers import is_input, named_layers
+
+
+class LayerRuns:
+    """What is known of the runs of the eligible layers."""
+
+    def __init__(self, model: nn.Module, hooks: Mapping[str, LayerHook]) -> None:
+        self.model = model
+        self.hooks = hooks
+        self.known: set[str] = set()  # those that ran, in a forward pass or in the structural view
+        self.placement = Placement(model, hooks)
+
+    def skipped(self, finished: ForwardPass, compiled_runs: int) -> bool:
+        """Say whether the layer that was to be mixed did not run in this pass.
+
+        Args:
+            finished: the pass.
+            compiled_runs: how often compiled code, which the pass does not count, mixed in it.
+
+        Raises:
+            RuntimeError: the layer ran several times, the hook on it never does, or its name means
+                another module by now.
+        """
+        self.known.update(finished.runs)
+        plan = finished.plan
+        if plan is None:
+            return False
+        self.placement.require(plan.layer)
+        if is_input(plan.layer):
+            return False
+        hook = self.hooks[plan.layer]
+        runs = finished.runs[plan.layer] + compiled_runs
+        if runs > 1:
+            raise RuntimeError(_repeated(plan.layer, runs))
+        hook.traced |= compiled_runs > 0
+        if runs or (hook.traced and not hook.counts):
+            return False
+        self._require_hook(plan.layer)
+        return True
+
+    def _require_hook(self, layer: str) -> None:
+        """Raise if a layer was not skipped by chance, but can never be mixed."""
+        module, hook = named_layers(self.model).get(layer), self.hooks[layer]
+        if module is None or hook not in module._forward_hooks.values():
+            raise RuntimeError(
+                f"layer {layer!r} was to be mixed, but its hooks were taken off. Attach again, "
+                f"with replace=True."
+            )
+        compiled = runs_compiled(self.model, layer)
+        if not hook.traced and (compiled or layer not in self.known):
+            raise RuntimeError(_never_ran(layer, compiled))
+
+
+def _repeated(layer: str, runs: int) -> str:
+    return (
+        f"layer {layer!r} ran {runs} times in one forward pass, and its states would be mixed "
+        f"{runs} times. Choose a layer that runs once, for example the module around it."
+    )
+
+
+def _never_ran(layer: str, compiled: bool) -> str:
+    if compiled:
+        return (
+            f"layer {layer!r} was to be mixed, but the compiled code does not contain the mix: it "
+            f"was compiled before ManifoldMixup was attached, or never runs this layer. Attach "
+            f"before the first compiled call, or call torch.compiler.reset()."
+        )
+    return (
+        f"layer {layer!r} was to be mixed, but it has never run. Its forward may be bypassed (a "
+        f"container, or a module whose weights are used directly); find_layers(model, example) "
+        f"lists those that run."
+    )

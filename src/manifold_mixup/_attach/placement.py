@@ -1,0 +1,79 @@
+"""Whether a layer's name still means the module with our hook: LoRA and the like wrap modules."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from manifold_mixup._layers import is_input, named_layers, unwrap
+
+
+class Placement:
+    """Where the modules with hooks sit in a model, so that it is noticed when one is moved.
+
+    Args:
+        model: the model.
+        layers: the names of the eligible layers.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
+        self.model = model
+        modules = named_layers(model)
+        self.modules = {name: modules[name] for name in layers if not is_input(name)}
+        self.readers: dict[str, set[str]] = {}
+        self._links: dict[str, list[tuple[dict[str, Any], str, Any]]] = {}
+
+    def read(self, layer: str, readers: Iterable[str]) -> None:
+        """Note modules that carry a hook for the mask when ``layer`` is mixed."""
+        modules = named_layers(self.model)
+        self.readers.setdefault(layer, set()).update(readers)
+        self.modules.update({name: modules[name] for name in self.readers[layer]})
+        self._links.pop(layer, None)
+
+    def require(self, layer: str) -> None:
+        """Raise RuntimeError if ``layer``, or what reads its mask, was wrapped or replaced."""
+        links = self._links.get(layer)
+        if links is None or not all(place.get(part) is child for place, part, child in links):
+            for name in self._names(layer):
+                if reason := self.moved(name):
+                    raise RuntimeError(f"{reason}.")
+            self._links[layer] = self._links_to(layer)
+
+    def moved(self, name: str) -> str:
+        """Say that a name now means another module than the one with the hook; else nothing."""
+        hooked = self.modules.get(name)
+        if hooked is None:
+            return ""
+        found = named_layers(self.model).get(name)
+        if found is not None and unwrap(found) is unwrap(hooked):
+            return ""
+        return (
+            f"layer {name!r} is no longer the module that ManifoldMixup was attached to: that was "
+            f"a {_kind(hooked)}, and now it is {_kind(found) if found else 'gone'}. What was put "
+            f"in its place or around it, as LoRA is, would stay unmixed. Attach again, with "
+            f"replace=True"
+        )
+
+    def moved_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Map those of ``names`` that mean another module by now to what is to be said of it."""
+        reasons = {name: self.moved(name) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _names(self, layer: str) -> list[str]:
+        return [name for name in (layer, *self.readers.get(layer, ())) if name in self.modules]
+
+    def _links_to(self, layer: str) -> list[tuple[dict[str, Any], str, Any]]:
+        """List by which entry of which module each step to these modules is made, each once."""
+        links: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        for name in self._names(layer):
+            module = unwrap(self.model)
+            for part in name.split("."):
+                place = unwrap(module)._modules
+                module = place[part]  # type: ignore[assignment]
+                links[id(place), part] = (place, part, module)
+        return list(links.values())
+
+
+def _kind(module: nn.Module) -> str:
+    kind = type(unwrap(module))
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,175 @@
+"""What is made sure of before a layer is mixed: by the structure of the model, and by numbers."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any
+
+from torch import Tensor
+
+from manifold_mixup._attach.attachment import Attachment
+from manifold_mixup._dry_run.aside import NotTraceable, Sharded
+from manifold_mixup._find import check_layers, inspect_model, rows_of
+from manifold_mixup._inputs import named_inputs
+from manifold_mixup._layers import unwrap
+from manifold_mixup._proof.prove import LayerProof, Report, prove, require_proven
+from manifold_mixup._structure.table import LayerTable
+from manifold_mixup._warn import warn
+
+
+class State(Enum):
+    """Where the checks stand."""
+
+    PENDING = auto()  # until the first training batch
+    PASSED = auto()
+    SKIPPED = auto()  # not wanted, or the model cannot be inspected
+
+
+class Checks:
+    """The checks of one attachment.
+
+    Args:
+        attachment: what is checked; it is told what is found.
+        mask: name of the padding mask among the model's inputs; None for none.
+        outputs: paths of the outputs that the loss reads; None for all.
+        wanted: whether layers that cannot be mixed are refused.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        *,
+        mask: str | None,
+        outputs: Sequence[str] | None,
+        wanted: bool,
+    ) -> None:
+        self._attachment = attachment
+        self._mask, self._outputs, self._wanted = mask, outputs, wanted
+        self.state = State.PENDING if wanted else State.SKIPPED
+        self._inspected = False
+
+    def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
+        """Return whether this batch has to be looked at before it is mixed."""
+        pending = training and self.state is State.PENDING
+        return pending or self._attachment.padding.unknown(inputs)
+
+    def first_batch(
+        self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """Check the layers on a batch, and return them in order of execution.
+
+        Raises:
+            TypeError: an input to be mixed is not floating point.
+            ValueError: a layer cannot be mixed.
+            RuntimeError: a layer was replaced, or it cannot be seen who reads the mask.
+        """
+        attachment = self._attachment
+        for reason in attachment.runs.placement.moved_of(layers).values():
+            raise RuntimeError(f"{reason}.")
+        mask = self._mask_in(args, kwargs)
+        try:
+            with attachment.visible():
+                table = inspect_model(attachment.model, layers, args, kwargs, mask, self._outputs)
+        except NotTraceable as error:
+            self.state = State.SKIPPED
+            if mask is not None:
+                raise NotTraceable(f"it cannot be seen who reads {mask!r}: {error}") from error
+            _warn_unchecked(layers, error)
+            return tuple(layers)
+        with attachment.visible():
+            layers = self.accept(table, layers, args, kwargs)
+        attachment.register_masks()
+        return layers
+
+    def accept(
+        self,
+        table: LayerTable,
+        layers: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[str, ...]:
+        """Take over what was found of the layers, and return them in order of execution.
+
+        Raises:
+            TypeError: an input to be mixed is not floating point.
+            ValueError: a layer cannot be mixed.
+        """
+        mask = self._mask_in(args, kwargs)
+        layers = check_layers(table, layers) if self._wanted else tuple(layers)
+        self._attachment.passes.checked |= self._wanted
+        self._note(table, layers)
+        if self._wanted and (mask is not None or table.once):
+            report = self._prove(layers, args, kwargs, mask)
+            if mask is not None:
+                _require_proof(report, mask, table)
+            if table.once:
+                require_proven(report)
+        self._attachment.padding.known |= mask is not None
+        self.state = State.PASSED if self._wanted else State.SKIPPED
+        return layers
+
+    def verify(
+        self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Report:
+        """Prove all layers by numbers; see `ManifoldMixup.verify`."""
+        attachment, mask = self._attachment, self._mask_in(args, kwargs)
+        moved = attachment.runs.placement.moved_of(layers)
+        new = not self._inspected or (mask is not None and not attachment.padding.known)
+        with attachment.visible():
+            if new and not moved:
+                with suppress(NotTraceable):
+                    table = inspect_model(
+                        attachment.model, layers, args, kwargs, mask, self._outputs
+                    )
+                    self._note(table, layers)
+            there = [name for name in layers if name not in moved]
+            proofs = self._prove(there, args, kwargs, mask).layers
+        proven = {proof.layer: proof for proof in proofs}
+        return Report(tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in layers))
+
+    def _prove(
+        self,
+        layers: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        mask: str | None,
+    ) -> Report:
+        attachment = self._attachment
+        how = attachment.run_on_stage, mask, self._outputs, attachment.lead
+        return prove(attachment.model, list(layers), args, kwargs, *how)
+
+    def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
+        self._attachment.note(rows_of(table, layers))
+        self._attachment.lead = table.lead
+        self._inspected = True
+
+    def _mask_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Return the name of the mask if the batch has one."""
+        inputs = named_inputs(unwrap(self._attachment.model), args, kwargs)
+        return next((name for name, _ in inputs if name == self._mask), None)
+
+
+def _warn_unchecked(layers: Sequence[str], error: NotTraceable) -> None:
+    way_out = (
+        " Give example=(one batch) when attaching, before anything is sharded, to have them "
+        "checked; or say check=False."
+        if isinstance(error, Sharded)
+        else " Say check=False to mix there all the same."
+    )
+    warn(f"the layers {list(layers)} were not checked: {error}.{way_out}")
+
+
+def _require_proof(report: Report, mask: str, table: LayerTable) -> None:
+    """Raise ValueError unless all layers are proven: what could not be tried is not."""
+    given = f"with mask={mask!r} mixed too"
+    if any(proof.verdict == "failed" for proof in report.layers):
+        raise ValueError(
+            f"{given}, not every layer can be mixed:\n{report}\n"
+            f"What is not 0 in a mask counts as seen, or as padding if 'pad' is in its name."
+            f"{table.without_mask()}"
+        )
+    if not report.ok:
+        raise ValueError(
+            f"{given}, it could not be proven that every layer can be mixed:\n{report}\n"
+            f"Give a batch on which it can; or say check=False to mix there all the same."
+        )

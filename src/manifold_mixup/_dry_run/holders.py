@@ -1,0 +1,317 @@
+"""How what an object holds is listed, and how it is given back: a pair for each kind of object."""
+
+import contextvars
+import functools
+import sys
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup._dry_run.caches import Cache, entries_of, is_bounded
+from manifold_mixup._dry_run.states import MEMOIZED, STATES, TWINS, Access, State, access_in_numpy
+
+_MISSING = object()
+# Classes whose objects never change.
+ATOMS: set[type] = {str, bytes, int, float, complex, bool, type(None), range, slice, State}
+ATOMS |= {types.CodeType, torch.dtype, torch.device, torch.Size}
+_TRADED = (Tensor, tuple)
+
+
+@dataclass(slots=True)
+class Part:
+    """What can change of one object, as it was.
+
+    Attributes:
+        owner: the object.
+        read: lists what it holds.
+        write: gives it back what such a list says.
+        held: the list, as it was.
+        trades: whether something can stand in for what it holds: tensors, iterators.
+        plain: whether nothing that it holds can change.
+    """
+
+    owner: Any
+    read: Callable[[Any], list[Any]]
+    write: Callable[[Any, list[Any]], None]
+    held: list[Any]
+    trades: bool
+    plain: bool
+
+
+def parts_of(value: Any) -> list[Part]:
+    """List what can change of one object, whatever is behind it."""
+    if type(value) is Cache:
+        return _remembered(value)
+    access = _access(value)
+    return [] if access is None else [_part(value, *access)]
+
+
+def _access(value: Any) -> Access | None:
+    if type(value) in _EXACT:  # nearly always
+        return _EXACT[type(value)]
+    for kind, access in _KINDS:
+        if isinstance(value, kind):
+            return access
+    numpy = sys.modules.get("numpy")
+    return None if numpy is None else access_in_numpy(numpy, value)
+
+
+def _remembered(cache: Any) -> list[Part]:
+    """List what a memoized function remembers."""
+    entries = None if is_bounded(cache) else entries_of(cache)
+    return [_part(cache, *MEMOIZED) if entries is None else _part(entries, *_DICT)]
+
+
+def attributes_of(value: Any) -> list[Part]:
+    """List the attributes of an object: those in its ``__dict__``, in slots, and in C++."""
+    parts = []
+    if (attributes := dict_of(value)) is not None:
+        parts.append(_part(attributes, *_DICT))
+    if names := _slots(type(value)):
+        read = functools.partial(_read_names, object.__getattribute__, names)
+        parts.append(_part(value, read, functools.partial(_write_slots, names)))
+    if isinstance(value, nn.Module):
+        parts.append(_part(value, _read_class, _write_class))  # a lazy module takes on another
+    if isinstance(value, torch.jit.ScriptModule):
+        parts += [_part(module, _read_script, _write_script) for module in _scripts(value._c)]
+    return parts
+
+
+def dict_of(value: Any) -> dict[str, Any] | None:
+    """Return the ``__dict__`` of an object, if it has one and shows it."""
+    try:
+        attributes = value.__dict__
+    except Exception:  # a property of the user's can raise whatever it likes
+        return None
+    return attributes if isinstance(attributes, dict) else None
+
+
+def attributes_of_class(kind: type) -> Part:
+    """List what a class holds: caches, counters, functions."""
+    return _part(kind, _read_kind, _write_kind)
+
+
+def globals_of(space: dict[str, Any], names: tuple[str, ...]) -> Part:
+    """List what some names mean in a file."""
+    read = functools.partial(_read_names, dict.__getitem__, names)
+    return _part(space, read, functools.partial(_write_globals, names))
+
+
+def file_of(space: dict[str, Any]) -> Part:
+    """List all that a file holds."""
+    return _part(space, _read_file, _write_file)
+
+
+def _part(owner: Any, read: Callable[..., Any], write: Callable[..., None]) -> Part:
+    held = read(owner)
+    kinds = set(map(type, held))
+    plain = kinds <= ATOMS
+    return Part(owner, read, write, held, not plain and any(map(can_trade, kinds)), plain)
+
+
+def can_trade(kind: type) -> bool:
+    """Return whether something can stand in for objects of a class, or for what they hold."""
+    return issubclass(kind, _TRADED) or kind in TWINS
+
+
+def _read_dict(owner: dict[Any, Any]) -> list[Any]:
+    base = OrderedDict if isinstance(owner, OrderedDict) else dict  # whatever a subclass does
+    return [*base.keys(owner), *base.values(owner)]
+
+
+def _write_dict(owner: dict[Any, Any], held: list[Any]) -> None:
+    base = OrderedDict if isinstance(owner, OrderedDict) else dict
+    keys, values = _halves(held)
+    now = list(base.keys(owner))
+    if len(now) != len(keys) or not all(map(is_, now, keys)):
+        base.clear(owner)
+    for key, value in zip(keys, values, strict=True):
+        base.__setitem__(owner, key, value)
+
+
+def _halves(held: list[Any]) -> tuple[list[Any], list[Any]]:
+    return held[: len(held) // 2], held[len(held) // 2 :]
+
+
+def _write_list(owner: list[Any], held: list[Any]) -> None:
+    list.__setitem__(owner, slice(None), held)
+
+
+def _write_set(owner: set[Any], held: list[Any]) -> None:
+    set.clear(owner)
+    set.update(owner, held)
+
+
+def _write_deque(owner: deque[Any], held: list[Any]) -> None:
+    deque.clear(owner)
+    deque.extend(owner, held)
+
+
+def _read_cell(owner: types.CellType) -> list[Any]:
+    try:
+        return [owner.cell_contents]
+    except ValueError:  # nothing is in it yet
+        return [_MISSING]
+
+
+def _write_cell(owner: types.CellType, held: list[Any]) -> None:
+    if held[0] is not _MISSING:
+        owner.cell_contents = held[0]
+    elif _read_cell(owner)[0] is not _MISSING:
+        del owner.cell_contents
+
+
+def _read_defaults(owner: types.FunctionType) -> list[Any]:
+    return [owner.__defaults__]
+
+
+def _write_defaults(owner: types.FunctionType, held: list[Any]) -> None:
+    owner.__defaults__ = held[0]
+
+
+def _read_partial(owner: "functools.partial[Any]") -> list[Any]:
+    return [owner.args]
+
+
+def _write_partial(owner: "functools.partial[Any]", held: list[Any]) -> None:
+    owner.__setstate__((owner.func, held[0], owner.keywords, vars(owner)))  # type: ignore[attr-defined]
+
+
+def _read_variable(owner: "contextvars.ContextVar[Any]") -> list[Any]:
+    return [owner.get(_MISSING)]
+
+
+def _write_variable(owner: "contextvars.ContextVar[Any]", held: list[Any]) -> None:
+    if held[0] is not _MISSING:  # else it goes with the context of the look
+        owner.set(held[0])
+
+
+def _read_class(owner: Any) -> list[Any]:
+    return [type(owner)]
+
+
+def _write_class(owner: Any, held: list[Any]) -> None:
+    owner.__class__ = held[0]
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    names: list[str] = []
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        names += [_mangled(n, base) for n in ([slots] if isinstance(slots, str) else slots)]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _mangled(name: str, kind: type) -> str:
+    """Return what Python makes of a private name in a class."""
+    private = name.startswith("__") and not name.endswith("__")
+    owner = kind.__name__.lstrip("_")
+    return f"_{owner}{name}" if private and owner else name
+
+
+def _read_names(get: Callable[[Any, str], Any], names: tuple[str, ...], owner: Any) -> list[Any]:
+    held = []
+    for name in names:
+        try:
+            held.append(get(owner, name))
+        except (AttributeError, KeyError):
+            held.append(_MISSING)
+    return held
+
+
+def _write_slots(names: tuple[str, ...], owner: Any, held: list[Any]) -> None:
+    for name, value in zip(names, held, strict=True):
+        if value is not _MISSING:
+            object.__setattr__(owner, name, value)
+        elif _read_names(object.__getattribute__, (name,), owner)[0] is not _MISSING:
+            object.__delattr__(owner, name)
+
+
+def _write_globals(names: tuple[str, ...], owner: dict[str, Any], held: list[Any]) -> None:
+    for name, value in zip(names, held, strict=True):
+        if value is not _MISSING:
+            owner[name] = value
+        elif not _is_import(name, owner.get(name)):  # a file is imported but once
+            owner.pop(name, None)
+
+
+def _read_file(owner: dict[str, Any]) -> list[Any]:
+    own = {name: value for name, value in owner.items() if not _is_import(name, value)}
+    return [*own.keys(), *own.values()]
+
+
+def _is_import(name: str, value: Any) -> bool:
+    return name.startswith("__") or type(value) is types.ModuleType
+
+
+def _write_file(owner: dict[str, Any], held: list[Any]) -> None:
+    wanted = dict(zip(*_halves(held), strict=True))
+    for name in _halves(_read_file(owner))[0]:
+        if name not in wanted:
+            del owner[name]
+    owner.update(wanted)
+
+
+def _read_kind(owner: type) -> list[Any]:
+    own = {name: value for name, value in vars(owner).items() if _is_attribute(name, value)}
+    return [*own.keys(), *own.values()]
+
+
+def _is_attribute(name: str, value: Any) -> bool:
+    internal = (types.GetSetDescriptorType, types.MemberDescriptorType)
+    return not name.startswith(("__", "_abc_")) and not issubclass(type(value), internal)
+
+
+def _write_kind(owner: type, held: list[Any]) -> None:
+    wanted = dict(zip(*_halves(held), strict=True))
+    for name in _halves(_read_kind(owner))[0]:
+        if name not in wanted:
+            delattr(owner, name)
+    for name, value in wanted.items():
+        if vars(owner).get(name, _MISSING) is not value:
+            setattr(owner, name, value)
+
+
+def _scripts(module: Any) -> Iterator[Any]:
+    """Yield a C++ module and those in it."""
+    yield module
+    children: Any = torch._C.ModuleDict(module)
+    for _, child in children.items():
+        yield from _scripts(child)
+
+
+def _script_slots(owner: Any) -> list[tuple[str, Any]]:
+    kinds: list[Any] = [torch._C.ParameterDict, torch._C.BufferDict]
+    tensors = [item for kind in kinds for item in kind(owner).items()]
+    return tensors + [("training", owner.getattr("training"))] * owner.hasattr("training")
+
+
+def _read_script(owner: Any) -> list[Any]:
+    return [value for _, value in _script_slots(owner)]
+
+
+def _write_script(owner: Any, held: list[Any]) -> None:
+    for (name, _), value in zip(_script_slots(owner), held, strict=True):
+        owner.setattr(name, value)
+
+
+_DICT: Access = (_read_dict, _write_dict)
+_KINDS: list[tuple[type, Access | None]] = [
+    (Tensor, None),
+    (dict, _DICT),
+    (list, (list, _write_list)),
+    (set, (list, _write_set)),
+    (deque, (list, _write_deque)),
+    (types.CellType, (_read_cell, _write_cell)),
+    (types.FunctionType, (_read_defaults, _write_defaults)),
+    (functools.partial, (_read_partial, _write_partial)),
+    (contextvars.ContextVar, (_read_variable, _write_variable)),
+    *STATES,
+]
+_EXACT = dict(_KINDS)

@@ -1,0 +1,55 @@
+"""Which positions of a padded batch count, in the inputs and in the outputs of the proof."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup._inputs import map_inputs, named_inputs
+from manifold_mixup._masks import valid_positions
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._proof.redraw import Examples
+
+
+class Padded:
+    """The padding of the examples; falsy if they have no mask.
+
+    Args:
+        model: the model.
+        examples: what it is given.
+        mask: name of the mask among it; None if there is none to mind.
+    """
+
+    def __init__(self, model: nn.Module, examples: Examples, mask: str | None) -> None:
+        self.examples = examples
+        self.mask = mask
+        given = dict(named_inputs(model, *examples.inputs)).get(mask or "")
+        self.held = None if given is None or mask is None else valid_positions(given, mask)
+
+    def __bool__(self) -> bool:
+        return self.held is not None
+
+    def counted(self, output: Tensor, perm: Tensor) -> Tensor:
+        """Set an output to 0 where the example ``perm`` has padding.
+
+        That changes outputs with a value for every position only: targets of padding are ignored.
+        """
+        if self.held is None or output.shape[:2] != self.held.shape:
+            return output
+        held = self.held.to(output.device)[perm.to(output.device)]
+        held = held.view(*held.shape, *(1 for _ in output.shape[2:]))
+        return torch.where(held, output, torch.zeros_like(output))
+
+    def refilled(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Copy the arguments with something else in the padding."""
+
+        def refill(name: str, tensor: Tensor) -> Tensor:
+            held = self.held
+            alike = held is not None and tensor.shape[:2] == held.shape
+            if held is None or not alike or name == self.mask or "mask" in name.lower():
+                return tensor.clone()
+            held = held.to(tensor.device).view(*held.shape, *(1 for _ in tensor.shape[2:]))
+            other = tensor + 1 if is_continuous(tensor) else tensor[:, :1].expand_as(tensor)
+            return torch.where(held, tensor, other)
+
+        return map_inputs(refill, model, *self.examples.inputs)

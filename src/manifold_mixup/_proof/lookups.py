@@ -1,0 +1,42 @@
+"""Whether values that were cast to integers choose rows, in a pass on real tensors."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._structure.record import Operation, tensors_in
+
+
+class Lookups(TorchDispatchMode):
+    """Watches for rows that are chosen by what was a floating value.
+
+    Attributes:
+        chose: whether there were any.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.chose = False
+        self.codes: set[StorageWeakRef] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator."""
+        call = Operation(func, args, dict(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self.chose |= any(self._key(tensor) in self.codes for tensor in call.codes)
+        for tensor in tensors_in(result):
+            integer = not is_continuous(tensor) and tensor.dtype != torch.bool
+            cast = call.kind(set(), integer=integer, new=True) == "cast"
+            if integer and (cast or any(self._key(read) in self.codes for read in call.reads)):
+                self.codes.add(self._key(tensor))
+        return result
+
+    def _key(self, tensor: Tensor) -> Any:
+        try:
+            return StorageWeakRef(tensor.untyped_storage())
+        except (NotImplementedError, RuntimeError):  # sparse, nested and the like have none
+            return id(tensor)

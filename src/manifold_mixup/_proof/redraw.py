@@ -1,0 +1,121 @@
+"""What the permutation proof runs on: parameters and examples in which nothing gets lost."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup._dry_run.stand_ins import cast
+from manifold_mixup._inputs import map_inputs, named_inputs
+from manifold_mixup._masks import shortened
+from manifold_mixup._mix import is_continuous
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A batch of drawn examples.
+
+    Attributes:
+        inputs: positional and keyword arguments of the model's forward.
+        batched: names of those tensors in them whose rows are the examples.
+        count: how many they are.
+    """
+
+    inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    batched: frozenset[str]
+    count: int
+
+    def reordered(
+        self, model: nn.Module, perm: Tensor | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Copy the arguments with the examples ``perm`` in this order; None leaves them."""
+
+        def reorder(name: str, tensor: Tensor) -> Tensor:
+            if perm is None or name not in self.batched:
+                return tensor.clone()
+            return tensor[perm.to(tensor.device)]
+
+        return map_inputs(reorder, model, *self.inputs)
+
+
+def redraw_parameters(model: nn.Module) -> None:
+    """Draw every parameter anew at a natural scale.
+
+    A head of zeros says the same of every example, and a LayerScale of 1e-6 hides a whole branch.
+    Weights become normal with variance 2 / fan-in, scales (of norms, LayerScale and the like) lie
+    in 0.5 to 1.5, biases have a standard deviation of 0.1. The global generator is not used.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_continuous(parameter) and parameter.numel():
+                drawn = _natural(name, parameter.shape, generator)
+                if parameter.is_complex():
+                    drawn = torch.complex(drawn, _natural(name, parameter.shape, generator))
+                parameter.copy_(drawn)
+
+
+def _natural(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    normal = torch.randn(shape, generator=generator, device="cpu")
+    if max(shape, default=1) == shape.numel():  # one axis: a bias or a scale
+        return 0.1 * normal if "bias" in name else 0.5 + 0.5 * normal.erf().add(1)
+    # Class tokens and position embeddings have a leading dimension of 1.
+    fan_in = shape[1:].numel() if shape[0] > 1 else shape[-1]
+    return math.sqrt(2 / fan_in) * normal
+
+
+def draw_examples(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batched: frozenset[str],
+    count: int,
+    dtype: torch.dtype,
+    batch: int,
+    mask: str | None = None,
+) -> Examples:
+    """Take ``count`` rows of the inputs ``batched``, and make rows differ that are alike.
+
+    Floating inputs (zeros, or one example repeated) get noise of their own scale. Token ids, where
+    whole examples are alike, are rolled within each row, so that no unknown id appears. Masks stay,
+    but the padding ``mask``, which gets more padding.
+    """
+    inputs = dict(named_inputs(model, args, kwargs))
+    rows = torch.arange(count, device="cpu") % batch
+    alike = all(_alike(inputs[name][rows]) for name in batched)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().to(cast(tensor, dtype), copy=True)
+        if name not in batched:
+            return tensor
+        tensor = tensor[rows.to(tensor.device)]
+        if name == mask:
+            return shortened(tensor, name)
+        if "mask" in name.lower():
+            return tensor
+        if is_continuous(tensor):
+            return _noisy(tensor, generator) if _alike(tensor) else tensor
+        return _rolled(tensor) if alike else tensor
+
+    return Examples(map_inputs(draw, model, args, kwargs), batched, count)
+
+
+def _alike(tensor: Tensor) -> bool:
+    """Say whether a row equals the one after it: a cyclic shift of the two could not be seen."""
+    same = tensor == tensor.roll(-1, 0)
+    return bool(same.flatten(1).all(1).any()) if tensor.ndim > 1 else bool(same.any())
+
+
+def _noisy(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    scale = float(tensor.std(correction=0)) or 1.0
+    noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device="cpu")
+    return tensor + scale * noise.to(tensor.device)
+
+
+def _rolled(tensor: Tensor) -> Tensor:
+    if tensor.ndim < 2:
+        return tensor
+    return torch.stack([row.roll(place, -1) for place, row in enumerate(tensor)])

@@ -1,0 +1,504 @@
+"""One forward pass, recorded: which value was made from which, and where modules end."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manifold_mixup._dry_run.neutral import Neutral, bind, operator_name
+from manifold_mixup._inputs import named_inputs
+from manifold_mixup._layers import named_layers
+from manifold_mixup._masks import is_side
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._module_hooks import hook_after, hook_before, into_place
+from manifold_mixup._structure.meet import Meeting, meeting
+from manifold_mixup._structure.outside import Outside
+from manifold_mixup._tree import leaves, map_leaves, replace_at
+
+
+@dataclass
+class Node:
+    """A value.
+
+    Attributes:
+        parents: the nodes it was computed from.
+        indices: those of them that only chose rows of a table (token ids in an embedding).
+        codes: those of them by which rows were chosen, in one way or another.
+        kind: ``"move"``, it holds what its parents hold; ``"cast"``, it is floating values made
+            integers; ``"range"``, it counts rows; ``"blank"``, nobody wrote it yet; ``"gradient"``,
+            it is a derivative that was taken inside forward; ``"unseen"``, no operator shows where
+            it came from; else nothing.
+        integer: whether it is of an integer type.
+    """
+
+    parents: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
+    kind: str = ""
+    integer: bool = False
+
+
+@dataclass
+class Leaf:
+    """A tensor in a nested value, as it was when it was seen: its node says which value it held."""
+
+    path: str
+    shape: tuple[int, ...]
+    floating: bool
+    node: int
+
+
+@dataclass
+class Run:
+    """One run of one layer.
+
+    Attributes:
+        layer: its name.
+        leaves: its output.
+        flops: floating point operations spent when it ended.
+        steps: operators run when it ended.
+        checkpointed: whether an activation checkpoint called it.
+        in_front: whether its output is taken before the hooks of others that stand on it, which
+            only look at it: what they keep is then mixed too.
+    """
+
+    layer: str
+    leaves: list[Leaf]
+    flops: int
+    steps: int
+    checkpointed: bool
+    in_front: bool = False
+
+
+@dataclass
+class Call:
+    """One call of one layer, and what it was given that was made from side inputs alone.
+
+    Attributes:
+        layer: its name.
+        steps: operators run when it began.
+        around: places of the calls that were running then.
+        masks: those arguments; a path begins with 0 for positional and 1 for keyword arguments.
+        shapes: of its floating outputs.
+    """
+
+    layer: str
+    steps: int
+    around: tuple[int, ...]
+    masks: list[Leaf]
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+
+@dataclass
+class Trace:
+    """A recorded forward pass; its nodes are numbered in the order in which they were made."""
+
+    batch: int
+    nodes: list[Node] = field(default_factory=list)
+    inputs: list[Leaf] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    outputs: list[Leaf] = field(default_factory=list)
+    meetings: list[Meeting] = field(default_factory=list)
+    flops: int = 0
+    steps: int = 0
+
+
+def record(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch: int,
+    mode: Any,
+    neutral: Neutral,
+    constants: Iterable[Tensor],
+    mask: str | None = None,
+) -> Trace:
+    """Record a forward pass, with the chance taken out.
+
+    Every layer's output is cloned by a hook, so that each module boundary is a value of its own:
+    exactly what mixing there would replace. So is every mask that a layer is given.
+
+    Args:
+        model: a model that may be run; the hooks put on it are taken off afterwards.
+        args: positional arguments, which no one else uses.
+        kwargs: keyword arguments, likewise.
+        batch: number of examples in them.
+        mode: the dispatch mode in which model and arguments live.
+        neutral: what random operators give.
+        constants: the tensors that the model holds.
+        mask: name of an input that is a side input, whatever it looks like.
+    """
+    recorder = _Recorder(Trace(batch), mask)
+    with ExitStack() as stack:
+        for name, module in named_layers(model).items():
+            enter, leave = recorder.entry(name), recorder.boundary(name)
+            stack.callback(hook_before(module, enter).remove)
+            stack.callback(hook_after(module, leave).remove)
+            into_place(module)
+            if next(iter(module._forward_hooks.values())) is not leave:
+                stack.callback(hook_after(module, recorder.front, prepend=True).remove)
+        stack.enter_context(mode)
+        stack.enter_context(neutral)
+        recorder.begin(named_inputs(model, args, kwargs), constants)
+        with Outside(recorder), recorder:
+            output = model(*args, **kwargs)
+        recorder.end(output)
+    return recorder.trace
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes, per tensor storage, the node that last wrote it.
+
+    Views share their storage and so the node; an in-place operator makes a new one.
+    """
+
+    def __init__(self, trace: Trace, mask: str | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+        self.mask = mask
+        self.open: list[int] = []  # places of the running calls
+        # Nodes made from inputs: whether from side inputs alone.
+        self.side: dict[int, bool] = {}
+        # Weak references keep an address from being used again, but none of the memory behind it.
+        self.held: dict[Any, int] = {}
+        self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
+        self.fronts: dict[int, Any] = {}  # outputs of running calls, before hooks of others
+        self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
+        self.handed: list[Tensor] = []  # tensors whose memory was handed out just now
+        self.behind: tuple[int, ...] = ()  # what is derived by, in a backward pass inside forward
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator and note what it made from what."""
+        with torch._C.DisableTorchFunction():  # asked at every shape, `Outside` would cost much
+            return self._run(func, args, dict(kwargs or {}))
+
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        self._settle_pointers()
+        call = Operation(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if call.name == "set_":  # its memory may hold what was copied out of PyTorch
+            self._node(result)
+        made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
+        if made or call.writes:
+            self._require_written(call)
+        parents = (*self._nodes(call.reads), *self.behind)
+        chosen = self._nodes(call.indices), self._nodes(call.codes)
+        for tensor in (*made, *call.writes):  # several outputs of one operator may be used apart
+            integer = not is_continuous(tensor) and tensor.dtype != torch.bool
+            kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
+            self._hold(tensor, Node(parents, *chosen, kind, integer))
+        self._meet(call, result)
+        self.trace.steps += 1
+        self.trace.flops += _flops(func, args, kwargs, result)
+        return result
+
+    def _meet(self, call: "Operation", result: Any) -> None:
+        """Note whether rows of the batch may have met."""
+        if call.named is None or not isinstance(result, Tensor | tuple | list):
+            return
+        ranged = lambda index: self.trace.nodes[self._node(index)].kind == "range"  # noqa: E731
+        first = next(tensors_in(result), None)
+        found = meeting(call.name, call.named, first, ranged) if first is not None else None
+        if found is not None and first is not None:
+            self.trace.meetings.append(replace(found, node=self._node(first)))
+
+    def _kinds(self, tensors: list[Tensor]) -> set[str]:
+        return {self.trace.nodes[self._node(tensor)].kind for tensor in tensors}
+
+    def _require_written(self, call: "Operation") -> None:
+        """Find a past for what is read though no operator has written it."""
+        if call.kind(set(), integer=False, new=True) == "move":
+            return  # its copies are as blank as it is
+        for tensor in call.reads:
+            blank = self.trace.nodes[self._node(tensor)].kind == "blank" and tensor.numel()
+            if blank and all(tensor is not written for written in call.writes):
+                origin = tuple(self.copied) or tuple(leaf.node for leaf in self.trace.inputs)
+                self._hold(tensor, Node(origin, kind="unseen"))
+
+    def _settle_pointers(self) -> None:
+        """Let tensors whose memory was handed out together be made from each other."""
+        handed, self.handed = self.handed, []
+        if len(handed) > 1:
+            parents = self._nodes(handed)
+            for tensor in handed:
+                self._hold(tensor, Node(parents, kind="unseen"))
+
+    # What `Outside` tells
+
+    def took_out(self, tensor: Tensor) -> None:
+        """Note that the values of a tensor were copied out of PyTorch."""
+        with torch._C.DisableTorchFunction():
+            self.copied[self._node(tensor)] = None
+
+    def pointed(self, tensor: Tensor) -> None:
+        """Note that the memory of a tensor was handed out, to a kernel perhaps."""
+        with torch._C.DisableTorchFunction():
+            if type(tensor).__name__ == "FakeTensor":
+                # `_trace` then records on copies: a kernel must get no null pointer.
+                raise RuntimeError("fake tensors have no memory to point to")
+            self.handed.append(tensor)
+
+    def derived(self, gradient: Tensor, by: Tensor) -> None:
+        """Note that one tensor is a derivative by another, and so belongs to its example."""
+        with torch._C.DisableTorchFunction():
+            parents = tuple(dict.fromkeys((self._node(gradient), self._node(by))))
+            self._hold(gradient, Node(parents, kind="gradient"))
+
+    def backward(self, *, running: bool) -> None:
+        """Take what a backward pass makes for derivatives by all inputs."""
+        self.behind = tuple(leaf.node for leaf in self.trace.inputs) if running else ()
+
+    # Begin and end
+
+    def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
+        """Make the inputs, and what the model holds, values without a past."""
+        for tensor in constants:
+            self._node(tensor)
+        for name, tensor in inputs:
+            self.side[self._hold(tensor, Node())] = is_side(
+                name, self.mask, floating=is_continuous(tensor)
+            )
+            self.trace.inputs.append(self._leaf(name, tensor))
+
+    def entry(self, layer: str) -> Callable[..., Any]:
+        """Make the hook that begins a layer."""
+
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            given = leaves((args, kwargs))
+            own = {path: mask.clone() for path, mask in given if self.side.get(self._node(mask))}
+            masks = [self._leaf(path, mask) for path, mask in own.items()]
+            around, steps = tuple(self.open), self.trace.steps
+            self.open.append(len(self.trace.calls))
+            self.trace.calls.append(Call(layer, steps, around, masks))
+            return replace_at(own, (args, kwargs))
+
+        return hook
+
+    def boundary(self, layer: str) -> Callable[..., Any]:
+        """Make the hook that ends a layer."""
+
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            place = self.open.pop()
+            in_front = self.fronts.pop(place, None) is output and output is not None
+            if not in_front:
+                output = map_leaves(lambda _, tensor: tensor.clone(), output)
+            ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
+            call = self.trace.calls[place]
+            call.shapes = [leaf.shape for leaf in ends if leaf.floating]
+            spent = self.trace.flops, self.trace.steps
+            self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint(), in_front))
+            return output
+
+        return hook
+
+    def front(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Keep what a layer gives before hooks of others see it, in case they only look."""
+        output = map_leaves(lambda _, tensor: tensor.clone(), output)
+        self.fronts[self.open[-1]] = output
+        return output
+
+    def end(self, output: Any) -> None:
+        """Note what the model returned."""
+        self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
+
+    def _leaf(self, path: str, tensor: Tensor) -> Leaf:
+        return Leaf(path, tuple(tensor.shape), is_continuous(tensor), self._node(tensor))
+
+    def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(map(self._node, tensors)))
+
+    def _node(self, tensor: Tensor) -> int:
+        """Return the node of the value that a tensor holds now; parameters get theirs here."""
+        found = self.held.get(self._key(tensor))
+        if found is not None:
+            return found
+        if self.copied and _holds_several(tensor):  # it may have come back from NumPy or a list
+            return self._hold(tensor, Node(tuple(self.copied), kind="unseen"))
+        return self._hold(tensor, Node())
+
+    def _hold(self, tensor: Tensor, node: Node) -> int:
+        number = len(self.trace.nodes)
+        self.trace.nodes.append(node)
+        self.held[self._key(tensor)] = number
+        known = [self.side[parent] for parent in node.parents if parent in self.side]
+        if known:
+            chosen = all(parent in node.indices for parent in node.parents if parent in self.side)
+            self.side[number] = all(known) and not chosen  # rows that ids chose are data
+        return number
+
+    def _key(self, tensor: Tensor) -> Any:
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside vmap, say
+            tensor = torch._C._functorch.get_unwrapped(tensor)
+        try:
+            with torch._C.DisableTorchFunction():  # else `Outside` would take us for the model
+                return StorageWeakRef(tensor.untyped_storage())
+        except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
+            self.kept.append(tensor)
+            return id(tensor)
+
+
+# Operators whose result does not depend on the values of what they are given.
+_SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
+# Operators that leave nothing of what was in the tensor they write into.
+_OVERWRITE = {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_"}
+# Operators that choose rows of a table, and the arguments that choose.
+_LOOKUPS = {
+    "embedding": "indices",
+    "_embedding_bag": "indices",
+    "_embedding_bag_forward_only": "indices",
+    "index": "indices",
+    "index_select": "index",
+    "gather": "index",
+    "take": "index",
+}
+# Likewise, where what is written or compared is a row of its own.
+_CODES = {
+    **_LOOKUPS,
+    **dict.fromkeys(("scatter", "scatter_", "scatter_add", "scatter_add_"), "index"),
+    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), "index"),
+    **dict.fromkeys(("index_put", "index_put_"), "indices"),
+    "eq": "self",  # to a range, as one_hot does
+}
+# Operators that leave the values they were given as they are, or nearly so.
+_MOVES = {
+    "clone",
+    "_to_copy",
+    "cat",
+    "stack",
+    "copy",
+    "copy_",
+    "repeat",
+    "lift_fresh",
+    "index",
+    "index_select",
+    "gather",
+}
+_MOVES |= {"round", "clamp", "clamp_min", "clamp_max", "nan_to_num", "constant_pad_nd", "detach"}
+_MOVES |= {"flip", "roll", "expand_copy", "unsafe_split", "split_with_sizes_copy", "view_copy"}
+# Operators that make a tensor and write nothing into it.
+_BLANK = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
+_BLANK |= {"new_empty_strided"}
+# Running statistics are no path: while a model trains, its output depends on the batch's own.
+_STATISTICS = {"running_mean", "running_var"}
+
+
+class Operation:
+    """What an operator call reads and writes.
+
+    Attributes:
+        name: of the operator.
+        named: its arguments by their names; None for an operator without a schema.
+        reads: tensors whose values the result depends on.
+        indices: those of them that choose rows of a table.
+        codes: those of them that choose rows, of whatever.
+        writes: tensors it writes into.
+    """
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.name = operator_name(func)
+        self.named: dict[str, Any] | None = None
+        self.reads: list[Tensor] = []
+        self.indices: list[Tensor] = []
+        self.codes: list[Tensor] = []
+        self.writes: list[Tensor] = []
+        if not hasattr(func, "_schema"):  # higher-order operators
+            self.reads = list(tensors_in((args, kwargs)))
+            return
+        name = self.name
+        named = self.named = bind(func, args, kwargs)
+        self._sort(func, named, overwrites=name in _OVERWRITE)
+        if name.endswith(_SHAPE_ONLY):
+            self.reads = []
+        if named.get("beta") == 0 and isinstance(named.get("self"), Tensor):
+            self.reads = [tensor for tensor in self.reads if tensor is not named["self"]]
+        if name == "set_":  # makes an alias, and writes nothing
+            self.reads, self.writes = [], []
+        if name in _LOOKUPS:
+            self.indices = list(tensors_in(named[_LOOKUPS[name]]))
+        if name in _CODES:
+            self.codes = list(tensors_in(named[_CODES[name]]))
+
+    def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
+        """Return the kind of what is made of values of the kinds ``given``; see `Node`."""
+        if self.name in _BLANK:
+            return "blank"
+        if self.name == "arange":
+            return "range"
+        if self.name not in _MOVES:
+            return ""
+        if integer and any(is_continuous(tensor) for tensor in self.reads):
+            return "cast"
+        if new and given and given <= {"range"}:
+            return "range"
+        return "blank" if new and given == {"blank"} else "move"
+
+    def _sort(self, func: Any, named: dict[str, Any], *, overwrites: bool) -> None:
+        for argument in func._schema.arguments:
+            if argument.name in _STATISTICS:
+                continue
+            tensors = list(tensors_in(named[argument.name]))
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            gone = written and (overwrites or argument.is_out)
+            self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
+            self.writes += tensors if written else []
+
+
+def _holds_several(tensor: Tensor) -> bool:
+    """Return whether the memory of a tensor has room for more than one number."""
+    try:
+        with torch._C.DisableTorchFunction():
+            return tensor.untyped_storage().nbytes() > tensor.element_size()
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
+        return tensor.numel() > 1
+
+
+def _fills_storage(tensor: Tensor) -> bool:
+    try:
+        return tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        return False
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in the arguments or results of an operator."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+    """Count the floating point operations of a call by torch's own formulas; 0 without one."""
+    from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+    formula = flop_registry.get(getattr(func, "_overloadpacket", None))
+    if formula is not None:
+        return int(formula(*args, **kwargs, out_val=result))
+    name = operator_name(func)
+    if name.startswith("_scaled_dot_product"):  # variants of one device or another
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    if "rnn" in name:  # fused recurrent layers use each weight once per step and example
+        weights = sum(tensor.numel() for tensor in tensors_in(args[1:]) if tensor.ndim == 2)
+        return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
+    return 0
+
+
+def _in_checkpoint() -> bool:
+    """Say whether an activation checkpoint is among the callers."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+    return False

@@ -1,0 +1,475 @@
+"""What a recorded forward pass says about each module and each input: can it be mixed, why not."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from manifold_mixup._masks import is_side
+from manifold_mixup._outputs import is_named, require_known
+from manifold_mixup._structure.codes import coded
+from manifold_mixup._structure.flow import (
+    Flow,
+    data_colour,
+    data_sources,
+    side_colour,
+    side_sources,
+)
+from manifold_mixup._structure.meet import meet
+from manifold_mixup._structure.readers import Reader, readers_after
+from manifold_mixup._structure.record import Leaf, Run, Trace
+from manifold_mixup._structure.trace import Traces
+
+# By these in its name an input is known for a mask, if nobody says so.
+_MASKS = ("mask", "pad")
+
+
+_CODES = (
+    "it holds category ids: forward casts part of it to integers that choose rows, and between two "
+    "ids there is none. Mix what comes after that lookup"
+)
+_SHUFFLED = (
+    "the rows of the batch are in another order there: forward reorders them before it and back "
+    "after it. Mix before the first reordering or after the last"
+)
+# Ways around a layer that are no operator's, and what to say of them.
+_CAUSES = {
+    "gradient": (
+        "forward takes a derivative by what comes before it, and the gradient goes back past the "
+        "mix to the example it belongs to. Mix what the derivative is taken by, or what comes "
+        "after it"
+    ),
+    "unseen": (
+        "forward computes with data around PyTorch's operators (NumPy, lists, a kernel launched "
+        "directly), and what comes back cannot be seen to have passed it. Mix what comes after "
+        "that, or wrap the kernel by torch.library; if verify() proves the layer, set check=False"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One module of a forward pass.
+
+    Attributes:
+        name: its name, as in ``model.named_modules()``, free of wrappers.
+        shape: shape of its (first floating point) output, the batch included.
+        depth: share of the forward pass's FLOPs spent when it ends, 0 to 1.
+        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
+        side: names of the side inputs (masks) that are still read after it.
+        reason: why it is no cut point; else empty.
+        runs: how many times it ran in the pass.
+        mixed: paths of the tensors in its output that must be mixed: those that reach the model's
+            outputs. A plain tensor's path is ``""``.
+        bypassed: what gets around it: ``"data"``, ``"side"`` (nothing but side inputs), or nothing
+            (``""``).
+        checkpointed: whether an activation checkpoint recomputes it.
+        unmixed: paths of the floating point tensors in its output that are left alone, as no output
+            of the model depends on them.
+        in_front: whether it is mixed before hooks of others on it, which only look at its output.
+        mask: the side input, if any, that makes this a cut point if it is mixed as well.
+        readers: the modules that read it after this one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    depth: float
+    cut: bool
+    side: tuple[str, ...]
+    reason: str
+    runs: int
+    mixed: tuple[str, ...]
+    bypassed: str
+    checkpointed: bool
+    unmixed: tuple[str, ...] = ()
+    in_front: bool = False
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """One tensor that was given to the model's forward.
+
+    Attributes:
+        name: the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
+        shape: its shape, the batch included.
+        floating: whether it is floating point.
+        batch: the dimension that is the batch, 0; None for a tensor without a batch.
+        kind: ``"data"`` (what is learned from), ``"side"`` (a mask and the like) or ``"constant"``
+            (it has no batch, or no output depends on it).
+        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
+        side: names of the side inputs that would be read unmixed.
+        reason: why it cannot be mixed; else empty.
+        mask: the side input, if any, that lets it be mixed if it is mixed as well.
+        readers: the modules that read it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    floating: bool
+    batch: int | None
+    kind: str
+    cut: bool
+    side: tuple[str, ...]
+    reason: str
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
+
+
+class RowBuilder:
+    """Reads the rows off the recordings of a forward pass.
+
+    Args:
+        traces: the recordings.
+        mask: name of an input that is a side input, whatever it looks like.
+        outputs: paths of what the loss reads of the model's output; None means all.
+
+    Raises:
+        ValueError: one of ``outputs`` is nothing that the model returned.
+    """
+
+    def __init__(
+        self, traces: Traces, mask: str | None = None, outputs: Sequence[str] | None = None
+    ) -> None:
+        require_known([leaf.path for leaf in traces.first.outputs], outputs)
+        self.scripted = traces.scripted
+        self.first = _read_by_loss(traces.first, outputs)
+        self.second = traces.second and _read_by_loss(traces.second, outputs)
+        self.mask = mask
+        self.names = [leaf.path for leaf in self.first.inputs]
+        self._resized = _shapes(self.second)
+        self._outputs_resized = _output_shapes(self.second)
+        self.flow = self._flow([leaf for leaf in self.first.outputs if leaf.floating])
+        self.outputs, self.losses = self._choose_outputs()
+        if len(self.outputs) < len(self.flow.outputs):
+            self.flow = self._flow(self.outputs)
+        self.codes = coded(self.first.nodes, [leaf.node for leaf in self.first.inputs])
+        self.fault = self._output_fault()
+        self.shuffles = self._shuffles()
+
+    @functools.cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """Name the operators by which rows of the batch may meet on the way to an output."""
+        # Of a list with an item for every example, numbers could not tell either.
+        if self.second is None or len(self.first.outputs) != len(self.second.outputs):
+            return ()
+        needed = self.flow.needed
+        first = [found for found in self.first.meetings if needed[found.node]]
+        counts = self.first.steps, self.second.steps
+        second = self.second.meetings
+        if counts[0] == counts[1] and len(self.first.meetings) == len(second):
+            pairs = zip(self.first.meetings, second, strict=True)
+            second = [other for one, other in pairs if needed[one.node]]
+        if self.scripted and counts[0] != counts[1]:
+            return ()  # the first run of TorchScript is not optimised, the second is
+        return tuple(dict.fromkeys(meet(first, second, counts)))
+
+    def _shuffles(self) -> list[int]:
+        """List the values in which all data has its rows in another order than before."""
+        return [
+            found.node
+            for found in self.first.meetings
+            if found.reorders
+            and found.lengths[:1] == (self.first.batch,)
+            and self.flow.needed[found.node]
+            and not data_sources(self.flow.bypassing([found.node]))
+        ]
+
+    def row(self, runs: Sequence[Run]) -> LayerRow:
+        """Describe a module by its runs."""
+        end = runs[-1]
+        floating = [leaf for leaf in end.leaves if leaf.floating]
+        mixed = [leaf for leaf in floating if self.flow.needed[leaf.node]]
+        ends = [leaf.node for leaf in mixed]
+        around = self.flow.bypassing(ends) if mixed else 0
+        own = self.fault or self._own_fault(runs, mixed)
+        mask, readers, fault = ("", (), "") if own else self._mixable_mask(mixed, around, end.steps)
+        return LayerRow(
+            name=end.layer,
+            shape=next((leaf.shape for leaf in floating), ()),
+            depth=self._depth(end),
+            cut=not own and not around,
+            side=self._names(side_sources(around)),
+            reason=own or self._detour(around, ends) + fault,
+            runs=len(runs),
+            mixed=tuple(leaf.path for leaf in mixed),
+            bypassed="" if own or not around else "data" if data_sources(around) else "side",
+            checkpointed=any(run.checkpointed for run in runs),
+            unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
+            in_front=end.in_front,
+            mask=mask,
+            readers=readers,
+        )
+
+    def input_row(self, place: int) -> InputRow:
+        """Describe input number ``place``."""
+        leaf = self.first.inputs[place]
+        data = bool(self.flow.total & data_colour(place))
+        side = bool(self.flow.total & side_colour(place))
+        around = self.flow.bypassing([leaf.node]) if data else 0
+        own = self.fault or self._no_state(leaf, data=data, side=side)
+        mask, readers, fault = ("", (), "") if own else self._mixable_mask([leaf], around, 0)
+        return InputRow(
+            name=leaf.path,
+            shape=leaf.shape,
+            floating=leaf.floating,
+            batch=0 if self._batched(place) else None,
+            kind="data" if data else "side" if side else "constant",
+            cut=not own and not around,
+            side=self._names(side_sources(around)),
+            reason=own or self._detour(around, [leaf.node]) + fault,
+            mask=mask,
+            readers=readers,
+        )
+
+    def _mixable_mask(
+        self, mixed: Sequence[Leaf], around: int, steps: int
+    ) -> tuple[str, tuple[Reader, ...], str]:
+        """Name the mask that is all that gets around a state, who reads it, and what to say of it.
+
+        Args:
+            mixed: the state.
+            around: the colours that get around it.
+            steps: operators run when it was there.
+        """
+        sides = side_sources(around)
+        names = self._names(sides)
+        if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
+            return "", (), ""
+        found, fault = self._readers(sides[0], mixed, steps)
+        looks_so = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
+        if fault:
+            return "", (), fault if looks_so else ""
+        return names[0], found, f"; mask={names[0]!r} mixes it too" if looks_so else ""
+
+    def _readers(
+        self, source: int, mixed: Sequence[Leaf], steps: int
+    ) -> tuple[tuple[Reader, ...], str]:
+        """List who reads a mask after a state, or say why it cannot be mixed too."""
+        positions = self.first.inputs[source].shape[-1:]
+        if not any(leaf.shape[1:2] == positions for leaf in mixed):
+            return (), f", and dimension 1 is not that of its {positions[0]} positions"
+        found, nodes, fault = readers_after(steps, source, self.first, self.second, self.flow)
+        if not fault and self.flow.bypassing([*(leaf.node for leaf in mixed), *nodes]):
+            fault = ", also by code outside of the modules that are given it: put it into one"
+        return found, fault
+
+    def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
+        """Say why an input is nothing to interpolate; else nothing."""
+        if side and not data:
+            return "it is a side input"
+        if not data:
+            return "no output depends on it, or it has no batch"
+        if not leaf.floating:
+            return "it is not floating point"
+        return _CODES if leaf.node in self.codes else ""
+
+    def _flow(self, outputs: Sequence[Leaf]) -> Flow:
+        nodes = [leaf.node for leaf in outputs]
+        batched = [place for place in range(len(self.names)) if self._batched(place)]
+        starts = {self.first.inputs[place].node: self._start(place) for place in batched}
+        flow = Flow(self.first.nodes, starts, nodes)
+        if not data_sources(flow.total):
+            # Nothing but numbers that are no floats and choose no rows: bytes of an image, say.
+            starts = {self.first.inputs[place].node: data_colour(place) for place in batched}
+            flow = Flow(self.first.nodes, starts, nodes)
+        return flow
+
+    def _start(self, place: int) -> int:
+        leaf = self.first.inputs[place]
+        side = is_side(leaf.path, self.mask, floating=leaf.floating)
+        return side_colour(place) if side else data_colour(place)
+
+    def _batched(self, place: int) -> bool:
+        second = self.second.inputs[place].shape if self.second else None
+        return self._follows(self.first.inputs[place].shape, second)
+
+    def _follows(self, shape: tuple[int, ...], resized: tuple[int, ...] | None) -> bool:
+        """Say whether dimension 0 is the batch, in both recordings."""
+        if not shape or shape[0] != self.first.batch:
+            return False
+        return resized is None or self.second is None or resized[0] == self.second.batch
+
+    def _choose_outputs(self) -> tuple[list[Leaf], tuple[str, ...]]:
+        """Choose the outputs that count, and name the inputs that are targets.
+
+        What has no batch, such as a balancing loss, is the same for every order of the examples and
+        may be left out; unless it was made from an input that nothing else reads. That input is a
+        target, and the number a loss inside the model.
+        """
+        floating = [leaf for leaf in self.first.outputs if leaf.floating]
+        batched = [leaf for leaf in floating if self._grows(leaf)]
+        if not batched:
+            return floating, ()
+        read = {source for leaf in batched for source in self._read(leaf)}
+        losses = [leaf for leaf in floating if leaf not in batched and set(self._read(leaf)) - read]
+        targets = {source for leaf in losses for source in self._read(leaf)} - read
+        return batched + losses, self._names(sorted(targets))
+
+    def _grows(self, output: Leaf) -> bool:
+        """Say whether an output has a batch, in whatever dimension."""
+        if self._outputs_resized.keys() == {leaf.path for leaf in self.first.outputs}:
+            return self._outputs_resized[output.path] != output.shape
+        # Recorded once only, or a list holds an item for every example.
+        return output.shape != ()
+
+    def _read(self, leaf: Leaf) -> list[int]:
+        colours = self.flow.colours[leaf.node]
+        return data_sources(colours) + side_sources(colours)
+
+    def _output_fault(self) -> str:
+        """Say why no layer at all can be mixed, by what the model returns; else nothing."""
+        if not self.outputs:
+            return "the model returns no floating point tensor (in tuples, dicts or dataclasses)"
+        resized = self._outputs_resized
+        first = [leaf for leaf in self.outputs if self._follows(leaf.shape, resized.get(leaf.path))]
+        for leaf in first:
+            if len(moved := _moved(leaf.shape, resized.get(leaf.path, leaf.shape))) > 1:
+                return (
+                    f"dimension {moved[1]} of the model's output{_at(leaf)} of shape {leaf.shape} "
+                    f"follows the batch as well: it compares examples with each other, for which "
+                    f"there are no mixed targets. Let the model return what it compares"
+                )
+        if first:
+            return ""
+        shape = self.outputs[0].shape
+        if shape == ():
+            return (
+                "the model returns a single number, a loss computed inside it. Let it return its "
+                "outputs, and wrap the criterion"
+            )
+        return (
+            f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
+            f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
+            f"and give a single example a batch dimension. Of graphs batched as one, where it "
+            f"counts nodes, attach to the module that comes after their pooling, called on its "
+            f"own: ManifoldMixup(model.head, ['input'])"
+        )
+
+    def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
+        """Say why a module's output cannot be mixed whatever goes around it; else nothing."""
+        if len(runs) > 1:
+            return (
+                f"it ran {len(runs)} times in one forward pass. Name a layer around all of its runs"
+            )
+        if not mixed:
+            return self._unused(runs[0])
+        if any(leaf.node in self.codes for leaf in mixed):
+            return _CODES
+        before = [node for node in self.shuffles if node < max(leaf.node for leaf in mixed)]
+        if 0 < len(before) < len(self.shuffles):
+            return _SHUFFLED
+        for leaf in runs[0].leaves:
+            if not leaf.floating and self.flow.needed[leaf.node]:
+                return f"its output{_at(leaf)} is an integer tensor that depends on the batch"
+        return next(filter(None, (self._elsewhere(runs[0], leaf) for leaf in mixed)), "")
+
+    def _unused(self, run: Run) -> str:
+        floating = [leaf for leaf in run.leaves if leaf.floating]
+        if not floating:
+            return "its output holds no floating point tensor"
+        if not any(self.flow.colours[leaf.node] for leaf in floating):
+            return "its output does not depend on the batch"
+        if any(
+            node.kind == "unseen" and self.flow.needed[place]
+            for place, node in enumerate(self.first.nodes)
+        ):
+            return _CAUSES["unseen"]
+        return "its output does not reach the model's outputs"
+
+    def _elsewhere(self, run: Run, leaf: Leaf) -> str:
+        """Say where the batch is if it is not dimension 0; else nothing."""
+        resized = self._resized.get((run.layer, leaf.path))
+        if self._follows(leaf.shape, resized):
+            return ""
+        seen = f"its output{_at(leaf)} has shape {leaf.shape} for a batch of {self.first.batch}"
+        if resized is None or len(resized) != len(leaf.shape):
+            return f"{seen}: dimension 0 is not the batch"
+        moved = _moved(leaf.shape, resized)
+        if moved == [0]:
+            return f"{seen}: dimension 0 holds more than the batch"
+        if len(moved) == 1:
+            return f"{seen}: the batch is dimension {moved[0]}, not 0"
+        return f"{seen}: dimension 0 does not follow the batch"
+
+    def _detour(self, around: int, ends: Sequence[int]) -> str:
+        """Say what gets around the values ``ends``; nothing if ``around`` is empty."""
+        late, passing = data_sources(around), data_sources(self.flow.total)
+        sides = self._names(side_sources(around))
+        targets = [name for name in (*self._names(late), *sides) if name in self.losses]
+        if targets:
+            return (
+                f"the model computes a loss from {_listed(targets)} itself, with unmixed targets. "
+                f"Leave {_listed(targets)} out, and wrap the criterion; in a Trainer of "
+                f"Transformers, add_to_trainer of manifold_mixup.integrations does both"
+            )
+        if not late:
+            some = f"side input{'s' if len(sides) > 1 else ''} {_listed(sides)}"
+            return (
+                f"the {some} {'are' if len(sides) > 1 else 'is'} still read after it"
+                if sides
+                else ""
+            )
+        if cause := self._cause(ends):
+            return cause
+        if len(late) < len(passing):
+            return f"the input {_listed(self._names(late))} is still read after it"
+        return self._skipping(ends)
+
+    def _cause(self, ends: Sequence[int]) -> str:
+        """Return why data gets around, if it is not by an operator; else nothing."""
+        for kind, reason in _CAUSES.items():
+            special = [place for place, node in enumerate(self.first.nodes) if node.kind == kind]
+            if special and not data_sources(self.flow.bypassing([*ends, *special])):
+                return reason
+        return ""
+
+    def _skipping(self, ends: Sequence[int]) -> str:
+        reached = 0
+        for end in ends:
+            reached |= self.flow.reaches[end]
+        missed = [leaf.path for place, leaf in enumerate(self.outputs) if not reached >> place & 1]
+        if not missed:
+            return "the residual path around it carries the unmixed state"
+        some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
+        if not reached & 1:
+            return f"it is on a side branch, and the {some} of the model would stay unmixed"
+        return (
+            f"the auxiliary {some} of the model would stay unmixed. If the loss reads "
+            f"{self.outputs[0].path!r} alone, say outputs={self.outputs[0].path!r}"
+        )
+
+    def _depth(self, run: Run) -> float:
+        if self.first.flops:
+            return run.flops / self.first.flops
+        return run.steps / max(self.first.steps, 1)
+
+    def _names(self, places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.names[place] for place in places)
+
+
+def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:
+    runs = trace.runs if trace else []
+    return {(run.layer, leaf.path): leaf.shape for run in runs for leaf in run.leaves}
+
+
+def _read_by_loss(trace: Trace, outputs: Sequence[str] | None) -> Trace:
+    """Leave out what the model returns for others than the loss."""
+    return replace(trace, outputs=[leaf for leaf in trace.outputs if is_named(leaf.path, outputs)])
+
+
+def _output_shapes(trace: Trace | None) -> dict[str, tuple[int, ...]]:
+    return {leaf.path: leaf.shape for leaf in trace.outputs} if trace else {}
+
+
+def _moved(shape: tuple[int, ...], resized: tuple[int, ...]) -> list[int]:
+    """List the dimensions that the batch size changes."""
+    return [dim for dim in range(len(shape)) if resized[dim] != shape[dim]]
+
+
+def _at(leaf: Leaf) -> str:
+    return f" {leaf.path!r}" if leaf.path else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))

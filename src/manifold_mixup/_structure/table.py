@@ -1,0 +1,206 @@
+"""The table of layers that `find_layers` returns, and the automatic choice from it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TypeVar, overload
+
+from manifold_mixup._layers import INPUT, is_input
+from manifold_mixup._structure.advice import pooling
+from manifold_mixup._structure.rows import InputRow, LayerRow
+
+# The automatic choice takes hidden layers between these depths, at least so far apart, as near as
+# possible to a quarter and a half of the way: what a person would choose.
+_FIRST, _LATEST, _APART = 0.05, 0.70, 0.05
+_QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
+_Row = TypeVar("_Row", LayerRow, InputRow)
+# A network of two or three layers may have spent more than that when its first one ends.
+_LAST_RESORT = 0.95
+# So many names stand in the short form of a table.
+_NAMED = 4
+
+
+@dataclass(frozen=True, repr=False)
+class LayerTable(Sequence[LayerRow]):
+    """The modules of one forward pass, ordered by when they end: a block after its parts.
+
+    Attributes:
+        rows: one for each module that ran, the model itself left out.
+        inputs: the tensors that were given to the forward pass.
+        idle: names of the modules that did not run; containers such as ``nn.ModuleList`` never do.
+        model: class name of the model.
+        fake: whether fake tensors could be used; else a copy ran on two rows.
+        lead: name of the input whose dimension 0 is the batch.
+        once: whether the model runs with one batch size only, so that the structure alone says
+            nothing for certain.
+    """
+
+    rows: tuple[LayerRow, ...]
+    inputs: tuple[InputRow, ...]
+    idle: tuple[str, ...]
+    model: str
+    fake: bool
+    lead: str = ""
+    once: bool = False
+
+    @property
+    def cuts(self) -> tuple[LayerRow, ...]:
+        """The layers that can be mixed."""
+        return tuple(row for row in self.rows if row.cut)
+
+    @property
+    def default(self) -> tuple[str, ...]:
+        """The automatic choice: the input, if it can be mixed, and two hidden layers.
+
+        The hidden layers come from the outermost level of module names that has two cut points
+        between depth 0.05 and 0.70, at least 0.05 apart; of its pairs the one nearest to depths ¼
+        and ½. Where no level has two, it is the one nearest to ⅜.
+
+        Raises:
+            ValueError: no hidden layer of the model can be mixed.
+        """
+        hidden = choose(self.rows)
+        if not hidden:
+            raise ValueError(self._nothing_to_choose())
+        return (*self._default_input(), *hidden)
+
+    def with_mask(self, mask: str) -> "LayerTable":
+        """Return the table for ``ManifoldMixup(..., mask=mask)``, which mixes a mask as well.
+
+        Raises:
+            ValueError: the forward pass was not given such an input.
+        """
+        if all(row.name != mask for row in self.inputs):
+            seen = ", ".join(repr(row.name) for row in self.inputs)
+            raise ValueError(
+                f"mask={mask!r} is no input of this forward pass, which was given {seen}."
+            )
+        rows = tuple(_cut_with(row, mask) for row in self.rows)
+        return replace(self, rows=rows, inputs=tuple(_cut_with(row, mask) for row in self.inputs))
+
+    def without_mask(self) -> str:
+        """Return a sentence that names layers after the last reader of the mask, if there are."""
+        rows = [row for row in self.rows if row.cut and not row.mask]
+        names = {row.depth: row.name for row in sorted(rows, key=level, reverse=True)}
+        named = ", ".join(repr(name) for _, name in sorted(names.items())[:_NAMED])
+        return f"\nAfter its last reader no mask is needed: {named}." if named else ""
+
+    @overload
+    def __getitem__(self, index: int) -> LayerRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[LayerRow, ...]: ...
+    def __getitem__(self, index: int | slice) -> LayerRow | tuple[LayerRow, ...]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        names = [row.name for row in self.cuts]
+        named = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+        return f"<{len(names)} of {len(self)} layers of {self.model} can be mixed: {named}>"
+
+    def __str__(self) -> str:
+        inputs, hidden = self._default_input(), choose(self.rows)
+        lines = [("", "layer", "depth", "shape", "why not")]
+        for item in self.inputs:
+            mark = _mark(chosen=bool(inputs) and item.cut, cut=item.cut)
+            lines.append((mark, f"{INPUT}:{item.name}", "", str(item.shape), item.reason))
+        for row in self.rows:
+            mark = _mark(chosen=row.name in hidden, cut=row.cut)
+            lines.append((mark, row.name, f"{row.depth:.3f}", str(row.shape), row.reason))
+        return f"{_columns(lines)}\n*: the automatic choice, +: can be mixed as well"
+
+    def _default_input(self) -> tuple[str, ...]:
+        floating = [row for row in self.inputs if row.kind == "data" and row.floating]
+        return (INPUT,) if len(floating) == 1 and floating[0].cut else ()
+
+    def _nothing_to_choose(self) -> str:
+        masks = sorted({repr(side) for row in self.rows if _masked(row) for side in row.side})
+        text = (
+            f"no hidden layer of {self.model} can be chosen: none of its {len(self)} layers is a "
+            f"cut point between depth {_FIRST} and {_LATEST}."
+        )
+        if masks:
+            text += f" Many would be, but the side input {', '.join(masks)} is read after them."
+            if mask := next((row.mask for row in self if _masked(row) and row.mask), ""):
+                text += f" With mask={mask!r} it is mixed too."
+        if not masks and (reasons := Counter(row.reason for row in self if not row.cut)):
+            reason, count = reasons.most_common(1)[0]
+            text += f" Of {count} of them: {reason}."
+        if self._default_input():
+            text += f' Mix the input: layers=["{INPUT}"].'
+        # Of equal depth, the outermost stands for all.
+        others = {row.depth: row.name for row in sorted(self.cuts, key=level, reverse=True)}
+        if others:
+            named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
+            text += f" Cut points elsewhere, with their depths: {named}."
+        if not masks and (pair := self._by_order()):
+            text += f" By their order {pair} would do: name them as layers."
+        late = {side for row in self if _masked(row) for side in row.side}
+        return text + pooling(self.inputs, tuple(late))
+
+    def _by_order(self) -> str:
+        """Name two cut points a quarter and half of the way, by the order in which they end."""
+        places = {row.depth: place for place, row in enumerate(self.rows)}
+        last = places.get(self.rows[-1].depth) if self.rows else None
+        cuts = [place for place, row in enumerate(self.rows) if row.cut and place != last]
+        cuts = [place for place in cuts if 0 < self.rows[place].depth < 1]
+        if len(cuts) < 2:
+            return ""
+        wanted = [share * len(self.rows) for share in (_QUARTER, _HALF)]
+        near = [min(cuts, key=lambda place: abs(place - at)) for at in wanted]
+        return " and ".join(repr(self.rows[place].name) for place in dict.fromkeys(near))
+
+
+def _cut_with(row: _Row, mask: str) -> _Row:
+    return replace(row, cut=True, reason="") if row.mask == mask else row
+
+
+def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
+    """Choose two layers, or one where there are no two; of no cut points, nothing."""
+    # A module of that name would be taken for the model's input.
+    rows = [row for row in rows if not is_input(row.name)]
+    inside = [row for row in rows if row.cut and _FIRST <= row.depth <= _LATEST]
+    for same in _by_level(inside):
+        pairs = [(a, b) for a, b in combinations(same, 2) if b.depth - a.depth >= _APART]
+        if pairs:
+            a, b = min(pairs, key=lambda pair: _distance(*pair))
+            return a.name, b.name
+    # Where a mask rules out what would be chosen, the user has to know: no last resort.
+    masked = any(map(_masked, rows))
+    later = [row for row in rows if row.cut and _LATEST < row.depth <= _LAST_RESORT and not masked]
+    for same in (*_by_level(inside), *_by_level(later)):
+        return (min(same, key=lambda row: abs(row.depth - _BETWEEN)).name,)
+    return ()
+
+
+def level(row: LayerRow) -> int:
+    """Count how deep a layer's name is nested: stages before blocks before layers."""
+    return row.name.count(".")
+
+
+def _by_level(rows: Sequence[LayerRow]) -> list[list[LayerRow]]:
+    """Group layers by level; of equal depth the last to run stays, a stage after its last layer."""
+    levels = sorted({level(row) for row in rows})
+    return [list({row.depth: row for row in rows if level(row) == n}.values()) for n in levels]
+
+
+def _distance(a: LayerRow, b: LayerRow) -> float:
+    return abs(a.depth - _QUARTER) + abs(b.depth - _HALF)
+
+
+def _masked(row: LayerRow) -> bool:
+    """Say whether a layer might be chosen, were it not for a side input."""
+    return row.bypassed == "side" and not row.cut and _FIRST <= row.depth <= _LATEST
+
+
+def _mark(*, chosen: bool, cut: bool) -> str:
+    return "*" if chosen else "+" if cut else ""
+
+
+def _columns(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = ("  ".join(map(str.ljust, line, widths)) for line in lines)
+    return "\n".join(text.rstrip() for text in texts)

@@ -1,0 +1,223 @@
+"""Recordings of a model's forward pass with two batch sizes, without touching the model.
+
+They are made on fake tensors, which cost no memory and no arithmetic; where the model's Python code
+needs values, on copies of its tensors, with two rows.
+"""
+
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup._dry_run import stand_ins as _stand_ins
+from manifold_mixup._dry_run.aside import NotTraceable, aside, fakes_fail_silently, in_own_context
+from manifold_mixup._dry_run.left_behind import Watch
+from manifold_mixup._dry_run.neutral import Neutral
+from manifold_mixup._dry_run.stage import Stage, refuse, staged
+from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
+from manifold_mixup._layers import named_layers
+from manifold_mixup._masks import shortened
+from manifold_mixup._structure.record import Trace, record
+
+
+@dataclass
+class Traces:
+    """The same forward pass twice.
+
+    Attributes:
+        first: with the batch of the example (where values are needed, two rows of it).
+        second: with twice as many rows; None where the model runs with one batch size only.
+        layers: names of all layers of the model, whether they ran or not.
+        fake: whether fake tensors could be used.
+        lead: name of the input whose dimension 0 is the batch.
+        scripted: whether a part of the model is TorchScript.
+    """
+
+    first: Trace
+    second: Trace | None
+    layers: tuple[str, ...]
+    fake: bool
+    lead: str
+    scripted: bool = False
+
+    @property
+    def follows(self) -> bool:
+        """Return whether an output has as many rows as the batch, in both recordings."""
+        trace = self.second or self.first
+        return any(leaf.shape[:1] == (trace.batch,) for leaf in trace.outputs if leaf.floating)
+
+
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None = None,
+) -> Traces:
+    """Record a forward pass of ``model``, as it trains, with two batch sizes.
+
+    Where the inputs differ in length, the batch is the length that an output follows.
+
+    Args:
+        model: the model. It runs on stand-ins; nothing of it changes.
+        args: positional arguments of its forward, one batch.
+        kwargs: keyword arguments of its forward.
+        neutral: what random operators give.
+        mask: name of an input that is a side input, whatever it looks like.
+
+    Raises:
+        NotTraceable: it runs neither on fake tensors nor on copies of its own with two rows.
+        ValueError: there is no tensor among the arguments.
+    """
+    refuse(model)
+    inputs = list(named_inputs(model, args, kwargs))
+    tried: list[Traces] = []
+    for lead in leads(inputs):
+        try:
+            tried.append(_trace(model, args, kwargs, neutral, mask, lead))
+        except NotTraceable:
+            if not tried:
+                raise
+        if tried[-1].follows and tried[-1].second is not None:
+            return tried[-1]
+    return next((traces for traces in tried if traces.follows), tried[0])
+
+
+def _trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None,
+    lead: str,
+) -> Traces:
+    """Do `trace` with the batch being dimension 0 of the input ``lead``."""
+    watch = Watch()
+    try:
+        traces = _trace_staged(model, args, kwargs, neutral, mask, lead, watch)
+    except NotTraceable:
+        watch.require_nothing_left()
+        raise
+    watch.require_nothing_left()
+    return traces
+
+
+@in_own_context
+def _trace_staged(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None,
+    lead: str,
+    watch: Watch,
+) -> Traces:
+    with aside(model), staged(model) as stage:
+        watch.caches = stage.snapshot.caches()
+        args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
+        given = stage, args, kwargs, lead, neutral, mask
+        # Whatever fake tensors cannot do, anywhere in the model's code: others can, or say why.
+        with suppress(Exception), fakes_fail_silently():
+            return _Recording.on_fake_tensors(*given, watch=watch).traces()
+        try:
+            return _Recording(*given, first=2).traces()
+        except NotTraceable:
+            raise
+        except Exception as error:
+            reason = f"its forward pass does not run ({type(error).__name__}: {error})"
+            raise NotTraceable(reason) from error
+
+
+@dataclass
+class _Recording:
+    """The model on its stage, and the batch to record it with."""
+
+    stage: Stage
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    lead: str
+    neutral: Neutral
+    mask: str | None
+    first: int
+    fake_mode: Any = None
+
+    @classmethod
+    def on_fake_tensors(
+        cls,
+        stage: Stage,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        lead: str,
+        neutral: Neutral,
+        mask: str | None,
+        watch: Watch,
+    ) -> "_Recording":
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        mode = watch.over(FakeTensorMode(allow_non_fake_inputs=True))
+        # BatchNorm refuses a single value per channel while it trains.
+        rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
+        return cls(stage, args, kwargs, lead, neutral, mask, max(rows, 2), mode)
+
+    def _stand_in(self, tensor: Tensor) -> Tensor:
+        if self.fake_mode is None:
+            return _stand_ins.copied(tensor)
+        return _stand_ins.fake(tensor, self.fake_mode)
+
+    def traces(self) -> Traces:
+        """Record both passes."""
+        self.stage.cast(self._stand_in)
+        layers = tuple(named_layers(self.stage.model))
+        first, second = self._both()
+        if layers and not first.runs:
+            raise NotTraceable("its forward pass runs none of its modules")
+        parts = self.stage.model.modules()
+        scripted = any(isinstance(part, torch.jit.ScriptModule) for part in parts)
+        return Traces(first, second, layers, self.fake_mode is not None, self.lead, scripted)
+
+    def _both(self) -> tuple[Trace, Trace | None]:
+        inputs = list(named_inputs(self.stage.model, self.args, self.kwargs))
+        lead = leading(inputs, self.lead)
+        for batched in batched_names(inputs, lead):
+            try:
+                return self._record(self.first, batched), self._record(2 * self.first, batched)
+            except Exception as failed:
+                error = failed
+        try:
+            return self._record(len(lead), frozenset()), None
+        except Exception:
+            raise error from None
+        finally:
+            del error  # it holds this frame, and by that all that was recorded
+
+    def _record(self, batch: int, batched: frozenset[str]) -> Trace:
+        def resize(name: str, tensor: Tensor) -> Tensor:
+            rows = batch if name in batched else len(tensor) if tensor.ndim else None
+            return self._like(name, tensor, rows)
+
+        self.stage.reset()
+        model, isolated = self.stage.model, self.stage.isolated()
+        with self.fake_mode or nullcontext():
+            args, kwargs = map_inputs(resize, model, self.args, self.kwargs)
+        # Fake operators write nowhere, and what they read without a stand-in is no path.
+        mode = self.fake_mode or isolated
+        try:
+            held = self.stage.stand_ins.values()
+            return record(model, args, kwargs, batch, mode, self.neutral, held, self.mask)
+        finally:
+            isolated.require()
+
+    def _like(self, name: str, tensor: Tensor, rows: int | None) -> Tensor:
+        """Make a tensor like this one with another number of rows; None for a single number."""
+        if self.fake_mode is not None:
+            shape = () if rows is None else (rows, *tensor.shape[1:])
+            new = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+        elif rows is None:
+            new = tensor.detach().clone()
+        else:
+            new = tensor.detach()[torch.arange(rows, device=tensor.device) % max(len(tensor), 1)]
+            # The model's code may leave out a mask of no padding.
+            new = shortened(new, name) if name == self.mask else new
+        return new.requires_grad_(tensor.requires_grad)

@@ -1,0 +1,310 @@
+"""Which argument of a criterion is the output, which is the target, and what belongs to either."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from manifold_mixup._target.losses import (
+    OUTPUTS,
+    PARTS,
+    WEIGHTS,
+    Criterion,
+    as_lengths,
+    known,
+    signature,
+)
+from manifold_mixup._tree import children
+
+Key = int | str  # an argument by position, or by name
+Keys = Key | Iterable[Key]
+
+_NOWHERE = sys.maxsize  # the position of an argument that has none
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the user said of the arguments after the target."""
+
+    with_target: frozenset[Key]
+    with_output: frozenset[Key]
+    whole: frozenset[Key]
+
+    @classmethod
+    def of(cls, with_target: Keys, with_output: Keys, whole: Keys) -> "Declared":
+        """Check and keep the three.
+
+        Raises:
+            TypeError: an entry is neither a name nor a position.
+            ValueError: an entry stands in two of them.
+        """
+        if with_target == with_output == whole == ():  # as a rule
+            return _NOTHING
+        sets = [
+            _keys(name, given)
+            for name, given in (
+                ("with_target", with_target),
+                ("with_output", with_output),
+                ("whole", whole),
+            )
+        ]
+        twice = (sets[0] & sets[1]) | (sets[0] & sets[2]) | (sets[1] & sets[2])
+        if twice:
+            raise ValueError(
+                f"{sorted(map(str, twice))} is named by more than one of with_target, with_output "
+                f"and whole. An argument belongs to one of them."
+            )
+        return cls(*sets)
+
+
+_NOTHING = Declared(frozenset(), frozenset(), frozenset())
+
+
+def _keys(name: str, given: Keys) -> frozenset[Key]:
+    keys = [given] if isinstance(given, int | str) else list(given)
+    for key in keys:
+        if isinstance(key, bool) or not isinstance(key, int | str) or str(key).startswith("-"):
+            raise TypeError(
+                f"{name} holds the names or positions of arguments of the criterion, but here is "
+                f"{key!r}. The output is 0, the target 1."
+            )
+    return frozenset(keys)
+
+
+class Form(NamedTuple):
+    """The arguments of a call by what they are; the same for every call of one form."""
+
+    output: Key
+    target: Key | None
+    outputs: tuple[Key, ...]  # further ones of the output
+    targets: tuple[Key, ...]  # further ones of the target
+    weights: tuple[Key, ...]  # of PyTorch's losses: the target's if they have all its dimensions
+    others: tuple[Key, ...]  # nobody said
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a criterion."""
+
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+    def __getitem__(self, key: Key) -> Any:
+        return self.args[key] if isinstance(key, int) else self.options[key]
+
+    def put(self, new: Mapping[Key, Any]) -> "Call":
+        """Return the call with other values for some arguments."""
+        args = list(self.args)
+        options = dict(self.options)
+        for key, value in new.items():
+            if isinstance(key, int):
+                args[key] = value
+            else:
+                options[key] = value
+        return Call(tuple(args), options)
+
+    def of(self, criterion: Criterion) -> Any:
+        """Make the call."""
+        return criterion(*self.args, **self.options)
+
+
+class Arguments:
+    """The arguments of one criterion.
+
+    Raises:
+        ValueError: something is declared that the criterion does not have.
+    """
+
+    def __init__(self, criterion: Criterion, declared: Declared) -> None:
+        self.criterion = criterion
+        self.known = known(criterion)
+        self._declared = declared
+        self._open = True  # takes what its signature does not name
+        self.names: tuple[str, ...] = ()
+        if (found := signature(criterion)) is not None:
+            self._read_signature(found)
+        self._forms: dict[tuple[int, tuple[str, ...]], Form] = {}
+        self._whole: set[tuple[Key, str]] = set()  # seen with another dimension 0 than the batch
+
+    def _read_signature(self, found: inspect.Signature) -> None:
+        parameters = found.parameters.values()
+        self.names = tuple(one.name for one in parameters if one.kind in _POSITIONAL)
+        kinds = {one.kind for one in parameters}
+        any_place, any_name = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        self._open = any_place in kinds or any_name in kinds
+        for key in frozenset().union(*vars(self._declared).values()):
+            by_name = isinstance(key, str)
+            if by_name and key not in found.parameters and any_name not in kinds:
+                raise ValueError(
+                    f"{name_of(self.criterion)} has no argument {key!r}, only "
+                    f"{list(found.parameters)}."
+                )
+            if not by_name and int(key) >= len(self.names) and any_place not in kinds:
+                raise ValueError(
+                    f"{name_of(self.criterion)} has no argument at position {key}: they are "
+                    f"{list(self.names)}, counted from 0."
+                )
+
+    def call(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Call:
+        """Return a call in the form in which it is read: with the reduction given by name."""
+        if "reduction" in self.names[: len(args)]:
+            place = self.names.index("reduction")
+            options = {**dict(zip(self.names[place:], args[place:], strict=False)), **options}
+            args = args[:place]
+        return Call(args, options)
+
+    def around(self, y: Any, output: Any, more: tuple[Any, ...], options: dict[str, Any]) -> Call:
+        """Return the call with a target: the second argument, but where PyTorch's own differ."""
+        place = 1
+        if self.known is not None:
+            beside = OUTPUTS | PARTS
+            place = next((i for i, name in enumerate(self.names) if name not in beside), 1)
+        if place > 1 + len(more):  # what comes before it is given by name
+            return self.call((output, *more), {**options, self.names[place]: y})
+        return self.call((output, *more[: place - 1], y, *more[place - 1 :]), options)
+
+    def form(self, call: Call) -> Form:
+        """Return what the arguments of a call are.
+
+        Raises:
+            TypeError: there is no output or no target among them.
+        """
+        shape = len(call.args), tuple(call.options)
+        form = self._forms.get(shape)
+        if form is None:
+            form = self._forms[shape] = self._sorted([*range(shape[0]), *shape[1]])
+        return form
+
+    def _sorted(self, keys: list[Key]) -> Form:
+        by_role: dict[str, list[Key]] = {role: [] for role in _ROLES}
+        for key in keys:
+            by_role[self._role(key)].append(key)
+        free = by_role["output"] + by_role["other"]
+        if self.known is None:
+            output = self._first(free, self._at(free, 0), ("input", "output"))
+            rest = [key for key in by_role["other"] if key != output]
+            target = self._first(rest, ("target", "targets"), self._at(rest, 1))
+        else:
+            output = free[0] if free else None
+            target = next(iter(by_role["target"]), None)
+        needs_target = self.known is None or not self.known.compares
+        if output is None or (target is None and needs_target):
+            raise TypeError(
+                f"a wrapped criterion is called as criterion(output, target, ...), but in this call"
+                f" of {name_of(self.criterion)} there is no "
+                f"{'output' if output is None else 'target'}."
+            )
+        taken = (output, target)
+        outputs, targets, others = (
+            tuple(key for key in by_role[role] if key not in taken)
+            for role in ("output", "target", "other")
+        )
+        return Form(output, target, outputs, targets, tuple(by_role["weight"]), others)
+
+    def _first(self, keys: list[Key], *wanted: Iterable[Key]) -> Key | None:
+        """Return the argument that is wanted most, or else the first there is."""
+        return next((key for some in (*wanted, keys) for key in some if key in keys), None)
+
+    def _at(self, keys: list[Key], place: int) -> list[Key]:
+        return [key for key in keys if self._place(key) == place]
+
+    def _place(self, key: Key) -> int:
+        if isinstance(key, int):
+            return key
+        return self.names.index(key) if key in self.names else _NOWHERE
+
+    def _role(self, key: Key) -> str:
+        place = self._place(key)
+        also: Key = self.names[place] if place < len(self.names) else key
+        both = {key, also} | ({place} if place < len(self.names) else set())
+        for role, keys in (
+            ("target", self._declared.with_target),
+            ("output", self._declared.with_output),
+            ("whole", self._declared.whole),
+        ):
+            if both & keys:
+                return role
+        if self.known is None:
+            return "other"
+        if also in OUTPUTS and not (also == "log_input" and place):  # an option of the function
+            return "output"
+        return "weight" if also in WEIGHTS else "whole" if also in PARTS else "target"
+
+    def of_target(self, call: Call, form: Form, batch: int) -> dict[Key, Any]:
+        """Return what belongs to the target beside it, as far as it has the batch.
+
+        Raises:
+            ValueError: nobody said of an argument with the batch at dimension 0 what it belongs to.
+        """
+        found: dict[Key, Any] = {}
+        for key in form.targets:
+            value = call[key] if self.known is None else as_lengths(call[key])
+            if value is not None and (self.known is None or _is_rows(value, batch)):
+                found[key] = value
+        for key in form.weights:  # of PyTorch's losses
+            value, output = call[key], call[form.output]
+            if _is_rows(value, batch) and value.ndim >= getattr(output, "ndim", 0) > 0:
+                found[key] = value
+        for key in form.others:
+            self._require_no_rows(key, call[key], batch)
+        return found
+
+    def _require_no_rows(self, key: Key, value: Any, batch: int) -> None:
+        if value is None or isinstance(value, str | int | float):
+            return
+        for path, rows, what in _counted(value):
+            if rows != batch:
+                self._whole.add((key, path))
+            elif (key, path) not in self._whole:
+                raise ValueError(self._undeclared(key, path, what, batch))
+
+    def _undeclared(self, key: Key, path: str, what: str, batch: int) -> str:
+        place = self._place(key)
+        name = self.names[place] if isinstance(key, int) and place < len(self.names) else key
+        where = f"argument {place}, {name!r}," if isinstance(name, str) else f"argument {place}"
+        if isinstance(key, str) and place == _NOWHERE:
+            where = f"argument {key!r}"
+        inside = f" has at {path!r} a value that" if path else ""
+        return (
+            f"{where} of {name_of(self.criterion)}{inside} has {what}, and {batch} is the batch: "
+            f"does it belong to the target, which is mixed? Say with_target=({name!r},) to wrap, "
+            f"target or MixedTarget if it comes from the data, such as weights or lengths of "
+            f"examples; with_output=({name!r},) if the model computed it; whole=({name!r},) if it "
+            f"has as many rows by chance, such as weights of classes."
+        )
+
+
+_ROLES = ("output", "target", "weight", "whole", "other")
+
+
+def _is_rows(value: Any, batch: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+
+
+def _counted(value: Any, path: str = "") -> Iterator[tuple[str, int, str]]:
+    """Yield ``(path, rows, what it is)`` for every array and list in a value."""
+    if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
+        numbers = all(isinstance(one, int | float) for one in value)
+        yield path, len(value), f"{len(value)} {'numbers' if numbers else 'items'}"
+        if numbers:
+            return
+    inner = children(value) if not isinstance(value, Tensor) else []
+    for key, child in inner:
+        yield from _counted(child, f"{path}.{key}" if path else str(key))
+    shape = getattr(value, "shape", None)
+    if not inner and shape is not None and len(shape):
+        yield path, int(shape[0]), f"shape {tuple(shape)}"
+
+
+def name_of(criterion: Criterion) -> str:
+    """Return the name of a criterion for a message."""
+    while isinstance(criterion, functools.partial):
+        criterion = criterion.func
+    if inspect.ismethod(criterion) and criterion.__name__ in ("forward", "__call__"):
+        return type(criterion.__self__).__name__
+    return getattr(criterion, "__name__", type(criterion).__name__)

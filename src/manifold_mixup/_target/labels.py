@@ -1,0 +1,127 @@
+"""Targets as labels: soft ones, and the accuracy that counts both."""
+
+import torch
+from torch import Tensor
+
+from manifold_mixup import _mix
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._target.ends import weighted
+
+# A little more than the rounding of labels in bfloat16.
+_NEAR = 0.01
+
+
+def soft(y: Tensor, plan: MixPlan | None, num_classes: int, *, asked: bool) -> Tensor:
+    """Return the mixed soft labels; see `MixedTarget.soft`.
+
+    Args:
+        y: classes or soft labels.
+        plan: None for nothing mixed.
+        num_classes: the number of classes.
+        asked: whether the user said that floating point targets are to be mixed.
+    """
+    if is_continuous(y):
+        _require_soft(y, num_classes, asked)
+    else:
+        y = _one_hot(y, num_classes)
+    return y if plan is None else _mix.apply(y, plan.lam, plan.perm)
+
+
+def _require_soft(y: Tensor, num_classes: int, asked: bool) -> None:
+    if y.isnan().any():
+        raise ValueError(
+            "the target holds NaN, which has no mean with a value. Compute the loss at both ends: "
+            "mixed.loss(criterion, output)."
+        )
+    if asked:
+        return
+    least, most = _range(y)
+    if num_classes != 1 and num_classes not in y.shape[1:]:
+        raise ValueError(
+            f"soft labels of {num_classes} classes have shape (batch, {num_classes}, *positions), "
+            f"but the target has shape {tuple(y.shape)}. Classes that came as floating point "
+            f"numbers: y.long(). {_MIX}"
+        )
+    if not (least >= -_NEAR and most <= 1 + _NEAR):
+        raise ValueError(
+            f"soft labels lie in 0 to 1, but the target has values from {least:.4g} to {most:.4g}, "
+            f"of which there may be no mean: logarithms, signs, or a number that stands for a "
+            f"missing value. mixed.loss(criterion, output) is right for these too. {_MIX}"
+        )
+
+
+_MIX = "Values that are to be regressed: targets='mix', or mix(y, plan)."
+
+
+def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int) -> Tensor:
+    """Return the accuracy that counts both targets; see `MixedTarget.accuracy`."""
+    wanted = output.shape if is_continuous(y) else output.shape[:1] + output.shape[2:]
+    if output.ndim < 2 or output.shape[1] < 2 or y.shape != wanted:
+        raise ValueError(
+            f"accuracy compares scores (batch, classes, *positions) of at least two classes "
+            f"with classes (batch, *positions) or soft labels, but the output has shape "
+            f"{tuple(output.shape)} and the target {tuple(y.shape)}."
+        )
+    if is_continuous(y):
+        senseless, classes = _no_labels(y), y.argmax(1)
+    else:
+        classes = y
+        senseless = ((y < 0) | (y >= output.shape[1])) & (y != ignore_index)
+    value = _shared(output.argmax(1), classes, plan, ignore_index)
+    if value.device.type != "cpu":  # nothing waits for another device
+        return torch.where(senseless.any(), torch.nan, value)
+    if senseless.any():
+        raise ValueError(_senseless(y, output.shape[1], ignore_index))
+    return value
+
+
+def _shared(predicted: Tensor, classes: Tensor, plan: MixPlan | None, ignore_index: int) -> Tensor:
+    hit, counts = _hits(predicted, classes, ignore_index)
+    if plan is not None:
+        partners = classes[plan.perm.to(classes.device)]
+        other, others = _hits(predicted, partners, ignore_index)
+        hit, counts = weighted(hit, other, plan.lam), weighted(counts, others, plan.lam)
+    return hit.sum() / counts.sum()
+
+
+def _hits(predicted: Tensor, classes: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Mark where a prediction is right, and where it counts at all."""
+    counts = classes != ignore_index
+    return ((predicted == classes) & counts).float(), counts.float()
+
+
+def _no_labels(y: Tensor) -> Tensor:
+    """Mark where floating point targets are no shares of classes, or are those of several."""
+    outside = ~((y >= -_NEAR) & (y <= 1 + _NEAR)).all(1)  # NaN too
+    sure = (y >= 1 - _NEAR).sum(1) > 1
+    return outside | sure | (y <= _NEAR / y.shape[1]).all(1)
+
+
+def _senseless(y: Tensor, classes: int, ignore_index: int) -> str:
+    least, most = _range(y)
+    if is_continuous(y):
+        return (
+            f"there is no accuracy of this target, whose values lie in {least:.4g} to {most:.4g}: "
+            f"soft labels lie in 0 to 1, and each example has one most likely class. Of several "
+            f"labels at once, logarithms, signs and missing values no class can be told."
+        )
+    return (
+        f"the classes are 0 to {classes - 1}, and {ignore_index} does not count, but the target "
+        f"has values from {least} to {most}. Give the one that stands for no class as "
+        f"accuracy(output, ignore_index=...)."
+    )
+
+
+def _one_hot(y: Tensor, num_classes: int) -> Tensor:
+    least, most = _range(y)
+    if least < 0 or most >= num_classes:
+        raise ValueError(
+            f"soft labels need classes in 0 to {num_classes - 1}, but there are some from {least} "
+            f"to {most}."
+        )
+    return torch.nn.functional.one_hot(y.long(), num_classes).movedim(-1, 1).float()
+
+
+def _range(y: Tensor) -> tuple[float, float]:
+    return (y.min().item(), y.max().item()) if y.numel() else (0, 0)

@@ -1,0 +1,268 @@
+"""How the targets of one criterion are mixed: the loss at both ends, or a mixed target."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor
+
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._target import comparisons as _comparisons
+from manifold_mixup._target.arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
+from manifold_mixup._target.ends import by_rows, interpolate, interpolated
+from manifold_mixup._target.losses import Criterion, Known
+from manifold_mixup._target.reductions import Evaluate, per_sample
+from manifold_mixup._target.state import Holder, holders
+from manifold_mixup._target.writes import Evaluations
+from manifold_mixup._tree import all_leaves, leaves, map_leaves
+from manifold_mixup._warn import warn
+
+Targets = Literal["mix", "ends"] | None
+
+
+class _Evaluating(threading.local):
+    def __init__(self) -> None:
+        self.plans: list[MixPlan] = []
+
+
+_evaluating = _Evaluating()
+
+
+def refuse_twice(plan: MixPlan | None) -> None:
+    """Raise RuntimeError if a criterion, evaluated for targets mixed by a plan, mixes by it too."""
+    for other in _evaluating.plans:
+        if plan is other:
+            raise RuntimeError(
+                "a criterion inside a wrapped criterion mixes the targets too, so that they would "
+                "be mixed twice. Inside, use the plain criterion (criterion.criterion of a wrapped "
+                "one) and the target as it is given, or do not wrap what is around it."
+            )
+
+
+class Said(TypedDict):
+    """What a user may say of a criterion; see `ManifoldMixup.wrap`."""
+
+    targets: Targets
+    with_target: Keys
+    with_output: Keys
+    whole: Keys
+
+
+class Rule:
+    """What is known of a criterion beside its calls; see `ManifoldMixup.wrap` for the arguments.
+
+    Raises:
+        TypeError: an argument is named by something else than a string or a position.
+        ValueError: ``targets`` is unknown, or an argument is named twice.
+    """
+
+    def __init__(
+        self,
+        targets: Targets = None,
+        with_target: Keys = (),
+        with_output: Keys = (),
+        whole: Keys = (),
+    ) -> None:
+        if targets not in (None, "mix", "ends"):
+            raise ValueError(f"targets must be 'mix', 'ends' or None, but is {targets!r}.")
+        self.targets = targets
+        self.declared = Declared.of(with_target, with_output, whole)
+        self._arguments: Arguments | None = None
+        self._holders: list[Holder] = []
+
+    def arguments(self, criterion: Criterion) -> Arguments:
+        """Return the arguments of the criterion, whose signature is read once.
+
+        Raises:
+            ValueError: an argument is declared that it does not have.
+        """
+        if self._arguments is None or self._arguments.criterion is not criterion:
+            self._arguments = Arguments(criterion, self.declared)
+            self._holders = [] if self._arguments.known else holders(criterion)
+        return self._arguments
+
+    def loss(
+        self,
+        criterion: Criterion,
+        call: Call,
+        plan: MixPlan | None,
+        *,
+        checked: Callable[[], None] | None = None,
+        look: bool = False,
+    ) -> Any:
+        """Return the loss of a call with the targets mixed by a plan.
+
+        Args:
+            criterion: what is called.
+            call: its arguments, with the examples' own targets.
+            plan: None for nothing mixed.
+            checked: called once the arguments are known to be right, before the criterion is.
+            look: whether to look if the criterion compares examples.
+        """
+        if plan is None:
+            if checked is not None:
+                checked()
+            return call.of(criterion)
+        refuse_twice(plan)
+        _evaluating.plans.append(plan)
+        try:
+            return self._mixed(criterion, call, plan, checked, look=look)
+        finally:
+            _evaluating.plans.pop()
+
+    def _mixed(
+        self,
+        criterion: Criterion,
+        call: Call,
+        plan: MixPlan,
+        checked: Callable[[], None] | None,
+        *,
+        look: bool,
+    ) -> Any:
+        arguments = self.arguments(criterion)
+        form = arguments.form(call)
+        target = self._target(arguments, call, form, plan.batch)
+        if checked is not None:
+            checked()
+        if look:
+            call, compares = _looked_at(arguments, call, form, plan.batch)
+        else:
+            compares = None
+        pair = self._pair(arguments, call, form, target, plan)
+        if arguments.known is not None:  # it writes nowhere
+            return _between(criterion, arguments.known, _evaluate, pair, plan)
+        evaluations = Evaluations(criterion, call, self._holders, first=compares)
+        try:
+            return _between(criterion, None, evaluations.run, pair, plan)
+        finally:
+            evaluations.settle()
+
+    def _target(self, arguments: Arguments, call: Call, form: Form, batch: int) -> dict[Key, Any]:
+        """Return the target and all that belongs to it, checked."""
+        target = arguments.of_target(call, form, batch)
+        known = arguments.known
+        if known is not None:
+            known.require_no_rows(call[form.output], batch)
+        if form.target is None:
+            return target
+        y = call[form.target]
+        if known is not None and known.name == "ctc_loss" and isinstance(y, Tensor) and y.ndim == 1:
+            raise ValueError(
+                "the targets of CTCLoss are one row after another, so that nobody can say which "
+                "belong to one example. Give them as (batch, length), padded."
+            )
+        require_rows(y, batch)
+        for key, value in target.items():
+            require_rows(value, batch, f"argument {key!r} of {name_of(arguments.criterion)}")
+        return {form.target: y, **target}
+
+    def _pair(
+        self,
+        arguments: Arguments,
+        call: Call,
+        form: Form,
+        target: dict[Key, Any],
+        plan: MixPlan,
+    ) -> tuple[Call, ...]:
+        """Return the calls at both ends; one call where the target itself is mixed."""
+        parts = [leaf for value in target.values() for _, leaf in leaves(value)]
+        if not parts:
+            return (call,)
+        if self._mixes(arguments, call, form, target):
+            mixed = {key: interpolated(value, plan) for key, value in target.items()}
+            own = call.put(mixed)
+            if all(is_continuous(leaf) for leaf in parts):
+                return (own,)
+            partners = {key: _discrete_by_rows(value, plan) for key, value in mixed.items()}
+            return own, call.put(partners)
+        partners = {key: by_rows(value, plan) for key, value in target.items()}
+        # PyTorch's own may have been given lengths as Python numbers, which are tensors by now.
+        own = call if arguments.known is None or not form.targets else call.put(target)
+        return own, call.put(partners)
+
+    def _mixes(self, arguments: Arguments, call: Call, form: Form, target: dict[Key, Any]) -> bool:
+        if self.targets is not None or arguments.known is None:
+            return self.targets == "mix"
+        given = {**dict(zip(arguments.names, call.args, strict=False)), **call.options}
+        alone = form.target is not None and len(target) == 1
+        return alone and arguments.known.mixes(call[form.target], given)  # type: ignore[index]
+
+
+def _evaluate(criterion: Criterion, call: Call) -> Any:
+    return call.of(criterion)
+
+
+def _between(
+    criterion: Criterion,
+    known: Known | None,
+    evaluate: Evaluate,
+    pair: tuple[Call, ...],
+    plan: MixPlan,
+) -> Any:
+    """Return the loss of a mixed target, or that between the losses of both ends."""
+    own = pair[0]
+    if len(pair) == 1:
+        return evaluate(criterion, own)
+    if plan.lam.ndim == 0:
+        return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.lam)
+    return per_sample(criterion, known, evaluate, (own, pair[1]), plan)
+
+
+def _discrete_by_rows(value: Any, plan: MixPlan) -> Any:
+    """Return the partners' rows of what cannot be mixed, and the rest, which is mixed, as it is."""
+
+    def partner(_: str, leaf: Tensor) -> Tensor:
+        return leaf if is_continuous(leaf) else leaf[plan.perm.to(leaf.device)]
+
+    return map_leaves(partner, value)
+
+
+def _looked_at(arguments: Arguments, call: Call, form: Form, batch: int) -> tuple[Call, Any]:
+    """Return the call with aliases of the outputs, and what to do with its first result."""
+    name = name_of(arguments.criterion)
+    if arguments.known is not None:
+        if arguments.known.compares:
+            _warn(name)
+        return call, None
+    aliases = _comparisons.Aliases(batch)
+    new = {key: aliases.of(call[key]) for key in (form.output, *form.outputs)}
+
+    def ask(result: Any) -> None:
+        if aliases.compared_in(result):
+            _warn(name)
+
+    return call.put(new), ask
+
+
+def _warn(name: str) -> None:
+    warn(
+        f"{name} compares the examples of a batch with each other, so there is no mixed target for "
+        f"it: the loss is that of the mixed examples with all of their own targets, weighted by "
+        f"lam, and with all of their partners' targets, weighted by 1 - lam. If that is not meant, "
+        f"compute it in mixup.paused(), on a pass that is not mixed."
+    )
+
+
+def require_rows(y: Any, batch: int, what: str = "the target") -> None:
+    """Raise unless every tensor of a target has the batch at dimension 0.
+
+    Raises:
+        TypeError: there is something that is neither a tensor nor None.
+        ValueError: a tensor has another dimension 0.
+    """
+    for path, leaf in all_leaves(y):
+        if leaf is None or (isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch):
+            continue
+        where = f"{what}{path and f' {path!r}'}"
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets, and what "
+                f"belongs to them, are tensors with the batch at dimension 0; anything else is a "
+                f"further argument of the criterion."
+            )
+        raise ValueError(
+            f"the forward pass that made this output mixed {batch} examples but {where} has shape "
+            f"{tuple(leaf.shape)}. Its dimension 0 must be the batch; flatten tokens or pixels "
+            f"inside the criterion, not before it."
+        )
