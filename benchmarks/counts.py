@@ -162,7 +162,7 @@ def graphs(eligible: int) -> int:
 
 
 def broken(found: dict[str, Any]) -> list[str]:
-    """Say which counts are beyond what they may be; nothing if all are well."""
+    """Return which counts are beyond what they may be; nothing if all are well."""
     one, three, twelve = found["beyond"].values()
     state, small = found["state"], 16 * 1024  # of a plan and a second loss, with room
     rules = {

@@ -41,7 +41,7 @@ class Timing:
 
     @property
     def fault(self) -> str:
-        """Say why the ratio is no result; nothing if it is one."""
+        """Return why the ratio is no result; empty if it is one."""
         if self.rounds < FEWEST:
             return "too few rounds"
         wide = self.three_quarters - self.quarter > WIDE * self.ratio

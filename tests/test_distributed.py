@@ -64,7 +64,7 @@ def alone(seed):
 
 
 def same(plans, others):
-    """Say whether two sequences of plans are the same, plan by plan."""
+    """Return whether two sequences of plans are the same, plan by plan."""
     return [
         layer == other_layer and torch.equal(lam, other_lam) and torch.equal(perm, other_perm)
         for (layer, lam, perm), (other_layer, other_lam, other_perm) in zip(

@@ -52,7 +52,7 @@ def _positional(model: nn.Module, count: int) -> list[str]:
 
 
 def accepts(model: nn.Module, name: str) -> bool:
-    """Say whether ``forward`` has an argument of this name, or takes any."""
+    """Return whether ``forward`` has an argument of this name, or takes any."""
     kinds = {parameter.name: parameter.kind for parameter in _parameters(model)}
     return name in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
 

@@ -55,7 +55,7 @@ def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
 
 
 def _rows_fill_threads(x: Tensor) -> bool:
-    """Say whether all threads can share a row, at least two: then a call for each row pays."""
+    """Return whether all threads can share a row, at least two: then a call for each row pays."""
     return x.numel() > _SHARE * max(1, torch.get_num_threads() - 1) * len(x)
 
 

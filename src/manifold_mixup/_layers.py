@@ -14,7 +14,7 @@ _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
 def is_input(name: str) -> bool:
-    """Say whether a layer name means an input of the model: ``"input"`` or ``"input:NAME"``."""
+    """Return whether a layer name means an input of the model: ``"input"`` or ``"input:NAME"``."""
     return name == INPUT or name.startswith(f"{INPUT}:")
 
 

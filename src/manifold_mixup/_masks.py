@@ -16,7 +16,7 @@ _NEVER = -1e30
 
 
 def is_side(name: str, mask: str | None, *, floating: bool) -> bool:
-    """Say whether an input, like a mask, steers what becomes of the data and is none itself."""
+    """Return whether an input, like a mask, steers what becomes of the data and is none itself."""
     return name == mask or "mask" in name.lower() or not floating
 
 

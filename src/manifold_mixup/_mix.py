@@ -49,7 +49,7 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
 
 
 def is_continuous(x: Tensor) -> bool:
-    """Say whether values between those of ``x`` exist: it is floating point or complex."""
+    """Return whether values between those of ``x`` exist: it is floating point or complex."""
     return x.is_floating_point() or x.is_complex()
 
 

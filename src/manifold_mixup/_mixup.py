@@ -363,7 +363,7 @@ def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Say how the model is called with a batch."""
+    """Return how the model is called with a batch."""
     if isinstance(example, Mapping):
         return (), dict(example)
     return (example if isinstance(example, tuple) else (example,)), {}

@@ -158,5 +158,5 @@ def check_alpha(alpha: float) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """Say whether a value is a real number: NumPy's are, a bool or a tensor is not."""
+    """Return whether a value is a real number: NumPy's are, a bool or a tensor is not."""
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -21,7 +21,7 @@ def step(task, run):
 
 
 def moved(model):
-    """Say which of the layers got a gradient that is not zero."""
+    """Return which of the layers got a gradient that is not zero."""
     return {
         name
         for name, layer in model.named_modules()

@@ -12,12 +12,12 @@ from manifold_mixup._warn import warn
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Say whether a module runs compiled, wrapped by torch.compile or in place."""
+    """Return whether a module runs compiled, wrapped by torch.compile or in place."""
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
 def runs_compiled(model: nn.Module, layer: str) -> bool:
-    """Say whether a layer, a module around it, or the running call of the model is compiled."""
+    """Return whether a layer, a module around it, or the running call of the model is compiled."""
     around = [
         module for name, module in named_layers(model).items() if f"{layer}.".startswith(f"{name}.")
     ]
@@ -25,7 +25,7 @@ def runs_compiled(model: nn.Module, layer: str) -> bool:
 
 
 def _inside() -> bool:
-    """Say whether a module that torch.compile wrapped is running."""
+    """Return whether a module that torch.compile wrapped is running."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return bool(getattr(dynamo, "_in_optimized_module", False))
 

@@ -21,7 +21,7 @@ class LayerRuns:
         self.placement = Placement(model, hooks)
 
     def skipped(self, finished: ForwardPass, compiled_runs: int) -> bool:
-        """Say whether the layer that was to be mixed did not run in this pass.
+        """Return whether the layer that was to be mixed did not run in this pass.
 
         Args:
             finished: the pass.

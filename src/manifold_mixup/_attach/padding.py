@@ -43,7 +43,7 @@ class Padding:
         self.inputs: set[str] = set()  # "input" and the like, if the mask is read after them
 
     def unknown(self, inputs: Iterable[tuple[str, Tensor]]) -> bool:
-        """Say whether this batch has a mask, and nobody has looked yet who reads it."""
+        """Return whether this batch has a mask, and nobody has looked yet who reads it."""
         return not self.known and any(name == self.name for name, _ in inputs)
 
     def valid(self, inputs: Iterable[tuple[str, Tensor]]) -> Tensor | None:

@@ -41,7 +41,7 @@ class ForwardPass:
         self.plan = self.outputs.plan = None
 
     def holds(self, number: int) -> bool:
-        """Say whether the node with this number was made in this pass."""
+        """Return whether the node with this number was made in this pass."""
         return self.begin <= number < self.end
 
     def require_tensor(self, output: Any) -> None:

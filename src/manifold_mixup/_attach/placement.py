@@ -40,7 +40,7 @@ class Placement:
             self._links[layer] = self._links_to(layer)
 
     def moved(self, name: str) -> str:
-        """Say that a name now means another module than the one with the hook; else nothing."""
+        """Return the complaint that a name means another module than the hooked one, or ""."""
         hooked = self.modules.get(name)
         if hooked is None:
             return ""

@@ -326,7 +326,7 @@ class _Bench:
             raise Inconclusive(silent)
 
     def _has_rows(self, output: Tensor, moved: Tensor, rounding: float) -> bool:
-        """Say whether the rows of an output are the examples, and not so many others by chance."""
+        """Return whether the rows of an output are the examples, not as many others by chance."""
         if output.ndim == 0 or len(output) != self.examples.count:
             return False
         same_order = _distance(moved, output) <= rounding
@@ -438,7 +438,7 @@ class _Bench:
         return False
 
     def _loses_gradient(self, layer: str) -> bool:
-        """Say whether the model detaches the layer's state by itself, unmixed."""
+        """Return whether the model detaches the layer's state by itself, unmixed."""
         with self._watched(layer, None) as (outputs, watch):
             self._backward(outputs)
         return watch.lost

@@ -104,7 +104,7 @@ def draw_examples(
 
 
 def _alike(tensor: Tensor) -> bool:
-    """Say whether a row equals the one after it: a cyclic shift of the two could not be seen."""
+    """Return whether a row equals the one after it: a cyclic shift of the two could not be seen."""
     same = tensor == tensor.roll(-1, 0)
     return bool(same.flatten(1).all(1).any()) if tensor.ndim > 1 else bool(same.any())
 

@@ -70,7 +70,7 @@ def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:
 def _fault(
     call: Call, leaf: Leaf, place: int, first: Trace, second: Trace | None, positions: int
 ) -> str:
-    """Say why a mask that a module is given cannot be mixed; else nothing."""
+    """Return why a mask that a module is given cannot be mixed; empty if it can."""
     given = f", by {call.layer!r}, which is given it as {leaf.shape}"
     if positions not in (leaf.shape[-1:] + leaf.shape[1:2]):
         return f"{given}: its {positions} positions are neither dimension 1 nor the last"

@@ -495,7 +495,7 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
 
 
 def _in_checkpoint() -> bool:
-    """Say whether an activation checkpoint is among the callers."""
+    """Return whether an activation checkpoint is among the callers."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back

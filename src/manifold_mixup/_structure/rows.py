@@ -255,7 +255,7 @@ class RowBuilder:
         return found, fault
 
     def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
-        """Say why an input is nothing to interpolate; else nothing."""
+        """Return why an input cannot be interpolated; empty if it can."""
         if side and not data:
             return "it is a side input"
         if not data:
@@ -285,7 +285,7 @@ class RowBuilder:
         return self._follows(self.first.inputs[place].shape, second)
 
     def _follows(self, shape: tuple[int, ...], resized: tuple[int, ...] | None) -> bool:
-        """Say whether dimension 0 is the batch, in both recordings."""
+        """Return whether dimension 0 is the batch, in both recordings."""
         if not shape or shape[0] != self.first.batch:
             return False
         return resized is None or self.second is None or resized[0] == self.second.batch
@@ -307,7 +307,7 @@ class RowBuilder:
         return batched + losses, self._names(sorted(targets))
 
     def _grows(self, output: Leaf) -> bool:
-        """Say whether an output has a batch, in whatever dimension."""
+        """Return whether an output has a batch, in whatever dimension."""
         if self._outputs_resized.keys() == {leaf.path for leaf in self.first.outputs}:
             return self._outputs_resized[output.path] != output.shape
         # Recorded once only, or a list holds an item for every example.
@@ -318,7 +318,7 @@ class RowBuilder:
         return data_sources(colours) + side_sources(colours)
 
     def _output_fault(self) -> str:
-        """Say why no layer at all can be mixed, by what the model returns; else nothing."""
+        """Return why the outputs of the model rule out every layer; empty if they do not."""
         if not self.outputs:
             return "the model returns no floating point tensor (in tuples, dicts or dataclasses)"
         resized = self._outputs_resized
@@ -347,7 +347,7 @@ class RowBuilder:
         )
 
     def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
-        """Say why a module's output cannot be mixed whatever goes around it; else nothing."""
+        """Return why a module's output itself cannot be mixed; empty if it can."""
         if len(runs) > 1:
             return (
                 f"it ran {len(runs)} times in one forward pass. Name a layer around all of its runs"
@@ -378,7 +378,7 @@ class RowBuilder:
         return "its output does not reach the model's outputs"
 
     def _elsewhere(self, run: Run, leaf: Leaf) -> str:
-        """Say where the batch is if it is not dimension 0; else nothing."""
+        """Return which dimension is the batch if it is not 0; empty if it is."""
         resized = self._resized.get((run.layer, leaf.path))
         if self._follows(leaf.shape, resized):
             return ""
@@ -393,7 +393,7 @@ class RowBuilder:
         return f"{seen}: dimension 0 does not follow the batch"
 
     def _detour(self, around: int, ends: Sequence[int]) -> str:
-        """Say what gets around the values ``ends``; nothing if ``around`` is empty."""
+        """Return what gets around the values ``ends``; empty if ``around`` is."""
         late, passing = data_sources(around), data_sources(self.flow.total)
         sides = self._names(side_sources(around))
         targets = [name for name in (*self._names(late), *sides) if name in self.losses]
@@ -417,7 +417,7 @@ class RowBuilder:
         return self._skipping(ends)
 
     def _cause(self, ends: Sequence[int]) -> str:
-        """Return why data gets around, if it is not by an operator; else nothing."""
+        """Return how data gets around outside of operators; empty if it does not."""
         for kind, reason in _CAUSES.items():
             special = [place for place, node in enumerate(self.first.nodes) if node.kind == kind]
             if special and not data_sources(self.flow.bypassing([*ends, *special])):

@@ -192,7 +192,7 @@ def _distance(a: LayerRow, b: LayerRow) -> float:
 
 
 def _masked(row: LayerRow) -> bool:
-    """Say whether a layer might be chosen, were it not for a side input."""
+    """Return whether a layer might be chosen, were it not for a side input."""
     return row.bypassed == "side" and not row.cut and _FIRST <= row.depth <= _LATEST
 
 

@@ -24,7 +24,7 @@ class ModelLoss:
 
     @property
     def is_of_classes(self) -> bool:
-        """Say whether every example, or position, has one class of several."""
+        """Return whether every example, or position, has one class of several."""
         return self.kind == _CLASSES
 
     def targets(self, labels: Tensor, logits: Tensor) -> Tensor:
