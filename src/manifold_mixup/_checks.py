@@ -109,7 +109,12 @@ class Checks:
         return layers
 
     def verify(
-        self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        layers: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        progress: bool,
     ) -> Report:
         """Prove all layers by numbers; see `ManifoldMixup.verify`."""
         attachment, mask = self._attachment, self._mask_in(args, kwargs)
@@ -123,7 +128,7 @@ class Checks:
                     )
                     self._note(table, layers)
             there = [name for name in layers if name not in moved]
-            proofs = self._prove(there, args, kwargs, mask).layers
+            proofs = self._prove(there, args, kwargs, mask, progress=progress).layers
         proven = {proof.layer: proof for proof in proofs}
         return Report(tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in layers))
 
@@ -133,10 +138,12 @@ class Checks:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         mask: str | None,
+        *,
+        progress: bool = False,
     ) -> Report:
         attachment = self._attachment
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
-        return prove(attachment.model, list(layers), args, kwargs, *how)
+        return prove(attachment.model, list(layers), args, kwargs, *how, progress=progress)
 
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
         self._attachment.note(rows_of(table, layers))

@@ -134,9 +134,7 @@ class ManifoldMixup:
     def __repr__(self) -> str:
         state = "" if self._attachment.attached else ", removed"
         skipped = f", skipped={self.skipped}" if self.skipped else ""
-        return (
-            f"ManifoldMixup(layers={list(self.layers)}, step={self._schedule.step}{skipped}{state})"
-        )
+        return f"ManifoldMixup(layers={list(self.layers)}, {self._schedule}{skipped}{state})"
 
     # What a training loop calls
 
@@ -259,7 +257,7 @@ class ManifoldMixup:
         """
         self._schedule.load_state_dict(state)
 
-    def verify(self, *args: Any, **kwargs: Any) -> Report:
+    def verify(self, *args: Any, progress: bool = True, **kwargs: Any) -> Report:
         """Prove by numbers that mixing at each eligible layer mixes the outputs and nothing else.
 
         With λ = 0 a valid layer permutes the model's outputs. That is tried on the model itself, as
@@ -268,17 +266,19 @@ class ManifoldMixup:
 
         Args:
             args: one batch, as the model is called.
-            kwargs: likewise.
+            progress: show a line of progress after two seconds, on stderr, at a terminal or in a
+                notebook.
+            kwargs: keyword arguments of the model.
 
         Returns:
             For every layer whether it is proven, failed, inconclusive or could not be tried, with
             the reason.
         """
-        return self._checks.verify(self.layers, args, kwargs)
+        return self._checks.verify(self.layers, args, kwargs, progress=progress)
 
-    def assert_verified(self, *args: Any, **kwargs: Any) -> None:
-        """Raise ValueError unless `verify` proves every eligible layer."""
-        report = self.verify(*args, **kwargs)
+    def assert_verified(self, *args: Any, progress: bool = True, **kwargs: Any) -> None:
+        """Raise ValueError unless `verify`, which takes the same arguments, proves every layer."""
+        report = self.verify(*args, progress=progress, **kwargs)
         if not report.ok:
             raise ValueError(f"not every layer is proven to be a place to mix:\n{report}")
 

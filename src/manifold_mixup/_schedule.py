@@ -20,10 +20,11 @@ class Schedule:
         self._stream = stream
         self._overrides: list[MixPlan | None] = []  # of `using` and `paused`, the innermost last
 
-    @property
-    def step(self) -> int:
-        """How many plans were drawn."""
-        return self._stream.step
+    def __repr__(self) -> str:
+        stream = self._stream
+        alpha = getattr(stream.alpha, "__name__", stream.alpha)
+        each = ", per_sample=True" if stream.per_sample else ""
+        return f"alpha={alpha}, p={stream.p}{each}, seed={stream.seed}, step={stream.step}"
 
     @property
     def overridden(self) -> bool:

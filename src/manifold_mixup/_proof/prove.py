@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup import _html
 from manifold_mixup._dry_run.aside import NotTraceable, aside, in_own_context
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, staged
@@ -26,6 +27,7 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after
 from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
+from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
@@ -69,7 +71,7 @@ class LayerProof:
     rounding: float = math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The permutation proof of several layers; its text is a table."""
 
@@ -80,12 +82,26 @@ class Report:
         """Whether every layer is proven."""
         return all(proof.verdict == "proven" for proof in self.layers)
 
+    def __repr__(self) -> str:
+        proven = sum(proof.verdict == "proven" for proof in self.layers)
+        return f"<{proven} of {len(self.layers)} layers proven>"
+
+    def _repr_html_(self) -> str:
+        head = ("layer", "verdict", "error", "examples differ by", "reason")
+        return _html.table(head, map(_cells, self.layers), repr(self).strip("<>"))
+
     def __str__(self) -> str:
         width = max((len(proof.layer) for proof in self.layers), default=0)
         return "\n".join(
             f"{proof.layer:<{width}}  {proof.verdict:<12}  {_numbers(proof)}{proof.reason}".rstrip()
             for proof in self.layers
         )
+
+
+def _cells(proof: LayerProof) -> tuple[str, ...]:
+    numbers = (proof.error, proof.difference)
+    shown = ("" if math.isnan(number) else f"{number:.1e}" for number in numbers)
+    return (proof.layer, proof.verdict, *shown, proof.reason)
 
 
 def _numbers(proof: LayerProof) -> str:
@@ -105,6 +121,8 @@ def prove(
     mask: str | None = None,
     outputs: Sequence[str] | None = None,
     lead: str | None = None,
+    *,
+    progress: bool = False,
 ) -> Report:
     """Try whether mixing at each layer mixes the outputs and nothing else.
 
@@ -126,6 +144,7 @@ def prove(
             where the union of both masks is read in place of the mixed one.
         outputs: paths of what the loss reads of the model's output; None means all of it.
         lead: name of the input whose dimension 0 is the batch; None takes the likeliest.
+        progress: whether to show a line of progress to a person who waits.
 
     Returns:
         A verdict on every layer.
@@ -134,7 +153,8 @@ def prove(
         with aside(model), staged(model) as stage:
             args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
             bench = prepare(stage, args, kwargs, run, mask, outputs, lead)
-            return Report(tuple(bench.prove(name) for name in names))
+            layers = watched(names, doing="proving", show=progress)
+            return Report(tuple(bench.prove(name) for name in layers))
     except Inconclusive as error:
         return Report(tuple(LayerProof(name, "inconclusive", str(error)) for name in names))
     except NotTraceable as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar, overload
 
+from manifold_mixup import _html
 from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._structure.advice import pooling
 from manifold_mixup._structure.rows import InputRow, LayerRow
@@ -19,6 +20,8 @@ _Row = TypeVar("_Row", LayerRow, InputRow)
 _LAST_RESORT = 0.95
 # So many names stand in the short form of a table.
 _NAMED = 4
+_HEAD = ("", "layer", "depth", "shape", "why not")
+_LEGEND = "*: the automatic choice, +: can be mixed as well"
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,15 +105,22 @@ class LayerTable(Sequence[LayerRow]):
         return f"<{len(names)} of {len(self)} layers of {self.model} can be mixed: {named}>"
 
     def __str__(self) -> str:
+        return f"{_columns([_HEAD, *self._lines()])}\n{_LEGEND}"
+
+    def _repr_html_(self) -> str:
+        return _html.table(_HEAD, self._lines(), f"{self.model}. {_LEGEND}")
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        """Return the cells of each row: inputs first, then layers."""
         inputs, hidden = self._default_input(), choose(self.rows)
-        lines = [("", "layer", "depth", "shape", "why not")]
+        lines: list[tuple[str, ...]] = []
         for item in self.inputs:
             mark = _mark(chosen=bool(inputs) and item.cut, cut=item.cut)
             lines.append((mark, f"{INPUT}:{item.name}", "", str(item.shape), item.reason))
         for row in self.rows:
             mark = _mark(chosen=row.name in hidden, cut=row.cut)
             lines.append((mark, row.name, f"{row.depth:.3f}", str(row.shape), row.reason))
-        return f"{_columns(lines)}\n*: the automatic choice, +: can be mixed as well"
+        return lines
 
     def _default_input(self) -> tuple[str, ...]:
         floating = [row for row in self.inputs if row.kind == "data" and row.floating]

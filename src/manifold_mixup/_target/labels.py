@@ -1,13 +1,17 @@
 """Targets as labels: soft ones, and the accuracy that counts both."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from manifold_mixup import _mix
+from manifold_mixup import _html, _mix
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.ends import weighted
+from manifold_mixup._tree import leaves
 
+_SHOWN = 8  # so many examples stand in a table
 # A little more than the rounding of labels in bfloat16.
 _NEAR = 0.01
 
@@ -52,6 +56,30 @@ def _require_soft(y: Tensor, num_classes: int, asked: bool) -> None:
 
 
 _MIX = "Values that are to be regressed: targets='mix', or mix(y, plan)."
+
+
+def as_html(y: Any, plan: MixPlan | None, caption: str) -> str:
+    """Return a table of the first examples, their partners and λ, for a notebook."""
+    head = ("example", "its target", "λ", "partner", "its target")
+    examples = range(0 if plan is None else min(_SHOWN, plan.batch))
+    return _html.table(head, [_row_of(y, plan, one) for one in examples if plan], caption)
+
+
+def _row_of(y: Any, plan: MixPlan, example: int) -> tuple[str, ...]:
+    lam = plan.lam if plan.lam.ndim == 0 else plan.lam[example]
+    partner = int(plan.perm[example])
+    own, other = _target_of(y, example), _target_of(y, partner)
+    return str(example), own, f"{lam.item():.3f}", str(partner), other
+
+
+def _target_of(y: Any, example: int) -> str:
+    """Return the target of an example as text: its value if that is a number, else its shape."""
+    parts = []
+    for path, leaf in leaves(y):
+        one = leaf[example].detach()
+        value = f"{one.item():.4g}" if one.numel() == 1 else f"shape {tuple(one.shape)}"
+        parts.append(f"{path}: {value}" if path else value)
+    return ", ".join(parts)
 
 
 def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int) -> Tensor:

@@ -61,6 +61,14 @@ class MixedTarget:
         if plan is not None:
             require_rows(y, plan.batch)
 
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "<MixedTarget, not mixed>"
+        return f"<MixedTarget of {self.plan!r}>"
+
+    def _repr_html_(self) -> str:
+        return _labels.as_html(self.y, self.plan, repr(self).strip("<>"))
+
     def loss(self, criterion: Criterion, output: Any, *more: Any, **options: Any) -> Any:
         """Return the loss of the output of a mixed pass.
 
