@@ -82,3 +82,17 @@ def test_no_file_imports_in_a_circle():
 def test_there_are_rooms():
     assert len(ROOMS) == 5
     assert all(len(list((ROOT / room).glob("*.py"))) > 4 for room in ROOMS)
+
+
+def test_the_tree_in_contributing_has_every_file_once():
+    page = (ROOT.parents[1] / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"^src/manifold_mixup/\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)[1]
+    room, named = "", []
+    for line in tree.splitlines():
+        name, *said = line.split(maxsplit=1)
+        assert said, line
+        room = name if name.endswith("/") else room if line.startswith("    ") else ""
+        if name != room:
+            named.append(room + name)
+    there = {path.relative_to(ROOT).as_posix() for path in FILES if not path.name.startswith("__")}
+    assert sorted(named) == sorted(there)
