@@ -6,8 +6,10 @@ import runpy
 import sys
 from pathlib import Path
 
+import jupytext
 import pytest
 import torch
+from matplotlib import pyplot
 from safetensors.torch import load_file
 
 import processes
@@ -20,6 +22,29 @@ def test_the_plain_loop_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["plain_loop.py", "--epochs", "2", "--count", "400"])
     runpy.run_path(str(ROOT / "examples" / "plain_loop.py"), run_name="__main__")
     assert re.fullmatch(r"epoch 2: test accuracy 0\.\d{4}", last_line(capsys.readouterr().out))
+
+
+def test_the_notebook_is_that_of_its_script():
+    """Made by ``jupytext --to ipynb --execute examples/first_steps.py``, which runs nbconvert."""
+    script = jupytext.read(ROOT / "examples" / "first_steps.py", fmt="py:percent")
+    notebook = jupytext.read(ROOT / "examples" / "first_steps.ipynb")
+    kinds = [(cell.cell_type, cell.source) for cell in script.cells]
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == kinds
+    assert all(cell.outputs for cell in notebook.cells[6:] if cell.cell_type == "code")
+
+
+def test_the_notebook_runs(monkeypatch, capsys):
+    source = (ROOT / "examples" / "first_steps.py").read_text()
+    assert "STEPS = 1500" in source
+    shown = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf()))
+    names = {}
+    exec(source.replace("STEPS = 1500", "STEPS = 20"), names)
+    assert len(shown) == 1
+    pyplot.close(shown[0])
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"test error [\d ]\d\.\d\d %", printed)) == 2
+    assert names["mixup"].verify(names["x"]).ok
 
 
 def one_of_two(rank, port, script, arguments, output):
