@@ -115,3 +115,16 @@ def test_the_site_turns_links_between_folders_and_leaves_what_it_does_not_hold(
     site = runpy.run_path(str(ROOT / ".ci" / "site.py"))
     turned = site["turned"](f"[a]({written})", ROOT / page)
     assert turned == f"[a]({in_the_site})"
+
+
+def test_every_test_that_the_table_of_support_names_is_there():
+    """And every number in a cell is that of one, and no cell is empty."""
+    page = PAGES["support.md"]
+    listed = re.findall(r"^(\d+)\. `tests/(\S+)::(\w+)`$", page, flags=re.MULTILINE)
+    for _, file, name in listed:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), f"{file}: {name}"
+    rows = re.findall(r"^\| (?!you write|targets|with)(.*) \|$", page, flags=re.MULTILINE)
+    cells = [cell.strip() for row in rows for cell in row.split("|")]
+    assert all(cells)
+    named = {cell.split()[-1] for cell in cells if re.fullmatch(r"(✓|refused|raises) \d+", cell)}
+    assert named == {number for number, *_ in listed}
