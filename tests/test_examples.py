@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import jupytext
@@ -45,6 +46,30 @@ def test_the_notebook_runs(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert len(re.findall(r"test error [\d ]\d\.\d\d %", printed)) == 2
     assert names["mixup"].verify(names["x"]).ok
+
+
+def test_the_loggers_have_every_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["loggers.py", str(tmp_path)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the two libraries
+        example = runpy.run_path(str(ROOT / "examples" / "loggers.py"), run_name="__main__")
+        client = example["mlflow"].MlflowClient()
+        (run,) = client.search_runs(["0"])
+        logged = {
+            name: {
+                point.step: point.value
+                for point in client.get_metric_history(run.info.run_id, name)
+            }
+            for name in ("loss", "mixup/layer", "mixup/lam")
+        }
+    assert set(logged["loss"]) == set(range(20))
+    mixed = set(logged["mixup/lam"])
+    assert 10 < len(mixed) < 20  # p=0.8
+    assert mixed == set(logged["mixup/layer"])
+    assert set(logged["mixup/layer"].values()) == {0, 1}
+    assert all(0 <= lam <= 1 for lam in logged["mixup/lam"].values())
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 1
 
 
 def one_of_two(rank, port, script, arguments, output):
