@@ -124,7 +124,7 @@ class RowBuilder:
         outputs: paths of the outputs that the loss reads; None means all.
 
     Raises:
-        ValueError: the model returned none of its outputs under one of the paths.
+        ValueError: one of ``outputs`` matches no output of the model.
     """
 
     def __init__(
