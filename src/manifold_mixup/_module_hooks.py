@@ -8,7 +8,7 @@ from torch import nn
 COMPILE_FIRST = (
     "manifold-mixup draws its plan outside compiled code. With fullgraph=True, compile first and "
     "attach to the compiled model: ManifoldMixup(torch.compile(model, fullgraph=True), ...). Keep "
-    "the criterion out of the compiled function. Before torch.export, call remove()."
+    "the criterion out of the compiled function. To use torch.export, call remove() first."
 )
 
 
