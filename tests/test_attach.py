@@ -90,7 +90,7 @@ def test_the_notebook_cell_run_twice_says_what_to_do():
 
     second = ManifoldMixup(model, LAYERS, replace=True, seed=3)
     stream(second, model, 1)
-    with pytest.raises(RuntimeError, match="another ManifoldMixup has taken the place"):
+    with pytest.raises(RuntimeError, match="another ManifoldMixup has replaced this one"):
         first.wrap(nn.CrossEntropyLoss())(model(example(model)), TARGET)
     assert hooks_on(model) == len(LAYERS) - 1 + 2
 
@@ -101,7 +101,7 @@ def test_a_part_and_the_whole_cannot_both_be_attached(part):
     whole.add_module("encoder", build("mlp"))
     first, second = (whole.encoder, whole) if part == "encoder" else (whole, whole.encoder)
     ManifoldMixup(first, "encoder.fc1" if first is whole else "fc1")
-    with pytest.raises(RuntimeError, match="attached already"):
+    with pytest.raises(RuntimeError, match=r"already has ManifoldMixup\(.* attached"):
         ManifoldMixup(second, "encoder.fc2" if second is whole else "fc2")
 
 
@@ -153,7 +153,7 @@ def test_an_exception_being_handled_outside_does_not_switch_the_checks_off():
     try:
         raise KeyError
     except KeyError:
-        with pytest.raises(RuntimeError, match="'never' was to be mixed, but it has never run"):
+        with pytest.raises(RuntimeError, match="'never' should be mixed, but it has never run"):
             model(torch.randn(BATCH, 5))
 
 
@@ -357,7 +357,7 @@ def test_using_after_removal_or_replacement_raises():
     model = build("mlp")
     first = ManifoldMixup(model, LAYERS)
     second = ManifoldMixup(model, LAYERS, replace=True)
-    with pytest.raises(RuntimeError, match="has taken the place"):
+    with pytest.raises(RuntimeError, match="has replaced this one"):
         first.using(plan_at("fc1")).__enter__()
     second.remove()
     with pytest.raises(RuntimeError, match="was removed"):
@@ -407,10 +407,10 @@ def test_what_a_layer_did_not_return_on_the_first_batch_is_mixed_too(form):
     mixed = sum(plain_mix(part, mixup.plan) for part in parts)
     torch.testing.assert_close(output, model.head(mixed))
     model.stage.form = lambda h: (h, h[:1])
-    with pytest.raises(ValueError, match=r"'stage' was to mix 6 .* at '1' has shape \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"'stage' should mix 6 .* at '1' has shape \(1, 8\)"):
         model(x)
     model.stage.form = lambda h: (h, h.mean())
-    with pytest.raises(ValueError, match=r"'stage' was to mix 6 .* at '1' has shape \(\)"):
+    with pytest.raises(ValueError, match=r"'stage' should mix 6 .* at '1' has shape \(\)"):
         model(x)
 
 
@@ -420,7 +420,7 @@ def test_a_layer_with_nothing_to_mix_raises():
     x = torch.randn(BATCH, 5)
     model(x)
     model.stage.form = lambda h: (h.round().long(), None)
-    with pytest.raises(ValueError, match=r"'stage' was to be mixed, but its output, a tuple"):
+    with pytest.raises(ValueError, match=r"'stage' should be mixed, but its output, a tuple"):
         model(x)
 
 
@@ -529,7 +529,7 @@ def test_a_layer_dropped_at_random_is_no_error_on_the_first_batch_either(drop, g
 def test_a_container_is_refused_with_the_way_out():
     model = build("text")
     ManifoldMixup(model, ["blocks"])
-    with pytest.raises(ValueError, match=r"'blocks' did not run.*nn.ModuleList.*the items"):
+    with pytest.raises(ValueError, match=r"'blocks' did not run.*nn.ModuleList.*its items"):
         model(example(model))
 
 
@@ -541,7 +541,7 @@ def put_in_another(model):
     ("change", "text"),
     [
         (put_in_another, "'fc1' is no longer the module"),
-        (lambda model: model.fc1._forward_hooks.clear(), "its hooks were taken off"),
+        (lambda model: model.fc1._forward_hooks.clear(), "its hooks were removed"),
     ],
 )
 def test_a_layer_that_lost_its_hook_is_not_taken_for_a_skipped_one(change, text):
@@ -572,7 +572,7 @@ def test_a_model_that_calls_itself_is_refused_where_it_is_mixed(how):
     model, x = Calling(how), torch.randn(BATCH, 5)
     mixup = ManifoldMixup(model, "input", seed=0)
     with pytest.raises(
-        RuntimeError, match=r"called inside its own forward pass.*Attach to the part"
+        RuntimeError, match=r"called inside its own forward pass.*Attach to the submodule"
     ):
         model(x)
     with mixup.paused():
@@ -698,24 +698,24 @@ def test_data_parallel_is_refused():
         (
             {"layers": ["layr1"]},
             ValueError,
-            r"'layr1' is no module.*Did you mean 'layer1'",
+            r"has no layer 'layr1'.*Did you mean 'layer1'",
         ),
         ({"layers": []}, ValueError, "layers is empty"),
-        ({"layers": ["layer?.7"]}, ValueError, "is no module of Residual"),
+        ({"layers": ["layer?.7"]}, ValueError, "Residual has no layer"),
         (
             {"layers": [nn.Linear(2, 2)]},
             ValueError,
             "Linear was given as a layer, but",
         ),
-        ({"layers": [3]}, TypeError, "a layer is a name or a module"),
-        ({"layers": None}, ValueError, "give example=x"),
+        ({"layers": [3]}, TypeError, "a layer must be a name or a module"),
+        ({"layers": None}, ValueError, "Pass example=x"),
         ({"alpha": 0}, ValueError, "alpha must be above 0"),
         ({"alpha": -1.0}, ValueError, "alpha must be above 0"),
         ({"alpha": float("nan")}, ValueError, "alpha must be above 0"),
         ({"alpha": float("inf")}, ValueError, "alpha must be above 0"),
         ({"alpha": "2"}, TypeError, "alpha must be a number"),
-        ({"p": 1.5}, ValueError, "p is a share"),
-        ({"p": -0.1}, ValueError, "p is a share"),
+        ({"p": 1.5}, ValueError, "p must be a fraction"),
+        ({"p": -0.1}, ValueError, "p must be a fraction"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_changes(arguments, error, text):
@@ -727,7 +727,7 @@ def test_bad_arguments_are_refused_before_anything_changes(arguments, error, tex
 
 def test_a_criterion_is_not_wrapped_twice():
     mixup = ManifoldMixup(build("mlp"), "fc1")
-    with pytest.raises(TypeError, match="wrapped already"):
+    with pytest.raises(TypeError, match="already wrapped"):
         mixup.wrap(mixup.wrap(nn.CrossEntropyLoss()))
 
 
@@ -764,7 +764,9 @@ def test_one_of_several_inputs_must_be_named():
     model = TwoInputs()
     ManifoldMixup(model, ["input"], check=False)
     x = torch.randn(BATCH, 5)
-    with pytest.raises(ValueError, match=r"could mean 2 inputs.*'input:left' or 'input:right'"):
+    with pytest.raises(
+        ValueError, match=r"is ambiguous: .* has 2 such inputs.*'input:left' or 'input:right'"
+    ):
         model(x, x)
     mixup = ManifoldMixup(model, ["input:left"], check=False, replace=True, seed=0)
     output = model(x, right=x)
@@ -772,7 +774,7 @@ def test_one_of_several_inputs_must_be_named():
         output, model.fc(mixup.plan.lam * x + (1 - mixup.plan.lam) * x[mixup.plan.perm]) * x.mean()
     )
     mixup = ManifoldMixup(model, ["input:middle"], check=False, replace=True)
-    with pytest.raises(ValueError, match=r"'input:middle' is no input.*left"):
+    with pytest.raises(ValueError, match=r"has no 'input:middle'.*left"):
         model(x, x)
 
 

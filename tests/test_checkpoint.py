@@ -162,7 +162,9 @@ def test_a_forward_pass_inside_a_backward_pass_must_not_be_mixed(mode):
         summed.register_hook(look)
         loss = criterion(model(x), TARGET) + summed
         if mode == "to be mixed":
-            with pytest.raises(RuntimeError, match="cannot be told which forward pass"):
+            with pytest.raises(
+                RuntimeError, match="forward pass that is being recomputed cannot be identified"
+            ):
                 loss.backward()
         else:
             loss.backward()

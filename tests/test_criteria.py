@@ -241,10 +241,10 @@ def test_targets_are_not_mixed_twice(kind):
     model, mixup = attach()
     wrapped = mixup.wrap(NESTED[kind](mixup, mixup.wrap(PLAIN)))
     output = model(inputs())
-    with pytest.raises(RuntimeError, match="inside a wrapped criterion mixes the targets too"):
+    with pytest.raises(RuntimeError, match="inside a wrapped criterion also mixes the targets"):
         wrapped(output, Y)
     mixup.wrap(PLAIN)(output, Y).backward()  # nothing is left of it
-    with pytest.raises(RuntimeError, match="mixed twice"):
+    with pytest.raises(RuntimeError, match="mix them twice"):
         mixup.target(Y, output).loss(mixup.wrap(PLAIN), output)
 
 

@@ -194,7 +194,7 @@ def test_a_list_with_an_item_for_every_example_among_the_outputs_counts():
 def test_an_output_that_compares_examples_cannot_have_mixed_targets():
     model = Net(lambda m, x: (lambda h: h @ h.T)(m.b(m.a(x))))
     message = refused(find_layers(model, x), "a")
-    assert "dimension 1 of the model's output of shape (3, 3) follows the batch as well" in message
+    assert "dimension 1 of the model's output of shape (3, 3) also follows the batch" in message
 
 
 def test_a_loss_inside_the_model_is_named_by_its_targets():
@@ -508,7 +508,7 @@ def test_a_padding_mask_that_is_still_read_is_named():
     masked = table.with_mask("attention_mask")
     assert masked.default == ("bert.encoder.layer.0", "bert.encoder.layer.1")
     assert {row.name for row in masked.cuts} > {row.name for row in table.cuts}
-    with pytest.raises(ValueError, match="mask='mask' is no input of this forward pass"):
+    with pytest.raises(ValueError, match="mask='mask' names no input of this forward pass"):
         table.with_mask("mask")
 
 

@@ -156,14 +156,14 @@ def test_input_means_the_one_continuous_input():
 
 
 def test_two_continuous_inputs_have_to_be_told_apart():
-    with pytest.raises(ValueError, match=r"2 inputs of this model. Say 'input:x' or 'input:z'"):
+    with pytest.raises(ValueError, match=r"has 2 such inputs. Use 'input:x' or 'input:z'"):
         mixed_input("input", given(x=IMAGE, ids=TOKENS, z=VECTOR))
 
 
 def test_an_input_without_the_batch_is_not_meant():
     inputs = given(temperature=torch.zeros(1), x=VECTOR)
     assert mixed_input("input", inputs, batch=4) == "x"
-    with pytest.raises(ValueError, match="could mean 2 inputs"):
+    with pytest.raises(ValueError, match="has 2 such inputs"):
         mixed_input("input", inputs)
 
 
@@ -226,5 +226,5 @@ def test_token_ids_are_refused():
 
 
 def test_an_unknown_input_gets_the_known_ones():
-    with pytest.raises(ValueError, match=r"'input:y' is no input of this call.*\['x', 'ids'\]"):
+    with pytest.raises(ValueError, match=r"this call has no 'input:y'.*\['x', 'ids'\]"):
         mixed_input("input:y", given(x=IMAGE, ids=TOKENS))

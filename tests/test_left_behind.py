@@ -457,7 +457,7 @@ def test_more_than_can_be_put_back_is_an_error(monkeypatch):
     model = Net(lambda m, h: h)
     find_layers(model, FLOATS)
     model.samples = [{} for _ in range(1000)]
-    with pytest.raises(RuntimeError, match=r"more than 1000 objects \(\d+ of type dict"):
+    with pytest.raises(RuntimeError, match=r"more than 1000 \(\d+ of type dict"):
         find_layers(model, FLOATS)
 
 

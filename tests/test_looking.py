@@ -525,7 +525,7 @@ def test_what_cannot_be_isolated_is_not_run_and_not_passed(kind):
     report = mixup.verify(**PADDED)
     assert not report.ok
     assert report.layers[0].verdict == "skipped"
-    assert "gets at the model's own tensor 'head.weight'" in report.layers[0].reason
+    assert "reaches the model's own tensor 'head.weight'" in report.layers[0].reason
     with pytest.raises(ValueError, match=r"not every layer is proven"):
         mixup.assert_verified(**PADDED)
     assert all(parameter.grad is None for parameter in model.parameters())

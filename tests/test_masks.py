@@ -469,7 +469,9 @@ class InTheModel(Encoder):
 
 def test_a_mask_read_outside_of_modules_is_refused():
     batch = {"ids": IDS, "mask": VALID}
-    with pytest.raises(ValueError, match="outside of the modules that are given it: put it into"):
+    with pytest.raises(
+        ValueError, match="outside the modules that receive it: move that code into"
+    ):
         ManifoldMixup(built(InTheModel), ["blocks.0"], example=batch, mask="mask")
 
 
@@ -491,7 +493,7 @@ def test_a_module_that_reads_the_union_is_found_out():
     ("mask", "error", "text"),
     [
         ("attention", ValueError, "forward of Encoder has no argument 'attention'"),
-        (VALID, TypeError, "mask is the name of the model's argument.*but is a Tensor"),
+        (VALID, TypeError, "mask must be the name of a model argument.*but is a Tensor"),
     ],
 )
 def test_bad_names(mask, error, text):
@@ -502,7 +504,9 @@ def test_bad_names(mask, error, text):
 
 def test_an_example_without_the_mask_is_refused():
     model = hugging_face("bert")
-    with pytest.raises(ValueError, match=r"mask='attention_mask' is no input .* given 'input_ids'"):
+    with pytest.raises(
+        ValueError, match=r"mask='attention_mask' names no input .* are 'input_ids'"
+    ):
         ManifoldMixup(model, example={"input_ids": IDS}, mask="attention_mask")
 
 

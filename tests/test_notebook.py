@@ -66,7 +66,7 @@ def test_the_table_of_layers_has_the_rows_of_its_text(model):
     text = str(layers).splitlines()
     for row, line in zip(table.rows, text, strict=False):  # the text has the legend below
         assert "".join(row).replace(" ", "") == line.replace(" ", "")
-    assert table.caption == "Named. *: the automatic choice, +: can be mixed as well"
+    assert table.caption == "Named. *: the automatic choice, +: can also be mixed"
     assert repr(layers).startswith("<2 of 2 layers of Named can be mixed: ")
 
 

@@ -35,7 +35,7 @@ def test_what_the_loss_does_not_read_bypasses_nothing():
 
 def test_the_refusal_names_the_way_out_and_the_way_out_works():
     model, x = Talkative(), batch(6, 4)
-    with pytest.raises(ValueError, match=r"'hidden.0' and 'map' .* say outputs='logits'"):
+    with pytest.raises(ValueError, match=r"'hidden.0' and 'map' .* set outputs='logits'"):
         ManifoldMixup(model, ["b"], example=x)
     mixup = ManifoldMixup(model, ["b"], example=x, outputs="logits")
     assert mixup._outputs == ("logits",)
@@ -68,7 +68,9 @@ def test_a_container_is_named_with_all_that_it_holds():
 
 @pytest.mark.parametrize("outputs", ["logit", "hidden.2", ["logits", "nothing"]])
 def test_an_unknown_output_is_refused_with_those_there_are(outputs):
-    says = r"is no output of this forward pass, which returned 'logits', 'hidden.0', 'hidden.1', "
+    says = (
+        r"matches no output of this forward pass, which returned 'logits', 'hidden.0', 'hidden.1', "
+    )
     with pytest.raises(ValueError, match=says):
         find_layers(Talkative(), batch(6, 4), outputs=outputs)
     mixup = ManifoldMixup(Talkative(), ["a"], outputs=outputs)
@@ -78,9 +80,9 @@ def test_an_unknown_output_is_refused_with_those_there_are(outputs):
 
 def test_what_is_no_path_is_refused_before_anything_changes():
     model = Talkative()
-    with pytest.raises(TypeError, match="or by several, but is 3"):
+    with pytest.raises(TypeError, match="or several paths, but is 3"):
         ManifoldMixup(model, ["a"], outputs=3)
-    with pytest.raises(TypeError, match="by a path such as 'logits'"):
+    with pytest.raises(TypeError, match="such as 'logits'"):
         ManifoldMixup(model, ["a"], outputs=[0])
     with pytest.raises(ValueError, match="outputs is empty"):
         as_paths([])

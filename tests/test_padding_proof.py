@@ -69,7 +69,9 @@ def test_what_counts_is_compared(pool, mask):
 
 @pytest.mark.parametrize("pool", [lambda h, mask: h.mean(1), lambda h, mask: h[:, -1]])
 def test_pooling_that_counts_padding_is_named(pool):
-    with pytest.raises(ValueError, match=r"change with what stands in the padding, even unmixed"):
+    with pytest.raises(
+        ValueError, match=r"depend on the values in the padding, even without mixing"
+    ):
         ManifoldMixup(Encoder(pool), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
 
 
@@ -182,9 +184,9 @@ def test_an_error_of_the_choice_has_its_reason_and_what_could_be_said():
             return {"logits": self.head(self.b(self.a(x))), "start": x * 2}
 
     x = torch.randn(6, 4)
-    with pytest.raises(ValueError, match=r"Of 3 of them: .*'start'.* say outputs='logits'"):
+    with pytest.raises(ValueError, match=r"For 3 of them: .*'start'.* set outputs='logits'"):
         _ = find_layers(Aside(), x).default
     first = nn.Conv1d(2, 64, 65)  # nearly all of the work
     early = nn.Sequential(first, nn.ReLU(), nn.MaxPool1d(60), nn.Conv1d(64, 2, 1), nn.Flatten())
-    with pytest.raises(ValueError, match=r"By their order '1' and '2' would do"):
+    with pytest.raises(ValueError, match=r"By execution order, '1' and '2' would be suitable"):
         _ = find_layers(early, torch.randn(3, 2, 200)).default

@@ -318,7 +318,7 @@ class Saturated(Residual):
     ("model", "reason"),
     [
         (Constant(), "all examples give the same outputs"),
-        (Coupled(), "change with the order of the examples"),
+        (Coupled(), "depend on the order of the examples"),
         (Dice(), "two unmixed passes differ"),
         (Saturated(), "differ by"),
         (nn.Sequential(nn.Linear(4, 4), nn.Flatten(0)), "batch as its dimension 0"),

@@ -318,7 +318,7 @@ def test_alpha_none_is_for_schedules_only():
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, math.nan, "1", None, True])
 def test_p_out_of_range(p):
-    with pytest.raises(ValueError, match="p is a share of the batches, from 0 to 1, but is"):
+    with pytest.raises(ValueError, match="p must be a fraction of the batches, 0 to 1, but is"):
         Stream(1.0, p=p, per_sample=False, seed=0)
 
 
@@ -349,5 +349,5 @@ def test_a_batch_has_examples(batch):
 def test_layers_are_a_list_of_names():
     with pytest.raises(ValueError, match="at least one eligible layer"):
         sample_plan(4, layers=[], alpha=1.0)
-    with pytest.raises(TypeError, match="the one name 'layer1'"):
+    with pytest.raises(TypeError, match="the single name 'layer1'"):
         sample_plan(4, layers="layer1", alpha=1.0)

@@ -300,11 +300,11 @@ def as_dict(output, target):
 @pytest.mark.parametrize(
     ("criterion", "says"),
     [
-        (Dice(), r"6 examples, but Dice gave shape \(\)"),
-        (Deaf(), r"Deaf gave shape \(\)"),
-        (Computed(), r"Computed gave shape \(\)"),
-        (lambda output, y: F.cross_entropy(output, y), r"<lambda> gave shape \(\)"),
-        (as_dict, "as_dict gave dict"),
+        (Dice(), r"6 examples, but Dice returned shape \(\)"),
+        (Deaf(), r"Deaf returned shape \(\)"),
+        (Computed(), r"Computed returned shape \(\)"),
+        (lambda output, y: F.cross_entropy(output, y), r"<lambda> returned shape \(\)"),
+        (as_dict, "as_dict returned dict"),
         (lambda output, y: F.cross_entropy(output, y, reduction="none")[:4], r"shape \(4,\)"),
     ],
 )
@@ -516,7 +516,7 @@ def test_several_losses_from_one_criterion():
 def test_losses_that_cannot_be_mixed_are_refused(criterion):
     y = torch.arange(BATCH) % CLASSES
     plan = MixPlan("layer", torch.tensor(0.3), torch.arange(BATCH).roll(2))
-    with pytest.raises(TypeError, match=r"criterion must give a tensor, or the same ones"):
+    with pytest.raises(TypeError, match=r"criterion must return a tensor, or the same set"):
         MixedTarget(y, plan).loss(criterion, scores_of((BATCH,)))
 
 
@@ -615,12 +615,16 @@ def test_soft_labels_of_floating_targets_are_their_mix(dtype, per_sample):
 
 
 def test_soft_labels_that_cannot_be_had():
-    with pytest.raises(ValueError, match="classes in 0 to 4, but there are some from -100 to 4"):
+    with pytest.raises(
+        ValueError, match="classes in 0 to 4, but the target has values from -100 to 4"
+    ):
         MixedTarget(torch.tensor([-100, 4]), plan_of(batch=2)).soft(CLASSES)
-    with pytest.raises(ValueError, match="classes in 0 to 4, but there are some from 0 to 5"):
+    with pytest.raises(
+        ValueError, match="classes in 0 to 4, but the target has values from 0 to 5"
+    ):
         MixedTarget(torch.tensor([0, 5]), None).soft(CLASSES)
     pair = MixedTarget((torch.zeros(2), torch.zeros(2)), plan_of(batch=2))
-    with pytest.raises(TypeError, match=r"soft needs one tensor.*a tuple.*y\[...\]"):
+    with pytest.raises(TypeError, match=r"soft needs a single tensor.*a tuple.*y\[...\]"):
         pair.soft(CLASSES)
 
 
@@ -713,12 +717,12 @@ def test_accuracy_needs_scores_and_classes(y, output):
 @pytest.mark.parametrize(
     ("y", "says"),
     [
-        (torch.tensor([0, 1, -1, 2]), "classes are 0 to 2, and -100 does not count.*from -1 to 2"),
+        (torch.tensor([0, 1, -1, 2]), "classes must lie in 0 to 2 or be -100, .*from -1 to 2"),
         (torch.tensor([0, 1, 255, 2]), "from 0 to 255.*ignore_index"),
         (torch.tensor([0, 1, 2, 2]).neg().exp()[:, None] - torch.ones(4, 3), "logarithms"),
-        (torch.tensor([[1.0, -1, -1]] * 4), "lie in -1 to 1"),
-        (torch.tensor([[1.0, 0, 1]] * 4), "several labels at once"),
-        (torch.zeros(4, 3), "no class can be told"),
+        (torch.tensor([[1.0, -1, -1]] * 4), "values from -1 to 1"),
+        (torch.tensor([[1.0, 0, 1]] * 4), "Multi-label targets"),
+        (torch.zeros(4, 3), "needs one most likely class"),
         (torch.tensor([[1.0, 0, torch.nan]] * 4), "missing values"),
     ],
 )
@@ -733,8 +737,8 @@ def test_accuracy_that_makes_no_sense_is_refused(y, says):
         (torch.tensor([[0.1, 0.9], [0.4, 0.6]]).log(), "lie in 0 to 1, but .* from -2.303"),
         (torch.tensor([[1.0, -1], [-1, 1]]), "signs"),
         (torch.tensor([[1.0, 255], [0, 1]]), "from 0 to 255"),
-        (torch.tensor([[1.0, torch.nan], [0, 1]]), "NaN, which has no mean"),
-        (torch.tensor([0.0, 1.0]), r"of 2 classes have shape \(batch, 2.*y.long\(\)"),
+        (torch.tensor([[1.0, torch.nan], [0, 1]]), "NaN, which cannot be averaged"),
+        (torch.tensor([0.0, 1.0]), r"of 2 classes must have shape \(batch, 2.*y.long\(\)"),
         (torch.tensor([[0.0], [1.0]]), r"the target has shape \(2, 1\)"),
     ],
     ids=["logarithms", "signs", "placeholder", "missing", "class ids", "label maps"],
@@ -751,7 +755,7 @@ def test_soft_labels_that_make_no_sense_are_refused(y, says):
 
 def test_accuracy_needs_one_target():
     with pytest.raises(
-        TypeError, match="accuracy needs one tensor of targets, but there is a dict"
+        TypeError, match="accuracy needs a single tensor of targets, but got a dict"
     ):
         MixedTarget({"y": torch.zeros(BATCH)}, plan_of()).accuracy(torch.zeros(BATCH, 2))
 

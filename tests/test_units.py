@@ -250,7 +250,7 @@ def test_a_reduction_that_is_no_share_of_the_rows_is_refused():
         return losses if reduction == "none" else losses.square().mean().sqrt()
 
     y, output = torch.tensor([0, 4, 2, 3, 1, 1]), randn(BATCH, 5)
-    with pytest.raises(TypeError, match=r"root reduces.*cannot be told.*Let it not reduce"):
+    with pytest.raises(TypeError, match=r"root reduces.*unknown rule.*Do not reduce"):
         MixedTarget(y, EACH).loss(root, output)
     torch.testing.assert_close(MixedTarget(y, ONE).loss(root, output), both(root, output, y))
 
@@ -260,7 +260,7 @@ def test_a_loss_of_floats_needs_rows_or_a_mixed_target():
         return F.huber_loss(output, y)
 
     y, output = randn(BATCH, 3), randn(BATCH, 3, seed=1)
-    with pytest.raises(TypeError, match=r"huber gave shape.*targets='mix'"):
+    with pytest.raises(TypeError, match=r"huber returned shape.*targets='mix'"):
         MixedTarget(y, EACH).loss(huber, output)
     expected = MixedTarget(y, EACH).loss(nn.HuberLoss(), output)
     torch.testing.assert_close(MixedTarget(y, EACH, targets="mix").loss(huber, output), expected)
@@ -399,7 +399,7 @@ def test_class_weights_with_as_many_classes_as_rows():
         expected = plan.lam * own + (1 - plan.lam) * partner
         torch.testing.assert_close(criterion(output, y, weight), expected)
     output, _ = run(mixup, 5)
-    with pytest.raises(ValueError, match="weights of classes"):
+    with pytest.raises(ValueError, match="class weights"):
         mixup.wrap(balanced)(output, torch.arange(5), weight)
     known = F.cross_entropy  # of PyTorch's own it is known
     mixup.wrap(known)(output, torch.arange(5), weight)
@@ -455,7 +455,7 @@ def test_called_by_name(names):
     expected = plan.lam * own + (1 - plan.lam) * partner
     torch.testing.assert_close(criterion(**{names[0]: output, names[1]: Y}), expected)
     torch.testing.assert_close(criterion(output, **{names[1]: Y}), expected)
-    with pytest.raises(TypeError, match="there is no target"):
+    with pytest.raises(TypeError, match="has no target"):
         criterion(output)
 
 
@@ -470,7 +470,7 @@ def test_inputs_before_the_output():
     partner = with_inputs(x[plan.perm], output, Y[plan.perm])
     expected = plan.lam * with_inputs(x, output, Y) + (1 - plan.lam) * partner
     torch.testing.assert_close(ours, expected)
-    with pytest.raises(ValueError, match="wrong way round"):
+    with pytest.raises(ValueError, match="swapped"):
         mixup.wrap(with_inputs)(x, output, Y)
 
 

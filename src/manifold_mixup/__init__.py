@@ -26,9 +26,9 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-if not TYPE_CHECKING:  # else every misspelt name would pass for one of type Any
-    # PEP 562: torch takes seconds to load, so that it waits until a name is asked for. The help of
-    # a command asks for none.
+if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name as Any
+    # PEP 562: torch takes seconds to load, so load it with the first name that needs it. The
+    # --help of a command needs none.
     _HOMES = {
         "LayerRow": "_structure.rows",
         "LayerTable": "_structure.table",
@@ -47,7 +47,7 @@ if not TYPE_CHECKING:  # else every misspelt name would pass for one of type Any
         from importlib import import_module
 
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value  # from now on it is found like any other
+        globals()[name] = value  # later look-ups skip __getattr__
         return value
 
     def __dir__():

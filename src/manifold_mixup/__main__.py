@@ -1,4 +1,4 @@
-"""``python -m manifold_mixup``: the versions, in one line for a report of a bug."""
+"""``python -m manifold_mixup``: print the versions, as one line for a bug report."""
 
 import platform
 
@@ -8,7 +8,7 @@ from manifold_mixup import __version__
 
 
 def versions() -> str:
-    """Return the versions and the kind of machine, without names of hosts, users or folders."""
+    """Return the versions and the machine type, without host, user or folder names."""
     parts = [
         f"manifold-mixup {__version__}",
         f"PyTorch {torch.__version__}",

@@ -1,8 +1,8 @@
-"""What is asked of the autograd engine, private names included, in one place.
+"""All access to the autograd engine, private names included.
 
-Every node of the autograd graph carries the number under which its thread made it. The numbers
-rise, so those of one forward pass are a stretch of their own: they tell which pass an output came
-from, and which pass a backward node belongs to when it recomputes a checkpointed part.
+Every node of the autograd graph has a sequence number, which rises on each thread. The nodes of one
+forward pass therefore have a contiguous range of numbers. It shows which pass an output came from,
+and which pass a backward node belongs to when it recomputes a checkpointed part.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,9 +16,9 @@ def _private(name: str, module: Any) -> Callable[[], Any]:
     found = getattr(module, name, None)
     if found is None:
         raise ImportError(
-            f"PyTorch {torch.__version__} has no {module.__name__}.{name}, by which a mixed output "
-            f"is traced back to its forward pass. Please report it; a release of PyTorch named in "
-            f"the changelog works."
+            f"PyTorch {torch.__version__} has no {module.__name__}.{name}, which is needed to "
+            f"trace a mixed output back to its forward pass. Please report this, and use a PyTorch "
+            f"release that the changelog names."
         )
     return found  # type: ignore[no-any-return]
 
@@ -29,31 +29,31 @@ _running_task = _private("_current_graph_task_id", torch._C)
 
 
 def in_forward_mode() -> bool:
-    """Return whether derivatives are taken forward, as by `torch.func.jvp`."""
+    """Return whether forward-mode differentiation is on, as in `torch.func.jvp`."""
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
 
 
 def next_number() -> int:
-    """Return the number that the next node of the autograd graph will get on this thread."""
+    """Return the sequence number that this thread's next autograd node will get."""
     return int(_next_number())
 
 
 def running_number() -> int | None:
-    """Return the number of the node whose backward is running on this thread, or None."""
+    """Return the sequence number of the node whose backward runs on this thread, or None."""
     node = _running_node()
     return None if node is None else int(node._sequence_nr())
 
 
 def recomputation() -> tuple[int, int | None]:
-    """Tell one recomputation from the next: the running backward call, and the node it is at."""
+    """Return an id of the current recomputation: the backward call and its running node."""
     return int(_running_task()), running_number()
 
 
 def search(tensors: Iterable[Tensor], floor: int, found: Callable[[int], bool]) -> None:
-    """Walk the graph from some tensors towards its leaves, no deeper than the number ``floor``.
+    """Walk the graph from some tensors towards its leaves, down to the number ``floor``.
 
-    ``found`` is called with the number of every node met; where it returns True, the walk does not
-    go behind that node.
+    ``found`` is called with the number of every node. If it returns True, the walk does not go past
+    that node.
     """
     stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
     visited = set()

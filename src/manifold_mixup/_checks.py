@@ -1,4 +1,4 @@
-"""What is made sure of before a layer is mixed: by the structure of the model, and by numbers."""
+"""The checks before a layer is mixed: by the model's structure, and numerically."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,21 +18,21 @@ from manifold_mixup._warn import warn
 
 
 class State(Enum):
-    """Where the checks stand."""
+    """The state of the checks."""
 
     PENDING = auto()  # until the first training batch
     PASSED = auto()
-    SKIPPED = auto()  # not wanted, or the model cannot be inspected
+    SKIPPED = auto()  # check=False, or the model cannot be inspected
 
 
 class Checks:
     """The checks of one attachment.
 
     Args:
-        attachment: what is checked; it is told what is found.
+        attachment: the attachment to check; it receives the findings.
         mask: name of the padding mask among the model's inputs; None for none.
         outputs: paths of the outputs that the loss reads; None for all.
-        wanted: whether layers that cannot be mixed are refused.
+        wanted: whether to refuse layers that cannot be mixed.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Checks:
         self._inspected = False
 
     def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
-        """Return whether this batch has to be looked at before it is mixed."""
+        """Return whether this batch must be inspected before it is mixed."""
         pending = training and self.state is State.PENDING
         return pending or self._attachment.padding.unknown(inputs)
 
@@ -61,7 +61,7 @@ class Checks:
         Raises:
             TypeError: an input to be mixed is not floating point.
             ValueError: a layer cannot be mixed.
-            RuntimeError: a layer was replaced, or it cannot be seen who reads the mask.
+            RuntimeError: a layer was replaced, or the modules that read the mask cannot be found.
         """
         attachment = self._attachment
         for reason in attachment.runs.placement.moved_of(layers).values():
@@ -73,7 +73,9 @@ class Checks:
         except NotTraceable as error:
             self.state = State.SKIPPED
             if mask is not None:
-                raise NotTraceable(f"it cannot be seen who reads {mask!r}: {error}") from error
+                raise NotTraceable(
+                    f"the modules that read {mask!r} cannot be found: {error}"
+                ) from error
             _warn_unchecked(layers, error)
             return tuple(layers)
         with attachment.visible():
@@ -88,7 +90,7 @@ class Checks:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[str, ...]:
-        """Take over what was found of the layers, and return them in order of execution.
+        """Store the findings about the layers, and return the layers in order of execution.
 
         Raises:
             TypeError: an input to be mixed is not floating point.
@@ -116,7 +118,7 @@ class Checks:
         *,
         progress: bool,
     ) -> Report:
-        """Prove all layers by numbers; see `ManifoldMixup.verify`."""
+        """Prove all layers numerically; see `ManifoldMixup.verify`."""
         attachment, mask = self._attachment, self._mask_in(args, kwargs)
         moved = attachment.runs.placement.moved_of(layers)
         new = not self._inspected or (mask is not None and not attachment.padding.known)
@@ -158,25 +160,25 @@ class Checks:
 
 def _warn_unchecked(layers: Sequence[str], error: NotTraceable) -> None:
     way_out = (
-        " Give example=(one batch) when attaching, before anything is sharded, to have them "
-        "checked; or say check=False."
+        " To have them checked, pass example=(one batch) when attaching, before anything is "
+        "sharded; or set check=False."
         if isinstance(error, Sharded)
-        else " Say check=False to mix there all the same."
+        else " Set check=False to mix at them anyway."
     )
     warn(f"the layers {list(layers)} were not checked: {error}.{way_out}")
 
 
 def _require_proof(report: Report, mask: str, table: LayerTable) -> None:
-    """Raise ValueError unless all layers are proven: what could not be tried is not."""
+    """Raise ValueError unless all layers are proven; a skipped layer is not."""
     given = f"with mask={mask!r} mixed too"
     if any(proof.verdict == "failed" for proof in report.layers):
         raise ValueError(
             f"{given}, not every layer can be mixed:\n{report}\n"
-            f"What is not 0 in a mask counts as seen, or as padding if 'pad' is in its name."
+            f"A nonzero mask entry means valid, or padding if the mask's name contains 'pad'."
             f"{table.without_mask()}"
         )
     if not report.ok:
         raise ValueError(
             f"{given}, it could not be proven that every layer can be mixed:\n{report}\n"
-            f"Give a batch on which it can; or say check=False to mix there all the same."
+            f"Pass a batch on which the proof succeeds, or set check=False to mix anyway."
         )

@@ -1,4 +1,4 @@
-"""find_layers: where a model can be mixed; check_layers: whether it can be mixed where it shall."""
+"""find_layers lists where a model can be mixed; check_layers checks the layers a user names."""
 
 import random
 import sys
@@ -20,36 +20,36 @@ from manifold_mixup._structure.table import LayerTable as LayerTable
 from manifold_mixup._structure.table import level
 from manifold_mixup._structure.trace import trace
 
-# A uniform and a Bernoulli variable by which no layer is dropped, whichever way it is asked; twice,
-# for each time the generators of Python and NumPy have another seed as well.
+# Values of a uniform and a Bernoulli variable for which no layer is dropped, however LayerDrop is
+# written. Listed twice, because Python's and NumPy's generators get a new seed each time.
 _OTHER_CHANCES = [(0.999, 1.0), (0.999, 0.0), (0.0, 1.0), (0.0, 0.0)] * 2
 
 
 def find_layers(
     model: nn.Module, *args: Any, outputs: str | Iterable[str] | None = None, **kwargs: Any
 ) -> LayerTable:
-    """List the modules of one forward pass and say where Manifold Mixup can be applied.
+    """List the modules of one forward pass, and where Manifold Mixup can be applied.
 
     A layer can be mixed if and only if everything the outputs depend on passes through it. The
-    model is looked at as it trains (train mode, randomness neutralised), with stand-ins for its
-    tensors, fake ones where it allows that, and with the hooks it has; nothing of it changes. What
-    its Python code decides by the values of tensors is seen as it was decided for this batch; what
-    it computes outside of torch (in NumPy, in lists) is not seen.
+    model is inspected in a dry run: in train mode, with randomness neutralised, with its own hooks,
+    and with stand-ins for its tensors (fake tensors if the model allows). Nothing in the model
+    changes. Branches that depend on tensor values are seen only as this batch takes them.
+    Computation outside PyTorch (in NumPy, in lists) is not seen.
 
     Args:
         model: the model, wrapped or not.
-        *args: one batch, as the model's forward takes it.
-        outputs: path or paths of what the loss reads of the model's output, such as ``"logits"`` or
-            ``"0"``; None means all of it.
-        **kwargs: its keyword arguments.
+        *args: positional arguments of the model's forward, one batch.
+        outputs: path or paths of the outputs that the loss reads, such as ``"logits"`` or ``"0"``;
+            None means all outputs.
+        **kwargs: keyword arguments of the model's forward.
 
     Returns:
         A sequence of rows, one for each module that ran, ordered by when it ends. Its ``default``
-        is the automatic choice of layers, and its text a table.
+        is the automatic choice of layers; printed, it is a table.
 
     Raises:
-        RuntimeError: the model cannot be run like this.
-        ValueError: there is no tensor among the arguments, or no such output.
+        RuntimeError: the model cannot be inspected.
+        ValueError: the arguments contain no tensor, or the model returns no such output.
 
     Examples:
         >>> import torch
@@ -71,21 +71,21 @@ def inspect_model(
     mask: str | None = None,
     outputs: Sequence[str] | None = None,
 ) -> LayerTable:
-    """Do `find_layers`, so that all of ``names`` run if they can: LayerDrop may drop some.
+    """Run `find_layers` so that all layers ``names`` run if possible, despite LayerDrop.
 
-    It is decided by a random operator, or by Python's or NumPy's generator; so each is given other
-    numbers, a few times. A ``mask`` is taken to be mixed as well.
+    LayerDrop may decide by a random operator, or by Python's or NumPy's generator, so the dry run
+    is repeated with other random numbers. A ``mask`` is assumed to be mixed as well.
     """
     table = _find(model, args, kwargs, Neutral(), mask, outputs)
     layers = named_layers(model)
     idle = [name for name in names if name in table.idle]
     if not idle or any(_is_container(layers[name]) for name in idle):
-        return table  # all ran, or one that is a mere container never will
+        return table  # all ran, or one is a container, which never runs
     with aside(model):
-        for place, neutral in enumerate(_OTHER_CHANCES):
-            random.seed(place)
+        for seed, neutral in enumerate(_OTHER_CHANCES):
+            random.seed(seed)
             if (numpy := sys.modules.get("numpy")) is not None:
-                numpy.random.seed(place)
+                numpy.random.seed(seed)
             with suppress(NotTraceable):
                 another = _find(model, args, kwargs, Neutral(*neutral), mask, outputs)
                 if not set(idle) & set(another.idle):
@@ -109,7 +109,7 @@ def _find(
     try:
         traces = trace(model, args, kwargs, neutral, mask)
     except NotTraceable as error:
-        raise type(error)(f"{name} cannot be looked at: {error}") from error
+        raise type(error)(f"{name} cannot be inspected: {error}") from error
     view = RowBuilder(traces, mask, outputs)
     if not view.fault and (traces.second is None or view.doubts):
         view.fault = meeting_rows(
@@ -117,7 +117,7 @@ def _find(
         )
     runs: dict[str, list[Run]] = {}
     for run in traces.first.runs:
-        runs[run.layer] = [*runs.pop(run.layer, []), run]  # in the order of their last runs
+        runs[run.layer] = [*runs.pop(run.layer, []), run]  # ordered by their last runs
     table = LayerTable(
         rows=tuple(view.row(of_layer) for of_layer in runs.values()),
         inputs=tuple(view.input_row(place) for place in range(len(traces.first.inputs))),
@@ -134,12 +134,13 @@ def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
     """Return the names in order of execution if all of them can be mixed.
 
     Args:
-        table: what `find_layers` found.
+        table: the table that `find_layers` returned.
         names: names of modules, ``"input"`` or ``"input:NAME"``.
 
     Raises:
         TypeError: an input to be mixed is not floating point.
-        ValueError: a layer cannot be mixed; the message says why and names the nearest that can.
+        ValueError: a layer cannot be mixed; the message gives the reason and the nearest cut
+            points.
     """
     names = list(dict.fromkeys(names))
     for name in names:
@@ -155,9 +156,9 @@ def _check_layer(table: LayerTable, name: str) -> None:
     place = next((place for place, row in enumerate(table.rows) if row.name == name), None)
     if place is None:
         raise ValueError(
-            f"layer {name!r} did not run in this forward pass of {table.model}. Name one that did: "
-            f"of a container such as nn.ModuleList, which has no forward of its own, the items. If "
-            f"Python's chance or the data decide whether it runs, say check=False."
+            f"layer {name!r} did not run in this forward pass of {table.model}. Name a layer that "
+            f"did. A container such as nn.ModuleList has no forward of its own: name its items. If "
+            f"Python's random numbers or the data decide whether the layer runs, set check=False."
         )
     row = table.rows[place]
     if not row.cut:
@@ -181,30 +182,32 @@ def _check_input(table: LayerTable, name: str) -> None:
 
 
 def _meant_input(table: LayerTable, name: str) -> InputRow:
-    """Find the input that ``"input"`` or ``"input:NAME"`` means."""
+    """Return the input that ``"input"`` or ``"input:NAME"`` refers to."""
     if name != INPUT:
         named = [row for row in table.inputs if f"{INPUT}:{row.name}" == name]
         if not named:
             seen = ", ".join(repr(row.name) for row in table.inputs)
-            raise ValueError(f"{name!r} is no input of this forward pass, which was given {seen}.")
+            raise ValueError(f"this forward pass has no {name!r}: its inputs are {seen}.")
         return named[0]
     data = [row for row in table.inputs if row.kind == "data"]
     floating = [row for row in data if row.floating]
     if len(floating) > 1:
         ways = " or ".join(repr(f"{INPUT}:{row.name}") for row in floating)
-        raise ValueError(f"'input' could mean {len(floating)} inputs of {table.model}. Say {ways}.")
+        raise ValueError(
+            f"'input' is ambiguous: {table.model} has {len(floating)} such inputs. Use {ways}."
+        )
     return (floating or data or list(table.inputs))[0]
 
 
 def rows_of(table: LayerTable, names: Iterable[str]) -> dict[str, LayerRow | InputRow]:
-    """Map names of layers, ``"input"`` among them, to their rows, where there are any."""
+    """Map the names of layers and inputs to their rows, if they have any."""
     names, rows = list(names), {row.name: row for row in table}
     found: dict[str, LayerRow | InputRow] = {name: rows[name] for name in names if name in rows}
     return found | {name: _meant_input(table, name) for name in names if is_input(name)}
 
 
 def _nearest(table: LayerTable, place: int) -> str:
-    """Name the cut points before and after row number ``place``."""
+    """Return a sentence that names the cut points before and after row number ``place``."""
     before = [row for row in table.rows[: max(place, 0)] if row.cut]
     after = [row for row in table.rows[place + 1 :] if row.cut]
     names = [*_outermost(before, -1), *_outermost(after, 0)]
@@ -214,6 +217,6 @@ def _nearest(table: LayerTable, place: int) -> str:
 
 
 def _outermost(rows: Sequence[LayerRow], place: int) -> list[str]:
-    """Of the rows as deep as the one at ``place``, name the outermost: what a person would say."""
+    """Return the outermost layer with the same depth as the row at ``place``."""
     same = [row for row in rows if row.depth == rows[place].depth]
     return [min(reversed(same), key=level).name] if same else []

@@ -1,4 +1,4 @@
-"""Tables for notebooks: escaped, and scrolled where they are long."""
+"""HTML tables for notebooks: escaped, and scrollable if they are long."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -11,7 +11,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> s
 
     Args:
         head: the names of the columns.
-        rows: the text of the cells, plain.
+        rows: the cells of each row, as plain text.
         caption: plain text above the table.
     """
     body = "".join(f"<tr>{_cells('td', row)}</tr>" for row in rows)

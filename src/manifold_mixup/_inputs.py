@@ -16,9 +16,9 @@ from manifold_mixup._tree import leaves, map_leaves
 def named_inputs(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield ``(name, tensor)`` for every tensor given to ``forward``.
+    """Yield ``(name, tensor)`` for every tensor passed to ``forward``.
 
-    The name is the parameter's, followed by the keys inside it: ``"batch.pixel_values"``.
+    The name is the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
     """
     for name, value in zip(_positional(model, len(args)), args, strict=True):
         yield from leaves(value, name)
@@ -52,7 +52,7 @@ def _positional(model: nn.Module, count: int) -> list[str]:
 
 
 def accepts(model: nn.Module, name: str) -> bool:
-    """Return whether ``forward`` has an argument of this name, or takes any."""
+    """Return whether ``forward`` has an argument of this name, or accepts any name."""
     kinds = {parameter.name: parameter.kind for parameter in _parameters(model)}
     return name in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
 
@@ -65,7 +65,7 @@ def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _own_parameters(forward: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    """List the parameters of a method but self; remembered, as every forward pass asks."""
+    """List the parameters of a method except self; cached, because every forward pass asks."""
     return tuple(inspect.signature(forward).parameters.values())[1:]
 
 
@@ -74,8 +74,8 @@ def leading(inputs: list[tuple[str, Tensor]], name: str | None = None) -> Tensor
 
     Args:
         inputs: names and tensors.
-        name: of the one that it was found to be; None, or one that is not there, has it guessed by
-            `leads`.
+        name: name of that tensor, if it is known. Without it, or if no tensor has it, `leads`
+            guesses.
 
     Raises:
         ValueError: no input has a dimension.
@@ -88,10 +88,10 @@ def leading(inputs: list[tuple[str, Tensor]], name: str | None = None) -> Tensor
 
 
 def leads(inputs: list[tuple[str, Tensor]]) -> list[str]:
-    """Name an input for each length of dimension 0, the likeliest batch first.
+    """Name one input for each length of dimension 0, the likeliest batch first.
 
-    It is the length of most floating tensors that hold more than a number for each example, then of
-    most tensors of any kind; among the tensors of that length the first floating one stands for it.
+    The likeliest length is that of the most floating tensors with more than one number per example,
+    then that of the most tensors of any kind. The first floating tensor of a length represents it.
 
     Raises:
         ValueError: no input has a dimension.
@@ -100,10 +100,11 @@ def leads(inputs: list[tuple[str, Tensor]]) -> list[str]:
     if not shaped:
         raise ValueError(
             "the model was called without a tensor that has a batch dimension, so there is nothing "
-            "to mix. Pass the batch as tensors, in tuples, lists or dicts if you like. Where it is "
-            "an object, such as a batch of graphs, attach to a part of the model that gets tensors."
+            "to mix. Pass the batch as tensors; tuples, lists and dicts of tensors work too. If "
+            "the batch is an object, such as a batch of graphs, attach to a part of the model that "
+            "receives tensors."
         )
-    # A forward pass asks at every step; nearly always all are of one length.
+    # This runs at every step, and nearly always all tensors have the same length.
     rows: dict[int, list[tuple[str, Tensor]]] = {}
     for name, tensor in shaped:
         rows.setdefault(tensor.shape[0], []).append((name, tensor))
@@ -116,7 +117,7 @@ def leads(inputs: list[tuple[str, Tensor]]) -> list[str]:
 
 
 def _likelihood(size: int, tensors: list[tuple[str, Tensor]]) -> tuple[bool, int, int, int]:
-    """Return a key by which the likeliest batch sorts first."""
+    """Return a sort key that puts the likeliest batch first."""
     wide = [tensor for _, tensor in tensors if tensor.ndim > 1]
     floating = sum(map(is_continuous, wide))
     return size == 1, -floating, -len(wide), -len(tensors)
@@ -129,14 +130,14 @@ def _first_continuous(tensors: list[tuple[str, Tensor]]) -> str:
 def batched_names(
     inputs: list[tuple[str, Tensor]], lead: Tensor | None = None
 ) -> list[frozenset[str]]:
-    """Return which inputs may follow the batch, the likeliest set of names first.
+    """Return the sets of inputs that may have a batch dimension, the likeliest first.
 
-    What has as many rows as the batch does, unless the model then fails with another batch size: a
-    mask of (time, time), or an embedding of positions, may be as long as the batch by chance.
+    First come all inputs with as many rows as the batch. If the model then fails with another batch
+    size, some have that many rows by chance: a mask of (time, time), or an embedding of positions.
 
     Args:
         inputs: names and tensors.
-        lead: one whose dimension 0 is the batch; None takes the likeliest.
+        lead: an input whose dimension 0 is the batch; None takes the likeliest.
     """
     lead = leading(inputs) if lead is None else lead
     rows = [(name, tensor) for name, tensor in inputs if tensor.ndim > 0]
@@ -152,17 +153,17 @@ def mixed_input(
     mask: str | None = None,
     batch: int | None = None,
 ) -> str:
-    """Return the name of the input that ``"input"`` or ``"input:NAME"`` means.
+    """Return the name of the input that ``"input"`` or ``"input:NAME"`` refers to.
 
-    A ``mask`` that is mixed too is none of those, nor is what has not ``batch`` rows.
+    The ``mask`` is never that input, nor is a tensor that does not have ``batch`` rows.
 
     Raises:
-        TypeError: it is not floating point.
+        TypeError: the input is not floating point.
         ValueError: there is no such input, or ``"input"`` could mean several.
     """
-    # A scalar has no batch: the Trainer of Transformers passes the number of items as such.
+    # Scalars have no batch dimension: the Transformers Trainer passes the number of items as one.
     floating = [name for name, tensor in inputs if is_continuous(tensor) and tensor.ndim > 0]
-    # A floating mask beside other inputs is no data, as for the structural view.
+    # As in find_layers, a floating mask is not data if there are other inputs.
     floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating
     seen = dict(inputs)
     if len(floating) > 1 and batch is not None:
@@ -177,13 +178,15 @@ def mixed_input(
         )
     if len(floating) > 1:
         ways = " or ".join(f"'input:{name}'" for name in floating)
-        raise ValueError(f"'input' could mean {len(floating)} inputs of this model. Say {ways}.")
+        raise ValueError(
+            f"'input' is ambiguous: this model has {len(floating)} such inputs. Use {ways}."
+        )
     return floating[0]
 
 
 def _named(name: str, seen: dict[str, Tensor]) -> str:
     if name not in seen:
-        raise ValueError(f"'input:{name}' is no input of this call, which gave {list(seen)}.")
+        raise ValueError(f"this call has no 'input:{name}': its inputs are {list(seen)}.")
     if not is_continuous(seen[name]):
         raise TypeError(
             f"'input:{name}' cannot be mixed: it is {seen[name].dtype}. Interpolated token ids "

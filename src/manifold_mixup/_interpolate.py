@@ -1,6 +1,7 @@
-"""The arithmetic of a mix, each way where it is the fastest: ``own * x + other * x[perm]``.
+"""The arithmetic of mixing, ``own * x + other * x[perm]``, by the fastest way for each case.
 
-All ways give the same numbers: at least float32, rounded once. An ``other`` of None is ``1 - own``.
+All ways give the same result: computed in at least float32, rounded once. An ``other`` of None
+means ``1 - own``.
 """
 
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from torch import Tensor
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _SHARE = 2**15
-"""Numbers that PyTorch gives a thread before it wakes another one."""
+"""Elements that PyTorch gives one thread before it starts another."""
 
 _CHUNK = 2**20
-"""Numbers that are computed on at once where copies are needed: they stay in the cache."""
+"""Elements per chunk where copies are needed, so that the copies stay in the cache."""
 
 
 def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -22,29 +23,29 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
 
     Args:
         x: the state, ``(batch, *features)``.
-        own: weight of each example, or of all, in the type of the arithmetic.
+        own: weight of each example, or one for all, in the dtype of the arithmetic.
         other: weight of each partner, ``(batch,)``.
         perm: the partners.
     """
     if torch.compiler.is_compiling():
         return in_one_expression(x, own, other, perm)
-    # A GPU would be waited for by each number that is read, and has no cache to stay in.
+    # On a GPU, reading a number would synchronise, and there is no cache to stay in.
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
     converted = x.dtype != own.dtype
     if eager and other is None and _rows_fill_threads(x):
         return _row_by_row(x, own, perm)
     if eager and other is None and converted and not own.ndim:
-        return _gather(x, perm).lerp_(x, own.item())  # by a number, it computes in float32 itself
+        return _gather(x, perm).lerp_(x, own.item())  # a number: lerp_ computes in float32
     if eager and converted and x.numel() > _CHUNK:
         return _in_chunks(x, own, other, perm)
     return _gather_and_mix(x, x, own, other, perm).to(x.dtype)
 
 
 def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
-    """Leave it to the compiler, which fuses it.
+    """Mix in one expression, which the compiler fuses.
 
-    What a Function changes in place, and a conversion to the type it has, cost the gradient in the
-    compiler of PyTorch 2.11, in silence.
+    The compiler of PyTorch 2.11 silently loses the gradient if a Function writes in place or
+    converts to the dtype that a tensor already has.
     """
     if x.dtype != own.dtype:
         return in_one_expression(x.to(own.dtype), own, other, perm).to(x.dtype)
@@ -55,12 +56,12 @@ def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
 
 
 def _rows_fill_threads(x: Tensor) -> bool:
-    """Return whether all threads can share a row, at least two: then a call for each row pays."""
+    """Return whether a row is large enough for all threads (at least two) to share it."""
     return x.numel() > _SHARE * max(1, torch.get_num_threads() - 1) * len(x)
 
 
 def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
-    """Read both rows and write the mixed one, in one pass: nothing is gathered first."""
+    """Read both rows and write the mixed row in one pass, without a gather."""
     mixed = torch.empty_like(x)
     rows, into = x.unbind(), mixed.unbind()
     weights, partners = own.expand(len(x)).tolist(), perm.tolist()
@@ -70,7 +71,7 @@ def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
 
 
 def _along_cycles(partners: list[int]) -> Iterator[int]:
-    """Go from each row to its partner, which has just been read: the cache still holds it."""
+    """Visit each row, then its partner, which was just read and is still in the cache."""
     left = [True] * len(partners)
     for row in range(len(partners)):
         while left[row]:
@@ -80,7 +81,7 @@ def _along_cycles(partners: list[int]) -> Iterator[int]:
 
 
 def _in_chunks(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
-    """Compute some rows at a time, so that what is copied for it is small."""
+    """Mix a few rows at a time, so that the copies stay small."""
     mixed = torch.empty_like(x)
     count = max(1, _CHUNK * len(x) // x.numel())
     for start in range(0, len(x), count):
@@ -94,7 +95,7 @@ def _in_chunks(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Te
 def _gather_and_mix(
     x: Tensor, rows: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
 ) -> Tensor:
-    """Gather the partners of some rows and mix in place: one allocation in the type of ``own``."""
+    """Gather the partners of some rows and mix in place: one allocation in the dtype of ``own``."""
     partners, rows = _gather(x, perm).to(own.dtype), rows.to(own.dtype)
     if other is None:
         return partners.lerp_(rows, _over_rows(own, x))  # exact where both rows are equal
@@ -106,7 +107,7 @@ def _over_rows(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _gather(x: Tensor, perm: Tensor) -> Tensor:
-    """Return ``x[perm]``, laid out in memory as ``x`` is."""
+    """Return ``x[perm]``, in the memory format of ``x``."""
     channels_last = _CHANNELS_LAST.get(x.ndim)
     if channels_last is None or not x.is_contiguous(memory_format=channels_last):
         return x.index_select(0, perm)
@@ -120,4 +121,4 @@ IN_BACKWARD = (
     interpolate, in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
     _gather_and_mix, _over_rows, _gather,
 )  # fmt: skip
-"""The functions that the autograd engine runs: frames of their own for the compiler."""
+"""The functions that the autograd engine calls, which the compiler sees as separate frames."""

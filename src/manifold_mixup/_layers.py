@@ -1,4 +1,4 @@
-"""Names of layers -> modules, or a good error."""
+"""Resolve names of layers to modules, with helpful errors."""
 
 import contextlib
 import difflib
@@ -14,7 +14,7 @@ _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
 def is_input(name: str) -> bool:
-    """Return whether a layer name means an input of the model: ``"input"`` or ``"input:NAME"``."""
+    """Return whether a layer name is ``"input"`` or ``"input:NAME"``, an input of the model."""
     return name == INPUT or name.startswith(f"{INPUT}:")
 
 
@@ -35,9 +35,9 @@ def _inner(module: nn.Module) -> nn.Module | None:
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Map every layer's name, free of wrappers, to its module; of a wrapper, the outermost.
+    """Map every layer's name, without wrapper parts, to its module, wrappers included.
 
-    A module that the model holds under several names appears under the first.
+    A module with several names in the model appears under the first.
     """
     found: dict[str, nn.Module] = {}
     seen: set[nn.Module] = set()
@@ -52,7 +52,7 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     yield name, module
     if isinstance(unwrap(module), torch.jit.ScriptModule):
-        return  # its children run in C++, where no hook can get at them
+        return  # its children run in C++, where hooks do not run
     for child_name, child in unwrap(module).named_children():
         yield from _walk(child, f"{name}.{child_name}" if name else child_name)
 
@@ -70,12 +70,12 @@ def resolve(
 
     Raises:
         TypeError: an entry is neither a name nor a module.
-        ValueError: there is no entry, or one is no layer of the model.
+        ValueError: there is no entry, or an entry matches no layer of the model.
     """
     entries = [layers] if isinstance(layers, str | nn.Module) else list(layers)
     if not entries:
         raise ValueError(
-            'layers is empty. Name the eligible layers, for example ["input", "layer1"], or give '
+            'layers is empty. Name the eligible layers, for example ["input", "layer1"], or pass '
             "layers=None and example=(one batch) to have them chosen."
         )
     known = named_layers(model)
@@ -90,13 +90,13 @@ def _resolve_one(model: nn.Module, known: dict[str, nn.Module], entry: object) -
         names = [name for name, module in known.items() if unwrap(module) is wanted]
         if not names:
             raise ValueError(
-                f"a {type(entry).__name__} was given as a layer, but it is no submodule of "
-                f"{_kind(model)}. Give a module of this model, or its name."
+                f"a {type(entry).__name__} was given as a layer, but it is not a submodule of "
+                f"{_kind(model)}. Pass a module of this model, or its name."
             )
         return _free_of_inputs(model, names)
     if not isinstance(entry, str):
         raise TypeError(
-            f"a layer is a name or a module, but {entry!r} is a {type(entry).__name__}."
+            f"a layer must be a name or a module, but {entry!r} is a {type(entry).__name__}."
         )
     if is_input(entry) or entry in known:
         return [entry]
@@ -104,8 +104,8 @@ def _resolve_one(model: nn.Module, known: dict[str, nn.Module], entry: object) -
     if not names:
         for outer in _scripted_around(known, entry):
             raise ValueError(
-                f"layer {entry!r} is inside the scripted module {outer!r}, which runs in C++: no "
-                f"hook can get at it there. Name {outer!r}."
+                f"layer {entry!r} is inside the scripted module {outer!r}, which runs in C++, "
+                f"where hooks do not run. Name {outer!r} instead."
             )
         alias = _submodule(model, entry)
         if alias is None:
@@ -123,7 +123,7 @@ def _scripted_around(known: dict[str, nn.Module], name: str) -> list[str]:
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module | None:
-    """Find a module by its other names: the second of a shared one, or with the wrappers in it."""
+    """Find a module by another name: a shared module's second name, or one with wrapper parts."""
     for root in (model, unwrap(model)):
         with contextlib.suppress(AttributeError):
             return root.get_submodule(name)
@@ -133,8 +133,8 @@ def _submodule(model: nn.Module, name: str) -> nn.Module | None:
 def _free_of_inputs(model: nn.Module, names: list[str]) -> list[str]:
     for name in filter(is_input, names):
         raise ValueError(
-            f"the module {name!r} of {_kind(model)} cannot be told from the model's input, which "
-            f"has the same name here. Rename the module."
+            f"the module {name!r} of {_kind(model)} cannot be told apart from the model's input, "
+            f"which has the same name here. Rename the module."
         )
     return names
 
@@ -148,7 +148,7 @@ def _unknown(model: nn.Module, known: dict[str, nn.Module], entry: str) -> str:
     near = difflib.get_close_matches(entry, [*known, INPUT], n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return (
-        f"layer {entry!r} is no module of {_kind(model)}.{hint} "
+        f"{_kind(model)} has no layer {entry!r}.{hint} "
         f"find_layers(model, example) lists all {len(known)}."
     )
 

@@ -1,9 +1,9 @@
-"""Padded sequences: states are mixed where both examples have one, and masks by their weight.
+"""Mix padded sequences: states where both examples are valid, and masks as weights.
 
-A padded sequence is a set of positions that weigh 1 or 0. Mixed, a position weighs
-``w = lam * v_i + (1 - lam) * v_j``, where ``v`` says what is no padding; its state is the mean of
-the states that are there, weighed likewise; and attention multiplies by ``w``, so that ``log w`` is
-what its additive mask holds. At λ = 1 that is the first example and at λ = 0 the second.
+A padded sequence is a set of positions with weight 1 or 0. A mixed position has the weight
+``w = lam * v_i + (1 - lam) * v_j``, where ``v`` is 1 at valid positions and 0 in padding. Its state
+is the mean of the valid states with the same weights. Attention multiplies by ``w``, so its
+additive mask holds ``log w``. λ = 1 gives the first example and λ = 0 the second.
 """
 
 import torch
@@ -11,27 +11,27 @@ from torch import Tensor
 
 from manifold_mixup import _mix
 
-# Stands for -inf, so that no difference of infinities arises; as a weight it is 0 in every type.
+# Replaces -inf, to avoid differences of infinities; as a weight it is 0 in every dtype.
 _NEVER = -1e30
 
 
 def is_side(name: str, mask: str | None, *, floating: bool) -> bool:
-    """Return whether an input, like a mask, steers what becomes of the data and is none itself."""
+    """Return whether an input is a side input, such as a mask, rather than data."""
     return name == mask or "mask" in name.lower() or not floating
 
 
 def valid_positions(mask: Tensor, name: str) -> Tensor:
-    """Return which positions hold something and are no padding, ``(batch, time)``, bool.
+    """Return the valid (not padded) positions, ``(batch, time)``, bool.
 
     Args:
-        mask: what the model is given: bool or integers, floating weights of 0 and 1, or an additive
-            mask of 0 and very negative numbers; ``(batch, time)``, or ``(batch, ..., time)`` with
-            the keys last, of which one counts if any query sees it.
-        name: its name. One with ``pad`` in it says where padding is, as PyTorch's
-            ``src_key_padding_mask`` does, if it is not floating.
+        mask: the mask passed to the model: bool or integers, floating weights of 0 and 1, or an
+            additive mask of 0 and very negative numbers. Its shape is ``(batch, time)``, or
+            ``(batch, ..., time)`` with the keys last; a key is valid if any query sees it.
+        name: the mask's name. If it contains ``pad`` and the mask is not floating point, the mask
+            marks padding, as PyTorch's ``src_key_padding_mask`` does.
     """
     if mask.is_floating_point():
-        # Weights have a 1 in them; an additive mask has nothing above 0.
+        # Weights contain a 1; an additive mask has no value above 0.
         valid = torch.where(mask.amax() > 0, mask > 0.5, mask > -1)
     else:
         valid = (mask == 0) if "pad" in name.lower() else (mask != 0)
@@ -39,16 +39,16 @@ def valid_positions(mask: Tensor, name: str) -> Tensor:
 
 
 def shortened(mask: Tensor, name: str) -> Tensor:
-    """Return a padding mask by which neighbouring examples differ in length, as far as they can.
+    """Return a padding mask that makes neighbouring examples differ in length, if possible.
 
     Args:
-        mask: what the model is given, in any form that `valid_positions` knows.
-        name: its name.
+        mask: the mask passed to the model, in any form that `valid_positions` accepts.
+        name: the mask's name.
     """
     valid = valid_positions(mask, name)
     rows = torch.arange(len(valid), device=valid.device)
     kept = (valid.sum(1) * (5 - rows % 4) // 5).clamp(min=1)
-    # Padding goes where there is some: at the start if that is where sentences end together.
+    # Add padding on the padded side: at the start if all sequences end at the last position.
     at_start = valid[:, -1].all() & ~valid[:, 0].all()
     counted = torch.where(at_start, valid.flip(1).cumsum(1).flip(1), valid.cumsum(1))
     dropped = valid & (counted > kept[:, None])
@@ -62,13 +62,13 @@ def shortened(mask: Tensor, name: str) -> Tensor:
 def mix_states(x: Tensor, lam: Tensor, perm: Tensor, valid: Tensor) -> Tensor:
     """Mix states ``(batch, time, *features)`` position by position.
 
-    Where one of the two examples has padding, the state is the other's.
+    Where one of the two examples is padded, take the other's state.
 
     Args:
         x: the states.
         lam: λ, ``()`` or ``(batch,)``.
         perm: the partners, ``(batch,)``.
-        valid: what is no padding, ``(batch, time)``, from `valid_positions`.
+        valid: the valid positions, ``(batch, time)``, from `valid_positions`.
     """
     valid, lam = valid.to(x.device), lam.to(x.device)
     perm = perm.to(x.device)
@@ -86,16 +86,17 @@ def mix_mask(
 ) -> Tensor:
     """Mix a mask that a module reads.
 
-    What is additive stays so and becomes ``log(lam * exp(m_i) + (1 - lam) * exp(m_j))``; booleans
-    become additive, ``log w``; numbers of 0 and 1 become the weights ``w``.
+    An additive mask stays additive, ``log(lam * exp(m_i) + (1 - lam) * exp(m_j))``. A boolean mask
+    becomes additive, ``log w``. Numbers 0 and 1 become the weights ``w``.
 
     Args:
-        mask: made from the model's mask, with the batch first; in what form is seen by its values.
+        mask: a mask derived from the model's, with the batch at dimension 0. Its values show its
+            form.
         lam: λ, ``()`` or ``(batch,)``.
         perm: the partners, ``(batch,)``.
-        valid: what is no padding, ``(batch, time)``, from `valid_positions`.
-        dtype: type of the result where the mask has none that floats.
-        weights: whether the module wants weights for booleans, as one does that takes means.
+        valid: the valid positions, ``(batch, time)``, from `valid_positions`.
+        dtype: dtype of the result if the mask is not floating point.
+        weights: whether a boolean mask becomes weights instead, for a module that takes means.
     """
     valid, lam, perm = (part.to(mask.device) for part in (valid, lam, perm))
     lam = lam.view(-1, *(1 for _ in mask.shape[1:])) if lam.ndim else lam
@@ -116,13 +117,13 @@ def _mix_numbers(mask: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
     additive = torch.logaddexp(own, other).clamp(min=torch.finfo(mask.dtype).min)
     shares = wide.clamp(0, 1)
     shares = lam * shares + (1 - lam) * shares[perm]
-    # Where nothing is padding either says the same.
+    # If nothing is padded, both forms are the same.
     are_weights = ((mask >= 0) & (mask <= 1)).all()
     return torch.where(are_weights, shares, additive).to(mask.dtype)
 
 
 def _seen(mask: Tensor, valid: Tensor) -> Tensor:
-    """Return what a boolean mask lets through, whichever of the two it marks."""
+    """Return the positions that a boolean mask lets through, whichever kind it marks."""
     shape = [len(valid), *(1 for _ in mask.shape[1:])]
     shape[-1 if mask.shape[-1] == valid.shape[1] else 1] = valid.shape[1]
     marks_padding = (mask & ~valid.view(shape)).any() | ~mask.any()

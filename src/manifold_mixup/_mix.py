@@ -1,4 +1,4 @@
-"""The one tensor operation: every row of a batch moves towards its partner."""
+"""The tensor operation of Manifold Mixup: mix every row of a batch with its partner."""
 
 import inspect
 from typing import Any
@@ -15,11 +15,11 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
     """Mix every row of a batch with its partner.
 
     Row ``i`` of the result is ``lam[i] * x[i] + (1 - lam[i]) * x[perm[i]]`` (Mix_λ of the paper,
-    section 2), computed in at least float32 and rounded once to the type of ``x``.
+    section 2), computed in at least float32 and rounded once to the dtype of ``x``.
 
     Args:
-        x: hidden state, ``(batch, *features)``, floating point or complex. It is not written to.
-        plan: the coefficients and the pairs; its layer is not looked at.
+        x: hidden state, ``(batch, *features)``, floating point or complex. It is not modified.
+        plan: the coefficients and the pairs; its layer is ignored.
 
     Returns:
         The mixed state, with the shape, dtype, device and memory format of ``x``. It can be
@@ -37,7 +37,7 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
     """
     if not is_continuous(x):
         raise TypeError(
-            f"only floating point states can be mixed, but x is {x.dtype}. Of token ids, mix the "
+            f"only floating point states can be mixed, but x is {x.dtype}. For token ids, mix the "
             f"output of the embedding layer."
         )
     if x.ndim == 0 or x.shape[0] != plan.perm.shape[0]:
@@ -49,15 +49,15 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
 
 
 def is_continuous(x: Tensor) -> bool:
-    """Return whether values between those of ``x`` exist: it is floating point or complex."""
+    """Return whether ``x`` is floating point or complex, so that it can be interpolated."""
     return x.is_floating_point() or x.is_complex()
 
 
 def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
-    """Do `mix` on tensors that were checked before.
+    """Mix tensors whose dtype and batch size were already checked.
 
     Raises:
-        TypeError: the tensor is nested, or sparse.
+        TypeError: the tensor is nested or sparse.
     """
     if x.is_nested or x.layout is not torch.strided:
         raise TypeError(
@@ -65,30 +65,31 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
             f"mixed: {_IRREGULAR[x.is_nested]}"
         )
     if perm.device != x.device:  # the layers of one model may lie on several devices
-        goes_on = x.device.type != "cpu"  # the CPU would read what has not arrived yet
-        lam, perm = (part.to(x.device, non_blocking=goes_on) for part in (lam, perm))
-    lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the arithmetic's type from here on
+        non_blocking = x.device.type != "cpu"  # the CPU might read before the copy has arrived
+        lam, perm = (part.to(x.device, non_blocking=non_blocking) for part in (lam, perm))
+    lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
     if not torch.compiler.is_compiling() and _autograd.in_forward_mode():
-        # The compiler takes no Function that has a rule for it; these operators have their own.
+        # torch.compile accepts no Function with a forward-mode rule; these operators have their
+        # own.
         return _interpolate.in_one_expression(x, lam, None, perm)
     return _Mix.apply(x, lam, None, perm, None)  # type: ignore[no-any-return]
 
 
 _IRREGULAR = {
     True: (
-        "its rows differ in length. Pad it, by torch.nested.to_padded_tensor, and give the model a "
-        "mask; or mix a layer after the pooling, where all rows are of one length."
+        "its rows differ in length. Pad it with torch.nested.to_padded_tensor and pass the model a "
+        "mask, or mix a layer after the pooling, where all rows have the same length."
     ),
-    False: "make it dense, by to_dense(), or mix a layer after the one that reads it.",
+    False: "make it dense with to_dense(), or mix a layer after the one that reads it.",
 }
 
 
 class _Mix(torch.autograd.Function):
-    """``own[i] * x[i] + other[i] * x[perm[i]]``, whose gradient is of the same form.
+    """``own[i] * x[i] + other[i] * x[perm[i]]``, whose gradient has the same form.
 
-    An ``other`` of None is ``1 - own``. The gradient of a gather by ``perm`` is a gather by its
-    inverse, so the backward pass is the same operation with the inverse permutation. The framework
-    would scatter, which is several times slower.
+    An ``other`` of None means ``1 - own``. The gradient of a gather by ``perm`` is a gather by its
+    inverse, so the backward pass is the same operation with the inverse permutation. PyTorch's own
+    backward would scatter, which is several times slower.
     """
 
     @staticmethod
@@ -110,13 +111,13 @@ class _Mix(torch.autograd.Function):
         if inverse is None:
             inverse = _invert(perm)
         if own.ndim:
-            # Example j hears from itself and from the one that was mixed with it, which weighed it
-            # by its own coefficient.
+            # The gradient of row j is its own term plus that of the row whose partner it was,
+            # weighted by that row's coefficient.
             other = (1 - own if other is None else other)[inverse]
-        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         mixed = (
-            _Mix.apply(grad, own, other, inverse, perm)  # to be differentiated once more
-            if again
+            _Mix.apply(grad, own, other, inverse, perm)  # for higher derivatives
+            if differentiable
             else interpolate(grad, own, other, inverse)
         )
         return mixed, None, None, None, None
@@ -125,17 +126,17 @@ class _Mix(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         """Mix a batch of batches."""
         if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
-            # By one plan: the further dimension is a feature like any other.
+            # Only the state is batched, so the extra dimension acts as a feature dimension.
             return _Mix.apply(inputs[0].movedim(in_dims[0], -1), *inputs[1:]), -1
         pairs = list(zip(inputs, in_dims, strict=True))
         each = (
-            [value if dim is None else value.select(dim, place) for value, dim in pairs]
-            for place in range(info.batch_size)
+            [value if dim is None else value.select(dim, index) for value, dim in pairs]
+            for index in range(info.batch_size)
         )
-        return torch.stack([_Mix.apply(*one) for one in each]), 0
+        return torch.stack([_Mix.apply(*arguments) for arguments in each]), 0
 
 
-# PyTorch asks for it at every call, and working it out costs more than mixing a small batch.
+# PyTorch reads the signature at every call, and computing it costs more than mixing a small batch.
 _Mix.forward.__signature__ = inspect.signature(_Mix.forward)  # type: ignore[attr-defined]
 
 
@@ -145,4 +146,4 @@ def _invert(perm: Tensor) -> Tensor:
 
 
 IN_BACKWARD = (_Mix.backward, _invert, *_interpolate.IN_BACKWARD)
-"""The functions that the autograd engine runs: frames of their own for the compiler."""
+"""The functions that the autograd engine calls, which the compiler sees as separate frames."""

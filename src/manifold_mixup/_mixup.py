@@ -1,4 +1,4 @@
-"""ManifoldMixup: attaches to a model, draws its plans, hands targets the plan of their output."""
+"""ManifoldMixup: attach to a model, mix its forward passes, and mix the targets to match."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,30 +34,33 @@ from manifold_mixup._target.rule import Said, Targets
 class ManifoldMixup:
     """Attach Manifold Mixup (Verma et al., 2019) to a model.
 
-    From then on every forward pass in train mode with gradients enabled draws a layer, a λ and a
-    permutation, and mixes the hidden state there. Compute the loss with a criterion from `wrap`,
-    which mixes the targets alike. Nothing else of the model changes, and `remove` takes it back.
+    From then on, every forward pass in train mode with gradients enabled draws a layer, a λ and a
+    permutation, and mixes the hidden state at that layer. Compute the loss with a criterion from
+    `wrap`, which mixes the targets the same way. Nothing else in the model changes, and `remove`
+    undoes it.
 
     Args:
         model: any module. Compile it first, and attach to the compiled model.
         layers: the eligible layers S: names, patterns such as ``"encoder.layer.*"``, or modules;
-            ``"input"`` is the model's input, ``"input:NAME"`` one of several. None has them chosen,
-            by ``example``.
+            ``"input"`` is the model's input, ``"input:NAME"`` one of several. With None, they are
+            chosen from ``example``.
         example: one batch: a tensor, a tuple of positional or a dict of keyword arguments.
-        alpha: λ ~ Beta(alpha, alpha); above 0, or a callable of the step (the number of training
-            forward passes so far) that may return None for a batch that is not to be mixed.
-        p: share of the batches that are mixed, 0 to 1. The paper mixes all.
-        per_sample: draw a λ for every example instead of one for the batch.
-        mask: name of the padding mask among the arguments of the model, such as
-            ``"attention_mask"``. It is mixed too, in every module that is given it after the mixed
-            layer: a position weighs as much as the examples that have one there.
-        outputs: path or paths of what the loss reads of the model's output, such as ``"logits"`` or
-            ``"0"``, if the model returns more (hidden states, attentions); None means all of it.
-        check: look once, on the first training batch, whether anything bypasses a chosen layer, and
-            with a ``mask`` prove by numbers, on four examples, that none does.
-        replace: take the place of an attachment that the model already has.
-        seed: of the plans; None takes `torch.initial_seed`. Of one seed, every rank of a
-            distributed run draws plans of its own.
+        alpha: λ ~ Beta(alpha, alpha). A number above 0, or a callable that maps the step (the
+            number of training forward passes so far) to such a number, or to None to leave that
+            batch unmixed.
+        p: fraction of the batches that are mixed, 0 to 1. The paper mixes all of them.
+        per_sample: draw one λ per example instead of one per batch.
+        mask: name of the model argument that holds the padding mask, such as ``"attention_mask"``.
+            The mask is mixed too, in every module that receives it after the mixed layer: a
+            position's weight is the total share of the examples that are not padded there.
+        outputs: path or paths of the outputs that the loss reads, such as ``"logits"`` or ``"0"``,
+            if the model returns more than those (hidden states, attentions). None means all
+            outputs.
+        check: on the first training batch, check that nothing bypasses a chosen layer. With a
+            ``mask``, also prove it numerically on four examples.
+        replace: replace the attachment that the model already has.
+        seed: seed of the plans; None takes `torch.initial_seed`. In a distributed run, each rank
+            draws its own plans from the shared seed.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -75,7 +78,7 @@ class ManifoldMixup:
     """
 
     layers: tuple[str, ...]
-    """The names of the eligible layers, in order of execution where known."""
+    """The names of the eligible layers, in order of execution if it is known."""
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class ManifoldMixup:
 
     @property
     def skipped(self) -> int:
-        """How many plans fell on a layer that did not run."""
+        """The number of plans whose layer did not run."""
         return self._attachment.skipped
 
     def __repr__(self) -> str:
@@ -147,30 +150,33 @@ class ManifoldMixup:
         with_output: Keys = (),
         whole: Keys = (),
     ) -> MixedCriterion:
-        """Return a criterion that mixes the targets as the output's forward pass was mixed.
+        """Return a criterion that mixes the targets the way the output's pass was mixed.
 
         Args:
-            criterion: any loss, called as ``criterion(output, target, *more)``, or by name. With
-                a mixed target it is evaluated for both ends, as `MixedTarget` says.
-            targets: ``"mix"`` to interpolate floating point targets, ``"ends"`` to interpolate the
-                losses; None interpolates the targets of PyTorch's own losses where it is meant.
+            criterion: any loss, called as ``criterion(output, target, *more)`` or with keyword
+                arguments. For a mixed batch it is evaluated with both targets; see `MixedTarget`.
+            targets: ``"mix"`` interpolates floating point targets, ``"ends"`` interpolates the
+                losses. None interpolates the targets of the PyTorch losses that `MixedTarget`
+                lists, and the losses of all others.
             with_target: names or positions of further arguments that come from the data and are
                 mixed with the target, such as weights or lengths. The output is 0, the target 1.
-            with_output: those that the model computed.
-            whole: those that have no batch, even if they have as many rows.
+            with_output: names or positions of arguments that the model computed.
+            whole: names or positions of arguments without a batch dimension, even if they have as
+                many rows as the batch.
 
         Returns:
-            A module to call in its place. It is the plain criterion for outputs of passes that were
-            not mixed: in eval mode, under ``no_grad``, in `paused`, after `remove`.
+            A module to call in place of ``criterion``. For outputs of passes that were not mixed
+            (in eval mode, under ``no_grad``, in `paused`, after `remove`) it is the plain
+            criterion.
 
         Raises:
-            TypeError: ``criterion`` is wrapped already.
-            ValueError: an argument is declared that the criterion does not have.
+            TypeError: ``criterion`` is already wrapped.
+            ValueError: the criterion has no argument of a declared name or position.
         """
         if isinstance(criterion, MixedCriterion):
             raise TypeError(
-                "this criterion is wrapped already; wrapped twice it would mix the targets twice. "
-                "Wrap the plain one, criterion.criterion."
+                "this criterion is already wrapped, and wrapping it twice would mix the targets "
+                "twice. Wrap the plain criterion, criterion.criterion."
             )
         return MixedCriterion(criterion, self._behind, targets, with_target, with_output, whole)
 
@@ -184,40 +190,42 @@ class ManifoldMixup:
         with_output: Keys = (),
         whole: Keys = (),
     ) -> MixedTarget:
-        """Return the targets mixed as the forward pass that made ``output`` was.
+        """Return the targets, mixed the way the forward pass behind ``output`` was.
 
         Args:
-            y: the targets of the batch; None for an output that has none, such as the mean and
-                variance of a VAE, whose loss would be refused otherwise.
+            y: the targets of the batch. None if the output has no target, such as the mean and
+                variance of a VAE; otherwise its loss would be refused.
             output: what the model returned, or anything computed from it; None means the latest
                 forward pass.
-            targets: as of `wrap`, like the three after it.
+            targets: see `wrap`, also for the next three.
             with_target: further arguments of the criterion that are mixed with the target.
-            with_output: those that the model computed.
-            whole: those that have no batch.
+            with_output: arguments that the model computed.
+            whole: arguments without a batch dimension.
 
         Raises:
             RuntimeError: in training, ``output`` comes from no forward pass, or from several.
-            ValueError: the targets have another batch size, or come from a mixed pass themselves.
+            ValueError: the batch size of the targets differs from that of the pass, or a mixed pass
+                computed the targets.
         """
         said = Said(targets=targets, with_target=with_target, with_output=with_output, whole=whole)
         source = self._behind(y, output)
         mixed = MixedTarget(y, source.plan, **said)
-        if torch.is_grad_enabled():  # else it is merely logged
+        if torch.is_grad_enabled():  # otherwise the loss is only logged
             source.claim()
         return mixed
 
     def _behind(self, y: Any, output: Any) -> Source:
-        """Return what made an output, for which the targets ``y`` are about to be mixed."""
+        """Return the source of an output, whose targets ``y`` are about to be mixed."""
         if self._replaced:
             raise RuntimeError(_REPLACED)
         return self._attachment.behind(y, output)
 
     @contextmanager
     def using(self, plan: MixPlan | None) -> Iterator[None]:
-        """Mix every forward pass inside by ``plan``: in train and eval mode, with gradients or not.
+        """Mix every forward pass inside the context by ``plan``, in train and in eval mode.
 
-        None, which is the `plan` of a batch that was not mixed, mixes nothing, as `paused` does.
+        Gradients may be enabled or not. None, the `plan` of a batch that was not mixed, mixes
+        nothing, as in `paused`.
 
         Raises:
             RuntimeError: this ManifoldMixup was removed or replaced.
@@ -235,17 +243,17 @@ class ManifoldMixup:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Mix nothing inside, also in train mode; the stream of plans does not move on.
+        """Mix nothing inside the context, even in train mode, and draw no plans.
 
-        Of this and `using`, the inner one counts.
+        If this is nested with `using`, the innermost context wins.
         """
         with self._schedule.override(None):
             yield
 
     def state_dict(self) -> dict[str, int]:
-        """Return the seed and the step: with them a resumed run draws what this one would have.
+        """Return the seed and the step, from which a resumed run draws the same plans.
 
-        Runs that pass the same ``seed`` on every rank may restore all ranks from the state of one.
+        If every rank was given the same ``seed``, one rank's state can restore all ranks.
         """
         return self._schedule.state_dict()
 
@@ -253,37 +261,36 @@ class ManifoldMixup:
         """Continue from the state of `state_dict`.
 
         Raises:
-            ValueError: ``state`` is no such state.
+            ValueError: ``state`` does not come from `state_dict`.
         """
         self._schedule.load_state_dict(state)
 
     def verify(self, *args: Any, progress: bool = True, **kwargs: Any) -> Report:
-        """Prove by numbers that mixing at each eligible layer mixes the outputs and nothing else.
+        """Prove numerically that mixing at each layer mixes the outputs and nothing else.
 
-        With λ = 0 a valid layer permutes the model's outputs. That is tried on the model itself, as
-        it trains, but with other parameters and buffers in the places of its own, so that nothing
-        of it changes.
+        With λ = 0, mixing at a valid layer permutes the model's outputs. This is tested on the
+        model itself, in train mode, with stand-ins for its parameters and buffers, so that the
+        model does not change.
 
         Args:
-            args: one batch, as the model is called.
-            progress: show a line of progress after two seconds, on stderr, at a terminal or in a
+            args: positional arguments of the model, one batch.
+            progress: after two seconds, show a progress line on stderr, in a terminal or a
                 notebook.
             kwargs: keyword arguments of the model.
 
         Returns:
-            For every layer whether it is proven, failed, inconclusive or could not be tried, with
-            the reason.
+            A verdict for each layer (proven, failed, inconclusive or skipped), with the reason.
         """
         return self._checks.verify(self.layers, args, kwargs, progress=progress)
 
     def assert_verified(self, *args: Any, progress: bool = True, **kwargs: Any) -> None:
-        """Raise ValueError unless `verify`, which takes the same arguments, proves every layer."""
+        """Raise ValueError unless `verify`, called with the same arguments, proves every layer."""
         report = self.verify(*args, progress=progress, **kwargs)
         if not report.ok:
-            raise ValueError(f"not every layer is proven to be a place to mix:\n{report}")
+            raise ValueError(f"not every layer is proven to be a valid place to mix:\n{report}")
 
     def remove(self) -> None:
-        """Take every hook off the model; wrapped criteria are the plain ones from then on."""
+        """Remove every hook from the model; wrapped criteria then act like the plain ones."""
         self._attachment.remove()
 
     def __enter__(self) -> Self:
@@ -310,8 +317,8 @@ class ManifoldMixup:
         kwargs: dict[str, Any],
         training: bool,
     ) -> MixPlan | None:
-        """Return the plan of a pass that is to be mixed, once all that is known of it is right."""
-        if not self._schedule.overridden:  # raises before anything is drawn
+        """Check a pass that is about to be mixed, and return its plan."""
+        if not self._schedule.overridden:  # raise before anything is drawn
             rows = len(self._attachment.leading(inputs))
             for name in filter(is_input, self.layers):
                 mixed_input(name, inputs, self._attachment.padding.name, rows)
@@ -333,37 +340,37 @@ def _refuse(model: nn.Module, layers: object, example: object, mask: object) -> 
         raise TypeError(f"the model cannot be attached to: {SCRIPTED}.")
     if layers is None and example is None:
         raise ValueError(
-            "layers=None has the layers chosen from one batch: give example=x as well, or name the "
+            "layers=None chooses the layers from one batch. Pass example=x as well, or name the "
             'layers, for example layers=["input", "layer1", "layer2"].'
         )
     require_argument(model, mask)
 
 
 def _attached_to(model: nn.Module, replace: bool) -> list[ManifoldMixup]:
-    """Return what is attached to a model and is to be replaced.
+    """Return the attachments on a model, which are about to be replaced.
 
     Raises:
-        RuntimeError: there is something, and it is not to be replaced.
+        RuntimeError: there is an attachment, but ``replace`` is False.
     """
     previous = [owner for owner in owners_on(model) if isinstance(owner, ManifoldMixup)]
     if previous and not replace:
         raise RuntimeError(
-            f"this model has {previous[0]!r} attached already. Say replace=True to take its "
-            f"place, or call its remove() first."
+            f"this model already has {previous[0]!r} attached. Set replace=True to replace it, or "
+            f"call its remove() first."
         )
     return previous
 
 
 def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
-    """Make what a copy of a ManifoldMixup is: one that was removed, as its model is not here."""
-    twin = ManifoldMixup(nn.Identity(), ["input"])
-    twin.remove()
-    twin.layers = layers
-    return twin
+    """Return the copy of a ManifoldMixup: removed, because the model is not copied with it."""
+    copied = ManifoldMixup(nn.Identity(), ["input"])
+    copied.remove()
+    copied.layers = layers
+    return copied
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return how the model is called with a batch."""
+    """Return the positional and keyword arguments that pass a batch to the model."""
     if isinstance(example, Mapping):
         return (), dict(example)
     return (example if isinstance(example, tuple) else (example,)), {}
@@ -382,13 +389,13 @@ def _inspect(
     except Sharded as error:
         raise Sharded(f"{error}. {_BEFORE}, or {_WITHOUT}.") from error
     except NotTraceable as error:
-        raise NotTraceable(f"{error}. Else {_WITHOUT}.") from error
+        raise NotTraceable(f"{error}. Otherwise {_WITHOUT}.") from error
 
 
 _BEFORE = "Attach before the model is sharded"
-_WITHOUT = "name the layers, leave example= out and say check=False"
+_WITHOUT = "name the layers, omit example= and set check=False"
 _REMOVED = "this ManifoldMixup was removed from its model. Attach a new one."
 _REPLACED = (
-    "another ManifoldMixup has taken the place of this one on its model (replace=True). Wrap the "
-    "criterion with the new one."
+    "another ManifoldMixup has replaced this one on its model (replace=True). Wrap the criterion "
+    "with the new one."
 )

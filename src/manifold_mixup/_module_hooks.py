@@ -1,4 +1,4 @@
-"""Hooks on modules: what ours have in common, and where they stand among the hooks of others."""
+"""The base class of our module hooks, and their order among the hooks of other libraries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 COMPILE_FIRST = (
-    "manifold-mixup draws its plan outside of compiled code. With fullgraph=True, compile first "
-    "and attach to the compiled model: ManifoldMixup(torch.compile(model, fullgraph=True), ...). "
-    "Leave the criterion out of the compiled function. Before torch.export, remove() first."
+    "manifold-mixup draws its plan outside compiled code. With fullgraph=True, compile first and "
+    "attach to the compiled model: ManifoldMixup(torch.compile(model, fullgraph=True), ...). Keep "
+    "the criterion out of the compiled function. To use torch.export, call remove() first."
 )
 
 
@@ -17,10 +17,10 @@ class _NotScriptable(RuntimeError, AttributeError):
 
 
 class Hook:
-    """A hook on the model it was registered on; on copies of that model, nothing.
+    """A hook that acts only on the model it was registered on; on copies it does nothing.
 
     Attributes:
-        looking: whether a dry run is to keep its place among the hooks of others.
+        looking: whether a dry run marks this hook's position among the hooks of others.
     """
 
     looking = False
@@ -33,14 +33,14 @@ class Hook:
 
     @property
     def __name__(self) -> str:
-        # torch.jit.script asks hooks for their name; who merely looks finds none.
+        # torch.jit.script reads the name of hooks. For hasattr and getattr, there is none.
         raise _NotScriptable(
-            "a model with Manifold Mixup attached cannot be scripted: remove() first."
+            "a model with Manifold Mixup attached cannot be scripted. Call remove() first."
         )
 
 
 def inert(*_: Any, **__: Any) -> None:
-    """Stand for a hook on a copied model."""
+    """Replace a hook on a copied model."""
 
 
 def _get_inert() -> Callable[..., None]:
@@ -48,33 +48,33 @@ def _get_inert() -> Callable[..., None]:
 
 
 class Place:
-    """Keeps the place among a layer's hooks in which a state is mixed, while ours are away."""
+    """Marks the position of our hook among a layer's hooks while it is removed."""
 
     def __call__(self, *_: Any) -> None:
         """Do nothing."""
 
 
 def hook_after(module: nn.Module, hook: Callable[..., Any], **options: Any) -> Any:
-    """Register a forward hook, on scripted modules as well; return its handle."""
+    """Register a forward hook, even on a scripted module, and return its handle."""
     return nn.Module.register_forward_hook(module, hook, **options)
 
 
 def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Any:
-    """Register a forward pre-hook that is given keyword arguments; return its handle."""
+    """Register a forward pre-hook that receives keyword arguments, and return its handle."""
     return nn.Module.register_forward_pre_hook(module, hook, with_kwargs=True)
 
 
 def to_front(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Let a forward hook that stands on a layer run before all others there."""
-    for key, one in list(module._forward_hooks.items()):
-        if one is hook:
+    """Make a layer's forward hook run before its others."""
+    for key, registered in list(module._forward_hooks.items()):
+        if registered is hook:
             module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
 
 
 def into_place(module: nn.Module) -> None:
-    """Move the last forward hook of a layer to where ours stood, if they did.
+    """Move a layer's last forward hook to the position of our removed hook, if there was one.
 
-    Hooks of others that came before them see the state as it is before the mix.
+    Hooks of others before that position see the state before it is mixed.
     """
     keys = list(module._forward_hooks)
     places = [key for key in keys if isinstance(module._forward_hooks[key], Place)]

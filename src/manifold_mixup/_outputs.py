@@ -1,4 +1,4 @@
-"""Which of the tensors that a model returns the loss reads: ``outputs=``."""
+"""The option ``outputs=``: which of the tensors that a model returns the loss reads."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -7,23 +7,23 @@ _Leaf = TypeVar("_Leaf")
 
 
 def as_paths(outputs: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    """Turn what a user gave as ``outputs=`` into paths; None stays None, which means all.
+    """Turn the option ``outputs=`` into a tuple of paths; None, which means all, stays None.
 
     Raises:
-        TypeError: it is neither a path nor several.
-        ValueError: it is empty.
+        TypeError: ``outputs`` is neither a path nor an iterable of paths.
+        ValueError: ``outputs`` is empty.
     """
     if outputs is None:
         return None
     paths = (outputs,) if isinstance(outputs, str) else outputs
     if not isinstance(paths, Iterable) or not all(isinstance(path, str) for path in paths):
         raise TypeError(
-            f"outputs names what the loss reads of the model's output, by a path such as 'logits' "
-            f"or '0' or by several, but is {outputs!r}."
+            f"outputs must be a path of an output that the loss reads, such as 'logits' or '0', or "
+            f"several paths, but is {outputs!r}."
         )
     paths = tuple(dict.fromkeys(paths))
     if not paths:
-        raise ValueError("outputs is empty. Name what the loss reads, or give outputs=None.")
+        raise ValueError("outputs is empty. Name what the loss reads, or set outputs=None.")
     return paths
 
 
@@ -35,15 +35,15 @@ def is_named(path: str, outputs: Sequence[str] | None) -> bool:
 
 
 def require_known(paths: Sequence[str], outputs: Sequence[str] | None) -> None:
-    """Raise ValueError if one of ``outputs`` names nothing that the model returned.
+    """Raise ValueError unless each of ``outputs`` names something that the model returned.
 
     Args:
-        paths: of the tensors that the model returned.
-        outputs: what the user named.
+        paths: paths of the tensors that the model returned.
+        outputs: the paths that the user named.
     """
     for wanted in outputs or ():
         if not any(is_named(path, [wanted]) for path in paths):
             seen = ", ".join(map(repr, paths)) if any(paths) else "one tensor"
             raise ValueError(
-                f"outputs={wanted!r} is no output of this forward pass, which returned {seen}."
+                f"outputs={wanted!r} matches no output of this forward pass, which returned {seen}."
             )

@@ -1,4 +1,4 @@
-"""A plan: what one forward pass mixes, as a value."""
+"""MixPlan: what one forward pass mixes."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,15 +13,15 @@ class MixPlan:
 
     Args:
         layer: name of the module whose output is mixed, or ``"input"``.
-        lam: λ, the share every example keeps of itself; float32, in 0 to 1, a scalar ``()`` for the
-            whole batch or ``(batch,)`` for each example its own. A Python number is taken for a
-            scalar. It is never folded to max(λ, 1-λ).
+        lam: λ, the share that every example keeps of itself. float32, from 0 to 1: a scalar ``()``
+            for the whole batch, or ``(batch,)`` for one per example. A Python number becomes a
+            scalar tensor. It is never folded to max(λ, 1-λ).
         perm: row ``i`` is mixed with row ``perm[i]``; an int64 permutation, ``(batch,)``.
 
     Raises:
-        TypeError: a field has another type or dtype.
-        ValueError: ``lam`` or ``perm`` has another shape or device, λ lies outside 0 to 1, or
-            ``perm`` is no permutation.
+        TypeError: a field has the wrong type or dtype.
+        ValueError: ``lam`` or ``perm`` has the wrong shape or device, λ lies outside 0 to 1, or
+            ``perm`` is not a permutation.
 
     Examples:
         >>> MixPlan("layer1", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
@@ -37,7 +37,7 @@ class MixPlan:
         def __init__(self, layer: str, lam: Tensor | float, perm: Tensor) -> None: ...
 
     def __post_init__(self) -> None:
-        # The fields become inputs of compiled code, where values cannot be looked at.
+        # In compiled code the fields are graph inputs, whose values cannot be inspected.
         if not torch.compiler.is_compiling():
             _take_number(self)
             _check_types(self.layer, self.lam, self.perm)
@@ -53,15 +53,15 @@ class MixPlan:
         return f"MixPlan(layer={self.layer!r}, lam={lam}, batch={self.batch})"
 
     def to(self, device: torch.device | str) -> "MixPlan":
-        """Return the plan with its tensors on ``device``, in one copy.
+        """Return the plan with its tensors on ``device``, moved in one copy.
 
-        Nothing waits for a copy to a GPU; one to the CPU is complete when this returns.
+        A copy to a GPU is asynchronous; a copy to the CPU is complete when this returns.
         """
         device = torch.device(device)
         if self.perm.device == device:
             return self
-        # One transfer instead of two: the bytes of perm, then those of lam. Pinned memory lets the
-        # copy to a GPU run beside the host.
+        # One transfer instead of two: the bytes of perm, then those of lam. Pinned memory makes the
+        # copy to a GPU asynchronous.
         parts = (self.perm.contiguous(), self.lam.reshape(-1).contiguous())
         packed = torch.cat([part.view(torch.uint8) for part in parts])
         if device.type == "cuda" and packed.device.type == "cpu":
@@ -73,7 +73,7 @@ class MixPlan:
 
 
 def unchecked(layer: str, lam: Tensor, perm: Tensor) -> MixPlan:
-    """Build a plan from parts known to be good, without reading values back from a device."""
+    """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
     for name, value in (("layer", layer), ("lam", lam), ("perm", perm)):
         object.__setattr__(plan, name, value)
@@ -81,7 +81,7 @@ def unchecked(layer: str, lam: Tensor, perm: Tensor) -> MixPlan:
 
 
 def _take_number(plan: MixPlan) -> None:
-    """Turn a λ that is a Python number into a scalar beside ``perm``."""
+    """Turn a λ that is a Python number into a scalar tensor on the device of ``perm``."""
     lam: object = plan.lam
     if isinstance(lam, int | float) and not isinstance(lam, bool):
         device = plan.perm.device if isinstance(plan.perm, Tensor) else None
@@ -108,7 +108,7 @@ def _check_values(lam: Tensor, perm: Tensor) -> None:
             f"lam and perm must be on one device, but are on {lam.device} and {perm.device}."
         )
     if lam.requires_grad:
-        raise ValueError("lam is a constant of the step: it must not require a gradient.")
+        raise ValueError("lam must not require a gradient: it is a constant of the step.")
     if not bool(((lam >= 0) & (lam <= 1)).all()):
         raise ValueError("lam must lie in 0 to 1.")
     if not torch.equal(perm.sort().values, torch.arange(len(perm), device=perm.device)):

@@ -1,19 +1,19 @@
-"""A line of progress for work that takes long, where a person may be watching."""
+"""A progress line for slow work in a terminal or a notebook."""
 
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
-_PATIENCE = 2.0  # seconds; what takes less needs no progress
+_PATIENCE = 2.0  # seconds; faster work needs no progress line
 
 
 def watched(names: Sequence[str], *, doing: str, show: bool = True) -> Iterator[str]:
-    """Yield names, and report on stderr at which one the work is, once it has taken two seconds.
+    """Yield names; after two seconds, show the current name on stderr.
 
     Args:
-        names: what is worked on, one after another.
+        names: the names to work on, one after another.
         doing: the verb in the line.
-        show: False prints nothing. Neither does a stderr that is no terminal, except in a notebook.
+        show: False prints nothing. Outside a terminal or a notebook, nothing is printed either.
     """
     show = show and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     start, width = time.monotonic(), 0
@@ -29,7 +29,7 @@ def watched(names: Sequence[str], *, doing: str, show: bool = True) -> Iterator[
 
 
 def _write(line: str, width: int) -> int:
-    """Write a line over the latest, which had that width; return the width of the new one."""
+    """Overwrite the last line, which had that width, and return the width of the new line."""
     sys.stderr.write(f"\r{line:<{width}}" + ("" if line else "\r"))
     sys.stderr.flush()
     return len(line)

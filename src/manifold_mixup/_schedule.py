@@ -1,4 +1,4 @@
-"""Which plan comes next: drawn from the stream, or the one that the user gives."""
+"""Schedule: return the next plan, drawn from the stream or overridden by the user."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ class Schedule:
     """The plans of the forward passes of one model, in order.
 
     Args:
-        stream: draws the plan of every training pass for which the user gives none.
+        stream: draws the plan of every training pass that the user does not override.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._overrides: list[MixPlan | None] = []  # of `using` and `paused`, the innermost last
+        self._overrides: list[MixPlan | None] = []  # by `using` and `paused`; innermost last
 
     def __repr__(self) -> str:
         stream = self._stream
@@ -28,12 +28,12 @@ class Schedule:
 
     @property
     def overridden(self) -> bool:
-        """Whether the user gives the plan of the next pass."""
+        """Whether the user overrides the plan of the next pass."""
         return bool(self._overrides)
 
     @contextmanager
     def override(self, plan: MixPlan | None) -> Iterator[None]:
-        """Mix every pass inside by ``plan``, or none of them. Of several, the innermost counts."""
+        """Mix every pass inside the context by ``plan``, or none; the innermost override wins."""
         self._overrides.append(plan)
         try:
             yield
@@ -41,11 +41,11 @@ class Schedule:
             self._overrides.pop()
 
     def mixes(self, training: bool) -> bool:
-        """Return whether the next pass has a plan: in training, unless it is overridden."""
+        """Return whether the next pass has a plan: by default, whether it trains."""
         return self._overrides[-1] is not None if self._overrides else training
 
     def next(self, layers: Sequence[str], lead: Tensor) -> MixPlan | None:
-        """Return the plan of the next pass, which `mixes`; None if the stream leaves it out.
+        """Return the plan of the next pass, given that it `mixes`; None if the stream skips it.
 
         Args:
             layers: the eligible layers.
@@ -56,7 +56,7 @@ class Schedule:
         """
         if not self._overrides or self._overrides[-1] is None:
             return self._stream.draw(layers, len(lead), lead.device)
-        # Moved once, so that all passes of one plan know it for the same.
+        # Move the plan once, so that all its passes share the same object.
         plan = self._overrides[-1] = self._overrides[-1].to(lead.device)
         if plan.batch != len(lead):
             raise ValueError(
@@ -73,11 +73,11 @@ class Schedule:
         """Continue from the state of `state_dict`.
 
         Raises:
-            ValueError: ``state`` is no such state.
+            ValueError: ``state`` does not come from `state_dict`.
         """
         good = set(state) == {"seed", "step"} and all(
             type(value) is int for value in state.values()
         )
         if not good:
-            raise ValueError(f"a state holds the numbers seed and step, but this is {state!r}.")
+            raise ValueError(f"a state must hold the integers seed and step, but is {state!r}.")
         self._stream.seed, self._stream.step = state["seed"], state["step"]

@@ -16,7 +16,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         >>> [path for path, _ in leaves((torch.ones(1), {"h": [torch.ones(1)]}))]
         ['0', '1.h.0']
     """
-    if isinstance(value, torch.Tensor):  # nearly always, and at every step
+    if isinstance(value, torch.Tensor):  # the most common case, at every step
         yield path, value
         return
     for leaf_path, leaf in all_leaves(value, path):
@@ -25,7 +25,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``(path, end)`` for everything in a nested value that is no container, in order."""
+    """Yield ``(path, leaf)`` for everything in a nested value except containers, in order."""
     if isinstance(value, torch.Tensor):
         yield path, value
         return
@@ -44,7 +44,7 @@ def _is_dataclass(value: Any) -> bool:
 
 
 def children(value: Any) -> list[tuple[Any, Any]]:
-    """List the ``(key, child)`` pairs of a container; of anything else, none."""
+    """List the ``(key, child)`` pairs of a container; for anything else the list is empty."""
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, (tuple, list)):
@@ -57,10 +57,10 @@ def children(value: Any) -> list[tuple[Any, Any]]:
 def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "") -> Any:
     """Rebuild a nested value with ``fn(path, tensor)`` in place of every tensor.
 
-    The containers are new, of the same class; what is no tensor is passed on as it is.
+    The containers are new, of the same class. Everything else is passed on as it is.
 
     Raises:
-        TypeError: a mapping with tensors cannot be copied for certain.
+        TypeError: a mapping with tensors cannot be copied safely.
     """
     if isinstance(value, torch.Tensor):
         return fn(path, value)
@@ -73,12 +73,12 @@ def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "
 
 
 def replace_at(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
-    """Rebuild a nested value with something else at the paths of ``new``.
+    """Rebuild a nested value with the values of ``new`` at their paths.
 
-    What holds none of them stays the same object.
+    Containers without such a path stay the same object.
 
     Raises:
-        TypeError: a mapping on the way cannot be copied for certain.
+        TypeError: a mapping on a path cannot be copied safely.
     """
     if path in new:
         return new[path]
@@ -106,15 +106,15 @@ def _rebuilt(value: Any, new: list[tuple[Any, Any]]) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    """Copy a mapping or dataclass of a class that may need more than its items to be built.
+    """Copy a mapping or dataclass whose class may need more than its items to be built.
 
     A ModelOutput is both.
     """
     by_reference = isinstance(value, Mapping) and not isinstance(value, dict)
     if by_reference and not hasattr(value, "__copy__") and any(True for _ in leaves(value)):
         raise TypeError(
-            f"a {type(value).__name__} has no __copy__, so that changing a copy might change the "
-            f"original. Give it one, or pass a dict."
+            f"a {type(value).__name__} has no __copy__, so changing a copy might change the "
+            f"original. Define __copy__, or pass a dict."
         )
     return copy.copy(value)
 

@@ -274,7 +274,7 @@ def test_before_the_pooling_a_row_is_no_graph(load_example):
     assert not any(row.cut for row in rows)
     said = refusal(script.Net(), "encoder", batch.x, batch.edge_index, batch.batch)
     assert "dimension 0 of the model's inputs, the batch, is not dimension 0 of its output" in said
-    assert "graphs batched as one, where it counts nodes, attach to the module that" in said
+    assert "graphs batched as one, where dimension 0 counts nodes, attach to the module" in said
     assert all(row.cut for row in find_layers(script.Net().head, torch.randn(6, 32)))
 
 

@@ -300,7 +300,7 @@ def test_a_further_argument_that_belongs_to_the_target():
         own = lit.measure(output, y, weight)
         partner = lit.measure(output, y[perm], weight[perm])
     torch.testing.assert_close(lit.losses[0], (lam * own + (1 - lam) * partner).detach())
-    with pytest.raises(ValueError, match="with_target is for a criterion, but criterion=None"):
+    with pytest.raises(ValueError, match="with_target needs a criterion, but criterion is None"):
         ManifoldMixupCallback(LAYERS, criterion=None, with_target=["weight"])
 
 
@@ -824,7 +824,7 @@ def test_an_error_of_the_library_says_what_to_do_in_lightning(lit):
     with pytest.raises(RuntimeError) as caught:
         fit(lit(), ManifoldMixupCallback(LAYERS))
     (note,) = caught.value.__notes__
-    assert "training_step has to call module='model'" in note
+    assert "training_step must call module='model'" in note
     assert "criterion='criterion'" in note
     assert "callback.target(y, output).loss(" in note
 
@@ -871,7 +871,7 @@ def test_an_exception_of_the_users_own_detaches_and_gets_no_note():
 def test_a_criterion_that_is_mixed_already_and_a_second_callback():
     lit = Lit()
     lit.criterion = ManifoldMixup(Net(), LAYERS).wrap(lit.criterion)
-    with pytest.raises(TypeError, match="wrapped already"):
+    with pytest.raises(TypeError, match="already wrapped"):
         fit(lit, ManifoldMixupCallback(LAYERS))
 
     class Second(ManifoldMixupCallback):
@@ -879,7 +879,7 @@ def test_a_criterion_that_is_mixed_already_and_a_second_callback():
 
     lit = Lit()
     criterion = lit.criterion
-    with pytest.raises(RuntimeError, match="attached already"):
+    with pytest.raises(RuntimeError, match=r"already has ManifoldMixup\(.* attached"):
         fit(lit, ManifoldMixupCallback(LAYERS), callbacks=[Second(LAYERS)])
     assert_untouched(lit, criterion)
 
@@ -925,7 +925,7 @@ class Collator:
 def test_data_that_is_mixed_already(collate, name, several):
     data = loader(collate_fn=collate)
     lit = Lit()
-    with pytest.raises(ValueError, match=rf"mixed already.*applies {name}\."):
+    with pytest.raises(ValueError, match=rf"already mixed.*applies {name}\."):
         fit(lit, ManifoldMixupCallback(LAYERS), data={"a": data} if several else data)
     assert lit.losses == []
 

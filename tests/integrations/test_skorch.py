@@ -129,7 +129,7 @@ def test_regression_mixes_the_numbers():
 
 def test_a_fit_that_failed_leaves_the_next_one_free():
     net = classifier(ManifoldMixupCallback(["fc3"]))
-    with pytest.raises(ValueError, match="layer 'fc3' is no module of Net"):
+    with pytest.raises(ValueError, match="Net has no layer 'fc3'"):
         net.fit(X, Y)
     net.set_params(callbacks__mixup__layers=["fc1"]).fit(X, Y)
     net.partial_fit(X, Y)

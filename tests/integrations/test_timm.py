@@ -221,7 +221,7 @@ def test_a_loader_that_mixes(prefetched):
     data = loader(collate_fn=FastCollateMixup(num_classes=CLASSES))
     if prefetched:
         data = PrefetchLoader(data, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"mixed already.*FastCollateMixup"):
+    with pytest.raises(ValueError, match=r"already mixed.*FastCollateMixup"):
         create_mixup(model_of(), LAYERS, loader=data)
 
 
@@ -249,12 +249,12 @@ def test_targets_of_another_form():
     [
         ({"mixup_mode": "pair"}, ValueError, "'batch' or 'elem', but is 'pair'"),
         ({"mixup_alpha": 0.0}, ValueError, "alpha must be above 0"),
-        ({"mixup_prob": 2}, ValueError, "share of the batches"),
+        ({"mixup_prob": 2}, ValueError, "fraction of the batches"),
         ({"loss": losses.JsdCrossEntropy()}, ValueError, "JsdCrossEntropy has no mixed targets"),
         (
             {"loss": losses.LabelSmoothingCrossEntropy(), "smoothing": 0.1},
             ValueError,
-            "LabelSmoothingCrossEntropy smooths labels by an argument of its own",
+            "Pass the smoothing to LabelSmoothingCrossEntropy itself",
         ),
         ({"cutmix_alpha": 1.0}, TypeError, "cutmix_alpha"),
     ],

@@ -209,7 +209,7 @@ def test_a_mask_that_is_mixed_too(mine, capsys):
 
 def test_labels_among_the_inputs(mine, capsys):
     assert run(mine / "mine.py:labelled") == 0
-    assert "Leave 'labels' out, and wrap the criterion" in capsys.readouterr().out
+    assert "Omit 'labels', and wrap the criterion" in capsys.readouterr().out
 
 
 def test_a_model_of_transformers_and_what_its_tokenizers_return(mine, capsys):

@@ -139,7 +139,7 @@ class Twice(nn.Module):
 
 
 def test_layers_without_features_are_refused(model, x):
-    with pytest.raises(ValueError, match=r"'hiden' is no module .* Did you mean 'hidden'"):
+    with pytest.raises(ValueError, match=r"has no layer 'hiden'.* Did you mean 'hidden'"):
         features(model, x, layer="hiden")
     odd, x = Twice(), torch.rand(4, 3)
     with pytest.raises(RuntimeError, match="'shared' ran 2 times"):

@@ -61,7 +61,7 @@ def test_a_layer_that_cannot_be_drawn():
     model = nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 2))
     with pytest.raises(ValueError, match=r"layer '0' has 5 units\. Only two can be drawn\."):
         hidden_plane(model, torch.randn(9, 2), "0")
-    with pytest.raises(ValueError, match="layer 'a' is no module"):
+    with pytest.raises(ValueError, match="has no layer 'a'"):
         hidden_plane(model, torch.randn(9, 2), "a")
 
 

@@ -1,8 +1,8 @@
 """Attachment: the hooks on a model, and the forward passes that they see.
 
-Takes a model, the names of layers, and a function that gives the plan of the next pass. Mixes at
-the layer of the plan, eagerly, compiled and in recomputed checkpoints, and leads from an output
-back to the pass that made it, which a loss has to claim.
+Takes a model, the names of layers, and a function that returns the plan of the next pass. Mixes at
+the plan's layer: eagerly, in compiled code and in recomputed checkpoints. Traces an output back to
+its forward pass, which a loss must claim.
 
 Imported by: _checks, _mixup.
 Imports: _dry_run, _structure.

@@ -1,4 +1,4 @@
-"""The hooks on one model, which begin, mix and end each of its forward passes."""
+"""Attachment: the hooks on one model, which begin, mix and end its forward passes."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,24 +29,24 @@ Rows = Mapping[str, LayerRow | InputRow]
 class Attachment:
     """Hooks on a model for some of its layers, and the forward passes that they have seen.
 
-    In a forward pass `_begin` asks for its plan and makes it the active one, the hook on the plan's
-    layer mixes there (at the input `_begin` does), and `_end` makes sure that this happened once
-    and hands out the output, whose gradient requires a claim. `behind` leads from an output back to
-    its pass, and to the claim.
+    In a forward pass, `_begin` gets the plan and makes it the active one. The hook on the plan's
+    layer mixes there (`_begin` itself mixes the input). `_end` checks that this happened once and
+    returns the output, whose backward requires a claim. `behind` traces an output back to its pass,
+    which can then be claimed.
 
     Args:
-        model: what the user calls.
+        model: the module that the user calls.
         layers: the names of the eligible layers.
         owner: the object that the hooks belong to, see `owners_on`.
         mask: name of the padding mask among the model's inputs; None for none.
         outputs: paths of the outputs that the loss reads; None for all.
-        mixes: whether the coming pass is mixed, given whether it trains.
-        next_plan: the plan of a pass that is to be mixed, given its inputs by name, its arguments,
-            and whether it trains.
+        mixes: returns whether the next pass is mixed, given whether it trains.
+        next_plan: returns the plan of a pass to mix, given its inputs by name, its arguments, and
+            whether it trains.
 
     Attributes:
-        plan: of the running or latest training pass; None if it is not mixed.
-        skipped: how many plans fell on a layer that did not run.
+        plan: the plan of the running or latest training pass; None if it is not mixed.
+        skipped: the number of plans whose layer did not run.
         lead: name of the input whose dimension 0 is the batch; None until it is known.
     """
 
@@ -103,18 +103,18 @@ class Attachment:
             handles.append(hook_after(modules[name], hook, prepend=in_front))
         begin, end = EagerHook(self._owner, self._begin), EagerHook(self._owner, self._end)
         handles.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
-        # Also after an exception, so that no layer called later takes the pass for running.
+        # Also run after an exception, so that the pass does not stay open for later layer calls.
         handles.append(self.model.register_forward_hook(end, always_call=True))
         self._handles += handles
         self.register_masks()
         self._watch_blocks()
 
     def register_masks(self) -> None:
-        """Put hooks on the modules that were found to read the mask since."""
+        """Put hooks on modules newly found to read the mask."""
         self._handles += self.padding.register(self.model)
 
     def remove(self) -> None:
-        """Take all hooks off the model."""
+        """Remove all hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -126,11 +126,11 @@ class Attachment:
         return leading(inputs, self.lead)
 
     def behind(self, y: Any, output: Any) -> Source:
-        """Return what made an output, for which the targets ``y`` are about to be mixed.
+        """Return the source of an output, whose targets ``y`` are about to be mixed.
 
         Raises:
             RuntimeError: in training, the output comes from no forward pass, or from several.
-            ValueError: the targets come from a mixed pass themselves.
+            ValueError: a mixed pass computed the targets.
         """
         if not self._handles:
             return Source([])
@@ -140,10 +140,10 @@ class Attachment:
             self._eval_mode.watch(output)
         return source
 
-    # What the structural view and the proof need
+    # For find_layers and the proof
 
     def note(self, rows: Rows) -> None:
-        """Take over what is known of layers: the parts of their outputs to mix, and their masks."""
+        """Store what is known about layers: the tensors to mix, and the readers of masks."""
         self._rows.update(rows)
         for name, row in rows.items():
             self.padding.note(name, row)
@@ -159,7 +159,7 @@ class Attachment:
 
     @contextmanager
     def visible(self) -> Iterator[None]:
-        """Let dry runs see states where they are mixed: others' hooks may stand on both sides."""
+        """Make dry runs see states at the position of our hooks among the hooks of others."""
         self._fresh = True
         for hook in self._hooks.values():
             hook.looking = True
@@ -173,11 +173,11 @@ class Attachment:
     def run_on_stage(
         self, staged: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
     ) -> Iterator[Any]:
-        """Run a dry run of the model, mixed by a plan, through hooks like these in their places."""
+        """Run the staged model mixed by a plan, with an attachment like this one."""
         if plan is None:
             yield staged(*args, **kwargs)
             return
-        twin = Attachment(
+        attachment = Attachment(
             staged,
             [plan.layer],
             owner=self,
@@ -186,17 +186,17 @@ class Attachment:
             mixes=lambda training: True,
             next_plan=lambda inputs, *_: plan.to(leading(inputs, self.lead).device),
         )
-        twin.lead = self.lead
-        twin.note({name: row for name, row in self._rows.items() if name == plan.layer})
-        twin.register()
+        attachment.lead = self.lead
+        attachment.note({name: row for name, row in self._rows.items() if name == plan.layer})
+        attachment.register()
         try:
-            for name in twin._hooks:
+            for name in attachment._hooks:
                 into_place(named_layers(staged)[name])
             output = staged(*args, **kwargs)
-            twin.behind(None, output).claim()  # the proof goes backward without targets
+            attachment.behind(None, output).claim()  # the proof runs backward without targets
             yield output
         finally:
-            twin.remove()
+            attachment.remove()
 
     # A forward pass
 
@@ -240,12 +240,12 @@ class Attachment:
         return started
 
     def _require_once(self, recomputed: ForwardPass) -> None:
-        """Raise if a pass that is being recomputed was already, in the same backward node."""
+        """Raise if the same backward node has already recomputed a pass."""
         recomputation = _autograd.recomputation()
         if recomputation == self._recomputation:
             raise RuntimeError(
-                "a checkpoint holds several calls of the model, and it cannot be told which of "
-                "them is being recomputed. Checkpoint each call on its own."
+                "a checkpoint contains several calls of the model, so the call that is being "
+                "recomputed cannot be identified. Checkpoint each call separately."
             )
         self._recomputation = recomputation
 
@@ -278,7 +278,7 @@ class Attachment:
         return output
 
     def _finish(self, output: Any) -> Any:
-        """Close the pass that ends, and return its output as it is handed out."""
+        """Close the running pass, and return its output for the user."""
         running = self.passes.running
         failed = sys.exc_info()[1] is not self._error_before
         try:
@@ -292,7 +292,7 @@ class Attachment:
         return output
 
     def _account(self, finished: ForwardPass, output: Any) -> None:
-        """Make sure that the layer of the plan ran once; if it was skipped, drop the plan."""
+        """Check that the plan's layer ran once; drop the plan if the layer was skipped."""
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self.runs.skipped(finished, self._active.runs):
@@ -301,7 +301,7 @@ class Attachment:
             self.skipped += 1
         elif hook is not None and hook.traced and not hook.watched:
             hook.watched = True
-            self._watch_blocks()  # compiled after attaching, perhaps
+            self._watch_blocks()  # they may have been compiled after attaching
         finished.require_tensor(output)
         if self._fresh:
             self._fresh = False
@@ -310,7 +310,7 @@ class Attachment:
     # Compiled blocks inside an eager model
 
     def _watch_blocks(self) -> None:
-        """Let every compiled block know which pass is being recomputed."""
+        """Put hooks on every compiled block that activate the plan of a recomputed pass."""
         for block in compiled.blocks(self.model):
             if block not in self._blocks:
                 self._blocks.add(block)
@@ -339,10 +339,10 @@ def owners_on(model: nn.Module) -> list[object]:
 
 
 DATA_PARALLEL = (
-    "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so that "
-    "no plan can hold for all of it. Use DistributedDataParallel, and attach in each process."
+    "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so no "
+    "plan can apply to the whole batch. Use DistributedDataParallel, and attach in each process."
 )
 _EXPORTED = (
-    "the model is being exported or traced while it mixes: the result would mix every batch by one "
-    "plan. Call mixup.remove() first, or export in eval mode."
+    "the model is being exported or traced while it mixes: the result would mix every batch by the "
+    "same plan. Call mixup.remove() first, or export in eval mode."
 )

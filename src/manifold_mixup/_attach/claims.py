@@ -1,8 +1,8 @@
-"""What a mixed pass returned: which of its tensors have mixed targets, and which backward uses.
+"""Track the outputs of a mixed pass: backward may use only those whose targets were mixed.
 
-Every tensor is handed out as an alias of what the model made, with a node of its own in the
-autograd graph. Only a use of the returned tensor goes through that node. A hidden state that the
-model returns as well, through which the gradient of the logits passes, does not.
+Every returned tensor is an alias of the model's tensor, with its own node in the autograd graph.
+Only a use of the returned tensor goes through that node. If the model also returns a hidden state,
+the gradient of the logits flows through that state but not through its alias.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,14 +21,14 @@ from manifold_mixup._tree import leaves, map_leaves
 
 @dataclass(slots=True)
 class Leaf:
-    """One tensor of an output that has a graph.
+    """One tensor of an output, with an autograd graph.
 
     Attributes:
-        path: where it is in the output.
+        path: its path in the output.
         scalar: whether it is a single number for the whole batch.
-        named: whether the loss may read it, as far as the user has said.
+        named: whether the loss may read it, according to ``outputs=``.
         claimed: whether targets were mixed for it.
-        above: leaves that are views of it: their gradients come to it too.
+        above: leaves that are views of it, whose gradients also reach it.
     """
 
     path: str
@@ -42,11 +42,10 @@ class Outputs:
     """The tensors that a mixed pass returned.
 
     Args:
-        plan: what the pass mixed; None for nothing.
+        plan: the plan of the pass; None if it was not mixed.
         named: paths of the outputs that the loss reads; None for all of them.
-        exempt: whether a single number needs no claim beside an output that has one. It may be a
-            loss of labels that were given to the model, unless the structural view has ruled it
-            out.
+        exempt: whether a single number needs no claim if another output has one. Without a check of
+            the layers, it may be a loss of labels that were passed to the model.
     """
 
     def __init__(
@@ -55,26 +54,26 @@ class Outputs:
         self.plan = plan
         self.named = named
         self.exempt = exempt
-        self.leaves: dict[int, Leaf] = {}  # by the number of their node
-        self.claimed = False  # all of them
+        self.leaves: dict[int, Leaf] = {}  # by the sequence number of their node
+        self.claimed = False  # whether all leaves are claimed
         self.handed_out = False
 
     def hand_out(self, output: Any, keep: object) -> Any:
-        """Return the output with an alias in the place of every tensor that has a graph.
+        """Return the output with every tensor that has a graph replaced by an alias.
 
         Args:
             output: what the model returned.
-            keep: what is to live as long as the graph.
+            keep: an object that must live as long as the graph.
         """
         self.handed_out = True
-        if self.plan is None:  # plain targets are always right: the graph need only keep the pass
+        if self.plan is None:  # plain targets are always right: only keep the pass alive
             for _, tensor in leaves(output):
                 if tensor.grad_fn is not None:
                     tensor.register_hook(_holding(keep))
             return output
         try:
             return self._aliased(output, keep)
-        except Exception:  # a container of the user's that cannot be made anew
+        except Exception:  # the user's container cannot be rebuilt
             for path, tensor in leaves(output):
                 if tensor.grad_fn is not None:
                     self._hook(path, tensor, keep)
@@ -96,9 +95,9 @@ class Outputs:
         return map_leaves(alias, output)
 
     def _views(self, output: Any, keep: object) -> set[int]:
-        """Watch the tensors that share memory with one another by hooks; return their ids.
+        """Put hooks on tensors that share memory with each other, and return their ids.
 
-        Aliases would cut the ties by which autograd knows what is written into a view of another.
+        Aliases would hide from autograd that writing into one changes the other.
         """
         sharing: dict[StorageWeakRef, dict[int, tuple[str, Tensor]]] = {}
         for path, tensor in leaves(output):
@@ -121,8 +120,8 @@ class Outputs:
             self.leaves[number].above = tuple(self.leaves[other] for other in above)
 
     def claim(self, nodes: Collection[int] | None = None) -> None:
-        """Note that targets were mixed for the leaves with these nodes; None for all of them."""
-        if nodes is None or not self.handed_out:  # inside of the pass that makes them
+        """Note that targets were mixed for the leaves with these nodes; None means all leaves."""
+        if nodes is None or not self.handed_out:  # claimed while the pass is still running
             self.claimed = True
             return
         for node in nodes:
@@ -130,7 +129,7 @@ class Outputs:
                 self.leaves[node].claimed = True
 
     def require_claim(self, leaf: Leaf) -> None:
-        """Raise if backward uses a leaf for which no targets were mixed."""
+        """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""
         if not (leaf.named or any(other.named for other in leaf.above)):
             raise RuntimeError(_unnamed(leaf.path))
         if self.claimed or any(other.claimed for other in leaf.above):
@@ -142,7 +141,7 @@ class Outputs:
 
     def _alias(self, path: str, tensor: Tensor, keep: object) -> Tensor:
         if torch._C._functorch.peek_interpreter_stack() is not None:
-            handed = tensor.view_as(tensor)  # functional transforms refuse a Function of this form
+            handed = tensor.view_as(tensor)  # functional transforms reject such a Function
             self._hook(path, handed, keep)
             return handed
         leaf = self._leaf(path, tensor)
@@ -166,10 +165,11 @@ class Outputs:
 
 
 class _HandOut(torch.autograd.Function):
-    """The identity, which requires a claim when a gradient comes back through it.
+    """The identity, which requires a claim when a gradient flows back through it.
 
-    The result shares memory and version counter with the tensor but is no view of it. So what a
-    criterion writes into it in place is noticed as ever, and its gradient still comes through here.
+    The result shares memory and version counter with the tensor but is not a view of it. So
+    in-place writes by a criterion are still detected, and the gradient still flows through this
+    node.
     """
 
     @staticmethod
@@ -186,14 +186,14 @@ class _HandOut(torch.autograd.Function):
 
 
 class Memories:
-    """Which output a piece of memory belongs to, so that a detached tensor is known again."""
+    """Maps memory to the output it belongs to, so that a detached tensor can be recognised."""
 
     def __init__(self) -> None:
         self._owners: dict[StorageWeakRef, tuple[Outputs, set[int]]] = {}
         self._limit = 64
 
     def note(self, output: Any, outputs: Outputs) -> None:
-        """Remember the memory of an output's tensors for as long as it is in use."""
+        """Remember the memory of an output's tensors while it is in use."""
         owners = self._owners
         for _, tensor in leaves(output):
             storage = _storage(tensor)
@@ -208,9 +208,10 @@ class Memories:
             self._limit = max(64, 2 * len(self._owners))
 
     def of(self, value: Any) -> list[tuple[Outputs, set[int]]]:
-        """List the outputs in whose memory the detached tensors of a value lie, with their nodes.
+        """List the outputs, with their nodes, whose memory holds a value's detached tensors.
 
-        A graph that leads elsewhere, as of a reentrant checkpoint, says more than the memory.
+        Tensors with a graph are left out: a graph, as of a reentrant checkpoint, is more reliable
+        than memory.
         """
         detached = (tensor for _, tensor in leaves(value) if tensor.grad_fn is None)
         storages = (_storage(tensor) for tensor in detached)
@@ -218,7 +219,7 @@ class Memories:
 
 
 def _holding(keep: object) -> Callable[[Tensor], None]:
-    """Return a tensor hook that does nothing but hold an object."""
+    """Return a tensor hook that only keeps an object alive."""
 
     def hook(grad: Tensor, keep: object = keep) -> None:
         pass
@@ -227,7 +228,7 @@ def _holding(keep: object) -> Callable[[Tensor], None]:
 
 
 def _number(tensor: Tensor) -> int:
-    """Return the number of the node that made a tensor."""
+    """Return the sequence number of the node that made a tensor."""
     return int(tensor.grad_fn._sequence_nr())  # type: ignore[union-attr]
 
 
@@ -252,27 +253,27 @@ def _storage(tensor: Tensor) -> StorageWeakRef | None:
 
 def _unnamed(path: str) -> str:
     return (
-        f"backward used the output {path!r} of the model, which outputs= does not name, so it was "
-        f"not checked that all it depends on is mixed. Name it in outputs= as well, or leave it "
-        f"out of the loss."
+        f"backward used the model output {path!r}, which outputs= does not name, so it was not "
+        f"checked that everything it depends on is mixed. Name it in outputs= as well, or remove "
+        f"it from the loss."
     )
 
 
 def _unclaimed(path: str, layer: str, *, beside: bool) -> str:
-    told = (
+    message = (
         f"backward reached the output{path and f' {path!r}'} of a forward pass that mixed the "
         f"hidden state at {layer!r}, but its targets were not mixed. Compute the loss with "
         f"mixup.wrap(criterion) or mixup.target(y, output)."
     )
     no_target = (
-        "An output that has no target (the mean and variance of a VAE, a term of regularization) "
-        "is claimed by mixup.target(None, output), before backward."
+        "For an output without a target (the mean and variance of a VAE, a regularization term), "
+        "call mixup.target(None, output) before backward."
     )
     if beside:
-        return f"{told} Each output that a loss reads needs targets of its own. {no_target}"
+        return f"{message} Each output that a loss reads needs its own targets. {no_target}"
     return (
-        f"{told} A loss inside the model (labels= given to it) has to move out; in a Trainer of "
-        f"Transformers, add_to_trainer of manifold_mixup.integrations does so. For a backward "
-        f"pass with no target, like a gradient penalty before the loss, call "
+        f"{message} A loss inside the model (labels= passed to it) must move out; for the "
+        f"Transformers Trainer, manifold_mixup.integrations.transformers.add_to_trainer does this. "
+        f"For a backward pass without a target, such as a gradient penalty before the loss, call "
         f"mixup.target(y, output) first or run the forward pass in mixup.paused(). {no_target}"
     )

@@ -1,4 +1,4 @@
-"""What torch.compile asks for beyond hooks that never change."""
+"""Extra support for torch.compile: marks on layers, compiled blocks, warnings."""
 
 import sys
 import types
@@ -12,7 +12,7 @@ from manifold_mixup._warn import warn
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Return whether a module runs compiled, wrapped by torch.compile or in place."""
+    """Return whether a module is compiled, either wrapped by torch.compile or in place."""
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
@@ -33,7 +33,8 @@ def _inside() -> bool:
 def blocks(model: nn.Module) -> list[nn.Module]:
     """List the compiled modules inside a model that itself runs eagerly.
 
-    When a checkpoint recomputes one of these, their hooks cannot ask which backward node runs.
+    When a checkpoint recomputes such a module, hooks inside it cannot find out which backward node
+    runs.
     """
     if any(is_compiled(shell) for shell in _shells(model)):
         return []
@@ -41,17 +42,17 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _shells(model: nn.Module) -> list[nn.Module]:
-    """List the model and what it wraps, down to the user's own."""
+    """List the model and the modules it wraps, down to the user's own."""
     core = unwrap(model)
     return [module for module in model.modules() if unwrap(module) is core]
 
 
 def skip_compiling(*functions: Any) -> None:
-    """Keep the compiler from compiling functions by themselves; it may inside of others.
+    """Keep the compiler from compiling functions on their own; it may inline them in others.
 
-    Where the code around them could not be compiled it would take them one by one, with a graph for
-    every pair of layers, and hooks could not tell a recomputation in a backward pass that runs
-    inside the compiled function.
+    If the code around them cannot be compiled, the compiler would compile them one by one, with a
+    graph for every pair of layers. Hooks could then not recognise a recomputation in a backward
+    pass inside the compiled function.
     """
     from torch._dynamo.eval_frame import skip_code
 
@@ -60,34 +61,34 @@ def skip_compiling(*functions: Any) -> None:
 
 
 class Mark:
-    """Keeps compiled code without a layer's hooks from running that layer; `remove` takes it back.
+    """Prevents compiled code without a layer's hooks from running that layer; `remove` undoes it.
 
-    The compiler shares code between the models of a class, and does not look for hooks before it
-    runs it. It does look whether a module that had no hooks has a ``forward`` of its own. So the
-    layer gets the one of its class as its own.
+    The compiler shares code between models of the same class, and its guards do not check for new
+    hooks. They do check whether a module without hooks has its own ``forward`` attribute. So the
+    layer gets its class's ``forward`` as an instance attribute.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.forward: Any = None
-        # A scripted module has no Python code, and every GraphModule a class of its own.
+        # A scripted module has no Python code, and every GraphModule has its own class.
         if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
             self.forward = types.MethodType(type(module).forward, module)
             vars(module).setdefault("forward", self.forward)
 
     def remove(self) -> None:
-        """Take the mark off, if it is still there."""
+        """Remove the mark if it is still there."""
         if self.forward is not None and vars(self.module).get("forward") is self.forward:
             del vars(self.module)["forward"]
 
 
 def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
-    """Warn when the compiler would give up before it has a graph for every layer.
+    """Warn if the compiler's limit is too low to have a graph for every layer.
 
     Args:
-        model: the model, as it is attached to.
+        model: the model that is attached to.
         layers: number of eligible layers.
-        sometimes: whether some training batches are not mixed, which takes a graph of its own.
+        sometimes: whether some training batches are not mixed, which needs another graph.
     """
     if not any(map(is_compiled, model.modules())):
         return
@@ -95,22 +96,22 @@ def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
 
     config = torch._dynamo.config
     limit = getattr(config, "recompile_limit", None) or config.cache_size_limit
-    # With and without a dynamic batch size, and one for evaluation.
+    # Static and dynamic batch size for each, and one graph for evaluation.
     graphs = 2 * (layers + sometimes) + 1
     and_none = " and batches that are not mixed" if sometimes else ""
     if graphs > limit:
         warn(
-            f"{layers} eligible layers{and_none} make up to {graphs} compiled graphs, but the "
-            f"compiler stops at {limit}: it runs the rest eagerly, or raises if fullgraph=True. "
+            f"{layers} eligible layers{and_none} need up to {graphs} compiled graphs, but the "
+            f"compiler stops at {limit} and runs the rest eagerly, or raises if fullgraph=True. "
             f"Set torch._dynamo.config.recompile_limit = {graphs} or more.",
         )
 
 
 def warn_of_forward(model: nn.Module) -> None:
-    """Warn when the compiler leaves a model that is running eager, for want of a forward.
+    """Warn if the model runs eagerly because the compiler cannot resume in its forward.
 
-    After the draw the compiler goes on with the code of the model's ``forward``. It does not take
-    up code of PyTorch's own there, with the exception of a plain `nn.Sequential` since 2.12.
+    After the draw, which runs eagerly, the compiler resumes in the code of the model's ``forward``.
+    It does not compile PyTorch's own code there, except for a plain `nn.Sequential` since 2.12.
     """
     kind = type(model)
     taken_up = kind is nn.Sequential and torch.__version__ >= "2.12"
@@ -119,8 +120,7 @@ def warn_of_forward(model: nn.Module) -> None:
     compiled = model._compiled_call_impl is not None or _inside()
     if borrowed and compiled and "_orig_mod" not in model._modules:
         warn(
-            f"{kind.__name__} has no forward of its own, and the compiler does not go on with "
-            f"PyTorch's after the draw: the model runs eagerly. Give it a forward, or compile it "
-            f"first and attach to what torch.compile returns: ManifoldMixup(torch.compile(model), "
-            f"...).",
+            f"{kind.__name__} has no forward of its own, and after the draw the compiler does not "
+            f"resume in PyTorch's forward: the model runs eagerly. Define a forward, or compile "
+            f"first and attach to the compiled model: ManifoldMixup(torch.compile(model), ...).",
         )

@@ -1,4 +1,4 @@
-"""A model that is trained in eval mode, where nothing is mixed: said once."""
+"""Warn once about a model that is trained in eval mode, in which nothing is mixed."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from manifold_mixup._warn import warn
 
 
 class EvalModeWatch:
-    """Watches for training steps in eval mode, as long as none was seen in train mode.
+    """Watches for training steps in eval mode until a step in train mode is seen.
 
-    Validation runs no backward, and an attack changes no parameter between two of them. So a second
-    backward after a change of the parameters is a second training step, and the model was never in
-    train mode: it was left in eval mode, as ``from_pretrained`` gives it.
+    Validation does not run backward, and an adversarial attack does not change parameters between
+    two backward passes. So if the parameters changed before a second backward, this is a second
+    training step. The model was then left in eval mode, in which ``from_pretrained`` returns it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.over = False  # once it was said, or a training pass was seen
+        self.over = False  # after the warning or a training pass
         self.before: tuple[int, Tensor | None] | None = None
 
     def watch(self, output: Any) -> None:
-        """Watch for backward through an output of eval mode, for which a loss is asked."""
+        """Watch for backward through an output from eval mode, whose loss is being computed."""
         if self.over or not torch.is_grad_enabled():
             return
         for _, tensor in leaves(output):
@@ -44,7 +44,7 @@ class EvalModeWatch:
     def _state(self) -> tuple[int, Tensor | None]:
         """Return the sum of the parameters' versions, and a few of their values.
 
-        Fused optimizers write without counting versions.
+        The values are needed because fused optimizers do not increment versions.
         """
         parameters = list(self.model.parameters())
         plain = [p for p in parameters if p.requires_grad and type(p.data) is Tensor]
@@ -60,7 +60,8 @@ def _differ(before: tuple[int, Tensor | None], now: tuple[int, Tensor | None]) -
 
 
 _EVAL_MODE = (
-    "the model is trained in eval mode, where nothing is mixed: backward ran twice through a "
-    "wrapped criterion, the parameters changed in between, and there was no forward pass in train "
-    "mode. Call model.train() before training; models of from_pretrained come in eval mode."
+    "the model is being trained in eval mode, in which nothing is mixed: backward ran twice "
+    "through a wrapped criterion, the parameters changed in between, and there was no forward pass "
+    "in train mode. Call model.train() before training; from_pretrained returns models in eval "
+    "mode."
 )

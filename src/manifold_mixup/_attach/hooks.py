@@ -1,7 +1,7 @@
-"""The hooks that stay on a model, and read what to mix from the active plan.
+"""The hooks on an attached model, which read what to mix from the active plan.
 
-They are registered once and never change, so that code compiled around them stays valid: per pass
-only the values of the active plan change, which the compiler guards.
+They are registered once and never change, so that compiled code around them stays valid. Only the
+attributes of the active plan change from pass to pass, and the compiler guards these.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +18,7 @@ from manifold_mixup._tree import leaves, map_leaves, replace_at
 
 
 class ActivePlan:
-    """What is mixed at present, as compiled code reads it: by attributes that it guards."""
+    """The plan of the running pass, in attributes that compiled code reads and guards."""
 
     layer: str | None
     lam: Tensor | None
@@ -26,11 +26,11 @@ class ActivePlan:
     valid: Tensor | None
 
     def __init__(self) -> None:
-        self.runs = 0  # how often compiled code mixed in the pass at hand
+        self.runs = 0  # how often compiled code mixed in this pass
         self.set(None)
 
     def set(self, running: ForwardPass | None) -> None:
-        """Mix as this pass does from now on; None mixes nothing."""
+        """Activate the plan of a pass; None mixes nothing."""
         plan = None if running is None else running.plan
         self.layer = None if plan is None else plan.layer
         self.lam = None if plan is None else plan.lam
@@ -51,17 +51,17 @@ class EagerHook(Hook):
 
 
 class BlockHook(EagerHook):
-    """An eager hook on a block that is compiled by itself."""
+    """An eager hook on a block that is compiled separately."""
 
-    # Code of its own, for it is kept from the compiler (`skip_compiling`). That of the hooks on the
-    # whole model is not: there fullgraph=True has to meet it, and say why it cannot go on.
+    # This method is duplicated because `skip_compiling` hides it from the compiler. The hooks on
+    # the whole model stay visible, so that fullgraph=True fails there with our reason.
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run, outside of compiled code."""
         return self.run(*args, **kwargs)
 
 
 class LayerHook(Hook):
-    """Mixes the output of one eligible layer when it is this layer's running."""
+    """Mixes the output of one eligible layer when the active plan names it."""
 
     def __init__(self, owner: object, layer: str, active: ActivePlan, passes: Passes) -> None:
         self.owner = owner
@@ -69,13 +69,13 @@ class LayerHook(Hook):
         self.active = active
         self.passes = passes
         self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
-        self.masked = False  # whether a mask is read after it, and is mixed too
+        self.masked = False  # whether a mask is read after it and mixed too
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
-        self.watched = False  # whether the compiled block around it, if any, was seen
+        self.watched = False  # whether a compiled block around it has hooks
 
-        # Inside a compiled checkpoint no side effect is allowed, so nothing can be counted there.
-        # But while being traced, code can leave a note that the mix is in it.
+        # Compiled checkpoints allow no side effects, so runs cannot be counted there. But while the
+        # code is traced, it can record that it contains the mix.
         def note_trace() -> bool:
             self.traced = True
             return True
@@ -112,9 +112,9 @@ class LayerHook(Hook):
                 return tensor
             if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
                 raise ValueError(
-                    f"layer {self.layer!r} was to mix {perm.shape[0]} examples, but its output"
+                    f"layer {self.layer!r} should mix {perm.shape[0]} examples, but its output"
                     f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension 0 must "
-                    f"be the batch. Choose a layer whose output has the batch there."
+                    f"be the batch. Choose a layer whose output has the batch at dimension 0."
                 )
             mixed.append(path)
             if valid is not None and tensor.shape[1:2] == valid.shape[1:]:
@@ -124,15 +124,15 @@ class LayerHook(Hook):
         result = map_leaves(mix_leaf, output)
         if not mixed:
             raise ValueError(
-                f"layer {self.layer!r} was to be mixed, but its output, a {type(output).__name__}, "
-                f"holds no floating point tensor on which the model's output is known to depend. "
-                f"Choose another layer."
+                f"layer {self.layer!r} should be mixed, but its output, a {type(output).__name__}, "
+                f"contains no floating point tensor on which the model's output is known to "
+                f"depend. Choose another layer."
             )
         return result
 
 
 class MaskHook(Hook):
-    """Hands a module that reads a mask after the mixed layer the mixed mask."""
+    """Passes the mixed mask to a module that reads a mask after the mixed layer."""
 
     def __init__(
         self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
@@ -141,18 +141,18 @@ class MaskHook(Hook):
         self.active = active
         self.passes = passes
         self.layers = layers
-        # By mixed layer, what of the module's arguments is a mask.
+        # For each mixed layer, the arguments of the module that are masks.
         self.reads: dict[str, list[Reader]] = {}
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Return the arguments with mixed masks, or None to leave them."""
+        """Return the arguments with mixed masks, or None to keep them as they are."""
         if torch.compiler.is_compiling():
             layer, valid = self.active.layer, self.active.valid
             lam, perm = self.active.lam, self.active.perm
             if layer not in self.reads or lam is None or perm is None or valid is None:
                 return None
-            # Blocks that are given the same mask do the same work: the compiler sees that.
+            # Blocks with the same mask repeat this work, which the compiler can deduplicate.
             return self._mix(layer, (args, kwargs), lam, perm, valid, [])
         return self.run_eagerly(args, kwargs)
 
@@ -163,7 +163,7 @@ class MaskHook(Hook):
             return None
         layer = self.layers.get(plan.layer)
         if layer is not None and not (running.runs[plan.layer] or self.active.runs or layer.traced):
-            return None  # skipped this time, and so not mixed
+            return None  # the layer was skipped, so nothing is mixed
         return self._mix(
             plan.layer, (args, kwargs), plan.lam, plan.perm, running.valid, running.masks
         )
@@ -184,8 +184,8 @@ class MaskHook(Hook):
         for reader in self.reads[layer]:
             mask, form = tensors.get(reader.path), (dtype, reader.pools)
             if mask is None:
-                continue  # a model may leave out a mask that masks nothing
-            found = [done for source, its, done in known if source is mask and its == form]
+                continue  # a model may drop a mask that masks nothing
+            found = [done for source, used, done in known if source is mask and used == form]
             if not found:
                 found = [_masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.pools)]
                 known.append((mask, form, found[0]))

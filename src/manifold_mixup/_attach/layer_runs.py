@@ -1,4 +1,4 @@
-"""Whether the layer of a plan ran: once, not this time (LayerDrop), or never."""
+"""Check whether a plan's layer ran: once, skipped this time (LayerDrop), or never."""
 
 from collections.abc import Mapping
 
@@ -12,24 +12,25 @@ from manifold_mixup._layers import is_input, named_layers
 
 
 class LayerRuns:
-    """What is known of the runs of the eligible layers."""
+    """Checks the runs of the eligible layers."""
 
     def __init__(self, model: nn.Module, hooks: Mapping[str, LayerHook]) -> None:
         self.model = model
         self.hooks = hooks
-        self.known: set[str] = set()  # those that ran, in a forward pass or in the structural view
+        self.known: set[str] = set()  # layers that ran, in a forward pass or a dry run
         self.placement = Placement(model, hooks)
 
     def skipped(self, finished: ForwardPass, compiled_runs: int) -> bool:
-        """Return whether the layer that was to be mixed did not run in this pass.
+        """Return whether the layer to be mixed did not run in this pass.
 
         Args:
             finished: the pass.
-            compiled_runs: how often compiled code, which the pass does not count, mixed in it.
+            compiled_runs: how often compiled code mixed in this pass, which the pass does not
+                count.
 
         Raises:
-            RuntimeError: the layer ran several times, the hook on it never does, or its name means
-                another module by now.
+            RuntimeError: the layer ran several times, its hook can never run, or its name now
+                refers to another module.
         """
         self.known.update(finished.runs)
         plan = finished.plan
@@ -49,12 +50,12 @@ class LayerRuns:
         return True
 
     def _require_hook(self, layer: str) -> None:
-        """Raise if a layer was not skipped by chance, but can never be mixed."""
+        """Raise if a layer was not skipped at random, but can never be mixed."""
         module, hook = named_layers(self.model).get(layer), self.hooks[layer]
         if module is None or hook not in module._forward_hooks.values():
             raise RuntimeError(
-                f"layer {layer!r} was to be mixed, but its hooks were taken off. Attach again, "
-                f"with replace=True."
+                f"layer {layer!r} should be mixed, but its hooks were removed. Attach again with "
+                f"replace=True."
             )
         compiled = runs_compiled(self.model, layer)
         if not hook.traced and (compiled or layer not in self.known):
@@ -71,12 +72,12 @@ def _repeated(layer: str, runs: int) -> str:
 def _never_ran(layer: str, compiled: bool) -> str:
     if compiled:
         return (
-            f"layer {layer!r} was to be mixed, but the compiled code does not contain the mix: it "
+            f"layer {layer!r} should be mixed, but the compiled code does not contain the mix: it "
             f"was compiled before ManifoldMixup was attached, or never runs this layer. Attach "
             f"before the first compiled call, or call torch.compiler.reset()."
         )
     return (
-        f"layer {layer!r} was to be mixed, but it has never run. Its forward may be bypassed (a "
+        f"layer {layer!r} should be mixed, but it has never run. Its forward may not be called (a "
         f"container, or a module whose weights are used directly); find_layers(model, example) "
-        f"lists those that run."
+        f"lists the layers that run."
     )

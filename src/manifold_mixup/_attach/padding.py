@@ -1,4 +1,4 @@
-"""The padding mask of a model: who reads it after which layer, and what it says of a batch."""
+"""The padding mask of a model: which modules read it, and the valid positions of a batch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,14 +16,14 @@ from manifold_mixup._structure.rows import InputRow, LayerRow
 
 
 class Padding:
-    """A mask that is mixed along, or none.
+    """The padding mask that is mixed with the states, if there is one.
 
     Args:
-        owner: the `ManifoldMixup` whose hooks these are.
-        name: of the mask among the model's inputs; None if there is none to mind.
-        active: for the hooks.
-        passes: likewise.
-        layers: the hooks on the layers that can be mixed.
+        owner: the `ManifoldMixup` that the hooks belong to.
+        name: name of the mask among the model's inputs; None without a mask.
+        active: the active plan, for the hooks.
+        passes: the forward passes, for the hooks.
+        layers: the hooks on the eligible layers.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class Padding:
         self.name = name
         self.active, self.passes, self.layers = active, passes, layers
         self.hooks: dict[str, MaskHook] = {}
-        self.known = name is None  # whether it was looked who reads it
-        self.inputs: set[str] = set()  # "input" and the like, if the mask is read after them
+        self.known = name is None  # whether its readers are known
+        self.inputs: set[str] = set()  # input layers after which the mask is read
 
     def unknown(self, inputs: Iterable[tuple[str, Tensor]]) -> bool:
-        """Return whether this batch has a mask, and nobody has looked yet who reads it."""
+        """Return whether this batch has a mask whose readers are not known yet."""
         return not self.known and any(name == self.name for name, _ in inputs)
 
     def valid(self, inputs: Iterable[tuple[str, Tensor]]) -> Tensor | None:
-        """Return what is no padding in a batch, ``(batch, time)``; None without a mask."""
+        """Return the valid positions of a batch, ``(batch, time)``; None without a mask."""
         mask = dict(inputs).get(self.name) if self.name is not None else None
         return (
             None if mask is None or self.name is None else _masks.valid_positions(mask, self.name)
         )
 
     def note(self, layer: str, row: LayerRow | InputRow) -> None:
-        """Take over who reads the mask after a layer."""
+        """Store the modules that read the mask after a layer."""
         readers = row.readers if row.mask == self.name else ()
         if is_input(layer) and readers:
             self.inputs.add(layer)
@@ -69,7 +69,7 @@ class Padding:
                 hook.reads[layer].append(reader)
 
     def register(self, model: nn.Module) -> list[Any]:
-        """Put the hooks that are new on the model's modules."""
+        """Register new hooks on the model's modules, and return their handles."""
         modules = named_layers(model)
         handles: list[Any] = []
         for name, hook in self.hooks.items():
@@ -80,12 +80,12 @@ class Padding:
 
 
 def require_argument(model: nn.Module, mask: object) -> None:
-    """Raise unless ``mask`` can be the name of an argument of the model."""
+    """Raise unless ``mask`` is None or the name of an argument of the model."""
     if mask is None:
         return
     if not isinstance(mask, str):
         raise TypeError(
-            f"mask is the name of the model's argument, such as 'attention_mask', but is a "
+            f"mask must be the name of a model argument, such as 'attention_mask', but is a "
             f"{type(mask).__name__}."
         )
     kind, name = type(unwrap(model)).__name__, mask.split(".")[0]

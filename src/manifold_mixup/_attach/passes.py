@@ -1,4 +1,4 @@
-"""Which forward pass: the running one, the one behind an output, the one being recomputed."""
+"""Forward passes: find the running one, the one behind an output, the one being recomputed."""
 
 import sys
 import weakref
@@ -16,7 +16,7 @@ from manifold_mixup._tree import leaves
 
 
 class ForwardPass:
-    """One forward pass: what it mixed, and its stretch of the autograd graph."""
+    """One forward pass: its plan, and its range of autograd sequence numbers."""
 
     def __init__(
         self,
@@ -27,44 +27,44 @@ class ForwardPass:
     ) -> None:
         self.plan = outputs.plan
         self.outputs = outputs
-        self.valid = valid  # what is no padding, if that is to be minded
-        # Masks that were mixed, with their form: the blocks of a model are all given the same.
+        self.valid = valid  # valid positions; None without a mask
+        # Masks that were already mixed, with their form, because many blocks read the same mask.
         self.masks: list[tuple[Tensor, Any, Tensor]] = []
         self.training = training
-        self.nested = nested  # in another pass, and one of the two is mixed
+        self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
         self.begin = _autograd.next_number()
-        self.end = sys.maxsize  # while it runs, what comes is its own
+        self.end = sys.maxsize  # while it runs, all new nodes are its own
 
     def unmix(self) -> None:
         """Drop the plan: its layer was skipped, so nothing was mixed."""
         self.plan = self.outputs.plan = None
 
     def holds(self, number: int) -> bool:
-        """Return whether the node with this number was made in this pass."""
+        """Return whether the node with this sequence number was made in this pass."""
         return self.begin <= number < self.end
 
     def require_tensor(self, output: Any) -> None:
-        """Raise when a mixed pass returned nothing by which it could be known again."""
+        """Raise TypeError if a mixed pass returned no tensor that can be traced back to it."""
         if self.plan is not None and self.training and next(leaves(output), None) is None:
             raise TypeError(
                 f"the forward pass mixed the hidden state at {self.plan.layer!r}, but returned a "
-                f"{type(output).__name__} without a tensor in it, so that a loss cannot be traced "
-                f"back to its plan. Return tensors, in tuples, dicts or dataclasses if you like."
+                f"{type(output).__name__} without tensors, so a loss cannot be traced back to its "
+                f"plan. Return tensors, or tuples, dicts or dataclasses of tensors."
             )
 
 
 class Source:
-    """Where an output came from: passes with one plan, and the nodes of their tensors.
+    """The source of an output: passes with the same plan, and the nodes of their tensors.
 
-    Nodes of None stand for all that the pass returned.
+    Nodes of None mean everything that the pass returned.
 
     Args:
-        parts: the passes, each with the nodes.
-        passes: those that are known.
+        parts: the outputs of the passes, each with its nodes.
+        passes: the known passes of the model.
 
     Attributes:
-        learns: whether gradients of the output can reach the model; else it is merely logged.
+        learns: whether gradients of the output can reach the model; otherwise it is only logged.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Source:
 
     @property
     def plan(self) -> MixPlan | None:
-        """What the passes mixed; None for nothing."""
+        """The plan of the passes; None if they were not mixed."""
         return self.parts[0][0].plan if self.parts else None
 
     def claim(self) -> None:
@@ -87,12 +87,9 @@ class Source:
             outputs.claim(nodes)
 
     def require_own(self, output: Any) -> None:
-        """Raise if an output holds something with the batch that no pass of the model returned.
+        """Raise ValueError if an output contains a batched tensor that no pass returned.
 
-        It would stay as it is, while the targets are mixed.
-
-        Raises:
-            ValueError: it does.
+        It would stay unmixed while the targets are mixed.
         """
         if self.plan is None or self._passes is None or isinstance(output, Tensor):
             return
@@ -103,15 +100,15 @@ class Source:
 
 
 class Passes:
-    """The forward passes of one model that can still be asked for."""
+    """The forward passes of one model whose outputs may still be used."""
 
     def __init__(self, model: nn.Module, named: Sequence[str] | None = None) -> None:
         self.model = model
         self.named = named  # paths of the outputs that the loss reads; None for all
-        self.checked = False  # whether the structural view found all layers good
+        self.checked = False  # whether the layers were checked
         self.running: ForwardPass | None = None
         self.latest: ForwardPass | None = None
-        # A pass lives as long as the graph of its output, which holds it.
+        # The graph of its output keeps a pass alive.
         self._alive: weakref.WeakSet[ForwardPass] = weakref.WeakSet()
         self._memories = Memories()
 
@@ -127,7 +124,7 @@ class Passes:
         return self.running
 
     def finish(self, output: Any) -> Any:
-        """Close the running pass and return its output, whose graph keeps the pass from now on."""
+        """Close the running pass and return its output, whose graph keeps the pass alive."""
         finished, self.running = self.running, None
         if finished is None:
             return output
@@ -138,17 +135,17 @@ class Passes:
         return output
 
     def refuse_nesting(self) -> None:
-        """Raise if another pass of the model, inside the one that ends, has taken its place."""
+        """Raise RuntimeError if the pass that ends contained another pass of the model."""
         if self.latest is not None and self.latest.nested:
             raise RuntimeError(
-                "the model was called inside its own forward pass, so that one state would be "
-                "mixed by two plans. Attach to the part of the model that is called in it."
+                "the model was called inside its own forward pass, so one state would be mixed by "
+                "two plans. Attach to the submodule that the inner call uses."
             )
 
     def at(self, layer: str) -> ForwardPass | None:
         """Return the pass in which ``layer`` has just run, and count the run.
 
-        A layer that is called on its own, outside of any pass, has none.
+        Return None if the layer was called on its own, outside any pass.
         """
         recomputed = self.recomputed()
         owner = recomputed or self._unfinished()
@@ -157,25 +154,25 @@ class Passes:
         return owner
 
     def current(self) -> ForwardPass | None:
-        """Return the pass that is being recomputed, or else the running one."""
+        """Return the pass that is being recomputed, otherwise the running pass."""
         return self.recomputed() or self._unfinished()
 
     def _unfinished(self) -> ForwardPass | None:
-        # No hook tells of a pass that was interrupted from the keyboard. It is over at the latest
-        # when the model is in eval mode.
+        # No hook runs after a keyboard interrupt. An interrupted pass is certainly over once the
+        # model is in eval mode.
         running = self.running
         over = running is not None and running.training and not self.model.training
         return None if over else running
 
     def recomputed(self, *, strict: bool | None = None) -> ForwardPass | None:
-        """Return the pass that the running backward node was made in; outside backward, None.
+        """Return the pass in which the running backward node was made; None outside backward.
 
         Args:
-            strict: whether a node that no known pass made is an error; by default it is one if any
-                known pass was mixed, unless a new pass is running in there.
+            strict: whether to raise if no known pass made the node. None means: if any known pass
+                was mixed and no new pass is running.
 
         Raises:
-            RuntimeError: there is such a node.
+            RuntimeError: no known pass made the node, and ``strict`` applies.
         """
         number = _autograd.running_number()
         if number is None:
@@ -185,19 +182,19 @@ class Passes:
             strict = self.running is None and any(known.plan for known in self._alive)
         if owner is None and strict:
             raise RuntimeError(
-                "the model runs inside a backward pass, and it cannot be told which forward pass "
-                "is being recomputed. Checkpoint the whole model, and checkpoints inside "
-                "checkpoints, with use_reentrant=False, one call of the model each and the loss "
-                "outside; run a new forward pass in mixup.paused()."
+                "the model runs inside a backward pass, and the forward pass that is being "
+                "recomputed cannot be identified. Use use_reentrant=False for a checkpoint of the "
+                "whole model and for nested checkpoints, with one model call in each and the loss "
+                "outside. Run a new forward pass in mixup.paused()."
             )
         return owner
 
     def behind(self, output: Any, *, train_mode: bool) -> Source:
-        """Return which pass made ``output``, and which of its tensors it was computed from.
+        """Return the pass behind ``output``, and the returned tensors it was computed from.
 
         Args:
             output: what the model returned, or something computed from it; None for the latest
-                pass. Without an autograd graph it has to lie in the memory of what was returned.
+                pass. Without an autograd graph, it must share memory with what the model returned.
             train_mode: whether the model is in train mode now.
 
         Raises:
@@ -215,37 +212,33 @@ class Passes:
         if training and output is not None:
             graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
             raise RuntimeError(_FOREIGN if graph else _DETACHED)
-        # An output of an evaluation was not made by the training pass before it.
+        # An evaluation output does not come from the training pass before it.
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
         if self.latest is None or (self.latest.training and evaluated):
             return Source([])
         return Source([(self.latest.outputs, None)])
 
     def require_data(self, target: Any) -> None:
-        """Raise if a target was computed by a mixed pass, as with arguments the wrong way round.
-
-        Raises:
-            ValueError: it was.
-        """
+        """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
         for path, tensor in leaves(target):
             plan = self._made(tensor)
             if plan is not None:
                 raise ValueError(_SWAPPED.format(path and f" {path!r}", plan.layer))
 
     def _made(self, tensor: Tensor) -> MixPlan | None:
-        """Return the plan of the mixed pass that computed a tensor, detached or not."""
+        """Return the plan of the mixed pass that computed a tensor, even if it is detached."""
         if tensor.grad_fn is not None:
             found = self._by_graph(tensor)
-        else:  # an input that the model returns as it is was not computed: it has no node
+        else:  # an input that the model returns unchanged has no node, so it does not count
             found = [(outputs, nodes) for outputs, nodes in self._memories.of(tensor) if nodes]
         return next((outputs.plan for outputs, _ in found if outputs.plan is not None), None)
 
     def known(self, tensor: Tensor) -> bool:
-        """Return whether a tensor was returned by a pass, or computed from what one returned."""
+        """Return whether a pass returned a tensor, or it was computed from what a pass returned."""
         return bool(self._by_graph(tensor) or self._memories.of(tensor))
 
     def _by_graph(self, output: Any) -> list[tuple[Outputs, set[int]]]:
-        """List the passes that the autograd graph of ``output`` meets first."""
+        """List the nearest passes in the autograd graph of ``output``."""
         met: dict[ForwardPass, set[int]] = {}
 
         def note(number: int) -> bool:
@@ -270,36 +263,36 @@ def _requires_grad(output: Any) -> bool:
 
 _NO_PASS = (
     "the criterion was called in training, but no forward pass of the attached model was seen. "
-    "Call the model itself, not its forward method. Was it compiled before ManifoldMixup was "
-    "attached to the module inside? Attach to what you call: ManifoldMixup(compiled_model, ...)."
+    "Call the model itself, not its forward method. If you compiled the model and then attached to "
+    "the module inside, attach to what you call instead: ManifoldMixup(compiled_model, ...)."
 )
 _FOREIGN = (
-    "the autograd graph of this output leads to no forward pass of the attached model. Give the "
-    "criterion what the model returned, or something computed from it; checkpoint a whole model "
-    "with use_reentrant=False, which keeps its graph. For an output of another model use the plain "
-    "criterion."
+    "the autograd graph of this output leads to no forward pass of the attached model. Pass the "
+    "criterion what the model returned, or something computed from it. Checkpoint a whole model "
+    "with use_reentrant=False, which keeps its graph. For an output of another model, use the "
+    "plain criterion."
 )
 _DETACHED = (
-    "this output has no autograd graph and is not what the attached model returned, so it cannot "
-    "be told which forward pass it came from. Give the criterion the model's output before it is "
-    "detached, and compute what is merely logged, or comes from another model, inside "
-    "torch.no_grad() or by the plain criterion. If the criterion takes an object that hides its "
+    "this output has no autograd graph and is not what the attached model returned, so its forward "
+    "pass cannot be identified. Pass the criterion the model's output before it is detached. If a "
+    "loss is only logged, or its output comes from another model, compute it inside "
+    "torch.no_grad() or with the plain criterion. If the criterion takes an object that hides its "
     "tensors, such as a distribution, call mixup.target(y, output).loss(criterion, value)."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "
-    "is called as criterion(output, target): are the two the wrong way round? If the model's own "
-    "output is meant to be a target, as in self-distillation, it is mixed already: compute that "
-    "loss by the plain criterion and call mixup.target(None, output) for it; or make the target in "
-    "a pass of its own in mixup.paused()."
+    "is called as criterion(output, target): are the two swapped? If the model's own output is "
+    "meant to be a target, as in self-distillation, it is already mixed: compute that loss with "
+    "the plain criterion and call mixup.target(None, output), or compute the target in a separate "
+    "pass in mixup.paused()."
 )
 _BESIDE = (
     "the output holds at {!r} a tensor of shape {} that no forward pass of the attached model "
-    "returned, so it is not mixed as the rest is. If it comes from the data or from another model, "
-    "such as a teacher, give it to the criterion as an argument of its own and name that in "
-    "with_target=; a loss of another model's output has a criterion of its own."
+    "returned, so it is not mixed like the rest. If it comes from the data or from another model, "
+    "such as a teacher, pass it to the criterion as a separate argument and name that argument in "
+    "with_target=. Compute a loss of another model's output with a separate criterion."
 )
 _SEVERAL = (
-    "this output was computed from several forward passes, which mixed differently. Give the "
-    "criterion the output of one pass at a time and add the losses."
+    "this output was computed from several forward passes, which mixed differently. Pass the "
+    "criterion the output of one pass at a time, and add the losses."
 )

@@ -1,4 +1,4 @@
-"""Whether a layer's name still means the module with our hook: LoRA and the like wrap modules."""
+"""Check that a layer's name still refers to the hooked module; LoRA, for one, wraps modules."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from manifold_mixup._layers import is_input, named_layers, unwrap
 
 
 class Placement:
-    """Where the modules with hooks sit in a model, so that it is noticed when one is moved.
+    """The positions of the hooked modules in a model, to detect when one is moved.
 
     Args:
         model: the model.
@@ -24,23 +24,23 @@ class Placement:
         self._links: dict[str, list[tuple[dict[str, Any], str, Any]]] = {}
 
     def read(self, layer: str, readers: Iterable[str]) -> None:
-        """Note modules that carry a hook for the mask when ``layer`` is mixed."""
+        """Note the modules whose hook mixes the mask when ``layer`` is mixed."""
         modules = named_layers(self.model)
         self.readers.setdefault(layer, set()).update(readers)
         self.modules.update({name: modules[name] for name in self.readers[layer]})
         self._links.pop(layer, None)
 
     def require(self, layer: str) -> None:
-        """Raise RuntimeError if ``layer``, or what reads its mask, was wrapped or replaced."""
+        """Raise RuntimeError if ``layer``, or a reader of its mask, was wrapped or replaced."""
         links = self._links.get(layer)
-        if links is None or not all(place.get(part) is child for place, part, child in links):
+        if links is None or not all(modules.get(part) is child for modules, part, child in links):
             for name in self._names(layer):
                 if reason := self.moved(name):
                     raise RuntimeError(f"{reason}.")
             self._links[layer] = self._links_to(layer)
 
     def moved(self, name: str) -> str:
-        """Return the complaint that a name means another module than the hooked one, or ""."""
+        """Return the error if a name no longer refers to the hooked module; otherwise empty."""
         hooked = self.modules.get(name)
         if hooked is None:
             return ""
@@ -49,13 +49,13 @@ class Placement:
             return ""
         return (
             f"layer {name!r} is no longer the module that ManifoldMixup was attached to: that was "
-            f"a {_kind(hooked)}, and now it is {_kind(found) if found else 'gone'}. What was put "
-            f"in its place or around it, as LoRA is, would stay unmixed. Attach again, with "
+            f"a {_kind(hooked)}, and now it is {_kind(found) if found else 'gone'}. A module that "
+            f"replaces or wraps it, such as LoRA, would stay unmixed. Attach again with "
             f"replace=True"
         )
 
     def moved_of(self, names: Iterable[str]) -> dict[str, str]:
-        """Map those of ``names`` that mean another module by now to what is to be said of it."""
+        """Map those of ``names`` that no longer refer to the hooked module to the error."""
         reasons = {name: self.moved(name) for name in names}
         return {name: reason for name, reason in reasons.items() if reason}
 
@@ -63,14 +63,14 @@ class Placement:
         return [name for name in (layer, *self.readers.get(layer, ())) if name in self.modules]
 
     def _links_to(self, layer: str) -> list[tuple[dict[str, Any], str, Any]]:
-        """List by which entry of which module each step to these modules is made, each once."""
+        """List the links of the module tree that lead to these modules, each once."""
         links: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
         for name in self._names(layer):
             module = unwrap(self.model)
             for part in name.split("."):
-                place = unwrap(module)._modules
-                module = place[part]  # type: ignore[assignment]
-                links[id(place), part] = (place, part, module)
+                modules = unwrap(module)._modules
+                module = modules[part]  # type: ignore[assignment]
+                links[id(modules), part] = (modules, part, module)
         return list(links.values())
 
 

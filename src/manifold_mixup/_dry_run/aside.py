@@ -1,4 +1,4 @@
-"""Trying something aside: nothing global changes, and nobody who watches sees it."""
+"""Isolate a dry run: it changes no global state, and no hook or mode of the user sees it."""
 
 import contextvars
 import functools
@@ -21,15 +21,15 @@ _R = TypeVar("_R")
 
 
 class NotTraceable(RuntimeError):
-    """A model that cannot be looked at from outside; the message says why."""
+    """The model cannot be inspected; the message gives the reason."""
 
 
 class Sharded(NotTraceable):
-    """A model of which there is only a part here."""
+    """The model is sharded, so this process holds only a part of it."""
 
 
 def in_own_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a function set context variables that nobody else sees: they cannot be unset."""
+    """Run a function in a copy of the context, because context variables cannot be unset."""
 
     @functools.wraps(function)
     def inside(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -40,7 +40,7 @@ def in_own_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextmanager
 def fakes_fail_silently() -> Iterator[None]:
-    """Keep torch from logging what does not run on fake tensors: there is another way to try."""
+    """Keep PyTorch from logging failures on fake tensors, because copies are tried next."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     logger.addFilter(_nothing)
     try:
@@ -56,12 +56,12 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
-    """Try something without leaving a trace.
+    """Run the body without leaving a trace.
 
-    Every global generator (torch's on the CPU and on the model's devices, Python's, NumPy's) is put
-    back, nothing is compiled, gradients are on, and warnings are left to the real forward pass.
-    No mode of the user's (a counter of operations, say), no hook on all modules, no transform of
-    torch.func and no checkpoint around it takes part.
+    Every global generator (PyTorch's on the CPU and on the model's devices, Python's, NumPy's) is
+    restored. Nothing is compiled, gradients are enabled, and warnings are suppressed, because the
+    real forward pass gives them. The user's modes (a FLOP counter, for example), global module
+    hooks, transforms of torch.func and checkpoints around the call are inactive.
     """
     with ExitStack() as stack:
         stack.enter_context(_outside_of_transforms())
@@ -69,7 +69,7 @@ def aside(model: nn.Module) -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())
         if (numpy := sys.modules.get("numpy")) is not None:
             stack.callback(numpy.random.set_state, numpy.random.get_state())
-        if "torch._dynamo" in sys.modules:  # else there is nothing compiled, and it is slow to load
+        if "torch._dynamo" in sys.modules:  # slow to import; without it nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -82,13 +82,13 @@ def aside(model: nn.Module) -> Iterator[None]:
         if (parametrize := sys.modules.get("torch.nn.utils.parametrize")) is not None:
             stack.enter_context(_emptied(parametrize._cache))
         if torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
-            # Detached, for an output that its own node saves as it is would never be freed.
+            # Detach, because a node that saves its own output would never be freed.
             pack = torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda kept: kept)
             stack.enter_context(pack)
         yield
 
 
-# The hooks that run on every module there is.
+# The global hooks, which run on every module.
 _SHARED = (
     "_global_forward_pre_hooks",
     "_global_forward_hooks",
@@ -115,7 +115,7 @@ def _emptied(shared: dict[Any, Any]) -> Iterator[None]:
 
 @contextmanager
 def _without_function_modes() -> Iterator[None]:
-    """Leave the function modes that are active, but the one that says where tensors are made."""
+    """Leave all active function modes except those that set the default device."""
     from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 
     active = [_pop_mode() for _ in _get_current_function_mode_stack()]
@@ -133,7 +133,7 @@ def _without_function_modes() -> Iterator[None]:
 
 @contextmanager
 def _outside_of_transforms() -> Iterator[None]:
-    """Leave the transforms of torch.func that are running."""
+    """Leave all running transforms of torch.func."""
     if torch._C._functorch.peek_interpreter_stack() is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""How what an object holds is listed, and how it is given back: a pair for each kind of object."""
+"""List and restore what an object holds: a read and a write function for each kind of object."""
 
 import contextvars
 import functools
@@ -25,15 +25,15 @@ _TRADED = (Tensor, tuple)
 
 @dataclass(slots=True)
 class Part:
-    """What can change of one object, as it was.
+    """The saved content of one object that can change.
 
     Attributes:
         owner: the object.
-        read: lists what it holds.
-        write: gives it back what such a list says.
-        held: the list, as it was.
-        trades: whether something can stand in for what it holds: tensors, iterators.
-        plain: whether nothing that it holds can change.
+        read: lists what the object holds.
+        write: restores the object from such a list.
+        held: the saved list.
+        trades: whether it holds objects that stand-ins can replace: tensors, iterators.
+        plain: whether all objects it holds are immutable.
     """
 
     owner: Any
@@ -45,7 +45,7 @@ class Part:
 
 
 def parts_of(value: Any) -> list[Part]:
-    """List what can change of one object, whatever is behind it."""
+    """List the parts of one object that can change, not of the objects it holds."""
     if type(value) is Cache:
         return _remembered(value)
     access = _access(value)
@@ -53,7 +53,7 @@ def parts_of(value: Any) -> list[Part]:
 
 
 def _access(value: Any) -> Access | None:
-    if type(value) in _EXACT:  # nearly always
+    if type(value) in _EXACT:  # the most common case
         return _EXACT[type(value)]
     for kind, access in _KINDS:
         if isinstance(value, kind):
@@ -63,7 +63,7 @@ def _access(value: Any) -> Access | None:
 
 
 def _remembered(cache: Any) -> list[Part]:
-    """List what a memoized function remembers."""
+    """List the cached results of a memoized function."""
     entries = None if is_bounded(cache) else entries_of(cache)
     return [_part(cache, *MEMOIZED) if entries is None else _part(entries, *_DICT)]
 
@@ -77,34 +77,34 @@ def attributes_of(value: Any) -> list[Part]:
         read = functools.partial(_read_names, object.__getattribute__, names)
         parts.append(_part(value, read, functools.partial(_write_slots, names)))
     if isinstance(value, nn.Module):
-        parts.append(_part(value, _read_class, _write_class))  # a lazy module takes on another
+        parts.append(_part(value, _read_class, _write_class))  # a lazy module changes its class
     if isinstance(value, torch.jit.ScriptModule):
         parts += [_part(module, _read_script, _write_script) for module in _scripts(value._c)]
     return parts
 
 
 def dict_of(value: Any) -> dict[str, Any] | None:
-    """Return the ``__dict__`` of an object, if it has one and shows it."""
+    """Return the ``__dict__`` of an object; None if it has none or does not show it."""
     try:
         attributes = value.__dict__
-    except Exception:  # a property of the user's can raise whatever it likes
+    except Exception:  # a user's property can raise anything
         return None
     return attributes if isinstance(attributes, dict) else None
 
 
 def attributes_of_class(kind: type) -> Part:
-    """List what a class holds: caches, counters, functions."""
+    """List the attributes of a class: caches, counters, functions."""
     return _part(kind, _read_kind, _write_kind)
 
 
 def globals_of(space: dict[str, Any], names: tuple[str, ...]) -> Part:
-    """List what some names mean in a file."""
+    """List the values of some names in a module's namespace."""
     read = functools.partial(_read_names, dict.__getitem__, names)
     return _part(space, read, functools.partial(_write_globals, names))
 
 
 def file_of(space: dict[str, Any]) -> Part:
-    """List all that a file holds."""
+    """List all values in a module's namespace."""
     return _part(space, _read_file, _write_file)
 
 
@@ -116,12 +116,12 @@ def _part(owner: Any, read: Callable[..., Any], write: Callable[..., None]) -> P
 
 
 def can_trade(kind: type) -> bool:
-    """Return whether something can stand in for objects of a class, or for what they hold."""
+    """Return whether stand-ins can replace objects of a class, or objects they hold."""
     return issubclass(kind, _TRADED) or kind in TWINS
 
 
 def _read_dict(owner: dict[Any, Any]) -> list[Any]:
-    base = OrderedDict if isinstance(owner, OrderedDict) else dict  # whatever a subclass does
+    base = OrderedDict if isinstance(owner, OrderedDict) else dict  # bypass overrides in subclasses
     return [*base.keys(owner), *base.values(owner)]
 
 
@@ -156,7 +156,7 @@ def _write_deque(owner: deque[Any], held: list[Any]) -> None:
 def _read_cell(owner: types.CellType) -> list[Any]:
     try:
         return [owner.cell_contents]
-    except ValueError:  # nothing is in it yet
+    except ValueError:  # the cell is still empty
         return [_MISSING]
 
 
@@ -188,7 +188,7 @@ def _read_variable(owner: "contextvars.ContextVar[Any]") -> list[Any]:
 
 
 def _write_variable(owner: "contextvars.ContextVar[Any]", held: list[Any]) -> None:
-    if held[0] is not _MISSING:  # else it goes with the context of the look
+    if held[0] is not _MISSING:  # otherwise it vanishes with the dry run's context
         owner.set(held[0])
 
 
@@ -209,7 +209,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _mangled(name: str, kind: type) -> str:
-    """Return what Python makes of a private name in a class."""
+    """Return the mangled form of a private name in a class."""
     private = name.startswith("__") and not name.endswith("__")
     owner = kind.__name__.lstrip("_")
     return f"_{owner}{name}" if private and owner else name
@@ -237,7 +237,7 @@ def _write_globals(names: tuple[str, ...], owner: dict[str, Any], held: list[Any
     for name, value in zip(names, held, strict=True):
         if value is not _MISSING:
             owner[name] = value
-        elif not _is_import(name, owner.get(name)):  # a file is imported but once
+        elif not _is_import(name, owner.get(name)):  # modules are imported only once
             owner.pop(name, None)
 
 
@@ -279,7 +279,7 @@ def _write_kind(owner: type, held: list[Any]) -> None:
 
 
 def _scripts(module: Any) -> Iterator[Any]:
-    """Yield a C++ module and those in it."""
+    """Yield a C++ module and its submodules."""
     yield module
     children: Any = torch._C.ModuleDict(module)
     for _, child in children.items():

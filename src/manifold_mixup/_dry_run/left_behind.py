@@ -1,4 +1,4 @@
-"""Fake tensors that outlive a look: a model that kept one would train on nothing, in silence."""
+"""Find fake tensors that outlive a dry run, because training on them would silently do nothing."""
 
 import gc
 import types
@@ -12,22 +12,22 @@ from torch import Tensor
 from manifold_mixup._dry_run.holders import dict_of
 from manifold_mixup._tree import leaves
 
-# So far it is followed what holds a tensor, and so many times all objects are asked.
+# Maximal length of a chain of holders, and maximal number of scans of all objects.
 _DEEP, _STEPS = 5, 50
 
 
 class LeftBehind(RuntimeError):
-    """Something of the user's holds a fake tensor; the message says what.
+    """An object of the user still holds a fake tensor; the message names it.
 
-    It is no NotTraceable, of which a training is only warned: from here on it would be wrong.
+    This is not a NotTraceable, which only causes a warning, because training would now be wrong.
     """
 
 
 class Watch:
-    """Whether anything is left of a look on fake tensors, once everything was put back.
+    """Checks that no fake tensor is left after a dry run was undone.
 
     Attributes:
-        caches: those that forget. What was taken out of them is held where nobody finds it.
+        caches: memoized functions. Their removed entries may still be held where nobody finds them.
     """
 
     def __init__(self) -> None:
@@ -35,28 +35,24 @@ class Watch:
         self.caches: list[Any] = []
 
     def over(self, mode: Any) -> Any:
-        """Watch the tensors of a `FakeTensorMode`, and return it: each of them holds it."""
+        """Watch the tensors of a `FakeTensorMode`, which all refer to it, and return the mode."""
         self._mode = weakref.ref(mode)
         mode.of_a_look = True
         return mode
 
     def require_nothing_left(self) -> None:
-        """Raise if a fake tensor is still in use.
-
-        Raises:
-            LeftBehind: there is one.
-        """
+        """Raise LeftBehind if a fake tensor is still in use."""
         left = self._left()
         if left:
             left.clear()
-            gc.collect()  # seldom needed: a model makes cycles of its tensors, or keeps some
+            gc.collect()  # rarely needed: the model has reference cycles or keeps tensors
             left = self._left()
         if left and (found := self._found(left)) is not None:
             raise LeftBehind(_message(*found))
 
     def _found(self, left: list[Any]) -> tuple[Tensor, str] | None:
         frozen = gc.get_freeze_count() > 0
-        if frozen:  # nobody is seen to be held by what is frozen
+        if frozen:  # frozen objects are not found as referrers
             gc.unfreeze()
         try:
             return _Search(self.caches).first_of(left)
@@ -66,7 +62,7 @@ class Watch:
 
     def _left(self) -> list[Any]:
         mode = None if self._mode is None else self._mode()
-        if mode is None:  # its tensors would hold it
+        if mode is None:  # then its tensors are gone too, because they hold it
             return []
         from torch._subclasses.fake_tensor import FakeTensor
 
@@ -75,27 +71,23 @@ class Watch:
 
 
 def require_real(output: Any) -> None:
-    """Raise if the output of a pass on the user's own tensors holds a fake one.
-
-    Raises:
-        LeftBehind: it does.
-    """
+    """Raise LeftBehind if the output of a real forward pass contains a fake tensor."""
     for path, tensor in leaves(output):
-        # A user may have made fake tensors as well, and then means them.
+        # Fake tensors that the user made are intentional.
         if getattr(getattr(tensor, "fake_mode", None), "of_a_look", False):
-            place = f"something from which it computes its output{path and f' {path!r}'}"
+            place = f"an object from which it computes its output{path and f' {path!r}'}"
             raise LeftBehind(_message(tensor, place))
 
 
 class _Search:
-    """Finds out what holds tensors, and how a person would call that."""
+    """Finds the objects that hold tensors, and readable names for them."""
 
     def __init__(self, caches: list[Any]) -> None:
         self.caches = set(map(id, caches))
         self.steps = 0
 
     def first_of(self, left: list[Tensor]) -> tuple[Tensor, str] | None:
-        """Return the tensor that is easiest to find and its place; None if nobody finds any."""
+        """Return the tensor with the clearest name and that name; None if no holder is found."""
         tensors = {id(tensor): tensor for tensor in left}
         found = []
         known = {id(left), id(tensors), *tensors}
@@ -108,7 +100,7 @@ class _Search:
         return min(found, key=lambda pair: _vagueness(pair[1]), default=None)
 
     def _places(self, thing: Any, known: set[int], deep: int) -> list[str]:
-        """List the names of an object; none if it was taken out of one of the caches."""
+        """List the names of an object; empty if it was removed from one of the caches."""
         self.steps += 1
         holders = _holders([thing], known)
         if not holders:
@@ -120,13 +112,13 @@ class _Search:
         return found
 
     def _named_in(self, holder: Any, thing: Any, known: set[int], deep: int) -> list[str]:
-        # A graph that holds itself is never freed, and nobody comes across it.
+        # An autograd graph that holds itself is never freed, but nobody can reach it.
         if id(holder) in self.caches or issubclass(type(holder), torch._C._FunctionBase):
             return []
         return _by_attribute(holder, thing) or self._by_item(holder, thing, known, deep)
 
     def _by_item(self, holder: Any, thing: Any, known: set[int], deep: int) -> list[str]:
-        """Name an object as something in the holder, by the names of that."""
+        """List names of an object as an item of its holder, from the holder's names."""
         if type(holder) is types.FunctionType or not deep or self.steps > _STEPS:
             return [_named(holder)]
         key = ""
@@ -136,13 +128,13 @@ class _Search:
 
 
 def _holders(things: list[Any], known: set[int]) -> list[Any]:
-    """List the objects, but running code, that refer to one of some things."""
+    """List the objects that refer to any of the given ones, except running code."""
     found = gc.get_referrers(*things)
-    return [one for one in found if id(one) not in known and one is not things and not _runs(one)]
+    return [h for h in found if id(h) not in known and h is not things and not _runs(h)]
 
 
 def _runs(holder: Any) -> bool:
-    """Return whether a holder is running code, as ours is."""
+    """Return whether a holder is running code, such as this function."""
     if type(holder) is types.GeneratorType:
         return holder.gi_running
     return type(holder) in (types.FrameType, types.TracebackType)
@@ -153,7 +145,7 @@ def _vagueness(place: str) -> tuple[bool, int]:
 
 
 def _by_attribute(holder: Any, thing: Any) -> list[str]:
-    """Name an object as an attribute: of what the holder is the ``__dict__`` of, or of itself."""
+    """List names of an object as an attribute of the holder, or of the holder's owner."""
     owners = [holder]
     if type(holder) is dict:
         owners = [owner for owner in gc.get_referrers(holder) if _owns(owner, holder)]
@@ -190,9 +182,9 @@ def _named(owner: Any) -> str:
 
 def _message(tensor: Tensor, place: str) -> str:
     return (
-        f"the model was looked at on fake tensors, which have no values, and its forward has left "
-        f"one of shape {tuple(tensor.shape)} where it cannot be taken back from: {place}. Training "
-        f"with it would do nothing, in silence. Set it to what it was before this call. To go on, "
-        f"let forward keep such a tensor in an attribute or a buffer of a module, which is put "
-        f"back; or name the layers, leave example= out and say check=False"
+        f"the model was inspected with fake tensors, which have no values, and its forward has "
+        f"left one of shape {tuple(tensor.shape)} in a place that cannot be restored: {place}. "
+        f"Training with it would silently do nothing. Set it to its value before this call. Then "
+        f"either let forward keep such tensors in an attribute or a buffer of a module, which is "
+        f"restored; or name the layers, omit example= and set check=False"
     )

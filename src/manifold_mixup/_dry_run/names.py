@@ -1,4 +1,4 @@
-"""What the code of a function reads and writes by name: in its file, and in others it names."""
+"""Find the names that a function's code reads and writes, in its module and in others."""
 
 import opcode
 import sys
@@ -8,7 +8,8 @@ from typing import Any
 
 from manifold_mixup._dry_run.holders import can_trade
 
-# Packages whose objects are none of the model's, unless they are modules; and parts that are.
+# Packages whose objects do not belong to the model, unless they are nn.Modules. _OPEN lists
+# exceptions.
 FOREIGN = {*sys.stdlib_module_names, "numpy", "torch", "lightning", "pytorch_lightning"}
 FOREIGN |= {"wandb", "mlflow", "tensorboardX", "comet_ml", "neptune", "clearml", "aim", "tqdm"}
 FOREIGN |= {"rich", "ray", "dask", "matplotlib", "pandas", "pyarrow", "datasets", "IPython"}
@@ -21,11 +22,11 @@ _Space = dict[str, Any]
 
 
 class Reads:
-    """One piece of code, and the files whose names it uses.
+    """The names that one piece of code uses, and the modules they belong to.
 
     Args:
         function: the function.
-        code: its code, or that of a function in it.
+        code: its code, or that of a nested function.
     """
 
     def __init__(self, function: types.FunctionType, code: types.CodeType) -> None:
@@ -36,12 +37,12 @@ class Reads:
         self.files = self._near_files()
 
     def values(self) -> list[Any]:
-        """List what the names mean, in its file and in those it names."""
+        """List the values of the names in the function's module and in the modules it uses."""
         spaces = [self.space, *self.files]
         return [space[name] for space in spaces for name in self.names if name in space]
 
     def written(self) -> Iterator[tuple[_Space, tuple[str, ...] | None]]:
-        """Yield what it can change: a file, and the names there; None for all of them."""
+        """Yield the namespaces and names that the code can change; None means all names."""
         whole = "globals" in self.names and "globals" not in self.space
         stores = bool(self.steps & {_STORE_GLOBAL, _DELETE_GLOBAL})
         yield from self._changing(self.space, all_names=whole, stores=stores)
@@ -61,7 +62,7 @@ class Reads:
             yield space, names
 
     def _near_files(self) -> list[_Space]:
-        """List the files that the names mean, and those that they mean in these."""
+        """List the modules that the names refer to, and those the names refer to in these."""
         named = [self.space.get(name) for name in self.names]
         if _IMPORT in self.steps:
             package = self.space.get("__package__") or ""
@@ -82,7 +83,7 @@ class Reads:
 
 
 def codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield the code of a function and of those inside it."""
+    """Yield the code of a function and of its nested functions."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -90,13 +91,13 @@ def codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def is_foreign(thing: Any) -> bool:
-    """Return whether a class or function is of a package that is none of the user's."""
+    """Return whether a class or function belongs to a foreign package."""
     name = thing.__module__ if isinstance(thing.__module__, str) else ""
     return package_of(name) in FOREIGN and not name.startswith(_OPEN)
 
 
 def is_near(name: Any, own: Any) -> bool:
-    """Return whether a file is of the same package as another, or of none that was installed."""
+    """Return whether a module is in the same package as another, or not installed."""
     package = package_of(name)
     if package in FOREIGN:
         return False
@@ -104,11 +105,11 @@ def is_near(name: Any, own: Any) -> bool:
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package is a library, and not the user's own file."""
+    """Return whether a package is an installed library rather than the user's own file."""
     path = getattr(sys.modules.get(package), "__file__", None) or ""
     return "-packages" in path
 
 
 def package_of(name: Any) -> str:
-    """Return the package in which a file lies."""
+    """Return the top-level package of a module name."""
     return name.partition(".")[0] if isinstance(name, str) else ""

@@ -1,4 +1,4 @@
-"""Random operators with the chance taken out, so that two passes of a model can be compared."""
+"""Neutralise random operators, so that two forward passes can be compared."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,18 +12,18 @@ Named = dict[str, Any]
 
 
 class Neutral(TorchDispatchMode):
-    """Let every random operator give one typical value of what it draws from.
+    """Make every random operator return one typical value of its distribution.
 
-    Operators are caught by their tag, not modules by their class, so dropout and stochastic depth
-    are neutralised however they are written. A Bernoulli variable is 1, a uniform one 0.5, a normal
-    one its mean and a standard deviation (a noise of 0 would hide what scales it), a permutation
-    the reverse (the identity would hide that a batch is reordered); dropout passes its input
-    through. What Python's or NumPy's generator decides cannot be caught.
+    Operators are recognised by their tag, so dropout and stochastic depth are neutralised however
+    they are written. A Bernoulli variable is 1 and a uniform variable 0.5. A normal variable is its
+    mean plus one standard deviation, because noise of 0 would hide its scale. A permutation is the
+    reverse, because the identity would hide that a batch is reordered. Dropout passes its input
+    through. Decisions by Python's or NumPy's generator cannot be neutralised.
 
     Args:
-        uniform: the uniform variable, to see what another draw leads to.
-        bernoulli: the Bernoulli variable, likewise.
-        reorders: whether a permutation is the reverse; else it is the identity.
+        uniform: value of a uniform variable, to see the effect of another draw.
+        bernoulli: value of a Bernoulli variable, for the same purpose.
+        reorders: whether a permutation is the reverse; otherwise it is the identity.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Neutral(TorchDispatchMode):
         }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator, neutralised if it is a random one."""
+        """Run one operator, neutralised if it is random."""
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
             return func(*args, **kwargs)
@@ -52,13 +52,13 @@ class Neutral(TorchDispatchMode):
 
 
 def operator_name(func: Any) -> str:
-    """Name an operator without namespace and overload: ``aten::add_.Tensor`` is ``add_``."""
+    """Return an operator's name, such as ``add_`` for ``aten::add_.Tensor``."""
     schema = getattr(func, "_schema", None)
     return str(schema.name).rpartition("::")[2] if schema is not None else str(func)
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Named:
-    """Name the arguments of a call to an operator by its schema, in order, defaults included."""
+    """Map an operator call's argument names to values, in schema order, including defaults."""
     named: Named = {}
     for place, argument in enumerate(func._schema.arguments):
         if place < len(args):
@@ -77,25 +77,25 @@ def _call(func: Any, named: Named) -> Any:
 
 
 def _switches(name: str, named: Named) -> Named:
-    """Give the arguments that turn an operator's own randomness off."""
+    """Return the arguments that turn off an operator's own randomness."""
     off: Named = {key: 0.0 for key in ("dropout_p", "dropout") if key in named}
     if name.startswith("rrelu"):
         off["training"] = False
     if name == "native_dropout":
         off["p"] = 0.0
     if name == "_fused_dropout":
-        off["p"] = 1.0  # here p is the share that stays
+        off["p"] = 1.0  # here p is the fraction that is kept
     if "generator" in named:
-        off["generator"] = None  # a generator of the caller's stays where it is
+        off["generator"] = None  # do not advance the caller's generator
     return off
 
 
 def _settle(func: Any, drawn: Tensor, value: Any) -> Tensor:
-    """Put ``value`` in the place of what was drawn."""
+    """Replace the drawn numbers by ``value``."""
     if isinstance(value, Tensor):
         return drawn.copy_(value)
     if drawn.numel() == 1 and not func._schema.is_mutable:
-        # Models branch on a single number, and a fake tensor made like this knows its value.
+        # Models may branch on a single number, and a fake tensor created this way knows its value.
         return torch.tensor(value, dtype=drawn.dtype, device=drawn.device).reshape(drawn.shape)
     return drawn.fill_(value)
 

@@ -1,4 +1,4 @@
-"""What a model can change when it runs: whatever it holds, and whatever its code can get at."""
+"""Find what a model can change when it runs: the objects it holds and its code can reach."""
 
 import argparse
 import contextvars
@@ -40,26 +40,26 @@ from manifold_mixup._dry_run.names import (
 )
 
 _LIBRARY = (types.FunctionType, type, types.ModuleType)
-# What lives a life of its own: other threads, files or processes change it meanwhile.
+# Objects that other threads, files or processes may change meanwhile.
 _ALIVE: tuple[Any, ...] = (threading.Thread, queue.Queue, socket.socket, subprocess.Popen)
 _ALIVE += (Dataset, DataLoader, Sampler, optim.Optimizer)
-# Objects of the standard library that only hold others.
+# Containers of the standard library.
 _PLAIN: tuple[Any, ...] = (threading.local, UserDict, UserList, ChainMap, types.SimpleNamespace)
 _PLAIN += (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 _PLAIN += (argparse.Namespace,)
-# Nearest first, so many objects are more than any model has.
+# No real model reaches more objects than this.
 _ENOUGH = 1_000_000
 
 
 def reach(root: nn.Module) -> list[Part]:
-    """List all that can change of what a model can get at, nearest first.
+    """List everything that can change among the objects a model can reach, nearest first.
 
-    That is its attributes, and those of the objects it holds, in whatever containers: lists, dicts,
-    sets, arrays, generators of random numbers; and what its methods and the hooks on it keep in
-    closures, memoize, or read and write as globals and attributes of classes and files.
+    This includes its attributes and those of the objects it holds, in lists, dicts, sets, arrays
+    and random generators. It also includes what its methods and hooks keep in closures, memoize, or
+    read and write as globals and as attributes of classes and modules.
 
     Raises:
-        NotTraceable: that is more than could be put back in a reasonable time.
+        NotTraceable: there are too many objects to restore in a reasonable time.
     """
     walk = _Walk()
     walk.look_into(root)
@@ -69,10 +69,10 @@ def reach(root: nn.Module) -> list[Part]:
 class _Walk:
     def __init__(self) -> None:
         self.parts: list[Part] = []
-        self.seen: dict[int, Any] = {}  # with the objects, so that no address is used again
-        self.classes: dict[int, type] = {}  # those whose attributes are among the parts
-        self.methods: dict[int, type] = {}  # those whose functions are looked into
-        self.home: set[str] = set()  # packages that the model is made of
+        self.seen: dict[int, Any] = {}  # keeps the objects, so that no id is reused
+        self.classes: dict[int, type] = {}  # classes whose attributes are among the parts
+        self.methods: dict[int, type] = {}  # classes whose functions are searched
+        self.home: set[str] = set()  # packages of the model's modules
         self.waiting: deque[tuple[Any, bool]] = deque()
 
     def look_into(self, root: Any) -> None:
@@ -91,12 +91,12 @@ class _Walk:
         return True
 
     def _open(self, value: Any, *, shared: bool) -> None:
-        """Note the parts of an object, and what is to be looked into next.
+        """Add the parts of an object, and queue the objects it leads to.
 
         Args:
             value: the object.
-            shared: whether it is a global. The registries of a library lead to the whole of it, so
-                functions in what is global are left alone.
+            shared: whether it is a global. Functions in globals are not searched, because a
+                library's registries lead to the whole library.
         """
         kind = type(value)
         if issubclass(kind, type):
@@ -105,7 +105,7 @@ class _Walk:
             self._open_file(value)
         elif kind is tuple:
             self._wait(value, shared=shared)
-        elif kind in weakref.ProxyTypes:  # which says it is of its referent's class
+        elif kind in weakref.ProxyTypes:  # a proxy claims its referent's class
             self._wait(_referents(value), shared=shared)
         else:
             self._open_object(value, shared=shared)
@@ -132,11 +132,11 @@ class _Walk:
         self.waiting += [(v, shared) for v in changing if not (shared and _is_library(v))]
 
     def _open_classes(self, kind: type, *, shared: bool = False) -> None:
-        """Look into a class, those it is made of, and their own classes.
+        """Search a class, its bases, and its metaclass.
 
         Args:
             kind: the class.
-            shared: whether its functions are left alone.
+            shared: whether to skip its functions.
         """
         metaclass: Any = type(kind)
         for base in (*kind.__mro__, *metaclass.__mro__):
@@ -151,12 +151,12 @@ class _Walk:
                 self._wait(part.held, shared=shared)
 
     def _open_class(self, kind: type) -> None:
-        """Look into a class that something refers to, if it is the user's or the model's."""
+        """Search a class that an object refers to, if it belongs to the user or the model."""
         if self._is_home(kind.__module__):
             self._open_classes(kind, shared=is_installed(package_of(kind.__module__)))
 
     def _open_file(self, file: types.ModuleType) -> None:
-        """Look into a file that an object holds, if it is the user's."""
+        """Search a Python module that an object holds, if it belongs to the user."""
         name = vars(file).get("__name__")
         if self._is_home(name) and not is_installed(package_of(name)):
             self._note(file_of(vars(file)))
@@ -171,7 +171,7 @@ class _Walk:
         self._wait(part.held, shared=True)
 
     def _open_globals(self, function: types.FunctionType) -> None:
-        """Look into what a function reads in its file, or by way of it in another."""
+        """Search the globals that a function reads, in its own module and in others."""
         if is_foreign(function):
             return
         for code in codes_of(function.__code__):
@@ -186,36 +186,36 @@ class _Walk:
 
 
 def _is_fixed(value: Any) -> bool:
-    """Return whether a value is a tuple of what never changes, as keys often are."""
+    """Return whether a value is a tuple of immutable objects, as keys often are."""
     return type(value) is tuple and ATOMS.issuperset(map(type, value))
 
 
 def _is_library(value: Any) -> bool:
-    """Return whether a value is code: functions, classes, files, and methods of none of these."""
+    """Return whether a value is code: a function, class or module, or a built-in of one."""
     if is_a(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
         return value.__self__ is None or is_a(value.__self__, _LIBRARY)
     return is_a(value, _LIBRARY)
 
 
 def _links(value: Any) -> list[Any]:
-    """List what an object leads to without holding it in a place that can be written."""
-    if type(value) in (dict, list, set):  # nearly always
+    """List the objects that an object refers to in ways that cannot be written."""
+    if type(value) in (dict, list, set):  # the most common case
         return []
     for kind, links in _LINKS:
         if isinstance(value, kind):
             return links(value)
-    # A list or dict of a class of its own has attributes as well.
+    # A subclass of list or dict has attributes as well.
     attributes = dict_of(value) if isinstance(value, dict | list | set) else None
     return [] if attributes is None else [attributes]
 
 
 def is_a(value: Any, kinds: Any) -> bool:
-    """Do `isinstance` without asking the value, which may answer for another or raise."""
+    """Run `isinstance` without using the value's ``__class__``, which may lie or raise."""
     return issubclass(type(value), kinds)
 
 
 def _referents(proxy: Any) -> list[Any]:
-    """List what a weak proxy stands for; nothing if that is gone, or hides."""
+    """List the referent of a weak proxy; empty if it is gone or cannot be reached."""
     try:
         return [proxy.__reduce_ex__.__self__]
     except (ReferenceError, AttributeError):
@@ -239,7 +239,7 @@ _LINKS: list[tuple[Any, Callable[[Any], list[Any]]]] = [
 
 
 def _is_closed(value: Any) -> bool:
-    """Return whether an object is none of the user's, or lives a life of its own."""
+    """Return whether an object is foreign, or may be changed by others meanwhile."""
     if isinstance(value, (nn.Module, *_PLAIN)):
         return False
     return isinstance(value, (tuple, *_ALIVE)) or is_foreign(type(value))
@@ -249,7 +249,7 @@ def _too_much(parts: list[Part]) -> str:
     kinds = Counter(type(part.owner).__qualname__ for part in parts)
     most = ", ".join(f"{count} of type {kind}" for kind, count in kinds.most_common(3))
     return (
-        f"what it can reach is too much to be put back after a look: more than {_ENOUGH} objects "
-        f"({most}). Keep such data in tensors or arrays, or outside of what its modules and their "
-        f"code refer to"
+        f"it can reach too many objects to restore after a dry run: more than {_ENOUGH} ({most}). "
+        f"Keep such data in tensors or arrays, or where its modules and their code do not refer to "
+        f"it"
     )

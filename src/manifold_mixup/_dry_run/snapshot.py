@@ -1,4 +1,4 @@
-"""A model and all that its code can change, as it was: to be put back, or run with stand-ins."""
+"""Save a model and everything its code can change, to restore it or to run it on stand-ins."""
 
 from collections.abc import Callable
 from operator import is_
@@ -16,19 +16,19 @@ StandIn = Callable[[Tensor], Tensor]
 
 
 class Snapshot:
-    """What a model was like, and whatever it can reach.
+    """The saved state of a model and of everything it can reach.
 
     Args:
-        model: the model. Nothing of it is copied but the lists of what it holds.
+        model: the model. Only the lists of what its objects hold are copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.parts = reach(model)
 
     def modules(self) -> list[nn.Module]:
-        """List the modules that can be reached: those of the model, and others it runs."""
+        """List the nn.Modules that can be reached: those of the model, and others it runs."""
         owners = (part.owner for part in self.parts)
-        # By their ids, for a class of the user's may have made them equal, or not hashable.
+        # By id, because a user's class may define equality or not be hashable.
         found = {id(owner): owner for owner in owners if isinstance(owner, nn.Module)}
         return list(found.values())
 
@@ -42,21 +42,21 @@ class Snapshot:
         return list(found.values())
 
     def caches(self) -> list[Any]:
-        """List the memoized functions that forget."""
+        """List the memoized functions with a bounded cache."""
         return [part.owner for part in self.parts if type(part.owner) is Cache]
 
     def put(self, stand_ins: dict[int, Tensor] | None = None) -> None:
-        """Make everything what it was, with stand-ins in the places of tensors.
+        """Restore everything, optionally with stand-ins in place of tensors.
 
         Args:
-            stand_ins: by the `id` of a tensor that was there, what to put in its place; iterators
-                are then exchanged as well.
+            stand_ins: maps the `id` of a tensor to its stand-in; iterators are then replaced as
+                well.
         """
         errors = []
         for part in self.parts:
             try:
                 _put(part, stand_ins)
-            except Exception as error:  # all the others are put back first
+            except Exception as error:  # first restore all other parts
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -66,7 +66,7 @@ def _put(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
     wanted = part.held
     if stand_ins is not None and part.trades:
         wanted = [_exchanged(value, stand_ins) for value in wanted]
-    # A copy of a state is compared, if at all, by who writes it: reading makes another copy.
+    # A State is a copy and reading makes another copy, so only its writer can compare it.
     stated = len(wanted) == 1 and type(wanted[0]) is State
     now = wanted if stated else part.read(part.owner)
     if stated or len(now) != len(wanted) or not all(map(is_, now, wanted)):
@@ -74,8 +74,8 @@ def _put(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
 
 
 def _exchanged(value: Any, stand_ins: dict[int, Tensor]) -> Any:
-    """Return a value with stand-ins for what is in it; the same object if there are none."""
-    kind = type(value)  # a dead weak proxy cannot be asked for its class
+    """Return a value with its tensors replaced; the same object if there are no stand-ins."""
+    kind = type(value)  # isinstance fails for a dead weak proxy
     if issubclass(kind, Tensor):
         return stand_ins.get(id(value), value)
     if kind in TWINS:

@@ -1,4 +1,4 @@
-"""A model set up to be looked at: it runs itself, but on stand-ins, and is then what it was."""
+"""Set up a model for dry runs: it runs its own code on stand-ins, and is then restored."""
 
 import types
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ from manifold_mixup._tree import leaves
 
 @contextmanager
 def staged(model: nn.Module) -> Iterator["Stage"]:
-    """Give the stage for a model; when it is left, everything is what it was.
+    """Yield the stage of a model; on exit, everything is restored.
 
     Raises:
-        NotTraceable: the model is of a kind that cannot be run like this.
+        NotTraceable: the model is of a kind that cannot run on stand-ins.
     """
     core = unwrap(model)
     refuse(core)
@@ -36,13 +36,13 @@ def staged(model: nn.Module) -> Iterator["Stage"]:
 
 
 class Stage:
-    """A model, without what wraps it, to be run on stand-ins: `cast` first, then `reset`.
+    """An unwrapped model that runs on stand-ins: call `cast` first, then `reset` before each run.
 
-    Closures, methods compiled before and whatever else leads to the model's own modules and tensors
-    finds the stand-ins there.
+    Closures, compiled methods and everything else that refers to the model's own modules and
+    tensors see the stand-ins.
 
     Attributes:
-        model: the user's own model. It trains, in eager mode, with all forward hooks but ours.
+        model: the user's own model, in train mode, eager, with all forward hooks except ours.
     """
 
     def __init__(self, model: nn.Module, snapshot: Snapshot) -> None:
@@ -58,22 +58,22 @@ class Stage:
         self.make: Callable[[Tensor], Tensor] = torch.clone
         self.stand_ins: dict[int, Tensor] = {}
         self.versions: dict[int, int] = {}  # of the stand-ins, before a run
-        self.fresh = False  # nothing has run since `cast`
+        self.fresh = False  # whether nothing has run since `cast`
 
     def cast(self, make: Callable[[Tensor], Tensor]) -> None:
-        """Put what ``make`` makes of each tensor in its place, and set the model up to run."""
+        """Replace each tensor by the result of ``make``, and set the model up to run."""
         self.make = make
         self.stand_ins = {id(tensor): make(tensor) for tensor in self.tensors}
         self._set_up()
         self.fresh = True
 
     def reset(self) -> None:
-        """Undo what runs have written since `cast`, but in parameters; call it before each."""
+        """Undo all writes since `cast`, except to parameters; call this before each run."""
         if self.fresh:
             self.fresh = False
             return
         for tensor in self.tensors:
-            # The parameters of lazy modules were given their shapes by the run.
+            # The run has materialised the parameters of lazy modules.
             if id(tensor) not in self.parameters or is_lazy(tensor):
                 self.stand_ins[id(tensor)] = self.make(tensor)
         self._set_up()
@@ -84,17 +84,17 @@ class Stage:
         for module in self.modules:
             _make_eager(module)
             _take_hooks_off(module)
-        # A model in train mode keeps what its owner froze (BatchNorm in eval mode, say).
+        # A model in train mode keeps its frozen parts (such as BatchNorm in eval mode).
         if not self.training:
             self.model.train()
 
     def clear(self) -> None:
-        """Let go of the stand-ins."""
+        """Release the stand-ins."""
         self.stand_ins.clear()
-        self.make = torch.clone  # the other one may lead back here
+        self.make = torch.clone  # the old function may refer to this stage
 
     def rewritten(self) -> set[int]:
-        """Return the ids of the tensors, but parameters, that the latest run wrote or replaced."""
+        """Return the ids of all tensors except parameters that the latest run wrote or replaced."""
         held = {id(tensor) for tensor in Snapshot(self.model).tensors()}
         return {
             number
@@ -104,15 +104,15 @@ class Stage:
         }
 
     def isolated(self) -> "Isolated":
-        """Return a mode in which no operator is given a tensor of the user's."""
+        """Return a mode in which no operator may use the user's own tensors."""
         return Isolated(self.originals)
 
 
 class Isolated(TorchDispatchMode):
-    """Raises as soon as an operator is given a tensor that it must not be given.
+    """Raises as soon as an operator uses one of the user's own tensors.
 
     Args:
-        originals: the names of those tensors, by their storage.
+        originals: the names of these tensors, by storage.
     """
 
     def __init__(self, originals: dict[int | None, str]) -> None:
@@ -121,7 +121,7 @@ class Isolated(TorchDispatchMode):
         self.met: NotTraceable | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator, unless it is given a tensor of the user's."""
+        """Run one operator, unless it uses one of the user's own tensors."""
         for _, tensor in leaves((args, kwargs or {})):
             storage = _storage(tensor)
             if storage is not None and storage in self.originals:
@@ -130,7 +130,7 @@ class Isolated(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def require(self) -> None:
-        """Raise if an operator was refused: the model's own code may have caught that."""
+        """Raise if an operator was refused; the model's own code may have caught the error."""
         if self.met is not None:
             raise self.met
 
@@ -145,8 +145,8 @@ def _storage(tensor: Tensor) -> int | None:
 def _not_isolated(name: str) -> str:
     which = f"the model's own tensor {name!r}" if name else "a tensor of the model's own"
     return (
-        f"its forward pass gets at {which} by a way on which nothing else can be put in its place. "
-        f"Let it read tensors from the modules, lists, dicts and objects that hold them"
+        f"its forward pass reaches {which} in a way that does not allow a stand-in. Let it read "
+        f"tensors from the modules, lists, dicts and objects that hold them"
     )
 
 
@@ -157,12 +157,12 @@ def refuse(model: nn.Module) -> None:
         raise NotTraceable(SCRIPTED)
     kinds = {type(part).__name__ for part in (*model.modules(), *model.parameters())}
     if kinds & {"DTensor", "FullyShardedDataParallel"}:
-        raise Sharded("its parameters are sharded, and here is but a part of each")
+        raise Sharded("its parameters are sharded, and this process holds only a part of each")
 
 
 SCRIPTED = (
-    "it is scripted or traced as a whole, and its layers run in C++, where no hook can get at "
-    "them. Attach to the model that it was made of"
+    "it is scripted or traced as a whole, and its layers run in C++, where hooks do not run. "
+    "Attach to the original model"
 )
 
 
@@ -174,12 +174,12 @@ def _make_eager(module: nn.Module) -> None:
         if child is not None and (inner := unwrap(child)) is not child:
             module._modules[name] = inner
     if isinstance(module, nn.SyncBatchNorm):
-        # Alone in its process, and talking to nobody.
+        # Run without communication with other processes.
         module.forward = types.MethodType(nn.BatchNorm2d.forward, module)  # type: ignore[method-assign]
 
 
 def _take_hooks_off(module: nn.Module) -> None:
-    """Take off our own hooks, and those on gradients: these say nothing of what is made of what."""
+    """Remove our own hooks, and backward hooks, which do not affect the forward pass."""
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = getattr(module, kind)
         for key, hook in list(hooks.items()):

@@ -1,4 +1,4 @@
-"""What stands for the user's tensors while a model is looked at: fake tensors, or copies."""
+"""Create stand-ins for the user's tensors in a dry run: fake tensors or copies."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from manifold_mixup._mix import is_continuous
 
 
 def fake(tensor: Tensor, mode: Any) -> Tensor:
-    """Make a fake tensor like this one: its shape and type, no memory.
+    """Return a fake tensor with the shape and dtype of this one, but no memory.
 
     Args:
-        tensor: a tensor of the user's.
-        mode: the `FakeTensorMode` that it is to live in.
+        tensor: a tensor of the user.
+        mode: the `FakeTensorMode` of the new tensor.
 
     Raises:
-        TypeError: it has a class of its own, which a fake tensor cannot have.
+        TypeError: the tensor is of a subclass that a fake tensor cannot represent.
     """
     with torch._C.DisableTorchFunctionSubclass():
         if is_lazy(tensor):
@@ -39,7 +39,7 @@ def _fake(tensor: Tensor, mode: Any) -> Tensor:
 
 
 def copied(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Copy a tensor, and cast it if it is floating to ``dtype``, if it is complex to its twin."""
+    """Copy a tensor and cast it to ``dtype`` (see `cast`)."""
     with torch._C.DisableTorchFunctionSubclass():
         if is_lazy(tensor):
             lazy: Tensor = type(tensor)(device=tensor.device)  # type: ignore[call-arg]
@@ -50,23 +50,23 @@ def copied(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def level(tensor: Tensor, count: int) -> Tensor:
-    """Return a tensor that is the same at all places of every dimension as long as ``count``."""
+    """Return a tensor that is constant along every dimension of length ``count``."""
     if isinstance(tensor, nn.Parameter) or not is_continuous(tensor):
         return tensor
-    for dimension in (place for place, size in enumerate(tensor.shape) if size == count):
+    for dimension in (dim for dim, size in enumerate(tensor.shape) if size == count):
         tensor = tensor.mean(dimension, keepdim=True).expand_as(tensor).contiguous()
     return tensor
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Return ``dtype`` for a floating tensor, its complex twin for a complex one, else its own."""
+    """Return the target dtype of a cast to ``dtype``: complex stays complex, integers stay."""
     if tensor.is_complex():
         return dtype.to_complex()
     return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Return a tensor from inside the wrappers of torch.func; of a batch of them, the first."""
+    """Return the tensor inside the wrappers of torch.func; for vmap, the first of the batch."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
         inner = functorch.get_unwrapped(tensor)
@@ -77,7 +77,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def _dressed(made: Tensor, tensor: Tensor) -> Tensor:
-    """Make of new values what the tensor they were taken from is: a parameter, of its class."""
+    """Give new values the class, the attributes and ``requires_grad`` of the original tensor."""
     kind, grows = type(tensor), tensor.requires_grad and tensor.is_leaf
     if type(made) is Tensor and kind is not Tensor:
         made = torch.Tensor._make_subclass(kind, made, grows)

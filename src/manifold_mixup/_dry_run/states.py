@@ -1,4 +1,4 @@
-"""Objects that are given back a copy of their state, and iterators, for which a twin stands in."""
+"""Save and restore objects by a copy of their state, and copy iterators."""
 
 import array
 import ast
@@ -17,7 +17,7 @@ Access = tuple[Callable[[Any], list[Any]], Callable[[Any, list[Any]], None]]
 
 
 class State:
-    """Holds a copy of a state, so that nobody takes it for something that the model holds."""
+    """Wraps a copy of a state, to distinguish it from objects that the model holds."""
 
     __slots__ = ("value",)
 
@@ -26,7 +26,7 @@ class State:
 
 
 def by_state(read: Callable[[Any], Any], write: Callable[[Any, Any], Any]) -> Access:
-    """Make a pair for an object that can be asked for a copy of its state."""
+    """Return the read and write functions for an object that can copy its state."""
 
     def give_back(owner: Any, held: list[Any]) -> None:
         write(owner, held[0].value)
@@ -45,7 +45,7 @@ def _write_numbers(owner: "array.array[Any]", was: "array.array[Any]") -> None:
 
 
 def _read_memory(owner: Any) -> bytes | None:
-    """Copy the numbers behind an object of ctypes; None if there are pointers among them."""
+    """Copy the numbers in a ctypes object; None if it may contain pointers."""
     kind: Any = type(owner)
     while isinstance(kind, type):
         kind = getattr(kind, "_type_", None)
@@ -55,12 +55,12 @@ def _read_memory(owner: Any) -> bytes | None:
 
 
 def _write_memory(owner: Any, was: bytes | None) -> None:
-    # It may be shared with processes that write it meanwhile: nothing is done without need.
+    # Other processes may write to shared memory meanwhile, so write only if it changed.
     if was is not None and _read_memory(owner) != was:
         ctypes.memmove(ctypes.addressof(owner), was, len(was))
 
 
-_NUMBERS = [*"cbBhHiIlLqQfdg?"]  # as ctypes calls them
+_NUMBERS = [*"cbBhHiIlLqQfdg?"]  # the type codes of ctypes
 MEMOIZED = by_state(read_keys, forget_new)
 STATES: list[tuple[type, Access | None]] = [
     (random.SystemRandom, None),
@@ -74,7 +74,7 @@ STATES: list[tuple[type, Access | None]] = [
 
 
 def access_in_numpy(numpy: Any, value: Any) -> Access | None:
-    """Return how an object of NumPy is read and written; None if it cannot change, or is none."""
+    """Return the read and write functions for a NumPy object; None if it cannot change."""
     if isinstance(value, numpy.ndarray):
         if value.dtype == object:
             return _read_items, _write_items
@@ -85,7 +85,7 @@ def access_in_numpy(numpy: Any, value: Any) -> Access | None:
 
 
 def _can_be_written(numpy: Any, value: Any) -> bool:
-    """Return whether an array can change: what cannot may be large, and need not be copied."""
+    """Return whether an array can change; read-only arrays may be large and are not copied."""
     while isinstance(value, numpy.ndarray):
         if value.flags.writeable:
             return True
@@ -130,23 +130,23 @@ _OLD_GENERATOR = by_state(lambda owner: owner.get_state(), lambda owner, was: ow
 
 
 def _same_place(iterator: Any) -> Any:
-    """Return an iterator over what is left to this one."""
+    """Return a new iterator over the remaining items of this one."""
     try:
         return copy.copy(iterator)
-    except RuntimeError:  # of a dict that has changed since, and so at its end
+    except RuntimeError:  # its dict has changed since, so it cannot continue
         return iterator
 
 
 def _same_count(counter: "itertools.count[Any]") -> "itertools.count[Any]":
-    """Return a counter that counts on from where this one is."""
+    """Return a new counter at the position of this one."""
     try:
-        told = ast.literal_eval(repr(counter).removeprefix("count"))
-    except (ValueError, SyntaxError):  # it counts in fractions, say
+        state = ast.literal_eval(repr(counter).removeprefix("count"))
+    except (ValueError, SyntaxError):  # for example, it counts in Fractions
         return counter
-    return itertools.count(*told) if isinstance(told, tuple) else itertools.count(told)
+    return itertools.count(*state) if isinstance(state, tuple) else itertools.count(state)
 
 
-# Iterators have no way back, so a look advances others that are where these are.
+# Iterators cannot be rewound, so a dry run advances copies of them.
 _SEQUENCES: list[Any] = [[], (), range(0), "", b"", bytearray(), {}, {}.values(), {}.items(), set()]
 _SEQUENCES += [range(1 << 70)]
 TWINS: dict[type, Callable[[Any], Any]] = {

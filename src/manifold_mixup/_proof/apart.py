@@ -1,8 +1,8 @@
-"""Whether the rows of a batch are examples of their own, by numbers, unmixed.
+"""Check numerically, without mixing, that the rows of a batch are independent examples.
 
-Recordings show operators by which rows may meet (`_meet`), or that a model runs with one batch size
-only. Then the model is run on a few rows: reordered, they must give the same outputs reordered, and
-no row may care what stands in another.
+This is needed if a recording shows operators by which rows may interact (see
+`manifold_mixup._structure.meet`), or if the model runs with one batch size only. The model then
+runs on a few rows: reordered rows must give reordered outputs, and no row may depend on another.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,16 +32,16 @@ def meeting_rows(
     outputs: Sequence[str] | None,
     doubts: Sequence[str],
 ) -> str:
-    """Return why the rows of the batch are no examples of their own; nothing if they are.
+    """Return why the rows of the batch are not independent examples; empty if they are.
 
     Args:
-        model: the model; nothing of it changes.
+        model: the model; it does not change.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
         lead: name of the input whose dimension 0 is the batch.
-        outputs: paths of what the loss reads of the model's output; None means all of it.
-        doubts: operators by which rows may meet; none if the model runs with one batch size only,
-            so that nothing could be seen.
+        outputs: paths of the outputs that the loss reads; None means all outputs.
+        doubts: operators by which rows may interact; empty if the model runs with one batch size
+            only.
     """
     try:
         with aside(model), staged(model) as stage:
@@ -67,31 +67,31 @@ def _plainly(
 def _reason(seen: str, doubts: Sequence[str]) -> str:
     through = f", through {doubts[0]}" if doubts else ""
     return (
-        f"the rows of dimension 0 are no examples of their own: {seen}{through}. {CAUSES}. If they "
-        f"are meant to meet, set check=False"
+        f"the rows of dimension 0 are not independent examples: {seen}{through}. {CAUSES}. If they "
+        f"are meant to interact, set check=False"
     )
 
 
 CAUSES = (
-    "Where dimension 0 is time, put the batch first (batch_first=True in recurrent and attention "
-    "layers); give a single example a batch dimension; of the nodes of a graph, attach to the "
-    "module that comes after their pooling"
+    "If dimension 0 is time, put the batch first (batch_first=True in recurrent and attention "
+    "layers). If there is a single example, give it a batch dimension. If the rows are nodes of a "
+    "graph, attach to the module after the pooling"
 )
 _ONE_SIZE = (
-    "the model runs with this one batch size only, so that its structure does not show whether "
-    "rows are examples, and numbers do not either ({}). Give an example of the size it takes, or "
-    "set check=False"
+    "the model runs with this one batch size only, so neither its structure nor a numerical check "
+    "can show that rows are independent examples ({}). Pass an example of the batch size it needs, "
+    "or set check=False"
 )
 
 
 class FrozenNorms(TorchDispatchMode):
-    """Let batch normalisation take fixed statistics: by its own, all examples meet."""
+    """Make batch normalisation use fixed statistics, because batch statistics mix all examples."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator."""
+        """Run one operator, with fixed statistics if it is batch normalisation."""
         kwargs = dict(kwargs or {})
         if "batch_norm" not in operator_name(func) or "backward" in operator_name(func):
             return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Which positions of a padded batch count, in the inputs and in the outputs of the proof."""
+"""Ignore padded positions in the inputs and outputs of the proof."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ class Padded:
 
     Args:
         model: the model.
-        examples: what it is given.
-        mask: name of the mask among it; None if there is none to mind.
+        examples: the examples that the model is run on.
+        mask: name of the mask among the inputs; None without a mask.
     """
 
     def __init__(self, model: nn.Module, examples: Examples, mask: str | None) -> None:
@@ -30,9 +30,9 @@ class Padded:
         return self.held is not None
 
     def counted(self, output: Tensor, perm: Tensor) -> Tensor:
-        """Set an output to 0 where the example ``perm`` has padding.
+        """Set an output to 0 where the example ``perm`` has padding; targets there are ignored.
 
-        That changes outputs with a value for every position only: targets of padding are ignored.
+        This changes only outputs with a value for every position.
         """
         if self.held is None or output.shape[:2] != self.held.shape:
             return output
@@ -41,7 +41,7 @@ class Padded:
         return torch.where(held, output, torch.zeros_like(output))
 
     def refilled(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copy the arguments with something else in the padding."""
+        """Copy the arguments with other values in the padding."""
 
         def refill(name: str, tensor: Tensor) -> Tensor:
             held = self.held

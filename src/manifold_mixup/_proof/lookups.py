@@ -1,4 +1,4 @@
-"""Whether values that were cast to integers choose rows, in a pass on real tensors."""
+"""Detect, in a pass on real tensors, whether floating values cast to integers choose rows."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from manifold_mixup._structure.record import Operation, tensors_in
 
 
 class Lookups(TorchDispatchMode):
-    """Watches for rows that are chosen by what was a floating value.
+    """Watches for rows that are chosen by values cast from floating point.
 
     Attributes:
-        chose: whether there were any.
+        chose: whether any rows were.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Lookups(TorchDispatchMode):
         self.codes: set[StorageWeakRef] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator."""
+        """Run one operator and track casts and look-ups."""
         call = Operation(func, args, dict(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         self.chose |= any(self._key(tensor) in self.codes for tensor in call.codes)

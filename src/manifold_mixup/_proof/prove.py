@@ -1,6 +1,6 @@
 """The permutation proof: with λ = 0, mixing at a valid layer permutes the model's outputs.
 
-It knows nothing of how the model is made, and so checks what `find_layers` says by structure.
+It does not use the model's structure, so it independently checks the results of `find_layers`.
 """
 
 import functools
@@ -40,27 +40,27 @@ Verdict = Literal["proven", "failed", "inconclusive", "skipped"]
 
 # Few enough to be fast, and a cyclic shift of four rows is not its own inverse.
 _ROWS = 4
-# By so many times the rounding error the outputs of different examples have to differ.
+# The outputs of different examples must differ by this many times the rounding error.
 _TELLING = 1000.0
-# So many times the rounding error of the plain model is still rounding.
+# Up to this many times the plain model's rounding error still counts as rounding.
 _ROUNDING = 30.0
-# A λ so near to 0, and one so near to 1, that only a jump there can move the outputs.
+# A λ so near to 0, and one so near to 1, that only a discontinuity can change the outputs.
 _BARELY = 1e-30
 _NEARLY = 1 - 1e-6
 
 
 @dataclass(frozen=True)
 class LayerProof:
-    """What the numbers say about one layer.
+    """The result of the numerical proof for one layer.
 
     Attributes:
-        layer: its name.
-        verdict: ``"proven"``; ``"failed"``, something bypasses it; ``"inconclusive"``, the numbers
-            do not tell; ``"skipped"``, the model could not be tried.
-        reason: why, unless it is proven.
-        error: how far the mixed pass's outputs are from the permuted ones, at most.
-        difference: how far apart the outputs of different examples are, at least.
-        rounding: the error the model makes by itself when its examples are reordered.
+        layer: name of the layer.
+        verdict: ``"proven"``; ``"failed"``, something bypasses the layer; ``"inconclusive"``, the
+            numbers do not decide; ``"skipped"``, the model could not be tested.
+        reason: the reason, unless the layer is proven.
+        error: maximal distance between the mixed pass's outputs and the permuted outputs.
+        difference: minimal distance between the outputs of different examples.
+        rounding: the plain model's own error when its examples are reordered.
     """
 
     layer: str
@@ -124,27 +124,28 @@ def prove(
     *,
     progress: bool = False,
 ) -> Report:
-    """Try whether mixing at each layer mixes the outputs and nothing else.
+    """Test whether mixing at each layer mixes the outputs and nothing else.
 
-    With λ = 0 the outputs of the mixed pass must be those of the plain pass, permuted:
-    ``f(x | λ=0, perm at k) == f(x)[perm]``, every one of them, and their gradient must reach what
-    comes before the mix, if it does unmixed. An output that holds the batch elsewhere must be
-    ``f(x[perm])``. The model is tried as it trains, with the chance taken out, with parameters that
-    are drawn anew, in float64 where its code allows that.
+    With λ = 0 all outputs of the mixed pass must be those of the plain pass, permuted: ``f(x | λ=0,
+    perm at k) == f(x)[perm]``. Their gradient must reach the layers before the mix, if it does so
+    without mixing. An output with the batch at another dimension must equal ``f(x[perm])``. The
+    model is tested in train mode, with randomness neutralised and parameters redrawn, in float64 if
+    its code allows.
 
     Args:
-        model: the model; it runs on stand-ins, and nothing of it changes.
-        names: the layers to try.
+        model: the model; it runs on stand-ins and does not change.
+        names: the layers to test.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
-        run: ``with run(model, args, kwargs, plan) as output`` runs a forward pass that is mixed by
-            ``plan``, or by nothing if it is None. Inside, backward may recompute parts of it.
+        run: ``with run(model, args, kwargs, plan) as output`` runs a forward pass mixed by
+            ``plan``, or unmixed if it is None. Inside the context, backward may recompute parts of
+            the pass.
         mask: name of the padding mask that is mixed too, if there is one. The examples then differ
-            in length, and just above λ = 0 the outputs must be near to those at 0: they are not
-            where the union of both masks is read in place of the mixed one.
-        outputs: paths of what the loss reads of the model's output; None means all of it.
+            in length, and just above λ = 0 the outputs must be close to those at 0. They are not if
+            a module reads the union of both masks instead of the mixed mask.
+        outputs: paths of the outputs that the loss reads; None means all outputs.
         lead: name of the input whose dimension 0 is the batch; None takes the likeliest.
-        progress: whether to show a line of progress to a person who waits.
+        progress: whether to show a progress line.
 
     Returns:
         A verdict on every layer.
@@ -162,21 +163,21 @@ def prove(
 
 
 def require_proven(report: Report) -> None:
-    """Raise ValueError unless every layer is proven, of a model that runs with one batch size."""
+    """Raise ValueError unless every layer is proven; for models that run with one batch size."""
     if not report.ok:
         raise ValueError(
-            f"the model runs with one batch size only, so that structure alone says nothing for "
-            f"certain, and numbers do not prove every layer:\n{report}\n"
+            f"the model runs with one batch size only, so its structure alone is not conclusive, "
+            f"and the numerical proof does not prove every layer:\n{report}\n"
             f"Name layers that are proven, or set check=False."
         )
 
 
 class Inconclusive(Exception):
-    """The model says nothing about mixing even unmixed."""
+    """Even the unmixed outputs are not suitable for the proof."""
 
 
 class OrderMatters(Inconclusive):
-    """What the model makes of an example depends on its place in the batch."""
+    """The outputs of an example depend on its position in the batch."""
 
 
 def prepare(
@@ -192,7 +193,7 @@ def prepare(
     _refuse_lazy(stage)
     inputs = list(named_inputs(stage.model, args, kwargs))
     rows = leading(inputs, lead)
-    # Some models run with one batch size only: where they keep states, or were exported.
+    # Some models run with one batch size only: they keep states, or were exported.
     counts = dict.fromkeys((_ROWS, max(len(rows), 2)))
     ways = product(counts, (torch.float64, torch.float32), batched_names(inputs, rows))
     for count, dtype, batched in ways:
@@ -210,7 +211,7 @@ def prepare(
             return _calibrated(stage, draw, dtype, run, mask, outputs)
         except (Inconclusive, NotTraceable):
             raise
-        except Exception as failed:  # whatever the model's own code cannot do in this type
+        except Exception as failed:  # the model's code may not support this dtype
             error = failed
     reason = f"its forward pass does not run ({type(error).__name__}: {error})"
     raise NotTraceable(reason) from error
@@ -224,7 +225,7 @@ def _calibrated(
     mask: str | None,
     outputs: Sequence[str] | None,
 ) -> "_Bench":
-    """Set the model up in one way; if need be, with the states it keeps alike for all examples."""
+    """Set the model up in one way; if needed, make its kept states equal for all examples."""
 
     def bench_with(make: Callable[[Tensor], Tensor]) -> _Bench:
         stage.cast(make)
@@ -235,7 +236,7 @@ def _calibrated(
     try:
         bench.calibrate()
     except Inconclusive as error:
-        # A state kept from an earlier batch belongs to its examples, in their old order.
+        # A state kept from an earlier batch belongs to that batch's examples, in their order.
         kept = stage.rewritten()
         if not kept:
             raise
@@ -262,7 +263,7 @@ def _refuse_lazy(stage: Stage) -> None:
 
 
 class _Bench:
-    """The model to try layers on, and what it gives unmixed."""
+    """The model on which layers are tested, and its unmixed outputs."""
 
     def __init__(
         self,
@@ -281,34 +282,34 @@ class _Bench:
         self.devices = {
             tensor.device.type for _, tensor in named_inputs(self.model, *examples.inputs)
         }
-        # Of these two orders, none but the identity commutes with both: a batch that is reordered
-        # inside, and put back, is seen.
+        # Only the identity commutes with both orders, so a batch that is reordered inside the model
+        # and restored later is detected.
         self.perm = torch.arange(examples.count, device="cpu").roll(-1)
         self.swap = torch.arange(examples.count, device="cpu")
         self.swap[:2] = self.swap[:2].flip(0)
         self.neutral = Neutral()
-        self.also: AbstractContextManager[Any] = nullcontext()  # to run in, besides
-        self.drew = False  # whether Python's or NumPy's generator was asked
-        self.by_place = False  # and decided by it what becomes of the first example, say
-        self.looks_up = False  # whether values that were cast to integers chose rows
-        # What the plain pass gives, of those outputs whose rows are the examples.
+        self.also: AbstractContextManager[Any] = nullcontext()  # one more context for the passes
+        self.drew = False  # whether Python's or NumPy's generator was used
+        self.by_place = False  # whether that treats examples differently by position
+        self.looks_up = False  # whether values cast to integers chose rows
+        # Outputs of the plain pass whose rows are the examples.
         self.plain: dict[str, Tensor] = {}
-        # Of every output that tells examples apart: what it is to be if they are reordered.
+        # For every output that differs between examples, its value if the examples are reordered.
         self.permuted: dict[str, Tensor] = {}
         self.rounding: dict[str, float] = {}
         self.difference: dict[str, float] = {}
 
     def calibrate(self) -> None:
-        """Find out what the unmixed model does when its examples are reordered.
+        """Measure how the unmixed model responds to reordered examples.
 
         Raises:
-            Inconclusive: its outputs do not tell examples apart.
-            OrderMatters: they are not its examples' own.
+            Inconclusive: its outputs do not distinguish examples.
+            OrderMatters: its outputs depend on the order of the examples.
         """
         try:
             self._calibrate()
         except OrderMatters:
-            # It may pair examples at random, whatever they are: then any pairs will do.
+            # The model may pair examples at random, and then any pairs will do.
             self.neutral = Neutral(reorders=False)
             self._calibrate()
 
@@ -323,14 +324,15 @@ class _Bench:
             floor = torch.finfo(output.dtype).eps * float(output.abs().max())
             unsteady, stays = _distance(again[path], output), _distance(moved[path], output)
             if not self._has_rows(output, moved[path], _ROUNDING * floor):
-                # Either it holds the batch elsewhere, or it is the same for every order.
+                # Either the batch is at another dimension, or the output is the same for every
+                # order.
                 if stays > _TELLING * max(floor, unsteady):
                     self._expect(path, moved[path], max(floor, unsteady), stays)
                 continue
             if not bool(output.isfinite().all()):
                 raise Inconclusive("the outputs are not finite with redrawn parameters")
             order = _distance(moved[path], output[self.perm])
-            # By place in the batch, chance may fall on examples: that is no meeting of theirs.
+            # Random numbers may depend on the position in the batch; that is not an interaction.
             self.by_place |= self.drew and order > _ROUNDING * floor
             own = 0.0 if self.drew else order
             rounding, difference = max(floor, unsteady, own), _difference(output, self.perm)
@@ -340,13 +342,13 @@ class _Bench:
                 batched = True
                 self.plain[path] = output
                 self._expect(path, output[self.perm], rounding, difference)
-            else:  # a constant, which says nothing; but the other outputs may
+            else:  # a constant output is not informative, but the others may be
                 silent = "all examples give the same outputs. Pass examples that differ"
         if not batched:
             raise Inconclusive(silent)
 
     def _has_rows(self, output: Tensor, moved: Tensor, rounding: float) -> bool:
-        """Return whether the rows of an output are the examples, not as many others by chance."""
+        """Return whether the rows of an output are the examples, not equally many by chance."""
         if output.ndim == 0 or len(output) != self.examples.count:
             return False
         same_order = _distance(moved, output) <= rounding
@@ -358,7 +360,7 @@ class _Bench:
         self.difference[path] = difference
 
     def prove(self, layer: str) -> LayerProof:
-        """Try one layer."""
+        """Test one layer."""
         try:
             path, error, verdict, reason = self._permutes(layer)
             if verdict == "failed" and self.padding and self._reads_padding():
@@ -367,19 +369,19 @@ class _Bench:
                 verdict, reason = "failed", fault
         except NotTraceable as failed:
             return LayerProof(layer, "skipped", str(failed))
-        except Exception as failed:  # the hooks refuse this layer, or the model its mixed state
+        except Exception as failed:  # from our hooks, or from the model on the mixed state
             return LayerProof(layer, "failed", f"{type(failed).__name__}: {failed}")
         return LayerProof(layer, verdict, reason, error, self.difference[path], self.rounding[path])
 
     def _permutes(self, layer: str) -> tuple[str, float, Verdict, str]:
-        """Try a layer at λ = 0; return the worst output, its error, and what that means."""
+        """Test a layer at λ = 0; return the worst output, its error, the verdict and the reason."""
         with self._watched(layer, self._plan(layer, 0.0, self.perm)) as (mixed, watch):
             path, error = self._worst(mixed, self.permuted, self.perm)
             verdict, reason = self._judge(path, error)
             if verdict == "proven" and not is_input(layer):
                 self._backward(mixed)
         if verdict == "proven" and watch.lost and not self._loses_gradient(layer):
-            return path, error, "failed", "no gradient gets from the mixed state to before the mix"
+            return path, error, "failed", "no gradient flows back through the mixed state"
         if verdict == "proven" and self.plain:
             swapped = {path: end[self.swap] for path, end in self.plain.items()}
             with self._pass(None, self._plan(layer, 0.0, self.swap)) as mixed:
@@ -395,13 +397,13 @@ class _Bench:
     def _worst(
         self, mixed: dict[str, Tensor], ends: dict[str, Tensor], perm: Tensor
     ) -> tuple[str, float]:
-        """Return the output that is farthest from what it is to be, and how far."""
+        """Return the output that is farthest from its expected value, and its error."""
         errors = {path: self._error(mixed[path], end, perm) for path, end in ends.items()}
         path = max(errors, key=lambda path: errors[path] / self.rounding[path])
         return path, errors[path]
 
     def _between(self, layer: str) -> str:
-        """Return what is wrong between λ = 0 and 1, though it is right at both."""
+        """Return what is wrong between λ = 0 and 1, although both ends are right."""
         if self.padding and self._jumps(layer, _BARELY, self.permuted):
             return _UNION
         if self.looks_up and self._jumps(layer, _NEARLY, self.plain):
@@ -415,15 +417,15 @@ class _Bench:
         if self.by_place:
             return "inconclusive", _DREW
         if error > self.difference[path] / _TELLING:
-            return "failed", f"{output} is not the permuted one: something bypasses the layer"
-        return "inconclusive", f"the error of {output} is more than rounding"
+            return "failed", f"{output} is not permuted correctly: something bypasses the layer"
+        return "inconclusive", f"the error of {output} is larger than rounding"
 
     def _error(self, mixed: Tensor, wanted: Tensor, perm: Tensor) -> float:
-        """Return how far an output is from what it is to be, at the positions of the partners."""
+        """Return the distance of an output from its expected value, at the partners' positions."""
         return _distance(self.padding.counted(mixed, perm), self.padding.counted(wanted, perm))
 
     def _reads_padding(self) -> bool:
-        """Return whether outputs change, unmixed, with what stands in the padding."""
+        """Return whether the unmixed outputs depend on the values in the padding."""
         args, kwargs = self.padding.refilled(self.model)
         with self._pass(None, None, call=(args, kwargs)) as outputs:
             still = torch.arange(self.examples.count, device="cpu")
@@ -433,7 +435,7 @@ class _Bench:
             )
 
     def _jumps(self, layer: str, lam: float, ends: dict[str, Tensor]) -> bool:
-        """Return whether outputs are elsewhere for a λ so near to that of the outputs ``ends``."""
+        """Return whether outputs jump at ``lam``, which is very near the λ of ``ends``."""
         plan = self._plan(layer, lam, self.perm)
         perm = self.perm if lam < 0.5 else torch.arange(self.examples.count, device="cpu")
         with self._pass(None, plan) as mixed:
@@ -443,7 +445,7 @@ class _Bench:
             )
 
     def couples(self, mode: AbstractContextManager[Any]) -> bool:
-        """Return whether, in a ``mode``, the outputs of an example change with the others."""
+        """Return whether, in a ``mode``, an example's outputs depend on the other examples."""
         self.also = mode
         plain = self._unmixed()
         for place in (0, self.examples.count - 1):
@@ -458,15 +460,15 @@ class _Bench:
         return False
 
     def _loses_gradient(self, layer: str) -> bool:
-        """Return whether the model detaches the layer's state by itself, unmixed."""
+        """Return whether the model itself detaches the layer's state, even without mixing."""
         with self._watched(layer, None) as (outputs, watch):
             self._backward(outputs)
         return watch.lost
 
     def _backward(self, outputs: dict[str, Tensor]) -> None:
-        """Go backward, all the way, for reentrant checkpoints know no other."""
+        """Run backward to all leaves; reentrant checkpoints support nothing else."""
         ends = [_real(outputs[path]) for path in self.permuted if outputs[path].requires_grad]
-        # Weights of no symmetry: those of a softmax sum to a constant.
+        # Asymmetric weights, because the outputs of a softmax sum to a constant.
         weights = [torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end) for end in ends]
         if ends:
             torch.autograd.backward(ends, weights)
@@ -481,7 +483,7 @@ class _Bench:
 
     def _unmixed(self, perm: Tensor | None = None) -> dict[str, Tensor]:
         with self._pass(perm, None) as outputs:
-            # Without their graphs, which would hold every activation of the pass.
+            # Without the graphs, which would keep every activation of the pass.
             return {path: tensor.detach() for path, tensor in outputs.items()}
 
     @contextmanager
@@ -492,8 +494,8 @@ class _Bench:
         watch: "_Watch | None" = None,
         call: Any = None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Run the model, always from the same state; give its outputs by path."""
-        # Statistics, power iterations, whatever the pass before kept: they may have a new shape.
+        """Run the model, always from the same state, and yield its outputs by path."""
+        # Undo what the pass before kept (statistics, power iterations), which may have a new shape.
         self.stage.reset()
         args, kwargs = call or self.examples.reordered(self.model, perm)
         isolated = self.stage.isolated()
@@ -517,38 +519,40 @@ class _Bench:
 
 
 _DREW = (
-    "the model draws from Python's or NumPy's generator by the place of an example in the batch, "
-    "so that outputs cannot be compared. A layer after that can be proven, or the model with it off"
+    "the model draws from Python's or NumPy's generator by the position of an example in the "
+    "batch, so outputs cannot be compared. Choose a layer after that, or turn the randomness off "
+    "for the proof"
 )
 _IDS = (
-    "the outputs jump as soon as a little of a partner is mixed in: the state holds category ids, "
-    "which forward casts to integers that choose rows. Mix what comes after that lookup"
+    "the outputs jump as soon as a small share of a partner is mixed in: the state holds category "
+    "ids, which forward casts to integers that choose rows. Mix a layer after that lookup"
 )
 _PADDING = (
-    "the outputs change with what stands in the padding, even unmixed: a mean, or a position, that "
-    "counts it. Pool in a module that is given the mask, and weigh by it"
+    "the outputs depend on the values in the padding, even without mixing: a mean or a position "
+    "includes them. Pool in a module that receives the mask, and use it as weights"
 )
 _UNION = (
-    "the outputs jump as soon as a little of a partner is mixed in: a module does not weigh by the "
-    "mixed mask, but takes all that is in it for seen. Give it an additive mask, or one of weights"
+    "the outputs jump as soon as a small share of a partner is mixed in: a module does not use the "
+    "mixed mask as weights, but treats every nonzero entry as fully valid. Pass it an additive "
+    "mask, or a mask of weights"
 )
 
 
 class _Watch:
-    """A forward hook that notes whether gradient gets to the output of a layer."""
+    """A forward hook that records whether gradient reaches the output of a layer."""
 
     def __init__(self, layer: str) -> None:
         self.layer = layer
         self.watching = self.reached = False
 
     def put_on(self, model: nn.Module) -> None:
-        """Watch the layer as the first of its hooks: it sees the state as it is before the mix."""
+        """Register as the first hook of the layer, which sees the state before it is mixed."""
         if not is_input(self.layer):
             hook_after(named_layers(model)[self.layer], self, prepend=True)
 
     @property
     def lost(self) -> bool:
-        """Whether there was something to reach, and nothing reached it."""
+        """Whether the output requires a gradient but receives none."""
         return self.watching and not self.reached
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -558,29 +562,29 @@ class _Watch:
                 tensor.register_hook(self._note)
 
     def _note(self, gradient: Tensor | None) -> None:
-        # Of several results of one operator, as svd has, those that nobody used are given None.
+        # Unused results of an operator with several results, such as svd, get None.
         self.reached |= gradient is not None and bool(gradient.any())
 
 
 def _silent(floor: float, unsteady: float, order: float, difference: float) -> Inconclusive:
     if unsteady > _ROUNDING * floor:
         return Inconclusive(
-            "two unmixed passes differ: the model draws random numbers out of reach"
+            "two unmixed passes differ: the model draws random numbers that cannot be neutralised"
         )
     if order > _ROUNDING * floor:
-        return OrderMatters("unmixed, too, the outputs change with the order of the examples")
-    return Inconclusive(f"the outputs of different examples differ by {difference:.1e} only")
+        return OrderMatters("even unmixed, the outputs depend on the order of the examples")
+    return Inconclusive(f"the outputs of different examples differ by only {difference:.1e}")
 
 
 def _generators() -> tuple[Any, ...]:
-    """Return where Python's and NumPy's generators are."""
+    """Return the state of Python's and NumPy's generators."""
     numpy = sys.modules.get("numpy")
     state = () if numpy is None else numpy.random.get_state()
     return random.getstate(), *(part if type(part) is int else str(part) for part in state)
 
 
 def _difference(output: Tensor, perm: Tensor) -> float:
-    """How far each row is from the one that would take its place, at least."""
+    """Return the smallest distance between a row and the row that replaces it."""
     apart = (output - output[perm]).abs().reshape(len(output), -1)  # an output may be (batch,)
     return float(apart.amax(1).min()) if apart.numel() else 0.0
 
@@ -598,7 +602,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _full_precision(devices: set[str]) -> Iterator[None]:
-    """ActivePlan off an autocast that the caller is in."""
+    """Turn off autocast, which the caller may have enabled."""
     with ExitStack() as stack:
         for device in devices:
             if torch.amp.is_autocast_available(device):

@@ -1,4 +1,4 @@
-"""What the permutation proof runs on: parameters and examples in which nothing gets lost."""
+"""Draw parameters and examples for the permutation proof that hide no effect."""
 
 import math
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Examples:
 
     Attributes:
         inputs: positional and keyword arguments of the model's forward.
-        batched: names of those tensors in them whose rows are the examples.
-        count: how many they are.
+        batched: names of the input tensors whose rows are the examples.
+        count: number of examples.
     """
 
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
@@ -30,7 +30,7 @@ class Examples:
     def reordered(
         self, model: nn.Module, perm: Tensor | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copy the arguments with the examples ``perm`` in this order; None leaves them."""
+        """Copy the arguments with the examples in the order ``perm``; None keeps the order."""
 
         def reorder(name: str, tensor: Tensor) -> Tensor:
             if perm is None or name not in self.batched:
@@ -41,11 +41,12 @@ class Examples:
 
 
 def redraw_parameters(model: nn.Module) -> None:
-    """Draw every parameter anew at a natural scale.
+    """Redraw every parameter at a natural scale.
 
-    A head of zeros says the same of every example, and a LayerScale of 1e-6 hides a whole branch.
-    Weights become normal with variance 2 / fan-in, scales (of norms, LayerScale and the like) lie
-    in 0.5 to 1.5, biases have a standard deviation of 0.1. The global generator is not used.
+    A head of zeros gives the same output for every example, and a LayerScale of 1e-6 hides a whole
+    branch. Weights become normal with variance 2 / fan-in, scales (of norms, LayerScale and the
+    like) lie in 0.5 to 1.5, and biases have a standard deviation of 0.1. The global generator is
+    not used.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -76,11 +77,11 @@ def draw_examples(
     batch: int,
     mask: str | None = None,
 ) -> Examples:
-    """Take ``count`` rows of the inputs ``batched``, and make rows differ that are alike.
+    """Take ``count`` rows of the inputs ``batched``, and make equal rows differ.
 
-    Floating inputs (zeros, or one example repeated) get noise of their own scale. Token ids, where
-    whole examples are alike, are rolled within each row, so that no unknown id appears. Masks stay,
-    but the padding ``mask``, which gets more padding.
+    Floating inputs (zeros, or one example repeated) get noise at their own scale. If whole examples
+    are equal, token ids are rolled within each row, so that no unknown id appears. Masks stay,
+    except the padding ``mask``, which gets more padding.
     """
     inputs = dict(named_inputs(model, args, kwargs))
     rows = torch.arange(count, device="cpu") % batch
@@ -104,7 +105,7 @@ def draw_examples(
 
 
 def _alike(tensor: Tensor) -> bool:
-    """Return whether a row equals the one after it: a cyclic shift of the two could not be seen."""
+    """Return whether a row equals the next one, so that a cyclic shift would not be visible."""
     same = tensor == tensor.roll(-1, 0)
     return bool(same.flatten(1).all(1).any()) if tensor.ndim > 1 else bool(same.any())
 

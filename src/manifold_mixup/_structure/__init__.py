@@ -1,6 +1,6 @@
-"""Structure: which modules everything passes that the outputs of a model depend on.
+"""Structure: find the modules that everything the outputs depend on passes through.
 
-Takes a model and one batch. Records a forward pass operator by operator in a dry run, and gives a
+Takes a model and one batch, and records a forward pass operator by operator in a dry run. Returns a
 `LayerTable`: a row for each module, with its depth, whether it can be mixed, and if not, why.
 
 Imported by: _proof, _attach, _find, _checks, _mixup.

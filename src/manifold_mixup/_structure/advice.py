@@ -1,12 +1,12 @@
-"""Ways out that take more than a sentence."""
+"""Advice that takes more than a sentence."""
 
 from manifold_mixup._structure.rows import InputRow
 
-# A decoder of Hugging Face finds the last token by the ids, which cannot be mixed; a module that is
-# given the mask can be given the mixed one.
+# Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
+# receives the mask can receive the mixed mask instead.
 POOLING = """\
-It looks for the end of a sentence in the ids, which cannot be mixed. Give the mask to a module \
-that pools, and mix it too, by mask="attention_mask":
+It finds the end of a sequence by the token ids, which cannot be mixed. Pass the mask to a pooling \
+module, and mix the mask too, with mask="attention_mask":
 
 class Last(nn.Module):
     def forward(self, h, mask):
@@ -25,6 +25,6 @@ class Classifier(nn.Module):
 
 
 def pooling(inputs: tuple[InputRow, ...], late: tuple[str, ...]) -> str:
-    """Return how to pool by a mask, if token ids are among the inputs that are read ``late``."""
+    """Return advice on pooling by a mask if the inputs read ``late`` include token ids."""
     ids = {row.name for row in inputs if row.kind == "data" and not row.floating}
     return f" {POOLING}" if ids & set(late) else ""

@@ -1,4 +1,4 @@
-"""Numbers that are names: category ids in a floating matrix, which forward casts to integers."""
+"""Category ids inside floating inputs, which forward casts to integers to look up rows."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,14 +6,14 @@ from manifold_mixup._structure.record import Node
 
 
 def coded(nodes: Sequence[Node], inputs: Iterable[int]) -> set[int]:
-    """Find the floating values that hold ids of the inputs: cast to integers, they choose rows.
+    """Find the floating values that hold category ids: cast to integers, they choose rows.
 
-    A spike, a level of a quantiser, a nearest code or a routed expert is none of those: it is
-    computed from a value, not the value itself.
+    A spike, a quantiser level, a nearest code or a routed expert is not such a value: it is
+    computed from an input, not the input itself.
 
     Args:
         nodes: the values of a recorded pass.
-        inputs: places of those that are its inputs.
+        inputs: indices of the nodes that are its inputs.
     """
     moved = _moved(nodes, set(inputs))
     found = set()
@@ -23,7 +23,7 @@ def coded(nodes: Sequence[Node], inputs: Iterable[int]) -> set[int]:
 
 
 def _moved(nodes: Sequence[Node], inputs: set[int]) -> set[int]:
-    """List the values that are inputs or parts of them, as they were given."""
+    """List the values that are inputs or parts of inputs, unchanged."""
     moved = set(inputs)
     for number, node in enumerate(nodes):
         if node.kind in ("move", "cast") and moved.intersection(node.parents):
@@ -32,7 +32,7 @@ def _moved(nodes: Sequence[Node], inputs: set[int]) -> set[int]:
 
 
 def _casts(nodes: Sequence[Node]) -> set[int]:
-    """List the casts to integers by which, or by what is computed from them, rows are chosen."""
+    """List the casts to integers whose result, or a value computed from it, chooses rows."""
     found = set()
     open_ = {code for node in nodes for code in node.codes if nodes[code].integer}
     seen = set(open_)
@@ -48,7 +48,7 @@ def _casts(nodes: Sequence[Node]) -> set[int]:
 
 
 def _origins(nodes: Sequence[Node], cast: int, moved: set[int]) -> set[int]:
-    """List the floating values on the way from an input to a cast."""
+    """List the floating values between an input and a cast."""
     found: set[int] = set()
     open_ = {parent for parent in nodes[cast].parents if parent in moved}
     while open_:

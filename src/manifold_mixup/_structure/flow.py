@@ -1,8 +1,8 @@
-"""Which values does everything pass through: cut points of a recorded forward pass.
+"""Find the cut points of a recorded forward pass: the values that everything passes through.
 
-Every input has two colours. A value has an input's *data* colour if it was computed from what the
-input carries as data (floating point numbers, or the rows of a table that token ids chose), and its
-*side* colour if it depends on it otherwise (a mask). Colours are bits of an integer, so one sweep
+Every input has two colours. A value has an input's *data* colour if it was computed from the
+input's data (floating point numbers, or table rows chosen by token ids). It has the *side* colour
+if it depends on the input in another way (a mask). Colours are bits of an integer, so one sweep
 over the nodes follows all of them.
 """
 
@@ -13,12 +13,12 @@ from manifold_mixup._structure.record import Node
 
 
 def data_colour(source: int) -> int:
-    """Colour of what input number ``source`` carries as data."""
+    """Return the data colour of input number ``source``."""
     return 1 << (2 * source)
 
 
 def side_colour(source: int) -> int:
-    """Colour of what depends on input number ``source`` otherwise."""
+    """Return the side colour of input number ``source``."""
     return 2 << (2 * source)
 
 
@@ -33,10 +33,10 @@ def side_sources(colours: int) -> list[int]:
 
 
 class Flow:
-    """How the inputs' colours flow through the values of a pass to its outputs.
+    """The flow of the inputs' colours through the values of a pass to its outputs.
 
     Args:
-        nodes: the values, in the order in which they were made.
+        nodes: the values, in execution order.
         starts: colours of the nodes that are inputs.
         outputs: nodes that the model returned.
     """
@@ -48,15 +48,15 @@ class Flow:
         self.outputs = list(outputs)
         self.starts = dict(starts)
         self.colours = self._forward()
-        # Of the outputs, by their place, those that a node is part of.
+        # For each node, the indices of the outputs that depend on it, as bits.
         self.reaches = self._backward_outputs()
-        # Of a node's colours, those that go on from it to an output.
+        # For each node, those of its colours that reach an output through it.
         self.needed = self._backward_colours()
         self.total = _union(self.needed[output] for output in self.outputs)
         self._cover = {colour: self._covered(colour) for colour in _bits(self.total)}
 
     def bypassing(self, ends: Collection[int]) -> int:
-        """Colours that get from the inputs to the outputs around the nodes ``ends``."""
+        """Return the colours that reach the outputs without passing the nodes ``ends``."""
         needed = [end for end in ends if self.needed[end]]
         if len(needed) != 1:
             return self._search(frozenset(needed))
@@ -70,7 +70,7 @@ class Flow:
             mixed = _union(colours[parent] for parent in node.parents if parent not in node.indices)
             chosen = _union(colours[parent] for parent in node.indices)
             if mixed == 0 and chosen and chosen & ~sides == 0:
-                # Ids chose rows of a table: from here on they are data.
+                # Ids chose rows of a table: these rows are data.
                 chosen = chosen >> 1
                 self.starts[number] = chosen
             colours.append(self.starts.get(number, 0) | mixed | chosen)
@@ -95,10 +95,10 @@ class Flow:
         return needed
 
     def _covered(self, colour: int) -> list[int]:
-        """Count, for every node, the edges of this colour that lead past it.
+        """Count, for every node, the edges of this colour that jump over it.
 
-        The nodes stand in the order of execution, and every edge that counts lies on a path from an
-        input to an output. So a path avoids a node exactly if one of its edges jumps over it.
+        The nodes are in execution order, and every counted edge lies on a path from an input to an
+        output. So a path avoids a node if and only if one of its edges jumps over it.
         """
         steps = [0] * (len(self.nodes) + 1)
         for number in range(len(self.nodes)):
@@ -116,7 +116,7 @@ class Flow:
         return list(accumulate(steps))
 
     def _search(self, without: frozenset[int]) -> int:
-        """Colours of the outputs when the nodes ``without`` are taken out."""
+        """Return the colours of the outputs after the nodes ``without`` are removed."""
         alive = [0] * len(self.nodes)
         for number, node in enumerate(self.nodes):
             if number in without or not self.needed[number]:

@@ -1,9 +1,9 @@
-"""Where the rows of a batch may meet: operators that take values together along the batch.
+"""Operators by which rows of a batch may interact: they combine values along the batch.
 
-Rows are told from positions, channels and time steps by what grows with the batch. Two recordings
-of a model with two batch sizes list the lengths along which its operators take values together; one
-that grows belongs to the batch. That is a suspicion only (a batch may be packed into one sequence
-with a mask between its examples), so numbers have the last word: see `_apart`.
+Two recordings with two batch sizes list the lengths along which each operator combines values. A
+length that grows belongs to the batch; positions, channels and time steps stay. This is only a
+suspicion (a batch may be packed into one sequence with a mask between its examples), so a numerical
+check decides: see `manifold_mixup._proof.apart`.
 """
 
 import re
@@ -18,15 +18,15 @@ Named = dict[str, Any]
 
 @dataclass(frozen=True)
 class Meeting:
-    """An operator that takes values together.
+    """An operator that combines values.
 
     Attributes:
         operator: its name.
-        lengths: of the dimensions along which it does.
-        pairs: whether it compares every value of one dimension with every one of another, so that
-            they meet only if both grow.
-        reorders: whether it takes the rows of dimension 0 in another order.
-        node: the value it made.
+        lengths: lengths of the dimensions along which it combines values.
+        pairs: whether it combines all values of one dimension with all of another, so that rows
+            interact only if both lengths grow.
+        reorders: whether it reorders the rows of dimension 0.
+        node: the node of its result.
     """
 
     operator: str
@@ -39,13 +39,13 @@ class Meeting:
 def meeting(
     name: str, named: Named, result: Any, known: Callable[[Tensor], bool]
 ) -> Meeting | None:
-    """Describe how an operator takes values together; None if it works on each by itself.
+    """Describe how an operator combines values; None if it treats each value separately.
 
     Args:
-        name: of the operator.
-        named: its arguments.
-        result: what it made.
-        known: whether an index is a range, which keeps the order.
+        name: name of the operator.
+        named: its arguments by name.
+        result: its result.
+        known: returns whether an index is a range, which keeps the order.
     """
     if name in _ALONG:
         return _along(name, named["self"], named[_ALONG[name]])
@@ -69,7 +69,7 @@ def _along(name: str, tensor: Tensor, dims: Any) -> Meeting | None:
 
 
 def _choosing(name: str, named: Named, known: Callable[[Tensor], bool]) -> Meeting | None:
-    """Describe an operator that takes rows by an index, or puts them where an index says."""
+    """Describe an operator that gathers or scatters rows by an index."""
     tensor = named["self"]
     if "dim" in named:
         index = named["index"]
@@ -100,12 +100,12 @@ def _spatial(name: str, named: Named) -> Meeting | None:
 def meet(
     first: Sequence[Meeting], second: Sequence[Meeting], counts: tuple[int, int]
 ) -> Iterable[str]:
-    """Name the operators by which rows of the batch may meet.
+    """Name the operators by which rows of the batch may interact.
 
     Args:
-        first: those of a recording whose results reach an output.
-        second: likewise, with another batch size.
-        counts: of all operators in either.
+        first: the combining operators of a recording whose results reach an output.
+        second: the same for a recording with another batch size.
+        counts: the number of all operators in each recording.
     """
     if counts[0] != counts[1] or len(first) != len(second):
         yield "a loop over dimension 0"
@@ -113,10 +113,10 @@ def meet(
     for one, other in zip(first, second, strict=True):
         grown = [a != b for a, b in zip(one.lengths, other.lengths, strict=False)]
         if all(grown) if one.pairs else any(grown):
-            yield f"the operator {one.operator!r}, which takes the rows of dimension 0 together"
+            yield f"the operator {one.operator!r}, which combines rows of dimension 0"
 
 
-# Operators that take values together along a dimension, and the argument that names it.
+# Operators that combine values along a dimension, and the argument that names it.
 _ALONG = {
     **dict.fromkeys(
         ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp"), "dim"

@@ -1,4 +1,4 @@
-"""What reaches tensors around the operators: derivatives, NumPy, lists, raw pointers."""
+"""Watch what bypasses operators: derivatives, NumPy, lists, raw pointers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from manifold_mixup._tree import leaves
 
 _TENSOR = torch.Tensor
-# Ways out of PyTorch, from which data may come back as a tensor without a past.
+# Exits from PyTorch, from which data may return as a tensor without a known origin.
 _COPIES: tuple[Callable[..., Any], ...] = (
     _TENSOR.numpy,
     _TENSOR.tolist,
@@ -24,23 +24,23 @@ _BACKWARD: tuple[Callable[..., Any], ...] = (_TENSOR.backward, torch.autograd.ba
 
 
 class Notes(Protocol):
-    """Who is told."""
+    """The receiver of what `Outside` notices."""
 
     def took_out(self, tensor: Tensor) -> None:
         """Note that the values of a tensor were copied out of PyTorch."""
 
     def pointed(self, tensor: Tensor) -> None:
-        """Note that the memory of a tensor was handed out, to a kernel perhaps."""
+        """Note that the address of a tensor was read, perhaps for a kernel."""
 
     def derived(self, gradient: Tensor, by: Tensor) -> None:
-        """Note that one tensor is a derivative by another."""
+        """Note that one tensor is the derivative with respect to another."""
 
     def backward(self, *, running: bool) -> None:
-        """Note that a backward pass to tensors nobody named begins or ends."""
+        """Note the begin or end of a backward pass that does not name its inputs."""
 
 
 class Outside(TorchFunctionMode):
-    """Tells of each derivative and of each way out of PyTorch."""
+    """Notices each derivative and each exit from PyTorch."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which modules read a mask after a layer, so that a mixed one can be handed to them."""
+"""Find the modules that read a mask after a layer, so that they can receive the mixed mask."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from manifold_mixup._structure.record import Call, Leaf, Trace
 
 @dataclass(frozen=True)
 class Reader:
-    """An argument of a module that is made from a mask.
+    """An argument of a module that is derived from a mask.
 
     Attributes:
         layer: name of the module.
-        path: of the argument; it begins with 0 for positional and 1 for keyword arguments.
-        pools: whether the module takes positions together, and leaves none in its output.
+        path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
+        pools: whether the module pools over positions, so that its output has none.
     """
 
     layer: str
@@ -24,17 +24,18 @@ class Reader:
 def readers_after(
     steps: int, source: int, first: Trace, second: Trace | None, flow: Flow
 ) -> tuple[tuple[Reader, ...], list[int], str]:
-    """List the outermost modules that begin after a layer and are given something of a mask.
+    """List the outermost modules that begin after a layer and receive a mask.
 
     Args:
-        steps: operators run when the layer ended.
-        source: the place of the mask among the inputs.
+        steps: number of operators run when the layer ended.
+        source: index of the mask among the inputs.
         first: the recorded pass.
-        second: the same with another batch size, if there is one.
-        flow: of the first.
+        second: the recording with another batch size, if there is one.
+        flow: the flow of the first recording.
 
     Returns:
-        The readers, the values they are given, and why these cannot be mixed, if they cannot.
+        The readers, the nodes they receive, and the reason why these cannot be mixed (empty if they
+        can).
     """
     masks = [_of_source(call, source, flow) for call in first.calls]
     after = [
@@ -55,7 +56,7 @@ def readers_after(
     layers = {reader.layer for reader in found}
     early = next((c.layer for c in first.calls if c.layer in layers and c.steps < steps), None)
     if early is not None:
-        return (), [], f", by {early!r}, which runs before it as well"
+        return (), [], f", by {early!r}, which also runs before it"
     return tuple(found), nodes, ""
 
 
@@ -70,13 +71,13 @@ def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:
 def _fault(
     call: Call, leaf: Leaf, place: int, first: Trace, second: Trace | None, positions: int
 ) -> str:
-    """Return why a mask that a module is given cannot be mixed; empty if it can."""
-    given = f", by {call.layer!r}, which is given it as {leaf.shape}"
+    """Return why the mask that a module receives cannot be mixed; empty if it can."""
+    given = f", by {call.layer!r}, which receives it with shape {leaf.shape}"
     if positions not in (leaf.shape[-1:] + leaf.shape[1:2]):
         return f"{given}: its {positions} positions are neither dimension 1 nor the last"
-    twins = second.calls[place].masks if second and len(second.calls) == len(first.calls) else []
-    twin = next((twin for twin in twins if twin.path == leaf.path), leaf)
-    batches = (first.batch, second.batch if second and twin is not leaf else first.batch)
-    if (leaf.shape[0], twin.shape[0]) != batches:
+    others = second.calls[place].masks if second and len(second.calls) == len(first.calls) else []
+    other = next((other for other in others if other.path == leaf.path), leaf)
+    batches = (first.batch, second.batch if second and other is not leaf else first.batch)
+    if (leaf.shape[0], other.shape[0]) != batches:
         return f"{given}: dimension 0 is not the batch"
     return ""

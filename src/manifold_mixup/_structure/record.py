@@ -1,4 +1,4 @@
-"""One forward pass, recorded: which value was made from which, and where modules end."""
+"""Record one forward pass: which value is computed from which, and where modules end."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -29,13 +29,13 @@ class Node:
 
     Attributes:
         parents: the nodes it was computed from.
-        indices: those of them that only chose rows of a table (token ids in an embedding).
-        codes: those of them by which rows were chosen, in one way or another.
-        kind: ``"move"``, it holds what its parents hold; ``"cast"``, it is floating values made
-            integers; ``"range"``, it counts rows; ``"blank"``, nobody wrote it yet; ``"gradient"``,
-            it is a derivative that was taken inside forward; ``"unseen"``, no operator shows where
-            it came from; else nothing.
-        integer: whether it is of an integer type.
+        indices: the parents that only chose rows of a table (token ids in an embedding).
+        codes: the parents that chose rows in any way.
+        kind: ``"move"``, a copy of the values of its parents; ``"cast"``, floating values cast to
+            integers; ``"range"``, row numbers; ``"blank"``, memory that is not yet written;
+            ``"gradient"``, a derivative taken inside forward; ``"unseen"``, a value that no
+            operator explains; otherwise empty.
+        integer: whether its dtype is an integer type.
     """
 
     parents: tuple[int, ...] = ()
@@ -47,7 +47,7 @@ class Node:
 
 @dataclass
 class Leaf:
-    """A tensor in a nested value, as it was when it was seen: its node says which value it held."""
+    """A tensor in a nested value at one moment: its node is the value that it held then."""
 
     path: str
     shape: tuple[int, ...]
@@ -60,13 +60,13 @@ class Run:
     """One run of one layer.
 
     Attributes:
-        layer: its name.
+        layer: name of the layer.
         leaves: its output.
-        flops: floating point operations spent when it ended.
-        steps: operators run when it ended.
+        flops: floating point operations done when it ended.
+        steps: number of operators run when it ended.
         checkpointed: whether an activation checkpoint called it.
-        in_front: whether its output is taken before the hooks of others that stand on it, which
-            only look at it: what they keep is then mixed too.
+        in_front: whether its output is taken before the hooks of others on it, because they only
+            read it; what they keep is then mixed too.
     """
 
     layer: str
@@ -79,14 +79,14 @@ class Run:
 
 @dataclass
 class Call:
-    """One call of one layer, and what it was given that was made from side inputs alone.
+    """One call of one layer, with the arguments that depend on side inputs alone.
 
     Attributes:
-        layer: its name.
-        steps: operators run when it began.
-        around: places of the calls that were running then.
+        layer: name of the layer.
+        steps: number of operators run when it began.
+        around: indices of the calls around it.
         masks: those arguments; a path begins with 0 for positional and 1 for keyword arguments.
-        shapes: of its floating outputs.
+        shapes: shapes of its floating outputs.
     """
 
     layer: str
@@ -98,7 +98,7 @@ class Call:
 
 @dataclass
 class Trace:
-    """A recorded forward pass; its nodes are numbered in the order in which they were made."""
+    """A recorded forward pass, with its nodes in execution order."""
 
     batch: int
     nodes: list[Node] = field(default_factory=list)
@@ -121,20 +121,20 @@ def record(
     constants: Iterable[Tensor],
     mask: str | None = None,
 ) -> Trace:
-    """Record a forward pass, with the chance taken out.
+    """Record a forward pass with its randomness neutralised.
 
-    Every layer's output is cloned by a hook, so that each module boundary is a value of its own:
-    exactly what mixing there would replace. So is every mask that a layer is given.
+    A hook clones every layer's output, so that each module boundary is a separate value: exactly
+    the value that mixing would replace. Every mask that a layer receives is cloned too.
 
     Args:
-        model: a model that may be run; the hooks put on it are taken off afterwards.
-        args: positional arguments, which no one else uses.
-        kwargs: keyword arguments, likewise.
+        model: a model that may be run; its new hooks are removed afterwards.
+        args: positional arguments, not shared with anything else.
+        kwargs: keyword arguments, not shared with anything else.
         batch: number of examples in them.
-        mode: the dispatch mode in which model and arguments live.
-        neutral: what random operators give.
+        mode: the dispatch mode to which model and arguments belong.
+        neutral: the mode that neutralises random operators.
         constants: the tensors that the model holds.
-        mask: name of an input that is a side input, whatever it looks like.
+        mask: name of an input that always counts as a side input.
     """
     recorder = _Recorder(Trace(batch), mask)
     with ExitStack() as stack:
@@ -155,43 +155,43 @@ def record(
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes, per tensor storage, the node that last wrote it.
+    """Tracks, per tensor storage, the node that last wrote it.
 
-    Views share their storage and so the node; an in-place operator makes a new one.
+    Views share the storage and therefore the node; an in-place operator creates a new node.
     """
 
     def __init__(self, trace: Trace, mask: str | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.mask = mask
-        self.open: list[int] = []  # places of the running calls
-        # Nodes made from inputs: whether from side inputs alone.
+        self.open: list[int] = []  # indices of the running calls
+        # For each node that depends on inputs: whether it depends on side inputs alone.
         self.side: dict[int, bool] = {}
-        # Weak references keep an address from being used again, but none of the memory behind it.
+        # A weak reference prevents reuse of a storage's address without keeping its memory.
         self.held: dict[Any, int] = {}
         self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
         self.fronts: dict[int, Any] = {}  # outputs of running calls, before hooks of others
         self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
-        self.handed: list[Tensor] = []  # tensors whose memory was handed out just now
-        self.behind: tuple[int, ...] = ()  # what is derived by, in a backward pass inside forward
+        self.handed: list[Tensor] = []  # tensors whose address was just read
+        self.behind: tuple[int, ...] = ()  # inputs of a backward pass inside forward
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator and note what it made from what."""
-        with torch._C.DisableTorchFunction():  # asked at every shape, `Outside` would cost much
+        """Run one operator and record which values it computes from which."""
+        with torch._C.DisableTorchFunction():  # `Outside` would be slow at every access of a shape
             return self._run(func, args, dict(kwargs or {}))
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         self._settle_pointers()
         call = Operation(func, args, kwargs)
         result = func(*args, **kwargs)
-        if call.name == "set_":  # its memory may hold what was copied out of PyTorch
+        if call.name == "set_":  # its memory may hold data that was copied out of PyTorch
             self._node(result)
         made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
         if made or call.writes:
             self._require_written(call)
         parents = (*self._nodes(call.reads), *self.behind)
         chosen = self._nodes(call.indices), self._nodes(call.codes)
-        for tensor in (*made, *call.writes):  # several outputs of one operator may be used apart
+        for tensor in (*made, *call.writes):  # each output of an operator is its own value
             integer = not is_continuous(tensor) and tensor.dtype != torch.bool
             kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
             self._hold(tensor, Node(parents, *chosen, kind, integer))
@@ -201,7 +201,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _meet(self, call: "Operation", result: Any) -> None:
-        """Note whether rows of the batch may have met."""
+        """Note whether rows of the batch may have interacted."""
         if call.named is None or not isinstance(result, Tensor | tuple | list):
             return
         ranged = lambda index: self.trace.nodes[self._node(index)].kind == "range"  # noqa: E731
@@ -214,9 +214,9 @@ class _Recorder(TorchDispatchMode):
         return {self.trace.nodes[self._node(tensor)].kind for tensor in tensors}
 
     def _require_written(self, call: "Operation") -> None:
-        """Find a past for what is read though no operator has written it."""
+        """Assign an origin to tensors that are read although no operator has written them."""
         if call.kind(set(), integer=False, new=True) == "move":
-            return  # its copies are as blank as it is
+            return  # a copy of blank memory is blank too
         for tensor in call.reads:
             blank = self.trace.nodes[self._node(tensor)].kind == "blank" and tensor.numel()
             if blank and all(tensor is not written for written in call.writes):
@@ -224,14 +224,14 @@ class _Recorder(TorchDispatchMode):
                 self._hold(tensor, Node(origin, kind="unseen"))
 
     def _settle_pointers(self) -> None:
-        """Let tensors whose memory was handed out together be made from each other."""
+        """Make tensors whose addresses were read together depend on each other."""
         handed, self.handed = self.handed, []
         if len(handed) > 1:
             parents = self._nodes(handed)
             for tensor in handed:
                 self._hold(tensor, Node(parents, kind="unseen"))
 
-    # What `Outside` tells
+    # Called by `Outside`
 
     def took_out(self, tensor: Tensor) -> None:
         """Note that the values of a tensor were copied out of PyTorch."""
@@ -239,27 +239,27 @@ class _Recorder(TorchDispatchMode):
             self.copied[self._node(tensor)] = None
 
     def pointed(self, tensor: Tensor) -> None:
-        """Note that the memory of a tensor was handed out, to a kernel perhaps."""
+        """Note that the address of a tensor was read, perhaps for a kernel."""
         with torch._C.DisableTorchFunction():
             if type(tensor).__name__ == "FakeTensor":
-                # `_trace` then records on copies: a kernel must get no null pointer.
+                # A kernel must not receive a null pointer; `trace` then records on copies.
                 raise RuntimeError("fake tensors have no memory to point to")
             self.handed.append(tensor)
 
     def derived(self, gradient: Tensor, by: Tensor) -> None:
-        """Note that one tensor is a derivative by another, and so belongs to its example."""
+        """Note that one tensor is the derivative with respect to another."""
         with torch._C.DisableTorchFunction():
             parents = tuple(dict.fromkeys((self._node(gradient), self._node(by))))
             self._hold(gradient, Node(parents, kind="gradient"))
 
     def backward(self, *, running: bool) -> None:
-        """Take what a backward pass makes for derivatives by all inputs."""
+        """Treat the results of a backward pass as derivatives with respect to all inputs."""
         self.behind = tuple(leaf.node for leaf in self.trace.inputs) if running else ()
 
     # Begin and end
 
     def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
-        """Make the inputs, and what the model holds, values without a past."""
+        """Create nodes without parents for the inputs and for the model's own tensors."""
         for tensor in constants:
             self._node(tensor)
         for name, tensor in inputs:
@@ -269,7 +269,7 @@ class _Recorder(TorchDispatchMode):
             self.trace.inputs.append(self._leaf(name, tensor))
 
     def entry(self, layer: str) -> Callable[..., Any]:
-        """Make the hook that begins a layer."""
+        """Return the hook that begins a layer."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
             given = leaves((args, kwargs))
@@ -283,7 +283,7 @@ class _Recorder(TorchDispatchMode):
         return hook
 
     def boundary(self, layer: str) -> Callable[..., Any]:
-        """Make the hook that ends a layer."""
+        """Return the hook that ends a layer."""
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             place = self.open.pop()
@@ -300,13 +300,13 @@ class _Recorder(TorchDispatchMode):
         return hook
 
     def front(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Keep what a layer gives before hooks of others see it, in case they only look."""
+        """Keep a layer's output before hooks of others see it, in case they only read it."""
         output = map_leaves(lambda _, tensor: tensor.clone(), output)
         self.fronts[self.open[-1]] = output
         return output
 
     def end(self, output: Any) -> None:
-        """Note what the model returned."""
+        """Record the outputs of the model."""
         self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
@@ -316,7 +316,7 @@ class _Recorder(TorchDispatchMode):
         return tuple(dict.fromkeys(map(self._node, tensors)))
 
     def _node(self, tensor: Tensor) -> int:
-        """Return the node of the value that a tensor holds now; parameters get theirs here."""
+        """Return the node of a tensor's current value; parameters get theirs here."""
         found = self.held.get(self._key(tensor))
         if found is not None:
             return found
@@ -335,19 +335,19 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def _key(self, tensor: Tensor) -> Any:
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside vmap, say
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # as in vmap
             tensor = torch._C._functorch.get_unwrapped(tensor)
         try:
-            with torch._C.DisableTorchFunction():  # else `Outside` would take us for the model
+            with torch._C.DisableTorchFunction():  # this access is not the model's
                 return StorageWeakRef(tensor.untyped_storage())
         except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
             self.kept.append(tensor)
             return id(tensor)
 
 
-# Operators whose result does not depend on the values of what they are given.
+# Operators whose result does not depend on the values of their arguments.
 _SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
-# Operators that leave nothing of what was in the tensor they write into.
+# Operators that overwrite their whole target.
 _OVERWRITE = {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_"}
 # Operators that choose rows of a table, and the arguments that choose.
 _LOOKUPS = {
@@ -359,15 +359,15 @@ _LOOKUPS = {
     "gather": "index",
     "take": "index",
 }
-# Likewise, where what is written or compared is a row of its own.
+# The same, plus operators that write to a row or compare with a row number.
 _CODES = {
     **_LOOKUPS,
     **dict.fromkeys(("scatter", "scatter_", "scatter_add", "scatter_add_"), "index"),
     **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), "index"),
     **dict.fromkeys(("index_put", "index_put_"), "indices"),
-    "eq": "self",  # to a range, as one_hot does
+    "eq": "self",  # compares with a range, as one_hot does
 }
-# Operators that leave the values they were given as they are, or nearly so.
+# Operators that return the given values unchanged, or nearly so.
 _MOVES = {
     "clone",
     "_to_copy",
@@ -383,10 +383,10 @@ _MOVES = {
 }
 _MOVES |= {"round", "clamp", "clamp_min", "clamp_max", "nan_to_num", "constant_pad_nd", "detach"}
 _MOVES |= {"flip", "roll", "expand_copy", "unsafe_split", "split_with_sizes_copy", "view_copy"}
-# Operators that make a tensor and write nothing into it.
+# Operators that allocate a tensor without writing to it.
 _BLANK = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
 _BLANK |= {"new_empty_strided"}
-# Running statistics are no path: while a model trains, its output depends on the batch's own.
+# Running statistics are not a path: in train mode the output depends on the batch's statistics.
 _STATISTICS = {"running_mean", "running_var"}
 
 
@@ -394,11 +394,11 @@ class Operation:
     """What an operator call reads and writes.
 
     Attributes:
-        name: of the operator.
-        named: its arguments by their names; None for an operator without a schema.
+        name: name of the operator.
+        named: its arguments by name; None for an operator without a schema.
         reads: tensors whose values the result depends on.
-        indices: those of them that choose rows of a table.
-        codes: those of them that choose rows, of whatever.
+        indices: those that choose rows of a table.
+        codes: those that choose rows in any way.
         writes: tensors it writes into.
     """
 
@@ -419,7 +419,7 @@ class Operation:
             self.reads = []
         if named.get("beta") == 0 and isinstance(named.get("self"), Tensor):
             self.reads = [tensor for tensor in self.reads if tensor is not named["self"]]
-        if name == "set_":  # makes an alias, and writes nothing
+        if name == "set_":  # makes an alias and writes nothing
             self.reads, self.writes = [], []
         if name in _LOOKUPS:
             self.indices = list(tensors_in(named[_LOOKUPS[name]]))
@@ -427,7 +427,7 @@ class Operation:
             self.codes = list(tensors_in(named[_CODES[name]]))
 
     def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
-        """Return the kind of what is made of values of the kinds ``given``; see `Node`."""
+        """Return the kind of a result computed from values of the kinds ``given``; see `Node`."""
         if self.name in _BLANK:
             return "blank"
         if self.name == "arange":
@@ -452,7 +452,7 @@ class Operation:
 
 
 def _holds_several(tensor: Tensor) -> bool:
-    """Return whether the memory of a tensor has room for more than one number."""
+    """Return whether a tensor's storage has room for more than one number."""
     try:
         with torch._C.DisableTorchFunction():
             return tensor.untyped_storage().nbytes() > tensor.element_size()
@@ -479,14 +479,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """Count the floating point operations of a call by torch's own formulas; 0 without one."""
+    """Count the floating point operations of a call by PyTorch's formulas; 0 if there is none."""
     from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
     formula = flop_registry.get(getattr(func, "_overloadpacket", None))
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=result))
     name = operator_name(func)
-    if name.startswith("_scaled_dot_product"):  # variants of one device or another
+    if name.startswith("_scaled_dot_product"):  # device-specific variants
         return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
     if "rnn" in name:  # fused recurrent layers use each weight once per step and example
         weights = sum(tensor.numel() for tensor in tensors_in(args[1:]) if tensor.ndim == 2)

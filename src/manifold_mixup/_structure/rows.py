@@ -1,4 +1,4 @@
-"""What a recorded forward pass says about each module and each input: can it be mixed, why not."""
+"""Build a row for each module and input of a recorded pass: whether it can be mixed, or why not."""
 
 import functools
 from collections.abc import Sequence
@@ -19,29 +19,29 @@ from manifold_mixup._structure.readers import Reader, readers_after
 from manifold_mixup._structure.record import Leaf, Run, Trace
 from manifold_mixup._structure.trace import Traces
 
-# By these in its name an input is known for a mask, if nobody says so.
+# Name parts that suggest a mask.
 _MASKS = ("mask", "pad")
 
 
 _CODES = (
-    "it holds category ids: forward casts part of it to integers that choose rows, and between two "
-    "ids there is none. Mix what comes after that lookup"
+    "it holds category ids: forward casts part of it to integers that choose rows, and "
+    "interpolated ids mean nothing. Mix a layer after that lookup"
 )
 _SHUFFLED = (
-    "the rows of the batch are in another order there: forward reorders them before it and back "
-    "after it. Mix before the first reordering or after the last"
+    "the rows of the batch are in a different order there: forward reorders them before this layer "
+    "and restores the order after it. Mix before the first reordering or after the last"
 )
-# Ways around a layer that are no operator's, and what to say of them.
+# Reasons for bypasses that no operator shows.
 _CAUSES = {
     "gradient": (
-        "forward takes a derivative by what comes before it, and the gradient goes back past the "
-        "mix to the example it belongs to. Mix what the derivative is taken by, or what comes "
-        "after it"
+        "forward takes a derivative with respect to a state before this layer, and the gradient "
+        "bypasses the mix. Mix that state itself, or a layer after the derivative"
     ),
     "unseen": (
-        "forward computes with data around PyTorch's operators (NumPy, lists, a kernel launched "
-        "directly), and what comes back cannot be seen to have passed it. Mix what comes after "
-        "that, or wrap the kernel by torch.library; if verify() proves the layer, set check=False"
+        "forward computes outside PyTorch's operators (NumPy, lists, a kernel launched directly), "
+        "so it cannot be seen whether the result depends on this layer. Mix a layer after that "
+        "computation, or wrap the kernel with torch.library; if verify() proves the layer, set "
+        "check=False"
     ),
 }
 
@@ -51,23 +51,22 @@ class LayerRow:
     """One module of a forward pass.
 
     Attributes:
-        name: its name, as in ``model.named_modules()``, free of wrappers.
-        shape: shape of its (first floating point) output, the batch included.
-        depth: share of the forward pass's FLOPs spent when it ends, 0 to 1.
+        name: its name, as in ``model.named_modules()``, without wrapper parts.
+        shape: shape of its (first floating point) output, including the batch dimension.
+        depth: fraction of the forward pass's FLOPs done when it ends, 0 to 1.
         cut: whether everything the outputs depend on passes through it, so that it can be mixed.
         side: names of the side inputs (masks) that are still read after it.
-        reason: why it is no cut point; else empty.
+        reason: why it is not a cut point; empty if it is one.
         runs: how many times it ran in the pass.
         mixed: paths of the tensors in its output that must be mixed: those that reach the model's
             outputs. A plain tensor's path is ``""``.
-        bypassed: what gets around it: ``"data"``, ``"side"`` (nothing but side inputs), or nothing
-            (``""``).
+        bypassed: what bypasses it: ``"data"``, ``"side"`` (only side inputs), or nothing (``""``).
         checkpointed: whether an activation checkpoint recomputes it.
-        unmixed: paths of the floating point tensors in its output that are left alone, as no output
-            of the model depends on them.
-        in_front: whether it is mixed before hooks of others on it, which only look at its output.
-        mask: the side input, if any, that makes this a cut point if it is mixed as well.
-        readers: the modules that read it after this one.
+        unmixed: paths of the floating point tensors in its output that are not mixed, because no
+            output of the model depends on them.
+        in_front: whether it is mixed before the hooks of others on it, which only read its output.
+        mask: the side input, if any, that makes this layer a cut point if it is mixed too.
+        readers: the modules that read that mask after this layer.
     """
 
     name: str
@@ -88,20 +87,20 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class InputRow:
-    """One tensor that was given to the model's forward.
+    """One tensor that was passed to the model's forward.
 
     Attributes:
         name: the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
-        shape: its shape, the batch included.
+        shape: its shape, including the batch dimension.
         floating: whether it is floating point.
-        batch: the dimension that is the batch, 0; None for a tensor without a batch.
-        kind: ``"data"`` (what is learned from), ``"side"`` (a mask and the like) or ``"constant"``
-            (it has no batch, or no output depends on it).
+        batch: its batch dimension, 0; None if it has none.
+        kind: ``"data"`` (the model learns from it), ``"side"`` (a mask or similar) or
+            ``"constant"`` (it has no batch dimension, or no output depends on it).
         cut: whether everything the outputs depend on passes through it, so that it can be mixed.
         side: names of the side inputs that would be read unmixed.
-        reason: why it cannot be mixed; else empty.
-        mask: the side input, if any, that lets it be mixed if it is mixed as well.
-        readers: the modules that read it.
+        reason: why it cannot be mixed; empty if it can.
+        mask: the side input, if any, that makes this input mixable if it is mixed too.
+        readers: the modules that read that mask.
     """
 
     name: str
@@ -117,15 +116,15 @@ class InputRow:
 
 
 class RowBuilder:
-    """Reads the rows off the recordings of a forward pass.
+    """Builds the rows from the recordings of a forward pass.
 
     Args:
         traces: the recordings.
-        mask: name of an input that is a side input, whatever it looks like.
-        outputs: paths of what the loss reads of the model's output; None means all.
+        mask: name of an input that always counts as a side input.
+        outputs: paths of the outputs that the loss reads; None means all.
 
     Raises:
-        ValueError: one of ``outputs`` is nothing that the model returned.
+        ValueError: one of ``outputs`` matches no output of the model.
     """
 
     def __init__(
@@ -149,8 +148,8 @@ class RowBuilder:
 
     @functools.cached_property
     def doubts(self) -> tuple[str, ...]:
-        """Name the operators by which rows of the batch may meet on the way to an output."""
-        # Of a list with an item for every example, numbers could not tell either.
+        """Name the operators by which rows of the batch may interact on the way to an output."""
+        # For a list with one item per example, a numerical check would not help either.
         if self.second is None or len(self.first.outputs) != len(self.second.outputs):
             return ()
         needed = self.flow.needed
@@ -165,7 +164,7 @@ class RowBuilder:
         return tuple(dict.fromkeys(meet(first, second, counts)))
 
     def _shuffles(self) -> list[int]:
-        """List the values in which all data has its rows in another order than before."""
+        """List the values in which all data has reordered rows."""
         return [
             found.node
             for found in self.first.meetings
@@ -225,33 +224,33 @@ class RowBuilder:
     def _mixable_mask(
         self, mixed: Sequence[Leaf], around: int, steps: int
     ) -> tuple[str, tuple[Reader, ...], str]:
-        """Name the mask that is all that gets around a state, who reads it, and what to say of it.
+        """If only a mask bypasses a state, return its name, its readers, and a remark.
 
         Args:
             mixed: the state.
-            around: the colours that get around it.
-            steps: operators run when it was there.
+            around: the colours that bypass it.
+            steps: number of operators run before it.
         """
         sides = side_sources(around)
         names = self._names(sides)
         if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
             return "", (), ""
         found, fault = self._readers(sides[0], mixed, steps)
-        looks_so = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
+        is_mask = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
         if fault:
-            return "", (), fault if looks_so else ""
-        return names[0], found, f"; mask={names[0]!r} mixes it too" if looks_so else ""
+            return "", (), fault if is_mask else ""
+        return names[0], found, f"; mask={names[0]!r} mixes it too" if is_mask else ""
 
     def _readers(
         self, source: int, mixed: Sequence[Leaf], steps: int
     ) -> tuple[tuple[Reader, ...], str]:
-        """List who reads a mask after a state, or say why it cannot be mixed too."""
+        """List the modules that read a mask after a state, or the reason it cannot be mixed."""
         positions = self.first.inputs[source].shape[-1:]
         if not any(leaf.shape[1:2] == positions for leaf in mixed):
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
         found, nodes, fault = readers_after(steps, source, self.first, self.second, self.flow)
         if not fault and self.flow.bypassing([*(leaf.node for leaf in mixed), *nodes]):
-            fault = ", also by code outside of the modules that are given it: put it into one"
+            fault = ", also by code outside the modules that receive it: move that code into one"
         return found, fault
 
     def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
@@ -270,7 +269,7 @@ class RowBuilder:
         starts = {self.first.inputs[place].node: self._start(place) for place in batched}
         flow = Flow(self.first.nodes, starts, nodes)
         if not data_sources(flow.total):
-            # Nothing but numbers that are no floats and choose no rows: bytes of an image, say.
+            # No input is floating point or chooses rows: the bytes of an image, for example.
             starts = {self.first.inputs[place].node: data_colour(place) for place in batched}
             flow = Flow(self.first.nodes, starts, nodes)
         return flow
@@ -291,11 +290,11 @@ class RowBuilder:
         return resized is None or self.second is None or resized[0] == self.second.batch
 
     def _choose_outputs(self) -> tuple[list[Leaf], tuple[str, ...]]:
-        """Choose the outputs that count, and name the inputs that are targets.
+        """Choose the outputs that must be mixed, and name the inputs that are targets.
 
-        What has no batch, such as a balancing loss, is the same for every order of the examples and
-        may be left out; unless it was made from an input that nothing else reads. That input is a
-        target, and the number a loss inside the model.
+        An output without a batch dimension, such as a balancing loss, does not depend on the order
+        of the examples and may be ignored. The exception is one computed from an input that nothing
+        else reads: that input is a target, and the output a loss inside the model.
         """
         floating = [leaf for leaf in self.first.outputs if leaf.floating]
         batched = [leaf for leaf in floating if self._grows(leaf)]
@@ -307,10 +306,10 @@ class RowBuilder:
         return batched + losses, self._names(sorted(targets))
 
     def _grows(self, output: Leaf) -> bool:
-        """Return whether an output has a batch, in whatever dimension."""
+        """Return whether an output has a batch dimension, at any position."""
         if self._outputs_resized.keys() == {leaf.path for leaf in self.first.outputs}:
             return self._outputs_resized[output.path] != output.shape
-        # Recorded once only, or a list holds an item for every example.
+        # There is one recording only, or the output is a list with one item per example.
         return output.shape != ()
 
     def _read(self, leaf: Leaf) -> list[int]:
@@ -327,30 +326,30 @@ class RowBuilder:
             if len(moved := _moved(leaf.shape, resized.get(leaf.path, leaf.shape))) > 1:
                 return (
                     f"dimension {moved[1]} of the model's output{_at(leaf)} of shape {leaf.shape} "
-                    f"follows the batch as well: it compares examples with each other, for which "
-                    f"there are no mixed targets. Let the model return what it compares"
+                    f"also follows the batch: it compares examples with each other, and such a "
+                    f"comparison has no mixed targets. Return the states that are compared instead"
                 )
         if first:
             return ""
         shape = self.outputs[0].shape
         if shape == ():
             return (
-                "the model returns a single number, a loss computed inside it. Let it return its "
-                "outputs, and wrap the criterion"
+                "the model returns a single number, a loss computed inside it. Return the model's "
+                "outputs instead, and wrap the criterion"
             )
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
             f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
-            f"and give a single example a batch dimension. Of graphs batched as one, where it "
-            f"counts nodes, attach to the module that comes after their pooling, called on its "
-            f"own: ManifoldMixup(model.head, ['input'])"
+            f"and give a single example a batch dimension. For graphs batched as one, where "
+            f"dimension 0 counts nodes, attach to the module after the pooling: "
+            f"ManifoldMixup(model.head, ['input'])"
         )
 
     def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
-        """Return why a module's output itself cannot be mixed; empty if it can."""
+        """Return why a module's own output cannot be mixed; empty if it can."""
         if len(runs) > 1:
             return (
-                f"it ran {len(runs)} times in one forward pass. Name a layer around all of its runs"
+                f"it ran {len(runs)} times in one forward pass. Name a layer that contains all runs"
             )
         if not mixed:
             return self._unused(runs[0])
@@ -378,7 +377,7 @@ class RowBuilder:
         return "its output does not reach the model's outputs"
 
     def _elsewhere(self, run: Run, leaf: Leaf) -> str:
-        """Return which dimension is the batch if it is not 0; empty if it is."""
+        """Return why dimension 0 of an output is not the batch; empty if it is."""
         resized = self._resized.get((run.layer, leaf.path))
         if self._follows(leaf.shape, resized):
             return ""
@@ -393,15 +392,15 @@ class RowBuilder:
         return f"{seen}: dimension 0 does not follow the batch"
 
     def _detour(self, around: int, ends: Sequence[int]) -> str:
-        """Return what gets around the values ``ends``; empty if ``around`` is."""
+        """Describe what bypasses the values ``ends``; empty if ``around`` is."""
         late, passing = data_sources(around), data_sources(self.flow.total)
         sides = self._names(side_sources(around))
         targets = [name for name in (*self._names(late), *sides) if name in self.losses]
         if targets:
             return (
-                f"the model computes a loss from {_listed(targets)} itself, with unmixed targets. "
-                f"Leave {_listed(targets)} out, and wrap the criterion; in a Trainer of "
-                f"Transformers, add_to_trainer of manifold_mixup.integrations does both"
+                f"the model itself computes a loss from {_listed(targets)}, with unmixed targets. "
+                f"Omit {_listed(targets)}, and wrap the criterion; for the Transformers Trainer, "
+                f"manifold_mixup.integrations.transformers.add_to_trainer does both"
             )
         if not late:
             some = f"side input{'s' if len(sides) > 1 else ''} {_listed(sides)}"
@@ -417,7 +416,7 @@ class RowBuilder:
         return self._skipping(ends)
 
     def _cause(self, ends: Sequence[int]) -> str:
-        """Return how data gets around outside of operators; empty if it does not."""
+        """Return the reason if data bypasses the values outside operators; empty otherwise."""
         for kind, reason in _CAUSES.items():
             special = [place for place, node in enumerate(self.first.nodes) if node.kind == kind]
             if special and not data_sources(self.flow.bypassing([*ends, *special])):
@@ -433,10 +432,10 @@ class RowBuilder:
             return "the residual path around it carries the unmixed state"
         some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
         if not reached & 1:
-            return f"it is on a side branch, and the {some} of the model would stay unmixed"
+            return f"it is on a side branch: the {some} of the model would stay unmixed"
         return (
             f"the auxiliary {some} of the model would stay unmixed. If the loss reads "
-            f"{self.outputs[0].path!r} alone, say outputs={self.outputs[0].path!r}"
+            f"only {self.outputs[0].path!r}, set outputs={self.outputs[0].path!r}"
         )
 
     def _depth(self, run: Run) -> float:
@@ -454,7 +453,7 @@ def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:
 
 
 def _read_by_loss(trace: Trace, outputs: Sequence[str] | None) -> Trace:
-    """Leave out what the model returns for others than the loss."""
+    """Return the recording with only those outputs that the loss reads."""
     return replace(trace, outputs=[leaf for leaf in trace.outputs if is_named(leaf.path, outputs)])
 
 

@@ -11,17 +11,17 @@ from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._structure.advice import pooling
 from manifold_mixup._structure.rows import InputRow, LayerRow
 
-# The automatic choice takes hidden layers between these depths, at least so far apart, as near as
-# possible to a quarter and a half of the way: what a person would choose.
+# The automatic choice takes hidden layers between these depths, at least this far apart, and as
+# near as possible to depths 1/4 and 1/2.
 _FIRST, _LATEST, _APART = 0.05, 0.70, 0.05
 _QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
 _Row = TypeVar("_Row", LayerRow, InputRow)
-# A network of two or three layers may have spent more than that when its first one ends.
+# In a network of two or three layers, even the first may end later than that.
 _LAST_RESORT = 0.95
-# So many names stand in the short form of a table.
+# Number of names in the short form of a table.
 _NAMED = 4
 _HEAD = ("", "layer", "depth", "shape", "why not")
-_LEGEND = "*: the automatic choice, +: can be mixed as well"
+_LEGEND = "*: the automatic choice, +: can also be mixed"
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,14 +29,14 @@ class LayerTable(Sequence[LayerRow]):
     """The modules of one forward pass, ordered by when they end: a block after its parts.
 
     Attributes:
-        rows: one for each module that ran, the model itself left out.
-        inputs: the tensors that were given to the forward pass.
+        rows: one for each module that ran, except the model itself.
+        inputs: the tensors that were passed to the forward pass.
         idle: names of the modules that did not run; containers such as ``nn.ModuleList`` never do.
         model: class name of the model.
-        fake: whether fake tensors could be used; else a copy ran on two rows.
+        fake: whether fake tensors could be used; otherwise a copy ran on two rows.
         lead: name of the input whose dimension 0 is the batch.
-        once: whether the model runs with one batch size only, so that the structure alone says
-            nothing for certain.
+        once: whether the model runs with one batch size only, so that its structure alone is not
+            conclusive.
     """
 
     rows: tuple[LayerRow, ...]
@@ -57,8 +57,8 @@ class LayerTable(Sequence[LayerRow]):
         """The automatic choice: the input, if it can be mixed, and two hidden layers.
 
         The hidden layers come from the outermost level of module names that has two cut points
-        between depth 0.05 and 0.70, at least 0.05 apart; of its pairs the one nearest to depths ¼
-        and ½. Where no level has two, it is the one nearest to ⅜.
+        between depth 0.05 and 0.70, at least 0.05 apart: the pair nearest to depths ¼ and ½. If no
+        level has two, it is the single cut point nearest to ⅜.
 
         Raises:
             ValueError: no hidden layer of the model can be mixed.
@@ -69,21 +69,21 @@ class LayerTable(Sequence[LayerRow]):
         return (*self._default_input(), *hidden)
 
     def with_mask(self, mask: str) -> "LayerTable":
-        """Return the table for ``ManifoldMixup(..., mask=mask)``, which mixes a mask as well.
+        """Return the table for ``ManifoldMixup(..., mask=mask)``, which mixes the mask too.
 
         Raises:
-            ValueError: the forward pass was not given such an input.
+            ValueError: the forward pass has no such input.
         """
         if all(row.name != mask for row in self.inputs):
             seen = ", ".join(repr(row.name) for row in self.inputs)
             raise ValueError(
-                f"mask={mask!r} is no input of this forward pass, which was given {seen}."
+                f"mask={mask!r} names no input of this forward pass, whose inputs are {seen}."
             )
         rows = tuple(_cut_with(row, mask) for row in self.rows)
         return replace(self, rows=rows, inputs=tuple(_cut_with(row, mask) for row in self.inputs))
 
     def without_mask(self) -> str:
-        """Return a sentence that names layers after the last reader of the mask, if there are."""
+        """Return a sentence that names layers after the last reader of the mask; empty if none."""
         rows = [row for row in self.rows if row.cut and not row.mask]
         names = {row.depth: row.name for row in sorted(rows, key=level, reverse=True)}
         named = ", ".join(repr(name) for _, name in sorted(names.items())[:_NAMED])
@@ -133,26 +133,26 @@ class LayerTable(Sequence[LayerRow]):
             f"cut point between depth {_FIRST} and {_LATEST}."
         )
         if masks:
-            text += f" Many would be, but the side input {', '.join(masks)} is read after them."
+            text += f" Some would be, but the side input {', '.join(masks)} is read after them."
             if mask := next((row.mask for row in self if _masked(row) and row.mask), ""):
                 text += f" With mask={mask!r} it is mixed too."
         if not masks and (reasons := Counter(row.reason for row in self if not row.cut)):
             reason, count = reasons.most_common(1)[0]
-            text += f" Of {count} of them: {reason}."
+            text += f" For {count} of them: {reason}."
         if self._default_input():
             text += f' Mix the input: layers=["{INPUT}"].'
-        # Of equal depth, the outermost stands for all.
+        # Name only the outermost layer of each depth.
         others = {row.depth: row.name for row in sorted(self.cuts, key=level, reverse=True)}
         if others:
             named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
             text += f" Cut points elsewhere, with their depths: {named}."
         if not masks and (pair := self._by_order()):
-            text += f" By their order {pair} would do: name them as layers."
+            text += f" By execution order, {pair} would be suitable: name them as layers."
         late = {side for row in self if _masked(row) for side in row.side}
         return text + pooling(self.inputs, tuple(late))
 
     def _by_order(self) -> str:
-        """Name two cut points a quarter and half of the way, by the order in which they end."""
+        """Name the cut points a quarter and half of the way through, by execution order."""
         places = {row.depth: place for place, row in enumerate(self.rows)}
         last = places.get(self.rows[-1].depth) if self.rows else None
         cuts = [place for place, row in enumerate(self.rows) if row.cut and place != last]
@@ -169,8 +169,8 @@ def _cut_with(row: _Row, mask: str) -> _Row:
 
 
 def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
-    """Choose two layers, or one where there are no two; of no cut points, nothing."""
-    # A module of that name would be taken for the model's input.
+    """Choose two layers, or one if there are no two, or none if there is no cut point."""
+    # A module named like an input would be mistaken for the model's input.
     rows = [row for row in rows if not is_input(row.name)]
     inside = [row for row in rows if row.cut and _FIRST <= row.depth <= _LATEST]
     for same in _by_level(inside):
@@ -178,7 +178,7 @@ def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
         if pairs:
             a, b = min(pairs, key=lambda pair: _distance(*pair))
             return a.name, b.name
-    # Where a mask rules out what would be chosen, the user has to know: no last resort.
+    # If a mask rules out the usual choice, the user has to know: no last resort.
     masked = any(map(_masked, rows))
     later = [row for row in rows if row.cut and _LATEST < row.depth <= _LAST_RESORT and not masked]
     for same in (*_by_level(inside), *_by_level(later)):
@@ -187,12 +187,12 @@ def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
 
 
 def level(row: LayerRow) -> int:
-    """Count how deep a layer's name is nested: stages before blocks before layers."""
+    """Return how deeply a layer's name is nested: stages before blocks before layers."""
     return row.name.count(".")
 
 
 def _by_level(rows: Sequence[LayerRow]) -> list[list[LayerRow]]:
-    """Group layers by level; of equal depth the last to run stays, a stage after its last layer."""
+    """Group layers by level, and keep only the last layer to end at each depth."""
     levels = sorted({level(row) for row in rows})
     return [list({row.depth: row for row in rows if level(row) == n}.values()) for n in levels]
 
@@ -202,7 +202,7 @@ def _distance(a: LayerRow, b: LayerRow) -> float:
 
 
 def _masked(row: LayerRow) -> bool:
-    """Return whether a layer might be chosen, were it not for a side input."""
+    """Return whether only a side input keeps a layer from being chosen."""
     return row.bypassed == "side" and not row.cut and _FIRST <= row.depth <= _LATEST
 
 

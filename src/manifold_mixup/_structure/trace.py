@@ -1,7 +1,7 @@
-"""Recordings of a model's forward pass with two batch sizes, without touching the model.
+"""Record a model's forward pass with two batch sizes, without changing the model.
 
-They are made on fake tensors, which cost no memory and no arithmetic; where the model's Python code
-needs values, on copies of its tensors, with two rows.
+The dry runs use fake tensors, which need no memory and no arithmetic. If the model's Python code
+needs values, they use copies of its tensors, with two rows.
 """
 
 from contextlib import nullcontext, suppress
@@ -24,11 +24,11 @@ from manifold_mixup._structure.record import Trace, record
 
 @dataclass
 class Traces:
-    """The same forward pass twice.
+    """The recordings of one forward pass with two batch sizes.
 
     Attributes:
-        first: with the batch of the example (where values are needed, two rows of it).
-        second: with twice as many rows; None where the model runs with one batch size only.
+        first: recorded with the batch of the example (two rows of it, if values are needed).
+        second: recorded with twice as many rows; None if the model runs with one batch size only.
         layers: names of all layers of the model, whether they ran or not.
         fake: whether fake tensors could be used.
         lead: name of the input whose dimension 0 is the batch.
@@ -56,20 +56,20 @@ def trace(
     neutral: Neutral,
     mask: str | None = None,
 ) -> Traces:
-    """Record a forward pass of ``model``, as it trains, with two batch sizes.
+    """Record a forward pass of ``model`` in train mode, with two batch sizes.
 
-    Where the inputs differ in length, the batch is the length that an output follows.
+    If the inputs differ in length, the batch is the length that an output follows.
 
     Args:
-        model: the model. It runs on stand-ins; nothing of it changes.
+        model: the model. It runs on stand-ins and does not change.
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
-        neutral: what random operators give.
-        mask: name of an input that is a side input, whatever it looks like.
+        neutral: the mode that neutralises random operators.
+        mask: name of an input that always counts as a side input.
 
     Raises:
-        NotTraceable: it runs neither on fake tensors nor on copies of its own with two rows.
-        ValueError: there is no tensor among the arguments.
+        NotTraceable: the model runs neither on fake tensors nor on copies of its own with two rows.
+        ValueError: the arguments contain no tensor.
     """
     refuse(model)
     inputs = list(named_inputs(model, args, kwargs))
@@ -93,7 +93,7 @@ def _trace(
     mask: str | None,
     lead: str,
 ) -> Traces:
-    """Do `trace` with the batch being dimension 0 of the input ``lead``."""
+    """Run `trace`, given that the batch is dimension 0 of the input ``lead``."""
     watch = Watch()
     try:
         traces = _trace_staged(model, args, kwargs, neutral, mask, lead, watch)
@@ -118,7 +118,8 @@ def _trace_staged(
         watch.caches = stage.snapshot.caches()
         args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
         given = stage, args, kwargs, lead, neutral, mask
-        # Whatever fake tensors cannot do, anywhere in the model's code: others can, or say why.
+        # If the model's code fails on fake tensors, for whatever reason, try copies: they work or
+        # give a proper error.
         with suppress(Exception), fakes_fail_silently():
             return _Recording.on_fake_tensors(*given, watch=watch).traces()
         try:
@@ -132,7 +133,7 @@ def _trace_staged(
 
 @dataclass
 class _Recording:
-    """The model on its stage, and the batch to record it with."""
+    """The staged model, and the batch to record it with."""
 
     stage: Stage
     args: tuple[Any, ...]
@@ -157,7 +158,7 @@ class _Recording:
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         mode = watch.over(FakeTensorMode(allow_non_fake_inputs=True))
-        # BatchNorm refuses a single value per channel while it trains.
+        # In train mode, BatchNorm refuses a single value per channel.
         rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
         return cls(stage, args, kwargs, lead, neutral, mask, max(rows, 2), mode)
 
@@ -190,7 +191,7 @@ class _Recording:
         except Exception:
             raise error from None
         finally:
-            del error  # it holds this frame, and by that all that was recorded
+            del error  # it holds this frame and so the whole recording
 
     def _record(self, batch: int, batched: frozenset[str]) -> Trace:
         def resize(name: str, tensor: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class _Recording:
         model, isolated = self.stage.model, self.stage.isolated()
         with self.fake_mode or nullcontext():
             args, kwargs = map_inputs(resize, model, self.args, self.kwargs)
-        # Fake operators write nowhere, and what they read without a stand-in is no path.
+        # Fake operators write nowhere, so tensors without a stand-in need no isolation.
         mode = self.fake_mode or isolated
         try:
             held = self.stage.stand_ins.values()
@@ -210,7 +211,7 @@ class _Recording:
             isolated.require()
 
     def _like(self, name: str, tensor: Tensor, rows: int | None) -> Tensor:
-        """Make a tensor like this one with another number of rows; None for a single number."""
+        """Return a tensor like this one with another number of rows; None for a scalar."""
         if self.fake_mode is not None:
             shape = () if rows is None else (rows, *tensor.shape[1:])
             new = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
@@ -218,6 +219,6 @@ class _Recording:
             new = tensor.detach().clone()
         else:
             new = tensor.detach()[torch.arange(rows, device=tensor.device) % max(len(tensor), 1)]
-            # The model's code may leave out a mask of no padding.
+            # The model's code may drop a mask without padding.
             new = shortened(new, name) if name == self.mask else new
         return new.requires_grad_(tensor.requires_grad)

@@ -1,4 +1,4 @@
-"""Which argument of a criterion is the output, which is the target, and what belongs to either."""
+"""Sort the arguments of a criterion: output, target, and those that belong to either."""
 
 import functools
 import inspect
@@ -29,7 +29,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @dataclass(frozen=True)
 class Declared:
-    """What the user said of the arguments after the target."""
+    """What the user declared about the arguments after the target."""
 
     with_target: frozenset[Key]
     with_output: frozenset[Key]
@@ -37,13 +37,13 @@ class Declared:
 
     @classmethod
     def of(cls, with_target: Keys, with_output: Keys, whole: Keys) -> "Declared":
-        """Check and keep the three.
+        """Check and store the three declarations.
 
         Raises:
             TypeError: an entry is neither a name nor a position.
-            ValueError: an entry stands in two of them.
+            ValueError: two of the declarations contain the same entry.
         """
-        if with_target == with_output == whole == ():  # as a rule
+        if with_target == with_output == whole == ():  # the usual case
             return _NOTHING
         sets = [
             _keys(name, given)
@@ -70,21 +70,21 @@ def _keys(name: str, given: Keys) -> frozenset[Key]:
     for key in keys:
         if isinstance(key, bool) or not isinstance(key, int | str) or str(key).startswith("-"):
             raise TypeError(
-                f"{name} holds the names or positions of arguments of the criterion, but here is "
+                f"{name} must hold names or positions of the criterion's arguments, but contains "
                 f"{key!r}. The output is 0, the target 1."
             )
     return frozenset(keys)
 
 
 class Form(NamedTuple):
-    """The arguments of a call by what they are; the same for every call of one form."""
+    """The roles of a call's arguments; the same for every call of the same form."""
 
     output: Key
     target: Key | None
-    outputs: tuple[Key, ...]  # further ones of the output
-    targets: tuple[Key, ...]  # further ones of the target
-    weights: tuple[Key, ...]  # of PyTorch's losses: the target's if they have all its dimensions
-    others: tuple[Key, ...]  # nobody said
+    outputs: tuple[Key, ...]  # further arguments that belong to the output
+    targets: tuple[Key, ...]  # further arguments that belong to the target
+    weights: tuple[Key, ...]  # of PyTorch's losses: may be per example
+    others: tuple[Key, ...]  # not declared
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Call:
         return self.args[key] if isinstance(key, int) else self.options[key]
 
     def put(self, new: Mapping[Key, Any]) -> "Call":
-        """Return the call with other values for some arguments."""
+        """Return the call with some arguments replaced."""
         args = list(self.args)
         options = dict(self.options)
         for key, value in new.items():
@@ -117,26 +117,26 @@ class Arguments:
     """The arguments of one criterion.
 
     Raises:
-        ValueError: something is declared that the criterion does not have.
+        ValueError: the criterion has no argument of a declared name or position.
     """
 
     def __init__(self, criterion: Criterion, declared: Declared) -> None:
         self.criterion = criterion
         self.known = known(criterion)
         self._declared = declared
-        self._open = True  # takes what its signature does not name
+        self._open = True  # whether it accepts arguments that its signature does not name
         self.names: tuple[str, ...] = ()
         if (found := signature(criterion)) is not None:
             self._read_signature(found)
         self._forms: dict[tuple[int, tuple[str, ...]], Form] = {}
-        self._whole: set[tuple[Key, str]] = set()  # seen with another dimension 0 than the batch
+        self._whole: set[tuple[Key, str]] = set()  # seen with a dimension 0 that is not the batch
 
     def _read_signature(self, found: inspect.Signature) -> None:
         parameters = found.parameters.values()
-        self.names = tuple(one.name for one in parameters if one.kind in _POSITIONAL)
-        kinds = {one.kind for one in parameters}
-        any_place, any_name = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-        self._open = any_place in kinds or any_name in kinds
+        self.names = tuple(part.name for part in parameters if part.kind in _POSITIONAL)
+        kinds = {part.kind for part in parameters}
+        any_position, any_name = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        self._open = any_position in kinds or any_name in kinds
         for key in frozenset().union(*vars(self._declared).values()):
             by_name = isinstance(key, str)
             if by_name and key not in found.parameters and any_name not in kinds:
@@ -144,14 +144,14 @@ class Arguments:
                     f"{name_of(self.criterion)} has no argument {key!r}, only "
                     f"{list(found.parameters)}."
                 )
-            if not by_name and int(key) >= len(self.names) and any_place not in kinds:
+            if not by_name and int(key) >= len(self.names) and any_position not in kinds:
                 raise ValueError(
-                    f"{name_of(self.criterion)} has no argument at position {key}: they are "
-                    f"{list(self.names)}, counted from 0."
+                    f"{name_of(self.criterion)} has no argument at position {key}: its arguments, "
+                    f"counted from 0, are {list(self.names)}."
                 )
 
     def call(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Call:
-        """Return a call in the form in which it is read: with the reduction given by name."""
+        """Return a call in its standard form, with the reduction passed by name."""
         if "reduction" in self.names[: len(args)]:
             place = self.names.index("reduction")
             options = {**dict(zip(self.names[place:], args[place:], strict=False)), **options}
@@ -159,20 +159,20 @@ class Arguments:
         return Call(args, options)
 
     def around(self, y: Any, output: Any, more: tuple[Any, ...], options: dict[str, Any]) -> Call:
-        """Return the call with a target: the second argument, but where PyTorch's own differ."""
+        """Return the call with a target: as the second argument, except in some PyTorch losses."""
         place = 1
         if self.known is not None:
             beside = OUTPUTS | PARTS
             place = next((i for i, name in enumerate(self.names) if name not in beside), 1)
-        if place > 1 + len(more):  # what comes before it is given by name
+        if place > 1 + len(more):  # the arguments before it are passed by name
             return self.call((output, *more), {**options, self.names[place]: y})
         return self.call((output, *more[: place - 1], y, *more[place - 1 :]), options)
 
     def form(self, call: Call) -> Form:
-        """Return what the arguments of a call are.
+        """Return the roles of a call's arguments.
 
         Raises:
-            TypeError: there is no output or no target among them.
+            TypeError: the call has no output or no target.
         """
         shape = len(call.args), tuple(call.options)
         form = self._forms.get(shape)
@@ -195,8 +195,8 @@ class Arguments:
         needs_target = self.known is None or not self.known.compares
         if output is None or (target is None and needs_target):
             raise TypeError(
-                f"a wrapped criterion is called as criterion(output, target, ...), but in this call"
-                f" of {name_of(self.criterion)} there is no "
+                f"a wrapped criterion must be called as criterion(output, target, ...), but this "
+                f"call of {name_of(self.criterion)} has no "
                 f"{'output' if output is None else 'target'}."
             )
         taken = (output, target)
@@ -207,7 +207,7 @@ class Arguments:
         return Form(output, target, outputs, targets, tuple(by_role["weight"]), others)
 
     def _first(self, keys: list[Key], *wanted: Iterable[Key]) -> Key | None:
-        """Return the argument that is wanted most, or else the first there is."""
+        """Return the first of the wanted arguments that exists, otherwise the first argument."""
         return next((key for some in (*wanted, keys) for key in some if key in keys), None)
 
     def _at(self, keys: list[Key], place: int) -> list[Key]:
@@ -231,15 +231,15 @@ class Arguments:
                 return role
         if self.known is None:
             return "other"
-        if also in OUTPUTS and not (also == "log_input" and place):  # an option of the function
+        if also in OUTPUTS and not (also == "log_input" and place):  # there it is an option
             return "output"
         return "weight" if also in WEIGHTS else "whole" if also in PARTS else "target"
 
     def of_target(self, call: Call, form: Form, batch: int) -> dict[Key, Any]:
-        """Return what belongs to the target beside it, as far as it has the batch.
+        """Return the arguments with a batch dimension that belong to the target.
 
         Raises:
-            ValueError: nobody said of an argument with the batch at dimension 0 what it belongs to.
+            ValueError: an argument with the batch at dimension 0 is not declared.
         """
         found: dict[Key, Any] = {}
         for key in form.targets:
@@ -271,11 +271,11 @@ class Arguments:
             where = f"argument {key!r}"
         inside = f" has at {path!r} a value that" if path else ""
         return (
-            f"{where} of {name_of(self.criterion)}{inside} has {what}, and {batch} is the batch: "
-            f"does it belong to the target, which is mixed? Say with_target=({name!r},) to wrap, "
-            f"target or MixedTarget if it comes from the data, such as weights or lengths of "
+            f"{where} of {name_of(self.criterion)}{inside} has {what}, and {batch} is the batch "
+            f"size: should it be mixed with the target? In wrap, target or MixedTarget, set "
+            f"with_target=({name!r},) if it comes from the data, such as weights or lengths of "
             f"examples; with_output=({name!r},) if the model computed it; whole=({name!r},) if it "
-            f"has as many rows by chance, such as weights of classes."
+            f"has as many rows by chance, such as class weights."
         )
 
 
@@ -287,9 +287,9 @@ def _is_rows(value: Any, batch: int) -> bool:
 
 
 def _counted(value: Any, path: str = "") -> Iterator[tuple[str, int, str]]:
-    """Yield ``(path, rows, what it is)`` for every array and list in a value."""
+    """Yield ``(path, rows, description)`` for every array and list in a value."""
     if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
-        numbers = all(isinstance(one, int | float) for one in value)
+        numbers = all(isinstance(item, int | float) for item in value)
         yield path, len(value), f"{len(value)} {'numbers' if numbers else 'items'}"
         if numbers:
             return

@@ -1,4 +1,4 @@
-"""Tell from its second derivatives whether a criterion compares the examples of a batch."""
+"""Detect, by second derivatives, whether a criterion compares the examples of a batch."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,22 +10,22 @@ from torch import Tensor
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._tree import leaves, map_leaves
 
-_SMALLEST = 1e-4  # what counts beside rounding, as a share of the largest
+_SMALLEST = 1e-4  # smaller values count as rounding, relative to the largest
 _LARGEST_OUTPUT = 2**20
 _MOST_CHANNELS = 64
-# The rank of a few sums over the examples in one channel, and that of batch normalisation; in a
-# small batch a comparison of every pair has no greater one.
+# The rank of a few sums over the examples in one channel, and that of batch normalisation. In a
+# small batch, comparing every pair has no greater rank than the latter.
 _SUMS, _BATCH_NORM = 3, 5
 
 
 class Aliases:
-    """Outputs under another name each, so that derivatives by them run no hook of the user's.
+    """Aliases of the outputs, so that differentiating by them runs none of the user's hooks.
 
-    A loss that is a sum over examples has no derivative by two of them at once. One that is a
-    function of a few sums over examples (a mean of weighted losses, a root of a mean square, a Dice
-    loss over the batch) has a matrix of those derivatives, of all rows of one half of the batch by
-    all of the other, with a rank of a few for each channel. One that compares every pair of
-    examples has a matrix of a rank that grows with the batch.
+    If a loss is a sum over examples, its mixed second derivatives between two examples are zero. If
+    it is a function of a few sums over examples (a mean of weighted losses, a root of a mean
+    square, a Dice loss over the batch), the matrix of these derivatives between the two halves of
+    the batch has a small rank per channel. If it compares every pair of examples, the rank grows
+    with the batch.
     """
 
     def __init__(self, batch: int) -> None:
@@ -33,24 +33,24 @@ class Aliases:
         self._outputs: list[Tensor] = []
 
     def of(self, output: Any) -> Any:
-        """Return an output with an alias of every tensor that has a gradient."""
+        """Return an output in which every tensor with a gradient is replaced by an alias."""
 
         def alias(_: str, leaf: Tensor) -> Tensor:
             if not (leaf.requires_grad and is_continuous(leaf)):
                 return leaf
-            twin = leaf.view_as(leaf)
-            self._outputs.append(twin)
-            return twin
+            aliased = leaf.view_as(leaf)
+            self._outputs.append(aliased)
+            return aliased
 
         return map_leaves(alias, output)
 
     def compared_in(self, loss: Any) -> bool:
-        """Return whether a loss of these outputs compares them; False where it cannot be told."""
+        """Return whether a loss of these outputs compares them; False if that is unknown."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return self._compared(loss)
-        except Exception:  # a derivative that a criterion does not have is no error of the user's
+        except Exception:  # a missing second derivative is not a user error
             return False
 
     def _compared(self, loss: Any) -> bool:
@@ -75,7 +75,7 @@ class Aliases:
 
 
 class _Halves:
-    """The derivatives of a loss by an example of one half of the batch and one of the other."""
+    """The second derivatives of a loss between the two halves of the batch."""
 
     def __init__(self, loss: Tensor, outputs: list[Tensor], rows: int) -> None:
         self.outputs, self.half = outputs, rows // 2
@@ -91,11 +91,11 @@ class _Halves:
         return drawn.to(output.device)
 
     def everywhere(self) -> list[Tensor]:
-        """Return which elements are looked at: all."""
+        """Return a mask of the elements to use: all."""
         return [torch.ones_like(output) for output, _ in self.pairs]
 
     def in_one_channel(self) -> list[Tensor]:
-        """Return which elements are looked at: those of one channel, the first."""
+        """Return a mask of the elements to use: those of the first channel."""
         masks = []
         for output, _ in self.pairs:
             mask = first = torch.zeros_like(output)
@@ -106,7 +106,7 @@ class _Halves:
         return masks
 
     def rank(self, chosen: Callable[[], list[Tensor]], most: int) -> int:
-        """Return the rank of the matrix of derivatives, as far as ``most``."""
+        """Return the rank of the matrix of derivatives, counted up to ``most``."""
         if not self.pairs:
             return 0
         masks = chosen()
@@ -115,7 +115,7 @@ class _Halves:
         for vector, own in self._products(masks, most):
             scale = max(scale, float(own.norm()), float(vector.norm()))
             rest = vector
-            for _ in range(2):  # once more, as rounding leaves something
+            for _ in range(2):  # twice, because rounding leaves a remainder
                 for base in found:
                     rest = rest - (base @ rest) * base
             size = float(rest.norm())
@@ -125,9 +125,9 @@ class _Halves:
         return len(found)
 
     def _products(self, masks: list[Tensor], most: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the change of the first half's gradient in random directions of the second.
+        """Yield the change of the first half's gradient along random directions of the second.
 
-        Beside it comes the change of the second half's own.
+        With it comes the change of the second half's own gradient.
         """
         outputs = [output for output, _ in self.pairs]
         for _ in range(most):

@@ -1,4 +1,4 @@
-"""A criterion that mixes the targets as the forward pass mixed the hidden states."""
+"""MixedCriterion: a criterion that mixes targets the way the forward pass was mixed."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,32 +14,32 @@ from manifold_mixup._target.rule import Rule, Targets
 
 
 class Made(Protocol):
-    """Where an output comes from, as far as its targets are concerned."""
+    """The source of an output, as far as its targets are concerned."""
 
     learns: bool
     """Whether gradients of the output can reach the model."""
 
     @property
     def plan(self) -> MixPlan | None:
-        """By what it was mixed; None for nothing."""
+        """The plan of the forward pass; None if it was not mixed."""
 
     def claim(self) -> None:
         """Note that the targets of the output were mixed."""
 
     def require_own(self, output: Any) -> None:
-        """Raise ValueError if a container holds something that no pass of the model returned."""
+        """Raise ValueError if a container holds a tensor that no pass of the model returned."""
 
 
 class MixedCriterion(nn.Module):
-    """Call as the criterion inside, with the output and the target; see `ManifoldMixup.wrap`.
+    """Call it like the wrapped criterion, with output and target; see `ManifoldMixup.wrap`.
 
     Args:
-        criterion: the plain one.
-        behind: returns where an output comes from, given its targets and the output.
-        targets: as of `ManifoldMixup.wrap`, like the three after it.
+        criterion: the plain criterion.
+        behind: returns the source of an output, given its targets and the output.
+        targets: see `ManifoldMixup.wrap`, also for the next three.
         with_target: further arguments of the criterion that are mixed with the target.
-        with_output: those that the model computed.
-        whole: those that have no batch.
+        with_output: arguments that the model computed.
+        whole: arguments without a batch dimension.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class MixedCriterion(nn.Module):
         self._behind = behind
         self._said = (targets, with_target, with_output, whole)
         self._rule = Rule(*self._said)
-        self._rule.arguments(criterion)  # so that a wrong name is told here
+        self._rule.arguments(criterion)  # raises here if a declared name is wrong
         self._looked = False
         # Compiled code has no graph to follow from the output to its pass.
         self._mixed = torch.compiler.disable(self._loss, reason=COMPILE_FIRST)
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        """Return the loss of the output against the targets, mixed as its forward pass was."""
+        """Return the loss of the output, with targets mixed the way its forward pass was."""
         return self._mixed(args, options)
 
     def _loss(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -71,7 +71,7 @@ class MixedCriterion(nn.Module):
         form = arguments.form(call)
         y = None if form.target is None else call[form.target]
         made = [key for key in form.targets + form.weights if _is_made(call[key])]
-        if made:  # it may come from the mixed pass itself
+        if made:  # the mixed pass itself may have computed them
             y = {str(form.target): y, **{str(key): call[key] for key in made}}
         more = [call[key] for key in form.outputs]
         outputs = (call[form.output], *more) if more else call[form.output]
@@ -84,11 +84,11 @@ class MixedCriterion(nn.Module):
         return self._rule.loss(self.criterion, call, source.plan, checked=checked, look=look)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        # A copy asks a copy of its ManifoldMixup, which is attached to nothing, so that it is the
-        # plain criterion.
+        # A copy refers to a copy of its ManifoldMixup, which is not attached to any model, so it
+        # acts like the plain criterion.
         return MixedCriterion, (self.criterion, self._behind, *self._said)
 
 
 def _is_made(value: Any) -> bool:
-    """Return whether a value was computed by something that learns."""
+    """Return whether a value is a tensor with an autograd graph."""
     return isinstance(value, Tensor) and value.grad_fn is not None

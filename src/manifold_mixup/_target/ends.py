@@ -1,4 +1,4 @@
-"""The loss between an example's own target and its partner's."""
+"""Interpolate between the losses, or the targets, of the examples and of their partners."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from manifold_mixup._tree import all_leaves, leaves, map_leaves
 
 
 def by_rows(value: Any, plan: MixPlan) -> Any:
-    """Return the partners' part of a target: every row of every tensor in it is the partner's."""
+    """Return the partners' targets: every tensor with its rows permuted."""
     return map_leaves(lambda _, leaf: leaf[plan.perm.to(leaf.device)], value)
 
 
 def interpolated(value: Any, plan: MixPlan) -> Any:
-    """Return a target with every floating tensor mixed, and the others as they are."""
+    """Return a target with every floating tensor mixed, and other tensors unchanged."""
 
     def own(_: str, leaf: Tensor) -> Tensor:
         return _mix.apply(leaf, plan.lam, plan.perm) if is_continuous(leaf) else leaf
@@ -26,23 +26,23 @@ def interpolated(value: Any, plan: MixPlan) -> Any:
 
 
 def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
-    """Mix two losses, tensors or containers of such, with the same precision as `mix`.
+    """Mix two losses (tensors or containers of tensors), with the same precision as `mix`.
 
     Raises:
-        TypeError: they hold no tensors, or others than one another, or numbers that differ.
+        TypeError: they hold no tensors, different sets of tensors, or Python numbers that differ.
     """
     partners = dict(leaves(partner))
     if not partners or partners.keys() != dict(leaves(own)).keys():
         raise TypeError(
-            f"a criterion must give a tensor, or the same ones for every target, to be mixed; this "
-            f"one gave a {type(own).__name__} with {len(dict(leaves(own)))} of them and a "
-            f"{type(partner).__name__} with {len(partners)}."
+            f"to be mixed, a criterion must return a tensor, or the same set of tensors for every "
+            f"target; this criterion returned a {type(own).__name__} with {len(dict(leaves(own)))} "
+            f"tensors and a {type(partner).__name__} with {len(partners)}."
         )
     _check_numbers(own, partner)
 
     def mixed(path: str, leaf: Tensor) -> Tensor:
         both = weighted(leaf, partners[path], lam)
-        return both.to(leaf.dtype) if is_continuous(leaf) else both  # a mean of counts is no count
+        return both.to(leaf.dtype) if is_continuous(leaf) else both  # counts become fractional
 
     return map_leaves(mixed, own)
 
@@ -50,11 +50,11 @@ def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
 def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     """Return ``lam * own + (1 - lam) * partner`` in at least float32.
 
-    A loss of weight 0 does not count, even if it is infinite or NaN.
+    A loss with weight 0 is ignored, even if it is infinite or NaN.
     """
     exact = torch.promote_types(own.dtype, torch.float32)
     own, partner = own.to(exact), partner.to(exact)
-    on_host = lam.device.type == "cpu"  # where reading a number waits for nothing
+    on_host = lam.device.type == "cpu"  # reading a number needs no synchronisation
     if lam.ndim == 0 and on_host:
         share = lam.item()
         if share in (0, 1):
@@ -70,13 +70,13 @@ def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
 
 
 def over_rows(weight: Tensor, like: Tensor) -> Tensor:
-    """Shape weights ``()`` or ``(batch,)`` so that they go along the rows of ``like``."""
+    """Reshape weights ``()`` or ``(batch,)`` to broadcast over the rows of ``like``."""
     weight = weight.to(like.device)
     return weight if weight.ndim == 0 else weight.view(-1, *(1 for _ in like.shape[1:]))
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Return whether two numbers of Python or NumPy differ; False of anything else."""
+    """Return whether two Python or NumPy numbers differ; False for anything else."""
     if not (isinstance(one, int | float) or hasattr(one, "__array__")):
         return False
     unlike = one != other
@@ -84,12 +84,12 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _check_numbers(own: Any, partner: Any) -> None:
-    """Raise if two losses come with Python numbers that depend on the target."""
+    """Raise TypeError if the losses hold Python numbers that depend on the target."""
     others = dict(all_leaves(partner))
     for path, number in all_leaves(own):
         if not isinstance(number, Tensor) and _differ(number, others.get(path)):
             raise TypeError(
-                f"a criterion gave the number {number} at {path!r} for the targets and "
-                f"{others.get(path)} for those of the partners. Only tensors can be mixed: leave "
-                f"out .item()."
+                f"a criterion returned the number {number} at {path!r} for the targets and "
+                f"{others.get(path)} for those of the partners. Only tensors can be mixed: do not "
+                f"call .item()."
             )

@@ -1,4 +1,4 @@
-"""Targets as labels: soft ones, and the accuracy that counts both."""
+"""Class labels: mixed soft labels, and the accuracy against both targets."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.ends import weighted
 from manifold_mixup._tree import leaves
 
-_SHOWN = 8  # so many examples stand in a table
-# A little more than the rounding of labels in bfloat16.
+_SHOWN = 8  # number of examples in a table
+# Slightly more than the rounding error of labels in bfloat16.
 _NEAR = 0.01
 
 
@@ -21,9 +21,9 @@ def soft(y: Tensor, plan: MixPlan | None, num_classes: int, *, asked: bool) -> T
 
     Args:
         y: classes or soft labels.
-        plan: None for nothing mixed.
+        plan: the plan; None if nothing was mixed.
         num_classes: the number of classes.
-        asked: whether the user said that floating point targets are to be mixed.
+        asked: whether the user asked to mix floating point targets.
     """
     if is_continuous(y):
         _require_soft(y, num_classes, asked)
@@ -35,7 +35,7 @@ def soft(y: Tensor, plan: MixPlan | None, num_classes: int, *, asked: bool) -> T
 def _require_soft(y: Tensor, num_classes: int, asked: bool) -> None:
     if y.isnan().any():
         raise ValueError(
-            "the target holds NaN, which has no mean with a value. Compute the loss at both ends: "
+            "the target holds NaN, which cannot be averaged. Interpolate the losses instead: "
             "mixed.loss(criterion, output)."
         )
     if asked:
@@ -43,26 +43,27 @@ def _require_soft(y: Tensor, num_classes: int, asked: bool) -> None:
     least, most = _range(y)
     if num_classes != 1 and num_classes not in y.shape[1:]:
         raise ValueError(
-            f"soft labels of {num_classes} classes have shape (batch, {num_classes}, *positions), "
-            f"but the target has shape {tuple(y.shape)}. Classes that came as floating point "
-            f"numbers: y.long(). {_MIX}"
+            f"soft labels of {num_classes} classes must have shape (batch, {num_classes}, "
+            f"*positions), but the target has shape {tuple(y.shape)}. Convert classes in floating "
+            f"point with y.long(). {_MIX}"
         )
     if not (least >= -_NEAR and most <= 1 + _NEAR):
         raise ValueError(
-            f"soft labels lie in 0 to 1, but the target has values from {least:.4g} to {most:.4g}, "
-            f"of which there may be no mean: logarithms, signs, or a number that stands for a "
-            f"missing value. mixed.loss(criterion, output) is right for these too. {_MIX}"
+            f"soft labels must lie in 0 to 1, but the target has values from {least:.4g} to "
+            f"{most:.4g}. Their average may be meaningless: they may be logarithms, signs, or a "
+            f"number that marks a missing value. mixed.loss(criterion, output) is correct for "
+            f"these too. {_MIX}"
         )
 
 
-_MIX = "Values that are to be regressed: targets='mix', or mix(y, plan)."
+_MIX = "For regression targets, use targets='mix' or mix(y, plan)."
 
 
 def as_html(y: Any, plan: MixPlan | None, caption: str) -> str:
     """Return a table of the first examples, their partners and λ, for a notebook."""
     head = ("example", "its target", "λ", "partner", "its target")
     examples = range(0 if plan is None else min(_SHOWN, plan.batch))
-    return _html.table(head, [_row_of(y, plan, one) for one in examples if plan], caption)
+    return _html.table(head, [_row_of(y, plan, index) for index in examples if plan], caption)
 
 
 def _row_of(y: Any, plan: MixPlan, example: int) -> tuple[str, ...]:
@@ -73,22 +74,22 @@ def _row_of(y: Any, plan: MixPlan, example: int) -> tuple[str, ...]:
 
 
 def _target_of(y: Any, example: int) -> str:
-    """Return the target of an example as text: its value if that is a number, else its shape."""
+    """Return the target of an example as text: a number's value, or a tensor's shape."""
     parts = []
     for path, leaf in leaves(y):
-        one = leaf[example].detach()
-        value = f"{one.item():.4g}" if one.numel() == 1 else f"shape {tuple(one.shape)}"
+        target = leaf[example].detach()
+        value = f"{target.item():.4g}" if target.numel() == 1 else f"shape {tuple(target.shape)}"
         parts.append(f"{path}: {value}" if path else value)
     return ", ".join(parts)
 
 
 def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int) -> Tensor:
-    """Return the accuracy that counts both targets; see `MixedTarget.accuracy`."""
+    """Return the accuracy weighted by λ; see `MixedTarget.accuracy`."""
     wanted = output.shape if is_continuous(y) else output.shape[:1] + output.shape[2:]
     if output.ndim < 2 or output.shape[1] < 2 or y.shape != wanted:
         raise ValueError(
-            f"accuracy compares scores (batch, classes, *positions) of at least two classes "
-            f"with classes (batch, *positions) or soft labels, but the output has shape "
+            f"accuracy needs scores (batch, classes, *positions) with at least two classes, and "
+            f"classes (batch, *positions) or soft labels, but the output has shape "
             f"{tuple(output.shape)} and the target {tuple(y.shape)}."
         )
     if is_continuous(y):
@@ -97,7 +98,7 @@ def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int)
         classes = y
         senseless = ((y < 0) | (y >= output.shape[1])) & (y != ignore_index)
     value = _shared(output.argmax(1), classes, plan, ignore_index)
-    if value.device.type != "cpu":  # nothing waits for another device
+    if value.device.type != "cpu":  # do not synchronise with the device
         return torch.where(senseless.any(), torch.nan, value)
     if senseless.any():
         raise ValueError(_senseless(y, output.shape[1], ignore_index))
@@ -114,14 +115,14 @@ def _shared(predicted: Tensor, classes: Tensor, plan: MixPlan | None, ignore_ind
 
 
 def _hits(predicted: Tensor, classes: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Mark where a prediction is right, and where it counts at all."""
+    """Return where a prediction is right, and where it counts, as numbers 0 and 1."""
     counts = classes != ignore_index
     return ((predicted == classes) & counts).float(), counts.float()
 
 
 def _no_labels(y: Tensor) -> Tensor:
-    """Mark where floating point targets are no shares of classes, or are those of several."""
-    outside = ~((y >= -_NEAR) & (y <= 1 + _NEAR)).all(1)  # NaN too
+    """Return where floating point targets are not soft labels of one class."""
+    outside = ~((y >= -_NEAR) & (y <= 1 + _NEAR)).all(1)  # true for NaN
     sure = (y >= 1 - _NEAR).sum(1) > 1
     return outside | sure | (y <= _NEAR / y.shape[1]).all(1)
 
@@ -130,14 +131,14 @@ def _senseless(y: Tensor, classes: int, ignore_index: int) -> str:
     least, most = _range(y)
     if is_continuous(y):
         return (
-            f"there is no accuracy of this target, whose values lie in {least:.4g} to {most:.4g}: "
-            f"soft labels lie in 0 to 1, and each example has one most likely class. Of several "
-            f"labels at once, logarithms, signs and missing values no class can be told."
+            f"this target, with values from {least:.4g} to {most:.4g}, has no accuracy: soft "
+            f"labels must lie in 0 to 1, and each example needs one most likely class. Multi-label "
+            f"targets, logarithms, signs and missing values have none."
         )
     return (
-        f"the classes are 0 to {classes - 1}, and {ignore_index} does not count, but the target "
-        f"has values from {least} to {most}. Give the one that stands for no class as "
-        f"accuracy(output, ignore_index=...)."
+        f"classes must lie in 0 to {classes - 1} or be {ignore_index}, which is ignored, but the "
+        f"target has values from {least} to {most}. If another value marks positions to ignore, "
+        f"pass accuracy(output, ignore_index=...)."
     )
 
 
@@ -145,8 +146,8 @@ def _one_hot(y: Tensor, num_classes: int) -> Tensor:
     least, most = _range(y)
     if least < 0 or most >= num_classes:
         raise ValueError(
-            f"soft labels need classes in 0 to {num_classes - 1}, but there are some from {least} "
-            f"to {most}."
+            f"soft labels need classes in 0 to {num_classes - 1}, but the target has values from "
+            f"{least} to {most}."
         )
     return torch.nn.functional.one_hot(y.long(), num_classes).movedim(-1, 1).float()
 

@@ -1,4 +1,4 @@
-"""PyTorch's own losses: which arguments belong to what, and of which the target itself is mixed."""
+"""PyTorch's own losses: the roles of their arguments, and whether their targets are mixed."""
 
 import functools
 import inspect
@@ -15,13 +15,14 @@ Criterion = Callable[..., Any]
 OUTPUTS = frozenset(
     ("input", "input1", "input2", "log_input", "anchor", "positive", "negative", "var", "log_probs")
 )
-"""Parameters that the model computes. All others belong to the target."""
+"""Arguments that the model computes. All others belong to the target."""
 WEIGHTS = frozenset(("weight", "pos_weight"))
-"""Parameters that have the batch at dimension 0 only if they have all dimensions of the output."""
+"""Arguments with a batch dimension only if they have as many dimensions as the output."""
 PARTS = frozenset(("linear_weight", "linear_bias"))
-"""Parameters that are parts of the criterion."""
+"""Arguments that are parts of the criterion."""
 
-# The mixed target has the value of the mixed losses, or their gradient, or is regression proper.
+# Interpolating the target gives the value or the gradient of the interpolated losses, or the loss
+# is ordinary regression.
 _MIXED = frozenset(
     (
         "cross_entropy",
@@ -62,7 +63,7 @@ _MODULES = {
     "TripletMarginWithDistanceLoss": "triplet_margin_with_distance_loss",
     "CTCLoss": "ctc_loss",
 }
-# Some are newer than the oldest release that is supported.
+# Some are newer than the oldest supported release.
 _BY_TYPE = {getattr(nn, name): of for name, of in _MODULES.items() if hasattr(nn, name)}
 _BY_FUNCTION = {getattr(F, of): of for of in _MODULES.values() if hasattr(F, of)}
 
@@ -72,9 +73,9 @@ class Known:
     """One of PyTorch's losses.
 
     Args:
-        name: of its function in `torch.nn.functional`.
+        name: name of its function in `torch.nn.functional`.
         module: the module; None for the function.
-        bound: what `functools.partial` gave the function.
+        bound: arguments that `functools.partial` bound to the function.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Known:
 
     @functools.cached_property
     def weights(self) -> tuple[str, ...]:
-        """The weights that it holds."""
+        """The names of the weights that it holds."""
         return tuple(
             name
             for name in sorted(WEIGHTS)
@@ -92,19 +93,19 @@ class Known:
 
     @property
     def compares(self) -> bool:
-        """Whether it compares examples, without a target."""
+        """Whether it compares outputs with each other, without a target."""
         return self.name in _COMPARING
 
     def option(self, name: str, given: Mapping[str, Any], default: Any) -> Any:
-        """Return an option of the loss as it was called with the arguments ``given``."""
+        """Return an option of the loss, called with the arguments ``given``."""
         if self.module is not None:
             return getattr(self.module, name, default)
         return given.get(name, self.bound.get(name, default))
 
     def mixes(self, target: Any, given: Mapping[str, Any]) -> bool:
-        """Return whether the target is interpolated, not the loss.
+        """Return whether the target is interpolated rather than the loss.
 
-        Unreduced losses are not: what the caller leaves out of them may depend on the target.
+        It is not if the loss is unreduced: the caller may drop parts depending on the target.
         """
         return (
             self.name in _MIXED
@@ -115,21 +116,21 @@ class Known:
         )
 
     def require_no_rows(self, output: Any, batch: int) -> None:
-        """Raise ValueError if a weight in the module itself is one for each example of a batch."""
+        """Raise ValueError if a weight inside the module has one entry per example."""
         for name in self.weights:
             weight = getattr(self.module, name, self.bound.get(name))
             if not isinstance(weight, Tensor) or not isinstance(output, Tensor):
                 continue
             if weight.ndim and weight.ndim == output.ndim and weight.shape[0] == batch > 1:
                 raise ValueError(
-                    f"the {name} of the criterion has shape {tuple(weight.shape)}: one for each "
-                    f"of the {batch} examples. It must be mixed with the targets, so give it in "
-                    f"the call: mixup.wrap(F.{self.name})(output, target, {name}={name})."
+                    f"the {name} of the criterion has shape {tuple(weight.shape)}: one entry for "
+                    f"each of the {batch} examples. It must be mixed with the targets, so pass it "
+                    f"in the call: mixup.wrap(F.{self.name})(output, target, {name}={name})."
                 )
 
 
 def known(criterion: Criterion) -> Known | None:
-    """Return which of PyTorch's losses a criterion is, by exact type; None for any other."""
+    """Identify a criterion that is one of PyTorch's losses, by exact type; None if it is not."""
     bound: Mapping[str, Any] = {}
     while isinstance(criterion, functools.partial) and not criterion.args:
         bound = {**criterion.keywords, **bound}
@@ -148,12 +149,12 @@ def known(criterion: Criterion) -> Known | None:
 
 
 def eager(module: nn.Module) -> nn.Module:
-    """Return the module inside a compiled one."""
+    """Return the module inside a compiled module."""
     return getattr(module, "_orig_mod", module)
 
 
 def signature(criterion: Criterion) -> inspect.Signature | None:
-    """Return the signature of what a criterion runs; None if it does not tell."""
+    """Return the signature of a criterion's function; None if it has no readable one."""
     function = criterion
     if isinstance(function, functools.partial) and isinstance(function.func, nn.Module):
         inner = eager(function.func).forward
@@ -167,7 +168,7 @@ def signature(criterion: Criterion) -> inspect.Signature | None:
 
 
 def as_lengths(value: Any) -> Any:
-    """Return the lengths of `torch.nn.CTCLoss` as a tensor, if they come as Python numbers."""
+    """Return lengths for `torch.nn.CTCLoss` as a tensor if they are Python numbers."""
     is_list = isinstance(value, tuple | list) and value
     if is_list and all(isinstance(number, int) for number in value):
         return torch.tensor(value)

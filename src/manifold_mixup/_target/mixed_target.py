@@ -1,4 +1,4 @@
-"""The one target algebra: what a mixed batch should have answered."""
+"""MixedTarget: the mixed targets of a batch, their loss, soft labels and accuracy."""
 
 from typing import Any
 
@@ -12,29 +12,31 @@ from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_row
 
 
 class MixedTarget:
-    """The targets of a batch, mixed as its hidden states were.
+    """The targets of a batch, mixed the way its hidden states were.
 
-    A target is a unit: the loss is ``lam`` times that of the examples' own targets plus ``1 - lam``
-    times that of their partners', each with all that belongs to it. It is right whatever the target
-    means. The target itself is interpolated (paper, Eq. 1) only if it is one floating point tensor
-    and the criterion one of PyTorch's own for which that is the same, or regression proper: cross-
-    entropy of probabilities, binary cross-entropy, mean squared and absolute error, Huber, Poisson
-    and Kullback-Leibler loss, with a reduction.
+    By default the losses are interpolated: ``lam`` times the loss with the examples' own targets
+    plus ``1 - lam`` times the loss with their partners', each with the arguments that belong to it.
+    This is correct for any kind of target. The target itself is interpolated (paper, Eq. 1) only if
+    it is a single floating point tensor and the criterion is a PyTorch loss for which this is
+    equivalent, or ordinary regression: cross-entropy of probabilities, binary cross-entropy, mean
+    squared and absolute error, Huber, Poisson and Kullback-Leibler loss, with a reduction.
 
     Args:
-        y: a tensor with the batch at dimension 0, or a tuple, list, dict or dataclass of such.
-        plan: what the forward pass mixed; None for nothing.
-        targets: ``"mix"`` to interpolate every floating tensor of the target, whatever the
-            criterion; ``"ends"`` to interpolate none.
+        y: a tensor with the batch at dimension 0, or a tuple, list, dict or dataclass of such
+            tensors.
+        plan: the plan of the forward pass; None if it was not mixed.
+        targets: ``"mix"`` interpolates every floating tensor of the target, for any criterion;
+            ``"ends"`` interpolates none.
         with_target: names or positions of further arguments of the criterion that come from the
             data, such as weights and lengths of examples. They are mixed like the target. The
             output is 0, the target 1.
-        with_output: those that the model computed, which stay as they are.
-        whole: those that do not have the batch at dimension 0, even if they have as many rows.
+        with_output: names or positions of arguments that the model computed; they are not mixed.
+        whole: names or positions of arguments without a batch dimension, even if they have as many
+            rows as the batch.
 
     Raises:
         TypeError: ``y`` holds something that is neither a tensor nor None.
-        ValueError: a tensor of ``y`` has another batch size than the plan, or an argument is
+        ValueError: the batch size of a tensor in ``y`` differs from the plan's, or an argument is
             declared twice.
 
     Examples:
@@ -70,72 +72,69 @@ class MixedTarget:
         return _labels.as_html(self.y, self.plan, repr(self).strip("<>"))
 
     def loss(self, criterion: Criterion, output: Any, *more: Any, **options: Any) -> Any:
-        """Return the loss of the output of a mixed pass.
+        """Return the loss for the output of a mixed pass.
 
         Args:
-            criterion: called as ``criterion(output, target, *more, **options)``, once or for both
-                ends. It must not write into what it is given. With a λ per sample it must give a
-                loss per sample, unless the target itself is mixed: by a ``reduction`` attribute or
-                argument, or because it does not reduce.
+            criterion: called as ``criterion(output, target, *more, **options)``, once, or once for
+                each of the two targets. It must not modify its arguments. With one λ per sample,
+                and unless the target itself is mixed, it must return one loss per sample: through a
+                ``reduction`` attribute or argument, or because it does not reduce.
             output: what the model returned.
-            more: further arguments. Of PyTorch's own losses it is known what belongs to the target;
-                what else has the batch at dimension 0 has to be declared.
-            options: further keyword arguments, likewise.
+            more: further arguments. Unless the criterion is one of PyTorch's losses, those with the
+                batch at dimension 0 must be declared.
+            options: further keyword arguments, with the same rule.
 
         Raises:
-            TypeError: a λ per sample meets a criterion without a loss per sample, or the criterion
-                gives no tensor, or beside it a number that differs for the partners' targets.
-            ValueError: an argument has the batch at dimension 0, and nobody said whether it belongs
-                to the target.
-            RuntimeError: the criterion writes in place into what it is given, or changes its
-                buffers.
+            TypeError: the plan has one λ per sample but the criterion gives no loss per sample; or
+                the criterion returns no tensor, or also a number that depends on the targets.
+            ValueError: an argument with the batch at dimension 0 is not declared.
+            RuntimeError: the criterion modifies its arguments or its buffers in place.
         """
         call = self._rule.arguments(criterion).around(self.y, output, more, options)
         return self._rule.loss(criterion, call, self.plan)
 
     def soft(self, num_classes: int) -> Tensor:
-        """Return the soft labels.
+        """Return the mixed soft labels.
 
         Args:
             num_classes: the number of classes.
 
         Returns:
-            Of class indices ``(batch, *positions)`` the mixed one-hot labels, float32 ``(batch,
-            num_classes, *positions)`` as `torch.nn.CrossEntropyLoss` takes them; of labels that are
-            soft already, or several at once, their mix. With ``targets="mix"`` the mix of any
-            floating point target.
+            For class indices ``(batch, *positions)``, the mixed one-hot labels, float32 ``(batch,
+            num_classes, *positions)``, as `torch.nn.CrossEntropyLoss` takes them. For soft or
+            multi-label targets, their mix. With ``targets="mix"``, the mix of any floating point
+            target.
 
         Raises:
-            TypeError: the target is no single tensor, or is not to be mixed.
+            TypeError: the target is not a single tensor, or must not be interpolated.
             ValueError: a class lies outside 0 to ``num_classes`` - 1, or floating point targets are
-                no labels.
+                not labels.
         """
         refuse_twice(self.plan)
         y = self._single("soft")
         if y.is_floating_point() and self._rule.targets == "ends":
-            raise TypeError("targets='ends' means that there is no mean of two targets.")
+            raise TypeError("targets='ends' means that targets cannot be interpolated.")
         return _labels.soft(y, self.plan, num_classes, asked=self._rule.targets == "mix")
 
     def accuracy(self, output: Tensor, ignore_index: int = -100) -> Tensor:
-        """Return the accuracy weighted by λ: what the prediction shares with the mixed target.
+        """Return the accuracy weighted by λ: the share of the mixed target that is predicted.
 
-        An example whose prediction is its own class counts λ, one whose prediction is its
-        partner's class 1-λ, one where both agree 1. It is 1 only where both classes are the same;
-        without mixing it is the usual accuracy.
+        A prediction counts λ if it is the example's own class, 1-λ if it is the partner's class,
+        and 1 if both classes agree. Without mixing, this is the usual accuracy.
 
         Args:
             output: scores, ``(batch, classes, *positions)``.
-            ignore_index: class of positions that do not count.
+            ignore_index: class of the positions to ignore.
 
         Returns:
-            A scalar in 0 to 1, on the device of ``output``. Of soft labels the most likely class
-            counts. On another device than the CPU, where nothing waits for it, NaN in place of the
-            error about values.
+            A scalar in 0 to 1, on the device of ``output``. For soft labels, the most likely class
+            counts. Off the CPU, invalid target values give NaN instead of an error, to avoid
+            synchronisation.
 
         Raises:
-            TypeError: the target is no single tensor.
-            ValueError: the shapes of output and target do not belong together, or values of the
-                target are neither a class, ``ignore_index`` nor soft labels of one class.
+            TypeError: the target is not a single tensor.
+            ValueError: the shapes of output and target do not match, or a target value is neither a
+                class, ``ignore_index`` nor a soft label of one class.
         """
         refuse_twice(self.plan)
         return _labels.accuracy(self._single("accuracy"), self.plan, output, ignore_index)
@@ -143,7 +142,7 @@ class MixedTarget:
     def _single(self, what: str) -> Tensor:
         if not isinstance(self.y, Tensor):
             raise TypeError(
-                f"{what} needs one tensor of targets, but there is a {type(self.y).__name__}. Ask "
-                f"for one of them: MixedTarget(y[...], mixed.plan).{what}(...)."
+                f"{what} needs a single tensor of targets, but got a {type(self.y).__name__}. "
+                f"Select one of its tensors: MixedTarget(y[...], mixed.plan).{what}(...)."
             )
         return self.y

@@ -1,4 +1,4 @@
-"""A loss for every example, and how a criterion reduces them to one number."""
+"""Losses per example, and how a criterion reduces them to one number."""
 
 import copy
 import functools
@@ -24,10 +24,10 @@ def per_sample(
     pair: tuple[Call, Call],
     plan: MixPlan,
 ) -> Any:
-    """Return the loss with a λ for every example: by rows, then reduced as the criterion does.
+    """Return the loss for one λ per example: per row, then reduced the way the criterion does.
 
     Raises:
-        TypeError: the criterion gives no loss for every example, or reduces them by no known rule.
+        TypeError: the criterion gives no loss per example, or reduces them by an unknown rule.
     """
     if "reduction" in pair[0].options:  # an argument of the call
         chosen = pair[0].options["reduction"]
@@ -57,23 +57,23 @@ def _require_rows(losses: Any, batch: int, criterion: Criterion) -> None:
     seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
     raise TypeError(
         f"per_sample=True needs a loss for each of the {batch} examples, but {name_of(criterion)} "
-        f"gave {seen}. Give it a reduction attribute or argument that takes 'none', let it not "
-        f"reduce, use per_sample=False, or, if its targets are floating point numbers of which "
-        f"there is a mean, targets='mix'."
+        f"returned {seen}. Add a reduction attribute or argument that accepts 'none', do not "
+        f"reduce in the criterion, use per_sample=False, or, if its targets can be interpolated, "
+        f"targets='mix'."
     )
 
 
 class _Fit:
-    """Losses by rows, and what they are reduced to: their sum, divided by one number for all rows.
+    """The hypothesis that a loss is the sum of its rows, divided by one number for all rows.
 
-    What the plain loss divides by (elements, class weights, positions not ignored) is the ratio of
-    the sum to the value. A permutation of the batch does not change it, so both ends tell, and if
-    they do not tell the same the rule is another one.
+    The divisor of the plain loss (elements, class weights, positions not ignored) is the ratio of
+    the sum to the value. Permuting the batch does not change it, so both ends must give the same
+    divisor. If they do not, the loss is reduced by another rule.
 
     Args:
-        rows: the losses by rows, of the own targets and of the partners'.
-        values: the plain losses of the two.
-        plan: the shares.
+        rows: the losses per row, with the own targets and with the partners'.
+        values: the reduced losses of the two.
+        plan: the plan, with λ.
     """
 
     def __init__(self, rows: tuple[Tensor, Tensor], values: list[Tensor], plan: MixPlan) -> None:
@@ -94,9 +94,9 @@ class _Fit:
         return (mixed.sum(dtype=self.exact) * factor).to(self.dtype)  # type: ignore[no-any-return]
 
     def divided(self, divisors: tuple[Tensor, Tensor] | None) -> "_Fit":
-        """Return the fit of losses that are divided by a number for each row first.
+        """Return the fit of losses that are first divided by one number per row.
 
-        A NaN among the rows of a loss that is none leaves them out, as here.
+        NaN rows count as 0, because a loss that is finite nevertheless must have ignored them.
         """
         rows = []
         for place, losses in enumerate(self.rows):
@@ -109,9 +109,9 @@ class _Fit:
         return fit
 
     def clearly_holds(self) -> bool:
-        """Return whether both ends tell the same, for losses on the host and of one sign."""
+        """Return whether both ends give the same divisor, for CPU losses of one sign."""
         own, partner = (total.item() for total in self._sums)
-        value, other = (one.item() for one in self.values)
+        value, other = (value.item() for value in self.values)
         return abs(own * other - partner * value) <= self._tolerance * abs(own * other)
 
     @property
@@ -119,7 +119,7 @@ class _Fit:
         return max(1e-4, 4 * torch.finfo(self.dtype).eps)
 
     def holds(self) -> Tensor:
-        """Return whether both ends tell the same; where a value is not finite, so is the loss."""
+        """Return whether both ends give the same divisor; non-finite values pass."""
         own, partner = (rows.detach().abs().sum(dtype=self.exact) for rows in self.rows)
         sums, values = self._sums, self.values
         ratio = (values[0].abs() + values[1].abs()) / (sums[0].abs() + sums[1].abs())
@@ -129,9 +129,10 @@ class _Fit:
 
 
 def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion) -> Tensor:
-    """Reduce by one divisor for all rows, or by a number of each row beside, such as its length.
+    """Reduce by one divisor for all rows, or also by one number per row, such as its length.
 
-    The host is asked only where the answer lies there. Elsewhere a loss that fits no rule is NaN.
+    Off the CPU the result of the fit is not read, to avoid synchronisation: if no rule fits, the
+    loss is NaN.
     """
     on_host = fit.rows[0].device.type == "cpu"
     if on_host and fit.clearly_holds():
@@ -147,16 +148,16 @@ def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion)
         loss = value if loss is None else torch.where(loss.isnan(), value, loss)
     if loss is None:
         raise TypeError(
-            f"{name_of(criterion)} reduces the losses of the examples in a way that cannot be told "
-            f"from its results: neither to their sum or mean, nor to that divided by one number "
-            f"for all, nor with each divided by its length. Let it not reduce, and reduce what "
-            f"the wrapped criterion returns, or use per_sample=False."
+            f"{name_of(criterion)} reduces the losses of the examples by an unknown rule: it is "
+            f"not their sum or mean, not a sum divided by one number for all, and not a sum with "
+            f"each loss divided by its length. Do not reduce in the criterion and reduce what the "
+            f"wrapped criterion returns, or use per_sample=False."
         )
     return loss
 
 
 def _numbers(pair: tuple[Call, Call], plan: MixPlan) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every integer for each row in what differs between the two calls."""
+    """Yield every argument with one integer per row that differs between the two calls."""
     own, partner = (dict(leaves((call.args, dict(call.options)))) for call in pair)
     for path, leaf in own.items():
         whole = not leaf.is_floating_point() and not leaf.is_complex() and leaf.dtype != torch.bool
@@ -171,7 +172,7 @@ def _of_ctc(
     pair: tuple[Call, Call],
     plan: MixPlan,
 ) -> Tensor:
-    """Reduce as `torch.nn.CTCLoss`, whose mean divides each loss by the length of its target."""
+    """Reduce like `torch.nn.CTCLoss`, whose mean divides each loss by its target's length."""
     given = criterion.keywords if isinstance(criterion, functools.partial) else {}
     if known.option("reduction", given, "mean") == "sum":
         return interpolate(*rows, plan.lam).sum()  # type: ignore[no-any-return]
@@ -188,22 +189,22 @@ def _lengths(call: Call) -> Tensor:
 
 
 def _unreduced(criterion: Criterion) -> Criterion | None:
-    """Return the criterion with ``reduction="none"``; None if it does not reduce or cannot tell."""
+    """Return the criterion with ``reduction="none"``; None if that is impossible or not needed."""
     reduction = getattr(criterion, "reduction", None)
     if isinstance(reduction, str):
         if reduction == "none":
             return None
         if isinstance(criterion, nn.Module):
-            criterion = eager(criterion)  # a compiled module hands attributes on to the inner one
-        for copied in (copy.copy, copy.deepcopy):
-            twin = copied(criterion)  # the shallow one shares the weights
+            criterion = eager(criterion)  # a compiled module forwards attributes to it
+        for make_copy in (copy.copy, copy.deepcopy):
+            copied = make_copy(criterion)  # a shallow copy shares the weights
             try:
-                object.__setattr__(twin, "reduction", "none")  # of a frozen dataclass too
-            except AttributeError:  # computed from something else
+                object.__setattr__(copied, "reduction", "none")  # works for frozen dataclasses
+            except AttributeError:  # a read-only property
                 return None
             if getattr(criterion, "reduction", None) == reduction:
-                return twin
-            # A setter that hands on to a part of it has reached the user's own criterion.
+                return copied
+            # The setter changed a shared part, and so the user's own criterion: undo it.
             object.__setattr__(criterion, "reduction", reduction)
     if _reduction_argument(criterion) == "none":
         return None
@@ -211,7 +212,7 @@ def _unreduced(criterion: Criterion) -> Criterion | None:
 
 
 def _reduction_argument(criterion: Criterion) -> Any:
-    """Return what the ``reduction`` argument is if it is left out; "none" if there is no such."""
+    """Return the default of the ``reduction`` argument; "none" if there is no such argument."""
     given = criterion.keywords if isinstance(criterion, functools.partial) else {}
     found = signature(criterion)
     parameter = None if found is None else found.parameters.get("reduction")

@@ -1,4 +1,4 @@
-"""How the targets of one criterion are mixed: the loss at both ends, or a mixed target."""
+"""Mix the targets of one criterion: interpolate the losses at both ends, or the target."""
 
 import threading
 from collections.abc import Callable
@@ -30,18 +30,18 @@ _evaluating = _Evaluating()
 
 
 def refuse_twice(plan: MixPlan | None) -> None:
-    """Raise RuntimeError if a criterion, evaluated for targets mixed by a plan, mixes by it too."""
+    """Raise RuntimeError if a criterion that is evaluated for a plan mixes by it again."""
     for other in _evaluating.plans:
         if plan is other:
             raise RuntimeError(
-                "a criterion inside a wrapped criterion mixes the targets too, so that they would "
-                "be mixed twice. Inside, use the plain criterion (criterion.criterion of a wrapped "
-                "one) and the target as it is given, or do not wrap what is around it."
+                "a criterion inside a wrapped criterion also mixes the targets, which would mix "
+                "them twice. Inside, use the plain criterion (criterion.criterion of a wrapped "
+                "one) and the unmixed target, or do not wrap the outer criterion."
             )
 
 
 class Said(TypedDict):
-    """What a user may say of a criterion; see `ManifoldMixup.wrap`."""
+    """The options for a criterion; see `ManifoldMixup.wrap`."""
 
     targets: Targets
     with_target: Keys
@@ -50,11 +50,11 @@ class Said(TypedDict):
 
 
 class Rule:
-    """What is known of a criterion beside its calls; see `ManifoldMixup.wrap` for the arguments.
+    """The options for a criterion and its arguments; see `ManifoldMixup.wrap`.
 
     Raises:
-        TypeError: an argument is named by something else than a string or a position.
-        ValueError: ``targets`` is unknown, or an argument is named twice.
+        TypeError: an argument is declared by neither a name nor a position.
+        ValueError: ``targets`` is unknown, or an argument is declared twice.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Rule:
         self._holders: list[Holder] = []
 
     def arguments(self, criterion: Criterion) -> Arguments:
-        """Return the arguments of the criterion, whose signature is read once.
+        """Return the arguments of the criterion; its signature is read once.
 
         Raises:
-            ValueError: an argument is declared that it does not have.
+            ValueError: the criterion has no argument of a declared name or position.
         """
         if self._arguments is None or self._arguments.criterion is not criterion:
             self._arguments = Arguments(criterion, self.declared)
@@ -94,11 +94,11 @@ class Rule:
         """Return the loss of a call with the targets mixed by a plan.
 
         Args:
-            criterion: what is called.
+            criterion: the criterion to call.
             call: its arguments, with the examples' own targets.
-            plan: None for nothing mixed.
-            checked: called once the arguments are known to be right, before the criterion is.
-            look: whether to look if the criterion compares examples.
+            plan: the plan; None if nothing was mixed.
+            checked: called after the arguments are checked, before the criterion.
+            look: whether to check if the criterion compares examples.
         """
         if plan is None:
             if checked is not None:
@@ -139,7 +139,7 @@ class Rule:
             evaluations.settle()
 
     def _target(self, arguments: Arguments, call: Call, form: Form, batch: int) -> dict[Key, Any]:
-        """Return the target and all that belongs to it, checked."""
+        """Check and return the target and the arguments that belong to it."""
         target = arguments.of_target(call, form, batch)
         known = arguments.known
         if known is not None:
@@ -149,8 +149,8 @@ class Rule:
         y = call[form.target]
         if known is not None and known.name == "ctc_loss" and isinstance(y, Tensor) and y.ndim == 1:
             raise ValueError(
-                "the targets of CTCLoss are one row after another, so that nobody can say which "
-                "belong to one example. Give them as (batch, length), padded."
+                "the targets of CTCLoss are concatenated, so those of one example cannot be "
+                "identified. Pass them as (batch, length), padded."
             )
         require_rows(y, batch)
         for key, value in target.items():
@@ -165,7 +165,7 @@ class Rule:
         target: dict[Key, Any],
         plan: MixPlan,
     ) -> tuple[Call, ...]:
-        """Return the calls at both ends; one call where the target itself is mixed."""
+        """Return the calls with both targets, or a single call if the target is interpolated."""
         parts = [leaf for value in target.values() for _, leaf in leaves(value)]
         if not parts:
             return (call,)
@@ -177,7 +177,7 @@ class Rule:
             partners = {key: _discrete_by_rows(value, plan) for key, value in mixed.items()}
             return own, call.put(partners)
         partners = {key: by_rows(value, plan) for key, value in target.items()}
-        # PyTorch's own may have been given lengths as Python numbers, which are tensors by now.
+        # Lengths of PyTorch's losses may have been Python numbers, which are tensors here.
         own = call if arguments.known is None or not form.targets else call.put(target)
         return own, call.put(partners)
 
@@ -200,7 +200,7 @@ def _between(
     pair: tuple[Call, ...],
     plan: MixPlan,
 ) -> Any:
-    """Return the loss of a mixed target, or that between the losses of both ends."""
+    """Return the loss of the interpolated target, or interpolate the losses at both ends."""
     own = pair[0]
     if len(pair) == 1:
         return evaluate(criterion, own)
@@ -210,7 +210,7 @@ def _between(
 
 
 def _discrete_by_rows(value: Any, plan: MixPlan) -> Any:
-    """Return the partners' rows of what cannot be mixed, and the rest, which is mixed, as it is."""
+    """Return the partners' rows of discrete tensors, and other tensors (already mixed) as is."""
 
     def partner(_: str, leaf: Tensor) -> Tensor:
         return leaf if is_continuous(leaf) else leaf[plan.perm.to(leaf.device)]
@@ -219,7 +219,7 @@ def _discrete_by_rows(value: Any, plan: MixPlan) -> Any:
 
 
 def _looked_at(arguments: Arguments, call: Call, form: Form, batch: int) -> tuple[Call, Any]:
-    """Return the call with aliases of the outputs, and what to do with its first result."""
+    """Return the call with aliases of the outputs, and a callback for its first result."""
     name = name_of(arguments.criterion)
     if arguments.known is not None:
         if arguments.known.compares:
@@ -228,19 +228,19 @@ def _looked_at(arguments: Arguments, call: Call, form: Form, batch: int) -> tupl
     aliases = _comparisons.Aliases(batch)
     new = {key: aliases.of(call[key]) for key in (form.output, *form.outputs)}
 
-    def ask(result: Any) -> None:
+    def warn_if_compared(result: Any) -> None:
         if aliases.compared_in(result):
             _warn(name)
 
-    return call.put(new), ask
+    return call.put(new), warn_if_compared
 
 
 def _warn(name: str) -> None:
     warn(
-        f"{name} compares the examples of a batch with each other, so there is no mixed target for "
-        f"it: the loss is that of the mixed examples with all of their own targets, weighted by "
-        f"lam, and with all of their partners' targets, weighted by 1 - lam. If that is not meant, "
-        f"compute it in mixup.paused(), on a pass that is not mixed."
+        f"{name} compares the examples of a batch with each other, so it has no mixed target. Its "
+        f"loss is computed once with all own targets, weighted by lam, and once with all partners' "
+        f"targets, weighted by 1 - lam. If this is not intended, compute it on an unmixed pass, in "
+        f"mixup.paused()."
     )
 
 
@@ -248,8 +248,8 @@ def require_rows(y: Any, batch: int, what: str = "the target") -> None:
     """Raise unless every tensor of a target has the batch at dimension 0.
 
     Raises:
-        TypeError: there is something that is neither a tensor nor None.
-        ValueError: a tensor has another dimension 0.
+        TypeError: a value is neither a tensor nor None.
+        ValueError: dimension 0 of a tensor is not the batch.
     """
     for path, leaf in all_leaves(y):
         if leaf is None or (isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch):
@@ -257,12 +257,12 @@ def require_rows(y: Any, batch: int, what: str = "the target") -> None:
         where = f"{what}{path and f' {path!r}'}"
         if not isinstance(leaf, Tensor):
             raise TypeError(
-                f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets, and what "
-                f"belongs to them, are tensors with the batch at dimension 0; anything else is a "
-                f"further argument of the criterion."
+                f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets, and "
+                f"arguments that belong to them, must be tensors with the batch at dimension 0; "
+                f"pass anything else as a further argument of the criterion."
             )
         raise ValueError(
-            f"the forward pass that made this output mixed {batch} examples but {where} has shape "
+            f"the forward pass of this output mixed {batch} examples, but {where} has shape "
             f"{tuple(leaf.shape)}. Its dimension 0 must be the batch; flatten tokens or pixels "
             f"inside the criterion, not before it."
         )

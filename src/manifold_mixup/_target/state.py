@@ -1,4 +1,4 @@
-"""Where a criterion keeps its state: attributes, buffers, variables of enclosing functions."""
+"""Find and restore a criterion's state: attributes, buffers, variables of enclosing functions."""
 
 import functools
 import inspect
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from manifold_mixup._target.losses import Criterion, eager
 
-# Of a network that a criterion refers to, not every attribute is watched at every step.
+# If a criterion refers to a network, not every attribute can be watched at every step.
 _FEW = 32
-_MANY = 1000  # so many items are data
-_DEEP = 4  # how many steps from one object to the next are taken
+_MANY = 1000  # larger containers count as data
+_DEEP = 4  # maximal depth of the search
 
 
 class Holder:
@@ -25,7 +25,7 @@ class Holder:
         self._tensors: list[tuple[str, Tensor]] = []
 
     def look(self) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
-        """Return what it holds, and the tensors among that, which count writes, by their paths."""
+        """Return its contents, and its tensors (which count writes) with their paths."""
         if self._latest is None or not _same(self.held, self._latest):
             self._latest = dict(self.held)
             self._tensors = [
@@ -37,11 +37,11 @@ class Holder:
 
 
 class State:
-    """What some namespaces hold, as it was when this was made."""
+    """The contents of some namespaces at the time of construction."""
 
     def __init__(self, holders: list[Holder]) -> None:
         self._held: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
-        self._after: dict[int, dict[str, Any]] = {}  # by place, of those that were changed
+        self._after: dict[int, dict[str, Any]] = {}  # by index, for changed namespaces
         self._versions: list[tuple[str, Tensor, int]] = []
         for holder in holders:
             before, tensors = holder.look()
@@ -50,25 +50,25 @@ class State:
                 self._versions.append((path, tensor, tensor._version))
 
     def written(self) -> str:
-        """Return the name of a tensor that was written in place since; else nothing."""
+        """Return the name of a tensor that was written in place since; empty if there is none."""
         for name, tensor, version in self._versions:
             if tensor._version != version:
                 return name
         return ""
 
     def put(self) -> None:
-        """Put back what was assigned anew since."""
+        """Undo all assignments since."""
         for held, before in self._held:
             _assign(held, before)
 
     def note(self) -> None:
-        """Remember what is in every namespace that was changed for the first time."""
+        """Remember the contents of every namespace that has changed for the first time."""
         for place, (held, before) in enumerate(self._held):
             if place not in self._after and not _same(held, before):
                 self._after[place] = dict(held)
 
     def settle(self) -> None:
-        """Assign what was remembered."""
+        """Assign the remembered contents."""
         for place, after in self._after.items():
             _assign(self._held[place][0], after)
 
@@ -86,14 +86,14 @@ def _assign(held: MutableMapping[str, Any], values: dict[str, Any]) -> None:
 def _same(held: MutableMapping[str, Any], before: dict[str, Any]) -> bool:
     if len(held) != len(before):
         return False
-    for name, value in before.items():  # noqa: SIM110 - at every step, so without a generator
+    for name, value in before.items():  # noqa: SIM110 - runs at every step; a generator is slower
         if name not in held or held[name] is not value:
             return False
     return True
 
 
 class _Cells(MutableMapping[str, Any]):
-    """The variables that a function shares with the one around it."""
+    """The variables that a function shares with its enclosing function."""
 
     def __init__(self, function: types.FunctionType) -> None:
         names = function.__code__.co_freevars
@@ -131,10 +131,10 @@ def holder_of(criterion: Criterion) -> Holder | None:
 
 
 def holders(criterion: Criterion) -> list[Holder]:
-    """List where a criterion, and what it refers to, may keep state.
+    """List the namespaces in which a criterion, or an object it refers to, may keep state.
 
-    From a function the way leads on to the variables around it and to the modules that it names,
-    from a partial or a bound method to what is inside, from an object to its attributes.
+    The search goes from a function to its enclosing variables and the modules it names, from a
+    partial or bound method to its contents, and from an object to its attributes.
     """
     found: dict[int, Holder] = {}
     stack: list[tuple[str, Any, int]] = [("", criterion, 0)]
@@ -170,7 +170,7 @@ def _own(path: str, value: Any) -> Iterator[Holder]:
 
 
 def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a value refers to, with the prefix of its names."""
+    """Yield the objects a value refers to, each with the prefix for its names."""
     if inspect.ismethod(value):
         yield path, value.__self__
     elif isinstance(value, functools.partial):
@@ -207,7 +207,7 @@ def _named(path: str, values: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is an object of a user's class, with attributes."""
+    """Return whether a value is an object with attributes, of a user's class."""
     kind = type(value)
     if isinstance(value, type | types.ModuleType | tuple | list | dict):
         return False

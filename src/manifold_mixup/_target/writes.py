@@ -1,4 +1,4 @@
-"""Keep the evaluations of one criterion apart: what one of them changes, no other must see."""
+"""Isolate the evaluations of one criterion: none may see what another one changed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +12,17 @@ from manifold_mixup._tree import leaves
 
 
 class Evaluations:
-    """The evaluations of a criterion for one batch, each of which finds it as the first one did.
+    """The evaluations of a criterion for one batch, each starting from the same state.
 
-    What is assigned anew (an attribute, a counter, a variable of an enclosing function) is put back
-    before the next evaluation; in the end it stays as the first one left it, which saw the targets
-    of the examples themselves. What is written in place cannot be put back and is refused. Writes
-    count by PyTorch's version counters: those through ``.data`` or NumPy, and changes of lists and
-    dicts, count nowhere.
+    Assignments (to an attribute, a counter, a variable of an enclosing function) are undone before
+    the next evaluation. Finally, the state after the first evaluation, with the own targets, is
+    restored. In-place writes cannot be undone and are refused. They are detected by PyTorch's
+    version counters, which miss writes through ``.data`` or NumPy, and changes of lists and dicts.
 
     Args:
-        criterion: what is called.
-        call: with what it is called.
-        holders: where the criterion keeps its state.
+        criterion: the criterion.
+        call: the arguments of its call.
+        holders: the namespaces in which the criterion keeps its state.
         first: called with the first result.
     """
 
@@ -40,16 +39,16 @@ class Evaluations:
         self._given = [(tensor, tensor._version) for tensor in _tracked(call)]
         self._state = State(holders)
         self._ran = False
-        self._twins: dict[int, State] = {}
+        self._copies: dict[int, State] = {}
 
     def run(self, criterion: Criterion, call: Call) -> Any:
-        """Evaluate the criterion, or a twin of it with another reduction.
+        """Evaluate the criterion, or a copy of it with another reduction.
 
         Raises:
-            RuntimeError: it wrote in place into what it was given or what it holds.
+            RuntimeError: it wrote in place into its arguments or its own tensors.
         """
-        if criterion is not self.criterion and (twin := holder_of(criterion)) is not None:
-            self._twins.setdefault(id(criterion), State([twin])).put()
+        if criterion is not self.criterion and (holder := holder_of(criterion)) is not None:
+            self._copies.setdefault(id(criterion), State([holder])).put()
         if self._ran:
             self._state.put()
         self._ran = True
@@ -62,7 +61,7 @@ class Evaluations:
         return result
 
     def settle(self) -> None:
-        """Leave the criterion as its first evaluation did."""
+        """Restore the state after the first evaluation."""
         self._state.settle()
 
     def _require_unwritten(self) -> None:
@@ -80,23 +79,23 @@ class Evaluations:
         ]
         return (
             f"{name_of(self.criterion)} writes in place into {places[0]} (of shape "
-            f"{tuple(tensor.shape)}), but it is evaluated for the targets of the examples and for "
-            f"those of their partners, and the second time it would see what the first has "
-            f"written. Clone it first in the criterion: x = x.clone()."
+            f"{tuple(tensor.shape)}), but it is evaluated twice, for the own targets and for the "
+            f"partners', and the second evaluation would see what the first has written. Clone the "
+            f"tensor first in the criterion: x = x.clone()."
         )
 
     def _changed(self, name: str) -> str:
         return (
             f"{name_of(self.criterion)} changes its {name!r} in place when it is called, but it is "
-            f"evaluated for the targets of the examples and for those of their partners, and the "
-            f"second time it would work with what the first has changed. Assign a new tensor in "
-            f"place of writing into the old one, or update it outside of the criterion, once a "
-            f"batch, or wrap the criterion in eval mode if it leaves it then."
+            f"evaluated twice, for the own targets and for the partners', and the second "
+            f"evaluation would see the change. Assign a new tensor instead of writing into the old "
+            f"one, update it outside the criterion once per batch, or, if it does not change in "
+            f"eval mode, wrap the criterion in eval mode."
         )
 
 
 def _tracked(call: Call) -> list[Tensor]:
-    """List the tensors of a call that count how often they are written to."""
+    """List the tensors of a call that have a version counter."""
     found = []
     for value in (*call.args, *call.options.values()):
         if isinstance(value, Tensor):

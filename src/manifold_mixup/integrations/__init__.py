@@ -1,1 +1,1 @@
-"""Adapters for training libraries, one module each, on the public API alone."""
+"""Adapters for training libraries, one module each, built on the public API only."""

@@ -1,4 +1,4 @@
-"""The parts of a LightningModule that are to be mixed, or a word on why they are not there."""
+"""Find the parts of a LightningModule to mix, or explain why they are missing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,10 @@ from torch import nn
 
 
 def before_finders(trainer: Any, callback: Callback) -> bool:
-    """Put a callback before the finders of a Trainer, and return whether there are any.
+    """Move a callback before a Trainer's finders, and return whether there are any.
 
-    They try out a training as the fit starts, without the callbacks, which are called in order. A
-    Tuner puts a finder first, and the Trainer does so with those that it is given.
+    Finders run trial trainings when the fit starts, before the callbacks that come after them. A
+    Tuner puts its finder first, and the Trainer does the same with finders it is given.
     """
     finders = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder | LearningRateFinder)]
     if finders:
@@ -27,23 +27,23 @@ def before_finders(trainer: Any, callback: Callback) -> bool:
 
 
 def estimates_statistics(trainer: Any) -> bool:
-    """Return whether this epoch only takes the batch statistics of averaged weights anew.
+    """Return whether this epoch only recomputes batch statistics for averaged weights.
 
-    `StochasticWeightAveraging` has the Trainer do so in one epoch more, without backward passes.
+    For this, `StochasticWeightAveraging` adds an epoch without backward passes.
     """
     averaging = (c for c in trainer.callbacks if isinstance(c, StochasticWeightAveraging))
     return any(trainer.current_epoch > each.swa_end for each in averaging)
 
 
 def mixed_module(trainer: Trainer, pl_module: LightningModule, name: str | None) -> nn.Module:
-    """Return the submodule of a name; for None the LightningModule, unless the Trainer wraps it."""
+    """Return the named submodule, or the LightningModule itself if ``name`` is None."""
     kind = type(pl_module).__name__
     if name is None:
         if trainer.model is not pl_module:
             raise ValueError(
                 f"with this strategy the Trainer wraps {kind} and calls it around training_step, "
-                f"so that it cannot be mixed itself. Put its layers into a module of its own, "
-                f'self.model, and name that: module="model".'
+                f"so {kind} itself cannot be mixed. Move its layers into a submodule, "
+                f'self.model, and name it: module="model".'
             )
         return pl_module
     try:
@@ -51,30 +51,30 @@ def mixed_module(trainer: Trainer, pl_module: LightningModule, name: str | None)
     except AttributeError:
         known = [child for child, _ in pl_module.named_children()]
         raise ValueError(
-            f"{kind} has no submodule {name!r} to mix. Name the one that training_step calls: "
-            f"module= one of {known}; or say module=None for {kind} itself, which training_step "
-            f"calls as self(x). It must be there when the fit starts."
+            f"{kind} has no submodule {name!r} to mix. Set module= to the one that training_step "
+            f"calls, one of {known}; or set module=None for {kind} itself, if training_step calls "
+            f"self(x). The submodule must exist when the fit starts."
         ) from None
 
 
 def own_criterion(pl_module: LightningModule, name: str) -> Callable[..., Any]:
-    """Return the attribute by which a LightningModule computes its loss."""
+    """Return the attribute with which a LightningModule computes its loss."""
     found: Any = getattr(pl_module, name, None)
     if not callable(found):
         raise ValueError(
-            f"{type(pl_module).__name__} has no {name!r} to compute the loss by. Set it in "
-            f"__init__, self.{name} = nn.CrossEntropyLoss(), and have training_step call it; name "
-            f"another attribute by criterion=; or say criterion=None and compute the loss by "
+            f"{type(pl_module).__name__} has no {name!r} to compute the loss. Set self.{name} = "
+            f"nn.CrossEntropyLoss() in __init__ and call it in training_step; or name another "
+            f"attribute with criterion=; or set criterion=None and compute the loss with "
             f"callback.target(y, output).loss(nn.functional.cross_entropy, output)."
         )
     return found  # type: ignore[no-any-return]
 
 
 class Covered:
-    """The criterion of a LightningModule, with a mixed one before it.
+    """The criterion of a LightningModule, shadowed by a mixed criterion.
 
-    The mixed one is in the instance's ``__dict__``, where it is found first. A module stays
-    registered where it is, so that checkpoints of the fit have the keys of any other.
+    The mixed criterion is in the instance's ``__dict__``, where Python looks first. A criterion
+    that is a module stays registered, so the keys of checkpoints do not change.
     """
 
     def __init__(self, pl_module: LightningModule, name: str, mixed: nn.Module) -> None:
@@ -84,7 +84,7 @@ class Covered:
         own[name] = mixed
 
     def uncover(self, pl_module: LightningModule) -> None:
-        """Take the mixed one away, unless somebody has put another there."""
+        """Remove the mixed criterion, unless other code has replaced it."""
         own = vars(pl_module)
         if own.get(self.name) is self.mixed:
             del own[self.name]

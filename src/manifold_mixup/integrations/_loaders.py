@@ -1,4 +1,4 @@
-"""Whether a data loader hands out batches that are mixed already."""
+"""Detect data loaders whose batches are already mixed."""
 
 import functools
 import inspect
@@ -8,32 +8,29 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-# Recognised by name, so that neither library has to be there.
+# Recognised by name, so that neither library needs to be installed.
 _MIXERS = {("torchvision", "MixUp"), ("torchvision", "CutMix"), ("timm", "Mixup")}
-# Deep enough for a collate_fn that calls a function with a list of choices; no data is searched.
+# Deep enough for a collate_fn that calls a function with a list of choices. Data is not searched.
 _DEPTH, _WIDTH = 6, 50
 
 
 def refuse_mixed(loader: Any) -> None:
-    """Raise if a loader is known to mix its batches as it collates them.
+    """Raise ValueError if a loader is known to mix its batches in collation.
 
     Args:
-        loader: a `DataLoader`, what wraps one, or a list or dict of them.
-
-    Raises:
-        ValueError: it does.
+        loader: a `DataLoader`, a wrapper of one, or a list or dict of them.
     """
     mixer = _mixer_in(loader, _DEPTH)
     if mixer is not None:
         raise ValueError(
-            f"the training data is mixed already: the loader's collate_fn applies {mixer}. Mixed "
-            f"once more, every target would be one of four examples. Take {mixer} out; for mixing "
-            f'at the input say layers=["input", ...].'
+            f"the training data is already mixed: the loader's collate_fn applies {mixer}. Mixed "
+            f"again, every target would combine four examples. Remove {mixer}; to mix "
+            f'the input, set layers=["input", ...].'
         )
 
 
 def _mixer_in(thing: Any, depth: int) -> str | None:
-    """Name the mixer that something is, holds or calls; None if none is found."""
+    """Return the name of a mixer that an object is, holds or calls; None if there is none."""
     for kind in type(thing).__mro__:
         if (kind.__module__.partition(".")[0], kind.__name__) in _MIXERS:
             return type(thing).__name__
@@ -53,11 +50,11 @@ def _parts(thing: Any) -> Iterable[Any]:
     if isinstance(thing, types.MethodType):
         return (thing.__func__, *vars(thing.__self__).values())
     if isinstance(thing, types.FunctionType):
-        with suppress(ValueError):  # a variable that has no value yet
+        with suppress(ValueError):  # a variable without a value yet
             used = inspect.getclosurevars(thing)
             return (used.nonlocals, used.globals)
     if isinstance(thing, types.ModuleType | type):
         return ()
-    # A loader, one that prefetches it, Lightning's several in one; a choice of transforms.
+    # Of a loader, a prefetching wrapper, Lightning's combined loaders, and a choice of transforms.
     names = ("collate_fn", "loader", "iterables", "transforms")
     return [getattr(thing, name) for name in names if hasattr(thing, name)]

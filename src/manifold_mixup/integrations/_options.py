@@ -1,4 +1,4 @@
-"""Which options of an adapter are for the criterion, and which for attaching."""
+"""Split an adapter's options into those for `ManifoldMixup` and those for `wrap`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The losses of timm on targets that are mixed."""
+"""The losses of timm for mixed targets."""
 
 from typing import Any
 
@@ -13,25 +13,25 @@ _UNMIXABLE = ("JsdCrossEntropy", "TwoWayLoss", "ZlprLoss")
 def as_mixed(
     loss: nn.Module, smoothing: float, multi_label: bool
 ) -> tuple[nn.Module, float | None]:
-    """Return a loss for mixed targets, and the smoothing of its soft labels; None for no such."""
+    """Return a loss for mixed targets, and its label smoothing (None without soft labels)."""
     kind = type(loss).__name__
     if kind in _UNMIXABLE:
         raise ValueError(
             f"{kind} has no mixed targets: it compares parts of the batch with each other, or "
-            f"rounds every target to 0 or 1. Take another loss."
+            f"rounds every target to 0 or 1. Use another loss."
         )
     if isinstance(loss, SoftTargetCrossEntropy) and not multi_label:
         return loss, smoothing
     if smoothing:
         raise ValueError(
-            f"smoothing={smoothing} is for SoftTargetCrossEntropy; {kind} smooths labels by an "
-            f"argument of its own. Give it there."
+            f"smoothing={smoothing} applies to SoftTargetCrossEntropy only. Pass the smoothing to "
+            f"{kind} itself."
         )
     if multi_label:
         return loss, None
-    if type(loss) is LabelSmoothingCrossEntropy:  # the same of soft labels, and for mode "elem"
+    if type(loss) is LabelSmoothingCrossEntropy:  # its equivalent for soft labels
         return SoftTargetCrossEntropy(), loss.smoothing
-    if isinstance(loss, BinaryCrossEntropy):  # its threshold is one of mixed targets
+    if isinstance(loss, BinaryCrossEntropy):  # its threshold applies to mixed targets
         return loss, 0.0 if getattr(loss, "smooth_dense", False) else loss.smoothing
     return loss, None
 
@@ -53,8 +53,8 @@ class TimmCriterion(nn.Module):
             )
             raise ValueError(
                 f"targets must be {wanted}, but are {target.dtype} of shape "
-                f"{tuple(target.shape)}. Leave out timm's Mixup, which makes labels soft; for "
-                f"multi-label targets say multi_label=True."
+                f"{tuple(target.shape)}. Remove timm's Mixup, which makes labels soft; for "
+                f"multi-label targets, set multi_label=True."
             )
         if self.smoothing is not None:
             classes = output.shape[-1]

@@ -12,16 +12,16 @@ from manifold_mixup.integrations._options import split_options
 
 
 class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is not read
-    """Mix the hidden states of a Learner's model, and its targets alike, while it is fitted.
+    """Mix the hidden states of a Learner's model, and the targets to match, during a fit.
 
-    It attaches when a fit begins and is gone when it ends. A Learner that is fitted on goes on with
-    the plans of the fit before; so does one whose callback is given ``state``.
+    The callback attaches when a fit begins and detaches when it ends. If the Learner is fitted
+    again, the stream of plans continues; it also continues from a given ``state``.
 
     Args:
-        layers: the eligible layers of the model; None has them chosen by a batch of the Learner.
-        state: of the stream of plans, as the attribute ``state`` of a callback before.
-        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes;
-            ``targets`` as of its `wrap`, and all else that that takes, for the loss.
+        layers: the eligible layers of the model; None chooses them from a batch of the Learner.
+        state: state of the stream of plans, from the attribute ``state`` of an earlier callback.
+        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all other options of
+            `ManifoldMixup`; ``targets`` and all other options of its `wrap`, for the loss.
     """
 
     run_valid = False
@@ -41,7 +41,7 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
 
     def before_fit(self) -> None:
         """Attach to the model, and mix the targets of the loss."""
-        self._detach()  # what a fit that failed has left: fastai does not tell of its end
+        self._detach()  # clean up after a failed fit, whose end fastai does not report
         options = dict(self.options)
         if self.layers is None:
             options.setdefault("example", self._example())
@@ -52,7 +52,7 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         of_wrap = dict(self.of_wrap)
         if isinstance(
             self.plain, BaseLoss
-        ):  # PyTorch's own, flattened: numbers mix as they do there
+        ):  # wraps a PyTorch loss on flattened tensors, so floating targets can be mixed
             of_wrap.setdefault("targets", "mix")
         self.learn.loss_func = _Loss(self.plain, self.mixup, of_wrap)
 
@@ -82,7 +82,7 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
 
 
 class _Loss:
-    """The loss of a Learner, which asks it for more than its value: activations, names, classes."""
+    """The mixed loss of a Learner; other attributes (activations, names) are those of the loss."""
 
     def __init__(self, plain: Any, mixup: ManifoldMixup, of_wrap: dict[str, Any]) -> None:
         self.plain, self.mixup, self.of_wrap = plain, mixup, of_wrap

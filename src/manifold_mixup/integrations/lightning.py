@@ -22,24 +22,26 @@ from manifold_mixup.integrations._options import split_options
 
 
 class ManifoldMixupCallback(Callback):
-    """Mix the hidden states of a module, and the targets alike, while a Trainer fits it.
+    """Mix the hidden states of a module, and the targets to match, while a Trainer fits it.
 
-    It attaches when a fit starts and is gone when it ends, by an exception too. Checkpoints hold
-    the stream of plans: a resumed fit draws what an uninterrupted one would have. What a Tuner,
-    `LearningRateFinder` or `BatchSizeFinder` tries out is mixed too, and leaves the stream where it
-    was; the epoch in which `StochasticWeightAveraging` takes batch statistics is not.
+    The callback attaches when a fit starts and detaches when it ends, also by an exception.
+    Checkpoints contain the state of the stream of plans, so a resumed fit draws the same plans as
+    an uninterrupted one. Trials of a Tuner, `LearningRateFinder` or `BatchSizeFinder` are mixed
+    too, but do not advance the stream. The epoch in which `StochasticWeightAveraging` recomputes
+    batch statistics is not mixed.
 
     Args:
-        layers: the eligible layers of the module, as of `ManifoldMixup`; None has them chosen by
+        layers: the eligible layers of the module, see `ManifoldMixup`; None chooses them from
             ``example=`` or the LightningModule's ``example_input_array``.
-        module: name of the submodule that is mixed; None is the LightningModule itself.
-        criterion: name of the attribute, a module or another callable, by which ``training_step``
-            computes its loss; None if it does so by `target`.
-        log: log, at the steps that the Trainer logs, λ (``mixup_lam``), the layer's place in
-            ``mixup.layers`` (``mixup_layer``; -1 for a batch that was not mixed) and, of classes,
-            the accuracy on the mixed targets (``mixup_accuracy``).
-        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all else that `ManifoldMixup` takes;
-            ``targets``, ``with_target`` and all else that its `wrap` takes, for the criterion.
+        module: name of the submodule to mix; None is the LightningModule itself.
+        criterion: name of the attribute (a module or another callable) with which ``training_step``
+            computes its loss; None if it uses `target` instead.
+        log: at the steps that the Trainer logs, log λ (``mixup_lam``), the index of the layer in
+            ``mixup.layers`` (``mixup_layer``; -1 for an unmixed batch) and, for classes, the
+            accuracy on the mixed targets (``mixup_accuracy``).
+        options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all other options of
+            `ManifoldMixup`; ``targets``, ``with_target`` and all other options of its `wrap`, for
+            the criterion.
     """
 
     mixup: ManifoldMixup | None
@@ -58,40 +60,40 @@ class ManifoldMixupCallback(Callback):
         self.logs, (self.options, self.of_wrap) = log, split_options(options)
         if criterion is None and self.of_wrap:
             raise ValueError(
-                f"{', '.join(self.of_wrap)} is for a criterion, but criterion=None. Say it where "
-                f"the loss is computed: callback.target(y, output).loss(...)."
+                f"{', '.join(self.of_wrap)} needs a criterion, but criterion is None. Pass it "
+                f"where the loss is computed: callback.target(y, output, ...).loss(...)."
             )
         self.mixup = None
         self._state: dict[str, int] = {}
         self._covered: Covered | None = None  # the module's criterion, during a fit
         self._fitted: LightningModule | None = None
-        self._unmixed = ExitStack()  # open while nothing is to be mixed
-        self._batches = self._begun_at = 0  # of this fit, and the stream's step when it began
+        self._unmixed = ExitStack()  # holds `paused` while nothing is to be mixed
+        self._batches = self._begun_at = 0  # batches in this fit; step at its start
         self._finds = self._notes = False
         self._noted: tuple[Tensor, Tensor, int] | None = None  # for the accuracy
 
     def target(self, y: Any, output: Any = None, **options: Any) -> MixedTarget:
-        """Return the targets, mixed as the forward pass that made ``output`` was.
+        """Return the targets, mixed the way the forward pass behind ``output`` was.
 
-        The loss is ``callback.target(y, output).loss(criterion, output)``, and the plain one
-        outside of a fit. The options are those of `ManifoldMixup.target`.
+        The loss is ``callback.target(y, output).loss(criterion, output)``. Outside a fit, this is
+        the plain loss. The options are those of `ManifoldMixup.target`.
         """
         if self.mixup is None:
             return MixedTarget(y, None, **options)
         return self.mixup.target(y, output, **options)
 
-    # What the Trainer calls, in this order
+    # Called by the Trainer, in this order
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Go on with the plans of the latest fit if the trainer goes on with it."""
+        """Continue the plans of the latest fit if the Trainer continues that fit."""
         if stage == "fit":
             for each in [each for each in _ATTACHED if each._fitted is pl_module]:
-                each._detach(pl_module)  # a rate finder that failed has forgotten the callbacks
+                each._detach(pl_module)  # a failed learning rate finder does not restore callbacks
             self._state = self.state_dict() if trainer.global_step else {}
             self._finds = before_finders(trainer, self)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on with the plans of a checkpoint."""
+        """Continue with the plans of a checkpoint."""
         self._state = state_dict
         if self.mixup is not None:  # sharded models are restored after the fit has started
             self.mixup.load_state_dict(state_dict)
@@ -119,7 +121,7 @@ class ManifoldMixupCallback(Callback):
             self._covered = Covered(pl_module, self.criterion, mixed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what would not be mixed, and what is mixed already."""
+        """Refuse a module in eval mode and data that is already mixed."""
         self._require_train_mode(mixed_module(trainer, pl_module, self.module))
         refuse_mixed(trainer.train_dataloader)
         self._batches, self._begun_at = 0, self.state_dict().get("step", 0)
@@ -127,22 +129,22 @@ class ManifoldMixupCallback(Callback):
     def _require_train_mode(self, module: nn.Module) -> None:
         if not module.training:
             raise RuntimeError(
-                f"module={self.module!r} is in eval mode, as pretrained models come, and the "
-                f"Trainer leaves it so: nothing would be mixed. Call its train() before the fit, "
-                f"then eval() of the parts that are to stay frozen."
+                f"module={self.module!r} is in eval mode, as pretrained models are by default, and "
+                f"the Trainer leaves it so: nothing would be mixed. Before the fit, call its "
+                f"train(), then eval() of the parts that stay frozen."
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mix nothing in an epoch that only takes batch statistics, as with `update_bn`."""
+        """Mix nothing in an epoch that only recomputes batch statistics, as `update_bn` does."""
         if self.mixup is not None and estimates_statistics(trainer):
             self._unmixed.enter_context(self.mixup.paused())
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
-        """Note what the accuracy needs, which a finder would keep in memory."""
+        """Start to record outputs for the accuracy; in a finder they would stay in memory."""
         self._notes = self.logs
 
     def _note(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
-        """Keep what an accuracy can be computed from, to the end of the batch."""
+        """Keep output and target for the accuracy until the end of the batch."""
         if not self._notes:
             return
         output, y = _output_and_target(*args, **options)
@@ -152,7 +154,7 @@ class ManifoldMixupCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Log what was mixed, at the steps that the Trainer logs. Nothing waits for the device."""
+        """Log what was mixed, at the steps that the Trainer logs, without synchronisation."""
         noted, self._noted, self._notes = self._noted, None, False
         self._batches += 1
         if self._batches == 1 and not self._has_mixed():
@@ -167,22 +169,23 @@ class ManifoldMixupCallback(Callback):
             "mixup_layer": torch.tensor(float(layer)),  # a number would be copied to the device
         }
         if noted is not None:
-            with suppress(ValueError):  # no scores of classes
+            with suppress(ValueError):  # the output is not class scores
                 output, y, ignored = noted
                 values["mixup_accuracy"] = self.target(y, output).accuracy(output, ignored)
         pl_module.log_dict(values)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to go on if nothing was mixed."""
+        """Raise if nothing was mixed."""
         self._unmixed.close()
         if self._batches and not self._has_mixed() and not estimates_statistics(trainer):
             raise RuntimeError(
                 f"an epoch ended, but module={self.module!r} was never called in training. Name "
-                f"the module that training_step calls, and call it, not its forward method."
+                f"the module that training_step calls, and call the module itself, not its forward "
+                f"method."
             )
 
     def _has_mixed(self) -> bool:
-        """Return whether a pass has drawn a plan in this fit."""
+        """Return whether a forward pass of this fit has drawn a plan."""
         return self.state_dict().get("step", 0) != self._begun_at
 
     def state_dict(self) -> dict[str, int]:
@@ -192,13 +195,13 @@ class ManifoldMixupCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Detach, and say what an error of the library means here."""
+        """Detach, and explain errors of this library in terms of the callback."""
         unmixed = ("targets were not mixed", "forward pass of the attached model")
         if any(words in str(exception) for words in unmixed):
             exception.add_note(
-                f"For ManifoldMixupCallback: training_step has to call module={self.module!r}, and "
-                f"to compute its loss by criterion={self.criterion!r}, an attribute of the "
-                f"LightningModule, or by callback.target(y, output).loss(...)."
+                f"For ManifoldMixupCallback: training_step must call module={self.module!r}, and "
+                f"compute its loss with criterion={self.criterion!r}, an attribute of the "
+                f"LightningModule, or with callback.target(y, output).loss(...)."
             )
         self._detach(pl_module)
 
@@ -216,11 +219,11 @@ class ManifoldMixupCallback(Callback):
         _ATTACHED.discard(self)
 
 
-# The callbacks whose fit has not ended.
+# Callbacks whose fit has not ended.
 _ATTACHED: weakref.WeakSet[ManifoldMixupCallback] = weakref.WeakSet()
 
 
 def _output_and_target(*args: Any, **named: Any) -> tuple[Any, Any]:
-    """Return what a criterion was given, by position or by PyTorch's names; else None."""
+    """Return the output and target of a criterion's call; None for those that are not found."""
     output = args[0] if args else named.get("output", named.get("input"))
     return output, args[1] if len(args) > 1 else named.get("target")

@@ -1,4 +1,4 @@
-"""Manifold Mixup in skorch, and so in scikit-learn's searches: a callback."""
+"""Manifold Mixup in skorch, and thus in scikit-learn's searches: a callback."""
 
 import copy
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from manifold_mixup import ManifoldMixup
 
 
 class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is not read
-    """Mix the hidden states of a net's module, and its targets alike, while it is fitted.
+    """Mix the hidden states of a net's module, and the targets to match, during a fit.
 
-    All arguments can be searched over: ``callbacks__NAME__alpha``, ``callbacks__NAME__layers``. The
-    criterion may be any that skorch computes its loss by. It attaches at the first training batch
-    of a fit and is gone when it ends; ``partial_fit`` goes on with the plans of the fit before.
+    All arguments can be searched over: ``callbacks__NAME__alpha``, ``callbacks__NAME__layers``. Any
+    criterion that skorch supports can be used. The callback attaches at the first training batch of
+    a fit and detaches when the fit ends; ``partial_fit`` continues the stream of plans.
 
     Args:
-        layers: the eligible layers of the module; None has them chosen by the first batch.
-        alpha: as of `ManifoldMixup`, and so are the others.
-        p: share of the batches that are mixed.
-        per_sample: draw a λ for every example.
-        mask: name of the padding mask among the module's arguments.
-        check: look whether anything bypasses a layer.
-        seed: of the plans.
+        layers: the eligible layers of the module; None chooses them from the first batch.
+        alpha: see `ManifoldMixup`, also for the other arguments.
+        p: fraction of the batches that are mixed.
+        per_sample: draw one λ per example.
+        mask: name of the module argument that holds the padding mask.
+        check: check that nothing bypasses a layer.
+        seed: seed of the plans.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         return self
 
     def on_train_begin(self, net: NeuralNet, **_: Any) -> None:
-        """Clear away what a fit that failed has left."""
+        """Clean up after a failed fit."""
         self._detach(net)
 
     def on_batch_begin(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
     ) -> None:
-        """Attach, before the first batch that is trained on."""
+        """Attach before the first training batch."""
         if training and self._plain is None:
             self._attach(net, batch)
 
     def on_batch_end(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
-        """Keep the state of the stream, for copies of the net."""
+        """Save the state of the stream, for copies of the net."""
         if training and self.mixup_ is not None:
             self.state_ = self.mixup_.state_dict()
 
@@ -73,7 +73,7 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
     def _attach(self, net: NeuralNet, batch: Any) -> None:
         inputs, targets = unpack_data(batch)
         if targets is None:
-            raise ValueError("the batch has no targets to mix: give fit a y.")
+            raise ValueError("the batch has no targets to mix: pass y to fit.")
         example = to_tensor(inputs, device=net.device)
         self.mixup_ = ManifoldMixup(
             net.module_,
@@ -88,7 +88,7 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         )
         if self.state_:
             self.mixup_.load_state_dict(self.state_)
-        # The same criterion to whoever asks for its class, as skorch does of NLLLoss.
+        # A copy keeps the class of the criterion, which skorch checks for NLLLoss.
         self._plain, mixed = net.criterion_, copy.copy(net.criterion_)
         mixed.forward = self.mixup_.wrap(self._plain).forward
         net.criterion_ = mixed

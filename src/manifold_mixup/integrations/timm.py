@@ -1,4 +1,4 @@
-"""Manifold Mixup in training scripts of timm: its arguments, its losses."""
+"""Manifold Mixup in timm training scripts: with timm's arguments and losses."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,29 +27,29 @@ def create_mixup(
     multi_label: bool = False,
     **options: Any,
 ) -> tuple[ManifoldMixup, nn.Module]:
-    """Attach to a model, and make the training criterion: in the place of `timm.data.Mixup`.
+    """Attach to a model, and create the training criterion, in place of `timm.data.Mixup`.
 
     Args:
-        model: the model that is trained. An EMA copy of it does not mix.
-        layers: the eligible layers, as of `ManifoldMixup`; None needs ``example=``.
-        loader: of the training data; its length is the number of forward passes of an epoch.
-        loss: a loss of timm or torch, as for training without mixing; None is
+        model: the model to train. An EMA copy of it does not mix.
+        layers: the eligible layers, see `ManifoldMixup`; None needs ``example=``.
+        loader: loader of the training data; its length is the number of forward passes per epoch.
+        loss: a loss of timm or PyTorch, as for training without mixing; None is
             `SoftTargetCrossEntropy` with ``smoothing``, or `BinaryCrossEntropy` if ``multi_label``.
-        mixup_alpha: λ ~ Beta(mixup_alpha, mixup_alpha); above 0, or a callable of the step as of
-            `ManifoldMixup`.
-        mixup_prob: share of the batches that are mixed.
-        mixup_mode: ``"batch"`` for one λ, ``"elem"`` for a λ for every example.
-        mixup_off_epoch: the first epoch, from 0, that does not mix any more; 0 for none.
-        smoothing: of the labels of `SoftTargetCrossEntropy`. Other losses have their own.
+        mixup_alpha: λ ~ Beta(mixup_alpha, mixup_alpha). A number above 0, or a callable of the
+            step, see `ManifoldMixup`.
+        mixup_prob: fraction of the batches that are mixed.
+        mixup_mode: ``"batch"`` for one λ per batch, ``"elem"`` for one λ per example.
+        mixup_off_epoch: the first epoch, counted from 0, without mixing; 0 means never.
+        smoothing: label smoothing of `SoftTargetCrossEntropy`. Other losses have their own.
         multi_label: whether targets are ``(batch, classes)`` of 0 and 1 in floating point.
-        options: ``seed`` and all else that `ManifoldMixup` takes.
+        options: ``seed`` and all other options of `ManifoldMixup`.
 
     Returns:
         The attachment, and the criterion to call with the output and the loader's targets.
 
     Raises:
         ValueError: an argument is out of range, the loss has no mixed targets, or the loader's
-            batches are mixed already.
+            batches are already mixed.
 
     Examples:
         >>> import torch
@@ -62,8 +62,8 @@ def create_mixup(
     """
     if mixup_mode not in _PER_SAMPLE:
         raise ValueError(
-            f"mixup_mode must be 'batch' or 'elem', but is {mixup_mode!r}. Partners are drawn as a "
-            f"permutation of the batch, of which 'pair' would be none."
+            f"mixup_mode must be 'batch' or 'elem', but is {mixup_mode!r}. Partners are a random "
+            f"permutation of the batch, so 'pair' is not supported."
         )
     refuse_mixed(loader)
     if loss is None:
