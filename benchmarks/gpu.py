@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as all_parts
 from benchmarks import training
-from manifold_mixup.lab import provenance
 from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.job import fresh_model
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.training.loop import train
 
 LIMIT = 8.5 * 60  # seconds for everything
 PEAK = {"H100": 989e12, "H200": 989e12}

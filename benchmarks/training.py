@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.turns import Timing, timing
-from manifold_mixup.lab import optimizers
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
-from manifold_mixup.lab.job import fresh_model
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.training import optimizers
+from manifold_mixup.lab.training.loop import train
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
 
 
 @pytest.fixture(scope="session")

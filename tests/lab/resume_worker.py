@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.training.loop import train
 
 
 def main(run: Run, folder: Path, *, steps: int, writes: int) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from manifold_mixup.lab import evaluations, runs, weights
 from manifold_mixup.lab.data import take_tested
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.evaluations import evaluated, trained
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.runs import evaluation as evaluations
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import weights
+from manifold_mixup.lab.runs.evaluation import evaluated, trained
+from manifold_mixup.lab.training.loop import train
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def test_the_model_of_a_run_has_its_weights(task, folder):
 
 def test_clean_numbers_are_those_of_the_run(task, folder):
     (row,) = evaluated(folder, task, "last", battery=["clean"])["clean"]
-    last = runs.finished(folder).last
+    last = run_folder.finished(folder).last
     assert (row["error"], row["nll"]) == (last.error, last.nll)
 
 
@@ -73,7 +75,7 @@ def test_the_file_says_what_was_asked(task, folder):
 
 
 def test_a_run_that_is_not_finished(task, plain, tmp_path):
-    runs.claim(tmp_path / "run", replace(plain), task)
+    run_folder.claim(tmp_path / "run", replace(plain), task)
     with pytest.raises(FileNotFoundError, match=r"is not finished: there is no last.safetensors"):
         trained(tmp_path / "run", task)
     with pytest.raises(FileNotFoundError, match="holds no run"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from grid_worker import look_at, look_for_ever
-from manifold_mixup.lab.grid import train_all
+from manifold_mixup.lab.launch.processes import train_all
 
 
 def by_run(results):

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from manifold_mixup.lab.average import Average
-from manifold_mixup.lab.job import fresh_model
-from manifold_mixup.lab.methods import Method
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.training.ema import Average
+from manifold_mixup.lab.training.method import Method
 
 
 def step(task, run):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from manifold_mixup.lab import optimizers
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.training import optimizers
 
 
 def rates(run: Run, steps_in_epoch: int) -> list[float]:

@@ -10,9 +10,9 @@ from manifold_mixup.lab.evaluate.deform import DEFORMATIONS
 from manifold_mixup.lab.paper.numbers import Found, better, lines
 from manifold_mixup.lab.paper.scale import FULL, SCALES, Scale, scale, scaled
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
 from manifold_mixup.lab.report.paper_table import paper_table
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.runs.result import Result
 
 EVERY = [paper.table(name) for name in paper.TABLES]
 

@@ -9,13 +9,13 @@ from rich.console import Console
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.evaluate.metrics import Reliability
 from manifold_mixup.lab.evaluate.statistics import paired_difference
-from manifold_mixup.lab.grid import train_all
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.launch.processes import train_all
+from manifold_mixup.lab.recipes.recipe import Run
 from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import complete_seeds, summarise
 from manifold_mixup.lab.report.table import markdown_table, terminal_table
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.runs.result import Epoch, Result
 
 METHODS = ["no mixup", "manifold mixup"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from manifold_mixup.lab.data import (
     cifar,
-    elsewhere,
+    external,
     factors,
     folder,
     idx,
@@ -25,8 +25,8 @@ from manifold_mixup.lab.data.arrays import (
     take_per_class,
     take_tested,
 )
-from manifold_mixup.lab.names import unknown
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.suggest import unknown
 
 __all__ = [
     "Data",
@@ -88,7 +88,7 @@ def load(name: str, *, root: Path) -> Data:
     if name in _KNOWN:
         return _KNOWN[name](root)
     if _is_elsewhere(name):
-        return elsewhere.load(name, root)
+        return external.load(name, root)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
@@ -112,7 +112,7 @@ def check_name(name: str) -> None:
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
         return
     if _is_elsewhere(name):
-        elsewhere.check_name(name)
+        external.check_name(name)
         return
     reason = _no_file(name)
     if reason:

@@ -7,9 +7,9 @@ taken and why.
 
 from collections.abc import Callable
 
-from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.paper import choices, factors, figures, networks, robustness, variants
 from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.suggest import unknown
 
 __all__ = ["TABLES", "Column", "Row", "Table", "table"]
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.protocol import at_input, longest, manifold, none
 from manifold_mixup.lab.paper.tables import ERROR, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import at_input, longest, manifold, none
+from manifold_mixup.lab.recipes.recipe import Run
 
 # The paper prints accuracies in both tables.
 _STAGES = ("input", "layer1", "layer2", "layer3")

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Literal
 
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.paper.protocol import SMALL, at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import SMALL, at_input, manifold, none, supervised
+from manifold_mixup.lab.recipes.recipe import Run
 
 # The paper names neither optimizer nor schedule nor α of manifold mixup for its spirals.
 _SPIRALS = replace(

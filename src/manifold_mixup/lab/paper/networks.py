@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
+from manifold_mixup.lab.recipes.recipe import Run
 
 Numbers = Mapping[str, Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
-from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.tables import Column, Row, Table
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.runs.evaluation import When
+from manifold_mixup.lab.runs.result import Result
 
 WHEN: tuple[When, When] = ("last", "best")
 

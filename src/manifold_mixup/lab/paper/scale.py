@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.paper.tables import Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.suggest import unknown
 
 
 @dataclass(frozen=True)

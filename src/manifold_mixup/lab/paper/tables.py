@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from manifold_mixup.lab.evaluate import Scores, Settings
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
+from manifold_mixup.lab.recipes.recipe import Run
 
 Numbers = tuple[tuple[Run, tuple[float, ...]], ...]
 """Recipes, and what the paper reports of them: nothing, a mean, or a mean and a deviation."""

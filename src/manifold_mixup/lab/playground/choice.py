@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.data import Data, spirals
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
 
 LAYERS = (
     "input", "hidden1", "hidden2", "hidden3", "hidden4", "bottleneck", "hidden5", "hidden6",

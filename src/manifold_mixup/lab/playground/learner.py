@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manifold_mixup.lab import evaluate, optimizers
+from manifold_mixup.lab import evaluate
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import features
 from manifold_mixup.lab.evaluate.inference import in_eval_mode
 from manifold_mixup.lab.evaluate.plane import Plane, hidden_plane, input_plane
 from manifold_mixup.lab.evaluate.spectra import class_spectra, variance_within
-from manifold_mixup.lab.job import Job
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.training import optimizers
+from manifold_mixup.lab.training.job import Job
 
 BOTTLENECK = "bottleneck"
 _SIDE = 64  # points along an axis: what a second has room for several times over

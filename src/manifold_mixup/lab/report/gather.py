@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from manifold_mixup.lab import paper, runs
+from manifold_mixup.lab import paper
 from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
+from manifold_mixup.lab.runs.result import Result
 
 COLUMNS = (
     ERROR,
@@ -74,11 +75,11 @@ def gather(places: Sequence[Path]) -> Gathered:
         ValueError: the runs are on different data, or a file is damaged.
     """
     folders = list(dict.fromkeys(folder for place in places for folder in _folders(place)))
-    done = [folder for folder in folders if (folder / runs.RESULT).exists()]
+    done = [folder for folder in folders if (folder / RESULT).exists()]
     if not done:
         raise FileNotFoundError(
             f"no finished run in {', '.join(map(str, places))}. A run is a folder that "
-            f"`manifold-mixup train`, `compare` or `reproduce` made, with a {runs.RESULT} in it."
+            f"`manifold-mixup train`, `compare` or `reproduce` made, with a {RESULT} in it."
         )
     items = [_item(folder) for folder in done]
     _require_one_data_set(items)
@@ -96,11 +97,11 @@ def gather(places: Sequence[Path]) -> Gathered:
 def _folders(place: Path) -> Iterator[Path]:
     if not place.is_dir():
         raise FileNotFoundError(f"there is no folder {place}. Name one that holds runs.")
-    yield from sorted(path.parent for path in place.rglob(runs.RECIPE))
+    yield from sorted(path.parent for path in place.rglob(RECIPE))
 
 
 def _item(folder: Path) -> Item:
-    result = runs.finished(folder)
+    result = finished(folder)
     if result is None:
         raise FileNotFoundError(f"the run in {folder} is not finished.")
     evaluation, examples = dict[str, Any](), dict[str, int]()
@@ -108,7 +109,7 @@ def _item(folder: Path) -> Item:
         found = _read(path)["evaluation"]
         evaluation |= found
         examples |= dict.fromkeys(found, found.get("examples", 0))
-    content = _read(folder / runs.RESULT)
+    content = _read(folder / RESULT)
     origin = {name: content.get(name) for name in ("git", "machine", "versions")}
     return Item(folder, result, evaluation, examples, origin)
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from manifold_mixup.lab import provenance
-from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.numbers import Cell, Line, better, lines
 from manifold_mixup.lab.paper.tables import Column, Row
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Run
 from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
 from manifold_mixup.lab.report.section import Grid, Number, Section
 from manifold_mixup.lab.report.sections import SECTIONS
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.runs.evaluation import When
 
 
 def page(gathered: Gathered, *, title: str) -> str:

@@ -10,8 +10,8 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Column
 from rich.text import Text
 
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Epoch, Result, Start
+from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.runs.result import Epoch, Result, Start
 
 _WIDE = 100  # columns from which there is room for a long bar
 _NARROW = 60  # columns below which there is none for any

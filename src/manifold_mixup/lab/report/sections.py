@@ -6,8 +6,8 @@ from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate.statistics import spread
-from manifold_mixup.lab.pictures import plane_view
 from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.paper_picture import plane_view
 from manifold_mixup.lab.report.section import (
     Grid,
     Methods,

@@ -1,0 +1,1 @@
+"""Many runs: in this process, in workers, on a Ray cluster."""

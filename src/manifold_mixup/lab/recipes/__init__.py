@@ -1,0 +1,1 @@
+"""A run as a value, and the settings chosen for each task."""
