@@ -91,7 +91,7 @@ def test_the_documented_options_exist():
     from manifold_mixup.lab.commands import layers, train
     from manifold_mixup.lab.recipes import recipe as recipes
 
-    kinds = (recipes.Run, train.Options, layers.Options)
+    kinds = (recipes.Recipe, train.Options, layers.Options)
     known = {field.name for kind in kinds for field in fields(kind)}
     named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery"}
     assert named <= {name.replace("_", "-") for name in known}

@@ -16,7 +16,7 @@ from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.commands import train as train_command
 from manifold_mixup.lab.evaluate import Settings
 from manifold_mixup.lab.evaluate.statistics import paired_difference, spread
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import _of_the_paper, gather
 from manifold_mixup.lab.report.page import command, page
 from manifold_mixup.lab.report.table import difference_text, spread_text
@@ -198,9 +198,11 @@ def test_the_papers_numbers_stand_beside_ours(place):
 @pytest.mark.parametrize(
     "run",
     [
-        Run(),
-        Run(layers=("input", "hidden1"), milestones=(3, 5), per_sample=True, width=None),
-        Run(method="a 'quoted' name", data="a file.npz", batch_norm=False, flip=True, examples=7),
+        Recipe(),
+        Recipe(layers=("input", "hidden1"), milestones=(3, 5), per_sample=True, width=None),
+        Recipe(
+            method="a 'quoted' name", data="a file.npz", batch_norm=False, flip=True, examples=7
+        ),
     ],
 )
 def test_the_command_of_a_recipe_gives_that_recipe(run):
@@ -242,7 +244,7 @@ def test_unfinished_runs_are_named(task, plain, tmp_path):
 
 def test_spirals_show_their_boundaries(tmp_path):
     data = datasets.load("spirals", root=tmp_path)
-    run = Run(data="spirals", model="spiral-mlp", width=8, epochs=1)
+    run = Recipe(data="spirals", model="spiral-mlp", width=8, epochs=1)
     train(run, data, folder=tmp_path / "one")
     text = page(gather([tmp_path]), title="")
     assert 'id="boundaries"' in text

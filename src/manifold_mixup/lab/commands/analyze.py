@@ -14,7 +14,7 @@ from manifold_mixup.lab import models
 from manifold_mixup.lab.analyze import theory
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import FEATURES, Settings
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.spectra_table import Rows, spectra_table
 from manifold_mixup.lab.report.theory_table import theory_table
 from manifold_mixup.lab.runs import files, provenance
@@ -77,7 +77,7 @@ class Looked:
     """A `Spectra` whose every part has been checked."""
 
     options: Spectra
-    found: Mapping[Path, Run]
+    found: Mapping[Path, Recipe]
     data: Data
 
 
@@ -171,7 +171,7 @@ def _spectra(looked: Looked) -> bool:
     return True
 
 
-def _spectra_of(folder: Path, run: Run, looked: Looked) -> list[dict[str, Any]]:
+def _spectra_of(folder: Path, run: Recipe, looked: Looked) -> list[dict[str, Any]]:
     options, data = looked.options, looked.data
     model = trained(folder, data, options.when)
     chosen = options.layers or (*models.eligible(run.model, model, data.x), FEATURES)

@@ -16,7 +16,7 @@ from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.models.fresh import with_layers
-from manifold_mixup.lab.recipes.recipe import Run, three_methods
+from manifold_mixup.lab.recipes.recipe import Recipe, three_methods
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
 from manifold_mixup.lab.report.table import LEGEND, SMOKE, markdown_table, terminal_table
@@ -81,7 +81,7 @@ class Options:
 class Comparison:
     """Options of which every part has been checked: training can begin."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[Recipe, ...]
     data: Data
     workers: int
     out: Path
@@ -178,12 +178,12 @@ def run(comparison: Comparison) -> bool:
     return complete
 
 
-def _chosen(options: Options) -> tuple[Run, ...]:
+def _chosen(options: Options) -> tuple[Recipe, ...]:
     name = Path(options.data).name if options.data.endswith(".npz") else options.data
     return three_methods(name, options.model)
 
 
-def _overridden(run: Run, options: Options, data: Data, device: torch.device) -> Run:
+def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
     """Put the options that were given in the place of the chosen settings."""
     examples = options.examples or run.examples
     if options.examples is None and examples is not None:
@@ -205,14 +205,14 @@ def _overridden(run: Run, options: Options, data: Data, device: torch.device) ->
     )
 
 
-def _model(run: Run) -> str:
+def _model(run: Recipe) -> str:
     name = run.model.upper() if run.model in ("mlp", "cnn") else run.model
     width = "" if run.width is None else f" of width {run.width}"
     norms = {None: "", True: " with batch norm", False: " without batch norm"}
     return f"{name}{width}{norms[run.batch_norm]}"
 
 
-def _settings(run: Run) -> str:
+def _settings(run: Recipe) -> str:
     mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
     return f"{run.method}: learning rate {run.lr:g}{mixing}"
 

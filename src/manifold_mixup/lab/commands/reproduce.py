@@ -21,7 +21,7 @@ from manifold_mixup.lab.launch.ray import import_ray
 from manifold_mixup.lab.paper.numbers import WHEN, Found, Line, lines
 from manifold_mixup.lab.paper.scale import Scale, scale, scaled
 from manifold_mixup.lab.paper.tables import Table
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.paper_table import paper_table
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.runs import files, provenance
@@ -105,7 +105,7 @@ class Reproduction:
 
     table: Table
     scale: Scale
-    groups: Sequence[tuple[Data, Sequence[Run]]]
+    groups: Sequence[tuple[Data, Sequence[Recipe]]]
     evaluate: "Evaluation | None"
     workers: int
     out: Path
@@ -113,7 +113,7 @@ class Reproduction:
     gpus: float = 0.0
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[Recipe, ...]:
         """All runs."""
         return tuple(run for _, group in self.groups for run in group)
 
@@ -185,7 +185,7 @@ def run(reproduction: Reproduction) -> bool:
         OSError: a file could not be written, or a worker process died.
     """
     console, start, complete = Console(), time.perf_counter(), True
-    head, found = _head(reproduction), dict[Run, dict[int, Found]]()
+    head, found = _head(reproduction), dict[Recipe, dict[int, Found]]()
     console.print(_title(reproduction), style="bold", markup=False, highlight=False)
     try:
         with Live(reproduction.runs, console) as live:
@@ -210,7 +210,9 @@ def run(reproduction: Reproduction) -> bool:
     return complete
 
 
-def _drawn(reproduction: Reproduction, found: Mapping[Run, Mapping[int, Found]]) -> Sequence[Path]:
+def _drawn(
+    reproduction: Reproduction, found: Mapping[Recipe, Mapping[int, Found]]
+) -> Sequence[Path]:
     """Draw and write the picture of the table, if it has one."""
     table, out = reproduction.table, reproduction.out
     if not table.picture:
@@ -289,7 +291,7 @@ def _test_images(name: str, options: Options, by: Scale) -> Tensor:
     return (data if count is None else datasets.take_tested(data, count)).x_test
 
 
-def _groups(table: Table, options: Options, by: Scale) -> Iterator[tuple[Data, list[Run]]]:
+def _groups(table: Table, options: Options, by: Scale) -> Iterator[tuple[Data, list[Recipe]]]:
     """Yield data sets, each with the runs on it, one seed of all rows after another."""
     recipes = dict.fromkeys(row.run for row in table.rows if row.run is not None)
     kinds = dict.fromkeys((run.data, run.examples, run.per_class) for run in recipes)
@@ -334,7 +336,7 @@ def _head(reproduction: Reproduction) -> dict[str, Any]:
 def _write(
     reproduction: Reproduction,
     head: dict[str, Any],
-    found: Mapping[Run, Mapping[int, Found]],
+    found: Mapping[Recipe, Mapping[int, Found]],
     seconds: float,
 ) -> Path:
     """Write the table as it is by now; done after each run, so that nothing is ever lost."""
@@ -377,7 +379,7 @@ def _summary(one: Found, *, curve: bool) -> dict[str, Any]:
     return result | {"evaluation": dict(one.evaluation)}
 
 
-def _where(content: Mapping[str, Any], found: Mapping[Run, Mapping[int, Found]]) -> str:
+def _where(content: Mapping[str, Any], found: Mapping[Recipe, Mapping[int, Found]]) -> str:
     """Say on what and how long the numbers were computed."""
     machine, versions = content["machine"], content["versions"]
     seconds = [one.result.seconds for of_run in found.values() for one in of_run.values()]

@@ -20,7 +20,7 @@ from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes import catalog
-from manifold_mixup.lab.recipes.recipe import Run, check_recipe
+from manifold_mixup.lab.recipes.recipe import Recipe, check_recipe
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs import folder as run_folder
@@ -53,7 +53,7 @@ class Options:
     """Where data sets are downloaded to, or a copy at hand lies."""
     save_every: float = 60.0
     """Seconds between two checkpoints."""
-    run: tyro.conf.OmitArgPrefixes[Run] = field(default_factory=Run)
+    run: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     """Settings of the run, which decide what it ends in."""
 
 
@@ -61,7 +61,7 @@ class Options:
 class Training:
     """Options of which every part has been checked: training can begin."""
 
-    run: Run
+    run: Recipe
     data: Data
     folder: Path
     save_every: float

@@ -15,7 +15,7 @@ from typing import Literal
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import Data, mnist1d
 from manifold_mixup.lab.launch import processes
-from manifold_mixup.lab.recipes.recipe import Run, three_methods
+from manifold_mixup.lab.recipes.recipe import Recipe, three_methods
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.runs.result import Result
@@ -59,7 +59,7 @@ class Options:
 def run(options: Options) -> None:
     """Train every setting with every seed and print the means."""
     settings = list(_settings(options))
-    results: dict[Run, list[Result]] = {run: [] for run in settings}
+    results: dict[Recipe, list[Result]] = {run: [] for run in settings}
     workers = options.workers or provenance.usable_cores()
     for seed in range(options.seeds):
         held, tried = _validation(options, seed), [replace(run, seed=seed) for run in settings]
@@ -91,7 +91,7 @@ def _validation(options: Options, seed: int) -> Data:
     return datasets.hold_out(data, seed=seed)
 
 
-def _settings(options: Options) -> Iterator[Run]:
+def _settings(options: Options) -> Iterator[Recipe]:
     for chosen in three_methods(options.data, options.model):
         if chosen.method not in options.methods:
             continue

@@ -25,7 +25,7 @@ from manifold_mixup.lab.data.arrays import (
     take_per_class,
     take_tested,
 )
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.suggest import unknown
 
 __all__ = [
@@ -92,7 +92,7 @@ def load(name: str, *, root: Path) -> Data:
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
-def load_for(run: Run, *, root: Path) -> Data:
+def load_for(run: Recipe, *, root: Path) -> Data:
     """Load what a run trains on: its data set, cut to as many examples as its recipe says.
 
     The same examples are kept for every seed.

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.result import Epoch, Start
 
-OnEpoch = Callable[[Run, Epoch], None]
-OnStep = Callable[[Run, float], None]
-OnNote = Callable[[Run, str], None]
-OnStart = Callable[[Run, Start], None]
+OnEpoch = Callable[[Recipe, Epoch], None]
+OnStep = Callable[[Recipe, float], None]
+OnNote = Callable[[Recipe, str], None]
+OnStart = Callable[[Recipe, Start], None]
 News = Epoch | Start | float | str
 """What a run tells: an epoch that is done, where it resumes, epochs done (parts counted), words."""
 After = Callable[[Path, Data, Callable[[str], None]], object]
@@ -26,7 +26,7 @@ class Reports(NamedTuple):
     on_note: OnNote = lambda *_: None
     on_start: OnStart = lambda *_: None
 
-    def tell(self, run: Run, news: News) -> None:
+    def tell(self, run: Recipe, news: News) -> None:
         """Hand on what a run tells to the one who wants to know."""
         if isinstance(news, Epoch):
             self.on_epoch(run, news)

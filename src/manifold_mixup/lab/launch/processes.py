@@ -30,17 +30,17 @@ from manifold_mixup.lab.launch.callbacks import (
 )
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.launch.ray import train_on_ray
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.folder import folder_name
 from manifold_mixup.lab.runs.result import Result
 from manifold_mixup.lab.training.loop import Stopped, train
 
 Place = Literal["here", "ray"]
-Told: TypeAlias = "SimpleQueue[tuple[Run, News]]"
+Told: TypeAlias = "SimpleQueue[tuple[Recipe, News]]"
 
 
 def train_all(
-    runs: Sequence[Run],
+    runs: Sequence[Recipe],
     data: Data,
     *,
     workers: int,
@@ -90,7 +90,7 @@ def train_all(
 
 
 def _train_here(
-    runs: Sequence[Run], data: Data, reports: Reports, folder: Path | None, after: After | None
+    runs: Sequence[Recipe], data: Data, reports: Reports, folder: Path | None, after: After | None
 ) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -111,7 +111,7 @@ def _train_here(
 
 
 def _train_in_processes(
-    runs: Sequence[Run],
+    runs: Sequence[Recipe],
     data: Data,
     workers: int,
     reports: Reports,
@@ -211,12 +211,12 @@ def _end_with_the_parent() -> None:
         os._exit(1)
 
 
-def _train_in_worker(run: Run) -> Result:
+def _train_in_worker(run: Recipe) -> Result:
     with _busy:
         return _train_and_tell(run)
 
 
-def _train_and_tell(run: Run) -> Result:
+def _train_and_tell(run: Recipe) -> Result:
     if _worker is None:
         raise RuntimeError("this function runs in a worker process of train_all only.")
     data, news, stop, folder, after = _worker
@@ -256,7 +256,7 @@ def _then(
         after(folder, data, tell)
 
 
-def _own(folder: Path | None, run: Run) -> Path | None:
+def _own(folder: Path | None, run: Recipe) -> Path | None:
     return None if folder is None else folder / folder_name(run)
 
 

@@ -13,7 +13,7 @@ import torch
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.launch.callbacks import After, Reports
 from manifold_mixup.lab.launch.interrupt import ctrl_c
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import folder as kept
 from manifold_mixup.lab.runs.metrics_log import METRICS
 from manifold_mixup.lab.runs.result import Result, read_epoch
@@ -24,7 +24,7 @@ _LOOK = 1.0  # seconds between two looks at the folders
 
 
 def train_on_ray(
-    runs: Sequence[Run],
+    runs: Sequence[Recipe],
     data: Data,
     *,
     reports: Reports,
@@ -61,7 +61,7 @@ def train_on_ray(
     )(_train)
     shared, folder = ray.put(data), folder.absolute()
     running = {task.remote(run, shared, folder, after): run for run in runs}
-    told: dict[Run, int] = {}
+    told: dict[Recipe, int] = {}
     try:
         while running:
             done, _ = ray.wait(list(running), timeout=_LOOK)
@@ -82,7 +82,7 @@ def train_on_ray(
             ray.wait(list(running), num_returns=len(running), timeout=60)
 
 
-def _train(run: Run, data: Data, folder: Path, after: After | None) -> Result:
+def _train(run: Recipe, data: Data, folder: Path, after: After | None) -> Result:
     torch.set_num_threads(1)
     own = folder / kept.folder_name(run)
     with ctrl_c() as stop:
@@ -92,7 +92,7 @@ def _train(run: Run, data: Data, folder: Path, after: After | None) -> Result:
     return result
 
 
-def _tell(run: Run, folder: Path, reports: Reports, told: dict[Run, int]) -> None:
+def _tell(run: Recipe, folder: Path, reports: Reports, told: dict[Recipe, int]) -> None:
     """Report the epochs of a run that were not reported yet."""
     path = folder / kept.folder_name(run) / METRICS
     lines = path.read_text().splitlines() if path.exists() else []

@@ -7,14 +7,14 @@ from torch import nn
 
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes.recipe import FOUND, Run
+from manifold_mixup.lab.recipes.recipe import FOUND, Recipe
 
 _GRAPHS = 256
 """How many the compiler may make of one model class: all runs of a process count together, and of
 each run every layer with every size of batch."""
 
 
-def fresh_model(run: Run, data: Data) -> nn.Module:
+def fresh_model(run: Recipe, data: Data) -> nn.Module:
     """Build the model of a run, its initial weights drawn by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
@@ -37,7 +37,7 @@ def fresh_model(run: Run, data: Data) -> nn.Module:
     return model
 
 
-def with_layers(run: Run, data: Data) -> Run:
+def with_layers(run: Recipe, data: Data) -> Recipe:
     """Name the layers of a recipe that leaves them to be found."""
     if run.layers != FOUND:
         return run

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from manifold_mixup.lab.paper.tables import Row, Table
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.suggest import unknown
 
 
@@ -81,7 +81,7 @@ def _scaled_row(row: Row, by: Scale) -> Row:
     return row if row.run is None else replace(row, run=_scaled_run(row.run, by))
 
 
-def _scaled_run(run: Run, by: Scale) -> Run:
+def _scaled_run(run: Recipe, by: Scale) -> Recipe:
     epochs = min(run.epochs, by.epochs or run.epochs)
     return replace(
         run,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from manifold_mixup.lab.recipes import paper as protocol
 from manifold_mixup.lab.recipes.fast import fast
-from manifold_mixup.lab.recipes.recipe import Run, input_mixup, manifold_mixup, three_methods
+from manifold_mixup.lab.recipes.recipe import Recipe, input_mixup, manifold_mixup, three_methods
 from manifold_mixup.lab.suggest import unknown
 
 MIXING = {
@@ -20,7 +20,7 @@ RECIPES = {
 }
 
 
-def recipe(name: str, mixing: str, data: str, model: str) -> Run:
+def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
     """Return a recipe by name, for a data set and a model.
 
     Args:
@@ -36,7 +36,7 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Run:
         raise ValueError(f"{unknown('kind of mixing', mixing, MIXING)}.")
     if name not in RECIPES:
         raise ValueError(f"{unknown('recipe', name, RECIPES)}.")
-    kinds: dict[str, Callable[[str, str], tuple[Run, ...]]] = {
+    kinds: dict[str, Callable[[str, str], tuple[Recipe, ...]]] = {
         "modern": modern,
         "paper": paper,
         "compare": three_methods,
@@ -45,20 +45,20 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Run:
     return kinds[name](data, model)[list(MIXING).index(mixing)]
 
 
-def paper(data: str, model: str) -> tuple[Run, ...]:
+def paper(data: str, model: str) -> tuple[Recipe, ...]:
     """Return how the authors trained: their loss, schedule and α (paper, appendix C)."""
     plain = protocol.supervised(data, model)
     return protocol.none(plain), protocol.at_input(plain), protocol.manifold(plain)
 
 
-def modern(data: str, model: str) -> tuple[Run, ...]:
+def modern(data: str, model: str) -> tuple[Recipe, ...]:
     """Return how networks for images are trained today: 200 epochs, one cycle, bfloat16.
 
     The α are the paper's. Images are shifted and mirrored where that is usual; for any other data
     set nothing is assumed.
     """
     mirrored = data in ("cifar-10", "cifar-100", "tiny-imagenet")
-    plain = Run(
+    plain = Recipe(
         data=data,
         model=model,
         epochs=200,

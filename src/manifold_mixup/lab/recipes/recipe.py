@@ -1,6 +1,6 @@
 """A run as a value, and the settings that were chosen for each comparison.
 
-No mixup, input mixup and manifold mixup differ in the values of a `Run` and in nothing else. How
+No mixup, input mixup and manifold mixup differ in the values of a `Recipe` and in nothing else. How
 the values were chosen, always on a part of the training set, stands in ``docs/compare.md``.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Run:
+class Recipe:
     """Everything that decides what a training ends in.
 
     Attributes:
@@ -110,18 +110,18 @@ FOUND = ("found",)
 _MIXED = ("no mixup", "input mixup", "manifold mixup")
 
 
-def input_mixup(plain: Run, *, alpha: float = 0.2) -> Run:
+def input_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
     """Mix at the input only."""
     return replace(plain, method="input mixup", layers=("input",), alpha=alpha)
 
 
-def manifold_mixup(plain: Run, *, alpha: float = 0.2) -> Run:
+def manifold_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
     """Mix at one of the model's eligible layers."""
     layers = HIDDEN.get(plain.model, FOUND)
     return replace(plain, method="manifold mixup", layers=layers, alpha=alpha)
 
 
-def three_methods(data: str, model: str) -> tuple[Run, ...]:
+def three_methods(data: str, model: str) -> tuple[Recipe, ...]:
     """Return no mixup, input mixup and manifold mixup with the settings chosen for them."""
     chosen = {
         ("mnist-1d", "mlp"): _mnist1d_mlp,
@@ -132,33 +132,33 @@ def three_methods(data: str, model: str) -> tuple[Run, ...]:
     return chosen[data, model]() if (data, model) in chosen else _anything(data, model)
 
 
-def _mnist1d_mlp() -> tuple[Run, ...]:
-    plain = Run(lr=1e-1, batch=200, epochs=80, batch_norm=True)
+def _mnist1d_mlp() -> tuple[Recipe, ...]:
+    plain = Recipe(lr=1e-1, batch=200, epochs=80, batch_norm=True)
     return plain, input_mixup(plain, alpha=0.1), manifold_mixup(plain)
 
 
-def _mnist1d_cnn() -> tuple[Run, ...]:
-    plain = Run(model="cnn", width=32, epochs=30, lr=3e-3)
+def _mnist1d_cnn() -> tuple[Recipe, ...]:
+    plain = Recipe(model="cnn", width=32, epochs=30, lr=3e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)
 
 
-def _fashion_mnist_mlp() -> tuple[Run, ...]:
-    plain = Run(data="fashion-mnist", epochs=20, lr=1e-3, examples=10_000)
+def _fashion_mnist_mlp() -> tuple[Recipe, ...]:
+    plain = Recipe(data="fashion-mnist", epochs=20, lr=1e-3, examples=10_000)
     return plain, input_mixup(plain), manifold_mixup(plain)
 
 
-def _fashion_mnist_cnn() -> tuple[Run, ...]:
-    plain = Run(data="fashion-mnist", model="cnn", width=16, epochs=10, lr=3e-3, examples=5_000)
+def _fashion_mnist_cnn() -> tuple[Recipe, ...]:
+    plain = Recipe(data="fashion-mnist", model="cnn", width=16, epochs=10, lr=3e-3, examples=5_000)
     return plain, input_mixup(plain), manifold_mixup(plain)
 
 
-def _anything(data: str, model: str) -> tuple[Run, ...]:
+def _anything(data: str, model: str) -> tuple[Recipe, ...]:
     """Serve a data set and a model for which nothing was chosen."""
-    plain = Run(data=data, model=model, width=None, epochs=50, lr=1e-3)
+    plain = Recipe(data=data, model=model, width=None, epochs=50, lr=1e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)
 
 
-def check_recipe(run: Run) -> None:
+def check_recipe(run: Recipe) -> None:
     """Raise a `ValueError` if a number of a recipe is out of range."""
     least = {"epochs": 1, "batch": 1, "accumulate": 1, "crop": 0, "cutout": 0, "weight_decay": 0}
     for name in ("width", "examples", "per_class"):
@@ -179,7 +179,7 @@ def check_recipe(run: Run) -> None:
     _check_execution(run)
 
 
-def _check_method(run: Run) -> None:
+def _check_method(run: Recipe) -> None:
     """Refuse a name in tables that says something else than what is mixed."""
     says = run.method.lower()
     short = {"none": "no mixup", "input": "input mixup", "manifold": "manifold mixup"}
@@ -198,7 +198,7 @@ def _check_method(run: Run) -> None:
         )
 
 
-def _check_execution(run: Run) -> None:
+def _check_execution(run: Recipe) -> None:
     if run.batch < run.accumulate:
         raise ValueError(
             f"a batch of {run.batch} cannot be cut into {run.accumulate} parts. Expected "

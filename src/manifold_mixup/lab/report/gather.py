@@ -11,7 +11,7 @@ from typing import Any
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
 from manifold_mixup.lab.runs.result import Result
 
@@ -56,7 +56,7 @@ class Gathered:
 
     items: tuple[Item, ...]
     table: Table
-    found: Mapping[Run, Mapping[int, Found]]
+    found: Mapping[Recipe, Mapping[int, Found]]
     unfinished: tuple[Path, ...]
 
     def of(self, row: Row) -> list[Item]:
@@ -86,7 +86,7 @@ def gather(places: Sequence[Path]) -> Gathered:
     recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
     at = {recipe: place for place, recipe in enumerate(recipes)}
     items.sort(key=lambda item: (at[replace(item.result.run, seed=0)], item.result.run.seed))
-    found: dict[Run, dict[int, Found]] = {}
+    found: dict[Recipe, dict[int, Found]] = {}
     for item in items:
         own = found.setdefault(replace(item.result.run, seed=0), {})
         own[item.result.run.seed] = Found(item.result, {})
@@ -132,14 +132,14 @@ def _require_one_data_set(items: Iterable[Item]) -> None:
         )
 
 
-def _order(run: Run) -> tuple[Any, ...]:
+def _order(run: Recipe) -> tuple[Any, ...]:
     """Put models together, and in each what does not mix first."""
     kind = ("no mixup", "input mixup", "manifold mixup")
     known = next((k for k, name in enumerate(kind) if run.method.startswith(name)), len(kind))
     return run.model, len(run.layers) > 0, known, run.method, repr(run)
 
 
-def _table(recipes: Sequence[Run]) -> Table:
+def _table(recipes: Sequence[Recipe]) -> Table:
     labels, rows = dict(zip(recipes, _labels(recipes), strict=True)), []
     for run in recipes:
         plain = [one for one in recipes if one.model == run.model and not one.layers]
@@ -156,14 +156,14 @@ def _table(recipes: Sequence[Run]) -> Table:
     return Table("report", "", COLUMNS, tuple(rows))
 
 
-def _apart(run: Run, other: Run) -> int:
+def _apart(run: Recipe, other: Recipe) -> int:
     """Count the settings in which two recipes differ, the mixing left out."""
     mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient"))
     one, two = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
     return sum(one[name] != two[name] for name in one)
 
 
-def _labels(recipes: Sequence[Run]) -> Iterator[str]:
+def _labels(recipes: Sequence[Recipe]) -> Iterator[str]:
     """Name recipes by their model and method and, where that is not enough, by what differs."""
     for run in recipes:
         same = [one for one in recipes if (one.model, one.method) == (run.model, run.method)]
@@ -177,7 +177,7 @@ def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _of_the_paper(run: Run) -> dict[str, tuple[float, ...]]:
+def _of_the_paper(run: Recipe) -> dict[str, tuple[float, ...]]:
     """Find the paper's error and NLL of a method on this data with this model."""
     for name in ("table-1a", "table-1b", "table-2", "table-3", "preact50", "gradient-block"):
         for row in paper.table(name).rows:

@@ -8,12 +8,12 @@ from manifold_mixup.lab.evaluate import features
 from manifold_mixup.lab.evaluate.plane import hidden_plane, input_plane
 from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import Row, Table
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.evaluation import trained
 
-Finished = Mapping[Run, Mapping[int, Found]]
+Finished = Mapping[Recipe, Mapping[int, Found]]
 _SPREAD = 70  # points along an axis whose hidden states are drawn
 
 
@@ -43,7 +43,7 @@ def draw(
     return plots.curve_picture(results, "train_loss", title=title)
 
 
-def _first(table: Table, found: Finished) -> Iterator[tuple[Row, Run]]:
+def _first(table: Table, found: Finished) -> Iterator[tuple[Row, Recipe]]:
     """Yield every row with the first of its seeds that is finished."""
     for row in table.rows:
         if row.run is not None and (of_run := found.get(row.run)):

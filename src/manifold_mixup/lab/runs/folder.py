@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from manifold_mixup.lab.runs import files
 from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.result import Result, read_result, read_run
 
 RECIPE, RESULT = "recipe.json", "result.json"
@@ -49,7 +49,7 @@ def alone(folder: Path | None) -> Iterator[None]:
         lock.release()
 
 
-def claim(folder: Path, run: Run, data: Data) -> Result | None:
+def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
     """Make a folder the folder of a run; return the result if the run is finished.
 
     Raises:
@@ -71,7 +71,7 @@ def claim(folder: Path, run: Run, data: Data) -> Result | None:
     return read_result(_read(result)["result"]) if result.exists() else None
 
 
-def fingerprint(run: Run, data: Data) -> str:
+def fingerprint(run: Recipe, data: Data) -> str:
     """Return the SHA-256 of a recipe and its data: what a checkpoint belongs to."""
     text = json.dumps([dataclasses.asdict(run), provenance.fingerprint(data)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -89,7 +89,7 @@ def finished(folder: Path) -> Result | None:
     return read_result(_read(path)["result"]) if path.exists() else None
 
 
-def recipe(folder: Path) -> Run:
+def recipe(folder: Path) -> Recipe:
     """Return the recipe of the run in a folder.
 
     Raises:
@@ -107,7 +107,7 @@ def recipe(folder: Path) -> Run:
         ) from error
 
 
-def folder_name(run: Run) -> str:
+def folder_name(run: Recipe) -> str:
     """Name the folder of a run: readable, and different for every recipe."""
     text = json.dumps(dataclasses.asdict(run), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifold_mixup.lab.evaluate import Reliability, Scores
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Result:
         weights: SHA-256 of the final weights, equal if and only if they are equal bit for bit.
     """
 
-    run: Run
+    run: Recipe
     seconds: float
     curve: tuple[Epoch, ...]
     last: Scores
@@ -68,19 +68,19 @@ class Result:
     weights: str
 
 
-def read_run(fields: Mapping[str, Any]) -> Run:
+def read_run(fields: Mapping[str, Any]) -> Recipe:
     """Build the recipe that ``dataclasses.asdict`` took apart, JSON in between.
 
     Raises:
         ValueError: it has a setting that this version does not know.
     """
-    if strange := sorted(set(fields) - {one.name for one in dataclasses.fields(Run)}):
+    if strange := sorted(set(fields) - {one.name for one in dataclasses.fields(Recipe)}):
         raise ValueError(
             f"the run was made by another version: this one has no setting {strange[0]!r}. Use "
             f"the version that made it, which recipe.json names, or train it again."
         )
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Run(**values)
+    return Recipe(**values)
 
 
 def read_result(fields: Mapping[str, Any]) -> Result:

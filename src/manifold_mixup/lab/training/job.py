@@ -6,15 +6,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifold_mixup.lab import evaluate
 from manifold_mixup.lab.data import Data, as_input, hold_out
 from manifold_mixup.lab.data.augment import Augment
-from manifold_mixup.lab.data.loader import Loader
+from manifold_mixup.lab.data.loader import Loader, parts
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.models.fresh import fresh_model
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import weights
 from manifold_mixup.lab.runs.checkpoint import State
 from manifold_mixup.lab.runs.result import Epoch
@@ -34,7 +34,7 @@ class Job:
         data: what it trains and is scored on.
     """
 
-    def __init__(self, run: Run, data: Data) -> None:
+    def __init__(self, run: Recipe, data: Data) -> None:
         self.run = run
         self.data = data
         self.accelerator = _accelerator(run)
@@ -44,9 +44,17 @@ class Job:
         self.rank = self.accelerator.process_index
         seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
         self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
-        self.loader = Loader(
-            seen.x,
-            seen.y,
+        self.loader = self._load(seen)
+        self.core = fresh_model(run, data)  # whatever wraps it to train it
+        self.model, self.optimizer, self.average, self.method = self._prepare()
+        self.clear_gradients()
+
+    def _load(self, data: Data) -> Loader:
+        """Return what gives this process its batches."""
+        run = self.run
+        return Loader(
+            data.x,
+            data.y,
             run.batch,
             augment=Augment(flip=run.flip, crop=run.crop, cutout=run.cutout),
             seed=run.seed,
@@ -55,24 +63,21 @@ class Job:
             world=self.accelerator.num_processes,
             channels_last=run.channels_last,
         )
-        self.core = fresh_model(run, data)  # whatever wraps it to train it
-        # Once it is sharded it cannot be looked at, so that its layers are checked before.
-        attached = (
-            Method(self.core, run, example=as_input(data.x[:2]))
-            if self.accelerator.is_fsdp2
-            else None
-        )
-        optimizer = optimizers.build(self.core, run)
-        self.model, prepared = self.accelerator.prepare(self.core, optimizer)
+
+    def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer, Average, Method]:
+        """Return what is called in training, its optimizer, its average, and the mixing in it."""
+        run, few = self.run, as_input(self.data.x[:2])
+        # Once it is sharded it cannot be inspected, so that its layers are checked before.
+        sharded = Method(self.core, run, example=few) if self.accelerator.is_fsdp2 else None
+        model, prepared = self.accelerator.prepare(self.core, optimizers.build(self.core, run))
         # Only where gradients are scaled does the wrapper do anything, and its step is slow: it
         # looks for an installed package each time.
         scaled = self.accelerator.scaler is not None
-        self.optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
-        self.average = Average(self.core, run.ema)
+        optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
+        average = Average(self.core, run.ema)  # a copy, which must not get the hooks that mix
         # Of a compiled model too: once its layers are checked, its graphs stay as they are.
-        few = as_input(data.x[:2].to(self.device)) if run.compile else None
-        self.method = attached or Method(self.model, run, example=few)
-        self.clear_gradients()
+        example = few.to(self.device) if run.compile else None
+        return model, optimizer, average, sharded or Method(model, run, example=example)
 
     @property
     def steps(self) -> int:
@@ -90,6 +95,26 @@ class Job:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+    def step(self, x: Tensor, y: Tensor, step: int, *, sums: Tensor) -> None:
+        """Take an optimisation step on a batch.
+
+        Args:
+            x: inputs.
+            y: labels.
+            step: how many steps were taken before, since the training began.
+            sums: ``(2,)``; the loss times examples, and the examples, are added to it.
+        """
+        self.draw_by(step)
+        optimizers.set_rate(self.optimizer, self.run, progress=step / self.steps)
+        for part, labels in parts(x, y, self.run.accumulate):
+            loss = self.method.criterion(self.model(part), labels)
+            self.accelerator.backward(loss * (len(labels) / len(y)))
+            sums[0] += loss.detach() * len(labels)
+        sums[1] += len(y)
+        self.optimizer.step()
+        self.clear_gradients()
+        self.average.update()
 
     def clear_gradients(self) -> None:
         """Forget the gradients of a step.
@@ -140,7 +165,7 @@ class Job:
         """Copy the weights that are evaluated."""
         return weights.of(self.average.model)
 
-    def take_down(self, at: State) -> None:
+    def save_state(self, at: State) -> None:
         """Write into ``at`` what `restore` needs."""
         at.method = self.method.state_dict()
         at.scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
@@ -151,7 +176,7 @@ class Job:
             at.tensors["average"] = self.weights()
 
     def restore(self, at: State) -> None:
-        """Go on from what `take_down` wrote."""
+        """Go on from what `save_state` wrote."""
         at.sums = at.tensors["sums"][self.rank].to(self.device)
         self.method.load_state_dict(at.method)
         if self.accelerator.scaler is not None:
@@ -162,7 +187,7 @@ class Job:
             self.average.load(at.tensors["average"])
 
 
-def _accelerator(run: Run) -> Accelerator:
+def _accelerator(run: Recipe) -> Accelerator:
     # What a run before left behind, of another device or precision, would be taken over.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision=_AUTOCAST[run.precision])
@@ -170,7 +195,7 @@ def _accelerator(run: Run) -> Accelerator:
     return accelerator
 
 
-def _require_supported(accelerator: Accelerator, run: Run) -> None:
+def _require_supported(accelerator: Accelerator, run: Recipe) -> None:
     kind = accelerator.distributed_type
     if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"runs cannot be trained with {kind.value}. DDP and FSDP2 work.")

@@ -1,4 +1,4 @@
-"""Train one run: a flat loop, read from top to bottom."""
+"""Train one run: the loop over epochs and steps, stopped, resumed and saved."""
 
 import math
 import time
@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.data.loader import parts
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import checkpoint, weights
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.checkpoint import State
 from manifold_mixup.lab.runs.metrics_log import Log
 from manifold_mixup.lab.runs.result import Epoch, Result, Start
-from manifold_mixup.lab.training import optimizers
 from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.warm_up import warm_up
 
@@ -28,7 +26,7 @@ class Stopped(InterruptedError):
 
 
 def train(
-    run: Run,
+    run: Recipe,
     data: Data,
     *,
     folder: Path | None = None,
@@ -46,8 +44,8 @@ def train(
     Args:
         run: the recipe.
         data: what it trains and is scored on.
-        folder: where the run is kept. One that holds a part of this run is gone on with, of a
-            finished one the result is read.
+        folder: where the run is kept. An unfinished run in it is resumed; of a finished run the
+            result is returned.
         save_every: seconds between two checkpoints.
         on_epoch: called after every epoch; what it raises ends the training.
         on_step: called after every step with the epochs done so far, parts counted.
@@ -60,52 +58,53 @@ def train(
         ValueError: the folder holds another run; the message says in what it differs.
         OSError: the folder cannot be written, or another process is training in it.
     """
-    with (
-        run_folder.alone(folder),
-        torch.random.fork_rng(),
-    ):  # a step draws from torch's own generators
+    # A step draws from torch's own generators, which are as before once the run is trained.
+    with run_folder.alone(folder), torch.random.fork_rng():
         if folder is not None and (result := run_folder.claim(folder, run, data)) is not None:
             on_start(Start(run.epochs, 0, 0, finished=True))
             return result
         job = Job(run, data)
-        keeper = _Keeper(job, folder, every=save_every, stop=stop)
-        at = keeper.resume()
+        checkpointer = Checkpointer(job, folder, every=save_every, stop=stop)
+        at = checkpointer.resume()
         if at.tensors:
             on_start(Start(at.epoch, at.step, len(job.loader)))
         warm_up(job)
         log = Log(folder if job.main else None, at.curve)
-        for epoch in range(at.epoch, run.epochs + 1):
-            began = time.perf_counter() - at.seconds
-            job.model.train()
-            for x, y in job.loader.epoch(epoch, start_step=at.step):
-                step = (epoch - 1) * len(job.loader) + at.step
-                job.draw_by(step)
-                optimizers.set_rate(job.optimizer, run, progress=step / job.steps)
-                for part, labels in parts(x, y, run.accumulate):
-                    loss = job.method.criterion(job.model(part), labels)
-                    job.accelerator.backward(loss * (len(labels) / len(y)))
-                    at.sums[0] += loss.detach() * len(labels)
-                job.optimizer.step()
-                job.clear_gradients()
-                job.average.update()
-                at.sums[1] += len(y)
-                at.step += 1
-                at.seconds = time.perf_counter() - began
-                on_step(epoch - 1 + at.step / len(job.loader))
-                keeper.save_if_due(at)
-                began = time.perf_counter() - at.seconds
-            train_loss = job.mean(at.sums)
-            at.seconds = time.perf_counter() - began
-            _require_finite(train_loss, run, epoch)
-            job.close_epoch(at, train_loss)
-            _require_finite_after(at.curve[-1], run)
+        for _ in range(at.epoch, run.epochs + 1):
+            _train_epoch(job, at, checkpointer, on_step)
             log.add(at.curve[-1])
-            keeper.save_if_due(at)
+            checkpointer.save_if_due(at)
             on_epoch(at.curve[-1])
-        return keeper.finish(at)
+        return checkpointer.finish(at)
 
 
-def _require_finite(train_loss: float, run: Run, epoch: int) -> None:
+def _train_epoch(
+    job: Job, at: State, checkpointer: "Checkpointer", on_step: Callable[[float], None]
+) -> None:
+    """Train what is left of an epoch, and evaluate after it.
+
+    Raises:
+        FloatingPointError: a loss is no longer finite.
+        Stopped: the run is to stop.
+    """
+    epoch, steps = at.epoch, len(job.loader)
+    began = time.perf_counter() - at.seconds
+    job.model.train()
+    for x, y in job.loader.epoch(epoch, start_step=at.step):
+        job.step(x, y, (epoch - 1) * steps + at.step, sums=at.sums)
+        at.step += 1
+        at.seconds = time.perf_counter() - began
+        on_step(epoch - 1 + at.step / steps)
+        checkpointer.save_if_due(at)
+        began = time.perf_counter() - at.seconds
+    train_loss = job.mean(at.sums)
+    at.seconds = time.perf_counter() - began
+    _require_finite(train_loss, job.run, epoch)
+    job.close_epoch(at, train_loss)
+    _require_finite_after(at.curve[-1], job.run)
+
+
+def _require_finite(train_loss: float, run: Recipe, epoch: int) -> None:
     if not math.isfinite(train_loss):
         raise FloatingPointError(
             f"{run.method}, seed {run.seed}: the loss is {train_loss} in epoch {epoch}. "
@@ -113,7 +112,7 @@ def _require_finite(train_loss: float, run: Run, epoch: int) -> None:
         )
 
 
-def _require_finite_after(epoch: Epoch, run: Run) -> None:
+def _require_finite_after(epoch: Epoch, run: Recipe) -> None:
     """Raise if the last step of an epoch broke the weights: its loss was that of those before."""
     if not math.isfinite(epoch.nll):
         of = "test" if run.validation == 0 else "validation"
@@ -124,7 +123,7 @@ def _require_finite_after(epoch: Epoch, run: Run) -> None:
         )
 
 
-class _Keeper:
+class Checkpointer:
     """Keeps a run in its folder while it trains; without a folder it keeps nothing."""
 
     def __init__(
@@ -158,7 +157,7 @@ class _Keeper:
         due = time.perf_counter() - self.saved > self.every
         stop, due = self.job.agree(self.stop(), due)
         if self.folder is not None and (stop or due):
-            self.job.take_down(at)
+            self.job.save_state(at)
             if self.job.main:
                 checkpoint.save(self.folder, at, run=self.run)
             self.saved = time.perf_counter()

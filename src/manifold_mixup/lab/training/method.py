@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models.fresh import fresh_model
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.training import losses
 
 
@@ -23,7 +23,7 @@ class Method:
         ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
     """
 
-    def __init__(self, model: nn.Module, run: Run, *, example: Tensor | None = None) -> None:
+    def __init__(self, model: nn.Module, run: Recipe, *, example: Tensor | None = None) -> None:
         self.criterion = losses.build(run.loss, label_smoothing=run.label_smoothing)
         self.mixup: ManifoldMixup | None = None
         if run.layers:
@@ -49,7 +49,7 @@ class Method:
             self.mixup.load_state_dict(state)
 
 
-def check(run: Run, data: Data) -> None:
+def check(run: Recipe, data: Data) -> None:
     """Build what a recipe names, so that what it cannot be trained with raises now.
 
     Raises:

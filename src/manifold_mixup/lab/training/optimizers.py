@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from manifold_mixup.lab.recipes.recipe import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 
-def build(model: nn.Module, run: Run) -> torch.optim.Optimizer:
+def build(model: nn.Module, run: Recipe) -> torch.optim.Optimizer:
     """Return the optimizer of a run."""
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
@@ -22,7 +22,7 @@ def build(model: nn.Module, run: Run) -> torch.optim.Optimizer:
     )
 
 
-def set_rate(optimizer: torch.optim.Optimizer, run: Run, *, progress: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, run: Recipe, *, progress: float) -> None:
     """Give the optimizer the learning rate of a moment, ``progress`` from 0 to 1."""
     kinds: dict[str, Callable[[float], float]] = {
         "one-cycle": _one_cycle,
@@ -52,6 +52,6 @@ def _constant(progress: float) -> float:
     return 1.0
 
 
-def _stairs(run: Run, progress: float) -> float:
+def _stairs(run: Recipe, progress: float) -> float:
     """Divide the rate by ten at the end of every epoch in ``run.milestones``."""
     return 0.1 ** sum(progress * run.epochs >= epoch - 1e-9 for epoch in run.milestones)
