@@ -1,4 +1,11 @@
-"""Data sets by name, each a few functions in a file of its own."""
+"""Data sets by name, each a few functions in a file of its own.
+
+Takes a name and a folder for downloads. Gives a `Data`: training and test examples as tensors, cut
+to what a recipe asks for, and batches of them for any number of processes.
+
+Imported by: commands, evaluate, launch, models, playground, report, runs, terminal, training.
+Imports: recipes.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,11 @@
-"""Models by name, built to fit a data set."""
+"""Models by name, built to fit a data set.
+
+Takes a name, the user's own file or a recipe. Gives a freshly initialised model, and the layers at
+which manifold mixup mixes it.
+
+Imported by: commands, runs, terminal, training.
+Imports: data, recipes.
+"""
 
 from collections import OrderedDict
 

@@ -3,6 +3,9 @@
 Verma et al., Manifold Mixup: Better Representations by Interpolating Hidden States, ICML 2019
 (arXiv 1806.05236v7). Where text and published code disagree, ``docs/reproduce.md`` says what was
 taken and why.
+
+Imported by: commands, playground, report, terminal.
+Imports: evaluate, recipes, runs.
 """
 
 from collections.abc import Callable

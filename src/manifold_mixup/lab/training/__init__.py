@@ -1,1 +1,8 @@
-"""The training loop and everything a step needs."""
+"""Training one run: the loop, and the parts that a step needs.
+
+Takes a recipe and a `Data`. Gives the result, with the same bits however often the training was
+stopped and resumed.
+
+Imported by: commands, launch, playground.
+Imports: data, evaluate, models, recipes, runs.
+"""
