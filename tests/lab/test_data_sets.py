@@ -290,7 +290,9 @@ def test_a_data_set_of_timm_by_name(tmp_path):
 
 
 def test_unknown_names_of_other_libraries(tmp_path):
-    with pytest.raises(ValueError, match=r"torchvision has no data set 'STL11'\. Did you mean tor"):
+    with pytest.raises(
+        ValueError, match=r"torchvision has no data set 'STL11'\. Did you mean .tor"
+    ):
         datasets.load("torchvision:STL11", root=tmp_path)
     with pytest.raises(OSError, match="timm cannot open 'nothing/at/all'"):
         datasets.load("timm:nothing/at/all", root=tmp_path)

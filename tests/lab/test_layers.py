@@ -308,7 +308,7 @@ def test_a_long_table_says_how_to_shorten_it(mine, capsys):
 
 BAD = {
     ("preact-resnet81",): "Did you mean 'preact-resnet18'?",
-    ("timm:resnet1818",): "Did you mean timm:resnet18",
+    ("timm:resnet1818",): "Did you mean 'timm:resnet18'",
     ("timm:nothing",): "timm has no model 'nothing'. It has ",
     ("mine.py",): "mine.py names a file. Say what of it is meant, too: mine.py:NAME",
     ("mime.py:net",): "there is no file mime.py; paths are read from /",

@@ -1,7 +1,6 @@
 """Image data sets of torchvision and timm by name."""
 
 import inspect
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from manifold_mixup.lab.data import download
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 from manifold_mixup.lab.data.folder import stack
+from manifold_mixup.lab.suggest import nearest
 
 
 def load(name: str, root: Path) -> Data:
@@ -38,8 +38,7 @@ def check_name(name: str) -> None:
 
     known = torchvision.datasets.__all__
     if kind not in known:
-        near = get_close_matches(kind, known, n=1, cutoff=0.4)
-        hint = f" Did you mean torchvision:{near[0]}?" if near else ""
+        hint = nearest(kind, known, prefix="torchvision:")
         raise ValueError(f"torchvision has no data set {kind!r}.{hint}")
 
 

@@ -129,12 +129,7 @@ def _train_in_processes(
         with _ctrl_c_ignored():  # which the workers inherit
             pending |= {pool.submit(_train_in_worker, run) for run in runs}
         while pending:
-            with ctrl_c() as pressed:  # half a message that is left in the pipe blocks the next one
-                done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-                while not news.empty():
-                    reports.tell(*news.get())
-            if pressed():
-                raise KeyboardInterrupt
+            done, pending = _wait(pending, news, reports)
             for future in done:
                 yield future.result()
     except BrokenProcessPool as error:
@@ -147,6 +142,19 @@ def _train_in_processes(
             stop.set()
             _let_end(pending, news)
             pool.shutdown()
+
+
+def _wait(
+    pending: set[Future[Result]], news: Told, reports: Reports
+) -> tuple[set[Future[Result]], set[Future[Result]]]:
+    """Return which runs are done after a moment and which are not; hand on what they tell."""
+    with ctrl_c() as pressed:  # half a message that is left in the pipe blocks the next one
+        done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+        while not news.empty():
+            reports.tell(*news.get())
+    if pressed():
+        raise KeyboardInterrupt
+    return done, pending
 
 
 def _context() -> Any:

@@ -52,13 +52,7 @@ def train_on_ray(
     ray = import_ray()
     errors = ray.exceptions
     ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
-    task = ray.remote(
-        num_cpus=1,
-        num_gpus=gpus,
-        max_retries=RETRIES,
-        # Storage notices later than Ray that a node died, and until then the run stays locked.
-        retry_exceptions=[BlockingIOError],
-    )(_train)
+    task = _task(ray, gpus)
     shared, folder = ray.put(data), folder.absolute()
     running = {task.remote(run, shared, folder, after): run for run in runs}
     told: dict[Recipe, int] = {}
@@ -80,6 +74,17 @@ def train_on_ray(
             ray.cancel(one)  # as Ctrl-C, so that the run is saved
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=60)
+
+
+def _task(ray: Any, gpus: float) -> Any:
+    """Make `_train` a task of Ray that is tried again when its worker dies."""
+    return ray.remote(
+        num_cpus=1,
+        num_gpus=gpus,
+        max_retries=RETRIES,
+        # Storage notices later than Ray that a node died, and until then the run stays locked.
+        retry_exceptions=[BlockingIOError],
+    )(_train)
 
 
 def _train(run: Recipe, data: Data, folder: Path, after: After | None) -> Result:

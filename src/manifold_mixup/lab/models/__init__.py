@@ -71,7 +71,7 @@ def build(
     elif name == "cnn":
         model = cnn(data, width=width, dropout=dropout)
     elif ":" in name:
-        model = external.foreign(data, name, dropout=dropout)
+        model = external.build(data, name, dropout=dropout)
     else:
         _require_images(name, data)
         if name == "factor-cnn":

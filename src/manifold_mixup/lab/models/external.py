@@ -2,19 +2,19 @@
 
 import importlib
 from collections import OrderedDict
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models.standardize import Standardize
+from manifold_mixup.lab.suggest import nearest
 
 SMALL = 64
 """Images with fewer pixels a side get a stem that keeps their resolution."""
 
 
-def foreign(data: Data, name: str, *, dropout: float) -> nn.Module:
+def build(data: Data, name: str, *, dropout: float) -> nn.Module:
     """Build ``net``, a model of another library with fresh weights.
 
     Args:
@@ -29,8 +29,8 @@ def foreign(data: Data, name: str, *, dropout: float) -> nn.Module:
     check_name(name)
     if data.x.ndim != 4:
         raise ValueError(f"{name} takes images, but the inputs of {data.name} are vectors.")
-    build = _timm if library == "timm" else _torchvision
-    net = build(model, data, dropout)
+    make = _timm if library == "timm" else _torchvision
+    net = make(model, data, dropout)
     if data.x.shape[-1] < SMALL:
         _keep_resolution(net)
     return nn.Sequential(OrderedDict(standardize=Standardize(data), net=net))
@@ -45,8 +45,7 @@ def check_name(name: str) -> None:
     library, _, model = name.partition(":")
     known = _names(library)
     if model not in known:
-        near = get_close_matches(model, known, n=3)
-        hint = f" Did you mean {' or '.join(f'{library}:{one}' for one in near)}?" if near else ""
+        hint = nearest(model, known, count=3, prefix=f"{library}:")
         listed = f"{'timm' if library == 'timm' else 'torchvision.models'}.list_models()"
         raise ValueError(
             f"{library} has no model {model!r}.{hint} It has {len(known)}, which {listed} lists."

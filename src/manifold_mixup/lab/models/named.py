@@ -35,7 +35,7 @@ def look(
 
     Args:
         name: of a model of the lab, ``"timm:NAME"``, ``"torchvision:NAME"``, or where something of
-            the user's is, as `yours.load` takes it: a model; a function without arguments that
+            the user's is, as `user_code.load` takes it: a model; a function without arguments that
             returns one; or that returns one and a batch for it.
         shape: of one input; empty for the usual one.
         classes: of the lab's own models.

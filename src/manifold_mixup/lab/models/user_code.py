@@ -6,13 +6,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
+
+from manifold_mixup.lab.suggest import nearest
 
 
 def load(place: str) -> Any:
@@ -34,9 +35,7 @@ def load(place: str) -> Any:
         module = _run(Path(home).expanduser()) if home.endswith(".py") else _import(home)
     value = getattr(module, name, None)
     if value is None:
-        near = get_close_matches(name, vars(module), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{home} has no {name!r}.{hint}")
+        raise ValueError(f"{home} has no {name!r}.{nearest(name, vars(module))}")
     if isinstance(value, nn.Module) or not callable(value):
         return value
     if needed := _needed(value):

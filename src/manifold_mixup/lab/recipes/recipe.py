@@ -6,8 +6,9 @@ the values were chosen, always on a part of the training set, stands in ``docs/c
 
 import math
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Literal
+
+from manifold_mixup.lab.suggest import closest
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _check_method(run: Recipe) -> None:
     """Refuse a name in tables that says something else than what is mixed."""
     says = run.method.lower()
     short = {"none": "no mixup", "input": "input mixup", "manifold": "manifold mixup"}
-    near = [short[says]] if says in short else get_close_matches(says, _MIXED, n=1, cutoff=0.7)
+    near = [short[says]] if says in short else closest(says, _MIXED, cutoff=0.7)
     if near and not says.startswith(tuple(_MIXED)):
         raise ValueError(
             f"method is {run.method!r}, only a name in tables. Did you mean {near[0]!r}? What is "

@@ -40,11 +40,6 @@ class Log:
                 self._board.add_scalar(key, value, epoch.epoch)
         self._board.flush()
 
-    def close(self) -> None:
-        """Finish the files."""
-        if self._board is not None:
-            self._board.close()
-
 
 def _line(epoch: Epoch) -> str:
     return json.dumps(files.finite(asdict(epoch)), allow_nan=False) + "\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grid_worker import look_at, look_for_ever
+from after_worker import look_at, look_for_ever
 from manifold_mixup.lab.launch.processes import train_all
 
 
@@ -80,7 +80,7 @@ def test_leaving_early_stops_what_is_done_with_a_finished_run(task, runs, tmp_pa
 KILLED = """
 import pickle, sys
 from pathlib import Path
-from manifold_mixup.lab.grid import train_all
+from manifold_mixup.lab.launch.processes import train_all
 if __name__ == "__main__":
     runs, task, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
     for _ in train_all(runs, task, workers=2, on_epoch=lambda *_: None, folder=folder):
