@@ -209,7 +209,7 @@ def test_mixed_factors_lie_between_two_draws_and_so_do_their_labels(monkeypatch)
     assert task.name == "factors mixed, task A"
     assert task.y.shape == (400, 2)
     assert torch.allclose(task.y.sum(1), torch.ones(400))
-    table, y = factors._mixed("a", 400, 0, train=True)
+    table, y = factors._mixed("a", 400, seed=0)
     assert torch.equal(task.y, y)
     assert torch.equal(task.x, factors.render(table))
     angle = table[:, factors.NAMES.index("angle")]
