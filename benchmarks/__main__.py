@@ -22,8 +22,9 @@ import torch
 from benchmarks import accuracy, counts, imports, memory, mixes, steps, tables, training
 from benchmarks.tasks import TASKS, resnet18
 from benchmarks.turns import Way, compare
-from manifold_mixup.lab import malloc, provenance
-from manifold_mixup.lab.job import emulates_bf16
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.training import malloc
+from manifold_mixup.lab.training.device import emulates_bf16
 
 Found = dict[str, Any]
 

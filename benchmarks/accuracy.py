@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab.fast import TARGETS, fast
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.recipes.fast import TARGETS, fast
+from manifold_mixup.lab.training.loop import train
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as all_parts
 from benchmarks import training
-from manifold_mixup.lab import provenance
 from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.job import fresh_model
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.training.loop import train
 
 LIMIT = 8.5 * 60  # seconds for everything
 PEAK = {"H100": 989e12, "H200": 989e12}
@@ -92,7 +92,7 @@ def loops(device: str, quick: bool) -> Found:
 def epoch(device: str, quick: bool, *, cuda_graphs: bool = False) -> Found:
     """Train PreActResNet18 for an epoch as fast as the lab can, with mixing and without."""
     data = training.images(500 if quick else 50_000)
-    plain = Run(
+    plain = Recipe(
         data=data.name, model="preact-resnet18", width=8 if quick else None, epochs=1, batch=128,
         optimizer="sgd", lr=0.05, schedule="constant", flip=True, crop=2, precision="bf16",
         channels_last=True, compile=not quick, device=device, cuda_graphs=cuda_graphs and not quick,
@@ -117,7 +117,7 @@ def utilisation(tflops: float) -> float | None:
     return None if peak is None else 1e12 * tflops / peak
 
 
-def flops(run: Run, data: Data) -> float:
+def flops(run: Recipe, data: Data) -> float:
     """Count the floating-point operations of an epoch, forward and backward."""
     model = fresh_model(replace(run, compile=False), data).to("cpu")
     x = as_input(data.x[:4])

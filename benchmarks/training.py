@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.turns import Timing, timing
-from manifold_mixup.lab import optimizers
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
-from manifold_mixup.lab.job import fresh_model
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.training import optimizers
+from manifold_mixup.lab.training.loop import train
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
@@ -62,7 +62,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         return self.transform(self.data.x[place]), self.data.y[place]
 
 
-def plain_batches(run: Run, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+def plain_batches(run: Recipe, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield an epoch, crops and mirroring done for a whole batch at a time by hand."""
     x, y = data.x.to(run.device), data.y.to(run.device)
     order = torch.randperm(len(x), device=run.device)
@@ -75,7 +75,7 @@ def plain_batches(run: Run, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.where(mirrored, out.flip(3), out).float() / 255, y[rows]
 
 
-def plain_steps(run: Run, data: Data, batches: Batches) -> Iterator[None]:
+def plain_steps(run: Recipe, data: Data, batches: Batches) -> Iterator[None]:
     """Train with nothing but PyTorch, one step each time the next is asked for."""
     model = fresh_model(run, data).to(run.device).train()
     optimizer = optimizers.build(model, run)
@@ -95,7 +95,7 @@ def plain_steps(run: Run, data: Data, batches: Batches) -> Iterator[None]:
 class Turns:
     """Times two loops that take turns, the plain one and the one that calls `swap` every step."""
 
-    def __init__(self, run: Run, data: Data) -> None:
+    def __init__(self, run: Recipe, data: Data) -> None:
         self.plain = plain_steps(run, data, lambda: plain_batches(run, data))
         self.cuda = torch.device(run.device).type == "cuda"
         self.stride = 20 if self.cuda else 1  # waiting for a GPU at every step would cost both
@@ -122,7 +122,7 @@ class Turns:
         return time.perf_counter()
 
 
-def loader_seconds(run: Run, data: Data) -> float:
+def loader_seconds(run: Recipe, data: Data) -> float:
     """Take the time of the loader alone."""
     augment = Augment(flip=run.flip, crop=run.crop, cutout=0)
     loader = Loader(
@@ -137,7 +137,7 @@ def loader_seconds(run: Run, data: Data) -> float:
     return time.perf_counter() - start
 
 
-def idle_share(run: Run, data: Data, *, first: int = 20, steps: int = 50) -> float:
+def idle_share(run: Recipe, data: Data, *, first: int = 20, steps: int = 50) -> float:
     """Profile some steps in the middle of an epoch; return the share in which the GPU idles."""
     profiler = profile(activities=[ProfilerActivity.CUDA])
     done = 0
@@ -169,7 +169,9 @@ def idle(spans: list[tuple[float, float]]) -> float:
     return 1 - covered / (end - begin)
 
 
-def in_turn(run: Run, data: Data, train_by: Callable[[Turns], object]) -> list[tuple[float, float]]:
+def in_turn(
+    run: Recipe, data: Data, train_by: Callable[[Turns], object]
+) -> list[tuple[float, float]]:
     """Let a loop train for an epoch in turn with the plain one; return the seconds of each turn."""
     turns = Turns(run, data)
     train_by(turns)
@@ -187,16 +189,16 @@ def by_steps(steps: Iterator[None], count: int) -> Callable[[Turns], object]:
     return loop
 
 
-def recipe(width: int | None, precision: str, device: str) -> Run:
+def recipe(width: int | None, precision: str, device: str) -> Recipe:
     """Return the recipe that all loops train by."""
-    return Run(
+    return Recipe(
         data="random images", model="preact-resnet18", width=width, epochs=1, optimizer="sgd",
         lr=0.01, schedule="constant", flip=True, crop=2, precision=precision, channels_last=True,
         device=device,
     )  # fmt: skip
 
 
-def compare_loops(run: Run, data: Data, rounds: int) -> tuple[list[Timing], float]:
+def compare_loops(run: Recipe, data: Data, rounds: int) -> tuple[list[Timing], float]:
     """Time a step of each loop against the plain step next to it.
 
     Returns:

@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 # DistributedDataParallel imports torch._dynamo when it is made: a second per process.
-_IMPORTED = ["manifold_mixup.lab.job", "torch.distributed.fsdp", "torch._dynamo"]
+_IMPORTED = ["manifold_mixup.lab.training.job", "torch.distributed.fsdp", "torch._dynamo"]
 
 
 def context() -> Any:

@@ -87,9 +87,11 @@ def test_the_table_of_layers_is_what_the_command_prints(capsys):
 def test_the_documented_options_exist():
     from dataclasses import fields
 
-    from manifold_mixup.lab import data, evaluate, layers, models, recipes, train_one
+    from manifold_mixup.lab import data, evaluate, models
+    from manifold_mixup.lab.commands import layers, train
+    from manifold_mixup.lab.recipes import recipe as recipes
 
-    kinds = (recipes.Run, train_one.Train, layers.Layers)
+    kinds = (recipes.Recipe, train.Options, layers.Options)
     known = {field.name for kind in kinds for field in fields(kind)}
     named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery"}
     assert named <= {name.replace("_", "-") for name in known}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +21,12 @@ def task() -> Data:
 
 
 @pytest.fixture(scope="session")
-def plain() -> Run:
-    return Run(data="blobs", epochs=3, batch=32, lr=0.05, width=16)
+def plain() -> Recipe:
+    return Recipe(data="blobs", epochs=3, batch=32, lr=0.05, width=16)
 
 
 @pytest.fixture(scope="session")
-def runs(plain) -> tuple[Run, ...]:
+def runs(plain) -> tuple[Recipe, ...]:
     """No mixup, input mixup and manifold mixup with two seeds."""
     methods = (
         plain,

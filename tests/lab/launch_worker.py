@@ -9,7 +9,8 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from manifold_mixup.lab import cli, job
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.training import job
 
 
 def main(rank: int, port: str, arguments: list[str], output: Path, *, sharded: bool) -> None:

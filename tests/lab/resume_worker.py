@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.training.loop import train
 
 
-def main(run: Run, folder: Path, *, steps: int, writes: int) -> None:
+def main(run: Recipe, folder: Path, *, steps: int, writes: int) -> None:
     """Train, and die before a step or within a write, whichever of the counts ends."""
     torch.set_num_threads(1)
     left = {"steps": steps, "writes": writes}

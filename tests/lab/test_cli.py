@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 
 import manifold_mixup
-from manifold_mixup.lab import catalog, cli, data, models, paper
+from manifold_mixup.lab import cli, data, models, paper
+from manifold_mixup.lab.recipes import catalog
 
 # Prints on the error output what was called and loaded, whatever the command does.
 PROGRAM = """
@@ -61,9 +62,9 @@ def run(*arguments: str) -> Ran:
 def test_a_summary_is_the_first_line_of_the_documentation(name):
     command = cli.load(name)
     assert is_dataclass(command.options)
-    assert cli.COMMANDS[name].summary == command.options.__doc__.splitlines()[0]
+    assert cli.COMMANDS[name] == command.options.__doc__.splitlines()[0]
     assert callable(command.prepare)
-    assert callable(command.work)
+    assert callable(command.run)
 
 
 def test_a_command_with_defaults_of_its_own_is_found_by_them():
@@ -76,9 +77,9 @@ def test_the_help_lists_every_command(capsys, monkeypatch):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for name, place in cli.COMMANDS.items():
+    for name, summary in cli.COMMANDS.items():
         assert f"• {name}" in shown
-        assert place.summary in shown
+        assert summary in shown
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("layers", "--help"), ("playground", "--help")])
@@ -91,8 +92,8 @@ def test_other_help_loads_its_own_command_alone():
     modules = run("evaluate", "--help").modules
     assert "torch" in modules
     assert modules.isdisjoint(("torch._dynamo", "torchvision", "timm", "matplotlib"))
-    ours = {f"manifold_mixup.lab.{place.module}" for place in cli.COMMANDS.values()}
-    assert ours & modules == {"manifold_mixup.lab.evaluate_one"}
+    ours = {f"manifold_mixup.lab.commands.{name}" for name in cli.COMMANDS}
+    assert ours & modules == {"manifold_mixup.lab.commands.evaluate"}
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("layers", "--help")])
@@ -222,7 +223,7 @@ def test_nobody_reads_on(arguments):
     assert (done.returncode, done.stderr) == (cli.NOT_READ, "")
 
 
-@pytest.mark.parametrize("place", ["prepare", "work"])
+@pytest.mark.parametrize("place", ["prepare", "run"])
 def test_ctrl_c_at_any_time(capsys, monkeypatch, place):
     def press(_):
         raise KeyboardInterrupt

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from manifold_mixup.lab import catalog, cli, runs, weights
-from manifold_mixup.lab import train_one as command
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.commands import train as command
+from manifold_mixup.lab.recipes import catalog
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import weights
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def test_a_run_end_to_end(npz, tmp_path, capsys):
     assert small(npz, "--out", tmp_path / "one") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "manifold mixup, α = 0.2 at input, hidden1, hidden2: mlp on blobs" in shown
-    result = runs.finished(tmp_path / "one")
+    result = run_folder.finished(tmp_path / "one")
     assert f"error % {result.last.error:.2f} {result.best.error:.2f}" in shown
     assert {path.name for path in (tmp_path / "one").iterdir()} >= {
         "recipe.json",
@@ -61,13 +64,15 @@ def test_without_out_the_folder_is_named_after_the_recipe(npz, tmp_path):
     assert small(npz, "--mixing", "none") == 0
     folders = sorted((tmp_path / "runs").iterdir())
     assert len(folders) == 2
-    assert all(folder.name == runs.folder_name(runs.recipe(folder)) for folder in folders)
+    assert all(
+        folder.name == run_folder.folder_name(run_folder.recipe(folder)) for folder in folders
+    )
 
 
 def test_options_change_the_recipe_and_nothing_else(npz, tmp_path):
     small(npz, "--out", tmp_path / "one", "--alpha", 0.7, "--layers", "hidden2", "--lr", 0.02)
     expected = catalog.recipe("compare", "manifold", str(npz), "mlp")
-    found = runs.recipe(tmp_path / "one")
+    found = run_folder.recipe(tmp_path / "one")
     assert (found.alpha, found.layers, found.lr) == (0.7, ("hidden2",), 0.02)
     assert (found.batch, found.weight_decay) == (expected.batch, expected.weight_decay)
 
@@ -90,7 +95,7 @@ def test_ctrl_c_leaves_a_run_and_says_how_to_go_on(npz, tmp_path, monkeypatch, c
     )
     monkeypatch.undo()
     assert small(npz, "--out", tmp_path / "cut") == 0
-    whole, cut = (runs.finished(tmp_path / name) for name in ("whole", "cut"))
+    whole, cut = (run_folder.finished(tmp_path / name) for name in ("whole", "cut"))
     assert cut.weights == whole.weights
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifold_mixup.lab import cli, grid
-from manifold_mixup.lab.compare import Compare, compare, prepare
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.commands.compare import Options as Compare
+from manifold_mixup.lab.commands.compare import prepare
+from manifold_mixup.lab.commands.compare import run as compare
+from manifold_mixup.lab.launch import processes
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
@@ -107,7 +110,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_line_before_any_training(tmp_path, npz, capsys, monkeypatch, case):
     arguments, message = BAD[case]
-    monkeypatch.setattr(grid, "train_all", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr(processes, "train_all", lambda *_, **__: pytest.fail("training began"))
     data = [] if "--data" in arguments else ["--data", npz]
     assert run(*data, "--out", tmp_path / "out", *arguments) == 2
     shown = capsys.readouterr()
@@ -150,7 +153,7 @@ def test_help_explains_every_option(capsys):
 
 def test_ctrl_c_keeps_what_was_finished(tmp_path, npz, capsys, monkeypatch):
     comparison = prepare(Compare(data=str(npz), out=tmp_path / "out", epochs=2, workers=1))
-    finish = grid.train_all
+    finish = processes.train_all
 
     def interrupted(*arguments, **options):
         for count, result in enumerate(finish(*arguments, **options)):
@@ -158,7 +161,7 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path, npz, capsys, monkeypatch):
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(grid, "train_all", interrupted)
+    monkeypatch.setattr(processes, "train_all", interrupted)
     assert compare(comparison) is False
     shown = " ".join(capsys.readouterr().out.split())
     assert "Stopped: 4 of 15 runs were finished." in shown

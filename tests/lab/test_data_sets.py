@@ -209,7 +209,7 @@ def test_mixed_factors_lie_between_two_draws_and_so_do_their_labels(monkeypatch)
     assert task.name == "factors mixed, task A"
     assert task.y.shape == (400, 2)
     assert torch.allclose(task.y.sum(1), torch.ones(400))
-    table, y = factors._mixed("a", 400, 0, train=True)
+    table, y = factors._mixed("a", 400, seed=0)
     assert torch.equal(task.y, y)
     assert torch.equal(task.x, factors.render(table))
     angle = table[:, factors.NAMES.index("angle")]
@@ -290,7 +290,9 @@ def test_a_data_set_of_timm_by_name(tmp_path):
 
 
 def test_unknown_names_of_other_libraries(tmp_path):
-    with pytest.raises(ValueError, match=r"torchvision has no data set 'STL11'\. Did you mean tor"):
+    with pytest.raises(
+        ValueError, match=r"torchvision has no data set 'STL11'\. Did you mean .tor"
+    ):
         datasets.load("torchvision:STL11", root=tmp_path)
     with pytest.raises(OSError, match="timm cannot open 'nothing/at/all'"):
         datasets.load("timm:nothing/at/all", root=tmp_path)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from manifold_mixup.lab import files
+from manifold_mixup.lab.runs import files
 
 
 def test_json_has_null_where_there_is_no_number(tmp_path):

@@ -17,7 +17,10 @@ from accelerate.utils import DistributedType
 
 import processes
 from lab import launch_worker
-from manifold_mixup.lab import cli, job, runs, weights
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import weights
+from manifold_mixup.lab.training import job
 
 pytestmark = pytest.mark.slow
 # Without a GPU, --multi_gpu is what starts several processes; they then find no GPU and use gloo.
@@ -113,7 +116,7 @@ def test_two_processes_train_what_one_does(options, tmp_path, start):
     one, two = (weights.read(tmp_path / name / "last.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
-    one, two = (runs.finished(tmp_path / name) for name in ("one", "two"))
+    one, two = (run_folder.finished(tmp_path / name) for name in ("one", "two"))
     for ours, theirs in zip(two.curve, one.curve, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
 
@@ -127,9 +130,9 @@ def test_killed_in_two_processes_it_ends_in_the_same_bits(options, whole, tmp_pa
         assert cut.running()
         time.sleep(0.01)
     cut.stop()
-    assert runs.finished(tmp_path) is None
+    assert run_folder.finished(tmp_path) is None
     Two(kept, *options).output()
-    whole_result, cut_result = runs.finished(whole(kept)), runs.finished(tmp_path)
+    whole_result, cut_result = run_folder.finished(whole(kept)), run_folder.finished(tmp_path)
     assert cut_result.weights == whole_result.weights
     assert cut_result.curve == whole_result.curve
 
@@ -142,7 +145,7 @@ def test_another_number_of_processes_is_refused(options, whole, capsys):
 
 def test_sharded_plans_are_those_of_whole_models(whole):
     """Every rank mixes as it does in DDP, so that they differ by rounding, until it has grown."""
-    ddp, fsdp2 = (runs.finished(whole(kept)).curve[:2] for kept in ("ddp", "fsdp2"))
+    ddp, fsdp2 = (run_folder.finished(whole(kept)).curve[:2] for kept in ("ddp", "fsdp2"))
     for ours, theirs in zip(fsdp2, ddp, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
 

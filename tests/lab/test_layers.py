@@ -7,7 +7,8 @@ from textwrap import dedent
 import pytest
 
 from manifold_mixup import ManifoldMixup
-from manifold_mixup.lab import cli, yours
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.models import user_code
 
 MINE = """
     from torch import nn, ones, tensor
@@ -200,7 +201,7 @@ def test_a_mask_that_is_mixed_too(mine, capsys):
     rows = {row["name"]: row for row in found(capsys, place)["layers"]}
     assert "; mask='attention_mask' mixes it too" in rows["bert.encoder.layer.0"]["reason"]
     assert rows["bert.encoder.layer.0"]["mask"] == "attention_mask"
-    model, example = yours.load(place)
+    model, example = user_code.load(place)
     mixup = ManifoldMixup(model, example=dict(example), mask="attention_mask")
     shown = found(capsys, place, "--mask", "attention_mask")
     assert tuple(shown["default"]) == mixup.layers
@@ -281,7 +282,7 @@ def test_only_what_can_be_mixed(mine, capsys):
 @pytest.mark.parametrize("pattern", ["layers.*", "*", "layers.[23].0", "head"])
 def test_a_pattern_shows_what_the_library_would_take_for_it(mine, capsys, pattern):
     shown = found(capsys, mine / "mine.py:keywords", "--match", pattern)
-    model, _ = yours.load(f"{mine / 'mine.py'}:keywords")
+    model, _ = user_code.load(f"{mine / 'mine.py'}:keywords")
     taken = ManifoldMixup(model, [pattern], check=False).layers
     assert sorted(names(shown["layers"])) == sorted(taken)
     assert shown["default"] == ["layers.0", "layers.1"]  # of all there are
@@ -307,7 +308,7 @@ def test_a_long_table_says_how_to_shorten_it(mine, capsys):
 
 BAD = {
     ("preact-resnet81",): "Did you mean 'preact-resnet18'?",
-    ("timm:resnet1818",): "Did you mean timm:resnet18",
+    ("timm:resnet1818",): "Did you mean 'timm:resnet18'",
     ("timm:nothing",): "timm has no model 'nothing'. It has ",
     ("mine.py",): "mine.py names a file. Say what of it is meant, too: mine.py:NAME",
     ("mime.py:net",): "there is no file mime.py; paths are read from /",

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manifold_mixup import MixedTarget, MixPlan
-from manifold_mixup.lab import losses
+from manifold_mixup.lab.training import losses
 
 
 def batch(dtype=torch.float64):

@@ -8,7 +8,7 @@ import pytest
 
 COUNT = """
 import resource, sys, torch
-from manifold_mixup.lab import malloc
+from manifold_mixup.lab.training import malloc
 if sys.argv[1] == "keep":
     assert malloc.keep_freed()
 def step():

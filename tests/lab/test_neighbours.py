@@ -103,12 +103,6 @@ def test_by_default_they_are_what_the_last_linear_layer_takes(model, x):
     assert torch.equal(features(model, x), features(model, x, layer="relu"))
 
 
-def test_the_pooling_can_be_chosen(model, x):
-    found = features(model, x[:3], layer="stage", pool=lambda h: h[:, :, 0, 0])
-    with torch.no_grad():
-        assert torch.allclose(found, model.eval().stage(x[:3])[:, :, 0, 0], atol=1e-6)
-
-
 def test_bytes_are_pixels(model):
     x = torch.randint(256, (4, 1, 5, 5), dtype=torch.uint8)
     assert torch.equal(features(model, x), features(model, x.float() / 255))

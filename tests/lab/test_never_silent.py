@@ -11,16 +11,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from manifold_mixup.lab import cli, evaluations, files, log, recipes, weights
-from manifold_mixup.lab import runs as kept
-from manifold_mixup.lab import train as training
-from manifold_mixup.lab.compare import Comparison, compare
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.commands.compare import Comparison
+from manifold_mixup.lab.commands.compare import run as compare
 from manifold_mixup.lab.data import folder
+from manifold_mixup.lab.recipes import recipe as recipes
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import only_means, summarise
 from manifold_mixup.lab.report.table import SMOKE, markdown_table, terminal_table
-from manifold_mixup.lab.results import Epoch, Start, read_epoch
-from manifold_mixup.lab.train import Stopped, train
+from manifold_mixup.lab.runs import evaluation as evaluations
+from manifold_mixup.lab.runs import files, metrics_log, weights
+from manifold_mixup.lab.runs import folder as kept
+from manifold_mixup.lab.runs.result import Epoch, Start, read_epoch
+from manifold_mixup.lab.training import loop as training
+from manifold_mixup.lab.training.loop import Stopped, train
 
 
 def refuse(name):
@@ -89,7 +93,7 @@ def test_weights_that_are_nan_are_told_and_not_evaluated(plain, task, tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_json_has_no_nan_and_reads_it_as_nan(tmp_path, value):
     epoch = Epoch(1, 0.5, 10.0, value)
-    (line,) = log._line(epoch).splitlines()
+    (line,) = metrics_log._line(epoch).splitlines()
     assert strict(line) == {"epoch": 1, "train_loss": 0.5, "error": 10.0, "nll": None}
     assert math.isnan(read_epoch(strict(line)).nll)
     files.write_json(tmp_path / "one.json", {"a": [value, (1.5, {"b": value})]})
@@ -173,13 +177,15 @@ def test_data_that_look_like_a_path(tmp_path, monkeypatch, capsys, name, reason)
 )
 def test_a_method_that_says_something_else_than_what_is_mixed(plain, method, layers, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
-        recipes.check(replace(plain, method=method, layers=layers))
+        recipes.check_recipe(replace(plain, method=method, layers=layers))
 
 
 @pytest.mark.parametrize("method", ["no mixup", "dropout 0.5", "mixed factors", "weight decay 0.1"])
 def test_other_names_of_a_method_are_free(plain, method):
-    recipes.check(replace(plain, method=method))
-    recipes.check(replace(plain, method="manifold mixup α=2, mine", layers=("input", "hidden1")))
+    recipes.check_recipe(replace(plain, method=method))
+    recipes.check_recipe(
+        replace(plain, method="manifold mixup α=2, mine", layers=("input", "hidden1"))
+    )
 
 
 # Progress

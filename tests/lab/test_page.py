@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import tyro
 
-from manifold_mixup.lab import cli, evaluations, paper, runs, train_one
+from manifold_mixup.lab import cli, paper
 from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.commands import train as train_command
 from manifold_mixup.lab.evaluate import Settings
 from manifold_mixup.lab.evaluate.statistics import paired_difference, spread
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import _of_the_paper, gather
 from manifold_mixup.lab.report.page import command, page
 from manifold_mixup.lab.report.table import difference_text, spread_text
-from manifold_mixup.lab.train import Stopped, train
+from manifold_mixup.lab.runs import evaluation as evaluations
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.training.loop import Stopped, train
 
 HOSTILE = "<script>alert('name')</script>"
 PARTS = ("attacks", "strength", "outliers", "interpolation", "spectra")
@@ -43,7 +46,7 @@ def place(task, plain, tmp_path_factory) -> Path:
     for run in methods:
         for seed in range(2):
             own = replace(run, seed=seed)
-            at = folder / "some" / runs.folder_name(own)
+            at = folder / "some" / run_folder.folder_name(own)
             train(own, data, folder=at)
             evaluations.evaluated(at, data, "last", battery=PARTS, settings=wanted)
     return folder
@@ -195,14 +198,16 @@ def test_the_papers_numbers_stand_beside_ours(place):
 @pytest.mark.parametrize(
     "run",
     [
-        Run(),
-        Run(layers=("input", "hidden1"), milestones=(3, 5), per_sample=True, width=None),
-        Run(method="a 'quoted' name", data="a file.npz", batch_norm=False, flip=True, examples=7),
+        Recipe(),
+        Recipe(layers=("input", "hidden1"), milestones=(3, 5), per_sample=True, width=None),
+        Recipe(
+            method="a 'quoted' name", data="a file.npz", batch_norm=False, flip=True, examples=7
+        ),
     ],
 )
 def test_the_command_of_a_recipe_gives_that_recipe(run):
     words = shlex.split(command(run))[2:]
-    options = tyro.cli(train_one.Train, default=train_one.defaults(words), args=words)
+    options = tyro.cli(train_command.Options, default=train_command.defaults(words), args=words)
     assert options.run == run
 
 
@@ -239,7 +244,7 @@ def test_unfinished_runs_are_named(task, plain, tmp_path):
 
 def test_spirals_show_their_boundaries(tmp_path):
     data = datasets.load("spirals", root=tmp_path)
-    run = Run(data="spirals", model="spiral-mlp", width=8, epochs=1)
+    run = Recipe(data="spirals", model="spiral-mlp", width=8, epochs=1)
     train(run, data, folder=tmp_path / "one")
     text = page(gather([tmp_path]), title="")
     assert 'id="boundaries"' in text

@@ -10,9 +10,9 @@ from manifold_mixup.lab.evaluate.deform import DEFORMATIONS
 from manifold_mixup.lab.paper.numbers import Found, better, lines
 from manifold_mixup.lab.paper.scale import FULL, SCALES, Scale, scale, scaled
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.paper_table import paper_table
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.runs.result import Result
 
 EVERY = [paper.table(name) for name in paper.TABLES]
 
@@ -172,20 +172,20 @@ def test_a_scale_says_what_it_changes():
     assert all(str(one) for name, one in SCALES.items() if name != "full")
 
 
-def result(run: Run, error: float, best: float) -> Result:
+def result(run: Recipe, error: float, best: float) -> Result:
     bins = Reliability((1,), (0.5,), (0.5,))
     scores = Scores(error=error, nll=1.0, ece=0.0, fgsm_accuracy=0.0, reliability=bins)
     return Result(run, 1.0, (), scores, replace(scores, error=best), 1, "")
 
 
-def found(run: Run, errors: dict[int, float]) -> dict[int, Found]:
+def found(run: Recipe, errors: dict[int, float]) -> dict[int, Found]:
     return {
         seed: Found(result(replace(run, seed=seed), error, error - 1), {})
         for seed, error in errors.items()
     }
 
 
-PLAIN, MIXED = Run(), Run(method="mixed", layers=("input",))
+PLAIN, MIXED = Recipe(), Recipe(method="mixed", layers=("input",))
 TABLE = Table(
     "t",
     "T",

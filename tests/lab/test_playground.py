@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifold_mixup.lab import cli, paper, play, weights
+from manifold_mixup.lab import cli, paper
+from manifold_mixup.lab.commands import playground
 from manifold_mixup.lab.evaluate.plane import Plane
 from manifold_mixup.lab.models.mlp import SHAPES
 from manifold_mixup.lab.playground import choice as choices
@@ -32,7 +33,8 @@ from manifold_mixup.lab.playground.choice import BOUNDS, LAYERS, Choice, methods
 from manifold_mixup.lab.playground.learner import Learner
 from manifold_mixup.lab.playground.paint import FIRST, SECOND, SIDE, paint
 from manifold_mixup.lab.playground.session import Session
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.runs import weights
+from manifold_mixup.lab.training.loop import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -283,20 +285,20 @@ def test_a_port_in_use_and_an_address_of_others_are_described(capsys):
     assert "--port 0" in said
     for host, wrong in (("192.0.2.1", 0), ("127.0.0.1", 70_000)):
         with pytest.raises(OSError, match=f"cannot listen on {host}, port {wrong}"):
-            play.prepare(play.Playground(host=host, port=wrong))
+            playground.prepare(playground.Options(host=host, port=wrong))
 
 
 def test_without_what_serves_it_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     with pytest.raises(ValueError, match=re.escape("pip install 'manifold-mixup[playground]'")):
-        play.prepare(play.Playground())
+        playground.prepare(playground.Options())
 
 
 @pytest.mark.parametrize(
     ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
 )
 def test_it_is_said_when_others_can_open_it(host, local, capsys):
-    play._say(play.Playground(host=host, port=1))
+    playground._say(playground.Options(host=host, port=1))
     assert ("Every machine" in capsys.readouterr().out) != local
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from manifold_mixup.lab import provenance
+from manifold_mixup.lab.runs import provenance
 
 
 def test_provenance_names_versions_and_machine_but_neither_host_user_nor_folder():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from manifold_mixup.lab import runs as kept
-from manifold_mixup.lab.grid import train_all
+from manifold_mixup.lab.launch.processes import train_all
+from manifold_mixup.lab.runs import folder as kept
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [

@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manifold_mixup.lab import models, recipes
-from manifold_mixup.lab.choose import Choose, choose
+from manifold_mixup.lab import models
+from manifold_mixup.lab.commands.tune import Options as Choose
+from manifold_mixup.lab.commands.tune import run as choose
 from manifold_mixup.lab.data import NAMES, mnist1d
-from manifold_mixup.lab.fast import TARGETS, fast
+from manifold_mixup.lab.recipes import recipe as recipes
+from manifold_mixup.lab.recipes.fast import TARGETS, fast
 
 
 @pytest.mark.parametrize("data", [*NAMES, "mine.npz"])
 @pytest.mark.parametrize("model", models.NAMES)
 def test_every_comparison_gives_all_methods_the_same_budget(data, model):
-    require_one_budget(recipes.comparison(data, model), data, model)
+    require_one_budget(recipes.three_methods(data, model), data, model)
 
 
 @pytest.mark.parametrize(("data", "model"), TARGETS)
@@ -44,7 +46,7 @@ def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
         seen.append(data)
         return iter(())
 
-    monkeypatch.setattr("manifold_mixup.lab.grid.train_all", untrained)
+    monkeypatch.setattr("manifold_mixup.lab.launch.processes.train_all", untrained)
     with pytest.raises(statistics.StatisticsError):  # nothing was trained: there is no mean
         choose(Choose(seeds=3))
     assert len({float(data.x[0, 0]) for data in seen}) == 3

@@ -9,13 +9,13 @@ from rich.console import Console
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.evaluate.metrics import Reliability
 from manifold_mixup.lab.evaluate.statistics import paired_difference
-from manifold_mixup.lab.grid import train_all
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.launch.processes import train_all
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import complete_seeds, summarise
 from manifold_mixup.lab.report.table import markdown_table, terminal_table
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.runs.result import Epoch, Result
 
 METHODS = ["no mixup", "manifold mixup"]
 
@@ -25,7 +25,7 @@ def result(method: str, seed: int, error: float, *, best: float | None = None) -
     last = Scores(error, error / 20, 10.0, 100 - 2 * error, bins)
     curve = (Epoch(1, 2.0, 50.0, 2.5), Epoch(2, 1.0, error, error / 20))
     return Result(
-        run=Run(method=method, seed=seed),
+        run=Recipe(method=method, seed=seed),
         seconds=4.0 + seed,
         curve=curve,
         last=last,

@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manifold_mixup.lab import cli, train
-from manifold_mixup.lab.reproduce import Reproduce, prepare, reproduce
-from manifold_mixup.lab.results import read_run
-from manifold_mixup.lab.runs import folder_name
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.commands.reproduce import Options as Reproduce
+from manifold_mixup.lab.commands.reproduce import prepare
+from manifold_mixup.lab.commands.reproduce import run as reproduce
+from manifold_mixup.lab.runs.folder import folder_name
+from manifold_mixup.lab.runs.result import read_run
+from manifold_mixup.lab.training import loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not have enough:UserWarning")
 
@@ -54,7 +57,7 @@ def test_a_table_end_to_end(images, capsys):
 def test_what_is_finished_is_reused_by_other_tables_too(images, monkeypatch):
     reproduce(prepare(smoke(images, "gradient-block")))
     first = written(smoke(images, "gradient-block"))
-    monkeypatch.setattr(train, "Job", None)  # nothing can train any more
+    monkeypatch.setattr(loop, "Job", None)  # nothing can train any more
     knn = smoke(images, "knn")
     assert reproduce(prepare(knn))
     for row, before in zip(written(knn)["rows"], first["rows"], strict=False):
@@ -195,16 +198,16 @@ def test_options_go_before_the_scale_and_into_every_run(images):
 
 def test_ctrl_c_leaves_a_table_of_what_there_is(images, monkeypatch, capsys):
     options = smoke(images, "knn", seeds=1)
-    whole = train.train
+    whole = loop.train
     seen = []
 
     def interrupted(run, *args, **kwargs):
         seen.append(run)
         if len(seen) == 2:
-            raise train.Stopped
+            raise loop.Stopped
         return whole(run, *args, **kwargs)
 
-    monkeypatch.setattr("manifold_mixup.lab.grid.train", interrupted)
+    monkeypatch.setattr("manifold_mixup.lab.launch.processes.train", interrupted)
     assert reproduce(prepare(options)) is False
     assert [len(row["runs"]) for row in written(options)["rows"]] == [1, 0, 0]
     assert "NOT COMPLETE" in (options.out / "knn.md").read_text()

@@ -12,8 +12,9 @@ import torch
 
 import processes
 from lab import resume_worker
-from manifold_mixup.lab import checkpoint, runs, weights
-from manifold_mixup.lab.train import Stopped, train
+from manifold_mixup.lab.runs import checkpoint, weights
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.training.loop import Stopped, train
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def test_stopped_again_and_again(task, runs, tmp_path):
 
 
 def test_two_trainings_never_share_a_folder(task, plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("manifold_mixup.lab.runs._PATIENCE", 0.1)
+    monkeypatch.setattr("manifold_mixup.lab.runs.folder._PATIENCE", 0.1)
 
     def train_the_same(_):
         with pytest.raises(BlockingIOError, match="another process is training the run in "):
@@ -115,7 +116,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(task, runs, tmp_path)
 
 
 def runs_finished(folder):
-    result = runs.finished(folder)
+    result = run_folder.finished(folder)
     assert result is not None
     return result
 
@@ -161,7 +162,7 @@ def test_a_finished_run_is_read_and_not_trained_again(task, plain, tmp_path):
     assert not (tmp_path / checkpoint.LATEST).exists()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
-    assert runs.recipe(tmp_path) == plain
+    assert run_folder.recipe(tmp_path) == plain
     assert weights.fingerprint(weights.read(tmp_path / "last.safetensors")) == first.weights
 
 

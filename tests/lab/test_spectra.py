@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup.lab import cli, runs
+from manifold_mixup.lab import cli
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate import Settings, evaluate, features
 from manifold_mixup.lab.evaluate.spectra import (
@@ -19,9 +19,10 @@ from manifold_mixup.lab.evaluate.spectra import (
     variance_within,
     within_class,
 )
-from manifold_mixup.lab.job import fresh_model
+from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.report.spectra_table import spectra_table
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.training.loop import train
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def folders(task, plain, tmp_path):
         for seed in range(2):
             own = replace(plain, data=str(tmp_path / "blobs.npz"), width=8, method=method)
             one = replace(own, layers=layers, seed=seed)
-            found.append(tmp_path / runs.folder_name(one))
+            found.append(tmp_path / run_folder.folder_name(one))
             train(one, datasets.load(one.data, root=tmp_path), folder=found[-1])
     return found
 
@@ -220,7 +221,7 @@ def test_bad_input_to_the_command(folders, plain, tmp_path, capsys, monkeypatch)
     (tmp_path / "empty").mkdir()
     other = tmp_path / "other"
     monkeypatch.chdir(tmp_path)
-    train_other = replace(runs.recipe(folders[0]), width=9)
+    train_other = replace(run_folder.recipe(folders[0]), width=9)
     train(train_other, datasets.load(train_other.data, root=tmp_path), folder=other)
     cases = {
         (): "no run was given",

@@ -9,15 +9,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab import runs as run_folder
-from manifold_mixup.lab import train as training
-from manifold_mixup.lab import weights
 from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
-from manifold_mixup.lab.job import Job, fresh_model
-from manifold_mixup.lab.methods import Method
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.train import train
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import weights
+from manifold_mixup.lab.training import loop as training
+from manifold_mixup.lab.training.job import Job
+from manifold_mixup.lab.training.loop import train
+from manifold_mixup.lab.training.method import Method
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +215,7 @@ def test_of_equally_good_epochs_the_first_is_the_best(task, plain):
 
 def test_images_are_augmented_as_the_recipe_says(images):
     data = datasets.load("cifar-10", root=images)
-    run = Run(data="cifar-10", model="cnn", width=2, flip=True, crop=3, cutout=5)
+    run = Recipe(data="cifar-10", model="cnn", width=2, flip=True, crop=3, cutout=5)
     assert Job(run, data).loader.augment == Augment(flip=True, crop=3, cutout=5)
 
 

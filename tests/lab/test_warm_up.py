@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup.lab import train as training
-from manifold_mixup.lab.job import Job
-from manifold_mixup.lab.train import train
-from manifold_mixup.lab.warm_up import warm_up
+from manifold_mixup.lab.training import loop as training
+from manifold_mixup.lab.training.job import Job
+from manifold_mixup.lab.training.loop import train
+from manifold_mixup.lab.training.warm_up import warm_up
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, NoReturn, Union
 
 from manifold_mixup import __version__
-from manifold_mixup.lab import help_page, options, values, words
-from manifold_mixup.lab.listed import listed
-from manifold_mixup.lab.options import Option
+from manifold_mixup.lab.terminal import help_page, options, values, words
+from manifold_mixup.lab.terminal.listed import listed
+from manifold_mixup.lab.terminal.options import Option
 
 PROGRAM = "manifold-mixup"
 ABOUT = "Manifold Mixup for any PyTorch model, and a laboratory that measures it."
@@ -31,79 +31,35 @@ INTERRUPTED = 130
 NOT_READ = 141
 
 
-class Place(NamedTuple):
-    """Where a command is: a module of the lab, and in it its options and what does the work."""
-
-    module: str
-    options: str
-    work: str
-    summary: str
-
-
 COMMANDS = {
-    "compare": Place(
-        "compare",
-        "Compare",
-        "compare",
-        "Train no mixup, input mixup and manifold mixup; compare them over several seeds.",
-    ),
-    "train": Place(
-        "train_one",
-        "Train",
-        "train_one",
-        "Train one run and keep it in a folder: recipe, metrics, checkpoints, result.",
-    ),
-    "evaluate": Place(
-        "evaluate_one",
-        "Evaluate",
-        "evaluate_one",
-        "Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, and "
-        "more.",
-    ),
-    "analyze": Place(
-        "analyses",
-        "Analyze",
-        "analyze",
-        "Study why it works: the theorem as numbers, and how flat hidden states are.",
-    ),
-    "reproduce": Place(
-        "reproduce",
-        "Reproduce",
-        "reproduce",
-        "Train and evaluate what a table of the paper shows; print its numbers beside ours.",
-    ),
-    "report": Place(
-        "report_page",
-        "Report",
-        "report",
-        "Make one HTML page of runs: comparison, curves, reliability, attacks, recipes.",
-    ),
-    "playground": Place(
-        "play",
-        "Playground",
-        "play",
-        "Watch two spirals being learnt live in the browser, with and without mixup.",
-    ),
-    "layers": Place(
-        "layers",
-        "Layers",
-        "show_layers",
-        "Show where a model can be mixed, and which layers are chosen if none is named.",
-    ),
+    "compare": "Train no mixup, input mixup and manifold mixup; compare them over several seeds.",
+    "train": "Train one run and keep it in a folder: recipe, metrics, checkpoints, result.",
+    "evaluate": "Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, "
+    "and more.",
+    "analyze": "Study why it works: the theorem as numbers, and how flat hidden states are.",
+    "reproduce": "Train and evaluate what a table of the paper shows; print its numbers beside "
+    "ours.",
+    "report": "Make one HTML page of runs: comparison, curves, reliability, attacks, recipes.",
+    "playground": "Watch two spirals being learnt live in the browser, with and without mixup.",
+    "layers": "Show where a model can be mixed, and which layers are chosen if none is named.",
 }
+"""The modules in ``commands/``, each with the first line of its page of help."""
 
 
 class Command(NamedTuple):
-    """A command: its options, what checks them, and what then does the work.
+    """What a module in ``commands/`` consists of.
 
-    ``prepare`` raises `ValueError` or `OSError` for bad input. ``work`` says whether all was done,
-    or else Ctrl-C came before. ``defaults`` gives the options that are left out other values than
-    their own, by those that are there.
+    Attributes:
+        options: the dataclass that the command line is read into.
+        prepare: checks the options; raises `ValueError` or `OSError` for bad input.
+        run: does the work with what ``prepare`` returned; returns whether it was completed, which
+            it is not after Ctrl-C.
+        defaults: returns other defaults than those of the dataclass, given the words typed.
     """
 
     options: type
     prepare: Callable[[Any], Any]
-    work: Callable[[Any], bool]
+    run: Callable[[Any], bool]
     defaults: Callable[[Sequence[str]], Any] | None
 
 
@@ -126,12 +82,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def load(name: str) -> Command:
     """Import a command, and nothing of the others."""
-    place = COMMANDS[name]
-    module = importlib.import_module(f"manifold_mixup.lab.{place.module}")
+    module = importlib.import_module(f"manifold_mixup.lab.commands.{name}")
     return Command(
-        options=getattr(module, place.options),
+        options=module.Options,
         prepare=module.prepare,
-        work=getattr(module, place.work),
+        run=module.run,
         defaults=getattr(module, "defaults", None),
     )
 
@@ -159,7 +114,7 @@ def _run(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         return _failed(str(error), BAD_INPUT)
     try:
-        return 0 if command.work(prepared) else INTERRUPTED
+        return 0 if command.run(prepared) else INTERRUPTED
     except BrokenPipeError:
         raise
     except (FloatingPointError, ValueError, OSError) as error:
@@ -185,8 +140,7 @@ def _overview() -> str:
         Option(("-h", "--help"), "", "Show this page.", ""),
         Option(("--version",), "", "Show the version.", ""),
     )
-    summaries = {name: place.summary for name, place in COMMANDS.items()}
-    return help_page.of_program(PROGRAM, ABOUT, summaries, own)
+    return help_page.of_program(PROGRAM, ABOUT, COMMANDS, own)
 
 
 def _parse(command: Command, name: str, given: list[str]) -> tuple[Command, Any] | str:

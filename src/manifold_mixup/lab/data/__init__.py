@@ -1,4 +1,11 @@
-"""Data sets by name, each a few functions in a file of its own."""
+"""Data sets by name, each a few functions in a file of its own.
+
+Takes a name and a folder for downloads. Gives a `Data`: training and test examples as tensors, cut
+to what a recipe asks for, and batches of them for any number of processes.
+
+Imported by: commands, evaluate, launch, models, playground, report, runs, terminal, training.
+Imports: recipes.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +13,7 @@ from pathlib import Path
 
 from manifold_mixup.lab.data import (
     cifar,
-    elsewhere,
+    external,
     factors,
     folder,
     idx,
@@ -25,8 +32,8 @@ from manifold_mixup.lab.data.arrays import (
     take_per_class,
     take_tested,
 )
-from manifold_mixup.lab.names import unknown
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.suggest import unknown
 
 __all__ = [
     "Data",
@@ -88,11 +95,11 @@ def load(name: str, *, root: Path) -> Data:
     if name in _KNOWN:
         return _KNOWN[name](root)
     if _is_elsewhere(name):
-        return elsewhere.load(name, root)
+        return external.load(name, root)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
-def load_for(run: Run, *, root: Path) -> Data:
+def load_for(run: Recipe, *, root: Path) -> Data:
     """Load what a run trains on: its data set, cut to as many examples as its recipe says.
 
     The same examples are kept for every seed.
@@ -112,7 +119,7 @@ def check_name(name: str) -> None:
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
         return
     if _is_elsewhere(name):
-        elsewhere.check_name(name)
+        external.check_name(name)
         return
     reason = _no_file(name)
     if reason:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manifold_mixup.lab.data import fetch
+from manifold_mixup.lab.data import download
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 
 # Mean and deviation of each channel as the authors' code has them, of bytes.
@@ -54,5 +54,5 @@ def _packed(path: Path) -> list[NDArray[Any]]:
 
 
 def _published(root: Path, classes: int) -> list[NDArray[Any]]:
-    parts = [fetch.torchvision(f"CIFAR{classes}", root, train=train) for train in (True, False)]
+    parts = [download.torchvision(f"CIFAR{classes}", root, train=train) for train in (True, False)]
     return [array for part in parts for array in (part.data, np.asarray(part.targets))]

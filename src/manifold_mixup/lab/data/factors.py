@@ -53,18 +53,14 @@ def load(task: str, *, mixed: bool = False, seed: int = 0) -> Data:
             (Table 8).
         seed: of the factors.
     """
-    x, y = (_mixed if mixed else _draw)(task, TRAIN, seed, train=True)
-    x_test, y_test = _draw(task, TEST, seed + 1, train=False)
+    x, y = (_mixed if mixed else draw)(task, TRAIN, seed=seed)
+    x_test, y_test = draw(task, TEST, seed=seed + 1, train=False)
     name = f"factors{' mixed' if mixed else ''}, task {task.upper()}"
     return Data(name, render(x), y, render(x_test), y_test, classes=2, **PIXELS)
 
 
 def draw(task: str, count: int, *, seed: int, train: bool = True) -> tuple[Tensor, Tensor]:
     """Draw factors ``(count, 7)``, columns as `NAMES`, and labels ``(count,)``."""
-    return _draw(task, count, seed, train)
-
-
-def _draw(task: str, count: int, seed: int, train: bool) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: Tensor | float, high: Tensor | float) -> Tensor:
@@ -82,9 +78,9 @@ def _draw(task: str, count: int, seed: int, train: bool) -> tuple[Tensor, Tensor
     return factors, side if TASKS[task].label == "angle" else seven
 
 
-def _mixed(task: str, count: int, seed: int, train: bool) -> tuple[Tensor, Tensor]:
+def _mixed(task: str, count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """Draw mixed factors ``(count, 7)`` and soft labels ``(count, 2)``."""
-    factors, y = _draw(task, 2 * count, seed, train)
+    factors, y = draw(task, 2 * count, seed=seed)
     lam = torch.rand(count, 1, generator=torch.Generator().manual_seed(seed + 2))
     mixed = [lam * part[:count] + (1 - lam) * part[count:] for part in (factors, F.one_hot(y, 2))]
     return mixed[0], mixed[1]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifold_mixup.lab.data import fetch
+from manifold_mixup.lab.data import download
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 
 FILES = (
@@ -33,7 +33,7 @@ def load(root: Path, kind: str) -> Data:
     """
     raw = root / kind / "raw"
     if not all(_find(raw, name) for name in FILES):
-        fetch.torchvision(kind, root)
+        download.torchvision(kind, root)
     x, y, x_test, y_test = (_read(raw, name) for name in FILES)
     return Data(
         name="Fashion-MNIST" if kind == "FashionMNIST" else kind,

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from manifold_mixup.lab.data import fetch
+from manifold_mixup.lab.data import download
 from manifold_mixup.lab.data.arrays import PIXELS, Data, take_per_class
 
 CAP = 7325
@@ -25,5 +25,5 @@ def load(root: Path) -> Data:
 
 
 def _part(root: Path, split: str) -> tuple[Tensor, Tensor]:
-    part = fetch.torchvision("SVHN", root, split=split)
+    part = download.torchvision("SVHN", root, split=split)
     return torch.from_numpy(part.data), torch.from_numpy(part.labels).long()

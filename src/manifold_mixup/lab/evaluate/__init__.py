@@ -1,4 +1,11 @@
-"""What a trained model is worth: `scores` of every run, `evaluate` for the paper's batteries."""
+"""What a trained model is worth: `scores` of every run, `evaluate` for the paper's batteries.
+
+Takes any model that returns logits, and a `Data`. Gives numbers, and never changes the model; knows
+nothing of runs and recipes.
+
+Imported by: commands, paper, playground, report, runs, training.
+Imports: data.
+"""
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
 from manifold_mixup.lab.evaluate.battery import FEATURES, PARTS, Settings, battery_of, evaluate

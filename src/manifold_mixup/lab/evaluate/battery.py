@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import find_layers
-from manifold_mixup.lab import names
+from manifold_mixup.lab import suggest
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.evaluate import outliers
 from manifold_mixup.lab.evaluate.attacks import (
@@ -409,7 +409,7 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
         return tuple(part for part in PARTS if part not in ON_REQUEST and not _unfit(part, data))
     for part in battery:
         if part not in PARTS:
-            raise ValueError(f"{names.unknown('part', part, PARTS)}.")
+            raise ValueError(f"{suggest.unknown('part', part, PARTS)}.")
         if unfit := _unfit(part, data):
             raise ValueError(
                 f"{unfit}, but the inputs of {data.name} have shape "

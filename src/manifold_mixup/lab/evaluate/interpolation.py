@@ -28,7 +28,6 @@ def interpolated_nll(
     layers: Sequence[str],
     lams: Sequence[float] = LAMS,
     generator: torch.Generator,
-    check: bool = True,
 ) -> dict[str, tuple[float, ...]]:
     """Return for every layer its curve: one NLL in nats for each λ.
 
@@ -44,7 +43,6 @@ def interpolated_nll(
         layers: as for `ManifoldMixup`.
         lams: the values of λ, from 0 to 1.
         generator: a CPU generator for the pairs.
-        check: whether to refuse layers that the computation bypasses.
 
     Raises:
         ValueError: a layer is unknown or bypassed, or λ lies outside 0 to 1.
@@ -52,8 +50,7 @@ def interpolated_nll(
     """
     device = device_of(model, x)
     twin = copy.deepcopy(model).eval()  # comes unattached
-    example = as_input(x[:2].to(device)) if check else None
-    mixup = ManifoldMixup(twin, layers, example=example, check=check)
+    mixup = ManifoldMixup(twin, layers, example=as_input(x[:2].to(device)))
     batches = list(_pairs(len(x), generator))
     curves = {}
     for layer in mixup.layers:

@@ -4,8 +4,7 @@ The paper reports it for the top-layer features of PreActResNet18 (section 5.1) 
 nor the distance. Ours, k = 5 and Euclidean, are what scikit-learn does if nothing is said.
 """
 
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, inputs
+from manifold_mixup.lab.suggest import nearest
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -29,7 +29,6 @@ def features(
     x: Tensor,
     *,
     layer: str | None = None,
-    pool: Callable[[Tensor], Tensor] = mean_over_space,
 ) -> Tensor:
     """Collect what a layer returns for many inputs, in eval mode.
 
@@ -38,8 +37,6 @@ def features(
         x: inputs, ``(n, …)``, bytes or floating point.
         layer: a name of ``model.named_modules()``; ``None`` takes what goes into the last linear
             layer to run, the features the model itself classifies by.
-        pool: what is done to the features of a batch. Of tokens, ``(n, tokens, features)``, give
-            for example ``lambda h: h[:, 0]``.
 
     Returns:
         ``(n, features)``, on the model's device.
@@ -54,7 +51,7 @@ def features(
         for part in inputs(x, device=device_of(model, x)):
             seen.clear()
             model(part)
-            parts.append(pool(_single(seen, layer)).flatten(1))
+            parts.append(mean_over_space(_single(seen, layer)).flatten(1))
     return torch.cat(parts)
 
 
@@ -85,8 +82,7 @@ def _named(model: nn.Module, layer: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if layer in modules:
         return modules[layer]
-    near = difflib.get_close_matches(layer, modules, n=3)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = nearest(layer, modules, count=3)
     raise ValueError(f"layer {layer!r} is no module of {type(model).__name__}.{hint}")
 
 

@@ -1,4 +1,11 @@
-"""Models by name, built to fit a data set."""
+"""Models by name, built to fit a data set.
+
+Takes a name, the user's own file or a recipe. Gives a freshly initialised model, and the layers at
+which manifold mixup mixes it.
+
+Imported by: commands, runs, terminal, training.
+Imports: data, recipes.
+"""
 
 from collections import OrderedDict
 
@@ -7,13 +14,13 @@ from torch import Tensor, nn
 
 from manifold_mixup import find_layers
 from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.models import foreign
+from manifold_mixup.lab.models import external
 from manifold_mixup.lab.models.cnn import cnn, factor_cnn
 from manifold_mixup.lab.models.mlp import SHAPES, mlp
 from manifold_mixup.lab.models.preact_resnet import DEPTHS, preact_resnet
 from manifold_mixup.lab.models.wide_resnet import wide_resnet
-from manifold_mixup.lab.names import unknown
-from manifold_mixup.lab.recipes import HIDDEN
+from manifold_mixup.lab.recipes.recipe import HIDDEN
+from manifold_mixup.lab.suggest import unknown
 
 __all__ = ["NAMES", "build", "check_name", "eligible"]
 
@@ -64,7 +71,7 @@ def build(
     elif name == "cnn":
         model = cnn(data, width=width, dropout=dropout)
     elif ":" in name:
-        model = foreign.foreign(data, name, dropout=dropout)
+        model = external.build(data, name, dropout=dropout)
     else:
         _require_images(name, data)
         if name == "factor-cnn":
@@ -95,7 +102,7 @@ def check_name(name: str) -> None:
     if name in NAMES:
         return
     if name.partition(":")[0] in ("timm", "torchvision") and ":" in name:
-        foreign.check_name(name)
+        external.check_name(name)
         return
     raise ValueError(f"{unknown('model', name, (*NAMES, 'timm:NAME', 'torchvision:NAME'))}.")
 

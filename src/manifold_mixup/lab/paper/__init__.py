@@ -3,13 +3,16 @@
 Verma et al., Manifold Mixup: Better Representations by Interpolating Hidden States, ICML 2019
 (arXiv 1806.05236v7). Where text and published code disagree, ``docs/reproduce.md`` says what was
 taken and why.
+
+Imported by: commands, playground, report, terminal.
+Imports: evaluate, recipes, runs.
 """
 
 from collections.abc import Callable
 
-from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.paper import choices, factors, figures, networks, robustness, variants
 from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.suggest import unknown
 
 __all__ = ["TABLES", "Column", "Row", "Table", "table"]
 

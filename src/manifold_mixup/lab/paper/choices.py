@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.protocol import at_input, longest, manifold, none
 from manifold_mixup.lab.paper.tables import ERROR, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import at_input, longest, manifold, none
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 # The paper prints accuracies in both tables.
 _STAGES = ("input", "layer1", "layer2", "layer3")
@@ -41,7 +41,7 @@ def table_5() -> Table:
     return Table("table-5", "Table 5: S, CIFAR-10, PreActResNet18", (ERROR,), tuple(rows))
 
 
-def _mixing(plain: Run, layers: tuple[str, ...]) -> Run:
+def _mixing(plain: Recipe, layers: tuple[str, ...]) -> Recipe:
     """Name the method as the other tables do where they have it, so that its runs are shared."""
     if layers in ((), ("input",)):
         return at_input(plain, 2.0) if layers else none(plain)

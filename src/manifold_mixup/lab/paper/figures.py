@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Literal
 
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.paper.protocol import SMALL, at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import SMALL, at_input, manifold, none, supervised
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 # The paper names neither optimizer nor schedule nor α of manifold mixup for its spirals.
 _SPIRALS = replace(
@@ -71,7 +71,7 @@ def figure_2() -> Table:
     return _spiral_table("figure-2", "Figure 2: two spirals, other regularisers", methods)
 
 
-def _spiral_table(name: str, title: str, methods: tuple[Run, ...]) -> Table:
+def _spiral_table(name: str, title: str, methods: tuple[Recipe, ...]) -> Table:
     return Table(
         name,
         title,
@@ -127,7 +127,7 @@ def figure_7() -> Table:
     return _loss_table("figure-7", "Figure 7: training loss, CIFAR-100, PreActResNet50", plain)
 
 
-def _loss_table(name: str, title: str, plain: Run) -> Table:
+def _loss_table(name: str, title: str, plain: Recipe) -> Table:
     mixed = manifold(plain)
     fixed = (
         replace(manifold(plain, layers=(layer,)), method=f"{mixed.method} at {layer}")
@@ -199,5 +199,5 @@ def _spectra_rows(model: str) -> Iterator[Row]:
         yield Row(label, run, {"s1": paper} if paper else {}, "" if label == base else base, group)
 
 
-def _row(run: Run, base: str) -> Row:
+def _row(run: Recipe, base: str) -> Row:
     return Row(run.method, run, {}, "" if run.method == base else base)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 Numbers = Mapping[str, Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]]
 
@@ -111,7 +111,7 @@ def table_3() -> Table:
             2: (48.14, 71.69),
         },
     }
-    build: dict[str, Callable[[float], Run]] = {
+    build: dict[str, Callable[[float], Recipe]] = {
         "none": lambda alpha: none(plain),
         "input": lambda alpha: at_input(plain, alpha),
         "manifold": lambda alpha: manifold(plain, alpha),

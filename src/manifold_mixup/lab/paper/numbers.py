@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
-from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.tables import Column, Row, Table
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs.evaluation import When
+from manifold_mixup.lab.runs.result import Result
 
 WHEN: tuple[When, When] = ("last", "best")
 
@@ -50,7 +50,7 @@ class Line:
         return max((c.spread.n for c in self.cells["last"].values() if c.spread), default=0)
 
 
-def lines(table: Table, found: Mapping[Run, Mapping[int, Found]]) -> list[Line]:
+def lines(table: Table, found: Mapping[Recipe, Mapping[int, Found]]) -> list[Line]:
     """Put the numbers of all rows together.
 
     Args:

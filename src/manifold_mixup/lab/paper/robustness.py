@@ -2,8 +2,8 @@
 
 from manifold_mixup.lab.evaluate import DEFORMATIONS, Deformation, Settings
 from manifold_mixup.lab.evaluate.attacks import authors_fgsm, one_step, pgd, unbounded
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
 
 # Accuracy of no mixup, input mixup at α = 1 and 2, and manifold mixup, row by row as in Table 9.
 _DEFORMED = (

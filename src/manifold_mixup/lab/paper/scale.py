@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from manifold_mixup.lab.names import unknown
 from manifold_mixup.lab.paper.tables import Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.suggest import unknown
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _scaled_row(row: Row, by: Scale) -> Row:
     return row if row.run is None else replace(row, run=_scaled_run(row.run, by))
 
 
-def _scaled_run(run: Run, by: Scale) -> Run:
+def _scaled_run(run: Recipe, by: Scale) -> Recipe:
     epochs = min(run.epochs, by.epochs or run.epochs)
     return replace(
         run,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from manifold_mixup.lab.evaluate import Scores, Settings
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
     """
 
     label: str
-    run: Run | None
+    run: Recipe | None
     paper: Mapping[str, tuple[float, ...]]
     base: str = ""
     group: str = ""

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.protocol import at_input, manifold, none, supervised
 from manifold_mixup.lab.paper.tables import ERROR, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
+from manifold_mixup.lab.recipes.recipe import Recipe
 
-Numbers = tuple[tuple[Run, tuple[float, ...]], ...]
+Numbers = tuple[tuple[Recipe, tuple[float, ...]], ...]
 """Recipes, and what the paper reports of them: nothing, a mean, or a mean and a deviation."""
 
 
@@ -71,7 +71,7 @@ def low_data() -> Table:
 
 
 def _rows(
-    found: tuple[tuple[Run, tuple[float, ...]], ...], *, key: str = "error"
+    found: tuple[tuple[Recipe, tuple[float, ...]], ...], *, key: str = "error"
 ) -> tuple[Row, ...]:
     """Make rows of recipes and numbers; the first is what the others are compared with."""
     base = found[0][0].method

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.data import Data, spirals
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 LAYERS = (
     "input", "hidden1", "hidden2", "hidden3", "hidden4", "bottleneck", "hidden5", "hidden6",
@@ -57,7 +57,7 @@ class Choice:
     width: int = 128
     seed: int = 0
 
-    def runs(self) -> tuple[Run, Run]:
+    def runs(self) -> tuple[Recipe, Recipe]:
         """Return the recipes of no mixup and of the method."""
         plain, run = (
             replace(methods()[name], width=self.width, seed=self.seed)
@@ -78,7 +78,7 @@ class Choice:
 
 
 @cache
-def methods() -> dict[str, Run]:
+def methods() -> dict[str, Recipe]:
     """Return the recipes of Figure 2 by their names, without the α that is chosen here."""
     rows = paper.table("figure-2").rows
     return {row.run.method.split(" α")[0]: row.run for row in rows if row.run is not None}

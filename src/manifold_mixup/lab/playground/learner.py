@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manifold_mixup.lab import evaluate, optimizers
+from manifold_mixup.lab import evaluate
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import features
 from manifold_mixup.lab.evaluate.inference import in_eval_mode
 from manifold_mixup.lab.evaluate.plane import Plane, hidden_plane, input_plane
 from manifold_mixup.lab.evaluate.spectra import class_spectra, variance_within
-from manifold_mixup.lab.job import Job
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.training.job import Job
 
 BOTTLENECK = "bottleneck"
 _SIDE = 64  # points along an axis: what a second has room for several times over
@@ -52,7 +52,7 @@ class Learner:
         data: the spirals.
     """
 
-    def __init__(self, run: Run, data: Data) -> None:
+    def __init__(self, run: Recipe, data: Data) -> None:
         with _TURN:
             self.job = Job(run, data)
         self.run = run
@@ -71,20 +71,14 @@ class Learner:
         Raises:
             FloatingPointError: the loss is no longer finite.
         """
-        job, total = self.job, torch.zeros(())
+        job, sums = self.job, torch.zeros(2)
         job.model.train()
         self.epoch += 1
+        before = (self.epoch - 1) * len(job.loader)
         with _TURN, torch.random.fork_rng():
             for k, (x, y) in enumerate(job.loader.epoch(self.epoch)):
-                step = (self.epoch - 1) * len(job.loader) + k
-                job.draw_by(step)
-                optimizers.set_rate(job.optimizer, self.run, progress=step / job.steps)
-                loss = job.method.criterion(job.model(x), y)
-                loss.backward()
-                total += loss.detach() * len(y)
-                job.optimizer.step()
-                job.clear_gradients()
-        self.loss = float(total) / len(self.data.y)
+                job.step(x, y, before + k, sums=sums)
+        self.loss = job.mean(sums)
         if not math.isfinite(self.loss):
             raise FloatingPointError(
                 f"{self.run.method}: the loss is {self.loss} in epoch {self.epoch}."

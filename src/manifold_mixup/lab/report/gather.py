@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from manifold_mixup.lab import paper, runs
+from manifold_mixup.lab import paper
 from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
+from manifold_mixup.lab.runs.result import Result
 
 COLUMNS = (
     ERROR,
@@ -55,7 +56,7 @@ class Gathered:
 
     items: tuple[Item, ...]
     table: Table
-    found: Mapping[Run, Mapping[int, Found]]
+    found: Mapping[Recipe, Mapping[int, Found]]
     unfinished: tuple[Path, ...]
 
     def of(self, row: Row) -> list[Item]:
@@ -74,18 +75,18 @@ def gather(places: Sequence[Path]) -> Gathered:
         ValueError: the runs are on different data, or a file is damaged.
     """
     folders = list(dict.fromkeys(folder for place in places for folder in _folders(place)))
-    done = [folder for folder in folders if (folder / runs.RESULT).exists()]
+    done = [folder for folder in folders if (folder / RESULT).exists()]
     if not done:
         raise FileNotFoundError(
             f"no finished run in {', '.join(map(str, places))}. A run is a folder that "
-            f"`manifold-mixup train`, `compare` or `reproduce` made, with a {runs.RESULT} in it."
+            f"`manifold-mixup train`, `compare` or `reproduce` made, with a {RESULT} in it."
         )
     items = [_item(folder) for folder in done]
     _require_one_data_set(items)
     recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
     at = {recipe: place for place, recipe in enumerate(recipes)}
     items.sort(key=lambda item: (at[replace(item.result.run, seed=0)], item.result.run.seed))
-    found: dict[Run, dict[int, Found]] = {}
+    found: dict[Recipe, dict[int, Found]] = {}
     for item in items:
         own = found.setdefault(replace(item.result.run, seed=0), {})
         own[item.result.run.seed] = Found(item.result, {})
@@ -96,11 +97,11 @@ def gather(places: Sequence[Path]) -> Gathered:
 def _folders(place: Path) -> Iterator[Path]:
     if not place.is_dir():
         raise FileNotFoundError(f"there is no folder {place}. Name one that holds runs.")
-    yield from sorted(path.parent for path in place.rglob(runs.RECIPE))
+    yield from sorted(path.parent for path in place.rglob(RECIPE))
 
 
 def _item(folder: Path) -> Item:
-    result = runs.finished(folder)
+    result = finished(folder)
     if result is None:
         raise FileNotFoundError(f"the run in {folder} is not finished.")
     evaluation, examples = dict[str, Any](), dict[str, int]()
@@ -108,7 +109,7 @@ def _item(folder: Path) -> Item:
         found = _read(path)["evaluation"]
         evaluation |= found
         examples |= dict.fromkeys(found, found.get("examples", 0))
-    content = _read(folder / runs.RESULT)
+    content = _read(folder / RESULT)
     origin = {name: content.get(name) for name in ("git", "machine", "versions")}
     return Item(folder, result, evaluation, examples, origin)
 
@@ -131,14 +132,14 @@ def _require_one_data_set(items: Iterable[Item]) -> None:
         )
 
 
-def _order(run: Run) -> tuple[Any, ...]:
+def _order(run: Recipe) -> tuple[Any, ...]:
     """Put models together, and in each what does not mix first."""
     kind = ("no mixup", "input mixup", "manifold mixup")
     known = next((k for k, name in enumerate(kind) if run.method.startswith(name)), len(kind))
     return run.model, len(run.layers) > 0, known, run.method, repr(run)
 
 
-def _table(recipes: Sequence[Run]) -> Table:
+def _table(recipes: Sequence[Recipe]) -> Table:
     labels, rows = dict(zip(recipes, _labels(recipes), strict=True)), []
     for run in recipes:
         plain = [one for one in recipes if one.model == run.model and not one.layers]
@@ -155,14 +156,14 @@ def _table(recipes: Sequence[Run]) -> Table:
     return Table("report", "", COLUMNS, tuple(rows))
 
 
-def _apart(run: Run, other: Run) -> int:
+def _apart(run: Recipe, other: Recipe) -> int:
     """Count the settings in which two recipes differ, the mixing left out."""
     mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient"))
     one, two = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
     return sum(one[name] != two[name] for name in one)
 
 
-def _labels(recipes: Sequence[Run]) -> Iterator[str]:
+def _labels(recipes: Sequence[Recipe]) -> Iterator[str]:
     """Name recipes by their model and method and, where that is not enough, by what differs."""
     for run in recipes:
         same = [one for one in recipes if (one.model, one.method) == (run.model, run.method)]
@@ -176,7 +177,7 @@ def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _of_the_paper(run: Run) -> dict[str, tuple[float, ...]]:
+def _of_the_paper(run: Recipe) -> dict[str, tuple[float, ...]]:
     """Find the paper's error and NLL of a method on this data with this model."""
     for name in ("table-1a", "table-1b", "table-2", "table-3", "preact50", "gradient-block"):
         for row in paper.table(name).rows:

@@ -7,15 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from manifold_mixup.lab import provenance
-from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.numbers import Cell, Line, better, lines
 from manifold_mixup.lab.paper.tables import Column, Row
-from manifold_mixup.lab.recipes import Run
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
 from manifold_mixup.lab.report.section import Grid, Number, Section
 from manifold_mixup.lab.report.sections import SECTIONS
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.runs.evaluation import When
 
 
 def page(gathered: Gathered, *, title: str) -> str:
@@ -127,7 +127,7 @@ def _recipe(gathered: Gathered, row: Row) -> dict[str, Any]:
     }
 
 
-def command(run: Run) -> str:
+def command(run: Recipe) -> str:
     """Write the command that trains a run."""
     words = ["manifold-mixup", "train", "--recipe", "compare", "--mixing", "none"]
     for part in dataclasses.fields(run):

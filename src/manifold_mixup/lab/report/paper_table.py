@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from manifold_mixup.lab.evaluations import When
 from manifold_mixup.lab.paper.numbers import Cell, Line, better
 from manifold_mixup.lab.paper.tables import Column, Table
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
+from manifold_mixup.lab.runs.evaluation import When
 
 LEGEND = (
     "Ours: mean ± standard deviation over n seeds. Differences: paired over the seeds to the row "

@@ -10,8 +10,8 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Column
 from rich.text import Text
 
-from manifold_mixup.lab.recipes import Run
-from manifold_mixup.lab.results import Epoch, Result, Start
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs.result import Epoch, Result, Start
 
 _WIDE = 100  # columns from which there is room for a long bar
 _NARROW = 60  # columns below which there is none for any
@@ -27,7 +27,7 @@ class Live:
         console: where to show it.
     """
 
-    def __init__(self, runs: Sequence[Run], console: Console) -> None:
+    def __init__(self, runs: Sequence[Recipe], console: Console) -> None:
         self._console = console
         self._bars = Progress(
             *_columns(console.width),
@@ -43,9 +43,9 @@ class Live:
             visible=len(runs) > 1,
         )
         self._room = _NAME if console.width >= _NARROW else max(12, console.width - _TOLD)
-        self._tasks: dict[Run, TaskID] = {}
-        self._done: dict[Run, float] = {}
-        self._before: set[Run] = set()
+        self._tasks: dict[Recipe, TaskID] = {}
+        self._done: dict[Recipe, float] = {}
+        self._before: set[Recipe] = set()
         self._finished, self._count = 0, len(runs)
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Live:
         if kind is None and self._before:
             self._say(self._of_before())
 
-    def start(self, run: Run, start: Start) -> None:
+    def start(self, run: Recipe, start: Start) -> None:
         """Say where a run goes on that was begun before; of a finished one nothing is trained."""
         if start.finished:
             self._before.add(run)
@@ -73,13 +73,13 @@ class Live:
         steps = f", after {start.step} of {start.steps} steps" if start.step else ""
         self._say(f"{_name(run)}: resumed {where}{steps}")
 
-    def step(self, run: Run, done: float) -> None:
+    def step(self, run: Recipe, done: float) -> None:
         """Move the bars on to so many epochs of a run, parts counted."""
         self._bars.advance(self._all, done - self._done.get(run, 0.0))
         self._bars.update(self._bar(run), completed=done, far=_far(run, done))
         self._done[run] = done
 
-    def epoch(self, run: Run, epoch: Epoch) -> None:
+    def epoch(self, run: Recipe, epoch: Epoch) -> None:
         """Note what an epoch of a run ended in."""
         self.step(run, epoch.epoch)
         of = "test" if run.validation == 0 else "validation"
@@ -91,7 +91,7 @@ class Live:
                 f"{_short(epoch.nll)}"
             )
 
-    def note(self, run: Run, words: str) -> None:
+    def note(self, run: Recipe, words: str) -> None:
         """Show what a run is doing."""
         self._bars.update(self._bar(run), note=words)
 
@@ -107,7 +107,7 @@ class Live:
             took = "finished before" if result.run in self._before else f"{result.seconds:.1f} s"
             self._say(f"[{self._finished}/{self._count}] {_name(result.run)}: {scores}, {took}")
 
-    def _bar(self, run: Run) -> TaskID:
+    def _bar(self, run: Recipe) -> TaskID:
         if run not in self._tasks:
             self._tasks[run] = self._bars.add_task(
                 _name(run, self._room), total=run.epochs, far=_far(run, 0.0), note=""
@@ -158,12 +158,12 @@ def _short(number: float) -> str:
     return f"{number:.3f}" if abs(number) < 1e5 else f"{number:.3g}"
 
 
-def _far(run: Run, done: float) -> str:
+def _far(run: Recipe, done: float) -> str:
     """Return the epoch that is under way, of how many."""
     return f"epoch {min(int(done) + 1, run.epochs)}/{run.epochs}"
 
 
-def _name(run: Run, room: int = 1000) -> str:
+def _name(run: Recipe, room: int = 1000) -> str:
     """Name a run; where there is no room, its method is cut and never its seed."""
     seed = f", seed {run.seed}"
     method = run.method

@@ -6,8 +6,8 @@ from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate.statistics import spread
-from manifold_mixup.lab.pictures import plane_view
 from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.paper_picture import plane_view
 from manifold_mixup.lab.report.section import (
     Grid,
     Methods,
@@ -173,21 +173,6 @@ def _interpolation(methods: Methods) -> Section | None:
     found = evaluated(methods, "interpolation")
     if not found:
         return None
-    grids = []
-    for layer, by_name in found.items():
-        lams = next(iter(by_name.values()))[0]["lam"]
-        shown = [k for k in range(len(lams)) if k % max(1, len(lams) // 10) == 0]
-        rows = [
-            (
-                f"λ = {lams[k]:g}",
-                [
-                    number([one["nll"][k] for one in of if one["lam"] == lams], 3)
-                    for of in by_name.values()
-                ],
-            )
-            for k in shown
-        ]
-        grids.append(Grid(f"{layer}: NLL, nats", list(by_name), rows))
     rows_of_all = (row for by_name in found.values() for of in by_name.values() for row in of)
     top = max(max(row["nll"]) for row in rows_of_all)
     return Section(
@@ -204,8 +189,37 @@ def _interpolation(methods: Methods) -> Section | None:
             )
             for layer, by_name in found.items()
         ],
-        numbers=grids,
+        numbers=[_losses_between(layer, by_name) for layer, by_name in found.items()],
     )
+
+
+def _losses_between(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
+    """Return the numbers of the curves at a layer: about every tenth λ, mean over the seeds."""
+    lams = next(iter(by_name.values()))[0]["lam"]
+    rows = [
+        (
+            f"λ = {lams[k]:g}",
+            [
+                number([one["nll"][k] for one in of if one["lam"] == lams], 3)
+                for of in by_name.values()
+            ],
+        )
+        for k in range(0, len(lams), max(1, len(lams) // 10))
+    ]
+    return Grid(f"{layer}: NLL, nats", list(by_name), rows)
+
+
+_FLATNESS: dict[str, Callable[[Any], float]] = {
+    "s₁, not centred": lambda one: one["uncentred"]["s1"],
+    "sum of the others": lambda one: one["uncentred"]["rest"],
+    "% of the squares outside the first direction": lambda one: one["uncentred"]["outside"],
+    "% of the variance within classes": lambda one: one["within"],
+    "% of that outside its class's first direction": lambda one: one["centred"]["outside"],
+}
+# Only of what the classifier takes is it known what it sees.
+_SEEN: dict[str, Callable[[Any], float]] = {
+    "% of that in the row space of the classifier": lambda one: one["seen"]
+}
 
 
 def _spectra(methods: Methods) -> Section | None:
@@ -219,24 +233,6 @@ def _spectra(methods: Methods) -> Section | None:
         }
         for layer, by_name in found.items()
     }
-    columns: dict[str, Callable[[Any], float]] = {
-        "s₁, not centred": lambda one: one["uncentred"]["s1"],
-        "sum of the others": lambda one: one["uncentred"]["rest"],
-        "% of the squares outside the first direction": lambda one: one["uncentred"]["outside"],
-        "% of the variance within classes": lambda one: one["within"],
-        "% of that outside its class's first direction": lambda one: one["centred"]["outside"],
-    }
-    # Only of what the classifier takes is it known what it sees.
-    seen = {"% of that in the row space of the classifier": lambda one: one["seen"]}
-    grids = []
-    for layer, by_name in found.items():
-        known = all("seen" in one for at in by_name.values() for one in at)
-        shown = columns | (seen if known else {})
-        rows = [
-            (name, [number([value(one) for one in at], 2) for value in shown.values()])
-            for name, at in by_name.items()
-        ]
-        grids.append(Grid(layer, list(shown), rows))
     return Section(
         "spectra",
         "Spectra of hidden states",
@@ -249,8 +245,19 @@ def _spectra(methods: Methods) -> Section | None:
             )
             for layer, methods_of in drawn.items()
         ],
-        numbers=grids,
+        numbers=[_flatness(layer, by_name) for layer, by_name in found.items()],
     )
+
+
+def _flatness(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
+    """Return how flat the states at a layer are: a row for each method, mean over the seeds."""
+    known = all("seen" in one for of in by_name.values() for one in of)
+    shown = _FLATNESS | (_SEEN if known else {})
+    rows = [
+        (name, [number([value(one) for one in of], 2) for value in shown.values()])
+        for name, of in by_name.items()
+    ]
+    return Grid(layer, list(shown), rows)
 
 
 def _accuracy(row: Mapping[str, Any]) -> float:

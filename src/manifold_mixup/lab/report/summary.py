@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.runs.result import Result
 
 When = Literal["last", "best"]
 

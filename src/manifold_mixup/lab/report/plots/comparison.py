@@ -17,7 +17,7 @@ from manifold_mixup.lab.report.plots.canvas import (
     picture,
 )
 from manifold_mixup.lab.report.summary import METRICS, Metric, Row
-from manifold_mixup.lab.results import Epoch, Result
+from manifold_mixup.lab.runs.result import Epoch, Result
 
 AXES = {
     "error": ("Test error", "%"),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from manifold_mixup.lab.report.plots.canvas import LINES, MARKERS, Picture, canvas, colour, picture
 from manifold_mixup.lab.report.plots.comparison import training_curves
-from manifold_mixup.lab.results import Result
+from manifold_mixup.lab.runs.result import Result
 
 CURVES: dict[str, tuple[str, str]] = {
     "train_loss": ("Training loss", "nats"),

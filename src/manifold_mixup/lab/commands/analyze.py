@@ -1,0 +1,210 @@
+"""``manifold-mixup analyze``: why it works, as experiments anyone can run."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.markdown import Markdown
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import models
+from manifold_mixup.lab.analyze import theory
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import FEATURES, Settings
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.report.spectra_table import Rows, spectra_table
+from manifold_mixup.lab.report.theory_table import theory_table
+from manifold_mixup.lab.runs import files, provenance
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs.evaluation import When, evaluated, trained
+from manifold_mixup.lab.terminal.console import Console
+
+
+@dataclass(frozen=True)
+class Theory:
+    """Theorem 1 in numbers: the least objective J for each dimension of the hidden state."""
+
+    classes: int = 10
+    """Number of classes d."""
+    alpha: float = 2.0
+    """Shape of the Beta distribution that λ comes from."""
+    beyond: int = 3
+    """How many dimensions more than d - 1 the hidden state has at most."""
+    seeds: int = 3
+    """Random starts for each dimension."""
+    steps: int = 3000
+    """Steps of training the perceptrons."""
+    out: Path = Path("analyze")
+    """Folder for theory.md, .json, .png and .svg."""
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """How flat the hidden states of a class are: their singular values, run beside run.
+
+    Runs of one method with several seeds are averaged. How much of the variance within classes the
+    classifier sees is shown too.
+    """
+
+    folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER ...")]
+    """Folders of finished runs on one data set, with one model."""
+    layers: tuple[str, ...] = ()
+    """Which layers. If left out, those where the model is mixed, and features, the input of its
+    last linear layer."""
+    when: When = "last"
+    """Which weights: those after the last epoch, or after the best."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where data sets are downloaded to, or a copy at hand lies."""
+    out: Path = Path("analyze")
+    """Folder for spectra.md, .json, .png and .svg."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Study why it works: the theorem as numbers, and how flat hidden states are."""
+
+    what: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[Theory, tyro.conf.subcommand("theory")]
+        | Annotated[Spectra, tyro.conf.subcommand("spectra")]
+    ]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A `Spectra` whose every part has been checked."""
+
+    options: Spectra
+    found: Mapping[Path, Recipe]
+    data: Data
+
+
+def prepare(options: Options) -> Theory | Looked:
+    """Check everything that can be checked before.
+
+    Raises:
+        ValueError: a number is out of range, or the runs cannot be compared.
+        OSError: a folder holds no finished run, or cannot be written.
+    """
+    what = options.what
+    checked = _check_theory(what) if isinstance(what, Theory) else _check_spectra(what)
+    files.writable_folder(what.out)
+    return checked
+
+
+def run(prepared: Theory | Looked) -> bool:
+    """Do it, show and write what was found; say that all was done."""
+    return _theory(prepared) if isinstance(prepared, Theory) else _spectra(prepared)
+
+
+def _check_theory(what: Theory) -> Theory:
+    for name, least in {"classes": 2, "beyond": 0, "seeds": 1, "steps": 1}.items():
+        if (value := getattr(what, name)) < least:
+            raise ValueError(f"--{name} is {value}. Expected {least} or more.")
+    if not 0 < what.alpha < math.inf:
+        raise ValueError(f"--alpha is {what.alpha}. Expected a finite number above 0.")
+    return what
+
+
+def _theory(options: Theory) -> bool:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    dims = range(1, options.classes + options.beyond)
+    with Console().status("minimising J …"):
+        points = theory.sweep(
+            options.classes, dims, options.alpha, seeds=options.seeds, steps=options.steps
+        )
+    text = theory_table(points, classes=options.classes, alpha=options.alpha)
+    drawn = plots.theory_picture(points, classes=options.classes, alpha=options.alpha)
+    content = {"settings": _settings(options), "points": [_fields(point) for point in points]}
+    _written(options.out / "theory", text, content, drawn)
+    return True
+
+
+def _fields(point: theory.Point) -> dict[str, Any]:
+    """Say what a point is without its tensors."""
+    numbers = {name: getattr(point, name) for name in ("dim", "least", "affine", "mlp")}
+    for name in ("found", "constructed"):
+        solution = getattr(point, name)
+        numbers[name] = solution and {"rank": solution.rank, "null_space": solution.free}
+    return numbers
+
+
+def _check_spectra(what: Spectra) -> Looked:
+    if not what.folders:
+        raise ValueError("no run was given. Name the folders of finished runs.")
+    found = {folder: run_folder.recipe(folder) for folder in what.folders}
+    first = next(iter(found.values()))
+    for folder, run in found.items():
+        for name in ("data", "model", "width"):
+            if getattr(run, name) != getattr(first, name):
+                raise ValueError(
+                    f"{folder} has {name} {getattr(run, name)!r}, the first run "
+                    f"{getattr(first, name)!r}. Give runs on one data set, with one model."
+                )
+    data = datasets.load_for(first, root=what.root.expanduser())
+    for folder in found:
+        trained(folder, data, what.when)  # so that what is missing is said now
+    return Looked(what, found, data)
+
+
+def _spectra(looked: Looked) -> bool:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    options, console = looked.options, Console()
+    layers: dict[str, dict[str, dict[int, Any]]] = {}
+    for folder, run in looked.found.items():
+        with console.status(str(folder)):
+            rows = _spectra_of(folder, run, looked)
+        for row in rows:
+            of_layer = layers.setdefault(row["name"], {})
+            of_layer.setdefault(run.method, {})[run.seed] = row
+    run = next(iter(looked.found.values()))
+    title = f"Spectra of hidden states: {run.model} on {looked.data.name}, {options.when} epoch"
+    drawn = plots.spectra_picture(
+        {layer: _values(methods) for layer, methods in layers.items()}, title=title
+    )
+    content = {"settings": _settings(options), "data": looked.data.name, "layers": layers}
+    _written(options.out / "spectra", spectra_table(layers, title=title), content, drawn)
+    return True
+
+
+def _spectra_of(folder: Path, run: Recipe, looked: Looked) -> list[dict[str, Any]]:
+    options, data = looked.options, looked.data
+    model = trained(folder, data, options.when)
+    chosen = options.layers or (*models.eligible(run.model, model, data.x), FEATURES)
+    found = evaluated(
+        folder, data, options.when, battery=["spectra"], settings=Settings(spectra=chosen)
+    )
+    rows: list[dict[str, Any]] = found["spectra"]
+    return rows
+
+
+def _values(methods: Mapping[str, Rows]) -> dict[str, list[dict[str, list[float]]]]:
+    return {
+        method: [
+            {kind: row[kind]["values"] for kind in ("centred", "uncentred")}
+            for row in rows.values()
+        ]
+        for method, rows in methods.items()
+    }
+
+
+def _settings(options: Theory | Spectra) -> dict[str, Any]:
+    """Say what was asked for, without the folders of a machine."""
+    paths = ("folders", "root", "out")
+    return {name: value for name, value in asdict(options).items() if name not in paths}
+
+
+def _written(path: Path, text: str, content: dict[str, Any], drawn: Any) -> None:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    console = Console()
+    page, numbers = path.with_suffix(".md"), path.with_suffix(".json")
+    files.write(page, text.encode())
+    files.write_json(numbers, {"format": 1, **content, **provenance.describe()})
+    console.print(Markdown(text.replace("<br>", " ")))
+    written = [page, numbers, *plots.save(drawn, path)]
+    console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)

@@ -1,0 +1,311 @@
+"""``manifold-mixup compare``: three methods, several seeds, one table and one picture."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import models
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.launch import processes
+from manifold_mixup.lab.models.fresh import with_layers
+from manifold_mixup.lab.recipes.recipe import Recipe, three_methods
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
+from manifold_mixup.lab.report.table import LEGEND, SMOKE, markdown_table, terminal_table
+from manifold_mixup.lab.runs import files, provenance
+from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.terminal.console import Console
+from manifold_mixup.lab.training.device import find_device
+from manifold_mixup.lab.training.method import check
+
+CHOSEN = tyro.conf.arg(help_behavior_hint="(default: as chosen for the data set)")
+ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train no mixup, input mixup and manifold mixup; compare them over several seeds.
+
+    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, which takes one to
+    two and a half minutes on two CPU cores. Settings that are left out are those chosen for the
+    data set on a validation split.
+    """
+
+    data: str = "mnist-1d"
+    """Such as mnist-1d, fashion-mnist, or an .npz file with x_train, y_train, x_test and y_test;
+    list shows what there is."""
+    model: str = "mlp"
+    """Such as mlp or cnn; list shows what there is."""
+    seeds: int = 5
+    """How many seeds; every method trains with each of them."""
+    epochs: Annotated[int | None, CHOSEN] = None
+    """Passes over the training set."""
+    examples: Annotated[int | None, CHOSEN] = None
+    """Training examples to use, drawn at random once; more than there are is an error."""
+    alpha: Annotated[float | None, CHOSEN] = None
+    """Shape of the Beta distribution, for both kinds of mixup."""
+    layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
+    """Where manifold mixup mixes, such as input hidden1 hidden2."""
+    lr: Annotated[float | None, CHOSEN] = None
+    """The greatest learning rate, for all methods."""
+    weight_decay: Annotated[float | None, CHOSEN] = None
+    """Weight decay, for all methods."""
+    optimizer: Annotated[Literal["adamw", "sgd"] | None, CHOSEN] = None
+    """The optimizer, for all methods; SGD has Nesterov momentum 0.9."""
+    batch_norm: Annotated[bool | None, CHOSEN] = None
+    """Whether the perceptron has batch norms; False takes those of the CNN out."""
+    eps: Annotated[float | None, CHOSEN] = None
+    """Strength of the FGSM attack, in the unit the table states."""
+    smoke: bool = False
+    """Only see that everything works, in seconds: two seeds, two epochs, at most 500 examples. The
+    numbers mean nothing."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where data sets are downloaded to, or a copy at hand lies."""
+    out: Path = Path("compare")
+    """Folder for results.json, table.md, compare.png, .svg, and runs; finished ones are reused."""
+    workers: Annotated[int | None, ALL] = None
+    """Runs at a time, one core each. The results do not depend on it."""
+    device: str = "cpu"
+    """Where torch computes, such as cuda."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Options of which every part has been checked: training can begin."""
+
+    runs: tuple[Recipe, ...]
+    data: Data
+    workers: int
+    out: Path
+    smoke: bool = False
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, the one the others are compared with first."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+    @property
+    def title(self) -> str:
+        """One line that says what was trained on what."""
+        run = self.runs[0]
+        smoke = "SMOKE TEST: " if self.smoke else ""
+        epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
+        return (
+            f"{smoke}{self.data.name} ({len(self.data.x):,} training, "
+            f"{len(self.data.x_test):,} test examples), {_model(run)}, {epochs}"
+        )
+
+    @property
+    def caption(self) -> str:
+        """The attack, what the word seconds means, and how the methods differ."""
+        first = self.runs[0]
+        settings = "; ".join(_settings(run) for run in self.runs if run.seed == first.seed)
+        return (
+            f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
+            f"{self.data.space}. Seconds of training on {_place(first.device)}, evaluation left "
+            f"out. Optimizer {first.optimizer}, weight decay {first.weight_decay:g}; {settings}."
+        )
+
+
+def prepare(options: Options) -> Comparison:
+    """Check everything that can be checked before training, cheap things first.
+
+    Raises:
+        ValueError: an option is out of range, or a name is unknown.
+        OSError: a file cannot be read, or the folder cannot be written.
+    """
+    _check_numbers(options)
+    models.check_name(options.model)
+    datasets.check_name(options.data)
+    device = find_device(options.device)
+    files.writable_folder(options.out)
+    data = datasets.load(options.data, root=options.root.expanduser())
+    methods = [_overridden(run, options, data, device) for run in _chosen(options)]
+    if methods[0].examples is not None:
+        data = datasets.take(data, methods[0].examples)
+    if options.eps is not None:
+        data = replace(data, eps=options.eps)
+    methods = [with_layers(run, data) for run in methods]
+    for run in methods:
+        check(run, data)
+    seeds = 2 if options.smoke else options.seeds
+    grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
+    workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
+    workers = min(workers, len(grid_runs))
+    return Comparison(grid_runs, data, workers, options.out, options.smoke)
+
+
+def run(comparison: Comparison) -> bool:
+    """Train all runs, show the table, write the results; say whether all runs finished.
+
+    Raises:
+        FloatingPointError: a run diverged.
+        OSError: a file could not be written, or a worker process died.
+    """
+    console = Console()
+    console.print(comparison.title, style="bold", markup=False, highlight=False)
+    start, results, complete = time.perf_counter(), list[Result](), True
+    head = _head(comparison)
+    try:
+        with Live(comparison.runs, console) as live:
+            for result in processes.train_all(
+                comparison.runs,
+                comparison.data,
+                workers=comparison.workers,
+                on_epoch=live.epoch,
+                on_step=live.step,
+                on_start=live.start,
+                folder=comparison.out / "runs",
+            ):
+                live.finished(result)
+                results.append(result)
+                _write_results(comparison, head, results, time.perf_counter() - start)
+    except KeyboardInterrupt:
+        complete = False
+    rows = _rows(comparison, results)
+    if rows:
+        _report(comparison, rows, results, console)
+    if not complete:
+        _say_what_was_finished(comparison, results, console)
+    return complete
+
+
+def _chosen(options: Options) -> tuple[Recipe, ...]:
+    name = Path(options.data).name if options.data.endswith(".npz") else options.data
+    return three_methods(name, options.model)
+
+
+def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
+    """Put the options that were given in the place of the chosen settings."""
+    examples = options.examples or run.examples
+    if options.examples is None and examples is not None:
+        examples = min(examples, len(data.x))
+    if options.smoke:
+        examples = min(examples or len(data.x), len(data.x), 500)
+    layers = options.layers if run.method == "manifold mixup" else None
+    return replace(
+        run,
+        epochs=2 if options.smoke else options.epochs or run.epochs,
+        examples=examples,
+        alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
+        layers=run.layers if layers is None else layers,
+        optimizer=options.optimizer or run.optimizer,
+        lr=options.lr or run.lr,
+        weight_decay=run.weight_decay if options.weight_decay is None else options.weight_decay,
+        batch_norm=run.batch_norm if options.batch_norm is None else options.batch_norm,
+        device=str(device),
+    )
+
+
+def _model(run: Recipe) -> str:
+    name = run.model.upper() if run.model in ("mlp", "cnn") else run.model
+    width = "" if run.width is None else f" of width {run.width}"
+    norms = {None: "", True: " with batch norm", False: " without batch norm"}
+    return f"{name}{width}{norms[run.batch_norm]}"
+
+
+def _settings(run: Recipe) -> str:
+    mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
+    return f"{run.method}: learning rate {run.lr:g}{mixing}"
+
+
+def _place(device: str) -> str:
+    return "one CPU thread" if device == "cpu" else device
+
+
+def _check_numbers(options: Options) -> None:
+    for name in ("seeds", "epochs", "examples", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}. Expected 1 or more.")
+    if options.layers == ():
+        raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")
+    for name in ("lr", "eps", "alpha"):
+        value = getattr(options, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"--{name} is {value}. Expected a finite number above 0.")
+    decay = options.weight_decay
+    if decay is not None and not (decay >= 0 and math.isfinite(decay)):
+        raise ValueError(f"--weight-decay is {decay}. Expected a finite number, 0 or more.")
+
+
+def _rows(comparison: Comparison, results: Sequence[Result]) -> list[Row]:
+    rows = summarise(results, comparison.methods)
+    return only_means(rows) if comparison.smoke else rows
+
+
+def _report(
+    comparison: Comparison, rows: list[Row], results: Sequence[Result], console: Console
+) -> None:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    title, caption, smoke = comparison.title, comparison.caption, comparison.smoke
+    console.print(terminal_table(rows, title=title, width=console.width))
+    console.print(f"{SMOKE if smoke else LEGEND} {caption}", markup=False, highlight=False)
+    markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
+    files.write(comparison.out / "table.md", markdown.encode())
+    seeds = complete_seeds(results, comparison.methods)
+    shown = [result for result in results if result.run.seed in seeds]
+    picture = plots.comparison_picture(shown, rows, title=title, smoke=smoke)
+    pictures = plots.save(picture, comparison.out / "compare")
+    written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]
+    console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+
+
+def _head(comparison: Comparison) -> dict[str, Any]:
+    """Say what is compared, with which code, on which machine."""
+    data = comparison.data
+    return {
+        "format": 1,
+        "title": comparison.title,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance.describe(),
+        "workers": comparison.workers,
+        "data": {
+            "name": data.name,
+            "training_examples": len(data.x),
+            "test_examples": len(data.x_test),
+            "classes": data.classes,
+            "sha256": provenance.fingerprint(data),
+        },
+        "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
+        "units": {"error": "%", "nll": "nats", "ece": "%", "fgsm_accuracy": "%", "seconds": "s"},
+    }
+
+
+def _write_results(
+    comparison: Comparison, head: dict[str, Any], results: Sequence[Result], seconds: float
+) -> None:
+    """Write every finished run; done after each, so that nothing finished is ever lost."""
+    content = head | {
+        "complete": len(results) == len(comparison.runs),
+        "smoke": comparison.smoke,
+        "wall_seconds": seconds,
+        "summary": [asdict(row) for row in _rows(comparison, results)],
+        "runs": [asdict(result) for result in results],
+    }
+    files.write_json(comparison.out / "results.json", content)
+
+
+def _say_what_was_finished(
+    comparison: Comparison, results: Sequence[Result], console: Console
+) -> None:
+    console.print(
+        f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished. The same command "
+        f"goes on from here."
+    )
+    if results:
+        seeds = len(complete_seeds(results, comparison.methods))
+        console.print(
+            f"Their results are in {comparison.out / 'results.json'}; "
+            f"the table covers the {seeds} seed{'' if seeds == 1 else 's'} "
+            "that all methods have finished."
+        )

@@ -1,0 +1,139 @@
+"""``manifold-mixup evaluate``: the test batteries on the checkpoint of a finished run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.progress import Progress
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import models
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of
+from manifold_mixup.lab.report.battery_table import battery_table
+from manifold_mixup.lab.runs import files
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs.evaluation import When, evaluated, trained
+from manifold_mixup.lab.terminal.console import Console
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, and more.
+
+    What was found is kept in the run's folder as JSON, and read if the same is asked for again.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the run, as manifold-mixup train, compare or reproduce made it."""
+    battery: tuple[str, ...] = ()
+    """Some of clean, attacks, strength, deformations, corruptions, outliers, neighbours,
+    interpolation, spectra and plane. If left out, all that the data allow but the last two."""
+    when: Literal["last", "best"] = "last"
+    """Which weights: those after the last epoch, or after the best."""
+    tested: int | None = None
+    """Test examples to use, drawn at random once; all if left out."""
+    unknown: tuple[str, ...] = ()
+    """Data sets of another kind, for outliers, such as svhn cifar-100."""
+    seed: int = 0
+    """Seed of everything random in the tests."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where data sets are downloaded to, or a copy at hand lies."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Options of which every part has been checked."""
+
+    folder: Path
+    data: Data
+    tested: Data
+    battery: tuple[str, ...]
+    settings: Settings
+    when: When
+
+
+def prepare(options: Options) -> Evaluation:
+    """Check everything that can be checked before the tests, cheap things first.
+
+    Raises:
+        ValueError: a part of the battery or a data set is unknown.
+        OSError: there is no finished run, or a file cannot be read.
+    """
+    if options.tested is not None and options.tested < 1:
+        raise ValueError(f"--tested is {options.tested}. Expected 1 or more.")
+    run, root = run_folder.recipe(options.folder), options.root.expanduser()
+    data = datasets.load_for(run, root=root)
+    model = trained(options.folder, data, options.when)
+    battery = battery_of(options.battery or None, data)
+    unknown = {name: _images(name, data, options) for name in options.unknown}
+    files.writable_folder(options.folder)
+    return Evaluation(
+        folder=options.folder,
+        data=data,
+        tested=_cut(data, options),
+        battery=battery,
+        settings=Settings(
+            seed=options.seed,
+            unknown=unknown,
+            layers=models.eligible(run.model, model, data.x),
+        ),
+        when=options.when,
+    )
+
+
+def run(evaluation: Evaluation) -> bool:
+    """Run the tests, show the numbers, write the reliability diagram; say that all were run."""
+    console = Console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        found = evaluated(
+            evaluation.folder,
+            evaluation.data,
+            evaluation.when,
+            battery=evaluation.battery,
+            settings=evaluation.settings,
+            tested=evaluation.tested,
+            progress=show,
+        )
+    title = f"{found['data']}, {found['examples']:,} test examples, {evaluation.when} epoch"
+    console.print(title, style="bold", markup=False, highlight=False)
+    for part in evaluation.battery:
+        console.print(battery_table(part, found[part]))
+    written = [str(evaluation.folder / "evaluation-*.json")]
+    if "clean" in evaluation.battery:
+        drawn = _pictures(evaluation, found["clean"][0]["reliability"], title)
+        written.extend(map(str, drawn))
+    console.print(f"Written: {', '.join(written)}", markup=False, soft_wrap=True)
+    return True
+
+
+def _images(name: str, data: Data, options: Options) -> Any:
+    other = datasets.load(name, root=options.root.expanduser())
+    if other.x_test.shape[1:] != data.x_test.shape[1:]:
+        raise ValueError(
+            f"inputs of {other.name} have shape {tuple(other.x_test.shape[1:])}, those of "
+            f"{data.name} {tuple(data.x_test.shape[1:])}. --unknown needs inputs of the same shape."
+        )
+    return _cut(other, options).x_test
+
+
+def _cut(data: Data, options: Options) -> Data:
+    return data if options.tested is None else datasets.take_tested(data, options.tested)
+
+
+def _pictures(
+    evaluation: Evaluation, bins: Mapping[str, Sequence[float]], title: str
+) -> list[Path]:
+    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+
+    count, confidence, accuracy = (bins[name] for name in ("count", "confidence", "accuracy"))
+    found = Reliability(tuple(map(int, count)), tuple(confidence), tuple(accuracy))
+    drawn = plots.reliability_picture({"this run": [found]}, title=title)
+    return plots.save(drawn, evaluation.folder / f"reliability-{evaluation.when}")

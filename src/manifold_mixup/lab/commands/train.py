@@ -1,0 +1,189 @@
+"""``manifold-mixup train``: one run, from any recipe, with any field overridden."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.table import Table
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab import models
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.launch.interrupt import ctrl_c
+from manifold_mixup.lab.models.fresh import with_layers
+from manifold_mixup.lab.recipes import catalog
+from manifold_mixup.lab.recipes.recipe import Recipe, check_recipe
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.runs import files, provenance
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.terminal.console import Console
+from manifold_mixup.lab.training.device import emulates_bf16, find_device, usual_device
+from manifold_mixup.lab.training.loop import Stopped, train
+from manifold_mixup.lab.training.method import check
+
+NAMED = tyro.conf.arg(help_behavior_hint="(default: runs/ and a name made of the recipe)")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train one run and keep it in a folder: recipe, metrics, checkpoints, result.
+
+    A recipe gives every setting a value, and the options below change them. The same command
+    resumes a run that was stopped or killed, and ends in the same weights.
+    """
+
+    recipe: str = "modern"
+    """Which settings to start from: modern (cross-entropy, warm-up and cosine, bfloat16), paper (as
+    the authors trained), compare (the settings of manifold-mixup compare), or fast (an accuracy in
+    the least time, for two tasks)."""
+    mixing: str = "manifold"
+    """What is mixed: none, input or manifold."""
+    out: Annotated[Path | None, NAMED] = None
+    """Folder of the run. A run that is in it is resumed."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where data sets are downloaded to, or a copy at hand lies."""
+    save_every: float = 60.0
+    """Seconds between two checkpoints."""
+    run: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    """Settings of the run, which decide what it ends in."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of which every part has been checked: training can begin."""
+
+    run: Recipe
+    data: Data
+    folder: Path
+    save_every: float
+
+
+def defaults(args: Sequence[str]) -> Options:
+    """Return what the options mean that are not given: the recipe's values.
+
+    Raises:
+        ValueError: there is no such recipe, or no such kind of mixing.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    start = Options()
+    for name, value in (
+        ("recipe", start.recipe),
+        ("mixing", start.mixing),
+        ("data", "cifar-10"),
+        ("model", "preact-resnet18"),
+    ):
+        peek.add_argument(f"--{name}", nargs="?", const=value, default=value)
+    given, _ = peek.parse_known_args(args)
+    run = catalog.recipe(given.recipe, given.mixing, given.data, given.model)
+    run = replace(run, device=usual_device())
+    return replace(start, recipe=given.recipe, mixing=given.mixing, run=run)
+
+
+def prepare(options: Options) -> Training:
+    """Check everything that can be checked before training, cheap things first.
+
+    Raises:
+        ValueError: an option is out of range, or a name is unknown.
+        OSError: a file cannot be read, or the folder cannot be written.
+    """
+    run = options.run
+    if not options.save_every >= 0:
+        raise ValueError(f"--save-every is {options.save_every:g}. Expected 0 or more.")
+    check_recipe(run)
+    models.check_name(run.model)
+    datasets.check_name(run.data)
+    find_device(run.device)
+    data = datasets.load_for(run, root=options.root.expanduser())
+    run = with_layers(run, data)
+    check(run, data)
+    folder = options.out or Path("runs") / run_folder.folder_name(run)
+    files.writable_folder(folder)
+    return Training(run, data, folder, options.save_every)
+
+
+def run(training: Training) -> bool:
+    """Train, show the scores, and say whether the run was finished.
+
+    Raises:
+        FloatingPointError: the run diverged.
+        ValueError: the folder holds another run.
+        OSError: a file could not be written.
+    """
+    finished = _trained(training)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Its threads, if they are still there when Python ends, take the process down with them.
+        torch.distributed.destroy_process_group()
+    return finished
+
+
+def _trained(training: Training) -> bool:
+    run, console = training.run, Console(quiet=provenance.rank() != 0)
+    console.print(_title(training), style="bold", markup=False, highlight=False)
+    if run.precision == "bf16" and emulates_bf16(run.device):
+        console.print(
+            "This processor computes bfloat16 by way of float32, so that a step takes many times "
+            "as long. Faster here: --precision float32.",
+            soft_wrap=True,
+        )
+    try:
+        with Live([run], console) as live, ctrl_c() as stop:
+            result = train(
+                run,
+                training.data,
+                folder=training.folder,
+                save_every=training.save_every,
+                on_epoch=partial(live.epoch, run),
+                on_step=partial(live.step, run),
+                on_start=partial(live.start, run),
+                stop=stop,
+            )
+            live.finished(result)
+    except Stopped as stopped:
+        command = shlex.join(["manifold-mixup", *sys.argv[1:]])
+        console.print(f"{stopped} This goes on with it:\n  {command}", markup=False, soft_wrap=True)
+        return False
+    console.print(_scores(result, training.data))
+    console.print(f"Kept in {training.folder}", markup=False, soft_wrap=True)
+    return True
+
+
+def _title(training: Training) -> str:
+    run, data = training.run, training.data
+    mixing = f", α = {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
+    return (
+        f"{run.method}{mixing}: {run.model} on {data.name} ({len(data.x):,} training, "
+        f"{len(data.x_test):,} test examples), {run.epochs} "
+        f"epoch{'' if run.epochs == 1 else 's'}, seed {run.seed}, {run.device}"
+    )
+
+
+def _scores(result: Result, data: Data) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("test set")
+    table.add_column(f"last epoch ({result.run.epochs})", justify="right")
+    table.add_column(f"best epoch ({result.best_epoch})", justify="right")
+    lines = {
+        "error %": ("error", 2),
+        "top-5 error %": ("top5_error", 2),
+        "NLL": ("nll", 3),
+        "ECE %": ("ece", 2),
+        "Brier": ("brier", 3),
+        f"FGSM acc. %, ε = {data.eps:.3g} in {data.space}": ("fgsm_accuracy", 1),
+    }
+    for title, (key, digits) in lines.items():
+        table.add_row(title, *(_number(one, key, digits) for one in (result.last, result.best)))
+    table.add_row("seconds of training", f"{result.seconds:.1f}")
+    return table
+
+
+def _number(scores: Scores, key: str, digits: int) -> str:
+    return f"{getattr(scores, key):.{digits}f}"

@@ -1,0 +1,107 @@
+"""``python -m manifold_mixup.lab.choose``: how the settings of a comparison were chosen.
+
+Every method tries every learning rate and weight decay, and the mixing ones every α, on examples
+that are in neither the training set nor the test set: MNIST-1D is drawn anew, of other data sets a
+fifth of the training set is held out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.data import Data, mnist1d
+from manifold_mixup.lab.launch import processes
+from manifold_mixup.lab.recipes.recipe import Recipe, three_methods
+from manifold_mixup.lab.report.progress import Live
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.terminal.console import Console
+
+FRESH = 1000  # seeds of the draws: no other part of the lab uses them
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print a Markdown table of validation scores, the mean over seeds, at the last epoch.
+
+    Seed s draws, or holds out, its own examples. Held-out ones are missing in training, and with
+    fewer examples mixing gains more: draws are the better judges where there can be any.
+    """
+
+    data: str = "mnist-1d"
+    """As for compare."""
+    model: str = "mlp"
+    """As for compare."""
+    lr: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """Learning rates to try."""
+    weight_decay: tuple[float, ...] = (1e-2,)
+    """Weight decays to try."""
+    alpha: tuple[float, ...] = (0.2, 0.5, 1.0)
+    """Values of alpha to try."""
+    methods: tuple[str, ...] = ("no mixup", "input mixup", "manifold mixup")
+    """Methods to try."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """The optimizer of all methods."""
+    seeds: int = 5
+    """How many seeds."""
+    epochs: int | None = None
+    """Passes over the training set, if not the recipe's."""
+    root: Path = Path("~/.cache/manifold-mixup")
+    """Where the data lie."""
+    workers: int | None = None
+    """Runs at a time."""
+
+
+def run(options: Options) -> None:
+    """Train every setting with every seed and print the means."""
+    settings = list(_settings(options))
+    results: dict[Recipe, list[Result]] = {run: [] for run in settings}
+    workers = options.workers or provenance.usable_cores()
+    for seed in range(options.seeds):
+        held, tried = _validation(options, seed), [replace(run, seed=seed) for run in settings]
+        with Live(tried, Console(stderr=True)) as live:
+            for result in processes.train_all(
+                tried, held, workers=workers, on_epoch=live.epoch, on_step=live.step
+            ):
+                live.finished(result)
+                results[replace(result.run, seed=0)].append(result)
+    print("| method | lr | weight decay | α | error % | NLL | FGSM acc. % |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for run, found in results.items():
+        error, nll, fgsm = (
+            fmean(getattr(result.last, key) for result in found)
+            for key in ("error", "nll", "fgsm_accuracy")
+        )
+        alpha = f"{run.alpha:g}" if run.layers else ""
+        print(
+            f"| {run.method} | {run.lr:g} | {run.weight_decay:g} | {alpha} "
+            f"| {error:.2f} | {nll:.3f} | {fgsm:.1f} |"
+        )
+
+
+def _validation(options: Options, seed: int) -> Data:
+    if options.data == "mnist-1d":
+        return mnist1d.load(seed=FRESH + seed)
+    run = next(_settings(options))
+    data = datasets.load_for(run, root=options.root.expanduser())
+    return datasets.hold_out(data, seed=seed)
+
+
+def _settings(options: Options) -> Iterator[Recipe]:
+    for chosen in three_methods(options.data, options.model):
+        if chosen.method not in options.methods:
+            continue
+        alphas = options.alpha if chosen.layers else (chosen.alpha,)
+        for lr, decay, alpha in product(options.lr, options.weight_decay, alphas):
+            yield replace(
+                chosen,
+                lr=lr,
+                weight_decay=decay,
+                alpha=alpha,
+                optimizer=options.optimizer,
+                epochs=options.epochs or chosen.epochs,
+            )

@@ -1,0 +1,122 @@
+"""Many runs on a Ray cluster: each a task, retried when its worker dies, resumed from its folder.
+
+The folder has to be on storage that all nodes share. How far the runs are is read from there too.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.launch.callbacks import After, Reports
+from manifold_mixup.lab.launch.interrupt import ctrl_c
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import folder as kept
+from manifold_mixup.lab.runs.metrics_log import METRICS
+from manifold_mixup.lab.runs.result import Result, read_epoch
+from manifold_mixup.lab.training.loop import train
+
+RETRIES = 10
+_LOOK = 1.0  # seconds between two looks at the folders
+
+
+def train_on_ray(
+    runs: Sequence[Recipe],
+    data: Data,
+    *,
+    reports: Reports,
+    folder: Path,
+    after: After | None = None,
+    gpus: float = 0.0,
+) -> Iterator[Result]:
+    """Train every run as a task of Ray and yield the results as they finish.
+
+    Joins the cluster that ``RAY_ADDRESS`` names, else the one of this machine, else starts one.
+    Leaving the iterator early stops the runs that are under way; they are saved.
+
+    Args:
+        runs: the recipes.
+        data: what all of them train on.
+        reports: who wants to know how far they are.
+        folder: where each run gets a folder of its own, on storage that all nodes share.
+        after: called once a run is finished, where it was trained; see `train_all`.
+        gpus: the share of a GPU that a run takes; two runs share one at 0.5.
+
+    Raises:
+        FloatingPointError: a run diverged.
+        ChildProcessError: a worker died again and again.
+    """
+    ray = import_ray()
+    errors = ray.exceptions
+    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    task = _task(ray, gpus)
+    shared, folder = ray.put(data), folder.absolute()
+    running = {task.remote(run, shared, folder, after): run for run in runs}
+    told: dict[Recipe, int] = {}
+    try:
+        while running:
+            done, _ = ray.wait(list(running), timeout=_LOOK)
+            for run in running.values():
+                _tell(run, folder, reports, told)
+            for one in done:
+                yield ray.get(one)
+                del running[one]
+    except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
+        raise ChildProcessError(
+            f"a worker of the Ray cluster died {RETRIES + 1} times, perhaps for lack of memory. "
+            f"Fewer runs at a time may help: a greater --gpus, or a smaller cluster."
+        ) from error
+    finally:
+        for one in running:
+            ray.cancel(one)  # as Ctrl-C, so that the run is saved
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=60)
+
+
+def _task(ray: Any, gpus: float) -> Any:
+    """Make `_train` a task of Ray that is tried again when its worker dies."""
+    return ray.remote(
+        num_cpus=1,
+        num_gpus=gpus,
+        max_retries=RETRIES,
+        # Storage notices later than Ray that a node died, and until then the run stays locked.
+        retry_exceptions=[BlockingIOError],
+    )(_train)
+
+
+def _train(run: Recipe, data: Data, folder: Path, after: After | None) -> Result:
+    torch.set_num_threads(1)
+    own = folder / kept.folder_name(run)
+    with ctrl_c() as stop:
+        result = train(run, data, folder=own, stop=stop)
+    if after is not None:
+        after(own, data, lambda _: None)
+    return result
+
+
+def _tell(run: Recipe, folder: Path, reports: Reports, told: dict[Recipe, int]) -> None:
+    """Report the epochs of a run that were not reported yet."""
+    path = folder / kept.folder_name(run) / METRICS
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines[told.get(run, 0) :]:
+        try:
+            reports.tell(run, read_epoch(json.loads(line)))
+        except json.JSONDecodeError:
+            return  # a line that is just being written
+        told[run] = told.get(run, 0) + 1
+
+
+def import_ray() -> Any:
+    """Return the module of Ray.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("Ray is not installed here. Install it with: pip install ray") from None
+    return ray

@@ -1,0 +1,127 @@
+"""A model that a person names, with one batch for it, and the layers it turns out to have."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from manifold_mixup._find import inspect_model
+from manifold_mixup._structure.table import LayerTable
+from manifold_mixup.lab import models
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.models import user_code
+
+USUAL = (3, 224, 224)
+"""The shape of one input if nothing is said."""
+
+
+class Given(NamedTuple):
+    """A model, and one batch as `ManifoldMixup` takes it for ``example=``.
+
+    What the batch is, and what to do if the model does not take it, is told if it does not.
+    """
+
+    model: nn.Module
+    example: Any
+    batch: str
+    way_out: str
+
+
+def look(
+    name: str, *, shape: tuple[int, ...] = (), classes: int = 10, mask: str | None = None
+) -> LayerTable:
+    """Build a model and find its layers.
+
+    Args:
+        name: of a model of the lab, ``"timm:NAME"``, ``"torchvision:NAME"``, or where something of
+            the user's is, as `user_code.load` takes it: a model; a function without arguments that
+            returns one; or that returns one and a batch for it.
+        shape: of one input; empty for the usual one.
+        classes: of the lab's own models.
+        mask: name of the padding mask that is to be mixed too.
+
+    Raises:
+        ValueError: there is no such model, it does not take such a batch, or there is no such mask.
+    """
+    given = _given(name, shape, classes)
+    args, kwargs = _arguments(given.example)
+    try:
+        return inspect_model(given.model, (), args, kwargs, mask)
+    except RuntimeError as error:
+        reason = f"{name} does not run on {given.batch}: {error}. {given.way_out}."
+        raise ValueError(reason) from error
+
+
+def _given(name: str, shape: tuple[int, ...], classes: int) -> Given:
+    library, _, rest = name.partition(":")
+    if library in ("timm", "torchvision"):
+        models.check_name(name)
+        model = _published(library, rest)
+        return _with_images(model, shape or _made_for(model))
+    if ":" in name or name.endswith(".py"):
+        return _yours(name, shape)
+    models.check_name(name)
+    shape = shape or ((40,) if "mlp" in name else (3, 32, 32))
+    return _with_images(models.build(name, _stand_in(shape, classes)), shape)
+
+
+def _published(library: str, name: str) -> nn.Module:
+    """Build a model as it is for large images."""
+    if library == "timm":
+        import timm
+
+        model: nn.Module = timm.create_model(name)
+    else:
+        from torchvision.models import get_model
+
+        model = get_model(name, weights=None)
+    return model
+
+
+def _made_for(model: nn.Module) -> tuple[int, ...]:
+    """Return the shape of the inputs that a model of timm says it is made for."""
+    made = getattr(model, "default_cfg", None) or {}
+    return tuple(made.get("input_size") or USUAL)
+
+
+def _yours(name: str, shape: tuple[int, ...]) -> Given:
+    made = user_code.load(name)
+    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{name} gave {_kind(made)}. Expected an nn.Module; or an nn.Module and one batch for "
+            f"it: a tensor, a tuple of positional or a dict of keyword arguments."
+        )
+    if example is None:
+        way_out = f"Give another --shape, or let {name} return the model and a batch for it"
+        return _with_images(model, shape or USUAL, way_out)
+    if shape:
+        raise ValueError(f"{name} brings a batch of its own: leave --shape out.")
+    way_out = "A tuple is the positional arguments of forward, a dict its keyword arguments"
+    return Given(model, example, f"the batch that {name} returns", way_out)
+
+
+def _with_images(
+    model: nn.Module, shape: tuple[int, ...], way_out: str = "Give another --shape"
+) -> Given:
+    return Given(model, torch.rand(2, *shape), f"inputs of shape {shape}", way_out)
+
+
+def _stand_in(shape: tuple[int, ...], classes: int) -> Data:
+    """Make data of a shape, for models that are built to fit data."""
+    x, y = torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64)
+    return Data("inputs of that shape", x, y, x, y, classes=classes, eps=0.0, space="")
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn a batch into positional and keyword arguments."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_kind, value))})"
+    return type(value).__name__

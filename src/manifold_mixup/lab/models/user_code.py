@@ -1,0 +1,96 @@
+"""Something of the user's own, by name, from a file or a package."""
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from manifold_mixup.lab.suggest import nearest
+
+
+def load(place: str) -> Any:
+    """Return what is named; of a function or class, what it makes without arguments.
+
+    A file is run, and finds what lies beside it, as under ``python FILE.py``. A package is looked
+    for in the current folder first, as under ``python -m``.
+
+    Args:
+        place: ``"FILE.py:NAME"`` or ``"PACKAGE:NAME"``.
+
+    Raises:
+        ValueError: there is no such thing, it needs arguments, or it fails; the message says where.
+    """
+    home, _, name = place.rpartition(":")
+    if not home:
+        raise ValueError(f"{place} names a file. Say what of it is meant, too: {place}:NAME")
+    with _blaming(place):
+        module = _run(Path(home).expanduser()) if home.endswith(".py") else _import(home)
+    value = getattr(module, name, None)
+    if value is None:
+        raise ValueError(f"{home} has no {name!r}.{nearest(name, vars(module))}")
+    if isinstance(value, nn.Module) or not callable(value):
+        return value
+    if needed := _needed(value):
+        raise ValueError(
+            f"{place} needs {', '.join(needed)}, and is called without arguments. Name a function "
+            f"around it that gives them."
+        )
+    with _blaming(place):
+        return value()
+
+
+def _run(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}; paths are read from {Path.cwd()}")
+    sys.path.insert(0, str(file.resolve().parent))
+    # Dataclasses, for one, look their module up.
+    name = file.stem if file.stem not in sys.modules else f"{file.stem} of yours"
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = str(file)
+    SourceFileLoader(name, str(file)).exec_module(module)
+    return module
+
+
+def _import(package: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(package)
+
+
+def _needed(function: Any) -> list[str]:
+    """Name the arguments that a call cannot do without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some that are written in C do not say
+        return []
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in various]
+
+
+@contextmanager
+def _blaming(place: str) -> Iterator[None]:
+    """Say of an error in code that is not ours what it is and where it comes from."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        reason = f"{place} cannot be loaded: {type(error).__name__}: {error}{_line(error)}"
+        raise ValueError(reason) from error
+
+
+def _line(error: BaseException) -> str:
+    """Name the line of the user's file that an error comes from, if it got there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    strange = [
+        one for one in frames if one.filename != __file__ and "importlib" not in one.filename
+    ]
+    if not strange:
+        return ""
+    last = [one for one in strange if one.filename == strange[0].filename][-1]
+    return f" ({last.filename}, line {last.lineno})"

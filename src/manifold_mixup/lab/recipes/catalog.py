@@ -1,0 +1,76 @@
+"""Recipes by name, for any data set and model."""
+
+from collections.abc import Callable
+
+from manifold_mixup.lab.recipes import paper as protocol
+from manifold_mixup.lab.recipes.fast import fast
+from manifold_mixup.lab.recipes.recipe import Recipe, input_mixup, manifold_mixup, three_methods
+from manifold_mixup.lab.suggest import unknown
+
+MIXING = {
+    "none": "No mixup.",
+    "input": "Input mixup: examples are mixed before they enter the model.",
+    "manifold": "Manifold mixup: hidden states are mixed, at one layer drawn for each batch.",
+}
+RECIPES = {
+    "modern": "Cross-entropy, one cycle, bfloat16.",
+    "paper": "As the authors trained.",
+    "compare": "The settings of manifold-mixup compare.",
+    "fast": "An accuracy in the least time, for two tasks.",
+}
+
+
+def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
+    """Return a recipe by name, for a data set and a model.
+
+    Args:
+        name: ``"modern"``, ``"paper"``, ``"compare"`` or ``"fast"``.
+        mixing: ``"none"``, ``"input"`` or ``"manifold"``.
+        data: the data set.
+        model: the model.
+
+    Raises:
+        ValueError: there is no such recipe, or no such kind of mixing.
+    """
+    if mixing not in MIXING:
+        raise ValueError(f"{unknown('kind of mixing', mixing, MIXING)}.")
+    if name not in RECIPES:
+        raise ValueError(f"{unknown('recipe', name, RECIPES)}.")
+    kinds: dict[str, Callable[[str, str], tuple[Recipe, ...]]] = {
+        "modern": modern,
+        "paper": paper,
+        "compare": three_methods,
+        "fast": fast,
+    }
+    return kinds[name](data, model)[list(MIXING).index(mixing)]
+
+
+def paper(data: str, model: str) -> tuple[Recipe, ...]:
+    """Return how the authors trained: their loss, schedule and α (paper, appendix C)."""
+    plain = protocol.supervised(data, model)
+    return protocol.none(plain), protocol.at_input(plain), protocol.manifold(plain)
+
+
+def modern(data: str, model: str) -> tuple[Recipe, ...]:
+    """Return how networks for images are trained today: 200 epochs, one cycle, bfloat16.
+
+    The α are the paper's. Images are shifted and mirrored where that is usual; for any other data
+    set nothing is assumed.
+    """
+    mirrored = data in ("cifar-10", "cifar-100", "tiny-imagenet")
+    plain = Recipe(
+        data=data,
+        model=model,
+        epochs=200,
+        batch=128,
+        optimizer="sgd",
+        lr=0.1,
+        schedule="one-cycle",
+        weight_decay=5e-4,
+        width=None,
+        flip=mirrored,
+        crop=4 if mirrored or data == "svhn" else 0,
+        precision="bf16",
+        channels_last=mirrored or data == "svhn",
+    )
+    return plain, input_mixup(plain, alpha=1.0), manifold_mixup(plain, alpha=2.0)

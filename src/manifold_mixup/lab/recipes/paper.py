@@ -1,0 +1,53 @@
+"""How the paper trains, as recipes (appendix C and the authors' code)."""
+
+from dataclasses import replace
+
+from manifold_mixup.lab.recipes.recipe import FOUND, HIDDEN, Recipe
+
+_PAPER = Recipe(
+    loss="softmax_bce",
+    batch=100,
+    optimizer="sgd",
+    lr=0.1,
+    schedule="steps",
+    weight_decay=1e-4,
+    width=None,
+    flip=True,
+    crop=2,
+)
+
+
+SMALL = Recipe(loss="softmax_bce", optimizer="adam", weight_decay=0.0, width=None)
+"""What the trainings of the figures and of Table 8 have in common."""
+
+
+def none(run: Recipe) -> Recipe:
+    """Mix nothing."""
+    return replace(run, method="no mixup", layers=())
+
+
+def at_input(run: Recipe, alpha: float = 1.0) -> Recipe:
+    """Mix at the input; the paper takes α = 1 on CIFAR and SVHN."""
+    return replace(run, method=f"input mixup α={alpha:g}", layers=("input",), alpha=alpha)
+
+
+def manifold(run: Recipe, alpha: float = 2.0, layers: tuple[str, ...] = ()) -> Recipe:
+    """Mix at one of the eligible layers; the paper takes α = 2 on CIFAR and SVHN."""
+    eligible = layers or HIDDEN.get(run.model, FOUND)
+    return replace(run, method=f"manifold mixup α={alpha:g}", layers=eligible, alpha=alpha)
+
+
+def supervised(data: str, model: str) -> Recipe:
+    """Return the protocol of Tables 1 and 2: 1,200 epochs, or 400 for wide nets."""
+    wide = model.startswith("wrn")
+    epochs, milestones = (400, (200, 300)) if wide else (1200, (400, 800))
+    run = replace(_PAPER, data=data, model=model, epochs=epochs, milestones=milestones)
+    if data == "tiny-imagenet":
+        return replace(run, epochs=2000, milestones=(1000, 1500), crop=4)
+    return replace(run, flip=data != "svhn")  # a mirrored house number is another one
+
+
+def longest() -> Recipe:
+    """Return the protocol of Tables 5 and 6: 2,000 epochs on CIFAR-10."""
+    run = supervised("cifar-10", "preact-resnet18")
+    return replace(run, epochs=2000, milestones=(1000, 1500))

@@ -1,0 +1,110 @@
+"""From finished runs to the picture that belongs to a table."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import features
+from manifold_mixup.lab.evaluate.plane import hidden_plane, input_plane
+from manifold_mixup.lab.paper.numbers import Found
+from manifold_mixup.lab.paper.tables import Row, Table
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs.evaluation import trained
+
+Finished = Mapping[Recipe, Mapping[int, Found]]
+_SPREAD = 70  # points along an axis whose hidden states are drawn
+
+
+def draw(
+    table: Table, found: Finished, data: Mapping[str, Data], folder: Path, *, title: str
+) -> plots.Picture:
+    """Draw the picture of a table, from those of its runs that are finished.
+
+    Args:
+        table: says which picture.
+        found: finished runs, by recipe (with seed 0) and by seed.
+        data: what they were trained on, by its name.
+        folder: in which each run has its own.
+        title: the line above everything.
+    """
+    if table.picture == "plane":
+        return _plane(table, found, data, folder, title)
+    if table.picture == "states":
+        return _states(table, found, data, folder, title)
+    if table.picture == "spectra":
+        return _spectra(table, found, title)
+    results = {
+        row.label: [one.result for one in found[row.run].values()]
+        for row in table.rows
+        if row.run is not None and row.run in found
+    }
+    return plots.curve_picture(results, "train_loss", title=title)
+
+
+def _first(table: Table, found: Finished) -> Iterator[tuple[Row, Recipe]]:
+    """Yield every row with the first of its seeds that is finished."""
+    for row in table.rows:
+        if row.run is not None and (of_run := found.get(row.run)):
+            yield row, of_run[min(of_run)].result.run
+
+
+def _plane(
+    table: Table, found: Finished, data: Mapping[str, Data], folder: Path, title: str
+) -> plots.Picture:
+    (layer,) = table.settings.spectra or ()
+    views = {
+        row.label: plane_view(folder / run_folder.folder_name(run), data[run.data], layer)
+        for row, run in _first(table, found)
+    }
+    return plots.plane_picture(views, title=title)
+
+
+def _states(
+    table: Table, found: Finished, data: Mapping[str, Data], folder: Path, title: str
+) -> plots.Picture:
+    (layer,) = table.settings.spectra or ()
+    groups: dict[str, dict[str, plots.Points]] = {}
+    for row, run in _first(table, found):
+        own = data[run.data]
+        states = features(
+            trained(folder / run_folder.folder_name(run), own), own.x_test, layer=layer
+        )
+        groups.setdefault(row.group, {})[row.name] = (
+            states.double().cpu().numpy(),
+            own.y_test.numpy(),
+        )
+    return plots.states_picture(groups, title=title)
+
+
+def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
+    """Look at the model of a finished run, in the plane of its inputs and at a layer of two units.
+
+    Args:
+        folder: the run's.
+        data: points in the plane, two classes.
+        layer: its name.
+    """
+    model = trained(folder, data)
+    spread = input_plane(model, data.x, side=_SPREAD).points
+    return plots.View(
+        inputs=input_plane(model, data.x),
+        points=data.x.double().numpy(),
+        y=data.y.numpy(),
+        hidden=hidden_plane(model, spread, layer),
+        states=features(model, data.x, layer=layer).double().cpu().numpy(),
+        spread=features(model, spread, layer=layer).double().cpu().numpy(),
+    )
+
+
+def _spectra(table: Table, found: Finished, title: str) -> plots.Picture:
+    """Draw the singular values of the last epoch, a panel for each group of rows."""
+    (layer,) = table.settings.spectra or ()
+    groups: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
+    for row in table.rows:
+        for one in (found.get(row.run, {}) if row.run else {}).values():
+            (state,) = (at for at in one.evaluation["last"]["spectra"] if at["name"] == layer)
+            values = {kind: state[kind]["values"] for kind in ("centred", "uncentred")}
+            groups.setdefault(row.group, {}).setdefault(row.name, []).append(values)
+    return plots.spectra_picture(groups, title=title)

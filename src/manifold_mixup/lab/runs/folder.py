@@ -1,0 +1,150 @@
+"""One folder a run: its recipe, its checkpoints, its metrics, and in the end its result."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from manifold_mixup.lab.runs import files
+from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs.result import Result, read_result, read_run
+
+RECIPE, RESULT = "recipe.json", "result.json"
+_FORMAT = 1
+_PATIENCE = 10  # seconds; a run that was told to stop may still be saving
+
+
+@contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Keep other trainings out of a run's folder; the lock ends with the process, however it ends.
+
+    Of the processes that train one run together, the first one holds it.
+
+    Raises:
+        BlockingIOError: another training is in the folder.
+        OSError: it cannot be written.
+    """
+    if folder is None or provenance.rank() != 0:
+        yield
+        return
+    files.writable_folder(folder)
+    lock = FileLock(folder / ".lock", timeout=_PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f"another process is training the run in {folder}. Wait for its end or stop it, or "
+            f"give another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
+    """Make a folder the folder of a run; return the result if the run is finished.
+
+    Raises:
+        ValueError: it is the folder of another run, and the message says in what that differs.
+        OSError: it cannot be written.
+    """
+    files.writable_folder(folder)
+    own = {
+        "run": dataclasses.asdict(run),
+        "data": provenance.fingerprint(data),
+        "processes": provenance.processes(),
+    }
+    recipe = folder / RECIPE
+    if not recipe.exists():
+        files.write_json(recipe, {"format": _FORMAT, **own, "started": provenance.describe()})
+        return None
+    _require_same(recipe, own)
+    result = folder / RESULT
+    return read_result(_read(result)["result"]) if result.exists() else None
+
+
+def fingerprint(run: Recipe, data: Data) -> str:
+    """Return the SHA-256 of a recipe and its data: what a checkpoint belongs to."""
+    text = json.dumps([dataclasses.asdict(run), provenance.fingerprint(data)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finish(folder: Path, result: Result) -> None:
+    """Write the result of a run."""
+    content = {"format": _FORMAT, "result": dataclasses.asdict(result), **provenance.describe()}
+    files.write_json(folder / RESULT, content)
+
+
+def finished(folder: Path) -> Result | None:
+    """Return the result that lies in a folder, if there is one."""
+    path = folder / RESULT
+    return read_result(_read(path)["result"]) if path.exists() else None
+
+
+def recipe(folder: Path) -> Recipe:
+    """Return the recipe of the run in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (folder / RECIPE).exists():
+        raise FileNotFoundError(
+            f"{folder} holds no run: there is no {RECIPE} in it. Name the folder of one."
+        )
+    try:
+        return read_run(_read(folder / RECIPE)["run"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / RECIPE} is damaged ({error!r}). Give another folder."
+        ) from error
+
+
+def folder_name(run: Recipe) -> str:
+    """Name the folder of a run: readable, and different for every recipe."""
+    text = json.dumps(dataclasses.asdict(run), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    words = (run.data, run.model, run.method, f"seed {run.seed}", digest)
+    return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
+
+
+def _require_same(path: Path, own: dict[str, Any]) -> None:
+    there, here = _read(path), json.loads(json.dumps(own))
+    theirs, ours = there["run"], here["run"]
+    differ = [
+        f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here"
+        for key in {**theirs, **ours}
+        if theirs.get(key) != ours.get(key)
+    ]
+    if there["processes"] != here["processes"]:
+        differ.append(f"{there['processes']} processes there, {here['processes']} here")
+    if differ:
+        raise ValueError(
+            f"{path.parent} holds a run with other settings: {'; '.join(differ)}. Give the same "
+            f"settings to go on with it, or another folder."
+        )
+    if there["data"] != here["data"]:
+        raise ValueError(
+            f"{path.parent} holds a run on other data of the name {ours['data']!r}: the arrays "
+            f"differ. Give the same data to go on with it, or another folder."
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete it, or give another folder."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path} was not written by this version. Give another folder.")
+    found: dict[str, Any] = content
+    return found

@@ -1,0 +1,45 @@
+"""The metrics of a run as they come: lines of JSON, and TensorBoard's events."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from manifold_mixup.lab.runs import files
+from manifold_mixup.lab.runs.result import Epoch
+
+METRICS = "metrics.jsonl"
+
+
+class Log:
+    """Writes one epoch after another into the folder of a run; without a folder, nothing.
+
+    Args:
+        folder: the run's.
+        curve: the epochs that were logged before, in a run that goes on.
+    """
+
+    def __init__(self, folder: Path | None, curve: list[Epoch]) -> None:
+        self._folder = folder
+        self._board: Any = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What was logged after the checkpoint is logged again.
+            files.write(folder / METRICS, "".join(map(_line, curve)).encode())
+            self._board = SummaryWriter(str(folder), purge_step=len(curve) + 1)
+
+    def add(self, epoch: Epoch) -> None:
+        """Log an epoch."""
+        if self._folder is None:
+            return
+        with (self._folder / METRICS).open("a") as file:
+            file.write(_line(epoch))
+        for key, value in asdict(epoch).items():
+            if key != "epoch":
+                self._board.add_scalar(key, value, epoch.epoch)
+        self._board.flush()
+
+
+def _line(epoch: Epoch) -> str:
+    return json.dumps(files.finite(asdict(epoch)), allow_nan=False) + "\n"

@@ -1,0 +1,98 @@
+"""Where a result comes from: code, machine and data."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifold_mixup.lab.data import Data
+
+PACKAGES = ("manifold-mixup", "torch", "accelerate", "torchvision", "timm", "numpy", "mnist1d")
+
+
+def describe() -> dict[str, Any]:
+    """Describe the code and the machine, without names of hosts, users or folders."""
+    return {
+        "git": git_hash(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "cpu": _cpu_name(),
+            "cores": usable_cores(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),  # such as AVX2
+        },
+    }
+
+
+def git_hash() -> str | None:
+    """Return the commit this package's source is tracked in, or ``None``.
+
+    A package installed into some other repository's folder is not tracked there.
+    """
+    here = Path(__file__)
+    try:
+        _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
+        commit = _git("rev-parse", "HEAD", folder=here.parent)
+        changes = _git("status", "--porcelain", "--untracked-files=no", ".", folder=here.parents[2])
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changes else commit
+
+
+def usable_cores() -> int:
+    """Count the CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processes() -> int:
+    """Count the processes that train together, as ``accelerate launch`` tells each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Return the number of this process among those that train together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def fingerprint(data: Data) -> str:
+    """Return the SHA-256 of a data set's arrays."""
+    return digest(data.x, data.y, data.x_test, data.y_test)
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return the SHA-256 of tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

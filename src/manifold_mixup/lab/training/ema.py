@@ -1,0 +1,39 @@
+"""Averaged weights: a copy of the model that follows it slowly."""
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from manifold_mixup.lab.runs import weights
+
+
+class Average:
+    """The exponential moving average of a model's weights, or the model itself.
+
+    Args:
+        model: the model that trains.
+        decay: what the average keeps of itself a step; 0 for no averaging.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._follower = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            if decay
+            else None
+        )
+        self._model = model
+
+    @property
+    def model(self) -> nn.Module:
+        """The model to evaluate."""
+        return self._model if self._follower is None else self._follower.module
+
+    def load(self, state: weights.Weights) -> None:
+        """Go on from weights that were averaged before."""
+        weights.put(self.model, state)
+        if self._follower is not None:
+            self._follower.n_averaged.fill_(1)  # at 0 the next update would copy the model
+
+    def update(self) -> None:
+        """Follow one step."""
+        if self._follower is not None:
+            self._follower.update_parameters(self._model)

@@ -1,0 +1,211 @@
+"""The parts of a training, built from its recipe, and their state as tensors."""
+
+import math
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
+from torch import Tensor, nn
+
+from manifold_mixup.lab import evaluate
+from manifold_mixup.lab.data import Data, as_input, hold_out
+from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.data.loader import Loader, parts
+from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.models.fresh import fresh_model
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import weights
+from manifold_mixup.lab.runs.checkpoint import State
+from manifold_mixup.lab.runs.result import Epoch
+from manifold_mixup.lab.seeds import seeded
+from manifold_mixup.lab.training import malloc, optimizers
+from manifold_mixup.lab.training.ema import Average
+from manifold_mixup.lab.training.method import Method
+
+_AUTOCAST = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Job:
+    """Everything that a step of a run needs.
+
+    Args:
+        run: the recipe.
+        data: what it trains and is scored on.
+    """
+
+    def __init__(self, run: Recipe, data: Data) -> None:
+        self.run = run
+        self.data = data
+        self.accelerator = _accelerator(run)
+        self.device = self.accelerator.device
+        if self.device.type == "cpu":
+            malloc.keep_freed()
+        self.rank = self.accelerator.process_index
+        seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
+        self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
+        self.loader = self._load(seen)
+        self.core = fresh_model(run, data)  # whatever wraps it to train it
+        self.model, self.optimizer, self.average, self.method = self._prepare()
+        self.clear_gradients()
+
+    def _load(self, data: Data) -> Loader:
+        """Return what gives this process its batches."""
+        run = self.run
+        return Loader(
+            data.x,
+            data.y,
+            run.batch,
+            augment=Augment(flip=run.flip, crop=run.crop, cutout=run.cutout),
+            seed=run.seed,
+            device=self.device,
+            rank=self.rank,
+            world=self.accelerator.num_processes,
+            channels_last=run.channels_last,
+        )
+
+    def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer, Average, Method]:
+        """Return what is called in training, its optimizer, its average, and the mixing in it."""
+        run, few = self.run, as_input(self.data.x[:2])
+        # Once it is sharded it cannot be inspected, so that its layers are checked before.
+        sharded = Method(self.core, run, example=few) if self.accelerator.is_fsdp2 else None
+        model, prepared = self.accelerator.prepare(self.core, optimizers.build(self.core, run))
+        # Only where gradients are scaled does the wrapper do anything, and its step is slow: it
+        # looks for an installed package each time.
+        scaled = self.accelerator.scaler is not None
+        optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
+        average = Average(self.core, run.ema)  # a copy, which must not get the hooks that mix
+        # Of a compiled model too: once its layers are checked, its graphs stay as they are.
+        example = few.to(self.device) if run.compile else None
+        return model, optimizer, average, sharded or Method(model, run, example=example)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole training takes."""
+        return self.run.epochs * len(self.loader)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.rank == 0)
+
+    def draw_by(self, step: int) -> None:
+        """Make what the coming step draws (dropout, noise) a function of seed, rank and step."""
+        seed = seeded("step", self.run.seed, self.rank, step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def step(self, x: Tensor, y: Tensor, step: int, *, sums: Tensor) -> None:
+        """Take an optimisation step on a batch.
+
+        Args:
+            x: inputs.
+            y: labels.
+            step: how many steps were taken before, since the training began.
+            sums: ``(2,)``; the loss times examples, and the examples, are added to it.
+        """
+        self.draw_by(step)
+        optimizers.set_rate(self.optimizer, self.run, progress=step / self.steps)
+        for part, labels in parts(x, y, self.run.accumulate):
+            loss = self.method.criterion(self.model(part), labels)
+            self.accelerator.backward(loss * (len(labels) / len(y)))
+            sums[0] += loss.detach() * len(labels)
+        sums[1] += len(y)
+        self.optimizer.step()
+        self.clear_gradients()
+        self.average.update()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of a step.
+
+        Where gradients are blocked they become 0 and not ``None``: what gets none in a step goes on
+        by momentum and decay, as in the authors' code, and PyTorch's fused SGD (2.14) fails where a
+        parameter has its first gradient later than others.
+        """
+        if not self.run.block_gradient:
+            self.optimizer.zero_grad()
+            return
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def mean(self, sums: Tensor) -> float:
+        """Divide a sum by the number of examples in it, over all processes."""
+        total, count = self.accelerator.reduce(sums).tolist()
+        return float(total / count)
+
+    def agree(self, *wishes: bool) -> list[bool]:
+        """Return for each wish whether any process has it; all of them must ask at the same step.
+
+        What processes do together, such as collecting sharded weights, none may begin alone.
+        """
+        if self.accelerator.num_processes == 1:
+            return list(wishes)
+        counts = self.accelerator.reduce(torch.tensor(wishes, device=self.device).float())
+        return [bool(count) for count in counts.tolist()]
+
+    def close_epoch(self, at: State, train_loss: float) -> None:
+        """Evaluate after an epoch, note it, and keep the weights if they are the best so far."""
+        x, y = self.watched
+        logits = evaluate.logits(self.average.model.eval(), x)
+        # In several processes, what the first one finds counts: their batch norms differ.
+        error, nll = broadcast_object_list([evaluate.error(logits, y), evaluate.nll(logits, y)])
+        if error < min((epoch.error for epoch in at.curve), default=math.inf):
+            at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
+        at.curve.append(Epoch(at.epoch, train_loss, error, nll))
+        at.epoch, at.step, at.sums = at.epoch + 1, 0, torch.zeros_like(at.sums)
+
+    def scores(self) -> Scores:
+        """Score the weights on the test set."""
+        x, y = (part.to(self.device) for part in (self.data.x_test, self.data.y_test))
+        model, data = self.average.model.eval(), self.data
+        return evaluate.scores(model, x, y, eps=data.eps, bounds=data.bounds)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copy the weights that are evaluated."""
+        return weights.of(self.average.model)
+
+    def save_state(self, at: State) -> None:
+        """Write into ``at`` what `restore` needs."""
+        at.method = self.method.state_dict()
+        at.scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        at.tensors["sums"] = self.accelerator.gather(at.sums[None]).cpu()
+        at.tensors["model"] = weights.of(self.core)
+        at.tensors["optimizer"] = weights.of_optimizer(self.optimizer)
+        if self.run.ema:
+            at.tensors["average"] = self.weights()
+
+    def restore(self, at: State) -> None:
+        """Go on from what `save_state` wrote."""
+        at.sums = at.tensors["sums"][self.rank].to(self.device)
+        self.method.load_state_dict(at.method)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(at.scaler)
+        weights.put(self.core, at.tensors["model"])
+        weights.put_optimizer(self.optimizer, at.tensors.get("optimizer", {}))
+        if self.run.ema:
+            self.average.load(at.tensors["average"])
+
+
+def _accelerator(run: Recipe) -> Accelerator:
+    # What a run before left behind, of another device or precision, would be taken over.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision=_AUTOCAST[run.precision])
+    _require_supported(accelerator, run)
+    return accelerator
+
+
+def _require_supported(accelerator: Accelerator, run: Recipe) -> None:
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"runs cannot be trained with {kind.value}. DDP and FSDP2 work.")
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 keeps the weights in flat pieces from which a run cannot be restored. Take "
+            "FSDP2 (accelerate launch --use_fsdp --fsdp_version 2)."
+        )
+    if accelerator.is_fsdp2 and run.ema:
+        raise ValueError(
+            f"ema is {run.ema:g}, but sharded weights are not averaged. Leave it at 0, or start "
+            f"without --use_fsdp: every process then has the whole model."
+        )

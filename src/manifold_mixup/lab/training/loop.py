@@ -1,0 +1,187 @@
+"""Train one run: the loop over epochs and steps, stopped, resumed and saved."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import checkpoint, weights
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs.checkpoint import State
+from manifold_mixup.lab.runs.metrics_log import Log
+from manifold_mixup.lab.runs.result import Epoch, Result, Start
+from manifold_mixup.lab.training.job import Job
+from manifold_mixup.lab.training.warm_up import warm_up
+
+_ASK = 20  # Several processes ask each other only so often: each time they wait for one another.
+
+
+class Stopped(InterruptedError):
+    """A run was asked to stop; with a folder it can go on from where it was."""
+
+
+def train(
+    run: Recipe,
+    data: Data,
+    *,
+    folder: Path | None = None,
+    save_every: float = 60.0,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_step: Callable[[float], None] = lambda _: None,
+    on_start: Callable[[Start], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train a run and score it.
+
+    The same run and data give the same weights, bit for bit on the CPU with one thread, however
+    often the training was stopped or killed and started again.
+
+    Args:
+        run: the recipe.
+        data: what it trains and is scored on.
+        folder: where the run is kept. An unfinished run in it is resumed; of a finished run the
+            result is returned.
+        save_every: seconds between two checkpoints.
+        on_epoch: called after every epoch; what it raises ends the training.
+        on_step: called after every step with the epochs done so far, parts counted.
+        on_start: called before the first step if a part of the run was there, or all of it.
+        stop: asked after every step; once it says True, the run is saved and `Stopped` raised.
+
+    Raises:
+        FloatingPointError: the loss, in training or after an epoch, is no longer finite.
+        Stopped: ``stop`` said so.
+        ValueError: the folder holds another run; the message says in what it differs.
+        OSError: the folder cannot be written, or another process is training in it.
+    """
+    # A step draws from torch's own generators, which are as before once the run is trained.
+    with run_folder.alone(folder), torch.random.fork_rng():
+        if folder is not None and (result := run_folder.claim(folder, run, data)) is not None:
+            on_start(Start(run.epochs, 0, 0, finished=True))
+            return result
+        job = Job(run, data)
+        checkpointer = Checkpointer(job, folder, every=save_every, stop=stop)
+        at = checkpointer.resume()
+        if at.tensors:
+            on_start(Start(at.epoch, at.step, len(job.loader)))
+        warm_up(job)
+        log = Log(folder if job.main else None, at.curve)
+        for _ in range(at.epoch, run.epochs + 1):
+            _train_epoch(job, at, checkpointer, on_step)
+            log.add(at.curve[-1])
+            checkpointer.save_if_due(at)
+            on_epoch(at.curve[-1])
+        return checkpointer.finish(at)
+
+
+def _train_epoch(
+    job: Job, at: State, checkpointer: "Checkpointer", on_step: Callable[[float], None]
+) -> None:
+    """Train what is left of an epoch, and evaluate after it.
+
+    Raises:
+        FloatingPointError: a loss is no longer finite.
+        Stopped: the run is to stop.
+    """
+    epoch, steps = at.epoch, len(job.loader)
+    began = time.perf_counter() - at.seconds
+    job.model.train()
+    for x, y in job.loader.epoch(epoch, start_step=at.step):
+        job.step(x, y, (epoch - 1) * steps + at.step, sums=at.sums)
+        at.step += 1
+        at.seconds = time.perf_counter() - began
+        on_step(epoch - 1 + at.step / steps)
+        checkpointer.save_if_due(at)
+        began = time.perf_counter() - at.seconds
+    train_loss = job.mean(at.sums)
+    at.seconds = time.perf_counter() - began
+    _require_finite(train_loss, job.run, epoch)
+    job.close_epoch(at, train_loss)
+    _require_finite_after(at.curve[-1], job.run)
+
+
+def _require_finite(train_loss: float, run: Recipe, epoch: int) -> None:
+    if not math.isfinite(train_loss):
+        raise FloatingPointError(
+            f"{run.method}, seed {run.seed}: the loss is {train_loss} in epoch {epoch}. "
+            f"A learning rate below {run.lr:g} may help (--lr)."
+        )
+
+
+def _require_finite_after(epoch: Epoch, run: Recipe) -> None:
+    """Raise if the last step of an epoch broke the weights: its loss was that of those before."""
+    if not math.isfinite(epoch.nll):
+        of = "test" if run.validation == 0 else "validation"
+        raise FloatingPointError(
+            f"{run.method}, seed {run.seed}: the {of} loss is {epoch.nll} after epoch "
+            f"{epoch.epoch}, though the training loss was finite: its last steps diverged. "
+            f"A learning rate below {run.lr:g} may help (--lr)."
+        )
+
+
+class Checkpointer:
+    """Keeps a run in its folder while it trains; without a folder it keeps nothing."""
+
+    def __init__(
+        self, job: Job, folder: Path | None, *, every: float, stop: Callable[[], bool]
+    ) -> None:
+        self.job = job
+        self.folder = folder
+        self.every = every
+        self.stop = stop
+        self.run = run_folder.fingerprint(job.run, job.data) if folder is not None else ""
+        self.saved = time.perf_counter()
+
+    def resume(self) -> State:
+        """Return the state to go on from."""
+        found, refused = None, list[str]()
+        if self.folder is not None:
+            with self.job.accelerator.main_process_first():  # which puts damaged files aside
+                found, refused = checkpoint.load(self.folder, run=self.run)
+        taken = "the one before is taken" if found is not None else "the run begins anew"
+        for reason in refused:
+            warnings.warn(f"{reason}; {taken}.", stacklevel=3)
+        if found is not None:
+            self.job.restore(found)
+            return found
+        return State(sums=torch.zeros(2, device=self.job.device))
+
+    def save_if_due(self, at: State) -> None:
+        """Write a checkpoint if it is time, or if the run is to stop."""
+        if self.job.accelerator.num_processes > 1 and at.step % _ASK:
+            return
+        due = time.perf_counter() - self.saved > self.every
+        stop, due = self.job.agree(self.stop(), due)
+        if self.folder is not None and (stop or due):
+            self.job.save_state(at)
+            if self.job.main:
+                checkpoint.save(self.folder, at, run=self.run)
+            self.saved = time.perf_counter()
+        if stop:
+            run = self.job.run
+            raise Stopped(f"{run.method}, seed {run.seed} was stopped in epoch {at.epoch}.")
+
+    def finish(self, at: State) -> Result:
+        """Score the run and write what it ended in."""
+        job = self.job
+        final, last = job.weights(), job.scores()
+        weights.put(job.average.model, at.tensors["best"])
+        result = Result(
+            run=job.run,
+            seconds=at.seconds,
+            curve=tuple(at.curve),
+            last=last,
+            best=job.scores(),
+            best_epoch=at.best_epoch,
+            weights=weights.fingerprint(final),
+        )
+        if self.folder is not None and job.main:
+            weights.write(self.folder / "last.safetensors", final)
+            weights.write(self.folder / "best.safetensors", at.tensors["best"])
+            run_folder.finish(self.folder, result)
+            checkpoint.remove(self.folder)
+        return result

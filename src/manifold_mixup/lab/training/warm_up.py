@@ -1,0 +1,54 @@
+"""Compiling before the clock starts."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from manifold_mixup import sample_plan
+from manifold_mixup.lab.data.loader import parts
+from manifold_mixup.lab.training.job import Job
+
+
+def warm_up(job: Job) -> None:
+    """Have the compiler make every graph that training will take; without a compiler, do nothing.
+
+    There is a graph for each eligible layer, for whole batches and for the last one of an epoch.
+    The gradients are thrown away, and what the forward passes changed in the model is put back, so
+    that training ends in the same bits as without.
+    """
+    if not job.run.compile:
+        return
+    before = {name: value.clone() for name, value in job.core.named_buffers()}
+    job.model.train()
+    with torch.random.fork_rng():
+        for x, y in _shapes(job):
+            for layer in job.run.layers or (None,):
+                _pass(job, x, y, layer)
+    job.clear_gradients()
+    with torch.no_grad():
+        for name, value in job.core.named_buffers():
+            value.copy_(before[name])
+
+
+def _shapes(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a part of every size there is in an epoch."""
+    seen = set()
+    for step in (0, len(job.loader) - 1):
+        for x, y in parts(*next(job.loader.epoch(1, start_step=step)), job.run.accumulate):
+            if len(y) not in seen:
+                seen.add(len(y))
+                yield x, y
+
+
+def _pass(job: Job, x: Tensor, y: Tensor, layer: str | None) -> None:
+    mixing: AbstractContextManager[None] = nullcontext()
+    if job.method.mixup is not None and layer is not None:
+        plan = sample_plan(
+            len(y), layers=[layer], alpha=1.0, per_sample=job.run.per_sample, device=x.device
+        )
+        mixing = job.method.mixup.using(plan)
+    with mixing:
+        output = job.model(x)
+    job.accelerator.backward(job.method.criterion(output, y))

@@ -1,0 +1,82 @@
+"""Evaluations of finished runs are done once and kept."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from manifold_mixup.lab.data import take_tested
+from manifold_mixup.lab.evaluate import Settings
+from manifold_mixup.lab.runs import evaluation as evaluations
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import weights
+from manifold_mixup.lab.runs.evaluation import evaluated, trained
+from manifold_mixup.lab.training.loop import train
+
+
+@pytest.fixture
+def folder(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_model_of_a_run_has_its_weights(task, folder):
+    for when in ("last", "best"):
+        model = trained(folder, task, when)
+        assert not model.training
+        kept = weights.read(folder / f"{when}.safetensors")
+        assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_clean_numbers_are_those_of_the_run(task, folder):
+    (row,) = evaluated(folder, task, "last", battery=["clean"])["clean"]
+    last = run_folder.finished(folder).last
+    assert (row["error"], row["nll"]) == (last.error, last.nll)
+
+
+def test_what_was_found_is_read_again(task, folder, monkeypatch):
+    first = evaluated(folder, task, "last", battery=["clean", "attacks"])
+    monkeypatch.setattr(evaluations, "evaluate", None)
+    assert evaluated(folder, task, "last", battery=["clean", "attacks"]) == first
+
+
+@pytest.mark.parametrize("other", ["battery", "settings", "unknown", "data", "when"])
+def test_anything_else_is_found_anew(task, folder, other):
+    evaluated(folder, task, "last", battery=["clean"])
+    few = take_tested(task, 10)
+    changed = {
+        "battery": {"battery": ["attacks"]},
+        "settings": {"settings": Settings(k=3)},
+        "unknown": {"settings": Settings(unknown={"zeros": torch.zeros(4, 6)})},
+        "data": {"tested": few},
+        "when": {"when": "best"},
+    }[other]
+    evaluated(folder, task, **({"when": "last", "battery": ["clean"]} | changed))
+    assert len(list(folder.glob("evaluation-*.json"))) == 2
+
+
+def test_a_best_epoch_that_is_the_last_is_not_evaluated_once_more(task, plain, tmp_path):
+    folder = tmp_path / "run"
+    train(replace(plain, epochs=1), task, folder=folder)
+    last, best = (evaluated(folder, task, when, battery=["clean"]) for when in ("last", "best"))
+    assert best == last
+    assert len(list(folder.glob("evaluation-*.json"))) == 1
+    assert (folder / "last.safetensors").read_bytes() == (folder / "best.safetensors").read_bytes()
+
+
+def test_the_file_says_what_was_asked(task, folder):
+    evaluated(folder, task, "last", battery=["clean"], settings=Settings(seed=7))
+    (path,) = folder.glob("evaluation-last-*.json")
+    content = json.loads(path.read_text())
+    assert content["asked"]["settings"]["seed"] == 7
+    assert content["asked"]["battery"] == ["clean"]
+    assert {"git", "machine", "versions"} <= content.keys()
+
+
+def test_a_run_that_is_not_finished(task, plain, tmp_path):
+    run_folder.claim(tmp_path / "run", replace(plain), task)
+    with pytest.raises(FileNotFoundError, match=r"is not finished: there is no last.safetensors"):
+        trained(tmp_path / "run", task)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        trained(tmp_path, task)
