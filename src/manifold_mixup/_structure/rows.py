@@ -34,8 +34,8 @@ _SHUFFLED = (
 # Reasons for bypasses that no operator shows.
 _CAUSES = {
     "gradient": (
-        "forward takes a derivative with respect to a state before this layer, and the gradient "
-        "bypasses the mix. Mix that state itself, or a layer after the derivative"
+        "forward takes a derivative with respect to a value before this layer, and the gradient "
+        "bypasses the mix. Mix that value itself, or a layer after the derivative"
     ),
     "unseen": (
         "forward computes outside PyTorch's operators (NumPy, lists, a kernel launched directly), "
