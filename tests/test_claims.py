@@ -109,7 +109,7 @@ def test_an_output_that_outputs_does_not_name_may_be_returned_but_not_used():
             loss.backward()
             continue
         loss = loss + mixup.wrap(nn.MSELoss())(output["all"][1], SIZE)
-        with pytest.raises(RuntimeError, match=r"the output 'all.1'.*outputs= does not name"):
+        with pytest.raises(RuntimeError, match=r"the model output 'all.1'.*outputs= does not name"):
             loss.backward()
 
 

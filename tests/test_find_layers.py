@@ -544,12 +544,12 @@ def test_inputs_are_listed_by_name():
     seen = [(item.name, item.shape, item.batch, item.kind) for item in table.inputs]
     assert seen == [("batch.x", (3, 4), 0, "data"), ("scale", (), None, "constant")]
     assert check_layers(table, ["fc", "input:batch.x"]) == ("input:batch.x", "fc")
-    assert "is no input" in refused(table, "input:y")
+    assert "this forward pass has no 'input:y'" in refused(table, "input:y")
 
 
 def test_one_of_two_inputs_cannot_be_mixed_alone():
     table = find_layers(Net(lambda m, x, y: m.c(m.a(x) + m.b(y))), x=x, y=x)
-    assert "Say 'input:x' or 'input:y'" in refused(table, "input")
+    assert "Use 'input:x' or 'input:y'" in refused(table, "input")
     message = refused(table, "input:x")
     assert "the input 'y' is still read after it" in message
     assert "Nearest cut points: 'c'" in message

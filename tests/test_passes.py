@@ -289,7 +289,7 @@ def test_a_loss_inside_the_model_raises():
 
     model = WithLoss()
     ManifoldMixup(model, ["net.fc1"], check=False)
-    with pytest.raises(RuntimeError, match="labels= given to it"):
+    with pytest.raises(RuntimeError, match="labels= passed to it"):
         model(torch.randn(BATCH, 5), TARGET).backward()
 
 
@@ -364,7 +364,7 @@ def test_passes_are_forgotten_with_their_graphs(attached):
 def test_a_target_of_another_batch_size_raises_and_loses_nothing(attached):
     model, _mixup, criterion = attached
     output = model(example(model))
-    with pytest.raises(ValueError, match=r"mixed 6 examples but the target has shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"mixed 6 examples, but the target has shape \(4,\)"):
         criterion(output, TARGET[:4])
     criterion(output, TARGET).backward()
 

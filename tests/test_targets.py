@@ -575,7 +575,7 @@ def test_a_missing_target_is_passed_on():
 @pytest.mark.parametrize(
     ("y", "error", "says"),
     [
-        (torch.zeros(4), ValueError, r"mixed 6 examples but the target has shape \(4,\)"),
+        (torch.zeros(4), ValueError, r"mixed 6 examples, but the target has shape \(4,\)"),
         (torch.zeros(()), ValueError, r"the target has shape \(\)"),
         (torch.zeros(BATCH * 7), ValueError, r"shape \(42,\).*flatten tokens or pixels inside"),
         ({"a": (torch.zeros(BATCH), torch.zeros(2))}, ValueError, r"target 'a.1' has shape \(2,\)"),

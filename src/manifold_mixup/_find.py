@@ -120,7 +120,7 @@ def _find(
         runs[run.layer] = [*runs.pop(run.layer, []), run]  # ordered by their last runs
     table = LayerTable(
         rows=tuple(view.row(of_layer) for of_layer in runs.values()),
-        inputs=tuple(view.input_row(place) for place in range(len(traces.first.inputs))),
+        inputs=tuple(view.input_row(index) for index in range(len(traces.first.inputs))),
         idle=tuple(layer for layer in traces.layers if layer not in runs),
         model=name,
         fake=traces.fake,
@@ -148,23 +148,23 @@ def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
             _check_input(table, name)
         else:
             _check_layer(table, name)
-    order = {row.name: place for place, row in enumerate(table.rows)}
+    order = {row.name: index for index, row in enumerate(table.rows)}
     return tuple(sorted(names, key=lambda name: order.get(name, -1)))
 
 
 def _check_layer(table: LayerTable, name: str) -> None:
-    place = next((place for place, row in enumerate(table.rows) if row.name == name), None)
-    if place is None:
+    index = next((index for index, row in enumerate(table.rows) if row.name == name), None)
+    if index is None:
         raise ValueError(
             f"layer {name!r} did not run in this forward pass of {table.model}. Name a layer that "
             f"did. A container such as nn.ModuleList has no forward of its own: name its items. If "
             f"Python's random numbers or the data decide whether the layer runs, set check=False."
         )
-    row = table.rows[place]
+    row = table.rows[index]
     if not row.cut:
         verb = "is bypassed" if row.bypassed else "cannot be mixed"
         raise ValueError(
-            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, place)}"
+            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, index)}"
             f"{pooling(table.inputs, row.side)}"
         )
 
@@ -206,17 +206,17 @@ def rows_of(table: LayerTable, names: Iterable[str]) -> dict[str, LayerRow | Inp
     return found | {name: _meant_input(table, name) for name in names if is_input(name)}
 
 
-def _nearest(table: LayerTable, place: int) -> str:
-    """Return a sentence that names the cut points before and after row number ``place``."""
-    before = [row for row in table.rows[: max(place, 0)] if row.cut]
-    after = [row for row in table.rows[place + 1 :] if row.cut]
+def _nearest(table: LayerTable, index: int) -> str:
+    """Return a sentence that names the cut points before and after row number ``index``."""
+    before = [row for row in table.rows[: max(index, 0)] if row.cut]
+    after = [row for row in table.rows[index + 1 :] if row.cut]
     names = [*_outermost(before, -1), *_outermost(after, 0)]
     if not names:
         return f"{table.model} has no cut point."
     return f"Nearest cut points: {', '.join(map(repr, names))}."
 
 
-def _outermost(rows: Sequence[LayerRow], place: int) -> list[str]:
-    """Return the outermost layer with the same depth as the row at ``place``."""
-    same = [row for row in rows if row.depth == rows[place].depth]
+def _outermost(rows: Sequence[LayerRow], index: int) -> list[str]:
+    """Return the outermost layer with the same depth as the row at ``index``."""
+    same = [row for row in rows if row.depth == rows[index].depth]
     return [min(reversed(same), key=level).name] if same else []

@@ -43,11 +43,11 @@ def _positional(model: nn.Module, count: int) -> list[str]:
     names: list[str] = []
     for parameter in _parameters(model):
         if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}.{place}" for place in range(count - len(names))]
+            names += [f"{parameter.name}.{index}" for index in range(count - len(names))]
         elif parameter.kind is not parameter.VAR_KEYWORD:
             names.append(parameter.name)
     # A call with too many arguments fails in forward itself, with the better message.
-    names += [str(place) for place in range(len(names), count)]
+    names += [str(index) for index in range(len(names), count)]
     return names[:count]
 
 

@@ -80,7 +80,7 @@ def resolve(
         )
     known = named_layers(model)
     names = [name for entry in entries for name in _resolve_one(model, known, entry)]
-    order = {name: place for place, name in enumerate(known)}
+    order = {name: index for index, name in enumerate(known)}
     return tuple(sorted(dict.fromkeys(names), key=lambda name: order.get(name, -1)))
 
 

@@ -229,7 +229,7 @@ def test_batches_that_timm_mixed_in_the_loop():
     model, x, y = tiny()
     _, criterion = create_mixup(model, ["0"], loader=[])
     _, soft = TimmMixup(num_classes=CLASSES)(torch.zeros(BATCH, 3, 8, 8), y)
-    with pytest.raises(ValueError, match=r"Leave out timm's Mixup.*multi_label=True"):
+    with pytest.raises(ValueError, match=r"Remove timm's Mixup.*multi_label=True"):
         criterion(model(x), soft)
 
 

@@ -60,9 +60,9 @@ def operator_name(func: Any) -> str:
 def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Named:
     """Map an operator call's argument names to values, in schema order, including defaults."""
     named: Named = {}
-    for place, argument in enumerate(func._schema.arguments):
-        if place < len(args):
-            named[argument.name] = args[place]
+    for index, argument in enumerate(func._schema.arguments):
+        if index < len(args):
+            named[argument.name] = args[index]
         elif argument.name in kwargs:
             named[argument.name] = kwargs[argument.name]
         else:

@@ -107,8 +107,8 @@ def _write_items(owner: Any, held: list[Any]) -> None:
     import numpy
 
     if owner.flags.writeable and owner.size == len(held):
-        for place, item in zip(numpy.ndindex(owner.shape), held, strict=True):
-            owner[place] = item
+        for index, item in zip(numpy.ndindex(owner.shape), held, strict=True):
+            owner[index] = item
 
 
 def _write_array(owner: Any, values: Any) -> None:

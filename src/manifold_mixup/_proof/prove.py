@@ -448,10 +448,10 @@ class _Bench:
         """Return whether, in a ``mode``, an example's outputs depend on the other examples."""
         self.also = mode
         plain = self._unmixed()
-        for place in (0, self.examples.count - 1):
+        for index in (0, self.examples.count - 1):
             others = torch.arange(self.examples.count, device="cpu")
-            others[place] = others[place - 1]
-            kept = others != others[place]
+            others[index] = others[index - 1]
+            kept = others != others[index]
             changed = self._unmixed(others)
             for path in self.plain:
                 apart = _distance(changed[path][kept], plain[path][kept])

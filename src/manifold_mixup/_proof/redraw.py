@@ -119,4 +119,4 @@ def _noisy(tensor: Tensor, generator: torch.Generator) -> Tensor:
 def _rolled(tensor: Tensor) -> Tensor:
     if tensor.ndim < 2:
         return tensor
-    return torch.stack([row.roll(place, -1) for place, row in enumerate(tensor)])
+    return torch.stack([row.roll(index, -1) for index, row in enumerate(tensor)])

@@ -78,8 +78,8 @@ class Flow:
 
     def _backward_outputs(self) -> list[int]:
         reaches = [0] * len(self.nodes)
-        for place, output in enumerate(self.outputs):
-            reaches[output] |= 1 << place
+        for index, output in enumerate(self.outputs):
+            reaches[output] |= 1 << index
         for number in reversed(range(len(self.nodes))):
             for parent in self.nodes[number].parents:
                 reaches[parent] |= reaches[number]

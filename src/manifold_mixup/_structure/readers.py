@@ -39,16 +39,16 @@ def readers_after(
     """
     masks = [_of_source(call, source, flow) for call in first.calls]
     after = [
-        place for place, call in enumerate(first.calls) if call.steps >= steps and masks[place]
+        index for index, call in enumerate(first.calls) if call.steps >= steps and masks[index]
     ]
-    outermost = [place for place in after if not set(first.calls[place].around) & set(after)]
+    outermost = [index for index in after if not set(first.calls[index].around) & set(after)]
     positions = first.inputs[source].shape[-1]
     found: dict[Reader, None] = {}
     nodes = []
-    for place in outermost:
-        call = first.calls[place]
-        for leaf in masks[place]:
-            if fault := _fault(call, leaf, place, first, second, positions):
+    for index in outermost:
+        call = first.calls[index]
+        for leaf in masks[index]:
+            if fault := _fault(call, leaf, index, first, second, positions):
                 return (), [], fault
             pools = all(shape[1:2] != (positions,) for shape in call.shapes)
             found[Reader(call.layer, leaf.path, pools)] = None
@@ -69,13 +69,13 @@ def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:
 
 
 def _fault(
-    call: Call, leaf: Leaf, place: int, first: Trace, second: Trace | None, positions: int
+    call: Call, leaf: Leaf, index: int, first: Trace, second: Trace | None, positions: int
 ) -> str:
     """Return why the mask that a module receives cannot be mixed; empty if it can."""
     given = f", by {call.layer!r}, which receives it with shape {leaf.shape}"
     if positions not in (leaf.shape[-1:] + leaf.shape[1:2]):
         return f"{given}: its {positions} positions are neither dimension 1 nor the last"
-    others = second.calls[place].masks if second and len(second.calls) == len(first.calls) else []
+    others = second.calls[index].masks if second and len(second.calls) == len(first.calls) else []
     other = next((other for other in others if other.path == leaf.path), leaf)
     batches = (first.batch, second.batch if second and other is not leaf else first.batch)
     if (leaf.shape[0], other.shape[0]) != batches:

@@ -34,8 +34,8 @@ _SHUFFLED = (
 # Reasons for bypasses that no operator shows.
 _CAUSES = {
     "gradient": (
-        "forward takes a derivative with respect to a state before this layer, and the gradient "
-        "bypasses the mix. Mix that state itself, or a layer after the derivative"
+        "forward takes a derivative with respect to a value before this layer, and the gradient "
+        "bypasses the mix. Mix that value itself, or a layer after the derivative"
     ),
     "unseen": (
         "forward computes outside PyTorch's operators (NumPy, lists, a kernel launched directly), "
@@ -200,11 +200,11 @@ class RowBuilder:
             readers=readers,
         )
 
-    def input_row(self, place: int) -> InputRow:
-        """Describe input number ``place``."""
-        leaf = self.first.inputs[place]
-        data = bool(self.flow.total & data_colour(place))
-        side = bool(self.flow.total & side_colour(place))
+    def input_row(self, index: int) -> InputRow:
+        """Describe input number ``index``."""
+        leaf = self.first.inputs[index]
+        data = bool(self.flow.total & data_colour(index))
+        side = bool(self.flow.total & side_colour(index))
         around = self.flow.bypassing([leaf.node]) if data else 0
         own = self.fault or self._no_state(leaf, data=data, side=side)
         mask, readers, fault = ("", (), "") if own else self._mixable_mask([leaf], around, 0)
@@ -212,7 +212,7 @@ class RowBuilder:
             name=leaf.path,
             shape=leaf.shape,
             floating=leaf.floating,
-            batch=0 if self._batched(place) else None,
+            batch=0 if self._batched(index) else None,
             kind="data" if data else "side" if side else "constant",
             cut=not own and not around,
             side=self._names(side_sources(around)),
@@ -265,23 +265,23 @@ class RowBuilder:
 
     def _flow(self, outputs: Sequence[Leaf]) -> Flow:
         nodes = [leaf.node for leaf in outputs]
-        batched = [place for place in range(len(self.names)) if self._batched(place)]
-        starts = {self.first.inputs[place].node: self._start(place) for place in batched}
+        batched = [index for index in range(len(self.names)) if self._batched(index)]
+        starts = {self.first.inputs[index].node: self._start(index) for index in batched}
         flow = Flow(self.first.nodes, starts, nodes)
         if not data_sources(flow.total):
             # No input is floating point or chooses rows: the bytes of an image, for example.
-            starts = {self.first.inputs[place].node: data_colour(place) for place in batched}
+            starts = {self.first.inputs[index].node: data_colour(index) for index in batched}
             flow = Flow(self.first.nodes, starts, nodes)
         return flow
 
-    def _start(self, place: int) -> int:
-        leaf = self.first.inputs[place]
+    def _start(self, index: int) -> int:
+        leaf = self.first.inputs[index]
         side = is_side(leaf.path, self.mask, floating=leaf.floating)
-        return side_colour(place) if side else data_colour(place)
+        return side_colour(index) if side else data_colour(index)
 
-    def _batched(self, place: int) -> bool:
-        second = self.second.inputs[place].shape if self.second else None
-        return self._follows(self.first.inputs[place].shape, second)
+    def _batched(self, index: int) -> bool:
+        second = self.second.inputs[index].shape if self.second else None
+        return self._follows(self.first.inputs[index].shape, second)
 
     def _follows(self, shape: tuple[int, ...], resized: tuple[int, ...] | None) -> bool:
         """Return whether dimension 0 is the batch, in both recordings."""
@@ -370,8 +370,8 @@ class RowBuilder:
         if not any(self.flow.colours[leaf.node] for leaf in floating):
             return "its output does not depend on the batch"
         if any(
-            node.kind == "unseen" and self.flow.needed[place]
-            for place, node in enumerate(self.first.nodes)
+            node.kind == "unseen" and self.flow.needed[index]
+            for index, node in enumerate(self.first.nodes)
         ):
             return _CAUSES["unseen"]
         return "its output does not reach the model's outputs"
@@ -418,7 +418,7 @@ class RowBuilder:
     def _cause(self, ends: Sequence[int]) -> str:
         """Return the reason if data bypasses the values outside operators; empty otherwise."""
         for kind, reason in _CAUSES.items():
-            special = [place for place, node in enumerate(self.first.nodes) if node.kind == kind]
+            special = [index for index, node in enumerate(self.first.nodes) if node.kind == kind]
             if special and not data_sources(self.flow.bypassing([*ends, *special])):
                 return reason
         return ""
@@ -427,7 +427,7 @@ class RowBuilder:
         reached = 0
         for end in ends:
             reached |= self.flow.reaches[end]
-        missed = [leaf.path for place, leaf in enumerate(self.outputs) if not reached >> place & 1]
+        missed = [leaf.path for index, leaf in enumerate(self.outputs) if not reached >> index & 1]
         if not missed:
             return "the residual path around it carries the unmixed state"
         some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
@@ -443,8 +443,8 @@ class RowBuilder:
             return run.flops / self.first.flops
         return run.steps / max(self.first.steps, 1)
 
-    def _names(self, places: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self.names[place] for place in places)
+    def _names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.names[index] for index in indices)
 
 
 def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:

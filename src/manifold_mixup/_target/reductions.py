@@ -99,10 +99,10 @@ class _Fit:
         NaN rows count as 0, because a loss that is finite nevertheless must have ignored them.
         """
         rows = []
-        for place, losses in enumerate(self.rows):
+        for index, losses in enumerate(self.rows):
             losses = torch.where(losses.isnan(), 0, losses)
             if divisors is not None:
-                losses = losses.to(self.exact) / over_rows(divisors[place].clamp_min(1), losses)
+                losses = losses.to(self.exact) / over_rows(divisors[index].clamp_min(1), losses)
             rows.append(losses)
         fit = _Fit((rows[0], rows[1]), self.values, self.plan)
         fit.dtype = self.dtype

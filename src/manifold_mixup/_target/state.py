@@ -63,14 +63,14 @@ class State:
 
     def note(self) -> None:
         """Remember the contents of every namespace that has changed for the first time."""
-        for place, (held, before) in enumerate(self._held):
-            if place not in self._after and not _same(held, before):
-                self._after[place] = dict(held)
+        for index, (held, before) in enumerate(self._held):
+            if index not in self._after and not _same(held, before):
+                self._after[index] = dict(held)
 
     def settle(self) -> None:
         """Assign the remembered contents."""
-        for place, after in self._after.items():
-            _assign(self._held[place][0], after)
+        for index, after in self._after.items():
+            _assign(self._held[index][0], after)
 
 
 def _assign(held: MutableMapping[str, Any], values: dict[str, Any]) -> None:
