@@ -7,9 +7,10 @@ import pytest
 from manifold_mixup.lab import models, paper
 from manifold_mixup.lab.evaluate import Reliability, Scores
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS
-from manifold_mixup.lab.paper.numbers import Found, better, lines
+from manifold_mixup.lab.evaluate.measures import ERROR, NLL, Measure
+from manifold_mixup.lab.paper.numbers import Found, lines
 from manifold_mixup.lab.paper.scale import FULL, SCALES, Scale, scale, scaled
-from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.paper_table import paper_table
 from manifold_mixup.lab.runs.result import Result
@@ -213,7 +214,7 @@ def test_differences_are_of_the_seeds_that_both_rows_have():
 
 
 def test_what_a_model_cannot_be_scored_by_is_left_out():
-    column = Column("x", "X", battery=("noise", "noise"), field="auroc")
+    column = Measure("x", "X", battery=("noise", "noise"), field="auroc")
     table = Table("t", "T", (column,), (Row("plain", PLAIN, {"x": (0.0,)}),))
     last, best = ({"noise": [{"name": "noise", "auroc": value}]} for value in (80.0, 60.0))
     none = {"noise": [{"name": "noise", "auroc": None}]}  # so NaN is written to JSON
@@ -276,7 +277,7 @@ def test_a_column_finds_its_number_in_a_battery():
             {"name": "other", "entropy": {"auroc": 60.0}},
         ]
     }
-    column = Column("x", "X", battery=("outliers", "other"), field="entropy.auroc")
+    column = Measure("x", "X", battery=("outliers", "other"), field="entropy.auroc")
     assert column.read(result(PLAIN, 1.0, 1.0).last, evaluation) == 60.0
 
 
@@ -289,8 +290,8 @@ def test_better_knows_the_direction():
         },
     )
     difference = mixed.cells["last"]["error"].difference
-    assert better(ERROR, difference) is True
-    assert better(replace(ERROR, better="higher"), difference) is False
+    assert ERROR.verdict(difference) == "better"
+    assert replace(ERROR, better="higher").verdict(difference) == "worse"
 
 
 def test_figure_7_is_figure_6_on_another_task():

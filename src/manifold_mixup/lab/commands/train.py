@@ -16,7 +16,7 @@ from rich.table import Table
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL, TOP5_ERROR
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes import catalog
@@ -171,19 +171,9 @@ def _scores(result: Result, data: Data) -> Table:
     table.add_column("test set")
     table.add_column(f"last epoch ({result.run.epochs})", justify="right")
     table.add_column(f"best epoch ({result.best_epoch})", justify="right")
-    lines = {
-        "error %": ("error", 2),
-        "top-5 error %": ("top5_error", 2),
-        "NLL": ("nll", 3),
-        "ECE %": ("ece", 2),
-        "Brier": ("brier", 3),
-        f"FGSM acc. %, ε = {data.eps:.3g} in {data.space}": ("fgsm_accuracy", 1),
-    }
-    for title, (key, digits) in lines.items():
-        table.add_row(title, *(_number(one, key, digits) for one in (result.last, result.best)))
+    attack = f"{FGSM.title}, ε = {data.eps:.3g} in {data.space}"
+    for measure in (ERROR, TOP5_ERROR, NLL, ECE, BRIER, replace(FGSM, title=attack)):
+        values = (getattr(scores, measure.key) for scores in (result.last, result.best))
+        table.add_row(measure.title, *(f"{value:.{measure.digits}f}" for value in values))
     table.add_row("seconds of training", f"{result.seconds:.1f}")
     return table
-
-
-def _number(scores: Scores, key: str, digits: int) -> str:
-    return f"{getattr(scores, key):.{digits}f}"

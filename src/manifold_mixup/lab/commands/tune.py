@@ -14,6 +14,7 @@ from typing import Literal
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import Data, mnist1d
+from manifold_mixup.lab.evaluate.measures import ERROR, FGSM, NLL
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.recipes.recipe import Recipe, three_methods
 from manifold_mixup.lab.report.progress import Live
@@ -69,18 +70,17 @@ def run(options: Options) -> None:
             ):
                 live.finished(result)
                 results[replace(result.run, seed=0)].append(result)
-    print("| method | lr | weight decay | α | error % | NLL | FGSM acc. % |")
+    measures = (ERROR, NLL, FGSM)
+    titles = " | ".join(measure.title for measure in measures)
+    print(f"| method | lr | weight decay | α | {titles} |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for run, found in results.items():
-        error, nll, fgsm = (
-            fmean(getattr(result.last, key) for result in found)
-            for key in ("error", "nll", "fgsm_accuracy")
+        means = " | ".join(
+            f"{fmean(getattr(result.last, measure.key) for result in found):.{measure.digits}f}"
+            for measure in measures
         )
         alpha = f"{run.alpha:g}" if run.layers else ""
-        print(
-            f"| {run.method} | {run.lr:g} | {run.weight_decay:g} | {alpha} "
-            f"| {error:.2f} | {nll:.3f} | {fgsm:.1f} |"
-        )
+        print(f"| {run.method} | {run.lr:g} | {run.weight_decay:g} | {alpha} | {means} |")
 
 
 def _validation(options: Options, seed: int) -> Data:

@@ -11,10 +11,10 @@ Imports: evaluate, recipes, runs.
 from collections.abc import Callable
 
 from manifold_mixup.lab.paper import choices, factors, figures, networks, robustness, variants
-from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.suggest import unknown
 
-__all__ = ["TABLES", "Column", "Row", "Table", "table"]
+__all__ = ["TABLES", "Row", "Table", "table"]
 
 TABLES: dict[str, Callable[[], Table]] = {
     "table-1a": networks.table_1a,

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.tables import ERROR, Row, Table
+from manifold_mixup.lab.evaluate.measures import ERROR
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import at_input, longest, manifold, none
 from manifold_mixup.lab.recipes.recipe import Recipe
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.tables import ERROR, NLL, Row, Table
+from manifold_mixup.lab.evaluate.measures import ERROR, NLL
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import SMALL, at_input, none
 
 # Accuracy and NLL of no mixup, input mixup and mixed factors.

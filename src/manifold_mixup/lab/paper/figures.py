@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Literal
 
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
+from manifold_mixup.lab.evaluate.measures import ERROR, NLL, Measure
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import SMALL, at_input, manifold, none, supervised
 from manifold_mixup.lab.recipes.recipe import Recipe
 
@@ -23,20 +24,20 @@ _BOTTLENECK = ("spectra", "bottleneck")
 _SPIRAL_COLUMNS = (
     NLL,
     ERROR,
-    Column(
+    Measure(
         "confident",
         "% of the plane with confidence above 0.95",
         digits=1,
         battery=("plane", "inputs"),
         field="confident",
     ),
-    Column(
+    Measure(
         "within",
         "% of the hidden variance that is within classes",
         battery=_BOTTLENECK,
         field="within",
     ),
-    Column(
+    Measure(
         "second",
         "% of the hidden variance along the second direction of a class",
         battery=_BOTTLENECK,
@@ -83,7 +84,7 @@ def _spiral_table(name: str, title: str, methods: tuple[Recipe, ...]) -> Table:
     )
 
 
-_LOSS = Column("train_loss", "training loss", digits=4, training=True)
+_LOSS = Measure("train_loss", "training loss", digits=4, training=True)
 _LOSS_NOTE = (
     "The loss that was minimised, mixed where the row mixes, over the last epoch. The paper's "
     "pictures have the blocked gradient above input mixup, and mixing at the deepest layer lowest: "
@@ -159,9 +160,9 @@ _SPECTRA_NOTE = (
 def spectra() -> Table:
     """Singular values of the states of a class at a bottleneck, MNIST (appendix G)."""
 
-    def column(key: str, title: str, digits: int, better: Literal["lower", "higher"]) -> Column:
+    def column(key: str, title: str, digits: int, better: Literal["lower", "higher"]) -> Measure:
         name, field = _BOTTLENECK, key if key == "within" else f"uncentred.{key}"
-        return Column(key, title, digits=digits, better=better, battery=name, field=field)
+        return Measure(key, title, digits=digits, better=better, battery=name, field=field)
 
     columns = (
         column("s1", "s₁", 2, "lower"),

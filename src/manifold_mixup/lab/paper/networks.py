@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
+from manifold_mixup.lab.evaluate.measures import ERROR, NLL, TOP5_ERROR
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
 from manifold_mixup.lab.recipes.recipe import Recipe
 
@@ -127,5 +128,4 @@ def table_3() -> Table:
         for alpha, (top1, top5) in found.items()
     ]
     title = "Table 3: Tiny-ImageNet, PreActResNet18"
-    top5 = Column("top5_error", "top-5 error %")
-    return Table("table-3", title, (ERROR, top5), tuple(rows))
+    return Table("table-3", title, (ERROR, TOP5_ERROR), tuple(rows))

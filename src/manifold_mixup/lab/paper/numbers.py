@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from manifold_mixup.lab.evaluate.measures import Measure
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
-from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.evaluation import When
 from manifold_mixup.lab.runs.result import Result
@@ -69,7 +70,7 @@ def lines(table: Table, found: Mapping[Recipe, Mapping[int, Found]]) -> list[Lin
     return result
 
 
-def _cell(column: Column, when: When, own: Mapping[int, Found], base: Mapping[int, Found]) -> Cell:
+def _cell(column: Measure, when: When, own: Mapping[int, Found], base: Mapping[int, Found]) -> Cell:
     values, others = _values(column, when, own), _values(column, when, base)
     both = sorted(values.keys() & others.keys())
     return Cell(
@@ -78,20 +79,13 @@ def _cell(column: Column, when: When, own: Mapping[int, Found], base: Mapping[in
     )
 
 
-def _values(column: Column, when: When, found: Mapping[int, Found]) -> dict[int, float]:
+def _values(column: Measure, when: When, found: Mapping[int, Found]) -> dict[int, float]:
     values = {seed: _value(column, when, one) for seed, one in found.items()}
     return {seed: value for seed, value in values.items() if not math.isnan(value)}
 
 
-def _value(column: Column, when: When, one: Found) -> float:
+def _value(column: Measure, when: When, one: Found) -> float:
     if column.training:
         epoch = len(one.result.curve) if when == "last" else one.result.best_epoch
         return float(getattr(one.result.curve[epoch - 1], column.key))
     return column.read(getattr(one.result, when), one.evaluation.get(when, {}))
-
-
-def better(column: Column, difference: Difference) -> bool | None:
-    """Say whether the interval of a difference lies on the better side; ``None``: on both."""
-    if not difference.excludes_zero:
-        return None
-    return (difference.mean < 0) == (column.better == "lower")

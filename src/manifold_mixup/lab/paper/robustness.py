@@ -2,7 +2,8 @@
 
 from manifold_mixup.lab.evaluate import DEFORMATIONS, Deformation, Settings
 from manifold_mixup.lab.evaluate.attacks import authors_fgsm, one_step, pgd, unbounded
-from manifold_mixup.lab.paper.tables import Column, Row, Table
+from manifold_mixup.lab.evaluate.measures import Measure
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
 
 # Accuracy of no mixup, input mixup at α = 1 and 2, and manifold mixup, row by row as in Table 9.
@@ -42,7 +43,7 @@ def table_9() -> Table:
 def _deformed(name: str, title: str, places: tuple[int, ...]) -> Table:
     shown = tuple(DEFORMATIONS[place] for place in places)
     columns = tuple(
-        Column(
+        Measure(
             str(deformation),
             f"{deformation}, accuracy %",
             better="higher",
@@ -81,7 +82,7 @@ def table_7() -> Table:
         "pgd-200": (_FAR, "PGD-200 without ε, accuracy % (should be near 0)"),
     }
     columns = tuple(
-        Column(key, title, better="higher", battery=("attacks", attack.name), field="accuracy")
+        Measure(key, title, better="higher", battery=("attacks", attack.name), field="accuracy")
         for key, (attack, title) in attacks.items()
     )
     settings = Settings(attacks=tuple(attack for attack, _ in attacks.values()))
@@ -141,16 +142,16 @@ def outliers() -> Table:
     return Table("outliers", title, columns, rows, settings, unknown=("cifar-100",))
 
 
-def _separation(name: str, score: str, words: str) -> tuple[Column, Column]:
+def _separation(name: str, score: str, words: str) -> tuple[Measure, Measure]:
     where = ("outliers", name)
-    auroc = Column(
+    auroc = Measure(
         f"{name}, {score}, auroc",
         f"{name}, {words}: AUROC %",
         better="higher",
         battery=where,
         field=f"{score}.auroc",
     )
-    fpr = Column(
+    fpr = Measure(
         f"{name}, {score}, fpr95",
         f"{name}, {words}: FPR at 95 % TPR",
         battery=where,

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from manifold_mixup.lab.paper.tables import ERROR, Column, Row, Table
+from manifold_mixup.lab.evaluate.measures import ERROR, Measure
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
 from manifold_mixup.lab.recipes.recipe import Recipe
 
@@ -46,7 +47,7 @@ def gradient_block() -> Table:
 
 def knn() -> Table:
     """Nearest neighbours on the features; the paper gives no k, here it is 5."""
-    neighbours = Column(
+    neighbours = Measure(
         "knn",
         "error % of 5 nearest neighbours",
         battery=("neighbours", "nearest neighbours"),

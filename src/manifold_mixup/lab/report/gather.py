@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from manifold_mixup.lab import paper
+from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL
 from manifold_mixup.lab.paper.numbers import Found
-from manifold_mixup.lab.paper.tables import ERROR, NLL, Column, Row, Table
+from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
 from manifold_mixup.lab.runs.result import Result
@@ -18,9 +19,9 @@ from manifold_mixup.lab.runs.result import Result
 COLUMNS = (
     ERROR,
     NLL,
-    Column("ece", "ECE %"),
-    Column("brier", "Brier", digits=3),
-    Column("fgsm_accuracy", "accuracy % under FGSM", digits=1, better="higher"),
+    ECE,
+    BRIER,
+    replace(FGSM, title="accuracy % under FGSM"),
 )
 
 

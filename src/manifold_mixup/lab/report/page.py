@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from manifold_mixup.lab.paper.numbers import Cell, Line, better, lines
-from manifold_mixup.lab.paper.tables import Column, Row
+from manifold_mixup.lab.evaluate.measures import Measure
+from manifold_mixup.lab.paper.numbers import Cell, Line, lines
+from manifold_mixup.lab.paper.tables import Row
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
 from manifold_mixup.lab.report.section import Grid, Number, Section
@@ -92,17 +93,18 @@ def _comparison(gathered: Gathered, made: Sequence[Line], when: When) -> Grid:
     return Grid(f"{when.capitalize()} epoch", header, rows)
 
 
-def _number(cell: Cell, column: Column) -> Number:
+def _number(cell: Cell, column: Measure) -> Number:
     if cell.spread is None:
         return Number("")
     text, gap = spread_text(cell.spread, column.digits), cell.difference
     if gap is None:
         return Number(text)
-    verdict = {True: "better", False: "worse", None: ""}[better(column, gap)]
-    return Number(text, difference_text(gap, column.digits), verdict)
+    verdict = column.verdict(gap)
+    shown = difference_text(gap, column.digits)
+    return Number(text, shown, "" if verdict == "unclear" else verdict)
 
 
-def _paper(row: Row, column: Column) -> Number:
+def _paper(row: Row, column: Measure) -> Number:
     mean, *std = row.paper.get(column.key, ()) or (None,)
     if mean is None:
         return Number("")

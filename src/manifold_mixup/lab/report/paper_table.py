@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from manifold_mixup.lab.paper.numbers import Cell, Line, better
-from manifold_mixup.lab.paper.tables import Column, Table
+from manifold_mixup.lab.evaluate.measures import Measure
+from manifold_mixup.lab.paper.numbers import Cell, Line
+from manifold_mixup.lab.paper.tables import Table
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
 from manifold_mixup.lab.runs.evaluation import When
 
@@ -34,7 +35,7 @@ def _by_column(table: Table, lines: Sequence[Line]) -> Iterator[str]:
             yield ""
 
 
-def _compared(line: Line, column: Column) -> str:
+def _compared(line: Line, column: Measure) -> str:
     last, best = line.cells["last"][column.key], line.cells["best"][column.key]
     cells = (
         line.row.name,
@@ -63,27 +64,27 @@ def _by_epoch(table: Table, lines: Sequence[Line]) -> Iterator[str]:
         yield ""
 
 
-def _both(line: Line, column: Column, when: When) -> str:
+def _both(line: Line, column: Measure, when: When) -> str:
     cell, paper = line.cells[when][column.key], _paper(line, column)
     parts = (_ours(cell, column), _gap(cell, column), f"({paper})" if paper else "")
     return "<br>".join(part for part in parts if part)
 
 
-def _title(column: Column) -> str:
+def _title(column: Measure) -> str:
     return f"{column.title} {ARROW[column.better]}"
 
 
-def _paper(line: Line, column: Column) -> str:
+def _paper(line: Line, column: Measure) -> str:
     mean, *std = line.row.paper.get(column.key, ()) or (None,)
     return "" if mean is None else " ± ".join([f"{mean:.{column.digits}f}", *map(str, std)])
 
 
-def _ours(cell: Cell, column: Column) -> str:
+def _ours(cell: Cell, column: Measure) -> str:
     return "" if cell.spread is None else spread_text(cell.spread, column.digits)
 
 
-def _gap(cell: Cell, column: Column) -> str:
+def _gap(cell: Cell, column: Measure) -> str:
     if cell.difference is None:
         return ""
     text = difference_text(cell.difference, column.digits)
-    return text if better(column, cell.difference) is None else f"**{text}**"
+    return text if column.verdict(cell.difference) == "unclear" else f"**{text}**"

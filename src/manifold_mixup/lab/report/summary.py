@@ -3,30 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from manifold_mixup.lab.evaluate.measures import ECE, ERROR, FGSM, NLL, SECONDS
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
 from manifold_mixup.lab.runs.result import Result
 
 When = Literal["last", "best"]
 
 
-class Metric(NamedTuple):
-    """How a number is called and shown; ``better`` is the direction one wants it to go."""
-
-    key: str
-    title: str
-    digits: int
-    better: Literal["lower", "higher"]
-
-
-METRICS = (
-    Metric("error", "error %", 2, "lower"),
-    Metric("nll", "NLL", 3, "lower"),
-    Metric("ece", "ECE %", 2, "lower"),
-    Metric("fgsm_accuracy", "FGSM acc. %", 1, "higher"),
-    Metric("seconds", "seconds", 1, "lower"),
-)
+MEASURES = (ERROR, NLL, ECE, FGSM, SECONDS)
 
 
 @dataclass(frozen=True)
@@ -95,8 +81,8 @@ def _differences(
 def _values(results: Sequence[Result], when: When) -> dict[str, list[float]]:
     scores = [getattr(result, when) for result in results]
     values = {
-        metric.key: [getattr(score, metric.key) for score in scores]
-        for metric in METRICS
-        if metric.key != "seconds"
+        measure.key: [getattr(score, measure.key) for score in scores]
+        for measure in MEASURES
+        if measure.key != "seconds"
     }
     return values | {"seconds": [result.seconds for result in results]}

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from manifold_mixup.lab.evaluate.measures import Measure, Verdict
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread
-from manifold_mixup.lab.report.summary import METRICS, Metric, Row, When
+from manifold_mixup.lab.report.summary import MEASURES, Row, When
 
 SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
 ARROW = {"lower": "↓", "higher": "↑"}
@@ -32,7 +33,7 @@ class Cell(NamedTuple):
 
     value: str
     difference: str = ""
-    verdict: Literal["better", "worse", "unclear"] = "unclear"
+    verdict: Verdict = "unclear"
 
 
 def terminal_table(rows: Sequence[Row], *, title: str, width: int = _WIDE) -> Table:
@@ -118,25 +119,25 @@ def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]
         (
             name,
             [
-                (_label(metric), [_cell(row, metric) for row in rows if row.when == when])
-                for metric in METRICS
-                if (when, metric.key) != ("best", "seconds")  # a run takes its time once
+                (_label(measure), [_cell(row, measure) for row in rows if row.when == when])
+                for measure in MEASURES
+                if (when, measure.key) != ("best", "seconds")  # a run takes its time once
             ],
         )
         for when, name in SECTIONS.items()
     ]
 
 
-def _label(metric: Metric) -> str:
-    return f"{metric.title} {ARROW[metric.better]}"
+def _label(measure: Measure) -> str:
+    return f"{measure.title} {ARROW[measure.better]}"
 
 
-def _cell(row: Row, metric: Metric) -> Cell:
-    value = spread_text(row.spread[metric.key], metric.digits)
-    if row.difference is None or row.difference[metric.key].n == 1:
+def _cell(row: Row, measure: Measure) -> Cell:
+    value = spread_text(row.spread[measure.key], measure.digits)
+    if row.difference is None or row.difference[measure.key].n == 1:
         return Cell(value)
-    gap = row.difference[metric.key]
-    return Cell(value, difference_text(gap, metric.digits), _verdict(gap, metric))
+    gap = row.difference[measure.key]
+    return Cell(value, difference_text(gap, measure.digits), measure.verdict(gap))
 
 
 def spread_text(value: Spread, digits: int) -> str:
@@ -153,9 +154,3 @@ def difference_text(gap: Difference, digits: int) -> str:
         f"{number:+.{digits}f}".replace("-", "−") for number in (gap.mean, gap.low, gap.high)
     )
     return f"{mean} [{low}, {high}]"
-
-
-def _verdict(gap: Difference, metric: Metric) -> Literal["better", "worse", "unclear"]:
-    if not gap.excludes_zero:
-        return "unclear"
-    return "better" if (gap.mean < 0) == (metric.better == "lower") else "worse"

@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from manifold_mixup.lab.evaluate import Reliability
+from manifold_mixup.lab.evaluate.measures import Measure
 from manifold_mixup.lab.report.plots.canvas import (
     LINES,
     MARKERS,
@@ -16,7 +17,7 @@ from manifold_mixup.lab.report.plots.canvas import (
     colour,
     picture,
 )
-from manifold_mixup.lab.report.summary import METRICS, Metric, Row
+from manifold_mixup.lab.report.summary import MEASURES, Row
 from manifold_mixup.lab.runs.result import Epoch, Result
 
 AXES = {
@@ -46,9 +47,9 @@ def comparison_picture(
     with canvas(13.33, 7.5) as figure:
         parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
         top, bottom = parts[:, 0]
-        shown = [metric for metric in METRICS if metric.key in AXES]
-        for axes, metric in zip(top.subplots(1, len(shown)), shown, strict=True):
-            _bars(axes, methods, last, metric)
+        shown = [measure for measure in MEASURES if measure.key in AXES]
+        for axes, measure in zip(top.subplots(1, len(shown)), shown, strict=True):
+            _bars(axes, methods, last, measure)
         reliability, error, nll = bottom.subplots(1, 3)
         bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
         _reliability_diagram(reliability, bins)
@@ -85,24 +86,24 @@ def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: 
 
 
 def _bars(
-    axes: Axes, methods: dict[str, list[Result]], rows: Sequence[Row], metric: Metric
+    axes: Axes, methods: dict[str, list[Result]], rows: Sequence[Row], measure: Measure
 ) -> None:
     """Draw one bar a method with the deviation over seeds, and every seed as a dot."""
     for k, row in enumerate(rows):
-        value = row.spread[metric.key]
+        value = row.spread[measure.key]
         axes.bar(k, value.mean, width=0.66, color=colour(k), alpha=0.85)
-        dots = [getattr(result.last, metric.key) for result in methods[row.method]]
+        dots = [getattr(result.last, measure.key) for result in methods[row.method]]
         spots = k + np.linspace(-0.16, 0.16, len(dots)) if len(dots) > 1 else [k]
         axes.plot(spots, dots, "o", color="white", markeredgecolor="#222222", markersize=4.5)
         if np.isfinite(value.std):
             axes.errorbar(k, value.mean, value.std, color="#222222", capsize=5, linewidth=1.6)
-        text = f"{value.mean:.{min(metric.digits, 2)}f}"
+        text = f"{value.mean:.{min(measure.digits, 2)}f}"
         reach = max([value.mean + np.nan_to_num(value.std), *dots])
         axes.annotate(
             text, (k, reach), (0, 5), textcoords="offset points", ha="center", fontweight="bold"
         )
-    name, unit = AXES[metric.key]
-    axes.set_title(f"{name} {'↓' if metric.better == 'lower' else '↑'}")
+    name, unit = AXES[measure.key]
+    axes.set_title(f"{name} {'↓' if measure.better == 'lower' else '↑'}")
     axes.set_ylabel(unit)
     axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
     axes.tick_params(axis="x", length=0)
