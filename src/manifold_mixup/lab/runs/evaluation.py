@@ -9,14 +9,12 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from manifold_mixup.lab.runs import files
-from manifold_mixup.lab.runs import provenance
-from manifold_mixup.lab.runs import folder as run_folder
-from manifold_mixup.lab.runs import weights
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Settings, evaluate
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import files, provenance, weights
+from manifold_mixup.lab.runs import folder as run_folder
 
 When = Literal["last", "best"]
 _FORMAT = 2  # another one when rows say more or other things, so that none of the old are read
@@ -48,7 +46,9 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
     return model.eval()
 
 
-def _require_finite(path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Recipe) -> None:
+def _require_finite(
+    path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Recipe
+) -> None:
     """Raise if a training made something NaN or infinite that is finite in a fresh model."""
     own = [name for name, one in fresh.state_dict().items() if one.isfinite().all()]
     broken = [name for name in own if name in tensors and not tensors[name].isfinite().all()]

@@ -10,10 +10,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from manifold_mixup.lab.runs import files
-from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs.result import Result, read_result, read_run
 
 RECIPE, RESULT = "recipe.json", "result.json"
