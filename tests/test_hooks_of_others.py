@@ -76,4 +76,4 @@ def test_a_hook_that_adds_the_input_after_the_mix_is_a_bypass():
     mixup = ManifoldMixup(model, ["b"], seed=0)
     model.b.register_forward_hook(lambda module, args, output: output + args[0])
     with pytest.raises(ValueError, match="'b' is bypassed"):
-        mixup._model(x)
+        mixup._attachment.model(x)

@@ -38,7 +38,7 @@ def test_the_refusal_names_the_way_out_and_the_way_out_works():
     with pytest.raises(ValueError, match=r"'hidden.0' and 'map' .* set outputs='logits'"):
         ManifoldMixup(model, ["b"], example=x)
     mixup = ManifoldMixup(model, ["b"], example=x, outputs="logits")
-    assert mixup._outputs == ("logits",)
+    assert mixup._checks._outputs == ("logits",)
     mixup.assert_verified(x)
     plan = MixPlan("b", lam=torch.tensor(0.0), perm=torch.tensor([1, 2, 3, 4, 5, 0]))
     with mixup.paused():
@@ -75,7 +75,7 @@ def test_an_unknown_output_is_refused_with_those_there_are(outputs):
         find_layers(Talkative(), batch(6, 4), outputs=outputs)
     mixup = ManifoldMixup(Talkative(), ["a"], outputs=outputs)
     with pytest.raises(ValueError, match=says):
-        mixup._model(batch(6, 4))
+        mixup._attachment.model(batch(6, 4))
 
 
 def test_what_is_no_path_is_refused_before_anything_changes():
