@@ -792,11 +792,11 @@ def frozen():
         (Lit, {"module": "net"}, ValueError, ["no submodule 'net'", "['model', 'criterion']"]),
         (Lit, {"criterion": "loss_fn"}, ValueError, ["no 'loss_fn'", "criterion=None"]),
         (Lit, {"layers": ["stm"]}, ValueError, ["Did you mean 'stem'"]),
-        (Lit, {"layers": None}, ValueError, ["give example=x"]),
+        (Lit, {"layers": None}, ValueError, ["Pass example=x"]),
         (Lit, {"alhpa": 1.0}, TypeError, ["alhpa"]),
         (LossInside, {}, RuntimeError, ["targets were not mixed"]),
         (NoLabels, {}, RuntimeError, ["targets were not mixed"]),
-        (frozen, {}, RuntimeError, ["module='model' is in eval mode", "Call its train()"]),
+        (frozen, {}, RuntimeError, ["module='model' is in eval mode", "call its train()"]),
     ],
 )
 def test_wrong_uses(lit, options, error, fragments):

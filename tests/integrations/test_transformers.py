@@ -472,7 +472,7 @@ def refused(
 def test_a_trainer_to_which_it_was_not_added(case, tmp_path):
     """The model computes the loss, which is seen by the check, or else by the first backward."""
     with pytest.raises(
-        ValueError, match=r"computes a loss from 'labels' itself.*in a Trainer.*add_to_trainer"
+        ValueError, match=r"itself computes a loss from 'labels'.*Trainer.*add_to_trainer"
     ):
         trained(case, tmp_path, add=False, mixup={"check": True})
     with pytest.raises(RuntimeError, match=r"targets were not mixed.*labels=.*add_to_trainer"):
@@ -513,12 +513,12 @@ def test_models_with_other_losses(tmp_path):
     generates = build(transformers.GPT2LMHeadModel, config)
     fills_in = bert(transformers.BertForMaskedLM)
     for model in (generates, fills_in):
-        says = f"not that of {type(model).__name__}. Give the Trainer a compute_loss_func"
+        says = f"but not {type(model).__name__}. Give the Trainer a compute_loss_func"
         refused(tmp_path, TypeError, says, model=model, layers=model.get_input_embeddings())
 
 
 def test_a_model_without_a_head(tmp_path):
-    says = "under 'labels'.*forward.*NoneType.*remove_unused_columns"
+    says = "are a NoneType.*'labels'.*forward.*remove_unused_columns"
     given = {"layers": ["embeddings"], "data": CLASSES}
     refused(tmp_path, TypeError, says, model=bert().bert, **given)
     given["settings"] = {"remove_unused_columns": False}
@@ -528,7 +528,7 @@ def test_a_model_without_a_head(tmp_path):
 
 def test_targets_of_another_name(tmp_path):
     data = [{"input_ids": row["input_ids"], "classes": row["labels"]} for row in CLASSES]
-    refused(tmp_path, TypeError, "under 'labels'.*NoneType", data=data)
+    refused(tmp_path, TypeError, "are a NoneType.*'labels'", data=data)
 
 
 def test_targets_that_do_not_fit(tmp_path):
@@ -568,7 +568,7 @@ def test_a_collator_that_gives_both_targets(tmp_path):
         batch = transformers.default_data_collator(rows)
         return {**batch, "labels": (batch["labels"], batch["labels"].flip(0), 0.3)}
 
-    refused(tmp_path, TypeError, "is a tuple.*collator that mixes", data_collator=collate)
+    refused(tmp_path, TypeError, "are a tuple.*collator that mixes", data_collator=collate)
 
 
 def test_a_model_that_the_trainer_makes_anew(tmp_path):

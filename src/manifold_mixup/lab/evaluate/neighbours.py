@@ -83,7 +83,7 @@ def _named(model: nn.Module, layer: str) -> nn.Module:
     if layer in modules:
         return modules[layer]
     hint = nearest(layer, modules, count=3)
-    raise ValueError(f"layer {layer!r} is no module of {type(model).__name__}.{hint}")
+    raise ValueError(f"{type(model).__name__} has no layer {layer!r}.{hint}")
 
 
 def _single(seen: list[object], layer: str | None) -> Tensor:
