@@ -522,7 +522,7 @@ def test_a_model_without_a_head(tmp_path):
     given = {"layers": ["embeddings"], "data": CLASSES}
     refused(tmp_path, TypeError, says, model=bert().bert, **given)
     given["settings"] = {"remove_unused_columns": False}
-    says = r"no logits, but \['last_hidden_state'"
+    says = r"returned \['last_hidden_state', 'pooler_output'\], but no logits"
     refused(tmp_path, TypeError, says, model=bert().bert, **given)
 
 
