@@ -111,7 +111,8 @@ def file_of(space: dict[str, Any]) -> Part:
 def _part(owner: Any, read: Callable[..., Any], write: Callable[..., None]) -> Part:
     held = read(owner)
     kinds = set(map(type, held))
-    return Part(owner, read, write, held, any(map(can_trade, kinds)), kinds <= ATOMS)
+    plain = kinds <= ATOMS
+    return Part(owner, read, write, held, not plain and any(map(can_trade, kinds)), plain)
 
 
 def can_trade(kind: type) -> bool:

@@ -103,6 +103,8 @@ class _Walk:
             self._open_class(value)
         elif issubclass(kind, types.ModuleType):
             self._open_file(value)
+        elif kind is tuple:
+            self._wait(value, shared=shared)
         elif kind in weakref.ProxyTypes:  # which says it is of its referent's class
             self._wait(_referents(value), shared=shared)
         else:
@@ -126,7 +128,7 @@ class _Walk:
             self._open_globals(value)
 
     def _wait(self, values: Iterable[Any], *, shared: bool) -> None:
-        changing = [value for value in values if type(value) not in ATOMS]
+        changing = [v for v in values if type(v) not in ATOMS and not _is_fixed(v)]
         self.waiting += [(v, shared) for v in changing if not (shared and _is_library(v))]
 
     def _open_classes(self, kind: type, *, shared: bool = False) -> None:
@@ -181,6 +183,11 @@ class _Walk:
             near = [v for v in near if is_near(v.__module__, function.__module__)]
             self.waiting += [(value, False) for value in near]
             self._wait(values, shared=True)
+
+
+def _is_fixed(value: Any) -> bool:
+    """Return whether a value is a tuple of what never changes, as keys often are."""
+    return type(value) is tuple and ATOMS.issuperset(map(type, value))
 
 
 def _is_library(value: Any) -> bool:

@@ -118,6 +118,7 @@ def record(
     batch: int,
     mode: Any,
     neutral: Neutral,
+    constants: Iterable[Tensor],
     mask: str | None = None,
 ) -> Trace:
     """Record a forward pass, with the chance taken out.
@@ -132,6 +133,7 @@ def record(
         batch: number of examples in them.
         mode: the dispatch mode in which model and arguments live.
         neutral: what random operators give.
+        constants: the tensors that the model holds.
         mask: name of an input that is a side input, whatever it looks like.
     """
     recorder = _Recorder(Trace(batch), mask)
@@ -145,7 +147,7 @@ def record(
                 stack.callback(hook_after(module, recorder.front, prepend=True).remove)
         stack.enter_context(mode)
         stack.enter_context(neutral)
-        recorder.begin(named_inputs(model, args, kwargs), held_tensors(model))
+        recorder.begin(named_inputs(model, args, kwargs), constants)
         with Outside(recorder), recorder:
             output = model(*args, **kwargs)
         recorder.end(output)
@@ -465,23 +467,14 @@ def _fills_storage(tensor: Tensor) -> bool:
         return False
 
 
-def held_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors that a model keeps: parameters, buffers, plain attributes."""
-    for module in model.modules():
-        kept = [module._parameters, module._buffers, *vars(module).values()]
-        for value in kept:
-            yield from tensors_in(value)
-
-
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in the arguments or results of an operator, or in what a module keeps."""
-    kind = type(value)  # a weak proxy says that it is of another, or raises
-    if issubclass(kind, Tensor):
+    """Yield the tensors in the arguments or results of an operator."""
+    if isinstance(value, Tensor):
         yield value
-    elif issubclass(kind, tuple | list):
+    elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors_in(item)
-    elif issubclass(kind, dict):
+    elif isinstance(value, dict):
         yield from tensors_in(list(value.values()))
 
 

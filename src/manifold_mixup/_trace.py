@@ -204,7 +204,8 @@ class _Recording:
         # Fake operators write nowhere, and what they read without a stand-in is no path.
         mode = self.fake_mode or isolated
         try:
-            return record(model, args, kwargs, batch, mode, self.neutral, self.mask)
+            held = self.stage.stand_ins.values()
+            return record(model, args, kwargs, batch, mode, self.neutral, held, self.mask)
         finally:
             isolated.require()
 
