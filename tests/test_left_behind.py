@@ -3,6 +3,7 @@
 import array
 import collections
 import contextvars
+import ctypes
 import functools
 import gc
 import itertools
@@ -244,6 +245,33 @@ def test_state_that_is_not_the_models_own_is_put_back(keep):
     assert state_of(model) == before
     ManifoldMixup(model, ["b"], example=FLOATS).assert_verified(FLOATS)
     assert state_of(model) == before
+
+
+def test_a_file_that_a_look_has_imported_stays_imported(tmp_path, monkeypatch):
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package/__init__.py").write_text("flag = 0\n")
+    (tmp_path / "own_package/part.py").write_text("def twice(h):\n    return 2 * h\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_package
+
+    def keep(m, h):
+        import own_package.part
+
+        own_package.flag += 1
+        own_package.late = h
+        return own_package.part.twice(h)
+
+    find_layers(Net(keep), FLOATS)
+    assert own_package.part.twice(1) == 2
+    assert own_package.flag == 0
+    assert not hasattr(own_package, "late")
+
+
+def test_pointers_of_ctypes_are_left_alone():
+    model = Net(lambda m, h: h)
+    model.pointers = [ctypes.py_object([]), (ctypes.c_char_p * 2)(b"a", b"b"), ctypes.c_int(3)]
+    find_layers(model, FLOATS)
+    assert [_states._read_memory(held) is None for held in model.pointers] == [True, True, False]
 
 
 def test_training_goes_on_with_real_numbers():

@@ -237,7 +237,7 @@ def _write_globals(names: tuple[str, ...], owner: dict[str, Any], held: list[Any
     for name, value in zip(names, held, strict=True):
         if value is not _MISSING:
             owner[name] = value
-        else:
+        elif not _is_import(name, owner.get(name)):  # a file is imported but once
             owner.pop(name, None)
 
 

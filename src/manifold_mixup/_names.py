@@ -65,8 +65,9 @@ class Reads:
         named = [self.space.get(name) for name in self.names]
         if _IMPORT in self.steps:
             package = self.space.get("__package__") or ""
-            named += [sys.modules.get(name) for name in self.names]
-            named += [sys.modules.get(f"{package}.{name}") for name in self.names]
+            for name in self.names:  # `import a.b` gives the code a
+                known = (name, package_of(name), f"{package}.{name}")
+                named += map(sys.modules.get, known)
         files = list(self._near(named))
         files += self._near([vars(file).get(name) for file in files for name in self.names])
         found = {id(file): vars(file) for file in files}

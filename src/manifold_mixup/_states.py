@@ -44,16 +44,23 @@ def _write_numbers(owner: "array.array[Any]", was: "array.array[Any]") -> None:
         owner[:] = was
 
 
-def _read_memory(owner: Any) -> bytes:
+def _read_memory(owner: Any) -> bytes | None:
+    """Copy the numbers behind an object of ctypes; None if there are pointers among them."""
+    kind: Any = type(owner)
+    while isinstance(kind, type):
+        kind = getattr(kind, "_type_", None)
+    if kind not in _NUMBERS:
+        return None
     return ctypes.string_at(ctypes.addressof(owner), ctypes.sizeof(owner))
 
 
-def _write_memory(owner: Any, was: bytes) -> None:
+def _write_memory(owner: Any, was: bytes | None) -> None:
     # It may be shared with processes that write it meanwhile: nothing is done without need.
-    if _read_memory(owner) != was:
+    if was is not None and _read_memory(owner) != was:
         ctypes.memmove(ctypes.addressof(owner), was, len(was))
 
 
+_NUMBERS = [*"cbBhHiIlLqQfdg?"]  # as ctypes calls them
 MEMOIZED = by_state(read_keys, forget_new)
 STATES: list[tuple[type, Access | None]] = [
     (random.SystemRandom, None),
@@ -61,7 +68,7 @@ STATES: list[tuple[type, Access | None]] = [
     (torch.Generator, by_state(torch.Generator.get_state, torch.Generator.set_state)),
     (bytearray, by_state(bytes, _write_bytes)),
     (array.array, by_state(lambda owner: owner[:], _write_numbers)),
-    *((kind, by_state(_read_memory, _write_memory)) for kind in (ctypes.Array, ctypes.Structure)),
+    (ctypes.Array, by_state(_read_memory, _write_memory)),
     (ctypes.c_int.__mro__[1], by_state(_read_memory, _write_memory)),
 ]
 
