@@ -602,3 +602,92 @@ def test_a_hook_that_reads_the_state_behind_the_mix_is_no_obstacle():
     # A hook that is put on now would stand last, but for its being moved to the front.
     mixup = ManifoldMixup(model, ["b"], example=FLOATS, replace=True)
     assert permutes(model, mixup, "b")
+
+
+# Objects that answer for others, or not at all
+
+
+class Child(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) * getattr(self, "scale", 1)
+
+
+class Hiding:
+    @property
+    def __dict__(self) -> dict[str, object]:
+        raise KeyError("nobody may see")
+
+
+def proxied(child: Child, parent: nn.Module) -> None:
+    object.__setattr__(child, "parent", weakref.proxy(parent))
+    child.parents = [weakref.proxy(parent)]
+
+
+def proxied_without_a_referent(child: Child, parent: nn.Module) -> None:
+    other = nn.Linear(1, 1)
+    child.all_gone = [(weakref.proxy(other),)]
+    child.__dict__["gone"] = weakref.proxy(other)
+    child.__dict__["table"] = {0: weakref.proxy(Store())}
+
+
+def proxied_tensor(child: Child, parent: nn.Module) -> None:
+    child.kept = torch.ones(4)
+    child.__dict__["scale"] = weakref.proxy(child.kept)
+
+
+def hiding(child: Child, parent: nn.Module) -> None:
+    child.hiding = Hiding()
+
+
+@pytest.mark.parametrize("give", [proxied, proxied_without_a_referent, proxied_tensor, hiding])
+def test_a_model_may_hold_what_answers_for_another_or_raises(give):
+    model = nn.Sequential(Child(), nn.Linear(4, 3))
+    give(model[0], model)
+    before = dict(vars(model[0]))
+    assert [row.name for row in find_layers(model, FLOATS).cuts] == ["0.fc", "0", "1"]
+    mixup = ManifoldMixup(model, ["0"], example=FLOATS, seed=0)
+    if give is not proxied_tensor:
+        mixup.assert_verified(FLOATS)
+    mixup.wrap(nn.CrossEntropyLoss())(model(FLOATS), torch.arange(BATCH) % 3).backward()
+    assert all(vars(model[0])[name] is value for name, value in before.items() if "_" not in name)
+
+
+def test_what_a_weak_proxy_leads_to_is_put_back():
+    store = Store()
+
+    class Writes(Child):
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept.last = (*self.kept.last, x)
+            return super().forward(x)
+
+    model = nn.Sequential(Writes(), nn.Linear(4, 3))
+    model[0].kept = weakref.proxy(store)
+    find_layers(model, FLOATS)
+    assert store.last == ()
+
+
+def test_modules_that_equal_each_other_are_all_looked_at():
+    class Same(nn.BatchNorm1d):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Same)
+
+        __hash__ = None
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+            object.__setattr__(self, "aside", [Same(4), Same(4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for norm in self.aside:
+                x = norm(x)
+            return self.b(self.a(x))
+
+    model = Net()
+    find_layers(model, FLOATS)
+    assert [int(norm.num_batches_tracked) for norm in model.aside] == [0, 0]

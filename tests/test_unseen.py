@@ -1,6 +1,9 @@
 """Paths that no operator shows, or that lead elsewhere: ids, derivatives, NumPy, raw memory."""
 
+import copy
 import ctypes
+import io
+import pickle
 
 import pytest
 import torch
@@ -239,9 +242,35 @@ class Hidden(torch.autograd.Function):
         return 2 * gradient
 
 
-WAYS = [ByPointer.apply, ByNumpy.apply, by_list, by_array]
+def by_copy(x: Tensor) -> Tensor:
+    return copy.copy(x.detach())
 
 
+def by_pickle(x: Tensor) -> Tensor:
+    return pickle.loads(pickle.dumps(x.detach()))
+
+
+def by_file(x: Tensor) -> Tensor:
+    file = io.BytesIO()
+    torch.save(x.detach(), file)
+    file.seek(0)
+    return torch.load(file)
+
+
+def by_storage(x: Tensor) -> Tensor:
+    bytes_of = torch.tensor(x.detach().untyped_storage().tolist(), dtype=torch.uint8)
+    return bytes_of.view(x.dtype).view(x.shape)
+
+
+def by_typed_storage(x: Tensor) -> Tensor:
+    return torch.tensor(x.detach().storage().tolist(), dtype=x.dtype).view(x.shape)
+
+
+WAYS = [ByPointer.apply, ByNumpy.apply, by_list, by_array, copy.copy, by_copy]
+WAYS += [by_pickle, by_file, by_storage, by_typed_storage]
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_around_a_layer_is_seen(way):
     model, x = Net(lambda m, x: m.c(m.b(m.a(x).relu()) + way(x))), batch(6, 4)
@@ -252,10 +281,20 @@ def test_a_way_around_a_layer_is_seen(way):
     assert [proof.verdict for proof in report.layers] == ["failed", "proven"]
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_that_passes_through_a_layer_too(way):
     model, x = Net(lambda m, x: m.c(m.b(way(m.a(x).relu())))), batch(6, 4)
     assert cuts(model, x) == {"a", "b", "c"}
+
+
+def test_whose_memory_a_tensor_has_is_known_when_it_is_asked_for():
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        h = m.a(x)
+        alias = torch.empty(0).set_(h.detach().untyped_storage(), 0, h.shape, h.stride())
+        return m.c(m.b(alias) * torch.tensor(2.0))
+
+    assert cuts(Net(forward), batch(6, 4)) == {"a", "b", "c"}
 
 
 def test_what_cannot_be_followed_at_all_is_refused_with_the_way_out():

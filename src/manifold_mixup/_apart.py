@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._aside import NotTraceable, aside
+from manifold_mixup._aside import NotTraceable, aside, in_own_context
 from manifold_mixup._inputs import map_inputs
 from manifold_mixup._neutral import bind, operator_name
 from manifold_mixup._plan import MixPlan
@@ -22,6 +22,7 @@ from manifold_mixup._stage import staged
 from manifold_mixup._stand_ins import plain
 
 
+@in_own_context
 def meeting_rows(
     model: nn.Module,
     args: tuple[Any, ...],

@@ -1,18 +1,23 @@
 """Trying something aside: nothing global changes, and nobody who watches sees it."""
 
+import contextvars
+import functools
 import logging
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules import module as hooked
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class NotTraceable(RuntimeError):
@@ -21,6 +26,16 @@ class NotTraceable(RuntimeError):
 
 class Sharded(NotTraceable):
     """A model of which there is only a part here."""
+
+
+def in_own_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function set context variables that nobody else sees: they cannot be unset."""
+
+    @functools.wraps(function)
+    def inside(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return contextvars.copy_context().run(function, *args, **kwargs)
+
+    return inside
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How what an object holds is listed, and how it is given back: a pair for each kind of object."""
 
+import contextvars
 import functools
-import random
 import sys
 import types
 from collections import OrderedDict, deque
@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup._caches import Cache, entries_of, is_bounded
+from manifold_mixup._states import MEMOIZED, STATES, TWINS, Access, State, access_in_numpy
+
 _MISSING = object()
+# Classes whose objects never change.
+ATOMS: set[type] = {str, bytes, int, float, complex, bool, type(None), range, slice, State}
+ATOMS |= {types.CodeType, torch.dtype, torch.device, torch.Size}
+_TRADED = (Tensor, tuple)
 
 
 @dataclass(slots=True)
@@ -25,31 +32,46 @@ class Part:
         read: lists what it holds.
         write: gives it back what such a list says.
         held: the list, as it was.
+        trades: whether something can stand in for what it holds: tensors, iterators.
+        plain: whether nothing that it holds can change.
     """
 
     owner: Any
     read: Callable[[Any], list[Any]]
     write: Callable[[Any, list[Any]], None]
     held: list[Any]
+    trades: bool
+    plain: bool
 
 
 def parts_of(value: Any) -> list[Part]:
     """List what can change of one object, whatever is behind it."""
+    if type(value) is Cache:
+        return _remembered(value)
+    access = _access(value)
+    return [] if access is None else [_part(value, *access)]
+
+
+def _access(value: Any) -> Access | None:
+    if type(value) in _EXACT:  # nearly always
+        return _EXACT[type(value)]
     for kind, access in _KINDS:
         if isinstance(value, kind):
-            return [] if access is None else [_part(value, *access)]
-    if (numpy := sys.modules.get("numpy")) is not None:
-        for kind, access in _numpy_kinds(numpy):
-            if isinstance(value, kind):
-                return [_part(value, *access)]
-    return []
+            return access
+    numpy = sys.modules.get("numpy")
+    return None if numpy is None else access_in_numpy(numpy, value)
+
+
+def _remembered(cache: Any) -> list[Part]:
+    """List what a memoized function remembers."""
+    entries = None if is_bounded(cache) else entries_of(cache)
+    return [_part(cache, *MEMOIZED) if entries is None else _part(entries, *_DICT)]
 
 
 def attributes_of(value: Any) -> list[Part]:
     """List the attributes of an object: those in its ``__dict__``, in slots, and in C++."""
     parts = []
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict):
+    if (attributes := dict_of(value)) is not None:
         parts.append(_part(attributes, *_DICT))
     if names := _slots(type(value)):
         read = functools.partial(_read_names, object.__getattribute__, names)
@@ -59,6 +81,15 @@ def attributes_of(value: Any) -> list[Part]:
     if isinstance(value, torch.jit.ScriptModule):
         parts += [_part(module, _read_script, _write_script) for module in _scripts(value._c)]
     return parts
+
+
+def dict_of(value: Any) -> dict[str, Any] | None:
+    """Return the ``__dict__`` of an object, if it has one and shows it."""
+    try:
+        attributes = value.__dict__
+    except Exception:  # a property of the user's can raise whatever it likes
+        return None
+    return attributes if isinstance(attributes, dict) else None
 
 
 def attributes_of_class(kind: type) -> Part:
@@ -72,8 +103,21 @@ def globals_of(space: dict[str, Any], names: tuple[str, ...]) -> Part:
     return _part(space, read, functools.partial(_write_globals, names))
 
 
+def file_of(space: dict[str, Any]) -> Part:
+    """List all that a file holds."""
+    return _part(space, _read_file, _write_file)
+
+
 def _part(owner: Any, read: Callable[..., Any], write: Callable[..., None]) -> Part:
-    return Part(owner, read, write, read(owner))
+    held = read(owner)
+    kinds = set(map(type, held))
+    plain = kinds <= ATOMS
+    return Part(owner, read, write, held, not plain and any(map(can_trade, kinds)), plain)
+
+
+def can_trade(kind: type) -> bool:
+    """Return whether something can stand in for objects of a class, or for what they hold."""
+    return issubclass(kind, _TRADED) or kind in TWINS
 
 
 def _read_dict(owner: dict[Any, Any]) -> list[Any]:
@@ -139,13 +183,13 @@ def _write_partial(owner: "functools.partial[Any]", held: list[Any]) -> None:
     owner.__setstate__((owner.func, held[0], owner.keywords, vars(owner)))  # type: ignore[attr-defined]
 
 
-def _read_misses(owner: Any) -> list[Any]:
-    return [owner.cache_info().misses]
+def _read_variable(owner: "contextvars.ContextVar[Any]") -> list[Any]:
+    return [owner.get(_MISSING)]
 
 
-def _write_misses(owner: Any, held: list[Any]) -> None:
-    if owner.cache_info().misses > held[0]:
-        owner.cache_clear()  # it holds what was made of stand-ins; real calls fill it again
+def _write_variable(owner: "contextvars.ContextVar[Any]", held: list[Any]) -> None:
+    if held[0] is not _MISSING:  # else it goes with the context of the look
+        owner.set(held[0])
 
 
 def _read_class(owner: Any) -> list[Any]:
@@ -160,8 +204,15 @@ def _slots(kind: type) -> tuple[str, ...]:
     names: list[str] = []
     for base in kind.__mro__:
         slots = vars(base).get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else list(slots)
+        names += [_mangled(n, base) for n in ([slots] if isinstance(slots, str) else slots)]
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _mangled(name: str, kind: type) -> str:
+    """Return what Python makes of a private name in a class."""
+    private = name.startswith("__") and not name.endswith("__")
+    owner = kind.__name__.lstrip("_")
+    return f"_{owner}{name}" if private and owner else name
 
 
 def _read_names(get: Callable[[Any, str], Any], names: tuple[str, ...], owner: Any) -> list[Any]:
@@ -186,8 +237,25 @@ def _write_globals(names: tuple[str, ...], owner: dict[str, Any], held: list[Any
     for name, value in zip(names, held, strict=True):
         if value is not _MISSING:
             owner[name] = value
-        else:
+        elif not _is_import(name, owner.get(name)):  # a file is imported but once
             owner.pop(name, None)
+
+
+def _read_file(owner: dict[str, Any]) -> list[Any]:
+    own = {name: value for name, value in owner.items() if not _is_import(name, value)}
+    return [*own.keys(), *own.values()]
+
+
+def _is_import(name: str, value: Any) -> bool:
+    return name.startswith("__") or type(value) is types.ModuleType
+
+
+def _write_file(owner: dict[str, Any], held: list[Any]) -> None:
+    wanted = dict(zip(*_halves(held), strict=True))
+    for name in _halves(_read_file(owner))[0]:
+        if name not in wanted:
+            del owner[name]
+    owner.update(wanted)
 
 
 def _read_kind(owner: type) -> list[Any]:
@@ -196,8 +264,8 @@ def _read_kind(owner: type) -> list[Any]:
 
 
 def _is_attribute(name: str, value: Any) -> bool:
-    internal = (type, types.GetSetDescriptorType, types.MemberDescriptorType)
-    return not name.startswith(("__", "_abc_")) and not isinstance(value, internal)
+    internal = (types.GetSetDescriptorType, types.MemberDescriptorType)
+    return not name.startswith(("__", "_abc_")) and not issubclass(type(value), internal)
 
 
 def _write_kind(owner: type, held: list[Any]) -> None:
@@ -233,51 +301,8 @@ def _write_script(owner: Any, held: list[Any]) -> None:
         owner.setattr(name, value)
 
 
-class _State:
-    """Holds a copy of a state, so that nobody takes it for something that the model holds."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _by_state(read: Callable[[Any], Any], write: Callable[[Any, Any], Any]) -> "_Access":
-    """Make a pair for an object that can be asked for a copy of its state."""
-
-    def give_back(owner: Any, held: list[Any]) -> None:
-        write(owner, held[0].value)
-
-    return (lambda owner: [_State(read(owner))]), give_back
-
-
-def _write_array(owner: Any, values: Any) -> None:
-    if owner.flags.writeable and owner.shape == values.shape:
-        owner[...] = values
-
-
-def _numpy_kinds(numpy: Any) -> list[tuple[type, "_Access"]]:
-    return [
-        (numpy.ndarray, _by_state(lambda owner: owner.copy(), _write_array)),
-        (numpy.random.Generator, _by_state(_read_bits, _write_bits)),
-        (
-            numpy.random.RandomState,
-            _by_state(lambda owner: owner.get_state(), lambda owner, was: owner.set_state(was)),
-        ),
-    ]
-
-
-def _read_bits(owner: Any) -> Any:
-    return owner.bit_generator.state
-
-
-def _write_bits(owner: Any, was: Any) -> None:
-    owner.bit_generator.state = was
-
-
-_Access = tuple[Callable[[Any], list[Any]], Callable[[Any, list[Any]], None]]
-_DICT: _Access = (_read_dict, _write_dict)
-_KINDS: list[tuple[type, _Access | None]] = [
+_DICT: Access = (_read_dict, _write_dict)
+_KINDS: list[tuple[type, Access | None]] = [
     (Tensor, None),
     (dict, _DICT),
     (list, (list, _write_list)),
@@ -286,7 +311,7 @@ _KINDS: list[tuple[type, _Access | None]] = [
     (types.CellType, (_read_cell, _write_cell)),
     (types.FunctionType, (_read_defaults, _write_defaults)),
     (functools.partial, (_read_partial, _write_partial)),
-    (functools._lru_cache_wrapper, (_read_misses, _write_misses)),
-    (random.Random, _by_state(random.Random.getstate, random.Random.setstate)),
-    (torch.Generator, _by_state(torch.Generator.get_state, torch.Generator.set_state)),
+    (contextvars.ContextVar, (_read_variable, _write_variable)),
+    *STATES,
 ]
+_EXACT = dict(_KINDS)

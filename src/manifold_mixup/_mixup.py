@@ -18,6 +18,7 @@ from manifold_mixup._hooks import BlockHook, EagerHook, LayerHook, MaskHook, Swi
 from manifold_mixup._idle import Idle
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, resolve, unwrap
+from manifold_mixup._left import require_real
 from manifold_mixup._losses import Criterion
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._padding import Padding, require_argument
@@ -134,6 +135,7 @@ class ManifoldMixup:
         self._rows: dict[str, LayerRow | InputRow] = {}  # of the eligible layers
         self._checks = self._unchecked = check
         self._looked = False
+        self._fresh = table is not None  # no pass has ended since the latest look
         self._first = True
         if table is not None and batch is not None:
             self._take(table, *batch)
@@ -520,6 +522,9 @@ class ManifoldMixup:
             hook.watched = True
             self._handles += self._watch_blocks()  # compiled after attaching, perhaps
         finished.require_tensor(output)
+        if self._fresh:
+            self._fresh = False
+            require_real(output)
 
     # The structural view
 
@@ -527,6 +532,7 @@ class ManifoldMixup:
         for reason in self._runs.seats.moved_of(self.layers).values():
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
+        self._fresh = True
         try:
             with self._looking():
                 table = look_for(self._model, self.layers, args, kwargs, mask, self._outputs)

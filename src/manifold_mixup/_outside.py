@@ -16,6 +16,9 @@ _COPIES: tuple[Callable[..., Any], ...] = (
     _TENSOR.tolist,
     _TENSOR.__array__,
     _TENSOR.__dlpack__,
+    _TENSOR.__reduce_ex__,  # copy.copy, pickle, torch.save
+    _TENSOR.untyped_storage,
+    _TENSOR.storage,
 )
 _BACKWARD: tuple[Callable[..., Any], ...] = (_TENSOR.backward, torch.autograd.backward)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._aside import NotTraceable, aside
+from manifold_mixup._aside import NotTraceable, aside, in_own_context
 from manifold_mixup._counted import Padded
 from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
 from manifold_mixup._layers import is_input, named_layers
@@ -95,6 +95,7 @@ def _numbers(proof: LayerProof) -> str:
     return f"{error}, {difference}{'; ' if proof.reason else ''}"
 
 
+@in_own_context
 def prove(
     model: nn.Module,
     names: Sequence[str],

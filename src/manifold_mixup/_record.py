@@ -118,6 +118,7 @@ def record(
     batch: int,
     mode: Any,
     neutral: Neutral,
+    constants: Iterable[Tensor],
     mask: str | None = None,
 ) -> Trace:
     """Record a forward pass, with the chance taken out.
@@ -132,6 +133,7 @@ def record(
         batch: number of examples in them.
         mode: the dispatch mode in which model and arguments live.
         neutral: what random operators give.
+        constants: the tensors that the model holds.
         mask: name of an input that is a side input, whatever it looks like.
     """
     recorder = _Recorder(Trace(batch), mask)
@@ -145,7 +147,7 @@ def record(
                 stack.callback(hook_after(module, recorder.front, prepend=True).remove)
         stack.enter_context(mode)
         stack.enter_context(neutral)
-        recorder.begin(named_inputs(model, args, kwargs), held_tensors(model))
+        recorder.begin(named_inputs(model, args, kwargs), constants)
         with Outside(recorder), recorder:
             output = model(*args, **kwargs)
         recorder.end(output)
@@ -182,6 +184,8 @@ class _Recorder(TorchDispatchMode):
         self._settle_pointers()
         call = Operation(func, args, kwargs)
         result = func(*args, **kwargs)
+        if call.name == "set_":  # its memory may hold what was copied out of PyTorch
+            self._node(result)
         made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
         if made or call.writes:
             self._require_written(call)
@@ -316,7 +320,7 @@ class _Recorder(TorchDispatchMode):
         found = self.held.get(self._key(tensor))
         if found is not None:
             return found
-        if self.copied and tensor.numel() > 1:  # it may have come back from NumPy or a list
+        if self.copied and _holds_several(tensor):  # it may have come back from NumPy or a list
             return self._hold(tensor, Node(tuple(self.copied), kind="unseen"))
         return self._hold(tensor, Node())
 
@@ -334,7 +338,8 @@ class _Recorder(TorchDispatchMode):
         while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside vmap, say
             tensor = torch._C._functorch.get_unwrapped(tensor)
         try:
-            return StorageWeakRef(tensor.untyped_storage())
+            with torch._C.DisableTorchFunction():  # else `Outside` would take us for the model
+                return StorageWeakRef(tensor.untyped_storage())
         except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
             self.kept.append(tensor)
             return id(tensor)
@@ -446,20 +451,20 @@ class Operation:
             self.writes += tensors if written else []
 
 
+def _holds_several(tensor: Tensor) -> bool:
+    """Return whether the memory of a tensor has room for more than one number."""
+    try:
+        with torch._C.DisableTorchFunction():
+            return tensor.untyped_storage().nbytes() > tensor.element_size()
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
+        return tensor.numel() > 1
+
+
 def _fills_storage(tensor: Tensor) -> bool:
     try:
         return tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
     except (NotImplementedError, RuntimeError):
         return False
-
-
-def held_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors that a model keeps: parameters, buffers, plain attributes."""
-    for module in model.modules():
-        kept = [module._parameters, module._buffers, *vars(module).values()]
-        for value in kept:
-            if isinstance(value, Tensor | dict | list | tuple):
-                yield from (tensor for _, tensor in leaves(value))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -28,10 +28,12 @@ def staged(model: nn.Module) -> Iterator["Stage"]:
     core = unwrap(model)
     refuse(core)
     snapshot = Snapshot(core)
+    stage = Stage(core, snapshot)
     try:
-        yield Stage(core, snapshot)
+        yield stage
     finally:
         snapshot.put()
+        stage.clear()
 
 
 class Stage:
@@ -86,6 +88,11 @@ class Stage:
         # A model in train mode keeps what its owner froze (BatchNorm in eval mode, say).
         if not self.training:
             self.model.train()
+
+    def clear(self) -> None:
+        """Let go of the stand-ins."""
+        self.stand_ins.clear()
+        self.make = torch.clone  # the other one may lead back here
 
     def rewritten(self) -> set[int]:
         """Return the ids of the tensors, but parameters, that the latest run wrote or replaced."""

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _stand_ins
-from manifold_mixup._aside import NotTraceable, aside, fakes_fail_silently
+from manifold_mixup._aside import NotTraceable, aside, fakes_fail_silently, in_own_context
 from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
+from manifold_mixup._left import Watch
 from manifold_mixup._masks import shortened
 from manifold_mixup._neutral import Neutral
 from manifold_mixup._record import Trace, record
@@ -93,12 +94,33 @@ def _trace(
     lead: str,
 ) -> Traces:
     """Do `trace` with the batch being dimension 0 of the input ``lead``."""
+    watch = Watch()
+    try:
+        traces = _trace_staged(model, args, kwargs, neutral, mask, lead, watch)
+    except NotTraceable:
+        watch.require_nothing_left()
+        raise
+    watch.require_nothing_left()
+    return traces
+
+
+@in_own_context
+def _trace_staged(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    mask: str | None,
+    lead: str,
+    watch: Watch,
+) -> Traces:
     with aside(model), staged(model) as stage:
+        watch.caches = stage.snapshot.caches()
         args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
         given = stage, args, kwargs, lead, neutral, mask
         # Whatever fake tensors cannot do, anywhere in the model's code: others can, or say why.
         with suppress(Exception), fakes_fail_silently():
-            return _Recording.on_fake_tensors(*given).traces()
+            return _Recording.on_fake_tensors(*given, watch=watch).traces()
         try:
             return _Recording(*given, first=2).traces()
         except NotTraceable:
@@ -130,10 +152,11 @@ class _Recording:
         lead: str,
         neutral: Neutral,
         mask: str | None,
+        watch: Watch,
     ) -> "_Recording":
         from torch._subclasses.fake_tensor import FakeTensorMode
 
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        mode = watch.over(FakeTensorMode(allow_non_fake_inputs=True))
         # BatchNorm refuses a single value per channel while it trains.
         rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
         return cls(stage, args, kwargs, lead, neutral, mask, max(rows, 2), mode)
@@ -166,6 +189,8 @@ class _Recording:
             return self._record(len(lead), frozenset()), None
         except Exception:
             raise error from None
+        finally:
+            del error  # it holds this frame, and by that all that was recorded
 
     def _record(self, batch: int, batched: frozenset[str]) -> Trace:
         def resize(name: str, tensor: Tensor) -> Tensor:
@@ -179,7 +204,8 @@ class _Recording:
         # Fake operators write nowhere, and what they read without a stand-in is no path.
         mode = self.fake_mode or isolated
         try:
-            return record(model, args, kwargs, batch, mode, self.neutral, self.mask)
+            held = self.stage.stand_ins.values()
+            return record(model, args, kwargs, batch, mode, self.neutral, held, self.mask)
         finally:
             isolated.require()
 

@@ -1,0 +1,156 @@
+"""Objects that are given back a copy of their state, and iterators, for which a twin stands in."""
+
+import array
+import ast
+import copy
+import ctypes
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from manifold_mixup._caches import forget_new, read_keys
+
+Access = tuple[Callable[[Any], list[Any]], Callable[[Any, list[Any]], None]]
+
+
+class State:
+    """Holds a copy of a state, so that nobody takes it for something that the model holds."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def by_state(read: Callable[[Any], Any], write: Callable[[Any, Any], Any]) -> Access:
+    """Make a pair for an object that can be asked for a copy of its state."""
+
+    def give_back(owner: Any, held: list[Any]) -> None:
+        write(owner, held[0].value)
+
+    return (lambda owner: [State(read(owner))]), give_back
+
+
+def _write_bytes(owner: bytearray, was: bytes) -> None:
+    if owner != was:
+        owner[:] = was
+
+
+def _write_numbers(owner: "array.array[Any]", was: "array.array[Any]") -> None:
+    if owner.tobytes() != was.tobytes():
+        owner[:] = was
+
+
+def _read_memory(owner: Any) -> bytes | None:
+    """Copy the numbers behind an object of ctypes; None if there are pointers among them."""
+    kind: Any = type(owner)
+    while isinstance(kind, type):
+        kind = getattr(kind, "_type_", None)
+    if kind not in _NUMBERS:
+        return None
+    return ctypes.string_at(ctypes.addressof(owner), ctypes.sizeof(owner))
+
+
+def _write_memory(owner: Any, was: bytes | None) -> None:
+    # It may be shared with processes that write it meanwhile: nothing is done without need.
+    if was is not None and _read_memory(owner) != was:
+        ctypes.memmove(ctypes.addressof(owner), was, len(was))
+
+
+_NUMBERS = [*"cbBhHiIlLqQfdg?"]  # as ctypes calls them
+MEMOIZED = by_state(read_keys, forget_new)
+STATES: list[tuple[type, Access | None]] = [
+    (random.SystemRandom, None),
+    (random.Random, by_state(random.Random.getstate, random.Random.setstate)),
+    (torch.Generator, by_state(torch.Generator.get_state, torch.Generator.set_state)),
+    (bytearray, by_state(bytes, _write_bytes)),
+    (array.array, by_state(lambda owner: owner[:], _write_numbers)),
+    (ctypes.Array, by_state(_read_memory, _write_memory)),
+    (ctypes.c_int.__mro__[1], by_state(_read_memory, _write_memory)),
+]
+
+
+def access_in_numpy(numpy: Any, value: Any) -> Access | None:
+    """Return how an object of NumPy is read and written; None if it cannot change, or is none."""
+    if isinstance(value, numpy.ndarray):
+        if value.dtype == object:
+            return _read_items, _write_items
+        return _ARRAY if _can_be_written(numpy, value) else None
+    if isinstance(value, numpy.random.Generator):
+        return _GENERATOR
+    return _OLD_GENERATOR if isinstance(value, numpy.random.RandomState) else None
+
+
+def _can_be_written(numpy: Any, value: Any) -> bool:
+    """Return whether an array can change: what cannot may be large, and need not be copied."""
+    while isinstance(value, numpy.ndarray):
+        if value.flags.writeable:
+            return True
+        value = value.base
+    if value is None:
+        return False
+    try:
+        with memoryview(value) as view:
+            return not view.readonly
+    except (TypeError, ValueError, BufferError):
+        return True
+
+
+def _read_items(owner: Any) -> list[Any]:
+    return list(owner.flat)
+
+
+def _write_items(owner: Any, held: list[Any]) -> None:
+    import numpy
+
+    if owner.flags.writeable and owner.size == len(held):
+        for place, item in zip(numpy.ndindex(owner.shape), held, strict=True):
+            owner[place] = item
+
+
+def _write_array(owner: Any, values: Any) -> None:
+    if owner.flags.writeable and owner.shape == values.shape:
+        owner[...] = values
+
+
+def _read_bits(owner: Any) -> Any:
+    return owner.bit_generator.state
+
+
+def _write_bits(owner: Any, was: Any) -> None:
+    owner.bit_generator.state = was
+
+
+_ARRAY = by_state(lambda owner: owner.copy(), _write_array)
+_GENERATOR = by_state(_read_bits, _write_bits)
+_OLD_GENERATOR = by_state(lambda owner: owner.get_state(), lambda owner, was: owner.set_state(was))
+
+
+def _same_place(iterator: Any) -> Any:
+    """Return an iterator over what is left to this one."""
+    try:
+        return copy.copy(iterator)
+    except RuntimeError:  # of a dict that has changed since, and so at its end
+        return iterator
+
+
+def _same_count(counter: "itertools.count[Any]") -> "itertools.count[Any]":
+    """Return a counter that counts on from where this one is."""
+    try:
+        told = ast.literal_eval(repr(counter).removeprefix("count"))
+    except (ValueError, SyntaxError):  # it counts in fractions, say
+        return counter
+    return itertools.count(*told) if isinstance(told, tuple) else itertools.count(told)
+
+
+# Iterators have no way back, so a look advances others that are where these are.
+_SEQUENCES: list[Any] = [[], (), range(0), "", b"", bytearray(), {}, {}.values(), {}.items(), set()]
+_SEQUENCES += [range(1 << 70)]
+TWINS: dict[type, Callable[[Any], Any]] = {
+    itertools.count: _same_count,
+    **{type(iter(sequence)): _same_place for sequence in _SEQUENCES},
+    type(reversed([])): _same_place,
+}
