@@ -431,16 +431,17 @@ def test_a_loss_of_sums_over_examples_is_not_warned_of(kind, rows):
         mixup.wrap(SEPARATE[kind])(model(x), torch.arange(rows) * 7 % 5 % CLASSES)
 
 
-def test_batch_normalisation_in_a_criterion_is_no_comparison():
+@pytest.mark.parametrize("rows", [BATCH, 40])
+def test_batch_normalisation_in_a_criterion_is_no_comparison(rows):
     model, mixup = attach()
-    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(1))
 
     def normalised(z, y):
         return F.cross_entropy(F.batch_norm(z, None, None, training=True), y)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mixup.wrap(normalised)(model(x), torch.arange(40) % CLASSES)
+        mixup.wrap(normalised)(model(x), torch.arange(rows) % CLASSES)
 
 
 def test_pairs_of_larger_embeddings_and_of_two_outputs():

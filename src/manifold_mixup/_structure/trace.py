@@ -4,6 +4,8 @@ The dry runs use fake tensors, which need no memory and no arithmetic. If the mo
 needs values, they use copies of its tensors, with two rows.
 """
 
+import functools
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +78,8 @@ def trace(
     tried: list[Traces] = []
     for lead in leads(inputs):
         try:
-            tried.append(_trace(model, args, kwargs, neutral, mask, lead))
+            given = model, args, kwargs, neutral, mask, lead
+            tried.append(_watched(functools.partial(_trace, *given)))
         except NotTraceable:
             if not tried:
                 raise
@@ -85,18 +88,11 @@ def trace(
     return next((traces for traces in tried if traces.follows), tried[0])
 
 
-def _trace(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    neutral: Neutral,
-    mask: str | None,
-    lead: str,
-) -> Traces:
-    """Run `trace`, given that the batch is dimension 0 of the input ``lead``."""
+def _watched(record_with: Callable[[Watch], Traces]) -> Traces:
+    """Return the recordings after checking that the dry runs left no fake tensor behind."""
     watch = Watch()
     try:
-        traces = _trace_staged(model, args, kwargs, neutral, mask, lead, watch)
+        traces = record_with(watch)
     except NotTraceable:
         watch.require_nothing_left()
         raise
@@ -105,7 +101,7 @@ def _trace(
 
 
 @in_own_context
-def _trace_staged(
+def _trace(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -114,6 +110,7 @@ def _trace_staged(
     lead: str,
     watch: Watch,
 ) -> Traces:
+    """Run `trace`, given that the batch is dimension 0 of the input ``lead``."""
     with aside(model), staged(model) as stage:
         watch.caches = stage.snapshot.caches()
         args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
