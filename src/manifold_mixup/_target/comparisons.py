@@ -13,8 +13,8 @@ from manifold_mixup._tree import leaves, map_leaves
 _SMALLEST = 1e-4  # smaller values count as rounding, relative to the largest
 _LARGEST_OUTPUT = 2**20
 _MOST_CHANNELS = 64
-# The rank of batch normalisation in one channel, for batches of 24 to 64 (measured). Comparing every
-# pair has a higher rank: 5 in a batch of 12. In a batch of 8 no comparison reaches it or is seen.
+# The rank of batch normalisation in one channel, for batches of 24 to 64 (measured). Comparing
+# every pair has a higher rank: 5 in a batch of 12. In a batch of 8 no comparison can be seen.
 _FEW = 4
 
 
