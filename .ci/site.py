@@ -5,17 +5,23 @@
 The pages link to results, examples and the like, which lie beside ``docs/`` as a reader of the
 repository needs them. A site has one root: everything is laid out below it, in build/pages, and the
 links are turned to where their targets then are. What they still miss, the generator refuses.
+The header shows the version and, if ``[project.urls]`` has a repository, a link to it.
 """
 
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from os.path import relpath
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
+BUILD = ROOT / "build"
+PAGES, SITE = BUILD / "pages", BUILD / "site"
 PLACES = {  # in the repository: in the site
     "docs": "",
     "results": "results",
@@ -64,8 +70,33 @@ def lay_out() -> None:
                 shutil.copyfile(path, there)
 
 
+def configured(config: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
+    """Return the site's configuration with what only ``pyproject.toml`` knows.
+
+    Args:
+        config: the content of ``mkdocs.yml``.
+        project: the ``[project]`` table.
+    """
+    urls = {name.lower(): url for name, url in project.get("urls", {}).items()}
+    repository = next((urls[name] for name in ("repository", "source") if name in urls), None)
+    return {
+        **config,
+        "site_name": f"{project['name']} {project['version']}",
+        **({"repo_url": repository} if repository else {}),
+    }
+
+
+def configure() -> Path:
+    """Write the configuration of the site, and return where."""
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    path = BUILD / "mkdocs.yml"
+    path.write_text(yaml.safe_dump(configured(config, project), sort_keys=False))
+    return path
+
+
 if __name__ == "__main__":
     lay_out()
     shutil.rmtree(SITE, ignore_errors=True)  # else a page that is gone stays
     generator = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
-    sys.exit(subprocess.run(generator, cwd=ROOT).returncode)
+    sys.exit(subprocess.run([*generator, "-f", str(configure())], cwd=ROOT).returncode)

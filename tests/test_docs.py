@@ -128,3 +128,21 @@ def test_every_test_that_the_table_of_support_names_is_there():
     assert all(cells)
     named = {cell.split()[-1] for cell in cells if re.fullmatch(r"(✓|refused|raises) \d+", cell)}
     assert named == {number for number, *_ in listed}
+
+
+def test_the_site_shows_the_version_and_the_repository_if_the_project_names_one():
+    configured = runpy.run_path(str(ROOT / ".ci" / "site.py"))["configured"]
+    plain = configured({"nav": []}, {"name": "a", "version": "1.2"})
+    assert plain == {"nav": [], "site_name": "a 1.2"}
+    urls = {"Homepage": "https://a.example", "Repository": "https://b.example"}
+    assert (
+        configured({}, {"name": "a", "version": "1", "urls": urls})["repo_url"]
+        == urls["Repository"]
+    )
+
+
+def test_the_sample_report_has_the_style_of_the_template():
+    style = re.compile(r"<style>.*</style>", re.DOTALL)
+    template = ROOT / "src/manifold_mixup/lab/report/templates/report.html"
+    sample = ROOT / "docs/sample-report.html"
+    assert style.search(sample.read_text())[0] == style.search(template.read_text())[0]
