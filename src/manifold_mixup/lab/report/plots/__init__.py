@@ -1,5 +1,6 @@
 """Pictures: the only place that imports matplotlib."""
 
+from manifold_mixup.lab.report.plots.batch import batch_picture
 from manifold_mixup.lab.report.plots.canvas import Picture, save
 from manifold_mixup.lab.report.plots.comparison import comparison_picture, reliability_picture
 from manifold_mixup.lab.report.plots.plane import View, plane_picture
@@ -19,6 +20,7 @@ __all__ = [
     "Picture",
     "Points",
     "View",
+    "batch_picture",
     "comparison_picture",
     "curve_picture",
     "deformations_picture",
