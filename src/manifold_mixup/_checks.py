@@ -17,7 +17,7 @@ from manifold_mixup._structure.table import LayerTable
 from manifold_mixup._warn import warn
 
 
-class State(Enum):
+class CheckState(Enum):
     """The state of the checks."""
 
     PENDING = auto()  # until the first training batch
@@ -45,12 +45,12 @@ class Checks:
     ) -> None:
         self._attachment = attachment
         self._mask, self._outputs, self._wanted = mask, outputs, wanted
-        self.state = State.PENDING if wanted else State.SKIPPED
+        self.state = CheckState.PENDING if wanted else CheckState.SKIPPED
         self._inspected = False
 
     def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
         """Return whether this batch must be inspected before it is mixed."""
-        pending = training and self.state is State.PENDING
+        pending = training and self.state is CheckState.PENDING
         return pending or self._attachment.padding.unknown(inputs)
 
     def first_batch(
@@ -71,7 +71,7 @@ class Checks:
             with attachment.visible():
                 table = inspect_model(attachment.model, layers, args, kwargs, mask, self._outputs)
         except NotTraceable as error:
-            self.state = State.SKIPPED
+            self.state = CheckState.SKIPPED
             if mask is not None:
                 raise NotTraceable(
                     f"the modules that read {mask!r} cannot be found: {error}"
@@ -107,7 +107,7 @@ class Checks:
             if table.once:
                 require_proven(report)
         self._attachment.padding.known |= mask is not None
-        self.state = State.PASSED if self._wanted else State.SKIPPED
+        self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
         return layers
 
     def verify(

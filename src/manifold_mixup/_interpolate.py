@@ -51,8 +51,8 @@ def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
         return in_one_expression(x.to(own.dtype), own, other, perm).to(x.dtype)
     partner = x.index_select(0, perm)
     if other is None:
-        return torch.lerp(partner, x, _over_rows(own, x))
-    return torch.addcmul(partner * _over_rows(other, x), x, _over_rows(own, x))
+        return torch.lerp(partner, x, over_rows(own, x))
+    return torch.addcmul(partner * over_rows(other, x), x, over_rows(own, x))
 
 
 def _rows_fill_threads(x: Tensor) -> bool:
@@ -98,11 +98,12 @@ def _gather_and_mix(
     """Gather the partners of some rows and mix in place: one allocation in the dtype of ``own``."""
     partners, rows = _gather(x, perm).to(own.dtype), rows.to(own.dtype)
     if other is None:
-        return partners.lerp_(rows, _over_rows(own, x))  # exact where both rows are equal
-    return partners.mul_(_over_rows(other, x)).addcmul_(rows, _over_rows(own, x))
+        return partners.lerp_(rows, over_rows(own, x))  # exact where both rows are equal
+    return partners.mul_(over_rows(other, x)).addcmul_(rows, over_rows(own, x))
 
 
-def _over_rows(weight: Tensor, x: Tensor) -> Tensor:
+def over_rows(weight: Tensor, x: Tensor) -> Tensor:
+    """Reshape weights ``()`` or ``(batch,)`` to broadcast over the rows of ``x``."""
     return weight.view(-1, *(1 for _ in x.shape[1:])) if weight.ndim else weight
 
 
@@ -119,6 +120,6 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
 
 IN_BACKWARD = (
     interpolate, in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
-    _gather_and_mix, _over_rows, _gather,
+    _gather_and_mix, over_rows, _gather,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _mix
+from manifold_mixup._interpolate import over_rows
 
 # Replaces -inf, to avoid differences of infinities; as a weight it is 0 in every dtype.
 _NEVER = -1e30
@@ -99,7 +100,7 @@ def mix_mask(
         weights: whether a boolean mask becomes weights instead, for a module that takes means.
     """
     valid, lam, perm = (part.to(mask.device) for part in (valid, lam, perm))
-    lam = lam.view(-1, *(1 for _ in mask.shape[1:])) if lam.ndim else lam
+    lam = over_rows(lam, mask)
     if mask.is_floating_point():
         return _mix_numbers(mask, lam, perm)
     share = _seen(mask, valid) if mask.dtype == torch.bool else mask

@@ -16,6 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from manifold_mixup import _autograd
 from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
+from manifold_mixup._storage import storage_of
 from manifold_mixup._tree import leaves, map_leaves
 
 
@@ -101,7 +102,7 @@ class Outputs:
         """
         sharing: dict[StorageWeakRef, dict[int, tuple[str, Tensor]]] = {}
         for path, tensor in leaves(output):
-            storage = None if tensor.grad_fn is None else _storage(tensor)
+            storage = None if tensor.grad_fn is None else storage_of(tensor)
             if storage is not None:
                 sharing.setdefault(storage, {}).setdefault(id(tensor), (path, tensor))
         views: set[int] = set()
@@ -196,7 +197,7 @@ class Memories:
         """Remember the memory of an output's tensors while it is in use."""
         owners = self._owners
         for _, tensor in leaves(output):
-            storage = _storage(tensor)
+            storage = storage_of(tensor)
             if storage is None:
                 continue
             if storage not in owners or owners[storage][0] is not outputs:
@@ -214,7 +215,7 @@ class Memories:
         than memory.
         """
         detached = (tensor for _, tensor in leaves(value) if tensor.grad_fn is None)
-        storages = (_storage(tensor) for tensor in detached)
+        storages = (storage_of(tensor) for tensor in detached)
         return [self._owners[storage] for storage in storages if storage in self._owners]
 
 
@@ -242,13 +243,6 @@ def _reaches(tensor: Tensor, number: int) -> bool:
 
     _autograd.search([tensor], number, note)
     return number in met and _number(tensor) != number
-
-
-def _storage(tensor: Tensor) -> StorageWeakRef | None:
-    try:
-        return StorageWeakRef(tensor.untyped_storage())
-    except (NotImplementedError, RuntimeError):  # sparse, nested, in a functional transform
-        return None
 
 
 def _unnamed(path: str) -> str:

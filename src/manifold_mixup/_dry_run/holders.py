@@ -14,11 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._dry_run.caches import Cache, entries_of, is_bounded
-from manifold_mixup._dry_run.states import MEMOIZED, STATES, TWINS, Access, State, access_in_numpy
+from manifold_mixup._dry_run.states import (
+    MEMOIZED,
+    STATES,
+    TWINS,
+    Access,
+    CopiedState,
+    access_in_numpy,
+)
 
 _MISSING = object()
 # Classes whose objects never change.
-ATOMS: set[type] = {str, bytes, int, float, complex, bool, type(None), range, slice, State}
+ATOMS: set[type] = {str, bytes, int, float, complex, bool, type(None), range, slice, CopiedState}
 ATOMS |= {types.CodeType, torch.dtype, torch.device, torch.Size}
 _TRADED = (Tensor, tuple)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from manifold_mixup._dry_run.caches import Cache
 from manifold_mixup._dry_run.holders import Part
 from manifold_mixup._dry_run.reach import reach
-from manifold_mixup._dry_run.states import TWINS, State
+from manifold_mixup._dry_run.states import TWINS, CopiedState
 
 StandIn = Callable[[Tensor], Tensor]
 
@@ -66,8 +66,8 @@ def _put(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
     wanted = part.held
     if stand_ins is not None and part.trades:
         wanted = [_exchanged(value, stand_ins) for value in wanted]
-    # A State is a copy and reading makes another copy, so only its writer can compare it.
-    stated = len(wanted) == 1 and type(wanted[0]) is State
+    # It is a copy and reading makes another copy, so only its writer can compare it.
+    stated = len(wanted) == 1 and type(wanted[0]) is CopiedState
     now = wanted if stated else part.read(part.owner)
     if stated or len(now) != len(wanted) or not all(map(is_, now, wanted)):
         part.write(part.owner, wanted)

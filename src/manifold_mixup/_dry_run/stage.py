@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,6 +15,7 @@ from manifold_mixup._dry_run.aside import NotTraceable, Sharded
 from manifold_mixup._dry_run.snapshot import Snapshot
 from manifold_mixup._layers import unwrap
 from manifold_mixup._module_hooks import Hook, Place
+from manifold_mixup._storage import storage_of
 from manifold_mixup._tree import leaves
 
 
@@ -54,7 +56,7 @@ class Stage:
         self.parameters = {id(parameter) for parameter in model.parameters()}
         named = [*model.named_buffers(), *model.named_parameters()]
         names = {id(tensor): name for name, tensor in named}
-        self.originals = {_storage(tensor): names.get(id(tensor), "") for tensor in self.tensors}
+        self.originals = {storage_of(tensor): names.get(id(tensor), "") for tensor in self.tensors}
         self.make: Callable[[Tensor], Tensor] = torch.clone
         self.stand_ins: dict[int, Tensor] = {}
         self.versions: dict[int, int] = {}  # of the stand-ins, before a run
@@ -115,7 +117,7 @@ class Isolated(TorchDispatchMode):
         originals: the names of these tensors, by storage.
     """
 
-    def __init__(self, originals: dict[int | None, str]) -> None:
+    def __init__(self, originals: dict[StorageWeakRef | None, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.originals = originals
         self.met: NotTraceable | None = None
@@ -123,7 +125,7 @@ class Isolated(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, unless it uses one of the user's own tensors."""
         for _, tensor in leaves((args, kwargs or {})):
-            storage = _storage(tensor)
+            storage = storage_of(tensor)
             if storage is not None and storage in self.originals:
                 self.met = NotTraceable(_not_isolated(self.originals[storage]))
                 raise self.met
@@ -133,13 +135,6 @@ class Isolated(TorchDispatchMode):
         """Raise if an operator was refused; the model's own code may have caught the error."""
         if self.met is not None:
             raise self.met
-
-
-def _storage(tensor: Tensor) -> int | None:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy ones have none
-        return None
 
 
 def _not_isolated(name: str) -> str:

@@ -16,7 +16,7 @@ from manifold_mixup._dry_run.caches import forget_new, read_keys
 Access = tuple[Callable[[Any], list[Any]], Callable[[Any, list[Any]], None]]
 
 
-class State:
+class CopiedState:
     """Wraps a copy of a state, to distinguish it from objects that the model holds."""
 
     __slots__ = ("value",)
@@ -31,7 +31,7 @@ def by_state(read: Callable[[Any], Any], write: Callable[[Any, Any], Any]) -> Ac
     def give_back(owner: Any, held: list[Any]) -> None:
         write(owner, held[0].value)
 
-    return (lambda owner: [State(read(owner))]), give_back
+    return (lambda owner: [CopiedState(read(owner))]), give_back
 
 
 def _write_bytes(owner: bytearray, was: bytes) -> None:

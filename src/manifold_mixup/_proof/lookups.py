@@ -8,6 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._mix import is_continuous
+from manifold_mixup._storage import storage_of
 from manifold_mixup._structure.record import Operation, tensors_in
 
 
@@ -36,7 +37,4 @@ class Lookups(TorchDispatchMode):
         return result
 
     def _key(self, tensor: Tensor) -> Any:
-        try:
-            return StorageWeakRef(tensor.untyped_storage())
-        except (NotImplementedError, RuntimeError):  # sparse, nested and the like have none
-            return id(tensor)
+        return storage_of(tensor) or id(tensor)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +17,7 @@ from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
+from manifold_mixup._storage import storage_of
 from manifold_mixup._structure.meet import Meeting, meeting
 from manifold_mixup._structure.outside import Outside
 from manifold_mixup._tree import leaves, map_leaves, replace_at
@@ -337,12 +337,12 @@ class _Recorder(TorchDispatchMode):
     def _key(self, tensor: Tensor) -> Any:
         while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # as in vmap
             tensor = torch._C._functorch.get_unwrapped(tensor)
-        try:
-            with torch._C.DisableTorchFunction():  # this access is not the model's
-                return StorageWeakRef(tensor.untyped_storage())
-        except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
-            self.kept.append(tensor)
-            return id(tensor)
+        with torch._C.DisableTorchFunction():  # this access is not the model's
+            storage = storage_of(tensor)
+        if storage is not None:
+            return storage
+        self.kept.append(tensor)
+        return id(tensor)
 
 
 # Operators whose result does not depend on the values of their arguments.

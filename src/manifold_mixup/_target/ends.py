@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _mix
+from manifold_mixup._interpolate import over_rows
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
@@ -60,19 +61,13 @@ def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         if share in (0, 1):
             return own if share else partner
         return share * own + (1 - share) * partner
-    weight = over_rows(lam, own).to(exact)
+    weight = over_rows(lam.to(own.device), own).to(exact)
     other = 1 - weight
     if on_host:
         least, most = lam.aminmax()
         if least.item() > 0 and most.item() < 1:
             return weight * own + other * partner
     return torch.where(weight == 0, 0, weight * own) + torch.where(other == 0, 0, other * partner)
-
-
-def over_rows(weight: Tensor, like: Tensor) -> Tensor:
-    """Reshape weights ``()`` or ``(batch,)`` to broadcast over the rows of ``like``."""
-    weight = weight.to(like.device)
-    return weight if weight.ndim == 0 else weight.view(-1, *(1 for _ in like.shape[1:]))
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup._interpolate import over_rows
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.arguments import Call, name_of
-from manifold_mixup._target.ends import interpolate, over_rows
+from manifold_mixup._target.ends import interpolate
 from manifold_mixup._target.losses import Criterion, Known, eager, signature
 from manifold_mixup._tree import leaves
 

@@ -36,7 +36,7 @@ class Holder:
         return self._latest, self._tensors
 
 
-class State:
+class SavedState:
     """The contents of some namespaces at the time of construction."""
 
     def __init__(self, holders: list[Holder]) -> None:

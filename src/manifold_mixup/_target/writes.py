@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manifold_mixup._target.arguments import Call, name_of
 from manifold_mixup._target.losses import Criterion
-from manifold_mixup._target.state import Holder, State, holder_of
+from manifold_mixup._target.state import Holder, SavedState, holder_of
 from manifold_mixup._tree import leaves
 
 
@@ -37,9 +37,9 @@ class Evaluations:
         self.criterion = criterion
         self._call = call
         self._given = [(tensor, tensor._version) for tensor in _tracked(call)]
-        self._state = State(holders)
+        self._state = SavedState(holders)
         self._ran = False
-        self._copies: dict[int, State] = {}
+        self._copies: dict[int, SavedState] = {}
 
     def run(self, criterion: Criterion, call: Call) -> Any:
         """Evaluate the criterion, or a copy of it with another reduction.
@@ -48,7 +48,7 @@ class Evaluations:
             RuntimeError: it wrote in place into its arguments or its own tensors.
         """
         if criterion is not self.criterion and (holder := holder_of(criterion)) is not None:
-            self._copies.setdefault(id(criterion), State([holder])).put()
+            self._copies.setdefault(id(criterion), SavedState([holder])).put()
         if self._ran:
             self._state.put()
         self._ran = True

@@ -1,0 +1,17 @@
+"""The memory behind a tensor, as a key: views of one another have the same."""
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+def storage_of(tensor: Tensor) -> StorageWeakRef | None:
+    """Return the storage of a tensor, without keeping it alive.
+
+    Returns:
+        None if the tensor has no storage: it is sparse, nested or lazy, or inside a functional
+        transform.
+    """
+    try:
+        return StorageWeakRef(tensor.untyped_storage())
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
