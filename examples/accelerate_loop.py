@@ -1,11 +1,11 @@
-"""A loop of Hugging Face Accelerate: MNIST-1D on any devices, gone on with after a stop.
+"""A loop with Hugging Face Accelerate: MNIST-1D on any devices, resumed after a stop.
 
     accelerate launch examples/accelerate_loop.py --epochs 10
-    accelerate launch examples/accelerate_loop.py --epochs 20      # goes on where that one stopped
+    accelerate launch examples/accelerate_loop.py --epochs 20      # resumes where that one stopped
     torchrun --nproc-per-node 2 examples/accelerate_loop.py --cpu  # two processes without a GPU
 
-It needs ``pip install manifold-mixup accelerate mnist1d``, and no adapter. Every process mixes its
-own part of a batch, by plans of its own. ``accelerate launch --cpu`` starts only one, without MPI.
+It needs ``pip install . accelerate mnist1d``, and no adapter. Every process mixes its own part of
+a batch, by its own plans. ``accelerate launch --cpu`` starts only one, without MPI.
 """
 
 import argparse

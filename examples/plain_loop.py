@@ -1,9 +1,9 @@
-"""A plain PyTorch loop: MNIST-1D, compiled if asked, gone on with after a stop.
+"""A plain PyTorch loop: MNIST-1D, optionally compiled, resumed after a stop.
 
     python examples/plain_loop.py --epochs 10
-    python examples/plain_loop.py --epochs 20 --compile    # goes on where that one stopped
+    python examples/plain_loop.py --epochs 20 --compile    # resumes where that one stopped
 
-It needs ``pip install manifold-mixup mnist1d``. On a CPU the resumed run ends in the same bits as
+It needs ``pip install . mnist1d``. On a CPU the resumed run ends in the same bits as
 one that was never stopped: everything random comes from a seed and the epoch, or from the stream of
 plans, which the checkpoint holds.
 """
