@@ -146,3 +146,10 @@ def test_the_sample_report_has_the_style_of_the_template():
     template = ROOT / "src/manifold_mixup/lab/report/templates/report.html"
     sample = ROOT / "docs/sample-report.html"
     assert style.search(sample.read_text())[0] == style.search(template.read_text())[0]
+
+
+def test_the_table_on_the_first_page_is_that_of_the_comparison():
+    rows = re.findall(r"^\| .*±.*$", PAGES["index.md"], flags=re.MULTILINE)
+    assert len(rows) == 4
+    last_epoch = PAGES["compare.md"].split("*last epoch*")[1].split("*best epoch*")[0]
+    assert all(row in last_epoch for row in rows)

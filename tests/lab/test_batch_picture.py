@@ -62,6 +62,7 @@ def test_a_picture_is_pixels_and_vectors():
     picture = batch_picture(torch.rand(3, 6), torch.tensor([0, 1, 2]), PLAN)
     assert picture.png.startswith(b"\x89PNG")
     assert b"<svg" in picture.svg
+    assert picture._repr_png_() == picture.png  # for notebooks
 
 
 @pytest.mark.parametrize(

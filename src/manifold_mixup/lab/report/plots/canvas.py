@@ -39,10 +39,13 @@ STYLE: dict[Any, Any] = {
 
 
 class Picture(NamedTuple):
-    """A picture as pixels and as vectors."""
+    """A picture as pixels and as vectors; a notebook displays the pixels."""
 
     png: bytes
     svg: bytes
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 @contextmanager
