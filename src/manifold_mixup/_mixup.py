@@ -100,15 +100,10 @@ class ManifoldMixup:
         seed = torch.initial_seed() if seed is None else seed
         self._schedule = Schedule(Stream(alpha, p=p, per_sample=per_sample, seed=seed))
         previous = _attached_to(model, replace)
-        named = () if layers is None else resolve(model, layers)
-        batch = None if example is None else _as_call(example)
-        table = None if batch is None else _inspect(model, named, *batch, mask, paths)
-        if layers is None and table is not None:
-            named = resolve(model, table.default)
-        self.layers = named
+        self.layers, found = _choose(model, layers, example, mask, paths)
         self._attachment = Attachment(
             model,
-            named,
+            self.layers,
             owner=self,
             mask=mask,
             outputs=paths,
@@ -116,8 +111,8 @@ class ManifoldMixup:
             next_plan=self._next_plan,
         )
         self._checks = Checks(self._attachment, mask=mask, outputs=paths, wanted=check)
-        if table is not None and batch is not None:
-            self.layers = self._checks.accept(table, named, *batch)
+        if found is not None:
+            self.layers = self._checks.accept(found, self.layers, *_as_call(example))
         self._replaced = False
         for old in previous:
             old._give_way()
@@ -367,6 +362,21 @@ def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
     copied.remove()
     copied.layers = layers
     return copied
+
+
+def _choose(
+    model: nn.Module,
+    layers: str | nn.Module | Iterable[str | nn.Module] | None,
+    example: Any,
+    mask: str | None,
+    outputs: tuple[str, ...] | None,
+) -> tuple[tuple[str, ...], LayerTable | None]:
+    """Return the names of the eligible layers, and the table of an example's layers."""
+    named = () if layers is None else resolve(model, layers)
+    if example is None:
+        return named, None
+    table = _inspect(model, named, *_as_call(example), mask, outputs)
+    return (resolve(model, table.default) if layers is None else named), table
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
