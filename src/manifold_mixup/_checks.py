@@ -64,7 +64,7 @@ class Checks:
             RuntimeError: a layer was replaced, or the modules that read the mask cannot be found.
         """
         attachment = self._attachment
-        for reason in attachment.runs.placement.moved_of(layers).values():
+        for reason in attachment.layer_runs.placement.moved_of(layers).values():
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
         try:
@@ -120,7 +120,7 @@ class Checks:
     ) -> Report:
         """Prove all layers numerically; see `ManifoldMixup.verify`."""
         attachment, mask = self._attachment, self._mask_in(args, kwargs)
-        moved = attachment.runs.placement.moved_of(layers)
+        moved = attachment.layer_runs.placement.moved_of(layers)
         new = not self._inspected or (mask is not None and not attachment.padding.known)
         with attachment.visible():
             if new and not moved:
@@ -148,7 +148,7 @@ class Checks:
         return prove(attachment.model, list(layers), args, kwargs, *how, progress=progress)
 
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
-        self._attachment.note(rows_of(table, layers))
+        self._attachment.record_rows(rows_of(table, layers))
         self._attachment.lead = table.lead
         self._inspected = True
 

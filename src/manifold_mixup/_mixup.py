@@ -28,7 +28,7 @@ from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.criterion import MixedCriterion
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.mixed_target import MixedTarget
-from manifold_mixup._target.rule import Said, Targets
+from manifold_mixup._target.rule import Declarations, Targets
 
 
 class ManifoldMixup:
@@ -45,9 +45,9 @@ class ManifoldMixup:
             ``"input"`` is the model's input, ``"input:NAME"`` one of several. With None, they are
             chosen from ``example``.
         example: one batch: a tensor, a tuple of positional or a dict of keyword arguments.
-        alpha: λ ~ Beta(alpha, alpha). A number above 0, or a callable that maps the step (the
-            number of training forward passes so far) to such a number, or to None to leave that
-            batch unmixed.
+        alpha: λ ~ Beta(alpha, alpha). A number above 0, or a callable that maps the step to such
+            a number, or to None to leave that batch unmixed. The step counts training forward
+            passes, except those in `paused` and `using`.
         p: fraction of the batches that are mixed, 0 to 1. The paper mixes all of them.
         per_sample: draw one λ per example instead of one per batch.
         mask: name of the model argument that holds the padding mask, such as ``"attention_mask"``.
@@ -56,8 +56,9 @@ class ManifoldMixup:
         outputs: path or paths of the outputs that the loss reads, such as ``"logits"`` or ``"0"``,
             if the model returns more than those (hidden states, attentions). None means all
             outputs.
-        check: on the first training batch, check that nothing bypasses a chosen layer. With a
-            ``mask``, also prove it numerically on four examples.
+        check: check that nothing bypasses a chosen layer: when attaching if there is an
+            ``example``, otherwise on the first training batch. With a ``mask``, or if the model
+            runs with one batch size only, also prove it numerically.
         replace: replace the attachment that the model already has.
         seed: seed of the plans; None takes `torch.initial_seed`. In a distributed run, each rank
             draws its own plans from the shared seed.
@@ -95,12 +96,12 @@ class ManifoldMixup:
         replace: bool = False,
         seed: int | None = None,
     ) -> None:
-        _refuse(model, layers, example, mask)
+        _refuse_arguments(model, layers, example, mask)
         paths = as_paths(outputs)
         seed = torch.initial_seed() if seed is None else seed
         self._schedule = Schedule(Stream(alpha, p=p, per_sample=per_sample, seed=seed))
-        previous = _attached_to(model, replace)
-        self.layers, found = _choose(model, layers, example, mask, paths)
+        previous = _previous_on(model, replace)
+        self.layers, found = _choose_layers(model, layers, example, mask, paths)
         self._attachment = Attachment(
             model,
             self.layers,
@@ -115,7 +116,7 @@ class ManifoldMixup:
             self.layers = self._checks.accept(found, self.layers, *_as_call(example))
         self._replaced = False
         for old in previous:
-            old._give_way()
+            old._mark_replaced()
         self._attachment.register()
         compiled.warn_of_limit(model, len(self.layers), sometimes=p < 1 or callable(alpha))
 
@@ -154,7 +155,8 @@ class ManifoldMixup:
                 losses. None interpolates the targets of the PyTorch losses that `MixedTarget`
                 lists, and the losses of all others.
             with_target: names or positions of further arguments that come from the data and are
-                mixed with the target, such as weights or lengths. The output is 0, the target 1.
+                mixed with the target, such as weights or lengths. Positions count from 0, which is
+                the output.
             with_output: names or positions of arguments that the model computed.
             whole: names or positions of arguments without a batch dimension, even if they have as
                 many rows as the batch.
@@ -189,7 +191,7 @@ class ManifoldMixup:
 
         Args:
             y: the targets of the batch. None if the output has no target, such as the mean and
-                variance of a VAE; otherwise its loss would be refused.
+                variance of a VAE; without this, backward through its loss raises.
             output: what the model returned, or anything computed from it; None means the latest
                 forward pass.
             targets: see `wrap`, also for the next three.
@@ -202,9 +204,11 @@ class ManifoldMixup:
             ValueError: the batch size of the targets differs from that of the pass, or a mixed pass
                 computed the targets.
         """
-        said = Said(targets=targets, with_target=with_target, with_output=with_output, whole=whole)
+        declared = Declarations(
+            targets=targets, with_target=with_target, with_output=with_output, whole=whole
+        )
         source = self._behind(y, output)
-        mixed = MixedTarget(y, source.plan, **said)
+        mixed = MixedTarget(y, source.plan, **declared)
         if torch.is_grad_enabled():  # otherwise the loss is only logged
             source.claim()
         return mixed
@@ -312,7 +316,7 @@ class ManifoldMixup:
         kwargs: dict[str, Any],
         training: bool,
     ) -> MixPlan | None:
-        """Check a pass that is about to be mixed, and return its plan."""
+        """Check the first batch, which may reorder the layers, and return the plan of a pass."""
         if not self._schedule.overridden:  # raise before anything is drawn
             rows = len(self._attachment.leading(inputs))
             for name in filter(is_input, self.layers):
@@ -321,12 +325,12 @@ class ManifoldMixup:
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
         return self._schedule.next(self.layers, self._attachment.leading(inputs))
 
-    def _give_way(self) -> None:
+    def _mark_replaced(self) -> None:
         self.remove()
         self._replaced = True
 
 
-def _refuse(model: nn.Module, layers: object, example: object, mask: object) -> None:
+def _refuse_arguments(model: nn.Module, layers: object, example: object, mask: object) -> None:
     if isinstance(model, nn.DataParallel):
         raise TypeError(DATA_PARALLEL)
     if not isinstance(model, nn.Module):
@@ -341,7 +345,7 @@ def _refuse(model: nn.Module, layers: object, example: object, mask: object) -> 
     require_argument(model, mask)
 
 
-def _attached_to(model: nn.Module, replace: bool) -> list[ManifoldMixup]:
+def _previous_on(model: nn.Module, replace: bool) -> list[ManifoldMixup]:
     """Return the attachments on a model, which are about to be replaced.
 
     Raises:
@@ -364,7 +368,7 @@ def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
     return copied
 
 
-def _choose(
+def _choose_layers(
     model: nn.Module,
     layers: str | nn.Module | Iterable[str | nn.Module] | None,
     example: Any,

@@ -29,7 +29,8 @@ Rows = Mapping[str, LayerRow | InputRow]
 class Attachment:
     """Hooks on a model for some of its layers, and the forward passes that they have seen.
 
-    In a forward pass, `_begin` gets the plan and makes it the active one. The hook on the plan's
+    In a forward pass, `_begin` takes the plan from ``next_plan`` (`ManifoldMixup._next_plan`, which
+    draws it) and makes it the active one. The hook on the plan's
     layer mixes there (`_begin` itself mixes the input). `_end` checks that this happened once and
     returns the output, whose backward requires a claim. `behind` traces an output back to its pass,
     which can then be claimed.
@@ -45,7 +46,7 @@ class Attachment:
             whether it trains.
 
     Attributes:
-        plan: the plan of the running or latest training pass; None if it is not mixed.
+        plan: the plan of the running or latest pass that trains or mixes; None if it is not mixed.
         skipped: the number of plans whose layer did not run.
         lead: name of the input whose dimension 0 is the batch; None until it is known.
     """
@@ -73,7 +74,7 @@ class Attachment:
             for name in layers
             if not is_input(name)
         }
-        self.runs = LayerRuns(model, self._hooks)
+        self.layer_runs = LayerRuns(model, self._hooks)
         self.padding = Padding(
             owner, mask, active=self._active, passes=self.passes, layers=self._hooks
         )
@@ -81,8 +82,8 @@ class Attachment:
         self._eval_mode = EvalModeWatch(model)
         self._handles: list[Any] = []
         self._blocks: set[nn.Module] = set()
-        self._first = True
-        self._fresh = True  # no pass has ended since a dry run
+        self._warned_of_forward = False
+        self._after_dry_run = True  # no pass has ended since a dry run
         self._error_before: BaseException | None = None
         self._recomputation: tuple[int, int | None] | None = None
 
@@ -134,7 +135,7 @@ class Attachment:
         """
         if not self._handles:
             return Source([])
-        self.passes.require_data(y)
+        self.passes.refuse_computed_targets(y)
         source = self.passes.behind(output, train_mode=self.model.training)
         if source.plan is None and not self.model.training:
             self._eval_mode.watch(output)
@@ -142,25 +143,25 @@ class Attachment:
 
     # For find_layers and the proof
 
-    def note(self, rows: Rows) -> None:
+    def record_rows(self, rows: Rows) -> None:
         """Store what is known about layers: the tensors to mix, and the readers of masks."""
         self._rows.update(rows)
         for name, row in rows.items():
-            self.padding.note(name, row)
+            self.padding.record_row(name, row)
             if row.readers and row.mask == self.padding.name:
-                self.runs.placement.read(name, [reader.layer for reader in row.readers])
+                self.layer_runs.placement.read(name, [reader.layer for reader in row.readers])
             if isinstance(row, LayerRow):
                 hook = self._hooks[name]
                 hook.unmixed = row.unmixed
                 hook.counts = not row.checkpointed
                 if row.in_front:
                     to_front(named_layers(self.model)[name], hook)
-                self.runs.known.add(name)
+                self.layer_runs.known.add(name)
 
     @contextmanager
     def visible(self) -> Iterator[None]:
         """Make dry runs see states at the position of our hooks among the hooks of others."""
-        self._fresh = True
+        self._after_dry_run = True
         for hook in self._hooks.values():
             hook.looking = True
         try:
@@ -187,7 +188,9 @@ class Attachment:
             next_plan=lambda inputs, *_: plan.to(leading(inputs, self.lead).device),
         )
         attachment.lead = self.lead
-        attachment.note({name: row for name, row in self._rows.items() if name == plan.layer})
+        attachment.record_rows(
+            {name: row for name, row in self._rows.items() if name == plan.layer}
+        )
         attachment.register()
         try:
             for name in attachment._hooks:
@@ -214,7 +217,7 @@ class Attachment:
         else:
             self._require_once(recomputed)
             running = recomputed
-        self._active.runs = 0
+        self._active.compiled_mixes = 0
         self._active.set(running)
         if running.plan is not None and is_input(running.plan.layer):
             return self._mix_input(running.plan, running.valid, args, kwargs)
@@ -226,8 +229,8 @@ class Attachment:
         """Open a pass, with its plan if it is to be mixed."""
         plan, valid = None, None
         if mixing:
-            if self._first:
-                self._first = False
+            if not self._warned_of_forward:
+                self._warned_of_forward = True
                 compiled.warn_of_forward(self.model)
             inputs = list(named_inputs(unwrap(self.model), args, kwargs))
             plan = self._next_plan(inputs, args, kwargs, training)
@@ -274,18 +277,19 @@ class Attachment:
             if self.passes.recomputed(strict=False) is None:
                 output = self._finish(output)
         finally:
-            self._leave_block()
+            self._restore_active()
         return output
 
     def _finish(self, output: Any) -> Any:
         """Close the running pass, and return its output for the user."""
         running = self.passes.running
+        # The caller may be handling an exception that is older than this pass.
         failed = sys.exc_info()[1] is not self._error_before
         try:
             if running is not None and not failed:
                 self._account(running, output)
             elif not failed:
-                self.passes.refuse_nesting()
+                self.passes.refuse_nesting()  # a call of the model inside this one closed it
         finally:
             output = self.passes.finish(output)
             self._error_before = None
@@ -295,16 +299,16 @@ class Attachment:
         """Check that the plan's layer ran once; drop the plan if the layer was skipped."""
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
-        if self.runs.skipped(finished, self._active.runs):
+        if self.layer_runs.skipped(finished, self._active.compiled_mixes):
             finished.unmix()
             self.plan = None
             self.skipped += 1
         elif hook is not None and hook.traced and not hook.watched:
-            hook.watched = True
-            self._watch_blocks()  # they may have been compiled after attaching
+            hook.watched = True  # compiled code ran this layer for the first time
+            self._watch_blocks()  # its block may have been compiled after attaching
         finished.require_tensor(output)
-        if self._fresh:
-            self._fresh = False
+        if self._after_dry_run:
+            self._after_dry_run = False
             require_real(output)
 
     # Compiled blocks inside an eager model
@@ -315,7 +319,7 @@ class Attachment:
             if block not in self._blocks:
                 self._blocks.add(block)
                 enter = BlockHook(self._owner, self._enter_block)
-                leave = BlockHook(self._owner, self._leave_block)
+                leave = BlockHook(self._owner, self._restore_active)
                 self._handles.append(block.register_forward_pre_hook(enter))
                 self._handles.append(block.register_forward_hook(leave, always_call=True))
 
@@ -324,7 +328,7 @@ class Attachment:
         if recomputed is not None:
             self._active.set(recomputed)
 
-    def _leave_block(self, *_: Any) -> None:
+    def _restore_active(self, *_: Any) -> None:
         self._active.set(self.passes.running)
 
 

@@ -26,7 +26,7 @@ class ActivePlan:
     valid: Tensor | None
 
     def __init__(self) -> None:
-        self.runs = 0  # how often compiled code mixed in this pass
+        self.compiled_mixes = 0  # how often compiled code mixed in this pass
         self.set(None)
 
     def set(self, running: ForwardPass | None) -> None:
@@ -90,7 +90,7 @@ class LayerHook(Hook):
             if self.active.layer != self.layer or lam is None or perm is None:
                 return None
             if self.counts:
-                self.active.runs += 1
+                self.active.compiled_mixes += 1
             else:
                 self.note_trace()
             return self._mix(output, lam, perm, self.active.valid)
@@ -162,7 +162,9 @@ class MaskHook(Hook):
         if running is None or plan is None or running.valid is None or plan.layer not in self.reads:
             return None
         layer = self.layers.get(plan.layer)
-        if layer is not None and not (running.runs[plan.layer] or self.active.runs or layer.traced):
+        if layer is not None and not (
+            running.runs[plan.layer] or self.active.compiled_mixes or layer.traced
+        ):
             return None  # the layer was skipped, so nothing is mixed
         return self._mix(
             plan.layer, (args, kwargs), plan.lam, plan.perm, running.valid, running.masks

@@ -53,7 +53,7 @@ class Padding:
             None if mask is None or self.name is None else _masks.valid_positions(mask, self.name)
         )
 
-    def note(self, layer: str, row: LayerRow | InputRow) -> None:
+    def record_row(self, layer: str, row: LayerRow | InputRow) -> None:
         """Store the modules that read the mask after a layer."""
         readers = row.readers if row.mask == self.name else ()
         if is_input(layer) and readers:

@@ -218,7 +218,7 @@ class Passes:
             return Source([])
         return Source([(self.latest.outputs, None)])
 
-    def require_data(self, target: Any) -> None:
+    def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
         for path, tensor in leaves(target):
             plan = self._made(tensor)

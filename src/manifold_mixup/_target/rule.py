@@ -40,7 +40,7 @@ def refuse_twice(plan: MixPlan | None) -> None:
             )
 
 
-class Said(TypedDict):
+class Declarations(TypedDict):
     """The options for a criterion; see `ManifoldMixup.wrap`."""
 
     targets: Targets
