@@ -71,8 +71,22 @@ def test_evaluation_after_training_may_go_backward_between_steps():
     for _ in range(3):
         step(model.train(), criterion, optimizer)
         criterion(model.eval()(example(model).requires_grad_()), TARGET).backward()
+    model.train()
     step(model, criterion, optimizer)
-    step(model, criterion, optimizer)
+
+
+def test_a_model_that_stays_in_eval_mode_after_validation_is_warned_of():
+    model, _, criterion = attach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        step(model.train(), criterion, optimizer)
+    model.eval()
+    with torch.no_grad():
+        criterion(model(example(model)), TARGET)
+    step(model, criterion, optimizer)  # model.train() is forgotten
+    with pytest.warns(UserWarning, match="after validation"):
+        step(model, criterion, optimizer)
+    step(model, criterion, optimizer)  # a second warning would be an error
 
 
 def test_a_removed_mixup_says_nothing():

@@ -40,7 +40,7 @@ def test_the_table_is_that_of_the_figure():
     pairs = {
         "test error %": "error % ↓",
         "test loss (NLL)": "NLL ↓",
-        "spread of the hidden": "% of the hidden variance that is within classes ↓",
+        "within-class share": "% of the hidden variance that is within classes ↓",
     }
     for ours, theirs in pairs.items():
         (mine,) = re.findall(rf"^\| {re.escape(ours)}.*$", README, flags=re.MULTILINE)

@@ -238,7 +238,8 @@ class Attachment:
         started = self.passes.start(plan, training=training, valid=valid)
         if training or mixing:
             self.plan = plan
-        self._eval_mode.over |= training
+        if training:
+            self._eval_mode.reset()
         self._error_before = sys.exc_info()[1]
         return started
 

@@ -10,34 +10,39 @@ from manifold_mixup._warn import warn
 
 
 class EvalModeWatch:
-    """Watches for training steps in eval mode until a step in train mode is seen.
+    """Watches for two training steps in eval mode without one in train mode between them.
 
     Validation does not run backward, and an adversarial attack does not change parameters between
     two backward passes. So if the parameters changed before a second backward, this is a second
-    training step. The model was then left in eval mode, in which ``from_pretrained`` returns it.
+    training step. The model was then left in eval mode: ``from_pretrained`` returns it so, or
+    ``model.train()`` was forgotten after validation.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.over = False  # after the warning or a training pass
+        self.warned = False
         self.before: tuple[int, Tensor | None] | None = None
 
     def watch(self, output: Any) -> None:
         """Watch for backward through an output from eval mode, whose loss is being computed."""
-        if self.over or not torch.is_grad_enabled():
+        if self.warned or not torch.is_grad_enabled():
             return
         for _, tensor in leaves(output):
             if tensor.grad_fn is not None:
                 tensor.register_hook(self._stepped)
                 return
 
+    def reset(self) -> None:
+        """Start over, because a pass in train mode was seen."""
+        self.before = None
+
     def _stepped(self, grad: Tensor) -> None:
         del grad
-        if self.over:
+        if self.warned:
             return
         now = self._state()
         if self.before is not None and _differ(self.before, now):
-            self.over = True
+            self.warned = True
             warn(_EVAL_MODE)
         self.before = now
 
@@ -62,6 +67,6 @@ def _differ(before: tuple[int, Tensor | None], now: tuple[int, Tensor | None]) -
 _EVAL_MODE = (
     "the model is being trained in eval mode, in which nothing is mixed: backward ran twice "
     "through a wrapped criterion, the parameters changed in between, and there was no forward pass "
-    "in train mode. Call model.train() before training; from_pretrained returns models in eval "
-    "mode."
+    "in train mode since. Call model.train() before training and after validation; from_pretrained "
+    "returns models in eval mode."
 )
