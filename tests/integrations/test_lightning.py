@@ -32,8 +32,8 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torchvision.transforms import v2
 
+import lightning_worker as worker
 import processes
-from integrations import lightning_worker as worker
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
 from manifold_mixup.integrations.lightning import ManifoldMixupCallback
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import processes
+import trainer_worker
 from manifold_mixup import ManifoldMixup, MixPlan
 from manifold_mixup.integrations.transformers import add_to_trainer
 
@@ -407,7 +408,7 @@ def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Each draws plans of its own; the gradients are those of one process with all batches."""
-    launch(ROOT / "tests" / "integrations" / "trainer_worker.py", str(tmp_path))
+    launch(trainer_worker.__file__, str(tmp_path))
     first, second = (torch.load(tmp_path / f"rank.{rank}") for rank in (0, 1))
     assert first["plans"] != second["plans"]
     model, optimizer = bert().train(), None

@@ -15,8 +15,8 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
+import launch_worker
 import processes
-from lab import launch_worker
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import weights

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import processes
-from lab import resume_worker
+import resume_worker
 from manifold_mixup.lab.runs import checkpoint, weights
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.training.loop import Stopped, train

@@ -24,5 +24,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = map(str, Path(__file__).parents[:2])
+    sys.path.insert(0, str(Path(__file__).parents[1] / "integrations"))
     main(Path(sys.argv[1]))

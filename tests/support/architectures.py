@@ -1,12 +1,12 @@
 # ruff: noqa: T201 (a command, which prints its table)
 """The sweep: does every architecture family resolve to layers that are proven places to mix?
 
-    python tests/architectures.py                 # all, half an hour: docs/architectures.md anew
-    python tests/architectures.py vit resnet18    # renews the rows with these words in their name
+    python tests/support/architectures.py                # all, in half an hour
+    python tests/support/architectures.py vit resnet18   # those with these words in their name
 
-For each architecture the layers are chosen automatically at the size it is made for, on fake
-tensors. The permutation proof then runs at the smallest size it accepts, on the chosen layers, and
-on a sample of all modules to compare the two views.
+It writes docs/architectures.md. For each architecture the layers are chosen automatically at the
+size it is made for, on fake tensors. The permutation proof then runs at the smallest size it
+accepts, on the chosen layers, and on a sample of all modules to compare the two views.
 """
 
 import functools
@@ -31,7 +31,7 @@ from manifold_mixup._layers import is_input, named_layers
 from manifold_mixup._proof.prove import LayerProof, Report, prove
 from manifold_mixup._tree import map_leaves
 
-TABLE = Path(__file__).parent.parent / "docs" / "architectures.md"
+TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
 
 # The smallest of each family; the paper's residual networks in all their depths.
 TORCHVISION = """
@@ -381,8 +381,8 @@ def _page(rows: list[str]) -> str:
         [
             "# Architectures",
             "",
-            "Written by `python tests/architectures.py`: what `layers=None, example=x` chooses,",
-            "and whether the permutation proof confirms it.",
+            "Written by `python tests/support/architectures.py`: what `layers=None, example=x`",
+            "chooses, and whether the permutation proof confirms it.",
             "",
             f"{len(rows)} architectures, with torch {torch.__version__}, {versions}, Python",
             f"{platform.python_version()}.",

@@ -1,4 +1,4 @@
-"""What type checkers see of the public names. mypy reads it; nothing runs it."""
+"""What type checkers see of the public names: mypy reads it, with the library; nothing runs it."""
 
 from typing import assert_type
 
