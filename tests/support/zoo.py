@@ -16,6 +16,7 @@ from manifold_mixup import MixPlan
 
 BATCH = 6
 CLASSES = 3
+TARGET = torch.arange(BATCH) % CLASSES
 
 
 class Mlp(nn.Module):
@@ -282,3 +283,20 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
+
+
+# Of no account of its own
+
+
+class Skipping(nn.Module):
+    """LayerDrop: a layer runs only in some passes, another in none."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.dropped, self.never = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, CLASSES)
+        self.drop = False
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head(h if self.drop else self.dropped(h))
