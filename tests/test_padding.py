@@ -4,138 +4,31 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from architectures import bert
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup import _masks as masks
-
-BATCH, TIME, WIDTH, CLASSES = 6, 7, 16, 3
-LENGTHS = torch.tensor([7, 5, 2, 6, 3, 4])
-VALID = torch.arange(TIME) < LENGTHS[:, None]  # (batch, time)
-IDS = torch.randint(1, 30, (BATCH, TIME), generator=torch.Generator().manual_seed(0))
-PERM = torch.tensor([2, 0, 1, 5, 3, 4])
-TARGET = torch.arange(BATCH) % CLASSES
-LEAST = torch.finfo(torch.float32).min
-
-FORMS = {
-    "bool": VALID,
-    "long": VALID.long(),
-    "pad": ~VALID,
-    "weights": VALID.float(),
-    "additive": torch.where(VALID, 0.0, -math.inf),
-    "bool 4-D": VALID[:, None, None],
-    "bool square": VALID[:, None, None].expand(BATCH, 1, TIME, TIME),
-    "additive 4-D": torch.where(VALID, 0.0, LEAST)[:, None, None],
-    "causal": VALID[:, None, None] & torch.ones(TIME, TIME).tril().bool(),
-}
-
-
-# An encoder of our own, which reads masks of every form
-
-
-class Attention(nn.Module):
-    """Reads a mask as PyTorch does: booleans say who is seen, numbers are added."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
-        mask = mask[:, None, None] if mask.ndim == 2 else mask
-        return self.out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    def __init__(self, checkpointed: bool = False) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attention = Attention()
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU())
-        self.checkpointed = checkpointed
-
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        if self.checkpointed:
-            h = h + checkpoint(self.attention, self.norm1(h), mask, use_reentrant=False)
-        else:
-            h = h + self.attention(self.norm1(h), mask)
-        return h + self.mlp(self.norm2(h))
-
-
-class First(nn.Module):
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        return h[:, 0]
-
-
-class Mean(nn.Module):
-    """Takes a mask of weights, or booleans that it only multiplies by."""
-
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        weights = mask.flatten(1, -2)[:, -TIME:] if mask.ndim > 2 else mask
-        return (h * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
-
-
-class Encoder(nn.Module):
-    def __init__(self, pool: str = "first", checkpointed: bool = False) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(30, WIDTH)
-        self.places = nn.Parameter(torch.randn(TIME, WIDTH))
-        self.blocks = nn.ModuleList(Block(checkpointed) for _ in range(3))
-        self.pool = First() if pool == "first" else Mean()
-        self.head = nn.Linear(WIDTH, CLASSES)
-
-    def read(self, mask: Tensor) -> Tensor:
-        return mask
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        h = self.embed(ids) + self.places
-        for block in self.blocks:
-            h = block(h, self.read(mask))
-        return self.head(self.pool(h, mask))
-
-
-class Integers(Encoder):
-    """Takes integers or weights and gives its blocks booleans."""
-
-    def read(self, mask: Tensor) -> Tensor:
-        return mask > 0
-
-
-class PadEncoder(nn.Module):
-    """PyTorch's own, whose mask says where padding is."""
-
-    def __init__(self, pool: str = "first") -> None:
-        super().__init__()
-        self.embed = nn.Embedding(30, WIDTH)
-        layer = nn.TransformerEncoderLayer(WIDTH, 2, 24, dropout=0.1, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
-        self.head = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, ids: Tensor, src_key_padding_mask: Tensor) -> Tensor:
-        h = self.encoder(self.embed(ids), src_key_padding_mask=src_key_padding_mask)
-        return self.head(h[:, 0])
-
-
-OWN = ["embed", "blocks.0", "blocks.1", "blocks.2"]
-
-
-def built(kind: type[nn.Module], *args: object) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return kind(*args)
-
-
-def own(form: str, pool: str = "first", checkpointed: bool = False) -> tuple[nn.Module, dict]:
-    """Make a model that reads a mask of this form, and a batch for it."""
-    if form == "pad":
-        return built(PadEncoder), {"ids": IDS, "src_key_padding_mask": FORMS[form]}
-    kind = Integers if form in ("long", "weights") else Encoder
-    return built(kind, pool, checkpointed), {"ids": IDS, "mask": FORMS[form]}
+from padded import (
+    BATCH,
+    CLASSES,
+    FORMS,
+    IDS,
+    OWN,
+    PERM,
+    TARGET,
+    TIME,
+    VALID,
+    WIDTH,
+    Attention,
+    Block,
+    Encoder,
+    First,
+    Mean,
+    built,
+    own,
+)
 
 
 def name_of(batch: dict) -> str:
@@ -364,71 +257,6 @@ def test_a_mask_that_all_blocks_are_given_is_mixed_once(monkeypatch):
     monkeypatch.setattr(masks, "mix_mask", lambda *a, **k: calls.append(1) or mix_mask(*a, **k))
     run(model, mixup, MixPlan("bert.encoder.layer.0", torch.tensor(0.3), PERM), batch)
     assert len(calls) == 1
-
-
-# The parts
-
-
-@given(
-    st.floats(0, 1, width=32),
-    st.integers(0, 2**16),
-    st.sampled_from([torch.float32, torch.float64]),
-)
-def test_additive_masks_mix_what_they_stand_for(lam, seed, dtype):
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.randn(BATCH, 1, TIME, TIME, generator=generator, dtype=dtype)
-    mask = mask.masked_fill(torch.rand(mask.shape, generator=generator) < 0.3, -math.inf)
-    mixed = masks.mix_mask(mask, torch.tensor(lam), PERM, VALID, dtype=torch.float32, weights=False)
-    assert mixed.dtype == dtype
-    assert mixed.isfinite().all()
-    lam = torch.tensor(lam).double()
-    expected = lam * mask.double().exp() + (1 - lam) * mask[PERM].double().exp()
-    torch.testing.assert_close(mixed.double().exp(), expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_booleans_become_finite_logarithms(dtype):
-    lam = torch.tensor(0.25)
-    mixed = masks.mix_mask(VALID, lam, PERM, VALID, dtype=dtype, weights=False)
-    assert mixed.dtype == dtype
-    assert mixed.isfinite().all()
-    weights = 0.25 * VALID.double() + 0.75 * VALID[PERM].double()
-    torch.testing.assert_close(mixed.double().exp(), weights, rtol=2e-2, atol=1e-6)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_says_what_is_present(form):
-    name = "pad_mask" if form == "pad" else "mask"
-    assert torch.equal(masks.valid_positions(FORMS[form], name), VALID)
-    full = {"pad": VALID.logical_xor(VALID), "additive": torch.zeros(BATCH, TIME)}
-    everything = full.get(form, torch.ones(BATCH, TIME))
-    assert masks.valid_positions(everything, name).all()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_shortened_masks_differ_between_neighbours(form):
-    name = "pad_mask" if form == "pad" else "mask"
-    full = {"pad": torch.zeros(4, 10).bool(), "additive": torch.zeros(4, 10)}
-    mask = full.get(form, torch.ones(4, 10, dtype=FORMS[form].dtype))
-    assert masks.valid_positions(masks.shortened(mask, name), name).sum(1).tolist() == [10, 8, 6, 4]
-    shorter = masks.valid_positions(masks.shortened(FORMS[form], name), name)
-    assert shorter.any(1).all()
-    assert not (shorter & ~VALID).any()
-
-
-def test_states_take_gradients_of_their_weights():
-    x = torch.randn(BATCH, TIME, 2, dtype=torch.float64, requires_grad=True)
-    lam = torch.rand(BATCH)
-    assert torch.autograd.gradcheck(lambda x: masks.mix_states(x, lam, PERM, VALID), x)
-    assert torch.autograd.gradgradcheck(lambda x: masks.mix_states(x, lam, PERM, VALID), x)
-
-
-def test_where_nothing_is_padding_it_is_the_plain_mix():
-    x, plan = torch.randn(BATCH, TIME, 5), MixPlan("x", torch.tensor(0.3), PERM)
-    full = torch.ones(BATCH, TIME).bool()
-    from manifold_mixup import mix
-
-    assert torch.equal(masks.mix_states(x, plan.lam, plan.perm, full), mix(x, plan))
 
 
 # How it is asked for, and refused
