@@ -23,7 +23,6 @@ from targets import (
     scores_of,
 )
 
-
 REDUCED = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 OPTIONS = {
     "plain": {},
