@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
+from trainer_training import drawn, trained
+
 SETTINGS = {"save_strategy": "steps", "save_steps": 4, "epochs": 2}
 
 
 def main(folder: Path) -> None:
-    from test_transformers import drawn, trained
-
     trainer, watch = trained("classes", folder / "run", **SETTINGS)
     at_four = str(folder / "run" / "checkpoint-4")
     resumed, after = trained("classes", folder / "run", resume=at_four, **SETTINGS)
@@ -24,5 +24,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1] / "integrations"))
     main(Path(sys.argv[1]))
