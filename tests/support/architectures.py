@@ -381,8 +381,8 @@ def _page(rows: list[str]) -> str:
         [
             "# Architectures",
             "",
-            "Written by `python tests/support/architectures.py`: what `layers=None, example=x`",
-            "chooses, and whether the permutation proof confirms it.",
+            "`python tests/support/architectures.py` writes this page: which layers",
+            "`layers=None, example=x` chooses, and whether the permutation proof confirms them.",
             "",
             f"{len(rows)} architectures, with torch {torch.__version__}, {versions}, Python",
             f"{platform.python_version()}.",

@@ -1,4 +1,7 @@
-"""One of two processes that train one run, as ``accelerate launch`` sets them up."""
+"""One of two processes that train one run, as ``accelerate launch`` sets them up.
+
+For tests/lab/launch/test_launch.py.
+"""
 
 import os
 import sys

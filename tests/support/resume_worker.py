@@ -1,4 +1,4 @@
-"""A training that kills itself, in test_resume.py."""
+"""A training that kills itself, for tests/lab/runs/test_resume.py."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One of two processes that train by the Trainer; ``test_two_processes`` starts them."""
+"""One of two processes that train by the Trainer, for tests/integrations/test_transformers.py."""
 
 import sys
 from pathlib import Path

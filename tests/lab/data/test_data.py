@@ -14,7 +14,7 @@ from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import idx, mnist1d
 from manifold_mixup.lab.models.standardize import Standardize
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = Path(__file__).parents[4] / "shared" / "data"
 
 needs_real_data = pytest.mark.skipif(
     not (REAL / "FashionMNIST").is_dir(), reason="no copy of Fashion-MNIST at hand"

@@ -22,7 +22,7 @@ pytestmark = [
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     here = os.pathsep.join(
-        [str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")]
+        [str(Path(__file__).parents[3] / "src"), os.environ.get("PYTHONPATH", "")]
     )
     environment = {"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}}
     print_of_python = builtins.print  # Ray puts one of its own there

@@ -13,7 +13,7 @@ from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import factors, spirals, svhn, tiny_imagenet
 from manifold_mixup.lab.models.standardize import Standardize
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = Path(__file__).parents[4] / "shared" / "data"
 BYTES = np.random.default_rng(0).integers(256, size=(12, 8, 8, 3), dtype=np.uint8)
 
 
