@@ -1,4 +1,4 @@
-"""What workers do with finished runs in tests/lab/launch/test_processes.py; here they can import it."""
+"""What workers do with finished runs, in lab/launch/test_processes.py; here they can import it."""
 
 import time
 from collections.abc import Callable

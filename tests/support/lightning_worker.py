@@ -1,4 +1,4 @@
-"""What test_lightning.py trains in two processes, set up as torchrun does."""
+"""What two processes train, set up as torchrun does, for tests/integrations/test_lightning.py."""
 
 import os
 import signal

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from lab_runs import run
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.analyze.theory import (
     Solution,
@@ -126,12 +127,6 @@ def test_a_sweep_has_everything_for_every_dimension():
     assert [point.dim for point in points] == [1, 2, 3]
     assert all(len(point.affine) == len(point.mlp) == 2 for point in points)
     assert [point.constructed is None for point in points] == [True, False, False]
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(map(str, arguments)))
-    return stop.value.code
 
 
 def test_the_command(tmp_path, capsys):

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from lab_runs import run
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.commands import train as command
 from manifold_mixup.lab.recipes import catalog
@@ -20,19 +19,6 @@ from manifold_mixup.lab.runs import weights
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-
-
-@pytest.fixture
-def npz(tmp_path, task) -> Path:
-    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
-    np.savez(tmp_path / "blobs.npz", **{key: value.numpy() for key, value in arrays.items()})
-    return tmp_path / "blobs.npz"
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(map(str, arguments)))
-    return stop.value.code
 
 
 def small(npz, *more) -> int:

@@ -1,5 +1,6 @@
 """The command from end to end: good input, bad input, Ctrl-C."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifold_mixup.lab import cli
+import lab_runs
 from manifold_mixup.lab.commands.compare import Options as Compare
 from manifold_mixup.lab.commands.compare import prepare
 from manifold_mixup.lab.commands.compare import run as compare
@@ -22,18 +23,7 @@ from manifold_mixup.lab.launch import processes
 REAL = Path(__file__).parents[4] / "shared" / "data"
 
 
-@pytest.fixture
-def npz(tmp_path, task) -> Path:
-    path = tmp_path / "blobs.npz"
-    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
-    np.savez(path, **{key: value.numpy() for key, value in arrays.items()})
-    return path
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", *map(str, arguments)])
-    return stop.value.code
+run = functools.partial(lab_runs.run, "compare")
 
 
 def test_an_npz_end_to_end(tmp_path, npz, capsys):

@@ -1,11 +1,13 @@
 """``manifold-mixup layers``: of models of every origin, as a table, as JSON, and in part."""
 
+import functools
 import json
 import sys
 from textwrap import dedent
 
 import pytest
 
+import lab_runs
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.models import user_code
@@ -105,10 +107,7 @@ def mine(tmp_path):
     return folder
 
 
-def run(*arguments) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["layers", *map(str, arguments)])
-    return stop.value.code
+run = functools.partial(lab_runs.run, "layers")
 
 
 def found(capsys, *arguments):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lab_runs import run
 from manifold_mixup.lab import cli
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate import Settings, evaluate, features
@@ -179,12 +180,6 @@ def test_differences_are_of_the_seeds_that_both_methods_have():
         assert lines[1].count("<br>") == len(factors)
         assert lines[1].endswith(" | 2 |")
     assert "classifier" not in page  # nothing was said of features
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(map(str, arguments)))
-    return stop.value.code
 
 
 @pytest.fixture

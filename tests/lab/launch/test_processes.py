@@ -14,11 +14,8 @@ import pytest
 import torch
 
 from after_worker import look_at, look_for_ever
+from lab_runs import by_run
 from manifold_mixup.lab.launch.processes import train_all
-
-
-def by_run(results):
-    return {result.run: replace(result, seconds=0) for result in results}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lab_runs import by_run
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.runs import folder as kept
 
@@ -36,10 +37,6 @@ def cluster():
 def long(runs):
     """Two runs that take some seconds."""
     return [replace(run, epochs=100) for run in runs[1:3]]
-
-
-def by_run(results):
-    return {result.run: replace(result, seconds=0) for result in results}
 
 
 def workers() -> list[int]:

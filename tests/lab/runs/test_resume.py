@@ -12,21 +12,12 @@ import torch
 
 import processes
 import resume_worker
+from lab_runs import without_time
 from manifold_mixup.lab.runs import checkpoint, weights
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.training.loop import Stopped, train
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def without_time(result):
-    return replace(result, seconds=0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stop_after(steps):

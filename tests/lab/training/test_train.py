@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lab_runs import without_time
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data.augment import Augment
 from manifold_mixup.lab.data.loader import Loader
@@ -20,17 +21,7 @@ from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.loop import train
 from manifold_mixup.lab.training.method import Method
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def without_time(result):
-    return replace(result, seconds=0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
