@@ -12,6 +12,7 @@ from zoo import (
     BATCH,
     CLASSES,
     PLACES,
+    TARGET,
     ZOO,
     build,
     example,
@@ -22,7 +23,6 @@ from zoo import (
     plan_at,
 )
 
-TARGET = torch.arange(BATCH) % CLASSES
 BY_PLACE = pytest.mark.parametrize(("name", "layer"), PLACES)
 BY_MODEL = pytest.mark.parametrize("name", ZOO)
 

@@ -5,13 +5,12 @@ import torch
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan, mix, sample_plan
-from zoo import BATCH, CLASSES, build, example, hand_split, layers_of, logits, plan_at
+from zoo import BATCH, TARGET, build, example, hand_split, layers_of, logits, plan_at
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-TARGET = torch.arange(BATCH) % CLASSES
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from torch import nn
 
 from manifold_mixup import ManifoldMixup, find_layers
 from manifold_mixup._inputs import leading, leads, map_inputs, mixed_input, named_inputs
+from zoo import BATCH, CLASSES, TARGET, build, example
 
 IMAGE, VECTOR = torch.zeros(4, 3, 2, 2), torch.zeros(4, 5)
 TOKENS, MASK = torch.zeros(4, 7, dtype=torch.long), torch.ones(4, 7, dtype=torch.bool)
@@ -228,3 +229,66 @@ def test_token_ids_are_refused():
 def test_an_unknown_input_gets_the_known_ones():
     with pytest.raises(ValueError, match=r"this call has no 'input:y'.*\['x', 'ids'\]"):
         mixed_input("input:y", given(x=IMAGE, ids=TOKENS))
+
+
+def test_token_ids_at_the_input_are_refused():
+    model = build("text")
+    ManifoldMixup(model, ["input", "embed"])
+    with pytest.raises(TypeError, match=r"no input is floating.*torch.int64.*embedding layer"):
+        model(example(model))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(5, 8)
+
+    def forward(self, left, right, *, scale=None):
+        return self.fc(left) if right is None else self.fc(left) * right.mean()
+
+
+def test_one_of_several_inputs_must_be_named():
+    model = TwoInputs()
+    ManifoldMixup(model, ["input"], check=False)
+    x = torch.randn(BATCH, 5)
+    with pytest.raises(
+        ValueError, match=r"is ambiguous: .* has 2 such inputs.*'input:left' or 'input:right'"
+    ):
+        model(x, x)
+    mixup = ManifoldMixup(model, ["input:left"], check=False, replace=True, seed=0)
+    output = model(x, right=x)
+    torch.testing.assert_close(
+        output, model.fc(mixup.plan.lam * x + (1 - mixup.plan.lam) * x[mixup.plan.perm]) * x.mean()
+    )
+    mixup = ManifoldMixup(model, ["input:middle"], check=False, replace=True)
+    with pytest.raises(ValueError, match=r"has no 'input:middle'.*left"):
+        model(x, x)
+
+
+class Masked(nn.Module):
+    """Attention pooling by a floating mask, which is read before anything is hidden."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.head = nn.Identity(), nn.Linear(5, CLASSES)
+
+    def forward(self, x, mask):
+        return self.head(self.pool((x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)))
+
+
+def test_a_floating_mask_is_no_second_data_input():
+    model = Masked()
+    x, mask = torch.randn(BATCH, 7, 5), (torch.rand(BATCH, 7) > 0.3).float() + 1e-3
+    mixup = ManifoldMixup(model, ["pool"], example=(x, mask), seed=0)
+    train = mixup.wrap(nn.CrossEntropyLoss())
+    train(model(x, mask), TARGET).backward()
+    ManifoldMixup(model, ["input"], replace=True)
+    with pytest.raises(ValueError, match=r"'input' cannot be mixed alone.*'mask'"):
+        model(x, mask)
+
+
+def test_a_submodule_called_input_is_not_chosen():
+    model = nn.Sequential()
+    for name, width in (("input", 5), ("middle", 8), ("deep", 8), ("head", 8)):
+        model.add_module(name, nn.Linear(width, 8))
+    assert ManifoldMixup(model, example=torch.randn(BATCH, 5)).layers == ("input", "middle")

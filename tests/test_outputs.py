@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._outputs import as_paths, is_named
+from states import normal
 
 
 class Talkative(nn.Module):
@@ -21,12 +22,8 @@ class Talkative(nn.Module):
         return {"logits": self.head(second), "hidden": (first, second), "map": first.softmax(1)}
 
 
-def batch(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 def test_what_the_loss_does_not_read_bypasses_nothing():
-    model, x = Talkative(), batch(6, 4)
+    model, x = Talkative(), normal(6, 4)
     assert [row.name for row in find_layers(model, x).cuts] == ["a"]
     named = find_layers(model, x, outputs="logits")
     assert [row.name for row in named.cuts] == ["a", "b", "head"]
@@ -34,7 +31,7 @@ def test_what_the_loss_does_not_read_bypasses_nothing():
 
 
 def test_the_refusal_names_the_way_out_and_the_way_out_works():
-    model, x = Talkative(), batch(6, 4)
+    model, x = Talkative(), normal(6, 4)
     with pytest.raises(ValueError, match=r"'hidden.0' and 'map' .* set outputs='logits'"):
         ManifoldMixup(model, ["b"], example=x)
     mixup = ManifoldMixup(model, ["b"], example=x, outputs="logits")
@@ -52,7 +49,7 @@ def test_a_layer_that_only_the_other_outputs_read_is_refused():
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.head(self.a(x)), self.b(self.a.weight.sum() + x.repeat(1, 2))
 
-    row = next(row for row in find_layers(Aside(), batch(6, 4), outputs="0") if row.name == "b")
+    row = next(row for row in find_layers(Aside(), normal(6, 4), outputs="0") if row.name == "b")
     assert not row.cut
     assert "does not reach the model's outputs" in row.reason
 
@@ -62,7 +59,7 @@ def test_a_container_is_named_with_all_that_it_holds():
     assert not is_named("hidden_states", ["hidden"])
     assert is_named("", [""])
     assert is_named("0", None)
-    rows = find_layers(Talkative(), batch(6, 4), outputs="hidden")
+    rows = find_layers(Talkative(), normal(6, 4), outputs="hidden")
     assert [row.name for row in rows.cuts] == ["a"]
 
 
@@ -72,10 +69,10 @@ def test_an_unknown_output_is_refused_with_those_there_are(outputs):
         r"matches no output of this forward pass, which returned 'logits', 'hidden.0', 'hidden.1', "
     )
     with pytest.raises(ValueError, match=says):
-        find_layers(Talkative(), batch(6, 4), outputs=outputs)
+        find_layers(Talkative(), normal(6, 4), outputs=outputs)
     mixup = ManifoldMixup(Talkative(), ["a"], outputs=outputs)
     with pytest.raises(ValueError, match=says):
-        mixup._attachment.model(batch(6, 4))
+        mixup._attachment.model(normal(6, 4))
 
 
 def test_what_is_no_path_is_refused_before_anything_changes():

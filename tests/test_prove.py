@@ -1,3 +1,5 @@
+"""The proof by numbers: which layers are proven, which fail, and where numbers do not tell."""
+
 import copy
 import gc
 import math
@@ -15,25 +17,15 @@ from torch import Tensor, nn
 
 import zoo
 from architectures import (
-    PreActResNet,
     Recurrent,
-    UNet,
-    bert,
-    cases,
-    disagreeing,
-    examine,
     mixed_by,
-    padding,
     token_ids,
 )
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._proof.prove import LayerProof, Report, prove
 from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._tree import map_leaves
-
-
-def images(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+from states import normal
 
 
 def prove_one(model: nn.Module, layer: str, *args: object, **kwargs: object) -> LayerProof:
@@ -68,8 +60,8 @@ def test_an_output_of_a_number_for_each_example(rows):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).mean(1)
 
-    assert prove_one(Regression(), "stem", images(rows, 4)).verdict == "proven"
-    assert prove_one(Regression(), "branch", images(rows, 4)).verdict == "failed"
+    assert prove_one(Regression(), "stem", normal(rows, 4)).verdict == "proven"
+    assert prove_one(Regression(), "branch", normal(rows, 4)).verdict == "failed"
 
 
 class Symmetric(nn.Module):
@@ -87,13 +79,13 @@ def test_a_result_that_nothing_uses_has_no_gradient_to_lose(used):
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.eigh(self.stem(x))[used].abs())
 
-    assert prove_one(Spectrum(), "eigh", images(5, 6, 4)).verdict == "proven"
+    assert prove_one(Spectrum(), "eigh", normal(5, 6, 4)).verdict == "proven"
 
 
 def test_lambda_0_permutes_the_outputs_of_a_valid_layer_and_of_no_other():
     model = Residual()
-    table = find_layers(model, images(6, 4))
-    report = prove(model, ["stem", "branch", "head"], (images(6, 4),), {}, mixed_by(table))
+    table = find_layers(model, normal(6, 4))
+    report = prove(model, ["stem", "branch", "head"], (normal(6, 4),), {}, mixed_by(table))
     assert [proof.verdict for proof in report.layers] == ["proven", "failed", "proven"]
     stem, branch, _ = report.layers
     assert stem.error <= 1e-12 < 0.01 < stem.difference
@@ -106,8 +98,8 @@ def test_lambda_0_permutes_the_outputs_of_a_valid_layer_and_of_no_other():
 def test_a_fresh_model_cannot_defeat_it(scale):
     model = Residual(scale)
     nn.init.zeros_(model.head.weight)  # as ViT's: every output equal, every layer would pass
-    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
-    assert prove_one(model, "branch", images(6, 4)).verdict == "failed"
+    assert prove_one(model, "stem", normal(6, 4)).verdict == "proven"
+    assert prove_one(model, "branch", normal(6, 4)).verdict == "failed"
 
 
 @pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
@@ -141,7 +133,7 @@ def test_parameters_are_redrawn_at_a_natural_scale():
 def test_a_layer_that_runs_twice_fails():
     shared = nn.Linear(4, 4)
     assert (
-        prove_one(nn.Sequential(shared, nn.Tanh(), shared), "0", images(6, 4)).verdict == "failed"
+        prove_one(nn.Sequential(shared, nn.Tanh(), shared), "0", normal(6, 4)).verdict == "failed"
     )
 
 
@@ -154,7 +146,7 @@ def test_a_batch_elsewhere_fails():
         def forward(self, x: Tensor) -> Tensor:
             return self.lstm(x.transpose(0, 1))[0][-1]
 
-    proof = prove_one(TimeFirst(), "lstm", images(4, 4, 4))
+    proof = prove_one(TimeFirst(), "lstm", normal(4, 4, 4))
     assert proof.verdict == "failed"
 
 
@@ -164,8 +156,8 @@ def test_an_auxiliary_output_that_leaves_before_fails():
             h = self.stem(x)
             return {"out": self.head(self.branch(h)), "aux": h}
 
-    assert prove_one(Auxiliary(), "stem", images(6, 4)).verdict == "proven"
-    proof = prove_one(Auxiliary(), "branch", images(6, 4))
+    assert prove_one(Auxiliary(), "stem", normal(6, 4)).verdict == "proven"
+    proof = prove_one(Auxiliary(), "branch", normal(6, 4))
     assert proof.verdict == "failed"
     assert "'aux'" in proof.reason
 
@@ -181,12 +173,12 @@ def test_a_detached_mix_fails():
         if handle:
             handle.remove()
 
-    proof = prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0]
+    proof = prove(Residual(), ["stem"], (normal(6, 4),), {}, run).layers[0]
     assert proof.verdict == "failed"
     assert "no gradient" in proof.reason
     frozen = Residual()
     frozen.stem.requires_grad_(False)
-    assert prove(frozen, ["stem"], (images(6, 4),), {}, run).ok  # there is nothing to reach
+    assert prove(frozen, ["stem"], (normal(6, 4),), {}, run).ok  # there is nothing to reach
 
 
 class Detaching(Residual):
@@ -197,12 +189,12 @@ class Detaching(Residual):
 
 
 def test_a_state_that_the_model_itself_detaches_is_proven():
-    assert prove_one(Detaching(), "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(Detaching(), "stem", normal(6, 4)).verdict == "proven"
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "reentrant"])
 def test_checkpoints_are_no_obstacle_before_them_inside_and_after(kind):
-    model, batch = zoo.build(kind), images(6, 5)
+    model, batch = zoo.build(kind), normal(6, 5)
     with ManifoldMixup(model, zoo.layers_of(kind), check=False) as mixup:
         report = mixup.verify(batch)
     assert report.ok, report
@@ -219,7 +211,7 @@ def test_a_wrong_mix_fails():
         if handle:
             handle.remove()
 
-    assert prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0].verdict == "failed"
+    assert prove(Residual(), ["stem"], (normal(6, 4),), {}, run).layers[0].verdict == "failed"
 
 
 class Structured(Residual):
@@ -228,7 +220,7 @@ class Structured(Residual):
     def __init__(self, extra: object) -> None:
         super().__init__()
         self.extra = extra
-        self.register_buffer("anchors", images(4, 2))
+        self.register_buffer("anchors", normal(4, 2))
 
     def forward(self, x: Tensor) -> tuple[Tensor, object]:
         h = self.stem(x)
@@ -242,17 +234,17 @@ class Structured(Residual):
         lambda m, _: m.head.bias * math.inf,
         lambda _, h: h.square().mean(),
         lambda _, h: h.mean(0),
-        lambda _, h: h.mean(0)[:4, None] * images(4, 4).to(h),
+        lambda _, h: h.mean(0)[:4, None] * normal(4, 4).to(h),
     ],
 )
 def test_outputs_without_a_batch_say_nothing(extra):
-    assert prove_one(Structured(extra), "branch", images(6, 4)).verdict == "proven"
+    assert prove_one(Structured(extra), "branch", normal(6, 4)).verdict == "proven"
 
 
 def test_an_output_that_holds_the_batch_elsewhere_counts():
     model = Structured(lambda _, h: h.T)
-    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
-    proof = prove_one(model, "branch", images(6, 4))
+    assert prove_one(model, "stem", normal(6, 4)).verdict == "proven"
+    proof = prove_one(model, "branch", normal(6, 4))
     assert proof.verdict == "failed"
     assert "the output '1'" in proof.reason
 
@@ -263,8 +255,8 @@ def test_what_scales_noise_bypasses():
             h = self.stem(x)
             return self.head(self.branch(h) + torch.randn_like(h) * (h * self.scale).exp())
 
-    assert prove_one(TwoHeaded(), "stem", images(6, 4)).verdict == "proven"
-    assert prove_one(TwoHeaded(), "branch", images(6, 4)).verdict == "failed"
+    assert prove_one(TwoHeaded(), "stem", normal(6, 4)).verdict == "proven"
+    assert prove_one(TwoHeaded(), "branch", normal(6, 4)).verdict == "failed"
 
 
 def test_a_state_that_is_not_finite_after_the_mix_fails():
@@ -272,7 +264,7 @@ def test_a_state_that_is_not_finite_after_the_mix_fails():
     def run(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: MixPlan | None):
         yield model(*args) * (math.nan if plan else 1.0)
 
-    assert prove(Residual(), ["stem"], (images(6, 4),), {}, run).layers[0].verdict == "failed"
+    assert prove(Residual(), ["stem"], (normal(6, 4),), {}, run).layers[0].verdict == "failed"
 
 
 # Where the numbers do not tell
@@ -287,7 +279,7 @@ def test_a_bypass_is_told_from_rounding_or_nothing_is_said(scale, verdict):
             h = self.stem(x)
             return self.head(self.branch(h) + scale * h)
 
-    proof = prove_one(Faint(), "branch", images(6, 4))
+    proof = prove_one(Faint(), "branch", normal(6, 4))
     assert proof.verdict == verdict, proof
 
 
@@ -325,7 +317,7 @@ class Saturated(Residual):
     ],
 )
 def test_inconclusive_is_said_with_the_reason(model, reason):
-    report = prove(model, ["stem"], (images(6, 4),), {}, unmixed)
+    report = prove(model, ["stem"], (normal(6, 4),), {}, unmixed)
     assert report.layers[0].verdict == "inconclusive"
     assert reason in report.layers[0].reason
     assert not report.ok
@@ -339,18 +331,18 @@ def test_what_python_draws_is_the_same_in_every_pass():
 
     model = LayerDrop()
     model.generator, model.other = np.random.default_rng(0), torch.Generator()
-    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(model, "stem", normal(6, 4)).verdict == "proven"
     assert model.generator.random() == np.random.default_rng(0).random()
 
 
 def test_a_model_that_cannot_be_copied_is_proven():
     model = Residual()
     model.lock = threading.Lock()
-    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(model, "stem", normal(6, 4)).verdict == "proven"
 
 
 def test_an_error_of_the_model_is_skipped_with_its_text():
-    report = prove(Residual(), ["stem"], (images(6, 5),), {}, unmixed)
+    report = prove(Residual(), ["stem"], (normal(6, 5),), {}, unmixed)
     assert "shapes cannot be multiplied" in report.layers[0].reason
 
 
@@ -358,7 +350,7 @@ def test_an_error_of_the_model_is_skipped_with_its_text():
 
 
 @pytest.mark.parametrize(
-    "example", [torch.zeros(6, 4), torch.ones(1, 4), images(1, 4), images(2, 4)]
+    "example", [torch.zeros(6, 4), torch.ones(1, 4), normal(1, 4), normal(2, 4)]
 )
 def test_examples_that_are_alike_get_noise(example):
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
@@ -397,7 +389,7 @@ def test_no_pass_leaves_its_activations_behind():
             return self.head(h)
 
     passes = queue.Queue()
-    prove_one(Watched(), "stem", images(6, 4))
+    prove_one(Watched(), "stem", normal(6, 4))
     gc.collect()
     assert passes.qsize() > 4
     assert not made
@@ -410,8 +402,8 @@ def test_an_input_without_a_batch_may_be_as_long_as_one(batch, length):
         def forward(self, x: Tensor, places: Tensor) -> Tensor:
             return self.head((self.stem(x) * places).tanh().mean(1))
 
-    for places in (images(length, 8), torch.arange(length)[:, None].expand(-1, 8)):
-        proof = prove_one(Placed(), "stem", images(batch, length, 4), places=places)
+    for places in (normal(length, 8), torch.arange(length)[:, None].expand(-1, 8)):
+        proof = prove_one(Placed(), "stem", normal(batch, length, 4), places=places)
         assert proof.verdict == "proven", proof
 
 
@@ -426,7 +418,7 @@ def test_no_hook_of_the_model_is_called():
         model.stem.weight.register_post_accumulate_grad_hook,
     ):
         register(lambda *_: called.append(1))
-    assert prove_one(model, "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(model, "stem", normal(6, 4)).verdict == "proven"
     assert not called
     assert model.stem.weight.grad is None
 
@@ -437,15 +429,15 @@ def test_no_hook_of_the_model_is_called():
 def test_dropout_and_batch_statistics_are_no_obstacle():
     block = (nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.9), nn.RReLU(), nn.AlphaDropout())
     model = nn.Sequential(nn.Linear(4, 8), *block, nn.Linear(8, 3))
-    table = find_layers(model, images(6, 4))
+    table = find_layers(model, normal(6, 4))
     layers = [row.name for row in table]
-    assert prove(model, layers, (images(6, 4),), {}, mixed_by(table)).ok
+    assert prove(model, layers, (normal(6, 4),), {}, mixed_by(table)).ok
 
 
 def test_a_changing_state_does_not_matter():
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
     assert (
-        prove_one(nn.Sequential(spectral, nn.Linear(4, 4)), "0", images(6, 4)).verdict == "proven"
+        prove_one(nn.Sequential(spectral, nn.Linear(4, 4)), "0", normal(6, 4)).verdict == "proven"
     )
 
 
@@ -460,7 +452,7 @@ def test_a_buffer_that_is_made_in_the_first_pass_does_not_matter():
                 self.scale_of = torch.arange(x.shape[1]).to(x)
             return super().forward(x * self.scale_of)
 
-    assert prove_one(Lazy(), "stem", images(6, 4)).verdict == "proven"
+    assert prove_one(Lazy(), "stem", normal(6, 4)).verdict == "proven"
 
 
 class Float(Residual):
@@ -470,7 +462,7 @@ class Float(Residual):
 
 def test_a_model_of_one_precision_is_tried_in_it():
     with torch.autocast("cpu", dtype=torch.bfloat16):  # which would round float32 off
-        proof = prove(Float(), ["head"], (images(6, 4),), {}, mixed_by_head).layers[0]
+        proof = prove(Float(), ["head"], (normal(6, 4),), {}, mixed_by_head).layers[0]
     assert proof.verdict == "proven"
     assert 1e-9 < proof.rounding < 1e-5
 
@@ -489,7 +481,7 @@ def test_complex_states_are_tried_in_double_precision(dtype):
     model = nn.Sequential(nn.Identity(), Complex(), Complex())
     if dtype == torch.float32:
         model[0] = ToComplex()
-    proof = prove_one(model, "1", images(6, 4).to(dtype))
+    proof = prove_one(model, "1", normal(6, 4).to(dtype))
     assert proof.verdict == "proven"
     assert proof.rounding < 1e-12
 
@@ -508,7 +500,7 @@ def test_a_complex_bypass_is_seen():
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(self.first(x)) + 1j * x
 
-    assert prove_one(Skipping(), "first", images(6, 4).to(torch.complex64)).verdict == "failed"
+    assert prove_one(Skipping(), "first", normal(6, 4).to(torch.complex64)).verdict == "failed"
 
 
 @contextmanager
@@ -520,7 +512,7 @@ def mixed_by_head(model: nn.Module, args: tuple[Tensor], kwargs: object, plan: M
 def test_compiled_models_are_tried_eagerly():
     model = torch.compile(Residual(), backend="eager")
     with ManifoldMixup(model, ["stem", "head"]) as mixup:
-        assert mixup.verify(images(6, 4)).ok
+        assert mixup.verify(normal(6, 4)).ok
 
 
 def test_the_report_is_a_table():
@@ -530,47 +522,3 @@ def test_the_report_is_a_table():
     lines = str(report).splitlines()
     assert lines[0] == "a   proven        error 0.0e+00, examples differ by 1.0e+00"
     assert lines[1] == "bc  skipped       why"
-
-
-# The two views check each other
-
-
-@pytest.mark.parametrize(
-    ("model", "args", "kwargs"),
-    [
-        (PreActResNet((1, 1, 1, 1)), (images(4, 3, 16, 16),), {}),
-        (UNet(), (images(4, 3, 8, 8),), {}),
-        (Recurrent(nn.LSTM), (token_ids(),), {}),
-        (Recurrent(nn.GRU), (token_ids(),), {}),
-        (bert(), (token_ids(),), {}),
-        (bert(), (), {"input_ids": token_ids(), "attention_mask": padding()}),
-    ],
-    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded"],
-)
-def test_structure_and_numbers_agree_on_every_module(model, args, kwargs):
-    table = find_layers(model, *args, **kwargs)
-    report = prove(model, [row.name for row in table], args, kwargs, mixed_by(table))
-    assert not disagreeing(table, report)
-
-
-SAMPLE = [
-    "torchvision/resnet18",
-    "torchvision/squeezenet1_0",
-    "torchvision/shufflenet_v2_x0_5",
-    "torchvision/mobilenet_v3_small",
-    "timm/convnext_atto",
-    "timm/vit_tiny_patch16_224",
-    "timm/coatnet_pico_rw_224",
-    "timm/resmlp_12_224",
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLE)
-@pytest.mark.filterwarnings("ignore")
-def test_architectures_resolve_to_proven_layers(name):
-    case = next(case for case in cases() if case.name == name)
-    result = examine(case, sample=4)
-    assert result.ok, result
-    assert len(result.layers) == 3
-    assert all(0.05 <= depth <= 0.70 for depth in result.depths)

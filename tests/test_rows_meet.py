@@ -7,10 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
-
-
-def batch(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from states import normal
 
 
 class Net(nn.Module):
@@ -63,14 +60,14 @@ ATTENTION = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0)
 @pytest.mark.parametrize(
     ("model", "args"),
     [
-        (Net(lambda m, x: m.b(m.r(m.a(x))[0]), r=nn.GRU(4, 4)), (batch(7, 3, 4),)),
-        (Net(lambda m, x: m.b(m.r(m.a(x))[0]), r=nn.LSTM(4, 4)), (batch(4, 4, 4),)),
-        (Net(lambda m, x: m.b(m.r(m.a(x))), r=ATTENTION), (batch(7, 3, 4),)),
-        (Net(lambda m, x: m.b(m.a(x).cumsum(0))), (batch(5, 2, 4),)),
-        (Net(integrate), (batch(4, 4, 4),)),
-        (Net(aggregate), (batch(6, 4), EDGES)),
-        (Net(lambda m, x: m.b((m.a(x) @ x.T).softmax(1) @ m.a(x))), (batch(6, 4),)),
-        (Net(lambda m, x: m.b(m.a(x).roll(1, 0) + x)), (batch(6, 4),)),
+        (Net(lambda m, x: m.b(m.r(m.a(x))[0]), r=nn.GRU(4, 4)), (normal(7, 3, 4),)),
+        (Net(lambda m, x: m.b(m.r(m.a(x))[0]), r=nn.LSTM(4, 4)), (normal(4, 4, 4),)),
+        (Net(lambda m, x: m.b(m.r(m.a(x))), r=ATTENTION), (normal(7, 3, 4),)),
+        (Net(lambda m, x: m.b(m.a(x).cumsum(0))), (normal(5, 2, 4),)),
+        (Net(integrate), (normal(4, 4, 4),)),
+        (Net(aggregate), (normal(6, 4), EDGES)),
+        (Net(lambda m, x: m.b((m.a(x) @ x.T).softmax(1) @ m.a(x))), (normal(6, 4),)),
+        (Net(lambda m, x: m.b(m.a(x).roll(1, 0) + x)), (normal(6, 4),)),
     ],
     ids=[
         "gru",
@@ -96,19 +93,19 @@ class Graph(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
-        self.register_buffer("near", (batch(6, 6, seed=1) > 0).float())
+        self.register_buffer("near", (normal(6, 6, seed=1) > 0).float())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b((self.near @ self.a(x)).relu())
 
 
 def test_with_one_batch_size_only_numbers_decide():
-    assert "depend on the order of the examples" in reasons(Graph(), batch(6, 4))
+    assert "depend on the order of the examples" in reasons(Graph(), normal(6, 4))
     fixed = Net(lambda m, x: m.b(m.a(x) * torch.ones(6, 1)))
-    table = find_layers(fixed, batch(6, 4))
+    table = find_layers(fixed, normal(6, 4))
     assert table.once
     assert [row.name for row in table.cuts] == ["a", "b"]
-    ManifoldMixup(fixed, ["a"], example=batch(6, 4)).remove()
+    ManifoldMixup(fixed, ["a"], example=normal(6, 4)).remove()
 
 
 def test_with_one_batch_size_only_a_bypass_by_numbers_is_refused():
@@ -118,7 +115,7 @@ def test_with_one_batch_size_only_a_bypass_by_numbers_is_refused():
             return self.b(h) + torch.from_numpy(x.detach().numpy().copy()).to(h)
 
     with pytest.raises(ValueError, match="bypassed"):
-        ManifoldMixup(Fixed(None), ["a"], example=batch(6, 4))
+        ManifoldMixup(Fixed(None), ["a"], example=normal(6, 4))
 
 
 def test_what_does_not_run_is_not_accepted_for_its_structure():
@@ -126,7 +123,7 @@ def test_what_does_not_run_is_not_accepted_for_its_structure():
         return m.b(m.a(x) * torch.ones(6, 1)) * 0  # and nothing tells the examples apart
 
     with pytest.raises(ValueError, match=r"one batch size only.*set check=False"):
-        ManifoldMixup(Net(forward), ["a"], example=batch(6, 4))
+        ManifoldMixup(Net(forward), ["a"], example=normal(6, 4))
     ManifoldMixup(Net(forward), ["a"], check=False)
 
 
@@ -135,7 +132,7 @@ def test_what_does_not_run_is_not_accepted_for_its_structure():
 )
 def test_a_single_example_without_a_batch_is_refused(features):
     with pytest.raises(ValueError, match="a batch dimension"):
-        ManifoldMixup(nn.Sequential(features, nn.Linear(6, 6)), ["0"], example=batch(6))
+        ManifoldMixup(nn.Sequential(features, nn.Linear(6, 6)), ["0"], example=normal(6))
 
 
 # What only looks so
@@ -178,13 +175,13 @@ def blend(m: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("model", "x", "accepted"),
     [
-        (Net(pack), batch(5, 3, 4), {"a"}),
-        (Net(lambda m, x: pack(m, m.n(x)), n=nn.BatchNorm1d(3)), batch(5, 3, 4), {"a"}),
-        (Net(each), batch(5, 4), {"a"}),
-        (Net(route, e=nn.Linear(4, 4), f=nn.Linear(4, 4)), batch(8, 4), {"a", "b"}),
-        (Net(pick), batch(5, 3, 4), {"b"}),
-        (Net(blend), batch(5, 4), {"a", "b"}),
-        (Net(lambda m, x: m.b(m.n(m.a(x)).T.T), n=nn.BatchNorm1d(4)), batch(5, 4), {"a", "b"}),
+        (Net(pack), normal(5, 3, 4), {"a"}),
+        (Net(lambda m, x: pack(m, m.n(x)), n=nn.BatchNorm1d(3)), normal(5, 3, 4), {"a"}),
+        (Net(each), normal(5, 4), {"a"}),
+        (Net(route, e=nn.Linear(4, 4), f=nn.Linear(4, 4)), normal(8, 4), {"a", "b"}),
+        (Net(pick), normal(5, 3, 4), {"b"}),
+        (Net(blend), normal(5, 4), {"a", "b"}),
+        (Net(lambda m, x: m.b(m.n(m.a(x)).T.T), n=nn.BatchNorm1d(4)), normal(5, 4), {"a", "b"}),
     ],
     ids=[
         "packed",
@@ -230,23 +227,23 @@ def drawn(m: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("forward", [shuffled, sorted_by_size, rotated, drawn])
 def test_a_layer_between_two_reorderings_is_no_place(forward):
     model = Net(forward)
-    rows = {row.name: row for row in find_layers(model, batch(6, 4))}
+    rows = {row.name: row for row in find_layers(model, normal(6, 4))}
     assert (rows["a"].cut, rows["b"].cut) == (False, True)
     if forward is not sorted_by_size:  # there the order itself carries the unmixed states
         assert "a different order there" in rows["a"].reason
     with pytest.raises(ValueError, match=r"Nearest cut points: 'b'"):
-        ManifoldMixup(model, ["a"], example=batch(6, 4))
+        ManifoldMixup(model, ["a"], example=normal(6, 4))
 
 
 @pytest.mark.parametrize("forward", [shuffled, sorted_by_size, rotated])
 def test_numbers_see_it_too(forward):
     mixup = ManifoldMixup(Net(forward), ["a", "b"], check=False)
-    report = mixup.verify(batch(6, 4))
+    report = mixup.verify(normal(6, 4))
     assert [proof.verdict for proof in report.layers] == ["failed", "proven"], report
 
 
 def test_there_the_outputs_would_be_of_others():
-    model, x, perm = Net(rotated), batch(6, 4), torch.tensor([1, 2, 3, 4, 0, 5])
+    model, x, perm = Net(rotated), normal(6, 4), torch.tensor([1, 2, 3, 4, 0, 5])
     mixup = ManifoldMixup(model, ["a", "b"], check=False)
     plain = model.eval()(x)
     for layer, right in (("a", False), ("b", True)):

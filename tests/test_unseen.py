@@ -9,38 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphs import Net, cuts_of, rows_of
 from manifold_mixup import ManifoldMixup, find_layers
-
-
-def batch(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Net(nn.Module):
-    """Three linear layers, put together by a function."""
-
-    def __init__(self, forward: object, **modules: nn.Module) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        for name, module in modules.items():
-            setattr(self, name, module)
-        self.function = forward
-
-    def forward(self, *args: Tensor) -> Tensor:
-        return self.function(self, *args)
-
-
-def rows_of(model: nn.Module, *args: Tensor) -> dict[str, object]:
-    return {row.name: row for row in find_layers(model, *args)}
-
-
-def cuts(model: nn.Module, *args: Tensor) -> set[str]:
-    return {name for name, row in rows_of(model, *args).items() if row.cut}
-
+from states import normal
 
 # Category ids in a floating matrix
 
-MATRIX = torch.cat([torch.randint(9, (6, 2)).float(), batch(6, 3)], 1)
+MATRIX = torch.cat([torch.randint(9, (6, 2)).float(), normal(6, 3)], 1)
 
 
 def embedded(m: nn.Module, x: Tensor) -> Tensor:
@@ -132,7 +107,7 @@ FAKE = torch.ao.quantization.FakeQuantize
 )
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_computed_from_values_is_no_id(forward, modules, accepted):
-    model, x = Net(forward, **modules), batch(6, 4)
+    model, x = Net(forward, **modules), normal(6, 4)
     found = find_layers(model, x)
     assert accepted | {"c"} <= {row.name for row in found.cuts}
     assert found.inputs[0].cut
@@ -161,7 +136,7 @@ def by_backward(m: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_a_layer_whose_derivative_is_taken_inside_is_bypassed():
-    model, x = Net(forces), batch(6, 4)
+    model, x = Net(forces), normal(6, 4)
     rows = rows_of(model, x)
     for name in ("a", "b", "c"):
         assert not rows[name].cut
@@ -176,7 +151,7 @@ def test_a_layer_whose_derivative_is_taken_inside_is_bypassed():
 
 @pytest.mark.filterwarnings("ignore:Using backward")
 def test_by_backward_as_well():
-    assert not cuts(Net(by_backward), batch(6, 4)) & {"a", "b", "c"}
+    assert not cuts_of(Net(by_backward), normal(6, 4)) & {"a", "b", "c"}
 
 
 def test_what_comes_before_or_after_the_derivative_is_a_place():
@@ -185,8 +160,8 @@ def test_what_comes_before_or_after_the_derivative_is_a_place():
         (slope,) = torch.autograd.grad(m.b(h).tanh().sum(), h, create_graph=True)
         return m.c(slope)
 
-    model, x = Net(forward), batch(6, 4)
-    assert cuts(model, x) == {"a", "c"}
+    model, x = Net(forward), normal(6, 4)
+    assert cuts_of(model, x) == {"a", "c"}
     ManifoldMixup(model, ["a", "c"], example=x).assert_verified(x)
 
 
@@ -273,8 +248,8 @@ WAYS += [by_pickle, by_file, by_storage, by_typed_storage]
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_around_a_layer_is_seen(way):
-    model, x = Net(lambda m, x: m.c(m.b(m.a(x).relu()) + way(x))), batch(6, 4)
-    assert cuts(model, x) == {"c"}
+    model, x = Net(lambda m, x: m.c(m.b(m.a(x).relu()) + way(x))), normal(6, 4)
+    assert cuts_of(model, x) == {"c"}
     with pytest.raises(ValueError, match=r"'b' is bypassed.*Nearest cut points: 'c'"):
         ManifoldMixup(model, ["b"], example=x)
     report = ManifoldMixup(model, ["b", "c"], check=False).verify(x)
@@ -284,8 +259,8 @@ def test_a_way_around_a_layer_is_seen(way):
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_that_passes_through_a_layer_too(way):
-    model, x = Net(lambda m, x: m.c(m.b(way(m.a(x).relu())))), batch(6, 4)
-    assert cuts(model, x) == {"a", "b", "c"}
+    model, x = Net(lambda m, x: m.c(m.b(way(m.a(x).relu())))), normal(6, 4)
+    assert cuts_of(model, x) == {"a", "b", "c"}
 
 
 def test_whose_memory_a_tensor_has_is_known_when_it_is_asked_for():
@@ -294,11 +269,11 @@ def test_whose_memory_a_tensor_has_is_known_when_it_is_asked_for():
         alias = torch.empty(0).set_(h.detach().untyped_storage(), 0, h.shape, h.stride())
         return m.c(m.b(alias) * torch.tensor(2.0))
 
-    assert cuts(Net(forward), batch(6, 4)) == {"a", "b", "c"}
+    assert cuts_of(Net(forward), normal(6, 4)) == {"a", "b", "c"}
 
 
 def test_what_cannot_be_followed_at_all_is_refused_with_the_way_out():
-    model, x = Net(lambda m, x: m.c(m.b(Hidden.apply(m.a(x).relu())))), batch(6, 4)
+    model, x = Net(lambda m, x: m.c(m.b(Hidden.apply(m.a(x).relu())))), normal(6, 4)
     rows = rows_of(model, x)
     assert {name for name, row in rows.items() if row.cut} == {"b", "c"}
     assert "outside PyTorch's operators" in rows["a"].reason
@@ -317,7 +292,7 @@ def test_memory_that_is_filled_by_operators_is_followed():
         )
         return m.c(buffer * scores[:, 0] + torch.empty_like(x).normal_() * 0)
 
-    assert cuts(Net(forward), batch(6, 4)) == {"a", "c"}
+    assert cuts_of(Net(forward), normal(6, 4)) == {"a", "c"}
 
 
 def test_a_constant_is_none_of_what_was_copied_out():
@@ -327,4 +302,4 @@ def test_a_constant_is_none_of_what_was_copied_out():
 
     model = Net(forward)
     model.scale = torch.ones(6, 1).new_full((1, 4), 0.5)
-    assert cuts(model, batch(6, 4)) == {"a", "c"}
+    assert cuts_of(model, normal(6, 4)) == {"a", "c"}

@@ -11,161 +11,27 @@ import pytest
 import torch
 import transformers
 from torch.nn import functional
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import processes
+import trainer_worker
 from manifold_mixup import ManifoldMixup, MixPlan
 from manifold_mixup.integrations.transformers import add_to_trainer
+from trainer_training import (
+    BATCH,
+    CASES,
+    CLASSES,
+    COUNT,
+    IN_BERT,
+    attach,
+    bert,
+    build,
+    drawn,
+    make_trainer,
+    padded,
+    trained,
+)
 
 ROOT = Path(__file__).parents[2]
-COUNT, BATCH = 44, 8  # the last of six batches has four examples
-
-
-# Models, each with layers and a data set
-
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-SIZES |= {"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-WORDS = {"vocab_size": 30, "max_position_embeddings": 8}
-
-
-def build(head, config):
-    torch.manual_seed(0)
-    return head(config)
-
-
-def bert(head=transformers.BertForSequenceClassification, **config):
-    given = {**SIZES, **WORDS, "num_labels": 3, **config}
-    return build(head, transformers.BertConfig(**given))
-
-
-def distilbert(**config):
-    still = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
-    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
-    config = transformers.DistilBertConfig(**WORDS, **sizes, **still, **config)
-    return build(transformers.DistilBertForSequenceClassification, config)
-
-
-def vit():
-    config = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SIZES)
-    return build(transformers.ViTForImageClassification, config)
-
-
-def convnext():
-    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2}
-    config = transformers.ConvNextConfig(num_labels=3, **sizes)
-    return build(transformers.ConvNextForImageClassification, config)
-
-
-def resnet():
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
-    config = transformers.ResNetConfig(layer_type="basic", num_labels=3, **sizes)
-    return build(transformers.ResNetForImageClassification, config)
-
-
-def texts(labels):
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, 30, (COUNT, 7), generator=generator)
-    return [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
-
-
-def images():
-    x = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    return [{"pixel_values": row, "labels": k % 3} for k, row in enumerate(x)]
-
-
-def tokens():
-    labels = torch.randint(3, (COUNT, 7), generator=torch.Generator().manual_seed(2))
-    return texts(labels.masked_fill(labels.roll(1, 0) == 0, -100))
-
-
-def padded(rows):
-    """Give the texts lengths of 2 to 7, and cut what is behind them."""
-    lengths = [2 + k % 6 for k in range(COUNT)]
-    masks = [(torch.arange(7) < length).long() for length in lengths]
-    rows = [{**row, "attention_mask": mask} for row, mask in zip(rows, masks, strict=True)]
-    for row in rows:
-        row["input_ids"] = row["input_ids"] * row["attention_mask"]
-        if torch.is_tensor(row["labels"]):
-            row["labels"] = row["labels"].masked_fill(row["attention_mask"] == 0, -100)
-    return rows
-
-
-CLASSES = texts([k % 3 for k in range(COUNT)])
-SEVERAL = texts([torch.tensor([k % 2, k % 3 == 0, 1.0]) for k in range(COUNT)])
-IN_BERT = ["bert.embeddings", "bert.encoder.layer.0"]
-IN_DISTILBERT = ["distilbert.embeddings", "distilbert.transformer.layer.0"]
-TOKENS = transformers.BertForTokenClassification
-CASES = {
-    "classes": (bert, IN_BERT, CLASSES),
-    "tokens": (lambda: bert(TOKENS), IN_BERT, tokens()),
-    "several": (lambda: bert(problem_type="multi_label_classification"), IN_BERT, SEVERAL),
-    "a number": (lambda: distilbert(num_labels=1), IN_DISTILBERT, CLASSES),
-    "padded": (bert, IN_BERT, padded(CLASSES)),
-    "padded tokens": (lambda: bert(TOKENS), IN_BERT, padded(tokens())),
-    "padded numbers": (lambda: distilbert(num_labels=1), IN_DISTILBERT, padded(CLASSES)),
-    "vit": (vit, ["input", "vit.layers.0"], images()),
-    "convnext": (convnext, ["input", "convnext.encoder.stages.0"], images()),
-    "resnet": (resnet, ["input", "resnet.encoder.stages.0"], images()),
-}
-ALL = {
-    **CASES,
-    "with dropout": (lambda: bert(hidden_dropout_prob=0.1), IN_BERT, CLASSES),
-    "half precision": (lambda: bert().bfloat16(), IN_BERT, CLASSES),
-}
-
-
-# A training by the Trainer
-
-
-class Watch(TrainerCallback):
-    """Keeps the plans, and the batches that the data collator made."""
-
-    def __init__(self, mixup):
-        self.mixup, self.plans, self.batches = mixup, [], []
-
-    def collate(self, rows):
-        batch = transformers.default_data_collator(rows)
-        if "attention_mask" in batch:  # as wide as the longest text of the batch
-            width = batch["attention_mask"].sum(1).max()
-            batch = {name: x[:, :width] if x.ndim > 1 else x for name, x in batch.items()}
-        self.batches.append(batch)
-        return dict(batch)
-
-    def on_substep_end(self, args, state, control, **_):
-        self.plans.append(self.mixup.plan)
-
-    on_step_end = on_substep_end
-
-
-def make_trainer(model, data, folder, *, epochs=1, given=None, **settings):
-    fixed = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "max_grad_norm": 0.0}
-    settings = {"save_strategy": "no", "per_device_train_batch_size": BATCH, **settings}
-    args = TrainingArguments(folder, num_train_epochs=epochs, **fixed, **settings)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    optimizers = (optimizer, constant)
-    return Trainer(model, args, train_dataset=data, optimizers=optimizers, **(given or {}))
-
-
-def attach(case, model, **options):
-    mask = "attention_mask" if "padded" in case else None
-    return ManifoldMixup(model, ALL[case][1], mask=mask, **{"seed": 0, "check": False, **options})
-
-
-def trained(case, folder, *, mix=True, add=True, resume=None, mixup=None, **settings):
-    """Train by a Trainer; return it and what was watched."""
-    build_model, _, data = ALL[case]
-    model = build_model()
-    mixup = attach(case, model, **(mixup or {}))
-    watch = Watch(mixup)
-    given = {"data_collator": watch.collate, "callbacks": [watch]}
-    trainer = make_trainer(model, data, folder, given=given, **settings)
-    if not mix:
-        mixup.remove()
-    elif add:
-        add_to_trainer(trainer, mixup)
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer, watch
 
 
 # The oracle: loops and losses written out
@@ -370,10 +236,6 @@ def test_what_is_logged(tmp_path):
 # Resuming
 
 
-def drawn(watch):
-    return [(plan.layer, plan.lam.item(), plan.perm.tolist()) for plan in watch.plans]
-
-
 @pytest.mark.parametrize("restore", [False, True])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(restore, tmp_path):
     settings = {
@@ -407,7 +269,7 @@ def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Each draws plans of its own; the gradients are those of one process with all batches."""
-    launch(ROOT / "tests" / "integrations" / "trainer_worker.py", str(tmp_path))
+    launch(trainer_worker.__file__, str(tmp_path))
     first, second = (torch.load(tmp_path / f"rank.{rank}") for rank in (0, 1))
     assert first["plans"] != second["plans"]
     model, optimizer = bert().train(), None
@@ -448,137 +310,6 @@ def launch(*command):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-# Wrong uses
-
-
-def refused(
-    tmp_path, error, match, *, model=None, data=CLASSES, layers=IN_BERT, settings=None, **given
-):
-    model = bert() if model is None else model
-    mixup = ManifoldMixup(model, layers, check=False)
-    trainer = make_trainer(model, data, tmp_path, given=given, **(settings or {}))
-
-    def use():
-        add_to_trainer(trainer, mixup)
-        trainer.train()
-
-    with pytest.raises(error, match=match):
-        use()
-
-
-@pytest.mark.parametrize("case", ["classes", "several", "padded"])
-def test_a_trainer_to_which_it_was_not_added(case, tmp_path):
-    """The model computes the loss, which is seen by the check, or else by the first backward."""
-    with pytest.raises(
-        ValueError, match=r"itself computes a loss from 'labels'.*Trainer.*add_to_trainer"
-    ):
-        trained(case, tmp_path, add=False, mixup={"check": True})
-    with pytest.raises(RuntimeError, match=r"targets were not mixed.*labels=.*add_to_trainer"):
-        trained(case, tmp_path, add=False)
-
-
-def test_a_trainer_with_a_loss_of_its_own_to_which_it_was_not_added(tmp_path):
-    model = bert()
-    ManifoldMixup(model, IN_BERT)
-
-    def loss(outputs, labels, num_items_in_batch=None):
-        return functional.cross_entropy(outputs.logits, labels)
-
-    given = {"compute_loss_func": loss}
-    with pytest.raises(RuntimeError, match=r"'logits'.*targets were not mixed.*add_to_trainer"):
-        make_trainer(model, CLASSES, tmp_path, given=given).train()
-
-
-def test_twice(tmp_path):
-    model = bert()
-    trainer = make_trainer(model, CLASSES, tmp_path)
-    mixup = ManifoldMixup(model, IN_BERT)
-    add_to_trainer(trainer, mixup)
-    with pytest.raises(RuntimeError, match="already mixes"):
-        add_to_trainer(trainer, mixup)
-
-
-def test_a_loss_that_is_wrapped_already(tmp_path):
-    model = bert()
-    mixup = ManifoldMixup(model, IN_BERT)
-    wrapped = {"compute_loss_func": mixup.wrap(functional.cross_entropy)}
-    with pytest.raises(TypeError, match="already wrapped"):
-        add_to_trainer(make_trainer(model, CLASSES, tmp_path, given=wrapped), mixup)
-
-
-def test_models_with_other_losses(tmp_path):
-    config = transformers.GPT2Config(vocab_size=30, n_positions=8, n_embd=16, n_layer=1, n_head=2)
-    generates = build(transformers.GPT2LMHeadModel, config)
-    fills_in = bert(transformers.BertForMaskedLM)
-    for model in (generates, fills_in):
-        says = f"but not {type(model).__name__}. Give the Trainer a compute_loss_func"
-        refused(tmp_path, TypeError, says, model=model, layers=model.get_input_embeddings())
-
-
-def test_a_model_without_a_head(tmp_path):
-    says = "are a NoneType.*'labels'.*forward.*remove_unused_columns"
-    given = {"layers": ["embeddings"], "data": CLASSES}
-    refused(tmp_path, TypeError, says, model=bert().bert, **given)
-    given["settings"] = {"remove_unused_columns": False}
-    says = r"returned \['last_hidden_state', 'pooler_output'\], but no logits"
-    refused(tmp_path, TypeError, says, model=bert().bert, **given)
-
-
-def test_targets_of_another_name(tmp_path):
-    data = [{"input_ids": row["input_ids"], "classes": row["labels"]} for row in CLASSES]
-    refused(tmp_path, TypeError, "are a NoneType.*'labels'", data=data)
-
-
-def test_targets_that_do_not_fit(tmp_path):
-    data = [{**row, "labels": row["input_ids"] % 3} for row in CLASSES]
-    says = r"labels of shape \(8, 7\) do not fit logits of shape \(8, 3\) in single_label"
-    refused(tmp_path, ValueError, says, data=data)
-
-
-def test_the_same_trainer_takes_the_way_out_of_a_refusal(tmp_path):
-    model = bert()
-    trainer = make_trainer(model, SEVERAL, tmp_path)
-    add_to_trainer(trainer, ManifoldMixup(model, IN_BERT, check=False))
-    with pytest.raises(ValueError, match="problem_type = 'multi_label_classification'"):
-        trainer.train()
-    model.config.problem_type = "multi_label_classification"
-    trainer.train()
-    assert trainer.state.global_step == 6
-
-
-def test_a_collator_that_mixes(tmp_path):
-    from torchvision.transforms import v2
-
-    mix = v2.MixUp(num_classes=3)
-
-    def collate(rows):
-        batch = transformers.default_data_collator(rows)
-        batch["pixel_values"], batch["labels"] = mix(batch["pixel_values"], batch["labels"])
-        return batch
-
-    given = {"model": vit(), "layers": ["input"], "data": CASES["vit"][2]}
-    says = r"floating point, of shape \(8, 3\).*problem_type.*Remove a data collator that mixes"
-    refused(tmp_path, ValueError, says, data_collator=collate, **given)
-
-
-def test_a_collator_that_gives_both_targets(tmp_path):
-    def collate(rows):
-        batch = transformers.default_data_collator(rows)
-        return {**batch, "labels": (batch["labels"], batch["labels"].flip(0), 0.3)}
-
-    refused(tmp_path, TypeError, "are a tuple.*collator that mixes", data_collator=collate)
-
-
-def test_a_model_that_the_trainer_makes_anew(tmp_path):
-    model = bert()
-    mixup = ManifoldMixup(model, IN_BERT)
-    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[], disable_tqdm=True)
-    trainer = Trainer(None, args, train_dataset=CLASSES, model_init=lambda: bert())
-    add_to_trainer(trainer, mixup)
-    with pytest.raises(RuntimeError, match="no forward pass of the attached model was seen"):
-        trainer.train()
 
 
 # Documentation

@@ -1,4 +1,4 @@
-"""A small task and a small run, shared by the lab's tests."""
+"""A small task, a file of it, small runs of it, and images, for the lab's tests."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,14 @@ def task() -> Data:
     y = torch.arange(330) % 3
     x = torch.randn(330, 6, generator=generator) + 2 * torch.eye(6)[y]
     return Data("blobs", x[:250], y[:250], x[250:], y[250:], classes=3, eps=0.1, space="units")
+
+
+@pytest.fixture
+def npz(tmp_path, task) -> Path:
+    """The task in a file."""
+    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
+    np.savez(tmp_path / "blobs.npz", **{key: value.numpy() for key, value in arrays.items()})
+    return tmp_path / "blobs.npz"
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +54,12 @@ def images(tmp_path) -> Path:
         parts = {"x_train": x[:240], "y_train": y[:240], "x_test": x[240:], "y_test": y[240:]}
         np.savez(tmp_path / f"cifar{classes}.npz", **parts)
     return tmp_path
+
+
+@pytest.fixture
+def one_thread():
+    """Compute with one thread, so that all sums are taken in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

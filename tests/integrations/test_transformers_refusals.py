@@ -1,0 +1,148 @@
+"""Wrong uses of ``add_to_trainer``, and models whose loss cannot be mixed: refused by name."""
+
+import pytest
+import transformers
+from torch.nn import functional
+from transformers import Trainer, TrainingArguments
+
+from manifold_mixup import ManifoldMixup
+from manifold_mixup.integrations.transformers import add_to_trainer
+from trainer_training import (
+    CASES,
+    CLASSES,
+    IN_BERT,
+    SEVERAL,
+    bert,
+    build,
+    make_trainer,
+    trained,
+    vit,
+)
+
+
+def refused(
+    tmp_path, error, match, *, model=None, data=CLASSES, layers=IN_BERT, settings=None, **given
+):
+    model = bert() if model is None else model
+    mixup = ManifoldMixup(model, layers, check=False)
+    trainer = make_trainer(model, data, tmp_path, given=given, **(settings or {}))
+
+    def use():
+        add_to_trainer(trainer, mixup)
+        trainer.train()
+
+    with pytest.raises(error, match=match):
+        use()
+
+
+@pytest.mark.parametrize("case", ["classes", "several", "padded"])
+def test_a_trainer_to_which_it_was_not_added(case, tmp_path):
+    """The model computes the loss, which is seen by the check, or else by the first backward."""
+    with pytest.raises(
+        ValueError, match=r"itself computes a loss from 'labels'.*Trainer.*add_to_trainer"
+    ):
+        trained(case, tmp_path, add=False, mixup={"check": True})
+    with pytest.raises(RuntimeError, match=r"targets were not mixed.*labels=.*add_to_trainer"):
+        trained(case, tmp_path, add=False)
+
+
+def test_a_trainer_with_a_loss_of_its_own_to_which_it_was_not_added(tmp_path):
+    model = bert()
+    ManifoldMixup(model, IN_BERT)
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        return functional.cross_entropy(outputs.logits, labels)
+
+    given = {"compute_loss_func": loss}
+    with pytest.raises(RuntimeError, match=r"'logits'.*targets were not mixed.*add_to_trainer"):
+        make_trainer(model, CLASSES, tmp_path, given=given).train()
+
+
+def test_twice(tmp_path):
+    model = bert()
+    trainer = make_trainer(model, CLASSES, tmp_path)
+    mixup = ManifoldMixup(model, IN_BERT)
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(RuntimeError, match="already mixes"):
+        add_to_trainer(trainer, mixup)
+
+
+def test_a_loss_that_is_wrapped_already(tmp_path):
+    model = bert()
+    mixup = ManifoldMixup(model, IN_BERT)
+    wrapped = {"compute_loss_func": mixup.wrap(functional.cross_entropy)}
+    with pytest.raises(TypeError, match="already wrapped"):
+        add_to_trainer(make_trainer(model, CLASSES, tmp_path, given=wrapped), mixup)
+
+
+def test_models_with_other_losses(tmp_path):
+    config = transformers.GPT2Config(vocab_size=30, n_positions=8, n_embd=16, n_layer=1, n_head=2)
+    generates = build(transformers.GPT2LMHeadModel, config)
+    fills_in = bert(transformers.BertForMaskedLM)
+    for model in (generates, fills_in):
+        says = f"but not {type(model).__name__}. Give the Trainer a compute_loss_func"
+        refused(tmp_path, TypeError, says, model=model, layers=model.get_input_embeddings())
+
+
+def test_a_model_without_a_head(tmp_path):
+    says = "are a NoneType.*'labels'.*forward.*remove_unused_columns"
+    given = {"layers": ["embeddings"], "data": CLASSES}
+    refused(tmp_path, TypeError, says, model=bert().bert, **given)
+    given["settings"] = {"remove_unused_columns": False}
+    says = r"returned \['last_hidden_state', 'pooler_output'\], but no logits"
+    refused(tmp_path, TypeError, says, model=bert().bert, **given)
+
+
+def test_targets_of_another_name(tmp_path):
+    data = [{"input_ids": row["input_ids"], "classes": row["labels"]} for row in CLASSES]
+    refused(tmp_path, TypeError, "are a NoneType.*'labels'", data=data)
+
+
+def test_targets_that_do_not_fit(tmp_path):
+    data = [{**row, "labels": row["input_ids"] % 3} for row in CLASSES]
+    says = r"labels of shape \(8, 7\) do not fit logits of shape \(8, 3\) in single_label"
+    refused(tmp_path, ValueError, says, data=data)
+
+
+def test_the_same_trainer_takes_the_way_out_of_a_refusal(tmp_path):
+    model = bert()
+    trainer = make_trainer(model, SEVERAL, tmp_path)
+    add_to_trainer(trainer, ManifoldMixup(model, IN_BERT, check=False))
+    with pytest.raises(ValueError, match="problem_type = 'multi_label_classification'"):
+        trainer.train()
+    model.config.problem_type = "multi_label_classification"
+    trainer.train()
+    assert trainer.state.global_step == 6
+
+
+def test_a_collator_that_mixes(tmp_path):
+    from torchvision.transforms import v2
+
+    mix = v2.MixUp(num_classes=3)
+
+    def collate(rows):
+        batch = transformers.default_data_collator(rows)
+        batch["pixel_values"], batch["labels"] = mix(batch["pixel_values"], batch["labels"])
+        return batch
+
+    given = {"model": vit(), "layers": ["input"], "data": CASES["vit"][2]}
+    says = r"floating point, of shape \(8, 3\).*problem_type.*Remove a data collator that mixes"
+    refused(tmp_path, ValueError, says, data_collator=collate, **given)
+
+
+def test_a_collator_that_gives_both_targets(tmp_path):
+    def collate(rows):
+        batch = transformers.default_data_collator(rows)
+        return {**batch, "labels": (batch["labels"], batch["labels"].flip(0), 0.3)}
+
+    refused(tmp_path, TypeError, "are a tuple.*collator that mixes", data_collator=collate)
+
+
+def test_a_model_that_the_trainer_makes_anew(tmp_path):
+    model = bert()
+    mixup = ManifoldMixup(model, IN_BERT)
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[], disable_tqdm=True)
+    trainer = Trainer(None, args, train_dataset=CLASSES, model_init=lambda: bert())
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(RuntimeError, match="no forward pass of the attached model was seen"):
+        trainer.train()

@@ -1,0 +1,216 @@
+"""train and evaluate from end to end: good input, bad input, going on."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from lab_runs import run
+from manifold_mixup.lab import cli
+from manifold_mixup.lab.commands import train as command
+from manifold_mixup.lab.recipes import catalog
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import weights
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def small(npz, *more) -> int:
+    """Train a perceptron for three epochs."""
+    options = ("--recipe", "compare", "--data", npz, "--model", "mlp", "--epochs", 3, "--width", 8)
+    return run("train", *options, "--device", "cpu", *more)
+
+
+# train
+
+
+def test_a_run_end_to_end(npz, tmp_path, capsys):
+    assert small(npz, "--out", tmp_path / "one") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "manifold mixup, α = 0.2 at input, hidden1, hidden2: mlp on blobs" in shown
+    result = run_folder.finished(tmp_path / "one")
+    assert f"error % {result.last.error:.2f} {result.best.error:.2f}" in shown
+    assert {path.name for path in (tmp_path / "one").iterdir()} >= {
+        "recipe.json",
+        "metrics.jsonl",
+        "result.json",
+        "last.safetensors",
+        "best.safetensors",
+    }
+
+
+def test_without_out_the_folder_is_named_after_the_recipe(npz, tmp_path):
+    assert small(npz) == 0
+    assert small(npz, "--mixing", "none") == 0
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    assert all(
+        folder.name == run_folder.folder_name(run_folder.recipe(folder)) for folder in folders
+    )
+
+
+def test_options_change_the_recipe_and_nothing_else(npz, tmp_path):
+    small(npz, "--out", tmp_path / "one", "--alpha", 0.7, "--layers", "hidden2", "--lr", 0.02)
+    expected = catalog.recipe("compare", "manifold", str(npz), "mlp")
+    found = run_folder.recipe(tmp_path / "one")
+    assert (found.alpha, found.layers, found.lr) == (0.7, ("hidden2",), 0.02)
+    assert (found.batch, found.weight_decay) == (expected.batch, expected.weight_decay)
+
+
+def test_ctrl_c_leaves_a_run_and_says_how_to_go_on(npz, tmp_path, monkeypatch, capsys):
+    assert small(npz, "--out", tmp_path / "whole") == 0
+    pressed = []
+
+    def press(self, run, done):
+        if not pressed:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+
+    monkeypatch.setattr(command.Live, "step", press)
+    arguments = ["train", "--data", "blobs with a space"]
+    monkeypatch.setattr("sys.argv", ["manifold-mixup", *arguments])
+    assert small(npz, "--out", tmp_path / "cut") == cli.INTERRUPTED
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "was stopped in epoch 1. This goes on with it: manifold-mixup train --data 'blobs" in shown
+    )
+    monkeypatch.undo()
+    assert small(npz, "--out", tmp_path / "cut") == 0
+    whole, cut = (run_folder.finished(tmp_path / name) for name in ("whole", "cut"))
+    assert cut.weights == whole.weights
+
+
+def test_a_folder_of_another_run_is_refused(npz, tmp_path, capsys):
+    small(npz, "--out", tmp_path / "one")
+    before = weights.read(tmp_path / "one" / "last.safetensors")
+    assert small(npz, "--out", tmp_path / "one", "--lr", 0.5, "--seed", 3) != 0
+    message = capsys.readouterr().err
+    assert (
+        "holds a run with other settings: lr 0.001 there, 0.5 here; seed 0 there, 3 here" in message
+    )
+    after = weights.read(tmp_path / "one" / "last.safetensors")
+    assert all(value.equal(after[name]) for name, value in before.items())
+
+
+def test_a_diverging_run_fails(npz, capsys):
+    assert small(npz, "--mixing", "none", "--lr", 1e18) == cli.FAILED
+    assert "the loss is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_bfloat16_where_the_processor_has_none_is_told(
+    npz, capsys, monkeypatch, capability, precision
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert small(npz, "--precision", precision) == 0
+    told = "Faster here: --precision float32." in capsys.readouterr().out
+    assert told == (capability == "AVX2" and precision == "bf16")
+
+
+BAD = {
+    "a task without a fast recipe": (
+        ("--recipe", "fast"),
+        "the recipe fast was made for cnn on mnist-1d and factor-cnn on fashion-mnist, not for",
+    ),
+    "recipe": (("--recipe", "papr"), "no recipe 'papr'. Did you mean 'paper'? Known: modern"),
+    "mixing": (("--mixing", "manfold"), "no kind of mixing 'manfold'. Did you mean 'manifold'?"),
+    "data": (("--data", "cifar10"), "no data set 'cifar10'. Did you mean 'cifar-10'?"),
+    "model": (("--model", "mpl"), "no model 'mpl'. Did you mean 'mlp'?"),
+    "layer": (("--layers", "hiden1"), "Did you mean 'hidden1'"),
+    "epochs": (("--epochs", 0), "epochs is 0. Expected 1 or more."),
+    "lr": (("--lr", "nan"), "lr is nan. Expected a finite number above 0."),
+    "dropout": (("--dropout", 1), "dropout is 1.0. Expected 0 or more, and less than 1."),
+    "CUDA graphs of nothing": (("--cuda-graphs",), "cuda_graphs records what is compiled: set"),
+    "CUDA graphs on a CPU": (
+        ("--compile", "--cuda-graphs", "--device", "cpu"),
+        "cuda_graphs needs a GPU, but the device is 'cpu'.",
+    ),
+    "accumulate": (("--batch", 4, "--accumulate", 5), "a batch of 4 cannot be cut into 5 parts."),
+    "device": (("--device", "cuda:99"), "cannot compute on device 'cuda:99'"),
+    "per_class": (("--per-class", 0), "per_class is 0. Expected 1 or more."),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options_of_train(npz, tmp_path, capsys, case):
+    options, text = BAD[case]
+    assert small(npz, *options) == cli.BAD_INPUT
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_field_names_the_nearest(npz, capsys):
+    assert small(npz, "--epcohs", 3) == cli.BAD_INPUT
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder(npz, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert small(npz, "--out", tmp_path / "file" / "run") == cli.BAD_INPUT
+    assert "Choose another folder with --out" in capsys.readouterr().err
+
+
+def test_recipes_differ_in_what_their_names_say():
+    plain, mixed = (
+        catalog.recipe("paper", m, "cifar-10", "wrn-28-10") for m in ("none", "manifold")
+    )
+    assert (plain.layers, mixed.layers, mixed.alpha) == ((), ("input", "layer1"), 2.0)
+    assert (mixed.loss, mixed.epochs) == ("softmax_bce", 400)
+    modern = catalog.recipe("modern", "input", "cifar-10", "preact-resnet18")
+    assert (modern.loss, modern.precision, modern.crop) == ("cross_entropy", "bf16", 4)
+    assert (modern.layers, modern.alpha) == (("input",), 1.0)
+    assert catalog.recipe("modern", "none", "svhn", "preact-resnet18").flip is False
+    assert catalog.recipe("modern", "none", "mnist-1d", "mlp").crop == 0
+
+
+# evaluate
+
+
+def test_everything_about_a_perceptron(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    small(npz, "--out", tmp_path / "one")
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "one") == 0
+    shown = capsys.readouterr().out
+    *lines, _ = shown.splitlines()  # but for the paths of what was written
+    assert max(map(len, lines)) <= 80, shown
+    assert "PGD-20: ε = 0.1, 20 steps of 0.025 in" in " ".join(shown.split())
+    assert "λ = 0.5" in shown
+    for part in ("clean", "attacks", "outliers", "neighbours", "interpolation"):
+        assert part in shown
+    assert "FGSM" in shown
+    assert "hidden2" in shown
+    assert (tmp_path / "one" / "reliability-last.png").read_bytes()[:4] == b"\x89PNG"
+    (path,) = (tmp_path / "one").glob("evaluation-last-*.json")
+    assert "deformations" not in json.loads(path.read_text())["evaluation"]
+
+
+def test_images_are_deformed_and_told_from_other_sets(images, tmp_path, capsys):
+    options = ("--mixing", "none", "--epochs", 1, "--width", 2, "--root", images, "--device", "cpu")
+    assert run("train", *options, "--out", tmp_path / "one") == 0
+    battery = ("--battery", "deformations", "outliers", "--unknown", "cifar-100")
+    assert run("evaluate", tmp_path / "one", *battery, "--tested", 10, "--root", images) == 0
+    shown = capsys.readouterr().out
+    assert "zoom out 180 %" in shown
+    assert "cifar-100" in shown
+
+
+def test_bad_input_to_evaluate(npz, tmp_path, capsys):
+    small(npz, "--out", tmp_path / "one")
+    capsys.readouterr()
+    cases = {
+        (tmp_path,): "holds no run",
+        (tmp_path / "one", "--battery", "cleen"): "no part 'cleen'. Did you mean 'clean'?",
+        (tmp_path / "one", "--battery", "deformations"): "only images can be deformed",
+        (tmp_path / "one", "--unknown", "mnist-1d"): "have shape (40,), those of blobs (6,)",
+        (tmp_path / "one", "--tested", 0): "--tested is 0. Expected 1 or more.",
+    }
+    for arguments, text in cases.items():
+        assert run("evaluate", *arguments) == cli.BAD_INPUT
+        assert text in capsys.readouterr().err

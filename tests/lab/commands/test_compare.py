@@ -1,0 +1,209 @@
+"""The command from end to end: good input, bad input, Ctrl-C."""
+
+import functools
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lab_runs
+from manifold_mixup.lab.commands.compare import Options as Compare
+from manifold_mixup.lab.commands.compare import prepare
+from manifold_mixup.lab.commands.compare import run as compare
+from manifold_mixup.lab.launch import processes
+
+REAL = Path(__file__).parents[4] / "shared" / "data"
+
+
+run = functools.partial(lab_runs.run, "compare")
+
+
+def test_an_npz_end_to_end(tmp_path, npz, capsys):
+    out = tmp_path / "out"
+    assert run("--data", npz, "--smoke", "--workers", 1, "--out", out) == 0
+    assert sorted(file.name for file in out.iterdir()) == [
+        "compare.png",
+        "compare.svg",
+        "results.json",
+        "runs",
+        "table.md",
+    ]
+    text = (out / "results.json").read_text()
+    assert str(tmp_path) not in text
+    content = json.loads(text)
+    assert content["complete"]
+    assert content["attack"]["space"] == "standard deviations"
+    assert content["data"]["name"] == "blobs"
+    assert {run["run"]["method"] for run in content["runs"]} == {
+        "no mixup",
+        "input mixup",
+        "manifold mixup",
+    }
+    assert [run["run"]["seed"] for run in content["runs"]] == [0, 0, 0, 1, 1, 1]
+    assert {"git", "versions", "machine", "started", "wall_seconds"} <= content.keys()
+    shown = capsys.readouterr().out
+    assert "manifold mixup" in shown
+    assert "ε = 0.1 in standard deviations" in " ".join(shown.split())
+
+
+def test_the_default_is_the_documented_one():
+    options = Compare()
+    assert (options.data, options.model, options.seeds) == ("mnist-1d", "mlp", 5)
+
+
+def test_methods_differ_in_nothing_but_where_and_how_they_mix(tmp_path, npz):
+    comparison = prepare(Compare(data=str(npz), out=tmp_path / "out"))
+    assert comparison.methods == ["no mixup", "input mixup", "manifold mixup"]
+    for one in comparison.runs:
+        same = replace(one, method="no mixup", layers=(), alpha=comparison.runs[0].alpha, seed=0)
+        assert same == comparison.runs[0]
+
+
+def test_options_override_what_was_chosen(tmp_path, npz):
+    options = Compare(
+        data=str(npz), out=tmp_path, seeds=1, epochs=7, alpha=0.3, layers=("hidden2",), lr=0.01,
+        eps=0.5, examples=100,
+    )  # fmt: skip
+    comparison = prepare(options)
+    plain, at_input, hidden = comparison.runs
+    assert (plain.layers, at_input.layers, hidden.layers) == ((), ("input",), ("hidden2",))
+    assert (at_input.alpha, hidden.alpha) == (0.3, 0.3)
+    assert {(run.epochs, run.lr) for run in comparison.runs} == {(7, 0.01)}
+    assert comparison.data.eps == 0.5
+    assert len(comparison.data.x) == 100
+
+
+BAD = {
+    "data set": (["--data", "fashion-minst"], "no data set 'fashion-minst'. Did you mean 'fashion"),
+    "model": (["--model", "cmn"], "no model 'cmn'. Did you mean 'cnn'? Known: mlp, "),
+    "layer": (["--layers", "hiden1"], "hidden1"),
+    "no layer": (["--layers"], "--layers names no layer."),
+    "alpha": (["--alpha", "0"], "alpha"),
+    "seeds": (["--seeds", "0"], "--seeds is 0. Expected 1 or more."),
+    "epochs": (["--epochs", "-3"], "--epochs is -3. Expected 1 or more."),
+    "lr": (["--lr", "nan"], "--lr is nan. Expected a finite number above 0."),
+    "weight decay": (["--weight-decay", "-1"], "--weight-decay is -1.0. Expected a finite"),
+    "eps": (["--eps", "-0.1"], "--eps is -0.1. Expected a finite number above 0."),
+    "examples": (["--examples", "251"], "251 training examples were asked for, blobs has 250."),
+    "device": (["--device", "gpu"], "cannot compute on device 'gpu': "),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_before_any_training(tmp_path, npz, capsys, monkeypatch, case):
+    arguments, message = BAD[case]
+    monkeypatch.setattr(processes, "train_all", lambda *_, **__: pytest.fail("training began"))
+    data = [] if "--data" in arguments else ["--data", npz]
+    assert run(*data, "--out", tmp_path / "out", *arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named_first(tmp_path, npz, capsys):
+    (tmp_path / "file").touch()
+    assert run("--data", npz, "--out", tmp_path / "file" / "out") == 2
+    assert "cannot write into" in capsys.readouterr().err
+
+
+def test_a_malformed_file_gets_one_line(tmp_path, capsys):
+    np.savez(tmp_path / "half.npz", x_train=np.ones((3, 2)), y_train=np.arange(3))
+    assert run("--data", tmp_path / "half.npz", "--out", tmp_path / "out") == 2
+    assert "half.npz has no x_test and no y_test" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named_with_the_way_to_get_it(capsys, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "mnist1d" else there(name)
+    )
+    assert run("--smoke") == 2
+    assert capsys.readouterr().err == (
+        "error: the lab needs mnist1d, not installed here. "
+        "Install it with: pip install 'manifold-mixup[lab]'\n"
+    )
+
+
+def test_help_explains_every_option(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    for option in ("--data", "--model", "--seeds", "--epochs", "--root", "--out", "--smoke"):
+        assert option in shown
+
+
+def test_ctrl_c_keeps_what_was_finished(tmp_path, npz, capsys, monkeypatch):
+    comparison = prepare(Compare(data=str(npz), out=tmp_path / "out", epochs=2, workers=1))
+    finish = processes.train_all
+
+    def interrupted(*arguments, **options):
+        for count, result in enumerate(finish(*arguments, **options)):
+            if count == 4:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(processes, "train_all", interrupted)
+    assert compare(comparison) is False
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Stopped: 4 of 15 runs were finished." in shown
+    assert "covers the 1 seed that all methods have finished" in shown
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert not content["complete"]
+    assert len(content["runs"]) == 4
+
+
+def test_a_diverging_run_is_said_and_what_was_finished_stays(tmp_path, npz, capsys):
+    out = tmp_path / "out"
+    assert run("--data", npz, "--epochs", 1, "--lr", 1e18, "--workers", 1, "--out", out) == 1
+    assert "the loss is nan in epoch 1. A learning rate below 1e+18" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
+    command = [sys.executable, "-m", "manifold_mixup.lab", "compare", "--data", str(npz)]
+    command += ["--epochs", "50", "--seeds", "200", "--workers", "2", "--out", str(tmp_path / "o")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    results, patience = tmp_path / "o" / "results.json", time.monotonic() + 90
+    while not results.exists() and process.poll() is None and time.monotonic() < patience:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    try:
+        shown, errors = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    assert process.returncode == 130, errors
+    assert "of 600 runs were finished" in shown
+    assert "Traceback" not in errors
+    assert json.loads(results.read_text())["runs"]
+
+
+@pytest.mark.skipif(not (REAL / "FashionMNIST").is_dir(), reason="no copy of Fashion-MNIST at hand")
+def test_fashion_mnist_end_to_end(tmp_path, monkeypatch):
+    options = Compare(
+        data="fashion-mnist", model="cnn", root=REAL, out=tmp_path, smoke=True, workers=1
+    )
+    comparison = prepare(options)
+    small = replace(
+        comparison.data,
+        x_test=comparison.data.x_test[:200],
+        y_test=comparison.data.y_test[:200],
+    )
+    assert compare(replace(comparison, data=small, runs=comparison.runs[:3]))
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["attack"] == {
+        "name": "FGSM", "eps": 8 / 255, "space": "pixel space [0, 1]", "bounds": [0, 1],
+    }  # fmt: skip

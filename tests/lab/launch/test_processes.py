@@ -1,0 +1,216 @@
+"""Many runs end as they do one by one, in this process and in others."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from after_worker import look_at, look_for_ever
+from lab_runs import by_run
+from manifold_mixup.lab.launch.processes import train_all
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", [False, True])
+def test_worker_processes_change_nothing(task, runs, monkeypatch, gpu):
+    """Where there is a GPU they are started in another way."""
+    runs, here, there = runs[:3], [], []
+    alone = by_run(train_all(runs, task, workers=1, on_epoch=lambda *seen: here.append(seen)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    beside = by_run(train_all(runs, task, workers=2, on_epoch=lambda *seen: there.append(seen)))
+    assert alone.keys() == set(runs)
+    assert alone == beside
+    assert sorted(here, key=repr) == sorted(there, key=repr)
+    assert len(here) == sum(run.epochs for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_done_with_a_finished_run_is_told(task, runs, tmp_path, workers):
+    notes = []
+    results = train_all(
+        runs[:3],
+        task,
+        workers=workers,
+        on_epoch=lambda *_: None,
+        on_note=lambda *seen: notes.append(seen),
+        folder=tmp_path,
+        after=look_at,
+    )
+    assert len(list(results)) == 3
+    assert sorted(notes, key=repr) == sorted(
+        ((run, "looked at 1 result of blobs") for run in runs[:3]), key=repr
+    )
+
+
+@pytest.mark.slow
+def test_leaving_early_stops_what_is_done_with_a_finished_run(task, runs, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def enough(run, words):
+        raise Enough
+
+    with pytest.raises(Enough):
+        list(
+            train_all(
+                runs[:2],
+                task,
+                workers=2,
+                on_epoch=lambda *_: None,
+                on_note=enough,
+                folder=tmp_path,
+                after=look_for_ever,
+            )
+        )
+    assert multiprocessing.active_children() == []
+
+
+KILLED = """
+import pickle, sys
+from pathlib import Path
+from manifold_mixup.lab.launch.processes import train_all
+if __name__ == "__main__":
+    runs, task, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
+    for _ in train_all(runs, task, workers=2, on_epoch=lambda *_: None, folder=folder):
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_was_killed(task, runs, tmp_path):
+    """Both of them save the run they are at; none waits for a parent that is no more."""
+    long = [replace(run, epochs=100_000) for run in runs[:2]]
+    (tmp_path / "runs.pickle").write_bytes(pickle.dumps((long, task, tmp_path / "out")))
+    (tmp_path / "program.py").write_text(KILLED)
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "runs.pickle"]
+    parent = subprocess.Popen(command, start_new_session=True)
+    while sum(1 for _ in tmp_path.glob("out/*/metrics.jsonl")) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    (server,) = (pid for pid in children(parent.pid) if "forkserver" in command_of(pid))
+    workers = children(server)
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    for _ in range(600):
+        if not any("forkserver" in command_of(pid) for pid in workers):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the workers live on")
+    assert len(list(tmp_path.glob("out/*/checkpoint.safetensors"))) == 2
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def command_of(pid):
+    """Return the command line of a process; of none, or one that has ended, nothing."""
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.slow
+def test_leaving_early_stops_the_workers(task, runs):
+    long = [replace(run, epochs=100_000) for run in runs[1:]]
+    results = train_all([runs[0], *long], task, workers=2, on_epoch=lambda *_: None)
+    assert next(results).run == runs[0]
+    results.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_workers_that_have_much_to_say_stop_all_the_same(task, plain):
+    """More than a pipe holds: where nobody reads, they would wait for ever."""
+    talkative = [replace(plain, epochs=100_000, batch=250, seed=seed) for seed in range(2)]
+
+    def press(*_):
+        time.sleep(6)  # while the workers go on
+        raise KeyboardInterrupt
+
+    def too_long(*_):
+        raise TimeoutError("the workers did not stop")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(90)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(train_all(talkative, task, workers=2, on_epoch=press))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_half_read_message_in_the_pipe(task, runs):
+    """The rest of it would be taken for the length of the next one, and waited for."""
+    told = []
+
+    def press(*_):
+        told.append("begun")
+        os.kill(os.getpid(), signal.SIGINT)
+        told.append("ended")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_all(runs[:2], task, workers=2, on_epoch=press))
+    assert told[:2] == ["begun", "ended"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_failure_in_one_run_comes_out(task, runs):
+    broken = replace(runs[0], lr=1e18)
+    with pytest.raises(FloatingPointError, match="no mixup, seed 0"):
+        list(train_all([broken, *runs], task, workers=1, on_epoch=lambda *_: None))
+
+
+def test_the_number_of_threads_is_as_before(task, runs):
+    before = torch.get_num_threads()
+    next(train_all(runs, task, workers=1, on_epoch=lambda *_: None))
+    assert torch.get_num_threads() == before
+
+
+def test_runs_that_are_kept_are_reused_and_gone_on_with(task, runs, tmp_path):
+    whole = by_run(train_all(runs, task, workers=1, on_epoch=lambda *_: None))
+    seen = []
+
+    def press(*report):
+        seen.append(report)
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    results = train_all(runs, task, workers=1, on_epoch=press, folder=tmp_path)
+    assert next(results).run == runs[0]
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    kept = train_all(
+        runs, task, workers=1, on_epoch=lambda *seen_: seen.append(seen_), folder=tmp_path
+    )
+    assert by_run(kept) == whole
+    assert len(seen) == sum(run.epochs for run in runs)  # no epoch twice
+    again = train_all(
+        runs, task, workers=1, on_epoch=lambda *_: pytest.fail("trained"), folder=tmp_path
+    )
+    assert by_run(again) == whole
+    assert len(list(tmp_path.iterdir())) == len(runs)
+
+
+def test_pressing_ctrl_c_twice_interrupts_at_once(task, runs):
+    def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        next(train_all(runs, task, workers=1, on_epoch=press))
+    assert signal.getsignal(signal.SIGINT) is before

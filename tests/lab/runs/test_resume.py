@@ -1,0 +1,185 @@
+"""A run that is stopped or killed anywhere ends in the same bits as one that is not."""
+
+import json
+import os
+import random
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import processes
+import resume_worker
+from lab_runs import without_time
+from manifold_mixup.lab.runs import checkpoint, weights
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.training.loop import Stopped, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def stop_after(steps):
+    """Let a training stop after so many steps."""
+    left = iter(range(steps))
+    return lambda: next(left, None) is None
+
+
+VARIANTS = {
+    "no mixup": {},
+    "manifold mixup": {"layers": ("input", "hidden1"), "per_sample": True},
+    "sgd, averaged": {"optimizer": "sgd", "schedule": "cosine", "ema": 0.8},
+    "in two parts": {"accumulate": 2, "layers": ("hidden1",), "block_gradient": True},
+    "held-out examples": {"validation": 0.2},
+    "bfloat16": {"precision": "bf16", "layers": ("input", "hidden2")},
+    "compiled": {"compile": True, "layers": ("input", "hidden2")},
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stopped_after_any_step_it_ends_in_the_same_bits(task, plain, tmp_path, variant):
+    run = replace(plain, epochs=2, batch=90, **VARIANTS[variant])
+    whole = train(run, task)
+    for steps in (0, 1, 2, 3, 4) if variant != "compiled" else (3,):
+        folder = tmp_path / str(steps)
+        with pytest.raises(Stopped, match=r"was stopped in epoch \d"):
+            train(run, task, folder=folder, stop=stop_after(steps))
+        assert (folder / checkpoint.LATEST).exists()
+        assert without_time(train(run, task, folder=folder)) == without_time(whole)
+
+
+def test_stopped_again_and_again(task, runs, tmp_path):
+    run = replace(runs[2], epochs=3)
+    whole, count = train(run, task), 0
+    while True:
+        try:
+            result = train(run, task, folder=tmp_path, stop=stop_after(2))
+        except Stopped:
+            count += 1
+        else:
+            break
+    assert count > 5
+    assert without_time(result) == without_time(whole)
+
+
+def test_two_trainings_never_share_a_folder(task, plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("manifold_mixup.lab.runs.folder._PATIENCE", 0.1)
+
+    def train_the_same(_):
+        with pytest.raises(BlockingIOError, match="another process is training the run in "):
+            train(plain, task, folder=tmp_path / "a")
+        train(plain, task, folder=tmp_path / "b")
+
+    train(plain, task, folder=tmp_path / "a", on_epoch=train_the_same)
+    assert without_time(train(plain, task, folder=tmp_path / "a")) == without_time(
+        train(plain, task)
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_in_the_same_bits(task, runs, tmp_path):
+    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
+    file = tmp_path / "blobs.npz"
+    np.savez(file, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    run = replace(runs[2], data=str(file), epochs=4)
+
+    def start(folder, *, steps=0, writes=0):
+        counts = {"steps": steps, "writes": writes}
+        own = {"target": resume_worker.main, "args": (run, tmp_path / folder), "kwargs": counts}
+        started = processes.context().Process(**own)
+        started.start()
+        started.join()
+        return started.exitcode
+
+    assert start("whole") == 0
+    chance = random.Random(0)
+    for _ in range(2):
+        at_step, in_write = chance.randint(1, 12), chance.randint(2, 8)
+        assert start("killed", steps=at_step) == -signal.SIGKILL
+        assert start("killed", writes=in_write) == -signal.SIGKILL
+    assert start("killed") == 0
+    whole, killed = (runs_finished(tmp_path / name) for name in ("whole", "killed"))
+    assert without_time(killed) == without_time(whole)
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def runs_finished(folder):
+    result = run_folder.finished(folder)
+    assert result is not None
+    return result
+
+
+def interrupted(run, task, folder, *stops):
+    for steps in stops:
+        with pytest.raises(Stopped):
+            train(run, task, folder=folder, stop=stop_after(steps))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "another run's"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(task, plain, tmp_path, damage):
+    whole = train(plain, task)
+    interrupted(plain, task, tmp_path, 3, 2)
+    latest = tmp_path / checkpoint.LATEST
+    content = latest.read_bytes()
+    if damage == "foreign":
+        weights.write(latest, {"a": torch.zeros(3)})
+    elif damage == "another run's":
+        checkpoint.save(tmp_path / "..", checkpoint.State(), run="other")
+        (tmp_path / ".." / checkpoint.LATEST).replace(latest)
+    else:
+        latest.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+    says = {"foreign": "no checkpoint of this program", "another run's": "of another run"}
+    with pytest.warns(UserWarning, match=says.get(damage, "is damaged")):
+        again = train(plain, task, folder=tmp_path)
+    assert without_time(again) == without_time(whole)
+
+
+def test_without_a_good_checkpoint_it_begins_anew(task, plain, tmp_path):
+    interrupted(plain, task, tmp_path, 3)
+    (tmp_path / checkpoint.LATEST).write_bytes(b"\x80\x04")  # how a pickle begins
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = train(plain, task, folder=tmp_path)
+    assert without_time(again) == without_time(train(plain, task))
+
+
+def test_a_finished_run_is_read_and_not_trained_again(task, plain, tmp_path):
+    first = train(plain, task, folder=tmp_path)
+    seen = []
+    assert train(plain, task, folder=tmp_path, on_epoch=seen.append) == first
+    assert seen == []
+    assert not (tmp_path / checkpoint.LATEST).exists()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    assert run_folder.recipe(tmp_path) == plain
+    assert weights.fingerprint(weights.read(tmp_path / "last.safetensors")) == first.weights
+
+
+def test_other_settings_are_refused_and_named(task, plain, tmp_path):
+    interrupted(plain, task, tmp_path, 3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    other = replace(plain, lr=0.5, layers=("input",))
+    with pytest.raises(
+        ValueError, match=r"layers \[\] there, \['input'\] here; lr 0.05 there, 0.5 here"
+    ):
+        train(other, task, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"other data of the name 'blobs': the arrays differ"):
+        train(plain, replace(task, x=task.x + 1), folder=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
+    task, plain, tmp_path, monkeypatch
+):
+    interrupted(plain, task, tmp_path, 3)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(plain, task, folder=tmp_path, save_every=0)
+    assert without_time(train(plain, task, folder=tmp_path)) == without_time(train(plain, task))

@@ -1,0 +1,142 @@
+"""What mixing costs, and the ways that large states go: the same bits, and little more memory."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manifold_mixup import _interpolate, mix
+from states import DTYPES, EACH_KIND, LAYOUTS, assert_rounded_once, draw, plain, randn
+
+# What it costs
+
+
+class Costs(TorchDispatchMode):
+    """Records the operators that ran, and the bytes of every new block of memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators, self.allocated, self._seen = [], [], {}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        for tensor in args:
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        result = operator(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not operator.is_view:
+            self.operators.append(operator.name())
+            if self._note(result):
+                self.allocated.append(result.untyped_storage().nbytes())
+        return result
+
+    def _note(self, tensor):
+        storage = tensor.untyped_storage()
+        fresh = storage._cdata not in self._seen
+        self._seen[storage._cdata] = storage  # kept, so that no address comes twice
+        return fresh
+
+
+@EACH_KIND
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_operator_calls_and_memory(layout, per_sample):
+    x = LAYOUTS[layout](randn(8, 16, 4, 4)).requires_grad_()
+    plan, grad = draw(8, per_sample=per_sample), LAYOUTS[layout](randn(8, 16, 4, 4, seed=2))
+    with Costs() as forward:
+        mixed = mix(x, plan)
+    with Costs() as backward:
+        torch.autograd.grad(mixed, x, grad)
+    # gather and lerp; channels last, also the memory to gather into
+    assert len(forward.operators) <= 3, forward.operators
+    assert len(backward.operators) <= 9, backward.operators  # the same, and the inverse
+    for costs in (forward, backward):
+        large = [size for size in costs.allocated if size >= x.nbytes]
+        assert large == [x.nbytes], costs.allocated
+        assert sum(costs.allocated) - x.nbytes <= 4 * plan.perm.nbytes, costs.allocated
+
+
+@EACH_KIND
+def test_the_permutation_is_inverted_once(per_sample):
+    """The second derivative goes by the permutation that the first has."""
+    x, grad = randn(6, 4).requires_grad_(), randn(6, 4, seed=2).requires_grad_()
+    mixed = mix(x, draw(6, per_sample=per_sample))
+    with Costs() as first:
+        (back,) = torch.autograd.grad(mixed, x, grad, create_graph=True)
+    with Costs() as second:
+        torch.autograd.grad(back, grad, x.detach())
+    assert [costs.operators.count("aten::scatter_.src") for costs in (first, second)] == [1, 0]
+
+
+# Large states go other ways on the CPU
+
+WAYS = {"row by row": {"_SHARE": 0}, "in chunks": {"_SHARE": 2**40, "_CHUNK": 90}}
+
+
+def forward_and_back(x, plan, grad):
+    x = x.detach().requires_grad_()
+    mixed = mix(x, plan)
+    return mixed, torch.autograd.grad(mixed, x, grad)[0]
+
+
+@EACH_KIND
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 7), (7, 40), (7, 5, 4, 3), (5, 2, 3, 2, 2)], ids=str)
+def test_every_way_gives_the_same_bits(shape, dtype, way, per_sample, monkeypatch):
+    plan = draw(shape[0], per_sample=per_sample)
+    for name, layout in LAYOUTS.items():
+        x, grad = layout(randn(*shape, dtype=dtype)), layout(randn(*shape, dtype=dtype, seed=2))
+        expected = forward_and_back(x, plan, grad)
+        with monkeypatch.context() as patch:
+            for limit, value in WAYS[way].items():
+                patch.setattr(_interpolate, limit, value)
+            found = forward_and_back(x, plan, grad)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+            if name in ("contiguous", "channels last"):
+                assert one.stride() == other.stride()
+
+
+def test_rows_are_mixed_along_the_cycles_of_the_permutation():
+    """The partner of a row is the next one, whose second reading comes from the cache."""
+    assert list(_interpolate._along_cycles([2, 0, 1, 5, 4, 3])) == [0, 2, 1, 3, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("threads", "numbers", "fill"),
+    [(1, 2**15, False), (1, 2**15 + 1, True), (2, 2**15 + 1, True), (3, 2**16, False)],
+)
+def test_rows_are_mixed_one_by_one_where_all_threads_work_on_them(
+    threads, numbers, fill, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert _interpolate._rows_fill_threads(torch.empty(3, numbers)) == fill
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(48, 64, 32, 32), (2048, 1500)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@EACH_KIND
+def test_large_states_are_mixed_in_little_more_than_the_result(
+    shape, dtype, channels_last, per_sample
+):
+    x, grad = (randn(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
+    if channels_last:
+        x, grad = (LAYOUTS["channels last"](one) for one in (x, grad))
+    plan = draw(shape[0], per_sample=per_sample)
+    x.requires_grad_()
+    with Costs() as forward:
+        mixed = mix(x, plan)
+    with Costs() as backward:
+        torch.autograd.grad(mixed, x, grad)
+    assert_rounded_once(mixed.detach(), x.detach(), plan)
+    for costs in (forward, backward):
+        assert costs.allocated.count(x.nbytes) == 1
+        assert max(costs.allocated) == x.nbytes, costs.allocated
+
+
+def test_the_formula_costs_more():
+    """The measure of the test above can fail."""
+    x, plan = randn(8, 16, 4, 4), draw(8)
+    with Costs() as costs:
+        plain(x, plan)
+    assert len(costs.operators) > 2
+    assert costs.allocated.count(x.nbytes) > 1

@@ -1,0 +1,413 @@
+"""Padded sequences: masks mixed too, exact at both ends of λ, blind to what the padding holds."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from architectures import bert
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+from manifold_mixup import _masks as masks
+from padded import (
+    BATCH,
+    CLASSES,
+    FORMS,
+    IDS,
+    OWN,
+    PERM,
+    TARGET,
+    TIME,
+    VALID,
+    WIDTH,
+    Attention,
+    Block,
+    Encoder,
+    First,
+    Mean,
+    built,
+    own,
+)
+
+
+def name_of(batch: dict) -> str:
+    return next(name for name in batch if "mask" in name)
+
+
+def with_other_padding(batch: dict, lost: Tensor) -> dict:
+    return {**batch, "ids": torch.where(lost, (batch["ids"] + 7) % 29 + 1, batch["ids"])}
+
+
+def layers_of(model: nn.Module, batch: dict) -> list[str]:
+    """Every place to mix before the mask is read for the last time."""
+    table = find_layers(model, **batch).with_mask(name_of(batch))
+    return [row.name for row in table.cuts if row.readers]
+
+
+def run(model: nn.Module, mixup: ManifoldMixup, plan: MixPlan, batch: dict) -> Tensor:
+    with mixup.using(plan):
+        return model(**batch)
+
+
+def require_exact(model: nn.Module, batch: dict, run_model: object = None) -> None:
+    """The three proofs, at every layer: λ = 0, λ = 1, and other things in the padding."""
+    names = layers_of(model, batch)
+    assert len(names) > 2
+    callee = model if run_model is None else run_model
+    model.eval()
+    mixup = ManifoldMixup(callee, names, example=batch, mask=name_of(batch), check=False)
+    plain = callee(**batch)
+    other = with_other_padding(batch, ~VALID)
+    assert (plain - plain[PERM]).abs().amax(1).min() > 2e-4
+    for name in names:
+        permuted = run(callee, mixup, MixPlan(name, torch.tensor(0.0), PERM), batch)
+        torch.testing.assert_close(permuted, plain[PERM], rtol=0, atol=2e-6)
+        same = run(callee, mixup, MixPlan(name, torch.tensor(1.0), PERM), batch)
+        torch.testing.assert_close(same, plain, rtol=0, atol=2e-6)
+        plan = MixPlan(name, torch.tensor(0.3), PERM)
+        mixed = run(callee, mixup, plan, batch)
+        assert (mixed - plain).abs().max() > 1e-4
+        torch.testing.assert_close(run(callee, mixup, plan, other), mixed, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("long", "weights")])
+def test_exact_at_every_layer_for_masks_of_every_form(form):
+    require_exact(*own(form))
+
+
+# Against another account of the same network: attention multiplies by the weights
+
+
+class Weighted(nn.Module):
+    """Runs an `Encoder` from a mixed state on, by weights and plain softmaxes."""
+
+    def __init__(self, model: Encoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def states(self, layer: str) -> Tensor:
+        h = self.model.embed(IDS)
+        if layer == "embed":
+            return h
+        h = h + self.model.places
+        for place in range(int(layer[-1]) + 1):
+            h = self.block(self.model.blocks[place], h, VALID.float())
+        return h
+
+    def block(self, block: Block, h: Tensor, weights: Tensor) -> Tensor:
+        normed = block.norm1(h)
+        parts = block.attention.qkv(normed).unflatten(-1, (3, 2, -1))
+        q, k, v = (parts[:, :, part].transpose(1, 2) for part in range(3))
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).exp() * weights[:, None, None]
+        attended = scores / scores.sum(-1, keepdim=True) @ v
+        h = h + block.attention.out(attended.transpose(1, 2).flatten(2))
+        return h + block.mlp(block.norm2(h))
+
+    def forward(self, plan: MixPlan) -> Tensor:
+        h, lam = self.states(plan.layer), plan.lam.view(-1, 1) if plan.lam.ndim else plan.lam
+        own, other = lam * VALID, (1 - lam) * VALID[plan.perm]
+        weights = own + other
+        mean = (own[..., None] * h + other[..., None] * h[plan.perm]) / weights[..., None].clamp(
+            min=1e-30
+        )
+        h = torch.where(weights[..., None] > 0, mean, h)
+        blocks = list(self.model.blocks)[0 if plan.layer == "embed" else int(plan.layer[-1]) + 1 :]
+        if plan.layer == "embed":
+            h = h + self.model.places
+        for block in blocks:
+            h = self.block(block, h, weights)
+        if isinstance(self.model.pool, First):
+            return self.model.head(h[:, 0])
+        return self.model.head((h * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("layer", OWN)
+@pytest.mark.parametrize("pool", ["first", "mean"])
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_outputs_and_gradients_are_those_of_weighted_attention(
+    layer, pool, per_sample, checkpointed
+):
+    model, batch = own("bool", pool, checkpointed)
+    oracle = Weighted(own("bool", pool)[0])
+    layers = OWN if pool == "mean" else OWN[:-1]
+    if layer not in layers:
+        pytest.skip("nothing reads the mask after it")
+    lam = torch.rand(BATCH if per_sample else (), generator=torch.Generator().manual_seed(1))
+    plan = MixPlan(layer, lam, PERM)
+    mixup = ManifoldMixup(model, layers, mask="mask", example=batch, seed=0)
+    output = run(model, mixup, plan, batch)
+    mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
+    expected = oracle(plan)
+    soft = F.one_hot(TARGET, CLASSES).float()
+    mixed = soft + (1 - lam).view(-1, *[1] * lam.ndim) * (soft[PERM] - soft)
+    F.cross_entropy(expected, mixed).backward()
+    torch.testing.assert_close(output, expected)
+    for (name, one), two in zip(model.named_parameters(), oracle.model.parameters(), strict=True):
+        torch.testing.assert_close(
+            one.grad, two.grad, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["bool", "pad", "additive", "bool square"])
+def test_compiled_it_does_the_same(form, fresh_compiler):
+    model, batch = own(form)
+    names = [name for name in layers_of(model, batch) if name.count(".") < 2][:3]
+    eager = ManifoldMixup(model.eval(), names, example=batch, mask=name_of(batch), check=False)
+    plans = [MixPlan(name, torch.tensor(0.3), PERM) for name in names]
+    expected = [run(model, eager, plan, batch) for plan in plans]
+    eager.remove()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    mixup = ManifoldMixup(compiled, names, example=batch, mask=name_of(batch), check=False)
+    for plan, output in zip(plans, expected, strict=True):
+        torch.testing.assert_close(run(compiled, mixup, plan, batch), output)
+
+
+@pytest.mark.slow
+def test_compiled_training_without_an_example_looks_first(fresh_compiler):
+    model, batch = own("bool")
+    compiled = torch.compile(model, backend="aot_eager")
+    compiled(**batch)  # code without any hook
+    mixup = ManifoldMixup(compiled, ["blocks.0", "blocks.1"], mask="mask", seed=0)
+    oracle = Weighted(own("bool")[0])
+    for _ in range(6):
+        output = compiled(**batch)
+        torch.testing.assert_close(output, oracle(mixup.plan))
+        mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
+
+
+# Hugging Face
+
+
+def hugging_face(kind: str) -> nn.Module:
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "bert":
+        return bert()
+    if kind == "distilbert":
+        config = transformers.DistilBertConfig(
+            vocab_size=30, dim=32, n_layers=3, n_heads=2, hidden_dim=48, max_position_embeddings=16
+        )
+        return transformers.DistilBertForSequenceClassification(config)
+    config = transformers.ModernBertConfig(
+        vocab_size=30, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+        num_attention_heads=2, global_attn_every_n_layers=2, local_attention=4, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    return transformers.ModernBertForSequenceClassification(config)
+
+
+class MeanOf(nn.Module):
+    """An encoder of Hugging Face and a mean over what is no padding, by a module of its own."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.pool, self.head = encoder, Mean(), nn.Linear(32, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        h = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.head(self.pool(h, attention_mask))
+
+
+class Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        output = self.model(input_ids=ids, attention_mask=attention_mask)
+        return getattr(output, "logits", output)
+
+
+@pytest.mark.parametrize(("pool", "implementation"), [("first", "sdpa"), ("mean", "eager")])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
+def test_exact_at_every_layer_of_hugging_face_encoders(kind, pool, implementation):
+    model = hugging_face(kind)
+    model.set_attn_implementation(implementation)
+    model = model if pool == "first" else MeanOf(model.base_model)
+    require_exact(Logits(model), {"ids": IDS, "attention_mask": VALID.long()})
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
+def test_hugging_face_gradient_checkpointing():
+    batch = {"input_ids": IDS, "attention_mask": VALID.long()}
+    grads = []
+    for checkpointing in (False, True):
+        model = hugging_face("bert")
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        mixup = ManifoldMixup(
+            model, ["bert.encoder.layer.1"], mask="attention_mask", example=batch, seed=0
+        )
+        torch.manual_seed(1)  # of the dropout
+        output = model.train()(**batch).logits
+        mixup.wrap(nn.CrossEntropyLoss())(output, TARGET % 2).backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*grads)
+
+
+def test_a_mask_that_all_blocks_are_given_is_mixed_once(monkeypatch):
+    batch = {"input_ids": IDS, "attention_mask": VALID.long()}
+    model = hugging_face("bert")
+    mixup = ManifoldMixup(model, ["bert.encoder.layer.0"], example=batch, mask="attention_mask")
+    calls, mix_mask = [], masks.mix_mask
+    monkeypatch.setattr(masks, "mix_mask", lambda *a, **k: calls.append(1) or mix_mask(*a, **k))
+    run(model, mixup, MixPlan("bert.encoder.layer.0", torch.tensor(0.3), PERM), batch)
+    assert len(calls) == 1
+
+
+# How it is asked for, and refused
+
+
+def test_without_a_mask_the_refusal_says_how_to_mix_it():
+    model, batch = own("bool")
+    with pytest.raises(ValueError, match=r"'mask' is still read after it; mask='mask' mixes it"):
+        ManifoldMixup(model, ["blocks.0"], example=batch)
+    with pytest.raises(ValueError, match=r"With mask='mask' it is mixed too"):
+        ManifoldMixup(model, example=batch)
+    assert ManifoldMixup(model, example=batch, mask="mask").layers == ("blocks.0", "blocks.1")
+
+
+def test_a_batch_without_padding_or_without_a_mask_is_mixed_plainly():
+    model = hugging_face("bert")
+    mixup = ManifoldMixup(model, ["bert.encoder.layer.1"], mask="attention_mask", seed=0)
+    plain = model(input_ids=IDS).logits
+    mixup.wrap(nn.CrossEntropyLoss())(plain, TARGET % 2).backward()
+    padded = {"input_ids": IDS, "attention_mask": VALID.long()}
+    model(**padded)  # seen for the first time, and looked at
+    model.eval()
+    plan = MixPlan("bert.encoder.layer.1", torch.tensor(0.0), PERM)
+    torch.testing.assert_close(
+        run(model, mixup, plan, padded).logits, model(**padded).logits[PERM], rtol=0, atol=2e-6
+    )
+
+
+class InTheModel(Encoder):
+    """Takes the mean in its own forward, where no mask can be put in."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, mask)
+        return self.head((h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+
+def test_a_mask_read_outside_of_modules_is_refused():
+    batch = {"ids": IDS, "mask": VALID}
+    with pytest.raises(
+        ValueError, match="outside the modules that receive it: move that code into"
+    ):
+        ManifoldMixup(built(InTheModel), ["blocks.0"], example=batch, mask="mask")
+
+
+class Union(Attention):
+    """Takes all that is not 0 for seen."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(h, mask > -1e29 if mask.is_floating_point() else mask)
+
+
+def test_a_module_that_reads_the_union_is_found_out():
+    model, batch = own("bool")
+    model.blocks[2].attention.__class__ = Union
+    with pytest.raises(ValueError, match=r"blocks.1.*failed.*jump"):
+        ManifoldMixup(model, ["blocks.1"], example=batch, mask="mask")
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "text"),
+    [
+        ("attention", ValueError, "forward of Encoder has no argument 'attention'"),
+        (VALID, TypeError, "mask must be the name of a model argument.*but is a Tensor"),
+    ],
+)
+def test_bad_names(mask, error, text):
+    model, _ = own("bool")
+    with pytest.raises(error, match=text):
+        ManifoldMixup(model, ["blocks.0"], mask=mask)
+
+
+def test_an_example_without_the_mask_is_refused():
+    model = hugging_face("bert")
+    with pytest.raises(
+        ValueError, match=r"mask='attention_mask' names no input .* are 'input_ids'"
+    ):
+        ManifoldMixup(model, example={"input_ids": IDS}, mask="attention_mask")
+
+
+class Series(nn.Module):
+    """Floating input, padded: the input itself can be mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h, valid)
+        return self.head(h[:, 0])
+
+
+@pytest.mark.parametrize("form", ["bool", "additive"])
+def test_a_padded_input_is_mixed_likewise_whatever_the_mask_is_called(form):
+    model, x = built(Series).eval(), torch.randn(BATCH, TIME, 5)
+    batch = {"x": x, "valid": FORMS[form]}
+    mixup = ManifoldMixup(model, ["input", "stem"], example=batch, mask="valid")
+    assert mixup.verify(**batch).ok
+    plain = model(**batch)
+    for layer in ("input", "stem"):
+        plan = MixPlan(layer, torch.tensor(0.0), PERM)
+        torch.testing.assert_close(run(model, mixup, plan, batch), plain[PERM])
+        plan = MixPlan(layer, torch.tensor(0.3), PERM)
+        other = {**batch, "x": torch.where(VALID[..., None], x, 7.0)}
+        torch.testing.assert_close(run(model, mixup, plan, other), run(model, mixup, plan, batch))
+
+
+class Dropped(Encoder):
+    """Leaves its second block out when it is told to."""
+
+    drop = False
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = self.embed(ids)
+        for place, block in enumerate(self.blocks):
+            if not (self.drop and place == 1):
+                h = block(h, mask)
+        return self.head(self.pool(h, mask))
+
+
+def test_a_skipped_layer_leaves_the_masks_alone():
+    model = built(Dropped)
+    batch, plain = {"ids": IDS, "mask": VALID}, built(Dropped)
+    mixup = ManifoldMixup(model, ["blocks.1"], example=batch, mask="mask", seed=0)
+    model(**batch)
+    model.drop = plain.drop = True
+    assert torch.equal(model(**batch), plain(**batch))
+    assert mixup.skipped == 1
+
+
+def test_removal_takes_the_mask_hooks_away():
+    model, batch = own("bool")
+    before = [(dict(vars(module)), len(module._forward_pre_hooks)) for module in model.modules()]
+    mixup = ManifoldMixup(model, ["blocks.0"], example=batch, mask="mask")
+    assert any(module._forward_pre_hooks for module in model.blocks)
+    mixup.remove()
+    after = [(dict(vars(module)), len(module._forward_pre_hooks)) for module in model.modules()]
+    assert [set(state) for state, _ in after] == [set(state) for state, _ in before]
+    assert not any(count for _, count in after)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_under_autocast(dtype):
+    model, batch = own("bool")
+    mixup = ManifoldMixup(model, ["blocks.0"], example=batch, mask="mask")
+    plan = MixPlan("blocks.0", torch.tensor(0.0), PERM)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        plain, permuted = model(**batch), run(model, mixup, plan, batch)
+    torch.testing.assert_close(permuted, plain[PERM], rtol=0, atol=0.02)

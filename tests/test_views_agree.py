@@ -1,0 +1,61 @@
+"""Structure and numbers, the two views of where one may mix, say the same."""
+
+import pytest
+from torch import nn
+
+from architectures import (
+    PreActResNet,
+    Recurrent,
+    UNet,
+    bert,
+    cases,
+    disagreeing,
+    examine,
+    mixed_by,
+    padding,
+    token_ids,
+)
+from manifold_mixup import find_layers
+from manifold_mixup._proof.prove import prove
+from states import normal
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "kwargs"),
+    [
+        (PreActResNet((1, 1, 1, 1)), (normal(4, 3, 16, 16),), {}),
+        (UNet(), (normal(4, 3, 8, 8),), {}),
+        (Recurrent(nn.LSTM), (token_ids(),), {}),
+        (Recurrent(nn.GRU), (token_ids(),), {}),
+        (bert(), (token_ids(),), {}),
+        (bert(), (), {"input_ids": token_ids(), "attention_mask": padding()}),
+    ],
+    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded"],
+)
+def test_structure_and_numbers_agree_on_every_module(model, args, kwargs):
+    table = find_layers(model, *args, **kwargs)
+    report = prove(model, [row.name for row in table], args, kwargs, mixed_by(table))
+    assert not disagreeing(table, report)
+
+
+SAMPLE = [
+    "torchvision/resnet18",
+    "torchvision/squeezenet1_0",
+    "torchvision/shufflenet_v2_x0_5",
+    "torchvision/mobilenet_v3_small",
+    "timm/convnext_atto",
+    "timm/vit_tiny_patch16_224",
+    "timm/coatnet_pico_rw_224",
+    "timm/resmlp_12_224",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.filterwarnings("ignore")
+def test_architectures_resolve_to_proven_layers(name):
+    case = next(case for case in cases() if case.name == name)
+    result = examine(case, sample=4)
+    assert result.ok, result
+    assert len(result.layers) == 3
+    assert all(0.05 <= depth <= 0.70 for depth in result.depths)
