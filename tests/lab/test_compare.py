@@ -139,7 +139,7 @@ def test_a_missing_extra_is_named_with_the_way_to_get_it(capsys, monkeypatch):
     )
     assert run("--smoke") == 2
     assert capsys.readouterr().err == (
-        "error: the lab needs mnist1d, not installed here. "
+        "error: the lab needs mnist1d, which is not installed. "
         "Install it with: pip install 'manifold-mixup[lab]'\n"
     )
 

@@ -109,7 +109,7 @@ def test_two_processes_train_what_one_does(options, tmp_path, start):
     """Without mixing: each process mixes its own part of a batch, by plans of its own."""
     options = [*options, "--mixing", "none", "--epochs", "3"]
     shown = start(*options, "--out", tmp_path / "two")
-    assert shown.count("Kept in") == 1
+    assert shown.count("Saved in") == 1
     assert json.loads((tmp_path / "two" / "recipe.json").read_text())["processes"] == 2
     with pytest.raises(SystemExit):
         cli.main(["train", *options, "--device", "cpu", "--out", str(tmp_path / "one")])

@@ -144,7 +144,7 @@ def test_a_report_into_a_folder(plain, task, tmp_path, monkeypatch, capsys, out,
     (tmp_path / "there").mkdir()
     train(plain, task, folder=tmp_path / "run")
     status, shown, _ = run_command(capsys, "report", "run", "--out", out)
-    assert (status, shown) == (0, f"Written: {written}, of 1 run\n")
+    assert (status, shown) == (0, f"Written: {written}, from 1 run\n")
     assert (tmp_path / written).is_file()
 
 

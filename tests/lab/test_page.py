@@ -222,7 +222,7 @@ def bad(tmp_path, capsys, *arguments):
 
 def test_bad_input_is_described_and_nothing_is_written(place, task, plain, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert "no place was given" in bad(tmp_path, capsys)
+    assert "no folder was given" in bad(tmp_path, capsys)
     assert "there is no folder" in bad(tmp_path, capsys, tmp_path / "nowhere")
     assert "no finished run in" in bad(tmp_path, capsys, tmp_path / "empty")
     train(plain, task, folder=tmp_path / "other")
