@@ -103,7 +103,7 @@ def test_a_folder_of_another_run_is_refused(npz, tmp_path, capsys):
     assert small(npz, "--out", tmp_path / "one", "--lr", 0.5, "--seed", 3) != 0
     message = capsys.readouterr().err
     assert (
-        "holds a run with other settings: lr 0.001 there, 0.5 here; seed 0 there, 3 here" in message
+        "has a run with other settings: lr 0.001 there, 0.5 here; seed 0 there, 3 here" in message
     )
     after = weights.read(tmp_path / "one" / "last.safetensors")
     assert all(value.equal(after[name]) for name, value in before.items())
@@ -144,7 +144,7 @@ BAD = {
         "cuda_graphs needs a GPU, but the device is 'cpu'.",
     ),
     "accumulate": (("--batch", 4, "--accumulate", 5), "a batch of 4 cannot be split into 5 parts."),
-    "device": (("--device", "cuda:99"), "cannot compute on device 'cuda:99'"),
+    "device": (("--device", "cuda:99"), "cannot use device 'cuda:99'"),
     "per_class": (("--per-class", 0), "per_class is 0. Expected 1 or more."),
 }
 
@@ -217,7 +217,7 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys):
     small(npz, "--out", tmp_path / "one")
     capsys.readouterr()
     cases = {
-        (tmp_path,): "holds no run",
+        (tmp_path,): "is not the folder of a run",
         (tmp_path / "one", "--battery", "cleen"): "no part 'cleen'. Did you mean 'clean'?",
         (tmp_path / "one", "--battery", "deformations"): "only images can be deformed",
         (

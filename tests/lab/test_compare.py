@@ -102,8 +102,8 @@ BAD = {
     "lr": (["--lr", "nan"], "--lr is nan. Expected a finite number above 0."),
     "weight decay": (["--weight-decay", "-1"], "--weight-decay is -1.0. Expected a finite"),
     "eps": (["--eps", "-0.1"], "--eps is -0.1. Expected a finite number above 0."),
-    "examples": (["--examples", "251"], "251 training examples were asked for, blobs has 250."),
-    "device": (["--device", "gpu"], "cannot compute on device 'gpu': "),
+    "examples": (["--examples", "251"], "251 training examples were requested, but blobs has 250."),
+    "device": (["--device", "gpu"], "cannot use device 'gpu': "),
 }
 
 

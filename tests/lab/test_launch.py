@@ -154,8 +154,8 @@ def test_sharded_plans_are_those_of_whole_models(whole):
     ("kind", "fsdp2", "ema", "told"),
     [
         ("FSDP", False, 0.0, "--fsdp_version 2"),
-        ("FSDP", True, 0.9, "sharded weights are not averaged"),
-        ("DEEPSPEED", False, 0.0, "cannot be trained with DEEPSPEED"),
+        ("FSDP", True, 0.9, "sharded weights cannot be averaged"),
+        ("DEEPSPEED", False, 0.0, "DEEPSPEED is not supported"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(plain, task, monkeypatch, kind, fsdp2, ema, told):

@@ -223,8 +223,11 @@ BAD = {
     "no learning rate": ({"lr": 0.0}, "--lr is 0. Expected a finite number above 0."),
     "no seeds": ({"seeds": 0}, "--seeds is 0. Expected 1 or more."),
     "a negative share of a GPU": ({"gpus": -1.0}, "--gpus is -1.0. Expected 0 or more."),
-    "too many examples": ({"examples": 999}, "999 training examples were asked for, CIFAR-10 has"),
-    "a missing device": ({"device": "cudda"}, "cannot compute on device 'cudda'"),
+    "too many examples": (
+        {"examples": 999},
+        "999 training examples were requested, but CIFAR-10 has",
+    ),
+    "a missing device": ({"device": "cudda"}, "cannot use device 'cudda'"),
 }
 
 

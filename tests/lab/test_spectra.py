@@ -225,7 +225,7 @@ def test_bad_input_to_the_command(folders, plain, tmp_path, capsys, monkeypatch)
     train(train_other, datasets.load(train_other.data, root=tmp_path), folder=other)
     cases = {
         (): "no folder was given",
-        ("empty",): "holds no run",
+        ("empty",): "is not the folder of a run",
         (folders[0], other): "has width 9, the first run 8",
         (folders[0], "--layers", "hiden1"): "Did you mean 'hidden1'",
     }
