@@ -206,7 +206,7 @@ MALFORMED = {
     ),
     "lengths": (
         {"y_train": np.arange(29) % 3},
-        r"y_train in task\.npz has shape \(29,\), but x_train has 30 rows\. Expected one label a",
+        r"y_train in task\.npz has shape \(29,\), but x_train has 30 rows\. Expected one label per",
     ),
     "float labels": (
         {"y_test": np.zeros(9)},
@@ -234,7 +234,7 @@ MALFORMED = {
     ),
     "other shape": (
         {"x_test": np.ones((9, 4))},
-        r"x_train in task\.npz are float64 of shape \(5,\), those of x_test float64 of ",
+        r"x_train in task\.npz are float64 of shape \(5,\), but those of x_test are float64 of ",
     ),
     "dimensions": (
         {"x_train": np.ones(30)},
@@ -260,14 +260,16 @@ def test_a_malformed_file_is_described(tmp_path, case):
 
 def test_a_file_that_is_no_archive_is_described(tmp_path):
     (tmp_path / "task.npz").write_text("no archive")
-    with pytest.raises(ValueError, match=r"task\.npz is no \.npz file\. Expected one with x_train"):
+    with pytest.raises(
+        ValueError, match=r"task\.npz is not an \.npz file\. Expected one with x_train"
+    ):
         datasets.load(str(tmp_path / "task.npz"), root=tmp_path)
 
 
 def test_a_single_array_is_no_archive(tmp_path):
     with (tmp_path / "task.npz").open("wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(ValueError, match=r"task\.npz is no \.npz file"):
+    with pytest.raises(ValueError, match=r"task\.npz is not an \.npz file"):
         datasets.load(str(tmp_path / "task.npz"), root=tmp_path)
 
 
@@ -281,7 +283,7 @@ def test_a_damaged_archive_is_described(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.npz\. Expected a \.npz with x_"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.npz\. Expected an \.npz with x_"):
         datasets.load(str(tmp_path / "gone.npz"), root=tmp_path)
 
 

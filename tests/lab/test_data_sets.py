@@ -252,7 +252,9 @@ def test_malformed_folders_are_described(tmp_path):
         datasets.load(str(tmp_path), root=tmp_path)
     write_folder(tmp_path / "a")
     Image.new("RGB", (5, 8)).save(tmp_path / "a" / "train" / "dog" / "odd.png")
-    with pytest.raises(ValueError, match=r"odd\.png has \(8, 5\) pixels, but .*0\.png \(8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"odd\.png has \(8, 5\) pixels, but .*0\.png has \(8, 8\)"
+    ):
         datasets.load(str(tmp_path / "a"), root=tmp_path)
     write_folder(tmp_path / "b")
     (tmp_path / "b" / "test" / "dog").rename(tmp_path / "b" / "test" / "cow")

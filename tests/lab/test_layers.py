@@ -299,7 +299,7 @@ def test_several_patterns_and_the_input(mine, capsys):
 
 def test_a_long_table_says_how_to_shorten_it(mine, capsys):
     assert run(mine / "mine.py:long") == 0
-    assert "; --cuts shows them alone." in capsys.readouterr().out
+    assert "; --cuts shows only these." in capsys.readouterr().out
     assert run(mine / "mine.py:long", "--cuts") == 0
     assert "--cuts" not in capsys.readouterr().out
 
@@ -324,7 +324,7 @@ BAD = {
         "mine.py:residual",
         "--match",
         "fc",
-    ): "fits none of the 5 layers of Sequential, such as '0.fc'",
+    ): "matches none of the 5 layers of Sequential, such as '0.fc'",
 }
 
 

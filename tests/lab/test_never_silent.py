@@ -226,7 +226,7 @@ def test_where_a_run_goes_on(plain, terminal):
     assert "no mixup, seed 0: resumed in epoch 2 of 3, after 5 of 8 steps" in within
     finished = Start(3, 0, 0, finished=True)
     done = told(plain, terminal=terminal, do=lambda live: live.start(plain, finished))
-    assert "The run was finished before: nothing was trained." in done
+    assert "The run was already finished: nothing was trained." in done
 
 
 def test_a_training_says_where_it_begins(plain, task, tmp_path):

@@ -85,7 +85,7 @@ def test_the_variance_within_classes_is_a_share_of_all(states):
 
 def test_a_class_with_too_few_examples_is_named():
     h, y = torch.randn(11, 6), torch.tensor([0] * 6 + [4] * 5)
-    with pytest.raises(ValueError, match="class 4 has 5 examples, and the states have 6 dim"):
+    with pytest.raises(ValueError, match="class 4 has 5 examples, but the states have 6 dim"):
         class_spectra(h, y, centred=True)
 
 
@@ -126,7 +126,7 @@ def test_the_classifier_is_the_last_linear_layer_to_run():
     assert classifier_of(model, torch.randn(5, 6)) is model.head
     assert model.training
     assert not model.head._forward_hooks
-    with pytest.raises(ValueError, match="no linear layer of Flatten runs"):
+    with pytest.raises(ValueError, match="Flatten has no linear layer that runs"):
         classifier_of(nn.Flatten(), torch.randn(5, 6))
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the only place that imports matplotlib."""
+"""Pictures; only this package imports matplotlib."""
 
 from manifold_mixup.lab.report.plots.canvas import Picture, save
 from manifold_mixup.lab.report.plots.comparison import comparison_picture, reliability_picture
