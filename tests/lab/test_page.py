@@ -228,7 +228,7 @@ def test_bad_input_is_described_and_nothing_is_written(place, task, plain, tmp_p
     train(plain, task, folder=tmp_path / "other")
     message = bad(tmp_path, capsys, place, tmp_path / "other")
     assert "the runs have different data: " in message
-    assert "Make a report for each" in message
+    assert "Make one report per data set" in message
     train(plain, task, folder=tmp_path / "damaged" / "one")
     (tmp_path / "damaged" / "one" / "evaluation-last-0.json").write_text("{")
     assert "evaluation-last-0.json is damaged" in bad(tmp_path, capsys, tmp_path / "damaged")

@@ -226,7 +226,7 @@ def test_bad_input_to_the_command(folders, plain, tmp_path, capsys, monkeypatch)
     cases = {
         (): "no folder was given",
         ("empty",): "is not the folder of a run",
-        (folders[0], other): "has width 9, the first run 8",
+        (folders[0], other): "has width 9, but the first run has 8",
         (folders[0], "--layers", "hiden1"): "Did you mean 'hidden1'",
     }
     for arguments, text in cases.items():
