@@ -1,4 +1,4 @@
-"""What the README promises of the library, where PyTorch is installed and nothing else is."""
+"""Test the library as the README describes it, in an environment with PyTorch and nothing else."""
 
 import importlib.util
 import shutil
@@ -14,7 +14,7 @@ import manifold_mixup
 from manifold_mixup import ManifoldMixup, find_layers
 
 for name in ("numpy", "tyro", "rich", "timm", "pytest"):
-    assert importlib.util.find_spec(name) is None, f"{name} is there: this shows nothing"
+    assert importlib.util.find_spec(name) is None, f"{name} is installed, so this test is invalid"
 assert Path(sys.prefix) in Path(manifold_mixup.__file__).parents, manifold_mixup.__file__
 assert any(file.name == "py.typed" for file in files("manifold-mixup") or [])
 

@@ -1,9 +1,9 @@
-"""Fill an environment with what a package requires, and with nothing else.
+"""Fill an environment with a package and its requirements, and nothing else.
 
     python .ci/only.py ENVIRONMENT torch
     python .ci/only.py ENVIRONMENT 'manifold-mixup[lab]'
 
-They are links into the environment that runs this: another copy takes gigabytes and minutes.
+The packages are links into the environment that runs this, since copies take gigabytes and minutes.
 """
 
 import sys
@@ -15,11 +15,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-OURS = "manifold-mixup"  # is installed there by those who try it
+OURS = "manifold-mixup"  # not linked: the caller installs it
 
 
 def required(package: str) -> dict[str, Distribution]:
-    """Return a package and all that it requires here, by name; not ours itself."""
+    """Return a package and all its requirements by name, without manifold-mixup itself."""
     found: dict[str, Distribution] = {}
     waiting, seen = [Requirement(package)], set()
     while waiting:
@@ -34,7 +34,7 @@ def required(package: str) -> dict[str, Distribution]:
 
 
 def _requirements(package: Distribution, extras: set[str]) -> Iterator[Requirement]:
-    """Yield what a package requires with some of its extras."""
+    """Yield the requirements of a package with some of its extras."""
     for one in map(Requirement, package.requires or []):
         chosen = ({"extra": extra} for extra in ("", *extras))
         if one.marker is None or any(map(one.marker.evaluate, chosen)):
@@ -42,12 +42,12 @@ def _requirements(package: Distribution, extras: set[str]) -> Iterator[Requireme
 
 
 def parts(package: Distribution) -> set[str]:
-    """Name the files and folders of a package in ``site-packages``."""
+    """Return the names of a package's files and folders in ``site-packages``."""
     return {file.parts[0] for file in package.files or []} - {"..", "__pycache__"}
 
 
 def main(environment: Path, package: str) -> None:
-    """Link the packages into the environment's ``site-packages``."""
+    """Link the packages into the ``site-packages`` of the environment."""
     (site,) = environment.glob("lib/python*/site-packages")
     here = Path(sysconfig.get_path("purelib"))
     packages = required(package)

@@ -1,10 +1,10 @@
-"""Build the documentation site, strictly, into build/site.
+"""Build the documentation site into build/site; a broken link is an error.
 
     pip install -e '.[docs]' && python .ci/site.py
 
-The pages link to results, examples and the like, which lie beside ``docs/`` as a reader of the
-repository needs them. A site has one root: everything is laid out below it, in build/pages, and the
-links are turned to where their targets then are. What they still miss, the generator refuses.
+The pages link to results and examples, which are beside ``docs/`` in the repository. A site has a
+single root, so all files are copied to build/pages, and the links are rewritten. The generator
+then reports links without a target.
 The header shows the version and, if ``[project.urls]`` has a repository, a link to it.
 """
 
@@ -34,7 +34,7 @@ LINK = re.compile(r"(\]\()([^)#\s:]+)")
 
 
 def place(path: Path) -> Path | None:
-    """Return where a file or folder of the repository is in the site, if it is."""
+    """Return the path in the site of a file or folder of the repository, or None."""
     for source, target in PLACES.items():
         if path.is_relative_to(ROOT / source):
             return PAGES / target / path.relative_to(ROOT / source)
@@ -42,7 +42,7 @@ def place(path: Path) -> Path | None:
 
 
 def turned(text: str, page: Path) -> str:
-    """Return a page's text with the links between files as they are in the site."""
+    """Return a page's text with links rewritten to the paths in the site."""
 
     def turn(match: re.Match[str]) -> str:
         target = (page.parent / match[2]).resolve()
@@ -55,7 +55,7 @@ def turned(text: str, page: Path) -> str:
 
 
 def lay_out() -> None:
-    """Write all pages, and what they show and link to, into build/pages."""
+    """Write all pages, and the files that they show and link to, into build/pages."""
     shutil.rmtree(PAGES, ignore_errors=True)
     for source in PLACES:
         top = ROOT / source
@@ -97,6 +97,6 @@ def configure() -> Path:
 
 if __name__ == "__main__":
     lay_out()
-    shutil.rmtree(SITE, ignore_errors=True)  # else a page that is gone stays
+    shutil.rmtree(SITE, ignore_errors=True)  # otherwise deleted pages would stay
     generator = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     sys.exit(subprocess.run([*generator, "-f", str(configure())], cwd=ROOT).returncode)

@@ -1,1 +1,1 @@
-"""What Manifold Mixup costs, measured: ``python -m benchmarks``."""
+"""Benchmarks of the cost of Manifold Mixup: ``python -m benchmarks``."""

@@ -1,9 +1,9 @@
-"""What Manifold Mixup costs: python -m benchmarks [PART ...] [--quick] [--out FOLDER].
+"""Measure the cost of Manifold Mixup: python -m benchmarks [PART ...] [--quick] [--out FOLDER].
 
-Ways that are compared run in turns, so that a change of the machine's mood meets all of them; each
-is compared with the reference of its own round, and the median over the rounds is reported. Where
-the ratios of a way spread too far, the table says so and gives none. Counts of operators and bytes
-stand beside the timings, since no other process disturbs them: they alone can fail.
+The implementations to compare run in turns, so that changes in the machine's load affect all of
+them. Each is compared with the reference of the same round, and the median over the rounds is
+reported. If the ratios spread too far, the table states that instead. Besides timings, operators
+and bytes are counted. Other processes do not disturb these counts, so only they can fail.
 """
 
 import argparse
@@ -31,22 +31,22 @@ Found = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is measured, and where.
+    """How much to measure, and on which device.
 
     Attributes:
-        megabytes: sizes of the state that is mixed.
-        seconds: for each comparison of mixes.
-        step_seconds: for each comparison of training steps.
-        batch: of a step; ``None`` is each task's own.
-        eligible: numbers of layers, of which a step mixes one; compiled, each layer is a graph.
-        images: in an epoch of a loop.
-        width: of the network that loops train.
-        rounds: epochs that each loop trains.
+        megabytes: sizes of the mixed state.
+        seconds: time for each comparison of mixes.
+        step_seconds: time for each comparison of training steps.
+        batch: batch size of a step; ``None`` for each task's own.
+        eligible: numbers of eligible layers; a compiled model has a graph for each.
+        images: number of images in an epoch of the training loops.
+        width: width of the network in the training loops.
+        rounds: epochs of each training loop.
         seeds: trainings of each recipe `fast`.
-        root: where data sets lie.
-        imports: how often Python is started.
-        device: where.
-        compiled: whether compiled ways are timed too.
+        root: folder of the data sets.
+        imports: number of Python processes that are started.
+        device: the device.
+        compiled: whether compiled implementations are timed too.
     """
 
     megabytes: tuple[float, ...] = (1, 8, 64, 512)
@@ -64,8 +64,8 @@ class Effort:
     compiled: bool = False
 
 
-# Not narrower: with two channels, channels last, on AVX2, PyTorch 2.14 damages its own heap in the
-# backward pass of the plain loop.
+# The width must be at least 8: with two channels in channels-last format on AVX2, PyTorch 2.14
+# corrupts its heap in the backward pass of the plain loop.
 QUICK = Effort(
     megabytes=(1,),
     seconds=0,
@@ -91,14 +91,14 @@ def mix(effort: Effort) -> Found:
 
 
 def mix_kept(effort: Effort) -> Found:
-    """Time the mix once more with memory kept, as the lab has it, where the C library does that."""
+    """Time the mix with freed memory kept, as in the lab; empty if the C library cannot do that."""
     return mix(effort) if effort.device == "cpu" and malloc.keep_freed() else {"cells": []}
 
 
-# A graph for each layer; those beyond the limit would be run eagerly, in silence.
+# There is a graph for each layer; graphs beyond the default limit would silently run eagerly.
 @torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True)
 def step(effort: Effort) -> Found:
-    """Time a training step of every task with S of 1, 3 and 12 layers, beside one without."""
+    """Time a training step of every task with 1, 3 and 12 eligible layers, and without mixing."""
     found = {}
     for name, make in TASKS.items():
         for mode in ("eager", "compiled") if effort.compiled else ("eager",):
@@ -122,8 +122,8 @@ def step(effort: Effort) -> Found:
 
 
 def peers(effort: Effort) -> Found:
-    """Time a step of ResNet-18 as others mix, beside ours and the plain one."""
-    say("a step as peers do it")
+    """Time a step of ResNet-18 with other implementations, with ours, and without mixing."""
+    say("a step with other implementations")
 
     def task() -> Any:
         return resnet18(*([effort.batch] if effort.batch else []), device=effort.device)
@@ -138,7 +138,7 @@ def peers(effort: Effort) -> Found:
         "timm `Mixup`, input only": steps.timm_mixup(task()),
     }
     if find_spec("fastai") is None:
-        say("fastai is not installed and left out")
+        say("without fastai, which is not installed")
     else:
         ways["fastai `MixUp`, input only"] = steps.fastai_mixup(task())
     timings = compare(_ways(ways), 3 * effort.step_seconds, device=effort.device)
@@ -146,7 +146,7 @@ def peers(effort: Effort) -> Found:
 
 
 def peak(effort: Effort) -> Found:
-    """Measure the peak memory of a step of every task, with mixing against without."""
+    """Measure the peak memory of a step of every task, with and without mixing."""
     found = {}
     for name, make in TASKS.items():
         say(f"memory of {name}")
@@ -156,9 +156,9 @@ def peak(effort: Effort) -> Found:
 
 
 def loops(effort: Effort) -> Found:
-    """Time the lab's training loop end to end, beside the plainest one and a ``DataLoader``."""
+    """Time the lab's training loop end to end, and compare a plain loop and a ``DataLoader``."""
     data, found = training.images(effort.images), {}
-    # bfloat16 that is computed by way of float32 takes ten times as long and says nothing.
+    # Emulated bfloat16 takes ten times as long, and its timings are meaningless.
     for precision in ("float32",) if emulates_bf16(effort.device) else ("float32", "bf16"):
         say(f"training in {precision}")
         run = training.recipe(effort.width, precision, effort.device)
@@ -169,7 +169,7 @@ def loops(effort: Effort) -> Found:
 
 
 def times_to_accuracy(effort: Effort) -> Found:
-    """Train the recipes `fast`, with mixing and without."""
+    """Train the recipes `fast` with and without mixing."""
     root = Path(effort.root).expanduser()
     return {
         f"{data}, {model}": accuracy.reach(data, model, root=root, seeds=effort.seeds, say=say)
@@ -178,7 +178,7 @@ def times_to_accuracy(effort: Effort) -> Found:
 
 
 def count(_: Effort) -> Found:
-    """Count what mixing adds to a step: operators, bytes, waits, and graphs if compiled."""
+    """Count what mixing adds to a step: operators, bytes, reads, and graphs if compiled."""
     say("counting")
     beyond = {layers: dataclasses.asdict(counts.beyond_plain(layers)) for layers in (1, 3, 12)}
     return {"beyond": beyond, "state": counts.STATE, "graphs": counts.graphs(3)}
@@ -197,7 +197,7 @@ PARTS: dict[str, Callable[[Effort], Found]] = {
     "mix": mix,
     "peers": peers,
     "step": step,
-    # From here on memory is kept, for good: the lab's training asks for it.
+    # The lab's training keeps freed memory from here on, for the rest of the process.
     "accuracy": times_to_accuracy,
     "training": loops,
     "mix-kept": mix_kept,
@@ -209,29 +209,30 @@ def _ways(ways: dict[str, Callable[[], None]]) -> dict[str, Way]:
 
 
 def say(what: str) -> None:
-    """Show progress beside the table, not in it."""
+    """Print progress on the error output, separate from the tables."""
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Measure, print the tables, and write them with the numbers if asked to."""
+    """Measure, print the tables, and optionally write them with the numbers."""
     parser = argparse.ArgumentParser("benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; or all")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its times say nothing")
+    parts = f"parts to run: {', '.join(PARTS)}; default: all"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=parts)
+    parser.add_argument("--quick", action="store_true", help="smoke test: its times mean nothing")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--compiled", action="store_true", help="compiled ways too: many minutes")
-    parser.add_argument("--root", default=Effort.root, help="where data sets lie")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the tables and numbers")
+    parser.add_argument("--compiled", action="store_true", help="time compiled code too; slow")
+    parser.add_argument("--root", default=Effort.root, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write tables and numbers here")
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"no part {unknown[0]!r}. Known: {', '.join(PARTS)}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("there is no GPU here that this PyTorch can use: --device cpu")
+        parser.error("this PyTorch finds no GPU. Use --device cpu.")
     if options.quick:
-        torch.set_num_threads(1)  # quick on a busy machine too
+        torch.set_num_threads(1)  # faster on a busy machine
     asked = {"device": options.device, "compiled": options.compiled, "root": options.root}
     effort = dataclasses.replace(QUICK if options.quick else Effort(), **asked)
-    usual = [name for name in PARTS if not (options.quick and name == "accuracy")]  # minutes
+    usual = [name for name in PARTS if not (options.quick and name == "accuracy")]  # takes minutes
     found = {name: part(effort) for name, part in PARTS.items() if name in (options.parts or usual)}
     result = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -247,7 +248,7 @@ def main() -> None:
         (options.out / "benchmarks.md").write_text(page)
         (options.out / "benchmarks.json").write_text(json.dumps(result, indent=1) + "\n")
     if "counts" in found and (broken := counts.broken(found["counts"])):
-        sys.exit("\n".join(["Counts that have grown:", *broken]))
+        sys.exit("\n".join(["Counts above their limits:", *broken]))
 
 
 if __name__ == "__main__":

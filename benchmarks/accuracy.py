@@ -1,4 +1,4 @@
-"""The time in which the recipes `fast` reach an accuracy, with mixing and without."""
+"""The time in which the recipes `fast` reach their target, with and without mixing."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,13 +11,13 @@ from manifold_mixup.lab.training.loop import train
 
 @dataclass(frozen=True)
 class Reached:
-    """What one recipe came to, a number for each seed.
+    """The results of a recipe, a number for each seed.
 
     Attributes:
-        method: how it mixes.
-        seconds: of training, evaluation left out.
-        last: error on the test set after the last epoch, in percent.
-        best: after the epoch in which it was least.
+        method: the method.
+        seconds: training time, without evaluation.
+        last: test error in percent after the last epoch.
+        best: test error in percent after the best epoch.
     """
 
     method: str
@@ -29,14 +29,14 @@ class Reached:
 def reach(
     name: str, model: str, *, root: Path, seeds: int, say: Callable[[str], None]
 ) -> dict[str, object]:
-    """Train the recipes for a task, no mixup and manifold mixup in turn.
+    """Train the recipes of a task, alternating no mixup and manifold mixup.
 
     Args:
         name: the data set.
         model: the network.
-        root: where data sets lie.
-        seeds: how many of each.
-        say: told before each training.
+        root: folder of the data sets.
+        seeds: number of seeds.
+        say: called before each training with a description.
     """
     plain, _, mixed = fast(name, model)
     data = datasets.load_for(plain, root=root)

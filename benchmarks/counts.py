@@ -1,6 +1,6 @@
-"""What a training step costs in operator calls and bytes: counts, which no busy machine disturbs.
+"""The cost of a training step in operator calls and bytes, which do not depend on the machine.
 
-Both the benchmark and ``tests/test_cost.py`` use them.
+The benchmark and ``tests/test_cost.py`` use these counts.
 """
 
 import weakref
@@ -23,16 +23,16 @@ STATE = 4 * BATCH * CHANNELS * SIDE * SIDE
 
 @dataclass(frozen=True)
 class Cost:
-    """What ran and what was allocated."""
+    """The operators that ran and the bytes that were allocated."""
 
     calls: int
     """Operators that the dispatcher ran, forward and backward."""
     allocated: int
-    """Bytes of all new tensors; views and in-place results are none."""
+    """Bytes of all new tensors, without views and in-place results."""
     peak: int
-    """The most bytes of them that were alive at once."""
+    """Maximal bytes of new tensors that were alive at the same time."""
     reads: int
-    """Operators among them that hand a number to Python, which waits for it on a GPU."""
+    """Operators that return a number to Python; on a GPU, Python waits for each of them."""
 
     def __sub__(self, other: "Cost") -> "Cost":
         mine, theirs = astuple(self), astuple(other)
@@ -48,7 +48,7 @@ _READING = {
 
 
 class Tally(TorchDispatchMode):
-    """Counts the operators that run inside, and the bytes of what they make."""
+    """Counts the operators that run in its context, and the bytes of their results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Tally(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operator and note what it made."""
+        """Run the operator and count its new tensors."""
         old = {id(storage) for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         new = {id(storage): storage for storage in _storages(result) if id(storage) not in old}
@@ -72,7 +72,7 @@ class Tally(TorchDispatchMode):
         return result
 
     def _watch(self, storage: torch.UntypedStorage) -> int:
-        """Return the bytes of a storage, and take them off again when it dies."""
+        """Return the bytes of a storage, and subtract them when it is freed."""
         size, key = storage.nbytes(), id(storage)
         if key in self._watched:
             return 0
@@ -90,7 +90,7 @@ def _storages(value: Any) -> list[torch.UntypedStorage]:
 
 
 def count(step: Callable[[], None]) -> Cost:
-    """Count one training step, after one that settles what only the first one does."""
+    """Count a training step after a first one, which has one-time costs."""
     step()
     with Tally() as tally:
         step()
@@ -98,7 +98,7 @@ def count(step: Callable[[], None]) -> Cost:
 
 
 class Tower(nn.Sequential):
-    """Blocks whose outputs are all of one size: wherever it mixes, the mix costs the same."""
+    """Blocks with outputs of equal size, so that mixing costs the same at every layer."""
 
     def __init__(self, blocks: int = 12) -> None:
         convolutions = [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in range(blocks)]
@@ -108,7 +108,7 @@ class Tower(nn.Sequential):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep the many small operators of a counted step from waiting for a busy core."""
+    """Use a single thread, so that many small operators do not wait for a busy core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -119,7 +119,7 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def step_cost(eligible: int, *, per_sample: bool = False) -> Cost:
-    """Count a training step of the tower with so many eligible layers; 0 is the plain step."""
+    """Count a training step of the tower with a number of eligible layers; 0 is the plain step."""
     torch.manual_seed(0)
     model = Tower()
     x, y = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.randint(CLASSES, (BATCH,))
@@ -136,12 +136,12 @@ def step_cost(eligible: int, *, per_sample: bool = False) -> Cost:
 
 
 def beyond_plain(eligible: int, *, per_sample: bool = False) -> Cost:
-    """Count what Manifold Mixup adds to the plain step of the tower."""
+    """Count the cost that Manifold Mixup adds to the plain step of the tower."""
     return step_cost(eligible, per_sample=per_sample) - step_cost(0)
 
 
 def graphs(eligible: int) -> int:
-    """Count the graphs that a compiled tower has once each of its eligible layers was drawn."""
+    """Count the graphs of a compiled tower after each of its eligible layers was drawn."""
     made = 0
 
     def backend(graph: Any, _: Any) -> Any:
@@ -162,13 +162,13 @@ def graphs(eligible: int) -> int:
 
 
 def broken(found: dict[str, Any]) -> list[str]:
-    """Return which counts are beyond what they may be; nothing if all are well."""
+    """Return the violated limits of the counts; empty if there are none."""
     one, three, twelve = found["beyond"].values()
-    state, small = found["state"], 16 * 1024  # of a plan and a second loss, with room
+    state, small = found["state"], 16 * 1024  # bytes for a plan and a second loss, with a margin
     rules = {
         f"they grow with the eligible layers: {one}, {three}, {twelve}": one == three == twelve,
         f"{one['calls']} operator calls, at most 60": one["calls"] <= 60,
-        f"{one['reads']} numbers read, at most the two that are drawn and λ, on the CPU": (
+        f"{one['reads']} numbers read, at most the two random draws and λ, on the CPU": (
             one["reads"] <= 3
         ),
         f"{one['allocated']} bytes allocated, at most two states": (

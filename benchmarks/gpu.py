@@ -1,9 +1,9 @@
-"""All that a GPU can settle, in one call of under nine minutes: python -m benchmarks.gpu OUT.
+"""All GPU tests and measurements in one call of under nine minutes: python -m benchmarks.gpu OUT.
 
-Tests first, since numbers of wrong code say nothing; then the mix beside the measured copy, steps
-with beside steps without, and an epoch of PreActResNet18 with the share in which the GPU idles and
-the model FLOPs utilisation. Each part is written as soon as it is done, into one JSON; a part for
-which no time is left is named in it.
+The tests run first, since numbers of wrong code are worthless. Then it measures the mix compared
+with a copy, steps with and without mixing, and an epoch of PreActResNet18 with the idle share of
+the GPU and the model FLOPs utilisation. Each part is written to one JSON file as soon as it is
+done. The file also names the parts for which there was no time.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.training.loop import train
 
-LIMIT = 8.5 * 60  # seconds for everything
+LIMIT = 8.5 * 60  # seconds; no part starts later
 PEAK = {"H100": 989e12, "H200": 989e12}
-"""Operations a second in bfloat16, nothing sparse, by NVIDIA's data sheets (SXM)."""
+"""Dense bfloat16 operations per second according to NVIDIA's data sheets (SXM)."""
 Found = dict[str, Any]
 
 
 def tests(device: str, quick: bool) -> Found:
-    """Run the tests that are marked for a GPU; without one, what they would be."""
+    """Run the tests that need a GPU, or only list them for a rehearsal."""
     del device
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
     done = subprocess.run(
@@ -48,7 +48,7 @@ def tests(device: str, quick: bool) -> Found:
 
 
 def copy_bandwidth(device: str, quick: bool) -> Found:
-    """Measure the limit: a copy within the memory of the device, bytes read and written."""
+    """Measure the bandwidth of a copy in device memory, counting bytes read and written."""
     x = torch.empty((1 if quick else 256) * 2**20, device=device)
     y = torch.empty_like(x)
     seconds = []
@@ -72,7 +72,7 @@ def mix(device: str, quick: bool) -> Found:
 
 
 def steps(device: str, quick: bool) -> Found:
-    """Time steps of five models, eager."""
+    """Time eager steps of five models."""
     effort = replace(all_parts.QUICK if quick else all_parts.Effort(), device=device)
     return all_parts.step(effort if quick else replace(effort, step_seconds=8))
 
@@ -84,13 +84,13 @@ def memory(device: str, quick: bool) -> Found:
 
 
 def loops(device: str, quick: bool) -> Found:
-    """Time the lab's loop beside the plainest one and a ``DataLoader``."""
+    """Time the lab's training loop, a plain loop, and a ``DataLoader``."""
     effort = all_parts.QUICK if quick else replace(all_parts.Effort(), rounds=1, width=64)
     return all_parts.loops(replace(effort, device=device))
 
 
 def epoch(device: str, quick: bool, *, cuda_graphs: bool = False) -> Found:
-    """Train PreActResNet18 for an epoch as fast as the lab can, with mixing and without."""
+    """Train PreActResNet18 for an epoch with fast settings, with and without mixing."""
     data = training.images(500 if quick else 50_000)
     plain = Recipe(
         data=data.name, model="preact-resnet18", width=8 if quick else None, epochs=1, batch=128,
@@ -100,7 +100,7 @@ def epoch(device: str, quick: bool, *, cuda_graphs: bool = False) -> Found:
     mixed = replace(plain, layers=("input", "layer1", "layer2"), alpha=2.0)
     found: Found = {"flops_of_an_epoch": flops(plain, data)}
     for name, run in {"no mixup": plain, "manifold mixup": mixed}.items():
-        train(replace(run, examples=None), data)  # makes what is kept: graphs, memory
+        train(replace(run, examples=None), data)  # warm-up: graphs and memory stay in the process
         seconds = [train(run, data).seconds for _ in range(1 if quick else 3)]
         found[name] = {"seconds": seconds, "images_per_s": len(data.x) / min(seconds)}
         found[name]["TFLOPS"] = found["flops_of_an_epoch"] / min(seconds) / 1e12
@@ -111,7 +111,7 @@ def epoch(device: str, quick: bool, *, cuda_graphs: bool = False) -> Found:
 
 
 def utilisation(tflops: float) -> float | None:
-    """Return the share of what the GPU can do; None where that is not known here."""
+    """Return the share of the GPU's peak performance, or None if the peak is unknown."""
     name = torch.cuda.get_device_name()
     peak = next((peak for known, peak in PEAK.items() if known in name), None)
     return None if peak is None else 1e12 * tflops / peak
@@ -144,13 +144,13 @@ def _wait(device: str) -> None:
 
 
 def main() -> None:
-    """Run every part that there is time for."""
+    """Run the parts in order until the time is up."""
     parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="folder for gpu.json")
-    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
+    parser.add_argument("--rehearse", action="store_true", help="try the script on the CPU, tiny")
     options = parser.parse_args()
     if not options.rehearse and not torch.cuda.is_available():
-        parser.error("there is no GPU here that this PyTorch can use: --rehearse tries the script")
+        parser.error("this PyTorch finds no GPU. Try the script with --rehearse.")
     device = "cpu" if options.rehearse else "cuda"
     options.out.mkdir(parents=True, exist_ok=True)
     began, left = time.perf_counter(), dict(PARTS)
@@ -167,7 +167,7 @@ def main() -> None:
         print(f"{time.perf_counter() - began:5.0f} s  {name}", flush=True)
         try:
             result[name] = part(device, options.rehearse)
-        except Exception as error:  # the other parts are worth their time
+        except Exception as error:  # continue with the other parts
             result[name] = {"failed": f"{type(error).__name__}: {error}"}
         result["not_begun"] = list(left)
         result["seconds"] = time.perf_counter() - began

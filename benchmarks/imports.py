@@ -1,4 +1,4 @@
-"""What importing costs, in processes of its own."""
+"""The time to import the library, in new processes."""
 
 import statistics
 import subprocess
@@ -11,9 +11,9 @@ _PROGRAM = (
 
 
 def times(count: int) -> dict[str, float]:
-    """Return the milliseconds that torch takes to import and, after it, this library: medians.
+    """Return the median milliseconds to import torch and, after it, this library.
 
-    All of its names, for without them it waits.
+    All names of the library are imported, because it imports its parts lazily.
     """
     runs = [_printed() for _ in range(count)]
     torch_times, library_times = zip(*runs, strict=True)

@@ -1,7 +1,7 @@
-"""Peak memory of a training step: with mixing at one layer against without.
+"""Peak memory of a training step, with mixing at a layer and without.
 
-On the CPU it is counted, in bytes of the tensors that are alive at once beyond those before the
-step; on a GPU its allocator is asked.
+Only memory beyond that before the step counts. On the CPU, it is the bytes of tensors that are
+alive at the same time; on a GPU, the allocator reports it.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from benchmarks.tasks import Task
 
 
 def peaks(task: Callable[[], Task], device: str) -> dict[str, int]:
-    """Return the bytes of a plain step, and of one that mixes at the first layer and so on.
+    """Return the bytes of a plain step, and of steps that mix at the first, middle and last layer.
 
     Args:
-        task: makes the model and its batch anew.
-        device: where they are.
+        task: returns a new model and batch.
+        device: their device.
     """
     peak = _of_the_allocator if torch.device(device).type == "cuda" else _counted
     found = {"plain step": peak(steps.plain(task()))}
@@ -32,7 +32,7 @@ def _counted(step: Callable[[], None]) -> int:
 
 
 def _of_the_allocator(step: Callable[[], None]) -> int:
-    step()  # the first one also makes what is kept: the state of the optimizer
+    step()  # the first step also allocates the state of the optimizer
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""The mix alone, beside a copy of the same bytes, which is the limit, and what others do."""
+"""The mix alone, compared with a copy of the same bytes, which is the limit, and alternatives."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ Forward = Callable[[Tensor, MixPlan], Tensor]
 
 
 class Cell(NamedTuple):
-    """What one comparison is of, and what came out."""
+    """The settings of a comparison, and its timings."""
 
     megabytes: float
     dtype: str
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
 
 
 def forwards() -> dict[str, Forward]:
-    """Return the ways to mix a state, by name; each takes ``x`` and a plan."""
+    """Return the implementations of the mix by name; each takes ``x`` and a plan."""
     return {
         COPY: lambda x, plan: x.clone(),
         "**`mix(x, plan)`**": mix,
@@ -45,13 +45,13 @@ def forwards() -> dict[str, Forward]:
 def cells(
     megabytes: list[float], seconds: float, *, device: str = "cpu", compiled: bool = True
 ) -> Iterator[Cell]:
-    """Compare all ways forward, backward and both, for every size and type.
+    """Compare all implementations forward, backward and both, for every size and type.
 
     Args:
         megabytes: sizes of the state, rounded to whole examples.
-        seconds: for each comparison.
-        device: where.
-        compiled: whether compiled ways are compared too.
+        seconds: time for each comparison.
+        device: the device.
+        compiled: whether to compare compiled implementations too.
     """
     for size in megabytes:
         for name, dtype in DTYPES.items():
@@ -66,7 +66,7 @@ def cells(
 
 
 def _compiled(ways: dict[str, Forward]) -> dict[str, Forward]:
-    """Compile all but the copy, which stays the measure."""
+    """Compile all implementations except the copy, which stays the reference."""
     return {
         name: forward if name == COPY else torch.compile(forward, dynamic=False)
         for name, forward in ways.items()
@@ -91,9 +91,9 @@ class _State:
         return self.x.nbytes / 1e6
 
     def way(self, forward: Forward, phase: str) -> Way:
-        """Return what is timed in a phase; of the copy, a copy in each of them.
+        """Return the code to time for a phase; for the copy, it is a copy in every phase.
 
-        What is alive meanwhile is the same for all, since fresh memory costs more than a copy.
+        All implementations have the same tensors alive, since new memory costs more than a copy.
         """
 
         def ahead() -> Tensor:
@@ -103,7 +103,7 @@ class _State:
             return torch.autograd.grad(output, self.x, self.grad)
 
         def copy(output: Tensor) -> Tensor:
-            return self.grad.clone()  # its gradient is the one that came in, which costs nothing
+            return self.grad.clone()  # the gradient of a copy is passed through at no cost
 
         if phase == "forward":
             return Way(ahead)

@@ -1,6 +1,6 @@
-"""One training step, done in several ways: without mixing, with Manifold Mixup, and as others do.
+"""A training step without mixing, with Manifold Mixup, and with other implementations of mixup.
 
-Every way has a model of its own, from the same seed, and mixes by the same kind of plan.
+Each has its own model, from the same seed, and mixes with the same kind of plan.
 """
 
 from collections import OrderedDict
@@ -20,12 +20,12 @@ Step = Callable[[], None]
 
 
 def plain(task: Task) -> Step:
-    """Mix nothing: the floor."""
+    """Return a step without mixing, the lower bound."""
     return lambda: task.descend(task.loss())
 
 
 def ours(task: Task, layers: tuple[str, ...], *, compiled: bool = False) -> Step:
-    """Mix by this library; what is compiled has its graphs before the clock starts."""
+    """Return a step with this library; a compiled one has its graphs before the clock starts."""
     mixup = ManifoldMixup(task.model, layers, example=task.x[:2], alpha=ALPHA, seed=0)
     criterion = mixup.wrap(nn.CrossEntropyLoss())
 
@@ -39,9 +39,9 @@ def ours(task: Task, layers: tuple[str, ...], *, compiled: bool = False) -> Step
 
 
 def naive(task: Task) -> Step:
-    """Mix by the plain formula, at the layers and in the order in which `ours` does."""
+    """Return a step with the plain formula, with the same plans as `ours`."""
     plans = drawn_plans(len(task.x))
-    drawn: list[MixPlan] = []  # the one of this step
+    drawn: list[MixPlan] = []  # the plan of the current step
 
     def mix_here(name: str) -> Callable[..., Tensor | None]:
         return lambda _, __, state: _formula(state, drawn[-1]) if drawn[-1].layer == name else None
@@ -58,12 +58,12 @@ def naive(task: Task) -> Step:
 
 
 def two_pass(task: Task) -> Step:
-    """Run the model once for the state of the layer and once more to mix it, as wrappers do."""
+    """Return a step with two passes: one to read the layer's state, one to mix it."""
     plans = drawn_plans(len(task.x))
 
     def step() -> None:
         plan = next(plans)
-        # The input needs no first pass, but the wrappers make it for every layer.
+        # The input needs no first pass, but such implementations do it for every layer.
         layer = task.model.conv1 if plan.layer == "input" else task.model.get_submodule(plan.layer)
         states: list[Tensor] = []
         with layer.register_forward_hook(lambda _, __, state: states.append(state)):
@@ -79,7 +79,7 @@ def two_pass(task: Task) -> Step:
 
 
 def torchvision_mixup(task: Task) -> Step:
-    """Mix the input by torchvision."""
+    """Return a step with torchvision's input mixup."""
     from torchvision.transforms.v2 import MixUp
 
     mixup = MixUp(alpha=ALPHA, num_classes=CLASSES)
@@ -92,7 +92,7 @@ def torchvision_mixup(task: Task) -> Step:
 
 
 def timm_mixup(task: Task) -> Step:
-    """Mix the input by timm; it writes into the batch it is given, which this way keeps."""
+    """Return a step with timm's input mixup, which mixes the batch in place, here repeatedly."""
     from timm.data import Mixup
 
     mixup = Mixup(mixup_alpha=ALPHA, label_smoothing=0.0, num_classes=CLASSES)
@@ -105,7 +105,7 @@ def timm_mixup(task: Task) -> Step:
 
 
 def fastai_mixup(task: Task) -> Step:
-    """Mix the input by fastai's callback, which draws a λ for every example and mixes losses."""
+    """Return a step with fastai's input mixup, which draws a λ per example and mixes losses."""
     from fastai.callback.mixup import MixUp
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -127,7 +127,7 @@ def fastai_mixup(task: Task) -> Step:
 
 
 def drawn_plans(batch: int) -> Iterator[MixPlan]:
-    """Yield the plans that `ours` draws with the layers of the paper, on a model of no cost."""
+    """Yield the plans that `ours` draws for the layers of the paper, from a model without cost."""
     small = nn.Sequential(OrderedDict((name, nn.Identity()) for name in PAPER[1:]))
     mixup = ManifoldMixup(small, PAPER, alpha=ALPHA, check=False, seed=0)
     x = torch.zeros(batch, 1)

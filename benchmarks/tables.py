@@ -1,4 +1,4 @@
-"""Numbers as Markdown."""
+"""The results as Markdown tables."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,17 +11,17 @@ Found = dict[str, Any]
 
 
 def page(result: Found) -> str:
-    """Return everything that was measured as one page."""
+    """Return all results as a page."""
     machine, versions = result["machine"], result["versions"]
     parts = [
         "# Benchmarks",
         f"{machine['cpu']} ({machine.get('instructions', 'instructions not recorded')}), "
         f"{machine['cores']} cores, {result['threads']} threads; device "
         f"{result['effort']['device']}; PyTorch {versions['torch']}, Python {result['python']}; "
-        f"{result['date']}, commit {result['git']}. Medians over rounds in which all ways take "
-        f"turns; in brackets the middle half of the ratios, each to the first row of its round. "
-        f"Where that half is wider than {100 * WIDE:.0f} % of the median, the machine was too "
-        f"busy, and no ratio is given; nor is one of fewer than {FEWEST} rounds.",
+        f"{result['date']}, commit {result['git']}. Medians over rounds in which all rows take "
+        f"turns. Ratios are to the first row of the same round; their interquartile range is in "
+        f"brackets. If it is wider than {100 * WIDE:.0f} % of the median, the machine was too "
+        f"busy, and no ratio is shown. None is shown either for fewer than {FEWEST} rounds.",
     ]
     for name, write in _WRITERS.items():
         if name in result:
@@ -52,7 +52,7 @@ def _in_cell(timing: Timing, *, first: bool) -> str:
 
 
 def _peers(found: Found) -> Iterator[str]:
-    yield "## A step as others mix"
+    yield "## A step with other implementations"
     yield _timings(found["timings"])
 
 
@@ -80,8 +80,8 @@ def _ratio(timing: Timing) -> str:
 def _accuracy(found: Found) -> Iterator[str]:
     yield "## Time to accuracy"
     yield (
-        "The recipe `fast`, the same budget with mixing and without; means over seeds and standard "
-        "deviations. Seconds of training, evaluation left out."
+        "The recipe `fast`, with the same budget with and without mixing; mean ± standard "
+        "deviation over seeds. Seconds: training time, without evaluation."
     )
     for name, part in found.items():
         rows = [
@@ -110,8 +110,8 @@ def _spread(values: Sequence[float], digits: int) -> str:
 def _memory(found: Found) -> Iterator[str]:
     yield "## Peak memory of a training step"
     yield (
-        "Beyond what is alive before the step; mixed at the first, the middle and the last of "
-        "twelve layers. On the CPU it is counted in bytes of tensors."
+        "Memory beyond that before the step, with mixing at the first, middle and last of twelve "
+        "layers. On the CPU, bytes of tensors are counted."
     )
     rows = []
     for name, peaks in found.items():
@@ -126,8 +126,8 @@ def _memory(found: Found) -> Iterator[str]:
 def _training(found: Found) -> Iterator[str]:
     yield "## Training end to end"
     yield (
-        "A step of each loop beside a step of the plainest loop written out for it, which trains "
-        "in turn with it. PreActResNet18 on random images of 32 x 32."
+        "A step of each loop compared with a step of a plain PyTorch loop that runs in turns with "
+        "it. PreActResNet18 on random images of 32 x 32."
     )
     for precision, part in found.items():
         rows = [Timing(**row) for row in part["timings"]]
@@ -140,13 +140,13 @@ def _training(found: Found) -> Iterator[str]:
             )
             for one in rows
         ]
-        head = ("", "ms a step", "images a second", "ratio")
-        loader = f"Our loader alone: {part['loader_milliseconds']:.2f} ms a step."
+        head = ("", "ms per step", "images per second", "ratio")
+        loader = f"Our loader alone: {part['loader_milliseconds']:.2f} ms per step."
         yield f"{precision} ({rows[0].rounds} steps):\n\n{table(head, lines)}\n\n{loader}"
 
 
 def _counts(found: Found) -> Iterator[str]:
-    yield "## Counted beyond the plain step of a 12-block network"
+    yield "## Counts beyond the plain step of a 12-block network"
     state = found["state"]
     yield table(
         ("eligible layers", "operator calls", "numbers read", "allocated, in states", "at peak"),
@@ -162,8 +162,8 @@ def _counts(found: Found) -> Iterator[str]:
         ],
     )
     yield (
-        "Of the numbers that are read two are drawn on the CPU, and the third, λ, is read only "
-        "where it lies there: a GPU is waited for by none."
+        "Two of the numbers read are drawn on the CPU. The third is λ, which is read only on the "
+        "CPU. So no read waits for a GPU."
     )
     yield f"Graphs of a compiled model with 3 eligible layers: {found['graphs']}."
 
@@ -176,7 +176,7 @@ def _imports(found: Found) -> Iterator[str]:
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a table, numbers to the right."""
+    """Return a table with right-aligned numbers."""
     rule = ("---",) + ("---:",) * (len(head) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
@@ -185,14 +185,14 @@ _WRITERS: dict[str, Callable[[Found], Iterator[str]]] = {
     "mix": partial(
         _mix,
         "The mix alone",
-        "Ratios to a copy of the same bytes: of the state forward, of its gradient backward, of "
-        "both for both.",
+        "Ratios to a copy of the same bytes: of the state for forward, of its gradient for "
+        "backward, of both for both.",
     ),
     "mix-kept": partial(
         _mix,
-        "The mix alone, memory kept",
-        "Above, large blocks that are free go back to the system, which clears every page before "
-        "it hands it out again. Here they stay with the process, as in the lab.",
+        "The mix alone, with freed memory kept",
+        "Above, large freed blocks return to the system, which zeroes every page before it hands "
+        "it out again. Here they stay with the process, as in the lab.",
     ),
     "peers": _peers,
     "step": _step,

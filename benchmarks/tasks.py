@@ -1,4 +1,4 @@
-"""Models in training and the batch that every step of theirs takes."""
+"""The models of the benchmarks, each with a batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ CLASSES = 10
 
 @dataclass
 class Task:
-    """A model, its batch, and how a step ends.
+    """A model with its batch and optimizer.
 
     Attributes:
-        model: in training mode.
+        model: the model, in training mode.
         x: the batch.
-        layers: twelve that can be mixed, from the first to the last.
+        layers: twelve layers that can be mixed, in order.
         y: labels.
     """
 
@@ -32,16 +32,16 @@ class Task:
         self.y = torch.randint(CLASSES, (len(self.x),), generator=generator).to(self.x.device)
 
     def logits(self) -> Tensor:
-        """Run the model."""
+        """Return the logits of the batch."""
         output = self.model(self.x)
         return getattr(output, "logits", output)
 
     def loss(self) -> Tensor:
-        """Run the model and the loss, nothing mixed."""
+        """Return the loss of the batch without mixing."""
         return cross_entropy(self.logits(), self.y)
 
     def descend(self, loss: Tensor) -> None:
-        """End the step."""
+        """Run the backward pass and the optimizer."""
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -52,7 +52,7 @@ def _images(batch: int, side: int, device: str) -> Tensor:
 
 
 def resnet18(batch: int = 64, device: str = "cpu") -> Task:
-    """Make torchvision's ResNet-18 for images of 32 x 32: a stem that keeps the resolution."""
+    """Return torchvision's ResNet-18 for images of 32 x 32, whose stem keeps the resolution."""
     from torchvision.models import resnet18 as imagenet_resnet18
 
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def resnet18(batch: int = 64, device: str = "cpu") -> Task:
 
 
 def wrn_28_2(batch: int = 32, device: str = "cpu") -> Task:
-    """Make the lab's WRN-28-2 for images of 32 x 32."""
+    """Return the lab's WRN-28-2 for images of 32 x 32."""
     from manifold_mixup.lab import models
     from manifold_mixup.lab.data import Data
 
@@ -82,7 +82,7 @@ def wrn_28_2(batch: int = 32, device: str = "cpu") -> Task:
 
 
 def vit_s(batch: int = 16, device: str = "cpu") -> Task:
-    """Make timm's ViT-S/16 for images of 64 x 64: sixteen tokens."""
+    """Return timm's ViT-S/16 for images of 64 x 64, that is 16 tokens."""
     import timm
 
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def vit_s(batch: int = 16, device: str = "cpu") -> Task:
 
 
 def bert(batch: int = 4, device: str = "cpu") -> Task:
-    """Make a classifier of BERT-base's size for sentences of 64 tokens."""
+    """Return a classifier of BERT-base's size for sentences of 64 tokens."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -104,7 +104,7 @@ def bert(batch: int = 4, device: str = "cpu") -> Task:
 
 
 def mlp(batch: int = 256, device: str = "cpu") -> Task:
-    """Make a perceptron of twelve hidden layers of 512 units."""
+    """Return a perceptron with twelve hidden layers of 512 units."""
     torch.manual_seed(0)
     hidden = [nn.Sequential(nn.Linear(512, 512), nn.ReLU()) for _ in range(12)]
     model = nn.Sequential(*hidden, nn.Linear(512, CLASSES)).to(device)

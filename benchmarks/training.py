@@ -1,12 +1,12 @@
-"""What the lab's training loop costs beside the plainest loops that train the same.
+"""The cost of the lab's training loop, compared with plain loops that train the same.
 
-A narrow PreActResNet18 on images like CIFAR's, all loops with the same batch size, precision and
-optimizer. Two loops train at once, taking turns: after every step of one comes a step of the other
-(on a GPU every so many), so that what the machine does meanwhile meets both alike. Whole epochs one
-after another differ by a tenth for the same loop, and by their place in the round. The loops:
+All loops train a narrow PreActResNet18 on images like CIFAR's, with the same batch size, precision
+and optimizer. Two loops run in turns: each step of one is followed by a step of the other (on a
+GPU, by several), so that the machine's load affects both equally. Timings of whole epochs would
+differ by a tenth for the same loop. The loops:
 
-- *plain*: a shuffled index, crops and mirroring of whole batches, nothing else.
-- *DataLoader*: torch's, with torchvision's transforms image by image, as tutorials have it.
+- *plain*: a shuffled index, with crops and mirroring of whole batches.
+- *DataLoader*: PyTorch's, with torchvision's transforms of single images, as in tutorials.
 """
 
 import time
@@ -35,7 +35,7 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 def images(count: int) -> Data:
-    """Draw random images of CIFAR's shape."""
+    """Return random images of CIFAR's shape."""
     x = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     y = torch.randint(0, 10, (count,))
     moments = {"mean": (0.49, 0.48, 0.45), "std": (0.25, 0.24, 0.26)}
@@ -43,7 +43,7 @@ def images(count: int) -> Data:
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Images one by one, each through torchvision's transforms."""
+    """Single images, each augmented with torchvision's transforms."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
@@ -58,12 +58,12 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.data.x)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        return self.transform(self.data.x[place]), self.data.y[place]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.data.x[index]), self.data.y[index]
 
 
 def plain_batches(run: Recipe, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield an epoch, crops and mirroring done for a whole batch at a time by hand."""
+    """Yield the batches of an epoch, with crops and mirroring of whole batches."""
     x, y = data.x.to(run.device), data.y.to(run.device)
     order = torch.randperm(len(x), device=run.device)
     for rows in order.split(run.batch):
@@ -76,7 +76,7 @@ def plain_batches(run: Recipe, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def plain_steps(run: Recipe, data: Data, batches: Batches) -> Iterator[None]:
-    """Train with nothing but PyTorch, one step each time the next is asked for."""
+    """Train with PyTorch alone, one step per iteration."""
     model = fresh_model(run, data).to(run.device).train()
     optimizer = optimizers.build(model, run)
     device = torch.device(run.device).type
@@ -93,18 +93,18 @@ def plain_steps(run: Recipe, data: Data, batches: Batches) -> Iterator[None]:
 
 
 class Turns:
-    """Times two loops that take turns, the plain one and the one that calls `swap` every step."""
+    """Times two loops in turns: the plain one, and the one that calls `swap` after every step."""
 
     def __init__(self, run: Recipe, data: Data) -> None:
         self.plain = plain_steps(run, data, lambda: plain_batches(run, data))
         self.cuda = torch.device(run.device).type == "cuda"
-        self.stride = 20 if self.cuda else 1  # waiting for a GPU at every step would cost both
-        self.seconds: list[tuple[float, float]] = []  # a step of the other, of the plain one
+        self.stride = 20 if self.cuda else 1  # synchronising a GPU at every step would slow both
+        self.seconds: list[tuple[float, float]] = []  # per step: the other loop, the plain loop
         self._steps = 0
         self._began: float | None = None
 
     def swap(self, _: float = 0.0) -> None:
-        """Let the plain loop do as many steps as the other has done."""
+        """Let the plain loop do as many steps as the other loop has done."""
         self._steps += 1
         if self._steps % self.stride:
             return
@@ -112,7 +112,7 @@ class Turns:
         for _ in range(self.stride):
             next(self.plain)
         after = self._now()
-        if self._began is not None:  # in the first turn both build what they keep
+        if self._began is not None:  # the first turn has one-time costs
             self.seconds.append(((now - self._began) / self.stride, (after - now) / self.stride))
         self._began = after
 
@@ -123,7 +123,7 @@ class Turns:
 
 
 def loader_seconds(run: Recipe, data: Data) -> float:
-    """Take the time of the loader alone."""
+    """Return the seconds that the loader alone takes for an epoch."""
     augment = Augment(flip=run.flip, crop=run.crop, cutout=0)
     loader = Loader(
         data.x, data.y, run.batch, augment=augment, seed=0, device=run.device,
@@ -138,7 +138,7 @@ def loader_seconds(run: Recipe, data: Data) -> float:
 
 
 def idle_share(run: Recipe, data: Data, *, first: int = 20, steps: int = 50) -> float:
-    """Profile some steps in the middle of an epoch; return the share in which the GPU idles."""
+    """Profile some steps of an epoch; return the share of time in which the GPU idles."""
     profiler = profile(activities=[ProfilerActivity.CUDA])
     done = 0
 
@@ -159,7 +159,7 @@ def idle_share(run: Recipe, data: Data, *, first: int = 20, steps: int = 50) -> 
 
 
 def idle(spans: list[tuple[float, float]]) -> float:
-    """Return the share of the time from the first to the last of some spans that none covers."""
+    """Return the share of time, from the first to the last span, that no span covers."""
     spans = sorted(spans)
     begin = end = spans[0][0]
     covered = 0.0
@@ -172,14 +172,14 @@ def idle(spans: list[tuple[float, float]]) -> float:
 def in_turn(
     run: Recipe, data: Data, train_by: Callable[[Turns], object]
 ) -> list[tuple[float, float]]:
-    """Let a loop train for an epoch in turn with the plain one; return the seconds of each turn."""
+    """Train an epoch of a loop in turns with the plain loop; return the seconds of each turn."""
     turns = Turns(run, data)
     train_by(turns)
     return turns.seconds
 
 
 def by_steps(steps: Iterator[None], count: int) -> Callable[[Turns], object]:
-    """Return a loop of ``count`` steps that gives the plain one its turns."""
+    """Return a loop of ``count`` steps that takes turns with the plain loop."""
 
     def loop(turns: Turns) -> None:
         for _ in range(count):
@@ -190,7 +190,7 @@ def by_steps(steps: Iterator[None], count: int) -> Callable[[Turns], object]:
 
 
 def recipe(width: int | None, precision: str, device: str) -> Recipe:
-    """Return the recipe that all loops train by."""
+    """Return the recipe of all loops."""
     return Recipe(
         data="random images", model="preact-resnet18", width=width, epochs=1, optimizer="sgd",
         lr=0.01, schedule="constant", flip=True, crop=2, precision=precision, channels_last=True,
@@ -199,11 +199,11 @@ def recipe(width: int | None, precision: str, device: str) -> Recipe:
 
 
 def compare_loops(run: Recipe, data: Data, rounds: int) -> tuple[list[Timing], float]:
-    """Time a step of each loop against the plain step next to it.
+    """Time a step of each loop, compared with the plain loop's step in the same turn.
 
     Returns:
-        The timings, those of the plain loop against itself first, and the milliseconds of a step
-        that our loader takes.
+        The timings, the first of which compares the plain loop with itself, and the milliseconds
+        per step of our loader.
     """
     mixed = replace(run, layers=("input", "layer1", "layer2"), alpha=2.0)
     count = len(data.x) // run.batch

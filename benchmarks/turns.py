@@ -1,4 +1,4 @@
-"""Ways of doing something, timed in turns, so that what the machine does meanwhile meets all."""
+"""Timing of several implementations in turns, so that the machine's load affects all equally."""
 
 import random
 import statistics
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-WARM_UP = 2  # rounds that are not counted; the first one of ours also checks the layers
+WARM_UP = 2  # rounds that are not counted; in the first one, ours also checks the layers
 WIDE = 0.25
-"""Where the middle half of the ratios is wider than this share of their median, there is none."""
+"""A ratio is no result if the interquartile range is wider than this share of the median."""
 FEWEST = 5
-"""Rounds below which there is none either."""
-_SHORTEST = 20e-3  # seconds: what is shorter is repeated
+"""A ratio is no result with fewer rounds."""
+_SHORTEST = 20e-3  # seconds; shorter code is repeated
 
 
 class Way(NamedTuple):
-    """Something to be timed, and what it needs made before, outside the clock."""
+    """Code to time, and code that prepares its argument outside the measured time."""
 
     run: Callable[..., object]
     prepare: Callable[[], object] | None = None
@@ -26,22 +26,22 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """One way of doing something, against the first way in the same rounds."""
+    """The timing of an implementation, compared with the first one in the same rounds."""
 
     name: str
     rounds: int
     milliseconds: float
-    """Median."""
+    """The median time."""
     ratio: float
-    """Median of the ratios to the first way."""
+    """The median of the ratios to the first implementation."""
     quarter: float
-    """A quarter of the ratios lies below."""
+    """The first quartile of the ratios."""
     three_quarters: float
-    """A quarter of the ratios lies above."""
+    """The third quartile of the ratios."""
 
     @property
     def fault(self) -> str:
-        """Return why the ratio is no result; empty if it is one."""
+        """Why the ratio is no result; empty if it is one."""
         if self.rounds < FEWEST:
             return "too few rounds"
         wide = self.three_quarters - self.quarter > WIDE * self.ratio
@@ -49,12 +49,12 @@ class Timing:
 
 
 def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> list[Timing]:
-    """Time all ways in turns against the first, each round in an order of its own.
+    """Time all implementations in turns, in a random order in each round.
 
     Args:
-        ways: by name.
-        seconds: how long; `FEWEST` rounds are made in any case, and for 0 seconds a single one.
-        device: on a GPU the clock waits for it.
+        ways: the implementations by name, the reference first.
+        seconds: the total time; there are at least `FEWEST` rounds, or one round for 0 seconds.
+        device: the device, which is synchronised if it is a GPU.
     """
     clock, fewest = _Clock(device), WARM_UP + (FEWEST if seconds else 1)
     first = next(iter(ways.values()))
@@ -77,7 +77,7 @@ class _Clock:
         self.cuda = torch.device(device).type == "cuda"
 
     def seconds(self, way: Way, repeat: int) -> float:
-        """Time a way that is run some times in a row."""
+        """Return the seconds of several runs in a row."""
         made: list[Any] = [(way.prepare(),) if way.prepare else () for _ in range(repeat)]
         start = self._now()
         for arguments in made:
@@ -91,7 +91,7 @@ class _Clock:
 
 
 def timing(name: str, times: list[float], reference: list[float]) -> Timing:
-    """Sum up the seconds of something, and its ratios to those of a reference beside it."""
+    """Summarise times, and their ratios to the times of a reference in the same rounds."""
     ratios = [mine / other for mine, other in zip(times, reference, strict=True)]
     quarter, median, three_quarters = _quartiles(ratios)
     milliseconds = 1000 * statistics.median(times)

@@ -1,4 +1,4 @@
-"""The data of the graph example: random graphs, with a motif planted in them."""
+"""The data of the graph example: random graphs with a planted motif."""
 
 import torch
 from torch_geometric.data import Data
@@ -12,15 +12,15 @@ MOTIFS = {
 
 
 def graphs(count, seed):
-    """Draw graphs of 15 to 25 nodes, each with one of `MOTIFS` somewhere among its nodes.
+    """Draw graphs of 15 to 25 nodes, each with one of `MOTIFS` on random nodes.
 
     Args:
-        count: how many graphs.
-        seed: of everything that is drawn.
+        count: number of graphs.
+        seed: seed of all random draws.
 
     Returns:
-        A list of graphs. A node's feature is how many neighbours it has, ``(nodes, 1)``; ``y`` is
-        the number of the motif.
+        A list of graphs. The feature of a node is its number of neighbours, scaled, ``(nodes, 1)``;
+        ``y`` is the index of the motif.
     """
     chance = torch.Generator().manual_seed(seed)
     kinds = torch.randint(len(MOTIFS), (count,), generator=chance)

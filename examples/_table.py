@@ -1,8 +1,8 @@
-"""What the examples share: their command line, and the table of methods over seeds.
+"""The command line of the examples, and their table of methods over seeds.
 
-An example is two functions. ``load(seed, ...)`` returns what to train on and what to score on, and
-``train(*data, ...)`` returns the scores of one network. Their keyword arguments are the options of
-the command line. The methods of a seed get the same data, initial weights and order of examples.
+An example is two functions. ``load(seed, ...)`` returns the data to train and to score on, and
+``train(*data, ...)`` returns the scores of a network. Their keyword arguments are the options of
+the command line. For a seed, all methods get the same data, initial weights and order of examples.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from scipy.special import stdtrit
 
 
 def compare(about, load, train, tables, *, quick):
-    """Train every method with every seed, and print one table of the scores for each title.
+    """Train every method with every seed, and print a table of the scores for each title.
 
     Args:
         about: the docstring of the example, for ``--help``.
         load: called as ``load(seed, **options)``.
         train: called as ``train(*load(...), **settings)``; returns numbers by name.
-        tables: ``{title: {method: settings}}``; the others are compared with the first method.
-            Options of the command line take the place of settings, for all methods.
-        quick: the settings of ``--quick``, a short run that shows that everything works.
+        tables: ``{title: {method: settings}}``, the baseline first. Options of the command line
+            override these settings for all methods.
+        quick: the settings of ``--quick``, a short run to test that everything works.
     """
     options = _parser(about, [load, train], quick).parse_args()
     settings = {name: value for name, value in vars(options).items() if value is not None}
@@ -45,7 +45,7 @@ def compare(about, load, train, tables, *, quick):
 
 
 def _warm_up():
-    """Take a step: with the first one torch imports its compiler, which takes seconds."""
+    """Take an optimizer step; at the first one, torch imports its compiler, which takes seconds."""
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.AdamW([weight])
     weight.sum().backward()
@@ -61,9 +61,9 @@ def _timed(seed, train, data, settings):
 def _parser(about, functions, quick):
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=about, formatter_class=form)
-    parser.add_argument("--seeds", type=int, help="how many; default 5")
-    parser.add_argument("--first-seed", type=int, default=0, help="default 0")
-    parser.add_argument("--quick", action="store_true", help=f"two seeds with {quick}")
+    parser.add_argument("--seeds", type=int, help="number of seeds; default 5")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first seed; default 0")
+    parser.add_argument("--quick", action="store_true", help=f"run two seeds with {quick}")
     for name, option in [pair for function in functions for pair in _keywords(function)]:
         several = {"nargs": "*"} if option.annotation is tuple else {"type": option.annotation}
         parser.add_argument(f"--{name}", **several)
@@ -80,7 +80,7 @@ def _taken_by(function, settings):
 
 
 def _table(title, scores):
-    """Yield the lines of a Markdown table: mean ± std, and paired differences to the first."""
+    """Yield the lines of a Markdown table: mean ± std, and paired differences to the baseline."""
     base, *others = scores
     head = [f"{title}, {len(scores[base])} seeds", base]
     yield _row(head + [text for method in others for text in (method, "difference [95 %]")])
@@ -106,7 +106,7 @@ def _spread(values, digits):
 
 
 def _difference(values, digits):
-    """Write a mean with Student's 95 % interval, in bold where that excludes zero."""
+    """Return a mean with Student's 95 % interval, in bold if it excludes zero."""
     mean, n = fmean(values), len(values)
     half = stdtrit(n - 1, 0.975) * stdev(values) / n**0.5 if n > 1 else float("inf")
     text = f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"

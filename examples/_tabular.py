@@ -1,7 +1,7 @@
-"""What the tabular examples share: a table as tensors, and the two networks.
+"""Common code of the tabular examples: a table as tensors, and the two networks.
 
-Both networks turn each number and each category into a token of its own (Gorishniy et al.,
-"Revisiting Deep Learning Models for Tabular Data", 2021); a perceptron or a transformer reads them.
+Both networks turn each number and each category into a token (Gorishniy et al., "Revisiting Deep
+Learning Models for Tabular Data", 2021), which a perceptron or a transformer reads.
 """
 
 from pathlib import Path
@@ -15,33 +15,34 @@ from torch.utils.data import TensorDataset
 
 
 def read(paths, wanted, **settings):
-    """Read files of comma separated values as one table, by the settings of `pandas.read_csv`.
+    """Read CSV files as one table, with settings of `pandas.read_csv`.
 
     Raises:
-        FileNotFoundError: a file is missing; the message says what is ``wanted``.
+        FileNotFoundError: a file is missing; the message names the ``wanted`` content.
     """
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"there is no file {path}. It shall be {wanted}. Leave --data out to have "
-                f"scikit-learn download the table."
+                f"there is no file {path}. Expected {wanted}. Without --data, scikit-learn "
+                f"downloads the table."
             )
     return pd.concat([pd.read_csv(path, **settings) for path in paths], ignore_index=True)
 
 
 def tensors(frame, target, *, seed, rows, split):
-    """Draw rows to train on by the seed; those to score on are the same for every seed.
+    """Draw training rows with the seed; the rows to score on are the same for every seed.
 
     Args:
-        frame: a table; columns that are no numbers are categories.
+        frame: a table; columns without numbers are categories.
         target: the name of the column to predict.
-        seed: of the rows to train on.
-        rows: how many of them.
-        split: what to score on, ``"test"`` or ``"validation"``: a fifth of the table each.
+        seed: seed of the training rows.
+        rows: number of training rows.
+        split: the rows to score on, ``"test"`` or ``"validation"``: a fifth of the table each.
 
     Returns:
-        How many categories there are in all columns together; then two data sets of numbers
-        ``(n, columns)``, categories ``(n, columns)``, if any, and targets.
+        The number of categories in all columns together, the training data and the data to score
+        on. The data sets have numbers ``(n, columns)``, categories ``(n, columns)``, if any, and
+        targets.
     """
     order = np.random.default_rng(0).permutation(len(frame))
     fifth = len(frame) // 5
@@ -54,7 +55,7 @@ def tensors(frame, target, *, seed, rows, split):
     levels = 0
     if words := [name for name in x if name not in numbers]:
         codes = np.stack([pd.factorize(x[name], sort=True)[0] + 1 for name in words], axis=1)
-        sizes = codes.max(axis=0) + 1  # code 0 is for what is missing
+        sizes = codes.max(axis=0) + 1  # code 0 is for missing values
         parts.append(torch.from_numpy(codes + np.cumsum(sizes) - sizes))
         levels = int(sizes.sum())
     y = torch.tensor(frame[target].to_numpy())
@@ -65,7 +66,7 @@ def tensors(frame, target, *, seed, rows, split):
 
 
 class Tokens(nn.Module):
-    """A class token, and one for each number and each category: ``(B, 1 + columns, width)``."""
+    """A class token, and a token for each number and category: ``(B, 1 + columns, width)``."""
 
     def __init__(self, numbers, levels, width):
         super().__init__()
@@ -74,7 +75,7 @@ class Tokens(nn.Module):
         self.embed = nn.Embedding(levels, width) if levels else None
 
     def forward(self, numbers, categories=None):
-        ones = torch.ones_like(numbers[:, :1])  # the class token is a number that is always 1
+        ones = torch.ones_like(numbers[:, :1])  # the class token is a number with the constant 1
         tokens = torch.cat([ones, numbers], dim=1)[:, :, None] * self.scale + self.shift
         if categories is None:
             return tokens
@@ -82,20 +83,20 @@ class Tokens(nn.Module):
 
 
 class First(nn.Module):
-    """Takes the class token, which comes first."""
+    """Returns the first token, the class token."""
 
     def forward(self, tokens):
         return tokens[:, 0]
 
 
 class Net(nn.Module):
-    """Tokens, two blocks and a head; all that comes before the head is a place to mix.
+    """Tokens, two blocks and a head; all layers before the head can be mixed.
 
     Args:
-        kind: ``"mlp"`` or ``"ft"``, a transformer.
-        levels: how many categories there are.
-        data: of what kind the data is.
-        outputs: how many numbers the network returns.
+        kind: ``"mlp"``, or ``"ft"`` for a transformer.
+        levels: number of categories.
+        data: a data set, for the number of columns.
+        outputs: number of outputs.
     """
 
     def __init__(self, kind, levels, data, outputs):
@@ -117,6 +118,6 @@ class Net(nn.Module):
 
 
 def transformer_block(width):
-    """Return attention between the tokens, and a perceptron on each."""
+    """Return a transformer block: attention between the tokens, and a perceptron on each."""
     settings = {"activation": "gelu", "batch_first": True, "norm_first": True}
     return nn.TransformerEncoderLayer(width, 4, 2 * width, **settings)

@@ -1,4 +1,4 @@
-"""The plain loop of the examples. It knows nothing of mixing: only the criterion does."""
+"""The plain training loop of the examples; only the criterion depends on mixing."""
 
 import math
 
@@ -7,15 +7,15 @@ from torch import nn
 
 
 def fit(model, criterion, data, *, lr, epochs, batch):
-    """Train by AdamW, the learning rate rising to ``lr`` and falling to zero.
+    """Train with AdamW and a one-cycle learning rate.
 
     Args:
-        model: called with all tensors of ``data`` but the last.
+        model: called with all tensors of ``data`` except the last.
         criterion: the loss, wrapped if the model is mixed.
-        data: a `TensorDataset` whose last tensor holds the targets.
-        lr: the greatest learning rate.
+        data: a `TensorDataset` whose last tensor contains the targets.
+        lr: peak learning rate.
         epochs: passes over ``data``.
-        batch: examples in a step.
+        batch: batch size.
     """
     steps = epochs * math.ceil(len(data) / batch)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -32,7 +32,7 @@ def fit(model, criterion, data, *, lr, epochs, batch):
 
 
 def predict(model, data):
-    """Return what a trained model says to all of ``data``, and the targets."""
+    """Return the outputs of a trained model for all of ``data``, and the targets."""
     *x, y = data.tensors
     with torch.no_grad():
         return model.eval()(*x), y

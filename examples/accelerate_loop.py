@@ -1,11 +1,12 @@
-"""A loop with Hugging Face Accelerate: MNIST-1D on any devices, resumed after a stop.
+"""A loop with Hugging Face Accelerate: MNIST-1D on any number of devices, resumed after a stop.
 
     accelerate launch examples/accelerate_loop.py --epochs 10
-    accelerate launch examples/accelerate_loop.py --epochs 20      # resumes where that one stopped
+    accelerate launch examples/accelerate_loop.py --epochs 20      # resumes after epoch 10
     torchrun --nproc-per-node 2 examples/accelerate_loop.py --cpu  # two processes without a GPU
 
-It needs ``pip install . accelerate mnist1d``, and no adapter. Every process mixes its own part of
-a batch, by its own plans. ``accelerate launch --cpu`` starts only one, without MPI.
+It needs ``pip install . accelerate mnist1d``, but no adapter. Every process mixes its
+own part of a batch with its own plans. ``accelerate launch --cpu`` starts only one process unless
+MPI is installed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from manifold_mixup import ManifoldMixup
 
 
 def signals(count):
-    """Generate MNIST-1D (Greydanus and Kobak, 2020), a fifth of it for testing."""
+    """Generate MNIST-1D (Greydanus and Kobak, 2020); a fifth of it is the test set."""
     settings = get_dataset_args()
     settings.num_samples = count
     raw = make_dataset(settings)
@@ -31,15 +32,15 @@ def signals(count):
 
 
 def build(width=128):
-    """Build a perceptron of two hidden layers for signals of 40 values."""
+    """Build a perceptron with two hidden layers for signals of 40 values."""
     stem = nn.Sequential(nn.Linear(40, width), nn.BatchNorm1d(width), nn.ReLU())
     body = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
     return nn.Sequential(stem, body, nn.Linear(width, 10))
 
 
 def train(epochs, folder, cpu=False, count=5000):
-    """Train up to an epoch, from the checkpoint in the folder if there is one."""
-    # With this sampler the order of an epoch is a function of its number.
+    """Train up to an epoch; resume from the checkpoint in the folder if there is one."""
+    # With this sampler, the order of an epoch depends only on its number.
     order = DataLoaderConfiguration(use_seedable_sampler=True)
     accelerator = Accelerator(cpu=cpu, dataloader_config=order)
     trained_on, (x_test, y_test) = signals(count)
@@ -75,6 +76,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=Path("accelerate_loop"))
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--count", type=int, default=5000, help="of examples")
+    parser.add_argument("--count", type=int, default=5000, help="number of examples")
     given = parser.parse_args()
     train(given.epochs, given.folder, given.cpu, given.count)

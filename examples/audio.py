@@ -1,11 +1,11 @@
-"""Audio: a 1-D convolutional network tells eight kinds of sound apart, from the raw waveform.
+"""Audio: a 1-D convolutional network classifies eight kinds of sound from the raw waveform.
 
     python examples/audio.py
 
-The sounds are synthetic, made on the spot: a quarter of a second at 4 kHz, in white noise.
+The sounds are generated: a quarter of a second at 4 kHz, in white noise.
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 8 to 10 CPU seconds a training): mixing makes
-it worse. The error is 35.96 ± 2.75 % without it, 38.40 ± 1.76 % with input mixup, 38.24 ± 2.07 %
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 8 to 10 CPU seconds per training): mixing
+increases the error, from 35.96 ± 2.75 % to 38.40 ± 1.76 % with input mixup, and to 38.24 ± 2.07 %
 with manifold mixup, +2.28 [+0.57, +3.99] paired.
 """
 
@@ -30,12 +30,12 @@ TABLES = {
 
 
 def load(seed, *, rows: int = 1000, scored: int = 1000, split: str = "test"):
-    """Make sounds to train on by the seed, and others to score on."""
+    """Generate training sounds with the seed, and other sounds to score on."""
     return sounds(rows, seed), sounds(scored, {"validation": 10**6, "test": 2 * 10**6}[split])
 
 
 def sounds(count, seed, *, rate=4000, length=1000):
-    """Make waveforms ``(count, 1, length)``, and which of eight kinds each is."""
+    """Generate waveforms ``(count, 1, length)``, and their labels of eight kinds."""
     generator = torch.Generator().manual_seed(seed)
     pitch, turn, slow, noise = torch.rand(4, count, 1, generator=generator)
     time = torch.arange(length) / rate

@@ -1,11 +1,11 @@
-"""Fine-tuning: a pretrained model of timm learns Fashion-MNIST from 500 images.
+"""Fine-tuning: a pretrained timm model learns Fashion-MNIST from 500 images.
 
     python examples/fine_tuning.py                      # downloads timm's weights and Fashion-MNIST
     python examples/fine_tuning.py --data FOLDER --weights FILE
     python examples/fine_tuning.py --weights none       # from scratch
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 10 to 11 CPU seconds a training) not with
-timm's weights, but with those of `_pretrain.py`: mixing does not help in so short a training. The
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 10 to 11 CPU seconds per training) with the
+weights of `_pretrain.py` instead of timm's: mixing does not help in such a short training. The
 error is 22.31 ± 0.88 % without it, 23.01 ± 0.79 % with input mixup, 22.17 ± 0.66 % with manifold
 mixup, -0.14 [-0.61, +0.33] paired.
 """
@@ -31,7 +31,7 @@ TABLES = {
 
 
 def load(seed, *, data: str = "data", rows: int = 500, scored: int = 3000, split: str = "test"):
-    """Draw training images by the seed, and take others to score on."""
+    """Draw training images with the seed, and take other images to score on."""
     x, y = images(data, train=True)
     generator = torch.Generator().manual_seed(seed)
     chosen = scored + torch.randperm(len(y) - scored, generator=generator)[:rows]
@@ -40,14 +40,14 @@ def load(seed, *, data: str = "data", rows: int = 500, scored: int = 3000, split
 
 
 def images(root, *, train):
-    """Return images ``(n, 1, 32, 32)``, standardised as ImageNet's are, and labels."""
+    """Return images ``(n, 1, 32, 32)``, standardised like ImageNet's, and labels."""
     data = FashionMNIST(root, train=train, download=True)
     x = nn.functional.pad(data.data[:, None] / 255, [2, 2, 2, 2])
     return (x - 0.45) / 0.225, data.targets
 
 
 def create(name, weights):
-    """Return a model of timm for ten classes, with timm's weights, those of a file, or none."""
+    """Return a timm model for ten classes, with timm's weights, those of a file, or fresh ones."""
     settings = {"in_chans": 1, "num_classes": 10, "pretrained": weights != "none"}
     if weights not in ("timm", "none"):
         settings["pretrained_cfg_overlay"] = {"file": weights}

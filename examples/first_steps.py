@@ -1,8 +1,8 @@
 # %% [markdown]
 # # First steps with Manifold Mixup
 #
-# Two spirals, a small network, and a picture of what mixing hidden states changes. It takes less
-# than a minute on a CPU and needs `pip install . matplotlib` from a copy of the repository.
+# Two spirals, a small network, and a picture of the effect of mixing hidden states. It takes less
+# than a minute on a CPU and needs `pip install . matplotlib` in a copy of the repository.
 
 # %%
 import math
@@ -25,7 +25,7 @@ def spirals(count, noise, seed):
 
 
 def build():
-    """Return a perceptron whose second block ends in two hidden units."""
+    """Return a perceptron whose second block has two output units."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()),
@@ -40,17 +40,17 @@ x_test, y_test = spirals(count=1000, noise=0.4, seed=1)
 # %% [markdown]
 # ## Which layers can be mixed?
 #
-# A layer can be mixed if everything that the output depends on passes through it. `find_layers`
-# lists every module of one forward pass. The layers with a star are those that
-# `ManifoldMixup(model, example=x)` takes by itself.
+# A layer can be mixed if the output depends on the input only through this layer. `find_layers`
+# lists every module of a forward pass. `ManifoldMixup(model, example=x)` chooses the layers with a
+# star.
 
 # %%
 find_layers(build(), x)
 
 # %% [markdown]
-# ## Train, with and without
+# ## Train with and without mixing
 #
-# Two lines are new: attach, and wrap the criterion.
+# Two lines are new: one attaches the mixing, the other wraps the criterion.
 
 
 # %%
@@ -81,8 +81,8 @@ for name, network in networks.items():
 # %% [markdown]
 # ## What one step mixed
 #
-# The plan of the latest training pass says at which layer, by which λ, and who was paired with
-# whom. The targets were mixed by the same plan.
+# The plan of the latest training pass has the layer, λ, and the partner of each example. The
+# targets are mixed with the same plan.
 
 # %%
 model = build()
@@ -92,10 +92,10 @@ print(mixup.plan)
 mixup.target(y, output)
 
 # %% [markdown]
-# ## Proven by numbers
+# ## A numerical proof
 #
-# At λ = 0 every example becomes its partner, so that a valid layer permutes the outputs. That is
-# tried for each layer.
+# With λ = 0, every example becomes its partner, so mixing at a valid layer permutes the outputs.
+# `verify` tests this for each layer.
 
 # %%
 mixup.verify(x)
@@ -103,8 +103,8 @@ mixup.verify(x)
 # %% [markdown]
 # ## The decision boundaries
 #
-# Where there are no points, the network that mixed is less sure. This is one seed;
-# `results/figures/figure-1.md` has five, and numbers.
+# Away from the points, the network trained with mixing is less confident. This is one seed;
+# `results/figures/figure-1.md` has numbers for five seeds.
 
 # %%
 side = torch.linspace(-1.3, 1.3, 200)

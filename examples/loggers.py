@@ -1,9 +1,9 @@
-"""What was mixed, step by step, in Weights & Biases and in MLflow, both kept on this machine.
+"""Log the mixed layer and λ of every step to Weights & Biases and MLflow, both offline.
 
     python examples/loggers.py FOLDER
 
-Needs ``pip install wandb mlflow-skinny sqlalchemy alembic``. Beside the loss, each step logs the
-number of the mixed layer and λ, by which one sees that mixing happened, and where the loss jumps.
+It needs ``pip install wandb mlflow-skinny sqlalchemy alembic``. Besides the loss, each step logs
+the index of the mixed layer and λ. They show that mixing happened, and explain jumps of the loss.
 """
 
 import sys
@@ -18,7 +18,7 @@ from manifold_mixup import ManifoldMixup
 
 
 def as_metrics(mixup):
-    """Return the plan of the latest training pass as numbers; nothing if it was not mixed."""
+    """Return the plan of the latest training pass as numbers; empty if it was not mixed."""
     plan = mixup.plan
     if plan is None:
         return {}
@@ -26,13 +26,13 @@ def as_metrics(mixup):
 
 
 def train(folder, steps=20):
-    """Train on random data, and log every step to both."""
+    """Train on random data, and log every step to both loggers."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     mixup = ManifoldMixup(model, layers=["input", "1"], alpha=2.0, p=0.8, seed=0)
     criterion = mixup.wrap(nn.CrossEntropyLoss())
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")  # MLflow 3 has no plain folder
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")  # MLflow 3 needs a database
     with wandb.init(mode="offline", dir=folder, project="mixup") as run, mlflow.start_run():
         for step in range(steps):
             x, y = torch.randn(16, 8), torch.randint(3, (16,))

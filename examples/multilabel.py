@@ -1,13 +1,13 @@
-"""Multilabel: which of the ten digits are in a picture where four overlap?
+"""Multilabel: which of the ten digits are in a picture of four overlapping digits?
 
     python examples/multilabel.py
 
-The digits are scikit-learn's (1,797 real ones of 8x8 pixels, nothing to download). The targets are
-floating point, so mixing interpolates them: a picture is 0.8 of "3, 5, 8" and 0.2 of "1, 5, 7".
+The digits are scikit-learn's: 1,797 real digits of 8x8 pixels, without a download. The targets are
+floating point, so mixing interpolates them: a picture can be 0.8 of "3, 5, 8" and 0.2 of "1, 5, 7".
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 8 to 9 CPU seconds a training): mAP rises
-from 59.88 ± 0.87 % to 61.34 ± 1.06 % by input mixup and 61.17 ± 1.71 % by manifold mixup, +1.29
-[+0.17, +2.41] paired; BCE falls from 0.814 ± 0.019 to 0.591 ± 0.011 and 0.601 ± 0.021.
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 8 to 9 CPU seconds per training): mAP rises
+from 59.88 ± 0.87 % to 61.34 ± 1.06 % with input mixup and 61.17 ± 1.71 % with manifold mixup, +1.29
+[+0.17, +2.41] paired. BCE falls from 0.814 ± 0.019 to 0.591 ± 0.011 and 0.601 ± 0.021.
 """
 
 from collections import OrderedDict
@@ -34,20 +34,20 @@ PARTS = {"train": slice(0, 900), "validation": slice(900, 1300), "test": slice(1
 
 
 def load(seed, *, rows: int = 1000, scored: int = 2000, split: str = "test"):
-    """Compose pictures of one part of the digits to train on, and of another to score on."""
+    """Compose pictures to train on from one part of the digits, and to score on from another."""
     return compose("train", rows, seed), compose(split, scored, 10**6)
 
 
 def compose(part, count, seed, *, side=16):
-    """Lay four digits over one another: ``(count, 1, side, side)``, and labels ``(count, 10)``."""
+    """Return pictures of four overlapping digits, ``(count, 1, side, side)``, and their labels."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = (torch.from_numpy(each[PARTS[part]]) for each in load_digits(return_X_y=True))
     x, y = torch.zeros(count, 1, side, side), torch.zeros(count, 10)
     for picture, label in zip(x, y, strict=True):
         for one in torch.randint(len(images), (4,), generator=generator):
             top, left = torch.randint(side - 7, (2,), generator=generator)
-            place = picture[0, top : top + 8, left : left + 8]
-            place.copy_(place.maximum(images[one].view(8, 8) / 16))
+            window = picture[0, top : top + 8, left : left + 8]
+            window.copy_(window.maximum(images[one].view(8, 8) / 16))
             label[labels[one]] = 1
     return TensorDataset(x, y)
 

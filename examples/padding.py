@@ -1,11 +1,11 @@
-"""Padded sequences: four ways to mix inside an encoder, or after it.
+"""Padded sequences: four ways to mix inside an encoder or after it.
 
     python examples/padding.py --data FOLDER      # the files that _sentences.py names
 
-All ways have the weights, the order, the layers, λ and the pairs of the first. Two of them are
-what ManifoldMixup refuses unless it is told not to look: the states are mixed as if they had no
-padding, and later blocks read the sentence's own mask, or the union of the two as MixText does.
-docs/padding.md says why the first is right, and has the table.
+All ways use the same weights, order, layers, λ and pairs. ManifoldMixup allows two of them only
+with ``check=False``: the states are mixed as if they had no padding, and later blocks read the
+sentence's own mask, or the union of both masks, as in MixText. docs/padding.md explains why the
+first way is right, and has the table.
 """
 
 from functools import partial
@@ -32,12 +32,12 @@ TABLES = {
 
 
 def mixed(model, layers, *, alpha, masks):
-    """Attach mixing to a `Net`, with its masks mixed, the union of two, or a sentence's own."""
+    """Attach mixing to a `Net`, with mixed masks, the union of both, or the sentence's own mask."""
     if masks == "mixed":
         return ManifoldMixup(model, layers, mask="mask", alpha=alpha)
-    mixup = ManifoldMixup(model, layers, alpha=alpha, check=False)  # or it refuses
+    mixup = ManifoldMixup(model, layers, alpha=alpha, check=False)  # the check would refuse this
     if masks == "union":
-        readers = {f"blocks.{place}": block for place, block in enumerate(model.blocks)}
+        readers = {f"blocks.{index}": block for index, block in enumerate(model.blocks)}
         readers["pool"] = model.pool
         for name, reader in readers.items():
             hook = partial(_join, mixup, name)
@@ -46,7 +46,7 @@ def mixed(model, layers, *, alpha, masks):
 
 
 def _join(mixup, name, module, args, kwargs):
-    """Give a module that runs after the mixed layer the union of the two masks."""
+    """Pass the union of both masks to a module after the mixed layer."""
     if not module.training or mixup.plan is None or not _after(name, mixup.plan.layer):
         return None
     perm = mixup.plan.perm

@@ -1,11 +1,11 @@
 """A plain PyTorch loop: MNIST-1D, optionally compiled, resumed after a stop.
 
     python examples/plain_loop.py --epochs 10
-    python examples/plain_loop.py --epochs 20 --compile    # resumes where that one stopped
+    python examples/plain_loop.py --epochs 20 --compile    # resumes after epoch 10
 
-It needs ``pip install . mnist1d``. On a CPU the resumed run ends in the same bits as
-one that was never stopped: everything random comes from a seed and the epoch, or from the stream of
-plans, which the checkpoint holds.
+It needs ``pip install . mnist1d``. On a CPU, a resumed run is bit-identical to a run
+that was never stopped: all randomness comes from a seed and the epoch, or from the stream of plans,
+whose position is in the checkpoint.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from manifold_mixup import ManifoldMixup
 
 
 def signals(count):
-    """Generate MNIST-1D (Greydanus and Kobak, 2020), a fifth of it for testing."""
+    """Generate MNIST-1D (Greydanus and Kobak, 2020); a fifth of it is the test set."""
     settings = get_dataset_args()
     settings.num_samples = count
     raw = make_dataset(settings)
@@ -30,14 +30,14 @@ def signals(count):
 
 
 def build(width=128):
-    """Build a perceptron of two hidden layers for signals of 40 values."""
+    """Build a perceptron with two hidden layers for signals of 40 values."""
     stem = nn.Sequential(nn.Linear(40, width), nn.BatchNorm1d(width), nn.ReLU())
     body = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
     return nn.Sequential(stem, body, nn.Linear(width, 10))
 
 
 def train(epochs, checkpoint, backend=None, count=5000):
-    """Train up to an epoch, from the checkpoint if there is one, and return the model."""
+    """Train up to an epoch, resuming from the checkpoint if there is one; return the model."""
     trained_on, (x_test, y_test) = signals(count)
     torch.manual_seed(0)
     core = build()
@@ -73,6 +73,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--checkpoint", type=Path, default=Path("plain_loop.pt"))
     parser.add_argument("--compile", nargs="?", const="inductor", metavar="BACKEND")
-    parser.add_argument("--count", type=int, default=5000, help="of examples")
+    parser.add_argument("--count", type=int, default=5000, help="number of examples")
     given = parser.parse_args()
     train(given.epochs, given.checkpoint, given.compile, given.count)

@@ -1,14 +1,14 @@
-"""Segmentation: a U-Net finds circles, squares and triangles (synthetic, drawn on the spot).
+"""Segmentation: a U-Net finds circles, squares and triangles (synthetic).
 
     python examples/segmentation.py
 
-The rims of the shapes have no label (``ignore_index=255``), as in Pascal VOC. A skip connection
-carries the unmixed state around all that it spans: the input, ``down1`` before the first skip and
-``up1`` after the last can be mixed, and ManifoldMixup refuses the bottleneck.
+The edges of the shapes have no label (``ignore_index=255``), as in Pascal VOC. A skip connection
+carries the unmixed state around the layers that it spans. Therefore the input, ``down1`` before the
+first skip and ``up1`` after the last can be mixed, but ManifoldMixup refuses the bottleneck.
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 12 CPU seconds a training): no difference
-that 5 seeds show. mIoU is 54.39 ± 7.15 % without mixing, 50.11 ± 10.52 % with input mixup and
-53.83 ± 10.02 % with manifold mixup, -0.55 [-6.49, +5.38] paired.
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 12 CPU seconds per training): there is no
+significant difference over 5 seeds. mIoU is 54.39 ± 7.15 % without mixing, 50.11 ± 10.52 % with
+input mixup and 53.83 ± 10.02 % with manifold mixup, -0.55 [-6.49, +5.38] paired.
 """
 
 import torch
@@ -30,7 +30,7 @@ TABLES = {
 
 
 def load(seed, *, rows: int = 60, scored: int = 300, split: str = "test"):
-    """Draw images to train on by the seed, and others to score on."""
+    """Draw training images with the seed, and other images to score on."""
     return shapes(rows, seed), shapes(scored, {"validation": 10**6, "test": 2 * 10**6}[split])
 
 
@@ -41,7 +41,7 @@ def convolutions(channels, out):
 
 
 class UNet(nn.Module):
-    """Two levels down, two up, and a skip connection at each."""
+    """A U-Net with two levels, each with a skip connection."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -71,7 +71,7 @@ def train(data, scored, *, lr: float, epochs: int, layers: tuple = (), alpha: fl
 
 
 def mean_iou(found, y):
-    """Return intersection over union of the labelled pixels of all images, mean over classes."""
+    """Return the mean over classes of the intersection over union, for all labelled pixels."""
     pairs = (4 * y + found)[y != 255].bincount(minlength=16).view(4, 4)
     return (pairs.diag() / (pairs.sum(0) + pairs.sum(1) - pairs.diag())).mean().item()
 

@@ -1,14 +1,15 @@
-"""Adult: who earns more than 50,000 dollars a year? An MLP and an FT-Transformer.
+"""Adult: who earns more than 50,000 dollars a year? With an MLP and an FT-Transformer.
 
-    python examples/tabular_classification.py                           # downloads Adult, of OpenML
+    python examples/tabular_classification.py                           # downloads Adult (OpenML)
     python examples/tabular_classification.py --data adult.data adult.test     # the files of UCI
 
-Rows have numbers and categories, so "input" cannot be mixed alone: ManifoldMixup refuses it, as the
-categories would get around the mix. The tokens can, where both have become one state.
+Rows have numbers and categories. ManifoldMixup refuses to mix "input", since the categories would
+bypass the mix. The tokens can be mixed, because they combine both in one state.
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1): mixing does not help. The error goes from
-15.98 ± 0.09 % to 16.08 ± 0.13 % (MLP, 1 to 2 CPU seconds a training), +0.10 [-0.04, +0.24] paired,
-and from 15.68 ± 0.28 % to 15.81 ± 0.40 % (FT-Transformer, 10 to 11), +0.13 [-0.03, +0.29].
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1): mixing does not help. The error changes from
+15.98 ± 0.09 % to 16.08 ± 0.13 % (MLP, 1 to 2 CPU seconds per training), +0.10 [-0.04, +0.24]
+paired, and from 15.68 ± 0.28 % to 15.81 ± 0.40 % (FT-Transformer, 10 to 11 s), +0.13
+[-0.03, +0.29].
 """
 
 from sklearn.datasets import fetch_openml
@@ -35,7 +36,7 @@ TABLES = {
 
 
 def load(seed, *, data: tuple = (), rows: int = 4000, split: str = "test"):
-    """Return how many categories there are, and rows to train on and to score on."""
+    """Return the number of categories, the training rows, and the rows to score on."""
     if data:
         settings = {"names": COLUMNS.split(), "skipinitialspace": True, "na_values": "?"}
         frame = read(data, "UCI's Adult, adult.data and adult.test", **settings)

@@ -1,14 +1,15 @@
-"""California housing: the median price in a district, by an MLP and an FT-Transformer.
+"""California housing: the median price in a district, with an MLP and an FT-Transformer.
 
     python examples/tabular_regression.py                                  # downloads the table
     python examples/tabular_regression.py --data california_housing.csv
 
-The file has the nine columns that scikit-learn's ``fetch_california_housing(as_frame=True).frame``
-has. Prices are in 100,000 dollars.
+The file has the nine columns of scikit-learn's ``fetch_california_housing(as_frame=True).frame``.
+Prices are in 100,000 dollars.
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1): mixing makes it worse. The RMSE goes from
-0.532 ± 0.011 to 0.542 ± 0.009 (MLP, 4 to 6 CPU seconds a training), +0.010 [+0.006, +0.015] paired,
-and from 0.548 ± 0.011 to 0.558 ± 0.009 (FT-Transformer, 9 to 11), +0.009 [+0.003, +0.015].
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1): mixing increases the RMSE, from
+0.532 ± 0.011 to 0.542 ± 0.009 (MLP, 4 to 6 CPU seconds per training), +0.010 [+0.006, +0.015]
+paired, and from 0.548 ± 0.011 to 0.558 ± 0.009 (FT-Transformer, 9 to 11 s), +0.009
+[+0.003, +0.015].
 """
 
 from sklearn.datasets import fetch_california_housing
@@ -33,7 +34,7 @@ TABLES = {
 
 
 def load(seed, *, data: tuple = (), rows: int = 4000, split: str = "test"):
-    """Return rows to train on and to score on, after the number of categories, which is none."""
+    """Return the number of categories, which is 0, the training rows, and the rows to score on."""
     if data:
         frame = read(data, "scikit-learn's fetch_california_housing(as_frame=True).frame, as CSV")
     else:

@@ -1,10 +1,10 @@
-"""Text: a small Transformer, trained from scratch, sorts questions and reviews of films.
+"""Text: a small Transformer, trained from scratch, classifies questions and film reviews.
 
     python examples/text.py --data FOLDER      # the files that _sentences.py names
 
-Sentences are padded to one length, and every block reads in a mask where that is. ``mask=`` mixes
-the masks of the two sentences as their states are; without, ManifoldMixup refuses all layers
-before the last that reads them. Settings were chosen on TREC. docs/padding.md has other ways.
+Sentences are padded to the same length, and every block reads a padding mask. ``mask=`` mixes the
+masks of both sentences like their states. Without it, ManifoldMixup refuses all layers before the
+last one that reads the mask. Settings were chosen on TREC. docs/padding.md compares alternatives.
 """
 
 from torch import nn
@@ -24,7 +24,7 @@ TABLES = {
 
 
 class Embed(nn.Module):
-    """Vectors of the words and of their places."""
+    """Embeddings of the words and of their positions."""
 
     def __init__(self, words, width):
         super().__init__()
@@ -36,7 +36,7 @@ class Embed(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean of the states that are there, or each by its weight."""
+    """The mean of the states, weighted by the mask."""
 
     def forward(self, h, mask):  # noqa: D102
         weights = mask.to(h.dtype)[..., None]
@@ -44,7 +44,7 @@ class Mean(nn.Module):
 
 
 class Net(nn.Module):
-    """Words, two Transformer blocks, the mean over the sentence, and a linear head."""
+    """Embeddings, two Transformer blocks, the mean over the sentence, and a linear head."""
 
     def __init__(self, words, classes, width=32):
         super().__init__()
@@ -62,7 +62,7 @@ class Net(nn.Module):
 
 
 def load(seed, *, data: str = ".", rows: int = 10**6, split: str = "test"):
-    """Read both tasks; the seed is that of the weights and of the order alone."""
+    """Read both tasks; the seed affects only the weights and the order."""
     return ({task: read(data, task, split=split, rows=rows) for task in FILES},)
 
 

@@ -2,14 +2,14 @@
 
     python examples/time_series.py
 
-MNIST-1D (Greydanus and Kobak, 2020) is generated on the machine. The places to mix are the input,
-between the two LSTMs, and before the head. An LSTM returns a tuple; what of it nothing reads, here
-the last states, is left alone. The batch must be dimension 0 (``batch_first=True``), and the LSTMs
-two modules: an ``nn.LSTM(num_layers=2)`` has no place in between.
+MNIST-1D (Greydanus and Kobak, 2020) is generated locally. The input, the states between the two
+LSTMs, and the states before the head are mixed. An LSTM returns a tuple; parts that nothing reads,
+here the last states, are not mixed. The batch must be dimension 0 (``batch_first=True``). The LSTMs
+must be two modules, since the states inside an ``nn.LSTM(num_layers=2)`` cannot be mixed.
 
-Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 19 CPU seconds a training): the error falls
-from 5.79 ± 0.47 % to 5.35 ± 0.54 % by input mixup, and to 4.45 ± 0.31 % by manifold mixup, -1.34
-[-1.96, -0.72] paired.
+Measured (5 seeds, AMD EPYC with AVX2, PyTorch 2.14.1, 19 CPU seconds per training): the error falls
+from 5.79 ± 0.47 % to 5.35 ± 0.54 % with input mixup, and to 4.45 ± 0.31 % with manifold mixup,
+-1.34 [-1.96, -0.72] paired.
 """
 
 import torch
@@ -48,12 +48,12 @@ class Net(nn.Module):
 
 
 def load(seed, *, rows: int = 2000, scored: int = 2000, split: str = "test"):
-    """Generate signals to train on by the seed, and others to score on."""
+    """Generate training signals with the seed, and other signals to score on."""
     return signals(rows, seed), signals(scored, {"validation": 10**6, "test": 2 * 10**6}[split])
 
 
 def signals(count, seed):
-    """Generate signals ``(count, 20, 2)``, and which digit each is."""
+    """Generate signals ``(count, 20, 2)``, and their digits."""
     settings = get_dataset_args()
     settings.num_samples, settings.seed, settings.train_split = count, seed, 1.0
     raw = make_dataset(settings)

@@ -57,7 +57,7 @@ def test_counts_that_grow_are_named():
         (["speed"], "no part 'speed'. Known: counts, imports, memory, mix, peers"),
         pytest.param(
             ["--device", "cuda"],
-            "there is no GPU here",
+            "this PyTorch finds no GPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
         ),
     ],

@@ -1,4 +1,4 @@
-"""``python -m manifold_mixup.lab``, for machines where no command is installed."""
+"""``python -m manifold_mixup.lab``, for environments without the installed command."""
 
 from manifold_mixup.lab.cli import main
 

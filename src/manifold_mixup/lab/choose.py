@@ -1,4 +1,4 @@
-"""``python -m manifold_mixup.lab.choose``: runs ``commands/tune.py``."""
+"""``python -m manifold_mixup.lab.choose`` runs ``commands/tune.py``."""
 
 import tyro
 

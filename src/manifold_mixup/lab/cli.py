@@ -1,7 +1,7 @@
-"""The command ``manifold-mixup``: tyro over the dataclasses; nothing is declared twice.
+"""The command ``manifold-mixup``: tyro parses the dataclasses of the commands.
 
-But for one line about each command, which stands here as well: a command takes seconds to load, and
-is loaded when it is named, not to list what there is.
+Each command's summary is repeated here, because importing a command takes seconds. A command is
+imported only when it is run, so that listing the commands stays fast.
 """
 
 import importlib
@@ -34,27 +34,27 @@ NOT_READ = 141
 COMMANDS = {
     "compare": "Train no mixup, input mixup and manifold mixup; compare them over several seeds.",
     "train": "Train one run and keep it in a folder: recipe, metrics, checkpoints, result.",
-    "evaluate": "Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, "
+    "evaluate": "Evaluate a finished run on clean, attacked, deformed and corrupted test sets, "
     "and more.",
-    "analyze": "Study why it works: the theorem as numbers, and how flat hidden states are.",
-    "reproduce": "Train and evaluate what a table of the paper shows; print its numbers beside "
-    "ours.",
-    "report": "Make one HTML page of runs: comparison, curves, reliability, attacks, recipes.",
-    "playground": "Watch two spirals being learnt live in the browser, with and without mixup.",
-    "layers": "Show where a model can be mixed, and which layers are chosen if none is named.",
+    "analyze": "Study why it works: the paper's theorem in numbers, and the spectra of hidden "
+    "states.",
+    "reproduce": "Reproduce a table or figure of the paper; print the paper's numbers beside ours.",
+    "report": "Write one HTML page about runs: comparison, curves, reliability, attacks, recipes.",
+    "playground": "Watch networks learn two spirals live in the browser, with and without mixup.",
+    "layers": "Show which layers of a model can be mixed, and which are chosen by default.",
 }
-"""The modules in ``commands/``, each with the first line of its page of help."""
+"""The modules in ``commands/``, each with the first line of its help page."""
 
 
 class Command(NamedTuple):
-    """What a module in ``commands/`` consists of.
+    """The contents of a module in ``commands/``.
 
     Attributes:
-        options: the dataclass that the command line is read into.
+        options: the dataclass that the command line is parsed into.
         prepare: checks the options; raises `ValueError` or `OSError` for bad input.
-        run: does the work with what ``prepare`` returned; returns whether it was completed, which
-            it is not after Ctrl-C.
-        defaults: returns other defaults than those of the dataclass, given the words typed.
+        run: does the work, given the result of ``prepare``; returns False if Ctrl-C stopped it.
+        defaults: returns defaults that depend on the arguments typed; None if the dataclass has
+            them all.
     """
 
     options: type
@@ -66,14 +66,14 @@ class Command(NamedTuple):
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    The status is 0 if all went well, 1 if a run failed, 2 for bad input, 130 after Ctrl-C, and 141
-    if nobody reads what is printed any more, as in ``| head``.
+    The exit status is 0 on success, 1 if a run failed, 2 for bad input, 130 after Ctrl-C, and 141
+    if the reader of the output closed the pipe, as in ``| head``.
     """
     try:
         status = _run(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
     except BrokenPipeError:
-        _print_nothing_more()
+        _silence_output()
         status = NOT_READ
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -81,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def load(name: str) -> Command:
-    """Import a command, and nothing of the others."""
+    """Import one command, without the others."""
     module = importlib.import_module(f"manifold_mixup.lab.commands.{name}")
     return Command(
         options=module.Options,
@@ -98,8 +98,8 @@ def _run(args: list[str]) -> int:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         return _failed(
-            f"the lab needs {', '.join(missing)}, not installed here. "
-            "Install it with: pip install 'manifold-mixup[lab]'",
+            f"the lab needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
+            "not installed. Install it with: pip install 'manifold-mixup[lab]'",
             BAD_INPUT,
         )
     try:
@@ -122,7 +122,7 @@ def _run(args: list[str]) -> int:
 
 
 def _read(args: list[str]) -> tuple[Command, Any] | str:
-    """Return the command that is named and its options, or a page that was asked for."""
+    """Return the command and its options, or the page to print."""
     if any(arg.startswith("--tyro-") for arg in args):
         return _completion(args)
     name, *given = args or [""]
@@ -144,7 +144,7 @@ def _overview() -> str:
 
 
 def _parse(command: Command, name: str, given: list[str]) -> tuple[Command, Any] | str:
-    """Read what stands after the name of a command."""
+    """Parse the arguments after the name of a command; return a page if they ask for one."""
     prog, kind, after = f"{PROGRAM} {name}", command.options, given
     asks = any(word in ("-h", "--help") for word in given)
     if below := options.branches(kind):
@@ -166,7 +166,7 @@ def _parse(command: Command, name: str, given: list[str]) -> tuple[Command, Any]
 
 
 def _understood(command: Command, prog: str, name: str, given: list[str]) -> Any:
-    """Turn words that were checked into the dataclass of a command."""
+    """Turn arguments that were checked into the dataclass of a command."""
     import tyro
 
     default = {} if command.defaults is None else {"default": command.defaults(given)}
@@ -179,32 +179,32 @@ def _understood(command: Command, prog: str, name: str, given: list[str]) -> Any
             **default,
         )
     if more:
-        raise ValueError(f"{prog} has no use for {more[0]!r}. See {prog} --help.")
+        raise ValueError(f"{prog} takes no argument {more[0]!r}. See {prog} --help.")
     return found
 
 
 def _completion(args: Sequence[str]) -> NoReturn:
-    """Print or write what completes words in a shell: the options of every command."""
+    """Print or write the shell completion of every command and its options."""
     import tyro
     from tyro.conf import subcommand
 
     kinds: list[Any] = [
         Annotated[load(name).options, subcommand(name, prefix_name=False)] for name in COMMANDS
     ]
-    one_of: Any = Union[tuple(kinds)]  # noqa: UP007 - of as many as there are
-    tyro.cli(one_of, prog=PROGRAM, args=args)
-    sys.exit(BAD_INPUT)  # it was none of what tyro knows
+    union: Any = Union[tuple(kinds)]  # noqa: UP007 - X | Y needs the types written out
+    tyro.cli(union, prog=PROGRAM, args=args)
+    sys.exit(BAD_INPUT)  # tyro exits itself, unless it does not know the option
 
 
-def _print_nothing_more() -> None:
-    """Point the output into nothing, so that Python does not try once more when it ends."""
-    with suppress(OSError, ValueError):  # where the output is no file, as in tests
+def _silence_output() -> None:
+    """Redirect the output to the null device, so that Python's last flush does not fail too."""
+    with suppress(OSError, ValueError):  # in tests the output is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(reason: str, status: int) -> int:
     lines = f"error: {reason}".split("\n")
-    # To a file a line stays a line, for programs that look for something in it.
+    # In a file, a line is not wrapped, so that it can be searched.
     shown = map(help_page.wrap, lines) if sys.stderr.isatty() and len(lines) == 1 else lines
     print("\n".join(shown), file=sys.stderr)
     return status

@@ -1,10 +1,10 @@
-"""Seeds that never meet: each a hash of what it is for."""
+"""Independent seeds: each is a hash of its purpose."""
 
 import hashlib
 
 
 def seeded(*parts: str | int) -> int:
-    """Return a seed of 63 bits for a purpose, ``seeded("order", seed, epoch)`` say.
+    """Return a 63-bit seed for a purpose, such as ``seeded("order", seed, epoch)``.
 
     Examples:
         >>> seeded("order", 0, 1) == seeded("order", 1, 0)

@@ -1,11 +1,11 @@
-"""Did you mean: suggestions for a name that is not known."""
+"""Did you mean: suggestions for unknown names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return a message that there is nothing of this name, which is nearest, and what there is.
+    """Return the message for an unknown name, with the nearest name and all known names.
 
     Examples:
         >>> unknown("table", "tabel-1a", ["table-1a", "knn"])
@@ -16,13 +16,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 1, prefix: str = "") -> str:
-    """Return the question whether the nearest name was meant, or nothing if none is near.
+    """Return " Did you mean ...?" with the nearest names, or "" if none is near.
 
     Args:
-        name: what was written.
-        known: the names there are.
-        count: how many of them are named at most.
-        prefix: what stands before each in the question.
+        name: the unknown name.
+        known: the known names.
+        count: the maximal number of suggestions.
+        prefix: put before each suggestion.
 
     Examples:
         >>> nearest("--alfa", ["--alpha", "--lr"])
@@ -35,13 +35,13 @@ def nearest(name: str, known: Iterable[str], *, count: int = 1, prefix: str = ""
 
 
 def closest(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Return the names that are spelt most alike, in capitals or not, the nearest first.
+    """Return the names with the most similar spelling, ignoring case, nearest first.
 
     Examples:
         >>> closest("stl11", ["STL10", "SVHN"])
         ['STL10']
     """
-    # Dashes that all have make nothing near.
+    # Leading dashes, which all options share, must not count as similarity.
     plain = {one.lstrip("-").lower(): one for one in known}
     near = get_close_matches(name.lstrip("-").lower(), plain, n=count, cutoff=cutoff)
     return [plain[one] for one in near]

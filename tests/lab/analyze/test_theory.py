@@ -140,7 +140,7 @@ def test_the_command(tmp_path, capsys):
     assert content["points"][2]["constructed"] == {"rank": 2, "null_space": 1}
     assert (tmp_path / "theory.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (tmp_path / "theory.svg").read_bytes()
-    assert "What it does not say" in capsys.readouterr().out
+    assert "What it does not state" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

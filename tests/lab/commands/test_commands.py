@@ -76,9 +76,7 @@ def test_ctrl_c_leaves_a_run_and_says_how_to_go_on(npz, tmp_path, monkeypatch, c
     monkeypatch.setattr("sys.argv", ["manifold-mixup", *arguments])
     assert small(npz, "--out", tmp_path / "cut") == cli.INTERRUPTED
     shown = " ".join(capsys.readouterr().out.split())
-    assert (
-        "was stopped in epoch 1. This goes on with it: manifold-mixup train --data 'blobs" in shown
-    )
+    assert "was stopped in epoch 1. Resume with: manifold-mixup train --data 'blobs" in shown
     monkeypatch.undo()
     assert small(npz, "--out", tmp_path / "cut") == 0
     whole, cut = (run_folder.finished(tmp_path / name) for name in ("whole", "cut"))
@@ -91,7 +89,7 @@ def test_a_folder_of_another_run_is_refused(npz, tmp_path, capsys):
     assert small(npz, "--out", tmp_path / "one", "--lr", 0.5, "--seed", 3) != 0
     message = capsys.readouterr().err
     assert (
-        "holds a run with other settings: lr 0.001 there, 0.5 here; seed 0 there, 3 here" in message
+        "has a run with other settings: lr 0.001 there, 0.5 here; seed 0 there, 3 here" in message
     )
     after = weights.read(tmp_path / "one" / "last.safetensors")
     assert all(value.equal(after[name]) for name, value in before.items())
@@ -109,7 +107,7 @@ def test_bfloat16_where_the_processor_has_none_is_told(
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert small(npz, "--precision", precision) == 0
-    told = "Faster here: --precision float32." in capsys.readouterr().out
+    told = "Use --precision float32 for faster training." in capsys.readouterr().out
     assert told == (capability == "AVX2" and precision == "bf16")
 
 
@@ -126,13 +124,13 @@ BAD = {
     "epochs": (("--epochs", 0), "epochs is 0. Expected 1 or more."),
     "lr": (("--lr", "nan"), "lr is nan. Expected a finite number above 0."),
     "dropout": (("--dropout", 1), "dropout is 1.0. Expected 0 or more, and less than 1."),
-    "CUDA graphs of nothing": (("--cuda-graphs",), "cuda_graphs records what is compiled: set"),
+    "CUDA graphs of nothing": (("--cuda-graphs",), "cuda_graphs needs a compiled model: set"),
     "CUDA graphs on a CPU": (
         ("--compile", "--cuda-graphs", "--device", "cpu"),
         "cuda_graphs needs a GPU, but the device is 'cpu'.",
     ),
-    "accumulate": (("--batch", 4, "--accumulate", 5), "a batch of 4 cannot be cut into 5 parts."),
-    "device": (("--device", "cuda:99"), "cannot compute on device 'cuda:99'"),
+    "accumulate": (("--batch", 4, "--accumulate", 5), "a batch of 4 cannot be split into 5 parts."),
+    "device": (("--device", "cuda:99"), "cannot use device 'cuda:99'"),
     "per_class": (("--per-class", 0), "per_class is 0. Expected 1 or more."),
 }
 
@@ -205,10 +203,14 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys):
     small(npz, "--out", tmp_path / "one")
     capsys.readouterr()
     cases = {
-        (tmp_path,): "holds no run",
+        (tmp_path,): "is not the folder of a run",
         (tmp_path / "one", "--battery", "cleen"): "no part 'cleen'. Did you mean 'clean'?",
         (tmp_path / "one", "--battery", "deformations"): "only images can be deformed",
-        (tmp_path / "one", "--unknown", "mnist-1d"): "have shape (40,), those of blobs (6,)",
+        (
+            tmp_path / "one",
+            "--unknown",
+            "mnist-1d",
+        ): "have shape (40,), but those of blobs have (6,)",
         (tmp_path / "one", "--tested", 0): "--tested is 0. Expected 1 or more.",
     }
     for arguments, text in cases.items():

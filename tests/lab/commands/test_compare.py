@@ -92,8 +92,8 @@ BAD = {
     "lr": (["--lr", "nan"], "--lr is nan. Expected a finite number above 0."),
     "weight decay": (["--weight-decay", "-1"], "--weight-decay is -1.0. Expected a finite"),
     "eps": (["--eps", "-0.1"], "--eps is -0.1. Expected a finite number above 0."),
-    "examples": (["--examples", "251"], "251 training examples were asked for, blobs has 250."),
-    "device": (["--device", "gpu"], "cannot compute on device 'gpu': "),
+    "examples": (["--examples", "251"], "251 training examples were requested, but blobs has 250."),
+    "device": (["--device", "gpu"], "cannot use device 'gpu': "),
 }
 
 
@@ -129,7 +129,7 @@ def test_a_missing_extra_is_named_with_the_way_to_get_it(capsys, monkeypatch):
     )
     assert run("--smoke") == 2
     assert capsys.readouterr().err == (
-        "error: the lab needs mnist1d, not installed here. "
+        "error: the lab needs mnist1d, which is not installed. "
         "Install it with: pip install 'manifold-mixup[lab]'\n"
     )
 

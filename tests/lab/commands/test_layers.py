@@ -298,7 +298,7 @@ def test_several_patterns_and_the_input(mine, capsys):
 
 def test_a_long_table_says_how_to_shorten_it(mine, capsys):
     assert run(mine / "mine.py:long") == 0
-    assert "; --cuts shows them alone." in capsys.readouterr().out
+    assert "; --cuts shows only these." in capsys.readouterr().out
     assert run(mine / "mine.py:long", "--cuts") == 0
     assert "--cuts" not in capsys.readouterr().out
 
@@ -309,21 +309,21 @@ BAD = {
     ("preact-resnet81",): "Did you mean 'preact-resnet18'?",
     ("timm:resnet1818",): "Did you mean 'timm:resnet18'",
     ("timm:nothing",): "timm has no model 'nothing'. It has ",
-    ("mine.py",): "mine.py names a file. Say what of it is meant, too: mine.py:NAME",
-    ("mime.py:net",): "there is no file mime.py; paths are read from /",
+    ("mine.py",): "mine.py is only a file. Name the object in it too: mine.py:NAME",
+    ("mime.py:net",): "there is no file mime.py; paths are relative to /",
     ("mime:net",): "ModuleNotFoundError: No module named 'mime'",
     ("mine.py:nett",): "mine.py has no 'nett'. Did you mean 'net'?",
-    ("mine.py:sized",): "mine.py:sized needs width, and is called without arguments.",
-    ("mine.py:number",): "mine.py:number gave int. Expected an nn.Module;",
-    ("mine.py:pair",): "mine.py:pair gave (int, Linear). Expected an nn.Module;",
+    ("mine.py:sized",): "mine.py:sized needs width, but is called without arguments.",
+    ("mine.py:number",): "mine.py:number returned int. Expected an nn.Module, or",
+    ("mine.py:pair",): "mine.py:pair returned (int, Linear). Expected an nn.Module,",
     ("mine.py:net", "--shape", 7): "does not run on inputs of shape (7,): Sequential cannot be",
     ("mine.py:net", "--shape", 6): "(2x6 and 5x8)). Give another --shape, or let mine.py:net",
-    ("mine.py:residual", "--shape", 5): "brings a batch of its own: leave --shape out.",
+    ("mine.py:residual", "--shape", 5): "returns its own batch. Leave out --shape.",
     (
         "mine.py:residual",
         "--match",
         "fc",
-    ): "fits none of the 5 layers of Sequential, such as '0.fc'",
+    ): "matches none of the 5 layers of Sequential, such as '0.fc'",
 }
 
 

@@ -219,12 +219,15 @@ def test_ctrl_c_leaves_a_table_of_what_there_is(images, monkeypatch, capsys):
 BAD = {
     "an unknown table": ({"table": "tabel-1a"}, "no table 'tabel-1a'. Did you mean 'table-1a'?"),
     "an unknown scale": ({"scale": "lapptop"}, "no scale 'lapptop'. Did you mean 'laptop'?"),
-    "no such row": ({"rows": ("vgg",)}, "no row of knn has 'vgg' in its label. Rows: no mixup; "),
+    "no such row": ({"rows": ("vgg",)}, "no row label of knn contains 'vgg'. Rows: no mixup; "),
     "no learning rate": ({"lr": 0.0}, "--lr is 0. Expected a finite number above 0."),
     "no seeds": ({"seeds": 0}, "--seeds is 0. Expected 1 or more."),
     "a negative share of a GPU": ({"gpus": -1.0}, "--gpus is -1.0. Expected 0 or more."),
-    "too many examples": ({"examples": 999}, "999 training examples were asked for, CIFAR-10 has"),
-    "a missing device": ({"device": "cudda"}, "cannot compute on device 'cudda'"),
+    "too many examples": (
+        {"examples": 999},
+        "999 training examples were requested, but CIFAR-10 has",
+    ),
+    "a missing device": ({"device": "cudda"}, "cannot use device 'cudda'"),
 }
 
 

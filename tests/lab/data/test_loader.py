@@ -81,7 +81,7 @@ def test_channels_last():
 
 
 def test_vectors_are_not_augmented():
-    with pytest.raises(ValueError, match=r"only images are augmented, but .* shape \(7,\)"):
+    with pytest.raises(ValueError, match=r"only images can be augmented, but .* shape \(7,\)"):
         Loader(torch.rand(5, 7), torch.arange(5), 2, augment=Augment(flip=True), seed=0)
     with pytest.raises(ValueError, match="3 processes cannot share 2 training examples"):
         Loader(torch.rand(2, 7), torch.arange(2), 2, seed=0, world=3)

@@ -272,9 +272,9 @@ def test_what_an_attack_lacks_is_named(linear):
     x, y = torch.zeros(1, 3), torch.tensor([0])
     with pytest.raises(ValueError, match=r"standardised units, but Linear has no .*Give std="):
         perturb(linear, x, y, authors_fgsm())
-    with pytest.raises(ValueError, match=r"PGD-20 starts at a random place\. Give generator="):
+    with pytest.raises(ValueError, match=r"PGD-20 starts at a random point\. Give generator="):
         perturb(linear, x, y, pgd(0.1))
-    with pytest.raises(ValueError, match="need an eps, but it is None"):
+    with pytest.raises(ValueError, match="needs eps, but eps is None"):
         Attack("odd", None, 0.1, projected=True)
     with pytest.raises(ValueError, match="step_size=nan"):
         Attack("odd", 0.1, math.nan)

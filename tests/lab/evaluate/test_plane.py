@@ -59,7 +59,7 @@ def test_behind_a_layer_the_rest_of_the_model_decides():
 
 def test_a_layer_that_cannot_be_drawn():
     model = nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 2))
-    with pytest.raises(ValueError, match=r"layer '0' has 5 units\. Only two can be drawn\."):
+    with pytest.raises(ValueError, match=r"layer '0' has 5 units\. Expected two\."):
         hidden_plane(model, torch.randn(9, 2), "0")
     with pytest.raises(ValueError, match="has no layer 'a'"):
         hidden_plane(model, torch.randn(9, 2), "a")
@@ -70,5 +70,5 @@ def test_a_part_of_the_battery_for_points(task):
     model = nn.Sequential(nn.Linear(2, 2))
     (row,) = evaluate(model, data, battery=["plane"])["plane"]
     assert row == {"name": "inputs", "confident": input_plane(model, data.x).confident}
-    with pytest.raises(ValueError, match=r"only points in the plane are drawn, but .* \(6,\)"):
+    with pytest.raises(ValueError, match=r"only points in the plane can be drawn, but .* \(6,\)"):
         evaluate(nn.Linear(6, 3), task, battery=["plane"])

@@ -86,7 +86,7 @@ def test_the_variance_within_classes_is_a_share_of_all(states):
 
 def test_a_class_with_too_few_examples_is_named():
     h, y = torch.randn(11, 6), torch.tensor([0] * 6 + [4] * 5)
-    with pytest.raises(ValueError, match="class 4 has 5 examples, and the states have 6 dim"):
+    with pytest.raises(ValueError, match="class 4 has 5 examples, but the states have 6 dim"):
         class_spectra(h, y, centred=True)
 
 
@@ -127,7 +127,7 @@ def test_the_classifier_is_the_last_linear_layer_to_run():
     assert classifier_of(model, torch.randn(5, 6)) is model.head
     assert model.training
     assert not model.head._forward_hooks
-    with pytest.raises(ValueError, match="no linear layer of Flatten runs"):
+    with pytest.raises(ValueError, match="Flatten has no linear layer that runs"):
         classifier_of(nn.Flatten(), torch.randn(5, 6))
 
 
@@ -219,9 +219,9 @@ def test_bad_input_to_the_command(folders, plain, tmp_path, capsys, monkeypatch)
     train_other = replace(run_folder.recipe(folders[0]), width=9)
     train(train_other, datasets.load(train_other.data, root=tmp_path), folder=other)
     cases = {
-        (): "no run was given",
-        ("empty",): "holds no run",
-        (folders[0], other): "has width 9, the first run 8",
+        (): "no folder was given",
+        ("empty",): "is not the folder of a run",
+        (folders[0], other): "has width 9, but the first run has 8",
         (folders[0], "--layers", "hiden1"): "Did you mean 'hidden1'",
     }
     for arguments, text in cases.items():

@@ -109,7 +109,7 @@ def test_two_processes_train_what_one_does(options, tmp_path, start):
     """Without mixing: each process mixes its own part of a batch, by plans of its own."""
     options = [*options, "--mixing", "none", "--epochs", "3"]
     shown = start(*options, "--out", tmp_path / "two")
-    assert shown.count("Kept in") == 1
+    assert shown.count("Saved in") == 1
     assert json.loads((tmp_path / "two" / "recipe.json").read_text())["processes"] == 2
     with pytest.raises(SystemExit):
         cli.main(["train", *options, "--device", "cpu", "--out", str(tmp_path / "one")])
@@ -154,8 +154,8 @@ def test_sharded_plans_are_those_of_whole_models(whole):
     ("kind", "fsdp2", "ema", "told"),
     [
         ("FSDP", False, 0.0, "--fsdp_version 2"),
-        ("FSDP", True, 0.9, "sharded weights are not averaged"),
-        ("DEEPSPEED", False, 0.0, "cannot be trained with DEEPSPEED"),
+        ("FSDP", True, 0.9, "sharded weights cannot be averaged"),
+        ("DEEPSPEED", False, 0.0, "DEEPSPEED is not supported"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(plain, task, monkeypatch, kind, fsdp2, ema, told):

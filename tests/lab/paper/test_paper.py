@@ -262,7 +262,7 @@ def test_a_difference_is_bold_where_its_interval_excludes_zero():
 def test_more_columns_than_rows_stand_one_below_the_other():
     table = replace(TABLE, rows=TABLE.rows[:1])
     text = paper_table(table, lines(table, {PLAIN: found(PLAIN, {0: 10.0})}))
-    assert "**last epoch**; in brackets the paper's" in text
+    assert "**last epoch**; the paper's numbers in brackets" in text
     assert "| | plain (n = 1) |" in text
     assert "| error % ↓ | 10.00<br>(4.80 ± 0.066) |" in text
     assert "| error % ↓ | 9.00<br>(4.80 ± 0.066) |" in text

@@ -64,16 +64,28 @@ def test_a_link_holds_the_whole_choice(choice):
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"alpha": "banana"}, "alpha is 'banana', not a number from 0.1 to 8. It is left at 2.0."),
+        (
+            {"alpha": "banana"},
+            "alpha is 'banana', not a number from 0.1 to 8. The default is used: 2.0.",
+        ),
         ({"alpha": "nan"}, "alpha is 'nan', not a number"),
         ({"noise": "-1"}, "noise is '-1', not a number from 0 to 3"),
-        ({"width": "8.5"}, "width is '8.5', not a whole number from 8 to 256. It is left at 128."),
+        (
+            {"width": "8.5"},
+            "width is '8.5', not a whole number from 8 to 256. The default is used: 128.",
+        ),
         ({"width": "100000"}, "not a whole number from 8 to 256"),
-        ({"method": HOSTILE}, f"There is no method {HOSTILE!r}. It is left at manifold mixup."),
+        (
+            {"method": HOSTILE},
+            f"There is no method {HOSTILE!r}. The default is used: manifold mixup.",
+        ),
         ({"method": "no mixup"}, "There is no method 'no mixup'."),
-        ({"layers": "bottleneck,roof"}, "There is no layer 'roof'. It is left at bottleneck."),
+        (
+            {"layers": "bottleneck,roof"},
+            "There is no layer 'roof'. The default is used: bottleneck.",
+        ),
         ({"layers": ""}, "There is no layer ''."),
-        ({"utm_source": "x"}, "'utm_source' is nothing that can be chosen here."),
+        ({"utm_source": "x"}, "There is no setting 'utm_source'."),
     ],
 )
 def test_what_a_link_says_wrongly_is_left_as_usual_and_said(query, said):
@@ -436,7 +448,7 @@ def test_a_choice_is_in_its_link(browser, address):
         Choice(layers=("hidden3", "bottleneck"), noise=0.6),
         [],
     )
-    assert page.get_by_role("link", name="this choice").get_attribute("href") in link
+    assert page.get_by_role("link", name="these settings").get_attribute("href") in link
     page.close()
     again = Tab(browser, link)
     assert again.page.get_by_text("noise of the points: 0.6").count() == 1

@@ -222,13 +222,13 @@ def bad(tmp_path, capsys, *arguments):
 
 def test_bad_input_is_described_and_nothing_is_written(place, task, plain, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert "no place was given" in bad(tmp_path, capsys)
+    assert "no folder was given" in bad(tmp_path, capsys)
     assert "there is no folder" in bad(tmp_path, capsys, tmp_path / "nowhere")
     assert "no finished run in" in bad(tmp_path, capsys, tmp_path / "empty")
     train(plain, task, folder=tmp_path / "other")
     message = bad(tmp_path, capsys, place, tmp_path / "other")
-    assert "the runs are on different data: " in message
-    assert "Make a report for each" in message
+    assert "the runs have different data: " in message
+    assert "Make one report per data set" in message
     train(plain, task, folder=tmp_path / "damaged" / "one")
     (tmp_path / "damaged" / "one" / "evaluation-last-0.json").write_text("{")
     assert "evaluation-last-0.json is damaged" in bad(tmp_path, capsys, tmp_path / "damaged")
@@ -239,7 +239,7 @@ def test_unfinished_runs_are_named(task, plain, tmp_path):
     with pytest.raises(Stopped):
         train(replace(plain, seed=1), task, folder=tmp_path / "cut", stop=lambda: True)
     text = page(gather([tmp_path]), title="")
-    assert "Not finished, and not in this report: cut." in text
+    assert "Unfinished runs, which are not in this report: cut." in text
 
 
 def test_spirals_show_their_boundaries(tmp_path):

@@ -76,7 +76,7 @@ def test_the_file_says_what_was_asked(task, folder):
 
 def test_a_run_that_is_not_finished(task, plain, tmp_path):
     run_folder.claim(tmp_path / "run", replace(plain), task)
-    with pytest.raises(FileNotFoundError, match=r"is not finished: there is no last.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"is not finished: it has no last.safetensors"):
         trained(tmp_path / "run", task)
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         trained(tmp_path, task)

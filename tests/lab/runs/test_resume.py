@@ -131,7 +131,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(task, plain, tmp_path, 
         (tmp_path / ".." / checkpoint.LATEST).replace(latest)
     else:
         latest.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
-    says = {"foreign": "no checkpoint of this program", "another run's": "of another run"}
+    says = {"foreign": "not a checkpoint of this program", "another run's": "of another run"}
     with pytest.warns(UserWarning, match=says.get(damage, "is damaged")):
         again = train(plain, task, folder=tmp_path)
     assert without_time(again) == without_time(whole)
@@ -165,7 +165,9 @@ def test_other_settings_are_refused_and_named(task, plain, tmp_path):
         ValueError, match=r"layers \[\] there, \['input'\] here; lr 0.05 there, 0.5 here"
     ):
         train(other, task, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"other data of the name 'blobs': the arrays differ"):
+    with pytest.raises(
+        ValueError, match=r"other data of the same name, 'blobs': the arrays differ"
+    ):
         train(plain, replace(task, x=task.x + 1), folder=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 

@@ -1,9 +1,9 @@
-"""Theorem 1 of the paper as numbers: how low J goes with the dimension of the hidden state.
+"""Theorem 1 of the paper in numbers: the minimum of J for each dimension of the hidden state.
 
-J (section 3.1) is the least expected loss over all representations and classifiers. Here all
-examples of a class share one hidden state (the proof has no need of more), pairs are of two
-different classes, drawn uniformly, and the loss is the squared error, which a classifier can bring
-to 0. What remains to be chosen is one point for each class and the classifier between them.
+J (section 3.1) is the minimal expected loss over all representations and classifiers. Here all
+examples of a class share one hidden state, which is enough for the proof. Pairs are two different
+classes, drawn uniformly, and the loss is the squared error, which can reach 0. The free variables
+are one point per class, and the classifier.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,26 +35,26 @@ class Solution(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Rank of AᵀH: the theorem needs classes - 1."""
+        """The rank of AᵀH; the theorem needs classes - 1."""
         return int(torch.linalg.matrix_rank(self.weight.T @ self.states, rtol=1e-5))
 
     @property
     def free(self) -> int:
-        """Dimension of the null space of Aᵀ: in how many directions a class may vary unseen."""
+        """The dimension of the null space of Aᵀ, in which a class may vary without effect."""
         return len(self.weight) - int(torch.linalg.matrix_rank(self.weight, rtol=1e-5))
 
 
 @dataclass(frozen=True)
 class Point:
-    """What is known of one dimension of the hidden state.
+    """The results for one dimension of the hidden state.
 
     Attributes:
         dim: dimension of the hidden state.
-        least: the least J of an affine classifier, in closed form.
-        affine: J as it was found by looking, a number a seed.
-        mlp: likewise of a perceptron, which only bounds its least J from above.
-        found: the solution of the first seed.
-        constructed: the solution of the proof, where it has one.
+        least: the minimum of J for an affine classifier, in closed form.
+        affine: J of an affine classifier found by optimisation, for each seed.
+        mlp: J of a perceptron found by optimisation, for each seed; an upper bound of its minimum.
+        found: the affine solution of the first seed.
+        constructed: the solution of the proof, if the dimension is large enough.
     """
 
     dim: int
@@ -68,14 +68,14 @@ class Point:
 def sweep(
     classes: int, dims: Sequence[int], alpha: float, *, seeds: int, steps: int
 ) -> list[Point]:
-    """Find J for an affine classifier and for a perceptron, dimension by dimension.
+    """Minimise J for an affine classifier and for a perceptron, for each dimension.
 
     Args:
-        classes: d.
+        classes: the number of classes d.
         dims: dimensions of the hidden state.
-        alpha: of the Beta distribution that λ comes from.
-        seeds: starts for each of ``dims``.
-        steps: of training a perceptron.
+        alpha: parameter α of the Beta(α, α) distribution of λ.
+        seeds: random starts for each of ``dims``.
+        steps: training steps of the perceptrons.
     """
     flexible = mlp_found(classes, dims, alpha, seeds=seeds, steps=steps)
     points = []
@@ -96,11 +96,11 @@ def sweep(
 
 
 def affine_least(classes: int, dim: int, alpha: float) -> float:
-    """Return the least J of an affine classifier in closed form.
+    """Return the minimum of J for an affine classifier in closed form.
 
-    With residuals ``r`` of the classes, J is ``2 E[λ²] · mean |r|²`` and a term of the products of
-    two residuals. A bias can bring the residuals' sum to 0, and ``dim`` further directions that
-    many of the other ``classes - 1`` unit singular values: each one left costs
+    With the residuals ``r`` of the classes, J is ``2 E[λ²] · mean |r|²`` plus a term with products
+    of two residuals. The bias can make the sum of the residuals 0, and ``dim`` dimensions can make
+    ``dim`` of the ``classes - 1`` other singular values 0. Each remaining one costs
     ``(α + 1) / ((2α + 1) d) - α / ((2α + 1) d (d - 1))``.
     """
     d, left = classes, max(classes - 1 - dim, 0)
@@ -108,10 +108,10 @@ def affine_least(classes: int, dim: int, alpha: float) -> float:
 
 
 def construct(classes: int, dim: int) -> Solution:
-    """Build the solution of the proof: a regular simplex is both the states and the weights.
+    """Build the solution of the proof: states and weights are both a regular simplex.
 
     Raises:
-        ValueError: ``dim`` is less than ``classes - 1``, so that there is none.
+        ValueError: ``dim`` is less than ``classes - 1``, so that there is no solution.
     """
     if dim < classes - 1:
         raise ValueError(f"the proof needs {classes - 1} dimensions for {classes} classes.")
@@ -121,13 +121,13 @@ def construct(classes: int, dim: int) -> Solution:
 
 
 def affine_objective(solution: Solution, alpha: float) -> float:
-    """Return J of a solution, exactly."""
+    """Return the exact J of a solution."""
     states, weight, bias = solution
     return float(_objective(lambda h: h @ weight + bias, states.T, _nodes(alpha, 2)))
 
 
 def affine_found(classes: int, dim: int, alpha: float, *, seed: int = 0) -> Solution:
-    """Look for the least J of an affine classifier from a random start, by L-BFGS."""
+    """Minimise J of an affine classifier from a random start with L-BFGS."""
     generator = torch.Generator().manual_seed(seeded("theory", seed, dim))
 
     def draw(*shape: int) -> Tensor:
@@ -135,7 +135,7 @@ def affine_found(classes: int, dim: int, alpha: float, *, seed: int = 0) -> Solu
         return start.requires_grad_()
 
     states, weight, bias = draw(classes, dim), draw(dim, classes), draw(classes)
-    nodes = _nodes(alpha, 2)  # exact: the loss is a square in λ
+    nodes = _nodes(alpha, 2)  # exact, since the loss is quadratic in λ
     optimizer = torch.optim.LBFGS(
         [states, weight, bias],
         max_iter=500,
@@ -164,21 +164,21 @@ def mlp_found(
     steps: int = 3000,
     width: int = 128,
 ) -> list[list[float]]:
-    """Look for the least J of a perceptron with two hidden layers, by Adam on fresh draws of λ.
+    """Minimise J of perceptrons with two hidden layers with Adam on random draws of λ.
 
-    What it finds bounds the least J from above; with more units and steps it falls further. All
-    perceptrons are trained at once.
+    The result is an upper bound of the minimum; more units and steps reduce it. All perceptrons
+    are trained at once.
 
     Args:
-        classes: d.
+        classes: the number of classes d.
         dims: dimensions of the hidden state.
-        alpha: of the Beta distribution.
+        alpha: parameter α of the Beta(α, α) distribution of λ.
         seeds: perceptrons for each of ``dims``.
-        steps: of training.
+        steps: training steps.
         width: units of a hidden layer.
 
     Returns:
-        J for each of ``dims``, a number a seed.
+        J for each of ``dims``, a number per seed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded("theory", "mlp"))
@@ -200,18 +200,18 @@ def mlp_found(
 
 
 class _Perceptrons:
-    """Several perceptrons beside each other, each with its hidden states for the classes."""
+    """Several perceptrons trained in parallel, each with its hidden states of the classes."""
 
     def __init__(self, classes: int, dims: Sequence[int], seeds: int, width: int) -> None:
         most = max(dims)
         used = torch.tensor(dims).repeat_interleave(seeds)[:, None, None]
-        self.inside = (torch.arange(most) < used).float()  # the rest is 0, as if it were not there
+        self.inside = (torch.arange(most) < used).float()  # other dimensions are masked to 0
         nets = [self._net(most, width, classes) for _ in used]
         self.net, (self.weights, _) = nets[0], stack_module_state(nets)
         self.states = (3 * torch.randn(len(used), classes, most)).requires_grad_()
 
     def losses(self, lam: Tensor) -> Tensor:
-        """Return the loss of each, the mean over the pairs of classes."""
+        """Return the loss of each perceptron, averaged over the pairs of classes."""
         return _squares(self._classify, self.states * self.inside, lam).mean(-1)
 
     def _classify(self, states: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class _Perceptrons:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in one thread inside: of a few hundred numbers, several only wait for each other."""
+    """Use a single thread, since more threads slow down computations on a few hundred numbers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -240,7 +240,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _nodes(alpha: float, count: int) -> tuple[Tensor, Tensor]:
-    """Return points and weights that integrate over λ, polynomials up to 2 · count - 1 exactly."""
+    """Return quadrature nodes and weights for λ, exact for polynomials of degree 2 · count - 1."""
     points, weights = roots_jacobi(count, alpha - 1, alpha - 1)
     return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / weights.sum())
 
@@ -255,7 +255,7 @@ def _objective(
 
 
 def _squares(classify: Callable[[Tensor], Tensor], states: Tensor, lam: Tensor) -> Tensor:
-    """Return the loss of every pair of classes, ``(…, pairs)``, mixed with ``lam``."""
+    """Return the squared error of every pair of classes, ``(…, pairs)``, mixed with ``lam``."""
     classes = states.shape[-2]
     one, other = torch.triu_indices(classes, classes, 1)
     target = torch.eye(classes, dtype=states.dtype)

@@ -1,7 +1,7 @@
-"""The commands of ``manifold-mixup``, one file each, loaded when it is named.
+"""The commands of ``manifold-mixup``: one file per command, imported when the command is run.
 
-Every file has ``Options``, the dataclass that the command line is read into; ``prepare``, which
-checks all that can be checked beforehand; and ``run``, which does the work with what that returned.
+Every file has ``Options``, the dataclass that the command line is parsed into; ``prepare``, which
+checks the options before any work starts; and ``run``, which works on the result of ``prepare``.
 No other room imports them.
 
 Imported by: choose.

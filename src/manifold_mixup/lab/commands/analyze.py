@@ -1,4 +1,4 @@
-"""``manifold-mixup analyze``: why it works, as experiments anyone can run."""
+"""``manifold-mixup analyze``: experiments that show why manifold mixup works."""
 
 import math
 from collections.abc import Mapping
@@ -25,46 +25,46 @@ from manifold_mixup.lab.terminal.console import Console
 
 @dataclass(frozen=True)
 class Theory:
-    """Theorem 1 in numbers: the least objective J for each dimension of the hidden state."""
+    """Theorem 1 in numbers: the minimum of J for each dimension of the hidden state."""
 
     classes: int = 10
     """Number of classes d."""
     alpha: float = 2.0
-    """Shape of the Beta distribution that λ comes from."""
+    """Parameter α of the Beta(α, α) distribution of λ."""
     beyond: int = 3
-    """How many dimensions more than d - 1 the hidden state has at most."""
+    """Also test up to this many dimensions above d - 1."""
     seeds: int = 3
-    """Random starts for each dimension."""
+    """Random initialisations for each dimension."""
     steps: int = 3000
-    """Steps of training the perceptrons."""
+    """Training steps of the perceptrons."""
     out: Path = Path("analyze")
     """Folder for theory.md, .json, .png and .svg."""
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """How flat the hidden states of a class are: their singular values, run beside run.
+    """How flat the hidden states of each class are: their singular values, compared between runs.
 
-    Runs of one method with several seeds are averaged. How much of the variance within classes the
-    classifier sees is shown too.
+    Runs that differ only in the seed are averaged. The table also shows how much of the variance
+    within classes the classifier reads.
     """
 
     folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER ...")]
-    """Folders of finished runs on one data set, with one model."""
+    """Folders of finished runs, all with the same data set and model."""
     layers: tuple[str, ...] = ()
-    """Which layers. If left out, those where the model is mixed, and features, the input of its
-    last linear layer."""
+    """Layers to analyse; by default, the layers where the model is mixed, and features, the input
+    of the last linear layer."""
     when: When = "last"
-    """Which weights: those after the last epoch, or after the best."""
+    """Epoch whose weights are used: last or best."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where data sets are downloaded to, or a copy at hand lies."""
+    """Folder of the data sets. Data sets that are not there are downloaded to it."""
     out: Path = Path("analyze")
     """Folder for spectra.md, .json, .png and .svg."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Study why it works: the theorem as numbers, and how flat hidden states are."""
+    """Study why it works: the paper's theorem in numbers, and the spectra of hidden states."""
 
     what: tyro.conf.OmitSubcommandPrefixes[
         Annotated[Theory, tyro.conf.subcommand("theory")]
@@ -73,20 +73,20 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A `Spectra` whose every part has been checked."""
+class CheckedSpectra:
+    """Options of `Spectra` that have been checked, with the recipes and the data."""
 
     options: Spectra
     found: Mapping[Path, Recipe]
     data: Data
 
 
-def prepare(options: Options) -> Theory | Looked:
-    """Check everything that can be checked before.
+def prepare(options: Options) -> Theory | CheckedSpectra:
+    """Check the options before any work starts.
 
     Raises:
         ValueError: a number is out of range, or the runs cannot be compared.
-        OSError: a folder holds no finished run, or cannot be written.
+        OSError: a folder has no finished run, or cannot be written.
     """
     what = options.what
     checked = _check_theory(what) if isinstance(what, Theory) else _check_spectra(what)
@@ -94,8 +94,8 @@ def prepare(options: Options) -> Theory | Looked:
     return checked
 
 
-def run(prepared: Theory | Looked) -> bool:
-    """Do it, show and write what was found; say that all was done."""
+def run(prepared: Theory | CheckedSpectra) -> bool:
+    """Run the analysis, print and write the results; return True."""
     return _theory(prepared) if isinstance(prepared, Theory) else _spectra(prepared)
 
 
@@ -124,7 +124,7 @@ def _theory(options: Theory) -> bool:
 
 
 def _fields(point: theory.Point) -> dict[str, Any]:
-    """Say what a point is without its tensors."""
+    """Return the numbers of a point, without its tensors."""
     numbers = {name: getattr(point, name) for name in ("dim", "least", "affine", "mlp")}
     for name in ("found", "constructed"):
         solution = getattr(point, name)
@@ -132,47 +132,47 @@ def _fields(point: theory.Point) -> dict[str, Any]:
     return numbers
 
 
-def _check_spectra(what: Spectra) -> Looked:
+def _check_spectra(what: Spectra) -> CheckedSpectra:
     if not what.folders:
-        raise ValueError("no run was given. Name the folders of finished runs.")
+        raise ValueError("no folder was given. Give the folders of finished runs.")
     found = {folder: run_folder.recipe(folder) for folder in what.folders}
     first = next(iter(found.values()))
     for folder, run in found.items():
         for name in ("data", "model", "width"):
             if getattr(run, name) != getattr(first, name):
                 raise ValueError(
-                    f"{folder} has {name} {getattr(run, name)!r}, the first run "
-                    f"{getattr(first, name)!r}. Give runs on one data set, with one model."
+                    f"{folder} has {name} {getattr(run, name)!r}, but the first run has "
+                    f"{getattr(first, name)!r}. Give runs with the same data set and model."
                 )
     data = datasets.load_for(first, root=what.root.expanduser())
     for folder in found:
-        trained(folder, data, what.when)  # so that what is missing is said now
-    return Looked(what, found, data)
+        trained(folder, data, what.when)  # raises now if the weights are missing
+    return CheckedSpectra(what, found, data)
 
 
-def _spectra(looked: Looked) -> bool:
+def _spectra(checked: CheckedSpectra) -> bool:
     from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
 
-    options, console = looked.options, Console()
+    options, console = checked.options, Console()
     layers: dict[str, dict[str, dict[int, Any]]] = {}
-    for folder, run in looked.found.items():
+    for folder, run in checked.found.items():
         with console.status(str(folder)):
-            rows = _spectra_of(folder, run, looked)
+            rows = _spectra_of(folder, run, checked)
         for row in rows:
             of_layer = layers.setdefault(row["name"], {})
             of_layer.setdefault(run.method, {})[run.seed] = row
-    run = next(iter(looked.found.values()))
-    title = f"Spectra of hidden states: {run.model} on {looked.data.name}, {options.when} epoch"
+    run = next(iter(checked.found.values()))
+    title = f"Spectra of hidden states: {run.model} on {checked.data.name}, {options.when} epoch"
     drawn = plots.spectra_picture(
         {layer: _values(methods) for layer, methods in layers.items()}, title=title
     )
-    content = {"settings": _settings(options), "data": looked.data.name, "layers": layers}
+    content = {"settings": _settings(options), "data": checked.data.name, "layers": layers}
     _written(options.out / "spectra", spectra_table(layers, title=title), content, drawn)
     return True
 
 
-def _spectra_of(folder: Path, run: Recipe, looked: Looked) -> list[dict[str, Any]]:
-    options, data = looked.options, looked.data
+def _spectra_of(folder: Path, run: Recipe, checked: CheckedSpectra) -> list[dict[str, Any]]:
+    options, data = checked.options, checked.data
     model = trained(folder, data, options.when)
     chosen = options.layers or (*models.eligible(run.model, model, data.x), FEATURES)
     found = evaluated(
@@ -193,7 +193,7 @@ def _values(methods: Mapping[str, Rows]) -> dict[str, list[dict[str, list[float]
 
 
 def _settings(options: Theory | Spectra) -> dict[str, Any]:
-    """Say what was asked for, without the folders of a machine."""
+    """Return the options without the paths, which depend on the machine."""
     paths = ("folders", "root", "out")
     return {name: value for name, value in asdict(options).items() if name not in paths}
 

@@ -26,7 +26,7 @@ from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
 from manifold_mixup.lab.training.method import check
 
-CHOSEN = tyro.conf.arg(help_behavior_hint="(default: as chosen for the data set)")
+CHOSEN = tyro.conf.arg(help_behavior_hint="(default: chosen per data set and model)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 
 
@@ -34,52 +34,54 @@ ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 class Options:
     """Train no mixup, input mixup and manifold mixup; compare them over several seeds.
 
-    Without options: MNIST-1D, generated on this machine, an MLP and 5 seeds, which takes one to
-    two and a half minutes on two CPU cores. Settings that are left out are those chosen for the
-    data set on a validation split.
+    Without options, it trains an MLP on MNIST-1D, which is generated locally, with 5 seeds. That
+    takes one to two and a half minutes on two CPU cores. The default settings were chosen for each
+    data set and model on a validation split.
     """
 
     data: str = "mnist-1d"
-    """Such as mnist-1d, fashion-mnist, or an .npz file with x_train, y_train, x_test and y_test;
-    list shows what there is."""
+    """Data set, such as mnist-1d or fashion-mnist, or an .npz file with x_train, y_train, x_test
+    and y_test; "list" prints all."""
     model: str = "mlp"
-    """Such as mlp or cnn; list shows what there is."""
+    """Model, such as mlp or cnn; "list" prints all."""
     seeds: int = 5
-    """How many seeds; every method trains with each of them."""
+    """Number of seeds. Every method trains once per seed."""
     epochs: Annotated[int | None, CHOSEN] = None
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
-    """Training examples to use, drawn at random once; more than there are is an error."""
+    """Number of training examples, a random subset that is the same for all runs."""
     alpha: Annotated[float | None, CHOSEN] = None
-    """Shape of the Beta distribution, for both kinds of mixup."""
+    """Parameter α of the Beta(α, α) distribution of λ, for both kinds of mixup."""
     layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
-    """Where manifold mixup mixes, such as input hidden1 hidden2."""
+    """Layers that manifold mixup mixes, such as input hidden1 hidden2."""
     lr: Annotated[float | None, CHOSEN] = None
-    """The greatest learning rate, for all methods."""
+    """Peak learning rate, for all methods."""
     weight_decay: Annotated[float | None, CHOSEN] = None
     """Weight decay, for all methods."""
     optimizer: Annotated[Literal["adamw", "sgd"] | None, CHOSEN] = None
-    """The optimizer, for all methods; SGD has Nesterov momentum 0.9."""
+    """Optimizer, for all methods. SGD has Nesterov momentum 0.9."""
     batch_norm: Annotated[bool | None, CHOSEN] = None
-    """Whether the perceptron has batch norms; False takes those of the CNN out."""
+    """Whether the model has batch norms: True adds them to the MLP, False removes them from the
+    CNN."""
     eps: Annotated[float | None, CHOSEN] = None
-    """Strength of the FGSM attack, in the unit the table states."""
+    """Size ε of the FGSM attack, in the unit stated below the table."""
     smoke: bool = False
-    """Only see that everything works, in seconds: two seeds, two epochs, at most 500 examples. The
+    """Test in seconds that everything works: two seeds, two epochs, at most 500 examples. The
     numbers mean nothing."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where data sets are downloaded to, or a copy at hand lies."""
+    """Folder of the data sets. Data sets that are not there are downloaded to it."""
     out: Path = Path("compare")
-    """Folder for results.json, table.md, compare.png, .svg, and runs; finished ones are reused."""
+    """Folder for results.json, table.md, compare.png, compare.svg and the runs. Finished runs in
+    it are reused."""
     workers: Annotated[int | None, ALL] = None
-    """Runs at a time, one core each. The results do not depend on it."""
+    """Number of runs trained in parallel, on one core each. It does not affect the results."""
     device: str = "cpu"
-    """Where torch computes, such as cuda."""
+    """Device to train on, such as cuda."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Options of which every part has been checked: training can begin."""
+    """Options that have been checked, ready for training."""
 
     runs: tuple[Recipe, ...]
     data: Data
@@ -89,12 +91,12 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """The methods, the one the others are compared with first."""
+        """The methods, the baseline first."""
         return list(dict.fromkeys(run.method for run in self.runs))
 
     @property
     def title(self) -> str:
-        """One line that says what was trained on what."""
+        """One line that names the data set, the model and the epochs."""
         run = self.runs[0]
         smoke = "SMOKE TEST: " if self.smoke else ""
         epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
@@ -105,18 +107,19 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """The attack, what the word seconds means, and how the methods differ."""
+        """The definition of the attack and of the seconds, and the settings of each method."""
         first = self.runs[0]
         settings = "; ".join(_settings(run) for run in self.runs if run.seed == first.seed)
         return (
             f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
-            f"{self.data.space}. Seconds of training on {_place(first.device)}, evaluation left "
-            f"out. Optimizer {first.optimizer}, weight decay {first.weight_decay:g}; {settings}."
+            f"{self.data.space}. Seconds: training time on {_hardware(first.device)}, without "
+            f"evaluation. "
+            f"Optimizer {first.optimizer}, weight decay {first.weight_decay:g}; {settings}."
         )
 
 
 def prepare(options: Options) -> Comparison:
-    """Check everything that can be checked before training, cheap things first.
+    """Check the options before training, cheap checks first.
 
     Raises:
         ValueError: an option is out of range, or a name is unknown.
@@ -144,7 +147,7 @@ def prepare(options: Options) -> Comparison:
 
 
 def run(comparison: Comparison) -> bool:
-    """Train all runs, show the table, write the results; say whether all runs finished.
+    """Train all runs, show the table, write the results; return whether all runs finished.
 
     Raises:
         FloatingPointError: a run diverged.
@@ -174,7 +177,7 @@ def run(comparison: Comparison) -> bool:
     if rows:
         _report(comparison, rows, results, console)
     if not complete:
-        _say_what_was_finished(comparison, results, console)
+        _report_stop(comparison, results, console)
     return complete
 
 
@@ -184,7 +187,7 @@ def _chosen(options: Options) -> tuple[Recipe, ...]:
 
 
 def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
-    """Put the options that were given in the place of the chosen settings."""
+    """Replace settings of a recipe by the options that were given."""
     examples = options.examples or run.examples
     if options.examples is None and examples is not None:
         examples = min(examples, len(data.x))
@@ -217,7 +220,7 @@ def _settings(run: Recipe) -> str:
     return f"{run.method}: learning rate {run.lr:g}{mixing}"
 
 
-def _place(device: str) -> str:
+def _hardware(device: str) -> str:
     return "one CPU thread" if device == "cpu" else device
 
 
@@ -261,7 +264,7 @@ def _report(
 
 
 def _head(comparison: Comparison) -> dict[str, Any]:
-    """Say what is compared, with which code, on which machine."""
+    """Return the head of results.json: the comparison, the code and the machine."""
     data = comparison.data
     return {
         "format": 1,
@@ -284,7 +287,7 @@ def _head(comparison: Comparison) -> dict[str, Any]:
 def _write_results(
     comparison: Comparison, head: dict[str, Any], results: Sequence[Result], seconds: float
 ) -> None:
-    """Write every finished run; done after each, so that nothing finished is ever lost."""
+    """Write all finished runs; called after each run, so that no finished run is lost."""
     content = head | {
         "complete": len(results) == len(comparison.runs),
         "smoke": comparison.smoke,
@@ -295,12 +298,10 @@ def _write_results(
     files.write_json(comparison.out / "results.json", content)
 
 
-def _say_what_was_finished(
-    comparison: Comparison, results: Sequence[Result], console: Console
-) -> None:
+def _report_stop(comparison: Comparison, results: Sequence[Result], console: Console) -> None:
     console.print(
         f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished. The same command "
-        f"goes on from here."
+        f"resumes the others."
     )
     if results:
         seeds = len(complete_seeds(results, comparison.methods))

@@ -1,4 +1,4 @@
-"""``manifold-mixup evaluate``: the test batteries on the checkpoint of a finished run."""
+"""``manifold-mixup evaluate``: the test batteries on the weights of a finished run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,31 +21,31 @@ from manifold_mixup.lab.terminal.console import Console
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate a finished run: clean, attacked, deformed, corrupted, against outliers, and more.
+    """Evaluate a finished run on clean, attacked, deformed and corrupted test sets, and more.
 
-    What was found is kept in the run's folder as JSON, and read if the same is asked for again.
+    The results are kept in the run's folder as JSON. Tests that were run before are not repeated.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """Folder of the run, as manifold-mixup train, compare or reproduce made it."""
+    """Folder of a run that manifold-mixup train, compare or reproduce wrote."""
     battery: tuple[str, ...] = ()
-    """Some of clean, attacks, strength, deformations, corruptions, outliers, neighbours,
-    interpolation, spectra and plane. If left out, all that the data allow but the last two."""
+    """Tests to run: clean, attacks, strength, deformations, corruptions, outliers, neighbours,
+    interpolation, spectra, plane. By default, all that suit the data set except spectra."""
     when: Literal["last", "best"] = "last"
-    """Which weights: those after the last epoch, or after the best."""
+    """Epoch whose weights are evaluated."""
     tested: int | None = None
-    """Test examples to use, drawn at random once; all if left out."""
+    """Number of test examples, a fixed random subset; by default all."""
     unknown: tuple[str, ...] = ()
-    """Data sets of another kind, for outliers, such as svhn cifar-100."""
+    """Data sets that serve as outliers, such as svhn cifar-100."""
     seed: int = 0
-    """Seed of everything random in the tests."""
+    """Seed of all random choices in the tests."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where data sets are downloaded to, or a copy at hand lies."""
+    """Folder of the data sets. Data sets that are not there are downloaded to it."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Options of which every part has been checked."""
+    """Options that have been checked, ready for the tests."""
 
     folder: Path
     data: Data
@@ -56,10 +56,10 @@ class Evaluation:
 
 
 def prepare(options: Options) -> Evaluation:
-    """Check everything that can be checked before the tests, cheap things first.
+    """Check the options before the tests, cheap checks first.
 
     Raises:
-        ValueError: a part of the battery or a data set is unknown.
+        ValueError: a test or a data set is unknown.
         OSError: there is no finished run, or a file cannot be read.
     """
     if options.tested is not None and options.tested < 1:
@@ -85,7 +85,7 @@ def prepare(options: Options) -> Evaluation:
 
 
 def run(evaluation: Evaluation) -> bool:
-    """Run the tests, show the numbers, write the reliability diagram; say that all were run."""
+    """Run the tests, print the numbers, write the reliability diagram; return True."""
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("")
@@ -118,8 +118,8 @@ def _images(name: str, data: Data, options: Options) -> Any:
     other = datasets.load(name, root=options.root.expanduser())
     if other.x_test.shape[1:] != data.x_test.shape[1:]:
         raise ValueError(
-            f"inputs of {other.name} have shape {tuple(other.x_test.shape[1:])}, those of "
-            f"{data.name} {tuple(data.x_test.shape[1:])}. --unknown needs inputs of the same shape."
+            f"inputs of {other.name} have shape {tuple(other.x_test.shape[1:])}, but those of "
+            f"{data.name} have {tuple(data.x_test.shape[1:])}. --unknown needs the same shape."
         )
     return _cut(other, options).x_test
 

@@ -1,4 +1,4 @@
-"""``manifold-mixup playground``: watch two spirals being learnt, with and without a method."""
+"""``manifold-mixup playground``: watch networks learn two spirals, with and without mixup."""
 
 import importlib.util
 import socket
@@ -9,29 +9,30 @@ from ipaddress import ip_address
 
 @dataclass(frozen=True)
 class Options:
-    """Watch two spirals being learnt live in the browser, with and without mixup.
+    """Watch networks learn two spirals live in the browser, with and without mixup.
 
-    A local page with sliders for alpha, layers, noise and width; its link holds what is chosen.
+    It serves a local page with controls for alpha, layers, noise and width. The page's link
+    contains the settings.
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on. Other machines reach the page only if it is another one."""
+    """Address to listen on. With the default, only this machine can open the page."""
     port: int = 8642
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 takes any free port."""
     open: bool = True
-    """Whether to open the page in the browser."""
+    """Open the page in the browser."""
 
 
 def prepare(options: Options) -> Options:
-    """See that the page can be served; return the options with a port.
+    """Check that the page can be served; return the options with a port.
 
     Raises:
-        ValueError: what serves it is not installed.
-        OSError: the address or the port cannot be had.
+        ValueError: nicegui is not installed.
+        OSError: the address or the port is not available.
     """
     if importlib.util.find_spec("nicegui") is None:
         raise ValueError(
-            "the playground needs nicegui, not installed here. "
+            "the playground needs nicegui, which is not installed. "
             "Install it with: pip install 'manifold-mixup[playground]'"
         )
     return Options(options.host, _free(options.host, options.port), options.open)
@@ -43,14 +44,14 @@ def run(options: Options) -> bool:
 
     from manifold_mixup.lab.playground.page import serve  # a second to import
 
-    torch.set_num_threads(1)  # small networks gain nothing by more, and the page loses
+    torch.set_num_threads(1)  # more threads do not speed up small networks, but slow the page
     with suppress(KeyboardInterrupt):
-        serve(options.host, options.port, show=options.open, ready=lambda: _say(options))
+        serve(options.host, options.port, show=options.open, ready=lambda: _announce(options))
     return True
 
 
 def _free(host: str, port: int) -> int:
-    """Return the port, or for 0 one that is free."""
+    """Return the port, or a free one if it is 0."""
     try:
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(kind) as one:
@@ -60,7 +61,7 @@ def _free(host: str, port: int) -> int:
     except (OSError, OverflowError) as error:
         raise OSError(
             f"cannot listen on {host}, port {port}: {_why(error)}. "
-            f"Take another with --port, or --port 0 for any that is free."
+            f"Choose another with --port, or any free port with --port 0."
         ) from None
 
 
@@ -68,11 +69,11 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
-def _say(options: Options) -> None:
+def _announce(options: Options) -> None:
     shown = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"Playground: http://{shown}:{options.port} (Ctrl-C ends it)", flush=True)
+    print(f"Playground: http://{shown}:{options.port} (Ctrl-C stops it)", flush=True)
     if not _is_local(options.host):
-        print("Every machine that reaches this address can open it.", flush=True)
+        print("Any machine that can reach this address can open it.", flush=True)
 
 
 def _is_local(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""``manifold-mixup reproduce``: a table of the paper, its numbers beside ours."""
+"""``manifold-mixup reproduce``: a table of the paper, with the paper's numbers beside ours."""
 
 import math
 import time
@@ -32,75 +32,76 @@ from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device, usual_device
 from manifold_mixup.lab.training.method import check
 
-SCALED = tyro.conf.arg(help_behavior_hint="(default: as the scale says)")
+SCALED = tyro.conf.arg(help_behavior_hint="(default: given by --scale)")
 DEVICE = tyro.conf.arg(help_behavior_hint="(default: cuda if there is a GPU, else cpu)")
 WORKERS = tyro.conf.arg(help_behavior_hint="(default: all cores, or 1 on an accelerator)")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train and evaluate what a table of the paper shows; print its numbers beside ours.
+    """Reproduce a table or figure of the paper; print the paper's numbers beside ours.
 
-    Finished runs are reused, also those of other tables in the same folder; the same command
-    resumes what was stopped.
+    Finished runs are reused, including those of other tables in the same folder. The same command
+    resumes runs that were stopped.
     """
 
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """table-1a, table-1b, table-2 to table-9, preact50, gradient-block, knn, low-data,
-    outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra; list shows them."""
+    outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra; "list" describes
+    them."""
     scale: str = "full"
-    """How large: full, as in the paper; laptop, small enough for two CPU cores; smoke, to see that
-    it runs."""
+    """Scale of the experiment: full, as in the paper; laptop, small enough for two CPU cores; or
+    smoke, only to test that it runs."""
     seeds: int = 5
-    """How many seeds; the paper has 5."""
+    """Number of seeds; the paper used 5."""
     rows: tuple[str, ...] = ()
-    """Only rows with one of these words in their label, such as preact-resnet18."""
+    """Only rows whose label contains one of these words, such as preact-resnet18."""
     epochs: Annotated[int | None, SCALED] = None
-    """Passes over the training set at most; the schedule shrinks with it."""
+    """Maximal number of passes over the training set; the schedule is shortened to fit."""
     width: Annotated[int | None, SCALED] = None
     """Channels of the first stage, or units of a perceptron's hidden layers."""
     examples: Annotated[int | None, SCALED] = None
-    """Training examples, drawn at random once."""
+    """Number of training examples, a fixed random subset."""
     test: Annotated[int | None, SCALED] = None
-    """Test examples there are at all, the same ones for every run."""
+    """Number of test examples, a random subset that is the same for all runs."""
     tested: Annotated[int | None, SCALED] = None
-    """Test examples for attacks, deformations, neighbours and outliers."""
+    """Number of test examples for attacks, deformations, neighbours and outliers."""
     lr: Annotated[float | None, SCALED] = None
-    """The greatest learning rate; a short training may want another than the paper's."""
+    """Peak learning rate. A short training may need another than the paper's."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision of the training."""
+    """Training precision."""
     compile: bool = False
     """Compile the model."""
     channels_last: bool = False
-    """Images in memory with the channels last."""
+    """Store images in channels-last memory format."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where data sets are downloaded to, or a copy at hand lies."""
+    """Folder of the data sets. Data sets that are not there are downloaded to it."""
     out: Path = Path("reproduce")
-    """Folder for the table's .md and .json, and for runs, whose finished ones are reused."""
+    """Folder for the table's .md and .json files and the runs. Finished runs in it are reused."""
     workers: Annotated[int | None, WORKERS] = None
-    """Runs at a time."""
+    """Number of runs trained in parallel."""
     device: Annotated[str | None, DEVICE] = None
-    """Where torch computes."""
+    """Device to train on."""
     on: processes.Place = "here"
-    """Where the runs are trained: here, in processes of this machine; or ray, on the cluster that
-    RAY_ADDRESS names, with --root and --out on storage that all nodes share."""
+    """Where to train: here, in processes of this machine; or ray, on the cluster at RAY_ADDRESS.
+    On a cluster, --root and --out must be on storage that all nodes share."""
     gpus: float = 0.0
-    """Share of a GPU that a run takes on Ray."""
+    """GPUs, or the fraction of a GPU, that Ray reserves for each run."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Options of which every part has been checked: training can begin.
+    """Options that have been checked, ready for training.
 
     Attributes:
-        table: the table, scaled.
-        scale: how far.
-        groups: the runs, those on the same data together.
-        evaluate: what is done with a finished run; ``None`` if its scores are all.
-        workers: how many run at a time.
-        out: where everything is written.
+        table: the scaled table.
+        scale: the scale.
+        groups: the runs, grouped by data set.
+        evaluate: evaluates a finished run; ``None`` if its scores are enough.
+        workers: the number of runs trained in parallel.
+        out: the output folder.
         on: where the runs are trained.
-        gpus: the share of a GPU that each takes there.
+        gpus: the GPUs that Ray reserves for each run.
     """
 
     table: Table
@@ -114,13 +115,13 @@ class Reproduction:
 
     @property
     def runs(self) -> tuple[Recipe, ...]:
-        """All runs."""
+        """The runs of all groups."""
         return tuple(run for _, group in self.groups for run in group)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The part of `evaluate` that a table needs, for the last and for the best epoch of a run."""
+    """The evaluation that a table needs, for the last and for the best epoch of a run."""
 
     table: Table
     tested: int | None
@@ -128,7 +129,7 @@ class Evaluation:
     def __call__(
         self, folder: Path, data: Data, tell: Callable[[str], None] = lambda _: None
     ) -> dict[When, dict[str, Any]]:
-        """Evaluate a finished run, or read what was found before."""
+        """Evaluate a finished run, or read its stored evaluation."""
 
         def show(when: When, done: int, count: int, name: str) -> None:
             tell(f"{when} epoch evaluated: {done} of {count}, {name}")
@@ -149,7 +150,7 @@ class Evaluation:
 
 
 def prepare(options: Options) -> Reproduction:
-    """Check everything that can be checked before training, cheap things first.
+    """Check the options before training, cheap checks first.
 
     Raises:
         ValueError: an option is out of range, or a name is unknown.
@@ -178,7 +179,7 @@ def prepare(options: Options) -> Reproduction:
 
 
 def run(reproduction: Reproduction) -> bool:
-    """Train and evaluate all runs, show the table, write it; say whether all runs finished.
+    """Train and evaluate all runs, show and write the table; return whether all runs finished.
 
     Raises:
         FloatingPointError: a run diverged.
@@ -200,7 +201,7 @@ def run(reproduction: Reproduction) -> bool:
         done = sum(map(len, found.values()))
         console.print(
             f"Stopped: {done} of {len(reproduction.runs)} runs were finished. The same command "
-            f"goes on from here."
+            f"resumes the others."
         )
     if found:
         path = _write(reproduction, head, found, time.perf_counter() - start)
@@ -245,7 +246,7 @@ def _finished(
             on=reproduction.on,
             gpus=reproduction.gpus,
         ):
-            # The evaluation was done where the run was trained; here it is read.
+            # The process that trained the run also evaluated it; this reads the result.
             found = (
                 {}
                 if evaluate is None
@@ -261,14 +262,14 @@ def _scale(options: Options) -> Scale:
 
 
 def _chosen_rows(table: Table, words: Sequence[str]) -> Table:
-    """Keep the rows that were asked for, and those they are compared with."""
+    """Keep the requested rows and their baselines."""
     if not words:
         return table
     kept = [row for row in table.rows if any(word in row.label for word in words)]
     for word in words:
         if not any(word in row.label for row in kept):
             rows = "; ".join(row.label for row in table.rows)
-            raise ValueError(f"no row of {table.name} has {word!r} in its label. Rows: {rows}.")
+            raise ValueError(f"no row label of {table.name} contains {word!r}. Rows: {rows}.")
     labels = {row.label for row in kept} | {row.base for row in kept}
     return replace(table, rows=tuple(row for row in table.rows if row.label in labels))
 
@@ -292,7 +293,7 @@ def _test_images(name: str, options: Options, by: Scale) -> Tensor:
 
 
 def _groups(table: Table, options: Options, by: Scale) -> Iterator[tuple[Data, list[Recipe]]]:
-    """Yield data sets, each with the runs on it, one seed of all rows after another."""
+    """Yield each data set with its runs: all rows for the first seed, then for the next."""
     recipes = dict.fromkeys(row.run for row in table.rows if row.run is not None)
     kinds = dict.fromkeys((run.data, run.examples, run.per_class) for run in recipes)
     for kind in kinds:
@@ -339,7 +340,7 @@ def _write(
     found: Mapping[Recipe, Mapping[int, Found]],
     seconds: float,
 ) -> Path:
-    """Write the table as it is by now; done after each run, so that nothing is ever lost."""
+    """Write the current table; called after each run, so that no finished run is lost."""
     table = reproduction.table
     done, path = lines(table, found), reproduction.out / f"{table.name}.md"
     count = sum(len(of_run) for of_run in found.values())
@@ -372,7 +373,7 @@ def _row(line: Line, found: Mapping[int, Found], *, curves: bool) -> dict[str, A
 
 
 def _summary(one: Found, *, curve: bool) -> dict[str, Any]:
-    """Say what a run was and what it ended in; its curve only where the table is about curves."""
+    """Return a run's result and evaluation, with its curve only if the table shows curves."""
     result = asdict(one.result)
     if not curve:
         del result["curve"]
@@ -380,13 +381,14 @@ def _summary(one: Found, *, curve: bool) -> dict[str, Any]:
 
 
 def _where(content: Mapping[str, Any], found: Mapping[Recipe, Mapping[int, Found]]) -> str:
-    """Say on what and how long the numbers were computed."""
+    """Return the line below the table: runs, training time, machine, version and commit."""
     machine, versions = content["machine"], content["versions"]
     seconds = [one.result.seconds for of_run in found.values() for one in of_run.values()]
     part = "" if content["complete"] else "NOT COMPLETE. "
     return (
         f"{part}{len(seconds)} run{'' if len(seconds) == 1 else 's'}, "
-        f"{sum(seconds) / 3600:.2f} hours of training in all, "
-        f"{max(seconds) / 60:.1f} minutes the longest; {machine['cpu']}, {machine['cores']} cores, "
+        f"{sum(seconds) / 3600:.2f} hours of training in total, "
+        f"{max(seconds) / 60:.1f} minutes for the longest run; "
+        f"{machine['cpu']}, {machine['cores']} cores, "
         f"PyTorch {versions['torch']}; commit {content['git'] or 'unknown'}."
     )

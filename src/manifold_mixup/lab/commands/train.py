@@ -1,4 +1,4 @@
-"""``manifold-mixup train``: one run, from any recipe, with any field overridden."""
+"""``manifold-mixup train``: one run from a recipe, any field of which can be overridden."""
 
 import argparse
 import shlex
@@ -30,36 +30,36 @@ from manifold_mixup.lab.training.device import emulates_bf16, find_device, usual
 from manifold_mixup.lab.training.loop import Stopped, train
 from manifold_mixup.lab.training.method import check
 
-NAMED = tyro.conf.arg(help_behavior_hint="(default: runs/ and a name made of the recipe)")
+NAMED = tyro.conf.arg(help_behavior_hint="(default: a folder in runs/ named after the recipe)")
 
 
 @dataclass(frozen=True)
 class Options:
     """Train one run and keep it in a folder: recipe, metrics, checkpoints, result.
 
-    A recipe gives every setting a value, and the options below change them. The same command
-    resumes a run that was stopped or killed, and ends in the same weights.
+    A recipe sets every option below; options that you give override it. The same command resumes
+    a run that was stopped or killed, and reaches the same weights.
     """
 
     recipe: str = "modern"
-    """Which settings to start from: modern (cross-entropy, warm-up and cosine, bfloat16), paper (as
-    the authors trained), compare (the settings of manifold-mixup compare), or fast (an accuracy in
-    the least time, for two tasks)."""
+    """Recipe to start from: modern (cross-entropy, warm-up and cosine, bfloat16), paper (the
+    authors' protocol), compare (the settings of manifold-mixup compare), or fast (a target accuracy
+    in the least time, for two tasks)."""
     mixing: str = "manifold"
-    """What is mixed: none, input or manifold."""
+    """What to mix: none, input or manifold."""
     out: Annotated[Path | None, NAMED] = None
-    """Folder of the run. A run that is in it is resumed."""
+    """Folder of the run. If it contains an unfinished run, that run is resumed."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where data sets are downloaded to, or a copy at hand lies."""
+    """Folder of the data sets. Data sets that are not there are downloaded to it."""
     save_every: float = 60.0
-    """Seconds between two checkpoints."""
+    """Seconds between checkpoints."""
     run: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
-    """Settings of the run, which decide what it ends in."""
+    """Settings of the run, which determine its result."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Options of which every part has been checked: training can begin."""
+    """Options that have been checked, ready for training."""
 
     run: Recipe
     data: Data
@@ -68,7 +68,7 @@ class Training:
 
 
 def defaults(args: Sequence[str]) -> Options:
-    """Return what the options mean that are not given: the recipe's values.
+    """Return the defaults of the options, which are the values of the chosen recipe.
 
     Raises:
         ValueError: there is no such recipe, or no such kind of mixing.
@@ -89,7 +89,7 @@ def defaults(args: Sequence[str]) -> Options:
 
 
 def prepare(options: Options) -> Training:
-    """Check everything that can be checked before training, cheap things first.
+    """Check the options before training, cheap checks first.
 
     Raises:
         ValueError: an option is out of range, or a name is unknown.
@@ -111,16 +111,16 @@ def prepare(options: Options) -> Training:
 
 
 def run(training: Training) -> bool:
-    """Train, show the scores, and say whether the run was finished.
+    """Train, show the scores, and return whether the run finished.
 
     Raises:
         FloatingPointError: the run diverged.
-        ValueError: the folder holds another run.
+        ValueError: the folder contains another run.
         OSError: a file could not be written.
     """
     finished = _trained(training)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Its threads, if they are still there when Python ends, take the process down with them.
+        # Threads of the group that outlive the interpreter crash the process.
         torch.distributed.destroy_process_group()
     return finished
 
@@ -130,8 +130,8 @@ def _trained(training: Training) -> bool:
     console.print(_title(training), style="bold", markup=False, highlight=False)
     if run.precision == "bf16" and emulates_bf16(run.device):
         console.print(
-            "This processor computes bfloat16 by way of float32, so that a step takes many times "
-            "as long. Faster here: --precision float32.",
+            "This CPU emulates bfloat16 with float32, which makes a step many times slower. "
+            "Use --precision float32 for faster training.",
             soft_wrap=True,
         )
     try:
@@ -149,10 +149,10 @@ def _trained(training: Training) -> bool:
             live.finished(result)
     except Stopped as stopped:
         command = shlex.join(["manifold-mixup", *sys.argv[1:]])
-        console.print(f"{stopped} This goes on with it:\n  {command}", markup=False, soft_wrap=True)
+        console.print(f"{stopped} Resume with:\n  {command}", markup=False, soft_wrap=True)
         return False
     console.print(_scores(result, training.data))
-    console.print(f"Kept in {training.folder}", markup=False, soft_wrap=True)
+    console.print(f"Saved in {training.folder}", markup=False, soft_wrap=True)
     return True
 
 

@@ -1,8 +1,8 @@
-"""``python -m manifold_mixup.lab.choose``: how the settings of a comparison were chosen.
+"""``python -m manifold_mixup.lab.choose``: a grid search for the settings of a comparison.
 
-Every method tries every learning rate and weight decay, and the mixing ones every α, on examples
-that are in neither the training set nor the test set: MNIST-1D is drawn anew, of other data sets a
-fifth of the training set is held out.
+Every method is trained with every learning rate and weight decay, and the methods that mix also
+with every α. The scores are measured on examples outside the test set: MNIST-1D is generated
+anew, and other data sets hold out a fifth of their training set.
 """
 
 from collections.abc import Iterator
@@ -22,21 +22,22 @@ from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.runs.result import Result
 from manifold_mixup.lab.terminal.console import Console
 
-FRESH = 1000  # seeds of the draws: no other part of the lab uses them
+FRESH = 1000  # the first seed of generated data; no other part of the lab uses these seeds
 
 
 @dataclass(frozen=True)
 class Options:
-    """Print a Markdown table of validation scores, the mean over seeds, at the last epoch.
+    """Print a Markdown table of validation scores at the last epoch, averaged over the seeds.
 
-    Seed s draws, or holds out, its own examples. Held-out ones are missing in training, and with
-    fewer examples mixing gains more: draws are the better judges where there can be any.
+    Every seed generates, or holds out, its own validation examples. Held-out examples are missing
+    in training, and mixing helps more with fewer examples, so generated examples are the better
+    judge.
     """
 
     data: str = "mnist-1d"
-    """As for compare."""
+    """Data set, as for compare."""
     model: str = "mlp"
-    """As for compare."""
+    """Model, as for compare."""
     lr: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """Learning rates to try."""
     weight_decay: tuple[float, ...] = (1e-2,)
@@ -46,15 +47,15 @@ class Options:
     methods: tuple[str, ...] = ("no mixup", "input mixup", "manifold mixup")
     """Methods to try."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """The optimizer of all methods."""
+    """Optimizer, for all methods."""
     seeds: int = 5
-    """How many seeds."""
+    """Number of seeds."""
     epochs: int | None = None
-    """Passes over the training set, if not the recipe's."""
+    """Passes over the training set; by default, those of the recipe."""
     root: Path = Path("~/.cache/manifold-mixup")
-    """Where the data lie."""
+    """Folder of the data sets. Data sets that are not there are downloaded to it."""
     workers: int | None = None
-    """Runs at a time."""
+    """Number of runs trained in parallel; by default, one per core."""
 
 
 def run(options: Options) -> None:

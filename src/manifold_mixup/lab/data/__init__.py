@@ -1,7 +1,7 @@
-"""Data sets by name, each a few functions in a file of its own.
+"""Data sets by name, each in its own file.
 
-Takes a name and a folder for downloads. Gives a `Data`: training and test examples as tensors, cut
-to what a recipe asks for, and batches of them for any number of processes.
+Given a name and a folder for downloads, it returns a `Data`: training and test examples as tensors,
+reduced to the number a recipe asks for. It also makes batches, for any number of processes.
 
 Imported by: commands, evaluate, launch, models, playground, report, runs, terminal, training.
 Imports: recipes.
@@ -66,17 +66,29 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
 }
 NAMES = tuple(_KNOWN)
 
-_FETCHED = "Downloaded, or read from a copy under --root."
-_MADE = "Made on the spot."
-_MADE_HERE = ("mnist-1d", "spirals", *(name for name in NAMES if name.startswith("factors-")))
 ABOUT = {
-    **{name: _MADE if name in _MADE_HERE else _FETCHED for name in NAMES},
+    "mnist-1d": "Signals of 40 values, ten classes. Generated.",
+    "mnist": "Handwritten digits. Downloaded if not in --root.",
+    "mnist-0-4": "MNIST, only the digits 0 to 4. Downloaded if not in --root.",
+    "fashion-mnist": "Pictures of clothes, ten classes. Downloaded if not in --root.",
+    "cifar-10": "Small photos, ten classes. Downloaded if not in --root.",
+    "cifar-100": "Small photos, 100 classes. Downloaded if not in --root.",
+    "svhn": "Street view house numbers. Downloaded if not in --root.",
+    "tiny-imagenet": "Photos of 64 x 64 pixels, 200 classes. Downloaded if not in --root.",
+    "spirals": "Two spirals in the plane. Generated.",
+    "factors-a": "Rendered ones and sevens; the label is the side they lean to. Generated.",
+    "factors-b": "As factors-a, with other test angles. Generated.",
+    "factors-c": "Rendered ones and sevens; the label is the digit. Generated.",
+    **{
+        f"factors-{task}-mixed": f"factors-{task}, with mixed training images (Table 8). Generated."
+        for task in "abc"
+    },
     "torchvision:NAME": "A classification set of torchvision, such as torchvision:FashionMNIST.",
     "timm:NAME": "A data set that timm's create_dataset reads.",
-    "a folder": "train/CLASS/* and test/CLASS/* (or val), images of one size.",
-    "a file .npz": "x_train, y_train, x_test and y_test: vectors or images.",
+    "a folder": "Images of one size, in train/CLASS/* and test/CLASS/* (or val/CLASS/*).",
+    "an .npz file": "Vectors or images, as arrays x_train, y_train, x_test and y_test.",
 }
-"""What can be loaded, each with where it comes from."""
+"""Every data set name with a description."""
 
 
 def load(name: str, *, root: Path) -> Data:
@@ -85,24 +97,24 @@ def load(name: str, *, root: Path) -> Data:
     Args:
         name: one of `NAMES`, ``"torchvision:NAME"``, ``"timm:NAME"``, the path of an ``.npz`` file,
             or of a folder of images.
-        root: where downloads go, and where a copy at hand is looked for.
+        root: the folder of the data sets; what is not there is downloaded to it.
 
     Raises:
-        ValueError: there is no such data set, or what was found is malformed.
+        ValueError: there is no such data set, or it is malformed.
         OSError: a file cannot be read or downloaded.
     """
     check_name(name)
     if name in _KNOWN:
         return _KNOWN[name](root)
-    if _is_elsewhere(name):
+    if _is_external(name):
         return external.load(name, root)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
 def load_for(run: Recipe, *, root: Path) -> Data:
-    """Load what a run trains on: its data set, cut to as many examples as its recipe says.
+    """Load the data set of a run, reduced to the number of examples in its recipe.
 
-    The same examples are kept for every seed.
+    All seeds get the same examples.
 
     Raises:
         ValueError: there is no such data set, or not that many examples.
@@ -118,7 +130,7 @@ def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
         return
-    if _is_elsewhere(name):
+    if _is_external(name):
         external.check_name(name)
         return
     reason = _no_file(name)
@@ -129,14 +141,14 @@ def check_name(name: str) -> None:
 
 
 def _no_file(name: str) -> str:
-    """Say what is wrong with what looks like a path; nothing if it does not."""
+    """Return the problem with a name that looks like a path, or "" if it does not."""
     path = Path(name)
     if path.is_file():
-        return f"{name} is a file, but no .npz. Expected one, or a folder of images."
+        return f"{name} is not an .npz file. Expected an .npz file or a folder of images."
     if "/" in name:
-        return f"there is no folder {name}; paths are read from {Path.cwd()}."
+        return f"there is no folder {name}; paths are relative to {Path.cwd()}."
     return ""
 
 
-def _is_elsewhere(name: str) -> bool:
+def _is_external(name: str) -> bool:
     return name.startswith(("torchvision:", "timm:"))

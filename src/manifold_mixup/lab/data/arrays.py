@@ -1,4 +1,4 @@
-"""`Data`: a classification task as tensors in memory, and ways to make it smaller."""
+"""`Data`: a classification task as tensors in memory, and functions that take subsets of it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,20 +12,20 @@ class Data:
     """A classification task in memory.
 
     Attributes:
-        name: what tables and files call it.
+        name: its name in tables and files.
         x: training inputs: vectors ``(n, features)``, float32, or images ``(n, channels, height,
-            width)``, uint8 or float32. Bytes are pixels; `as_input` makes them 0 to 1.
-        y: training labels, ``(n,)``, int64, each from 0 to ``classes - 1``, or soft ones, ``(n,
-            classes)``, float32.
-        x_test: test inputs, shaped like ``x`` but for the count.
+            width)``, uint8 or float32. `as_input` scales uint8 pixels to 0 to 1.
+        y: training labels: classes from 0 to ``classes - 1``, ``(n,)``, int64, or soft labels,
+            ``(n, classes)``, float32.
+        x_test: test inputs, like ``x``.
         y_test: test labels.
-        classes: how many classes there are.
-        eps: the strength of the FGSM attack on these inputs.
+        classes: number of classes.
+        eps: size ε of the FGSM attack on these inputs.
         space: the unit of ``eps``, in words.
-        bounds: the values an attacked input may have, or ``None`` for any.
-        mean: what models subtract from their input, one number a channel, or one for all; ``None``
-            has it computed from the training inputs.
-        std: what they divide it by, likewise.
+        bounds: minimal and maximal value of an attacked input, or ``None`` for no limits.
+        mean: the mean that models subtract, one number per channel or one for all; ``None`` to
+            compute it from the training inputs.
+        std: the standard deviation that they divide by, likewise.
     """
 
     name: str
@@ -42,37 +42,37 @@ class Data:
 
 
 PIXELS: dict[str, Any] = {"eps": 8 / 255, "space": "pixel space [0, 1]", "bounds": (0.0, 1.0)}
-"""How attacks on images are stated."""
+"""The settings of attacks on images."""
 
 
 def as_input(x: Tensor) -> Tensor:
-    """Turn stored inputs into what models take: float32, pixels in 0 to 1."""
+    """Convert stored inputs to the inputs of models: float32, with pixels from 0 to 1."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 def take(data: Data, count: int, *, seed: int = 0) -> Data:
-    """Keep ``count`` training examples, drawn by ``seed``; the test set stays.
+    """Keep ``count`` random training examples; the test set stays.
 
     Raises:
         ValueError: there are not that many.
     """
     if not 2 <= count <= len(data.x):
         raise ValueError(
-            f"{count} training examples were asked for, {data.name} has {len(data.x)}. "
-            f"Choose from 2 to {len(data.x)}, or leave it out for the recipe's own number."
+            f"{count} training examples were requested, but {data.name} has {len(data.x)}. "
+            f"Give a number from 2 to {len(data.x)}, or leave it out for the recipe's own number."
         )
     rows = _shuffled(len(data.x), seed)[:count]
     return replace(data, x=data.x[rows], y=data.y[rows])
 
 
 def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
-    """Keep at most ``count`` training examples of every class, drawn by ``seed``.
+    """Keep at most ``count`` random training examples per class.
 
     Raises:
         ValueError: ``count`` is less than 1.
     """
     if count < 1:
-        raise ValueError(f"{count} examples of each class were asked for. Ask for 1 or more.")
+        raise ValueError(f"{count} examples per class were requested. Expected 1 or more.")
     rows = _shuffled(len(data.x), seed)
     of_class = [rows[data.y[rows] == label][:count] for label in range(data.classes)]
     kept = torch.cat(of_class).sort().values
@@ -80,13 +80,13 @@ def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
 
 
 def take_tested(data: Data, count: int, *, seed: int = 0) -> Data:
-    """Keep ``count`` test examples at most, drawn by ``seed``; the training set stays."""
+    """Keep at most ``count`` random test examples; the training set stays."""
     rows = _shuffled(len(data.x_test), seed)[:count].sort().values
     return replace(data, x_test=data.x_test[rows], y_test=data.y_test[rows])
 
 
 def take_classes(data: Data, count: int, *, name: str) -> Data:
-    """Keep the examples of the first ``count`` classes, for training and for testing."""
+    """Keep the training and test examples of the first ``count`` classes."""
     kept, kept_test = data.y < count, data.y_test < count
     return replace(
         data,
@@ -100,9 +100,9 @@ def take_classes(data: Data, count: int, *, name: str) -> Data:
 
 
 def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
-    """Put a share of the training examples in the place of the test set.
+    """Replace the test set by a share of the training examples.
 
-    Settings are chosen on the result; the true test set is not in it.
+    Settings are chosen on the result, which does not contain the true test set.
     """
     rows = _shuffled(len(data.x), seed)
     held, kept = rows.split([round(share * len(rows)), len(rows) - round(share * len(rows))])

@@ -1,4 +1,4 @@
-"""Random crops, flips and cutouts of a batch of images at once, on whatever device they are."""
+"""Random crops, flips and cutouts of a whole batch of images, on any device."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images at random; nothing by default.
+    """Random augmentation of training images; none by default.
 
     Attributes:
         flip: mirror half of the images.
-        crop: pixels of black added on every side before a window of the old size is cut out.
-        cutout: side of a black square, its centre anywhere in the image (DeVries and Taylor, 2017;
-            theirs has the mean colour).
+        crop: pixels of black padding on every side, before a random window of the original size is
+            cut out.
+        cutout: side length of a black square whose centre is anywhere in the image (DeVries and
+            Taylor, 2017; their square has the mean colour).
     """
 
     flip: bool = False
@@ -26,10 +27,10 @@ class Augment:
         return self.flip or self.crop > 0 or self.cutout > 0
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Draw what happens to ``count`` images: a row for each, ``(count, 5)``.
+        """Draw the random numbers for ``count`` images, one row each, ``(count, 5)``.
 
         The columns are the shift down and right, whether to flip, and the centre of the square.
-        Everything is drawn whatever is used, so that one option does not change what another draws.
+        All columns are always drawn, so that one option does not change the draws of another.
         """
         limits = (2 * self.crop + 1, 2 * self.crop + 1, 2, *size)
         columns = [
@@ -42,7 +43,7 @@ class Augment:
         """Return the augmented images.
 
         Args:
-            x: images, ``(n, channels, height, width)``, of any type. They are not written to.
+            x: images, ``(n, channels, height, width)``, of any type. They are not modified.
             draws: rows of `draw`, on the device of ``x``.
         """
         down, right, flip, *centre = draws.long().unbind(1)
@@ -51,22 +52,22 @@ class Augment:
         return self._cut(x, *centre) if self.cutout else x
 
     def _move(self, x: Tensor, down: Tensor, right: Tensor, flip: Tensor) -> Tensor:
-        """Crop and flip by one gather: each image has its own list of pixels to take."""
+        """Crop and flip with one gather, whose indices differ for each image."""
         n, channels, height, width = x.shape
         padded = F.pad(x, (self.crop,) * 4)
         row = torch.arange(height, device=x.device)[:, None] + down[:, None, None]
         column = torch.arange(width, device=x.device).expand(n, 1, width)
         if self.flip:
             column = torch.where(flip[:, None, None] == 1, width - 1 - column, column)
-        place = row * padded.shape[3] + column + right[:, None, None]
-        place = place.view(n, 1, -1).expand(n, channels, height * width)
-        return padded.flatten(2).gather(2, place).view(x.shape)
+        index = row * padded.shape[3] + column + right[:, None, None]
+        index = index.view(n, 1, -1).expand(n, channels, height * width)
+        return padded.flatten(2).gather(2, index).view(x.shape)
 
     def _cut(self, x: Tensor, centre_row: Tensor, centre_column: Tensor) -> Tensor:
-        def beside(centre: Tensor, length: int) -> Tensor:
+        def covered(centre: Tensor, length: int) -> Tensor:
             first = centre[:, None] - self.cutout // 2
-            place = torch.arange(length, device=x.device)
-            return (place >= first) & (place < first + self.cutout)
+            index = torch.arange(length, device=x.device)
+            return (index >= first) & (index < first + self.cutout)
 
-        rows, columns = beside(centre_row, x.shape[2]), beside(centre_column, x.shape[3])
+        rows, columns = covered(centre_row, x.shape[2]), covered(centre_column, x.shape[3])
         return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)

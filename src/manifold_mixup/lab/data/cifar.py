@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from manifold_mixup.lab.data import download
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 
-# Mean and deviation of each channel as the authors' code has them, of bytes.
+# Mean and standard deviation of each channel, for pixels of 0 to 255, as in the authors' code.
 _MOMENTS = {
     10: ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
     100: ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
@@ -18,11 +18,11 @@ _MOMENTS = {
 
 
 def load(root: Path, classes: int) -> Data:
-    """Load CIFAR-10 or CIFAR-100 from ``root``, downloaded by torchvision if it is not there.
+    """Load CIFAR-10 or CIFAR-100 from ``root``; if it is not there, torchvision downloads it.
 
     Args:
-        root: holds ``cifar10.npz`` (arrays as for an ``.npz`` data set), or the published files
-            as torchvision unpacks them.
+        root: a folder with ``cifar10.npz`` (arrays as in an ``.npz`` data set), or with the
+            published files as torchvision unpacks them.
         classes: 10 or 100.
 
     Raises:

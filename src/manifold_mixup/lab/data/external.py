@@ -13,10 +13,10 @@ from manifold_mixup.lab.suggest import nearest
 
 
 def load(name: str, root: Path) -> Data:
-    """Load ``"torchvision:NAME"`` or ``"timm:NAME"``, its images decoded once.
+    """Load ``"torchvision:NAME"`` or ``"timm:NAME"`` and decode its images.
 
-    They must have one size. torchvision downloads what it can; timm reads what its
-    ``create_dataset`` knows, from ``root``.
+    All images must have the same size. torchvision downloads the data if it can; timm's
+    ``create_dataset`` reads them from ``root``.
 
     Raises:
         ValueError: there is no such data set, or its images differ in size.
@@ -51,8 +51,8 @@ def _torchvision(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
         part = {"split": "train" if train else "test"}
     if not part or "download" not in known:
         raise ValueError(
-            f"torchvision:{kind} cannot be downloaded in two parts, training and test. Arrange it "
-            f"as a folder of images, or as an .npz file."
+            f"torchvision:{kind} has no separate training and test sets to download. Arrange it as "
+            f"a folder of images, or as an .npz file."
         )
     found = download.torchvision(kind, root, **part)
     return stack((found[n] for n in range(len(found))), _numbers(kind, len(found)))
@@ -70,4 +70,4 @@ def _timm(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(kind: str, count: int) -> list[str]:
-    return [f"image {place} of {kind}" for place in range(count)]
+    return [f"image {index} of {kind}" for index in range(count)]

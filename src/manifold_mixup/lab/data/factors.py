@@ -1,4 +1,4 @@
-"""Rendered ones and sevens whose true factors are known (paper, appendix A, Figure 4)."""
+"""Rendered ones and sevens with known factors of variation (paper, appendix A, Figure 4)."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from manifold_mixup.lab.data.arrays import PIXELS, Data
 SIDE = 64
 TRAIN, TEST = 4000, 1000
 NAMES = ("angle", "xpos", "ypos", "xbot", "ychange", "width", "xlen")
-"""Columns of a table of factors; angle in degrees, the rest in pixels of a canvas of 256."""
+"""Columns of a factor table: the angle in degrees, the others in pixels of a canvas of 256."""
 
 _RANGES = {
     "xpos": (30, 150),
@@ -26,7 +26,7 @@ _ONE, _SEVEN = (0.0, 20.0), (40.0, 100.0)
 
 @dataclass(frozen=True)
 class Task:
-    """Angles of the two halves of the training and of the test set; what the label says."""
+    """The ranges of angles of the two halves of the training set and test set, and the label."""
 
     train: tuple[tuple[float, float], tuple[float, float]]
     test: tuple[tuple[float, float], tuple[float, float]]
@@ -44,14 +44,14 @@ TASKS = {
 def load(task: str, *, mixed: bool = False, seed: int = 0) -> Data:
     """Render task A or B (which way does it lean?) or C (is it a one or a seven?).
 
-    The angles of the test set are none of the training set.
+    The test set has other angles than the training set.
 
     Args:
         task: ``"a"``, ``"b"`` or ``"c"``.
-        mixed: whether every training image is rendered from the mixed factors of two draws, λ
-            uniform, with their mixed labels: what mixing would be if a layer held the true factors
+        mixed: render every training image from the mixed factors of two draws, with uniform λ and
+            mixed labels. This is mixing at a hypothetical layer that has the true factors
             (Table 8).
-        seed: of the factors.
+        seed: seed of the factors.
     """
     x, y = (_mixed if mixed else draw)(task, TRAIN, seed=seed)
     x_test, y_test = draw(task, TEST, seed=seed + 1, train=False)
@@ -60,7 +60,7 @@ def load(task: str, *, mixed: bool = False, seed: int = 0) -> Data:
 
 
 def draw(task: str, count: int, *, seed: int, train: bool = True) -> tuple[Tensor, Tensor]:
-    """Draw factors ``(count, 7)``, columns as `NAMES`, and labels ``(count,)``."""
+    """Draw factors ``(count, 7)``, with the columns `NAMES`, and labels ``(count,)``."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: Tensor | float, high: Tensor | float) -> Tensor:
@@ -87,7 +87,7 @@ def _mixed(task: str, count: int, *, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def render(factors: Tensor) -> Tensor:
-    """Render factors ``(n, 7)`` as grey images ``(n, 1, 64, 64)``, bytes."""
+    """Render factors ``(n, 7)`` as grey images ``(n, 1, 64, 64)``, uint8."""
     return torch.from_numpy(np.stack([_image(*row) for row in factors.tolist()]))[:, None]
 
 
@@ -100,7 +100,7 @@ def _image(
     width: float,
     xlen: float,
 ) -> np.ndarray:
-    """Draw a stem of 200 pixels and a bar at its top, turned about the middle of the canvas."""
+    """Draw a stem of 200 pixels with a bar at its top, rotated about the centre of the canvas."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("RGB", (256, 256))

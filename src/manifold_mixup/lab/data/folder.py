@@ -13,10 +13,10 @@ from manifold_mixup.lab.data.arrays import PIXELS, Data
 
 
 def load(path: Path) -> Data:
-    """Read every image of a folder, in colour; classes are numbered by name.
+    """Read all images of a folder in colour, with classes numbered in the order of their names.
 
     Raises:
-        ValueError: a part is missing, the classes differ, or an image has another size.
+        ValueError: a part is missing, the classes differ, or the images differ in size.
         OSError: an image cannot be read.
     """
     test = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
@@ -29,11 +29,11 @@ def load(path: Path) -> Data:
     x_test, y_test, same = _part(test)
     if classes != same:
         odd = ", ".join(sorted(set(classes) ^ set(same)))
-        raise ValueError(f"{path / 'train'} and {test} hold different classes: {odd}.")
+        raise ValueError(f"{path / 'train'} and {test} have different classes: {odd}.")
     if x.shape[1:] != x_test.shape[1:]:
         raise ValueError(
-            f"the images in {path / 'train'} have {tuple(x.shape[2:])} pixels, those in {test} "
-            f"{tuple(x_test.shape[2:])}. Expected the same."
+            f"the images in {path / 'train'} have {tuple(x.shape[2:])} pixels, but those in {test} "
+            f"have {tuple(x_test.shape[2:])}. Expected the same size."
         )
     return Data(path.name, x, y, x_test, y_test, classes=len(classes), **PIXELS)
 
@@ -44,29 +44,29 @@ def _part(path: Path) -> tuple[Tensor, Tensor, list[str]]:
     try:
         found = ImageFolder(str(path))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} holds no images in class folders ({error}).") from error
+        raise ValueError(f"{path} has no images in class folders ({error}).") from error
     names = [name for name, _ in found.samples]
     x, y = stack(map(partial(_image, found), range(len(found))), names)
     return x, y, list(found.classes)
 
 
-def _image(found: Any, place: int) -> Any:
-    """Read an image; one that is damaged is named by its file."""
+def _image(found: Any, index: int) -> Any:
+    """Read an image; the error for a damaged image names its file."""
     try:
-        image, label = found[place]
+        image, label = found[index]
         return image.convert("RGB"), label
-    except Exception as error:  # each format has kinds of its own: OSError, SyntaxError, ValueError
+    except Exception as error:  # formats raise different errors: OSError, SyntaxError, ValueError
         raise OSError(
-            f"{found.samples[place][0]} cannot be read as an image ({error}). Replace the file, or "
-            f"take it out of the folder."
+            f"{found.samples[index][0]} cannot be read as an image ({error}). Replace the file, or "
+            f"remove it from the folder."
         ) from error
 
 
 def stack(examples: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Put images and labels one by one into arrays.
+    """Stack images and labels into tensors.
 
     Raises:
-        ValueError: an image has another size than the first.
+        ValueError: the images differ in size.
     """
     pixels, labels = [], []
     for name, (image, label) in zip(names, examples, strict=True):
@@ -74,7 +74,7 @@ def stack(examples: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         labels.append(int(label))
         if pixels[-1].shape != pixels[0].shape:
             raise ValueError(
-                f"{name} has {pixels[-1].shape[:2]} pixels, but {names[0]} {pixels[0].shape[:2]}. "
-                f"All images must have one size; resize them first."
+                f"{name} has {pixels[-1].shape[:2]} pixels, but {names[0]} has "
+                f"{pixels[0].shape[:2]}. All images must have the same size; resize them first."
             )
     return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()), torch.tensor(labels)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from the four files they are published in."""
+"""MNIST and Fashion-MNIST, from the four published files."""
 
 import gzip
 import math
@@ -20,13 +20,13 @@ FILES = (
 
 
 def load(root: Path, kind: str) -> Data:
-    """Load a data set from ``root``, downloaded by torchvision if it is not there.
+    """Load a data set from ``root``; if it is not there, torchvision downloads it.
 
-    A copy at hand, packed or not, is only read, so its folder may be write-protected.
+    An existing copy, compressed or not, is only read, so its folder may be read-only.
 
     Args:
-        root: holds a folder named like the kind, with a folder ``raw``.
-        kind: ``"MNIST"`` or ``"FashionMNIST"``, as torchvision calls it.
+        root: the folder that has the files in ``KIND/raw``.
+        kind: ``"MNIST"`` or ``"FashionMNIST"``, the name in torchvision.
 
     Raises:
         OSError: it is not there and cannot be downloaded, or a file is damaged.
@@ -51,7 +51,7 @@ def _find(raw: Path, name: str) -> Path | None:
 
 
 def _read(raw: Path, name: str) -> Tensor:
-    """Read one file in the IDX format: magic number, sizes, then one byte per value."""
+    """Read a file in IDX format: magic number, sizes, then one byte per value."""
     path = _find(raw, name)
     if path is None:
         raise OSError(f"{name} is missing in {raw}, though the download reported no error.")

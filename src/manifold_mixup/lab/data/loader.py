@@ -1,4 +1,4 @@
-"""A data set that lives where the model is, in shuffled and augmented batches."""
+"""Shuffled and augmented batches of a data set that stays on the model's device."""
 
 from collections.abc import Iterator
 
@@ -13,20 +13,20 @@ from manifold_mixup.lab.seeds import seeded
 class Loader:
     """Batches of a training set.
 
-    The order and the augmentation of an epoch are a function of (seed, epoch) alone, drawn at once
-    on the CPU: they are the same on every device, and an epoch can be taken up in the middle.
+    The order and the augmentation of an epoch depend only on (seed, epoch), and are drawn at once
+    on the CPU. They are the same on every device, and an epoch can be resumed at any step.
 
     Args:
-        x: inputs as they are stored; they are moved to ``device`` and stay there.
+        x: stored inputs, which are moved to ``device``.
         y: labels.
-        batch: examples in a step, all processes together.
-        augment: what is done to images at random.
-        seed: one number for all processes.
-        device: where the batches come out.
-        rank: number of this process.
-        world: how many processes share a batch; the last batch of an epoch is left out where it
-            has not one example for each.
-        channels_last: lay images out in memory with the channels last.
+        batch: examples per step, over all processes.
+        augment: the augmentation of images.
+        seed: the seed, the same for all processes.
+        device: the device of the data and the batches.
+        rank: rank of this process.
+        world: number of processes that share a batch. A last batch with fewer examples than
+            processes is left out.
+        channels_last: use channels-last memory format for images.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class Loader:
             raise ValueError(f"{world} processes cannot share {len(x)} training examples.")
         if self.augment and x.ndim != 4:
             raise ValueError(
-                f"only images are augmented, but the inputs have shape {tuple(x.shape[1:])}. Leave "
-                f"flip, crop and cutout out."
+                f"only images can be augmented, but the inputs have shape {tuple(x.shape[1:])}. "
+                f"Turn off flip, crop and cutout."
             )
 
     def __len__(self) -> int:
-        """Return the steps in an epoch."""
+        """Return the number of steps in an epoch."""
         whole, rest = divmod(len(self.x), self.batch)
         return whole + (rest >= self.world)
 
     def epoch(self, number: int, *, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(inputs, labels)``, the inputs as models take them.
+        """Yield ``(inputs, labels)``, with float32 inputs.
 
         Args:
-            number: of the epoch.
-            start_step: how many batches to leave out at the beginning.
+            number: the number of the epoch.
+            start_step: the number of batches to skip at the beginning.
         """
         order, draws = self._draw(number)
         for step in range(start_step, len(self)):
@@ -92,5 +92,5 @@ class Loader:
 
 
 def parts(x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Split a batch into parts whose gradients are summed."""
+    """Split a batch into parts, for gradient accumulation."""
     return zip(x.tensor_split(count), y.tensor_split(count), strict=True)

@@ -1,4 +1,4 @@
-"""MNIST-1D: ten classes of one-dimensional signals, generated on the machine."""
+"""MNIST-1D: ten classes of one-dimensional signals, generated locally."""
 
 import random
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ MORE, APART = 3000, 1_000_000
 def load(*, seed: int = SEED) -> Data:
     """Generate MNIST-1D with its published settings: signals of 40 values.
 
-    Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", 2020. The published draw is
-    4,000 training and 1,000 test signals. So few of these leave a difference between two methods
-    uncertain by about a point of error, however many seeds are trained: 3,000 more of the same
-    kind follow them.
+    Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", 2020. The published data set
+    has 4,000 training and 1,000 test signals. With 1,000 test signals, the difference between two
+    methods is uncertain by about one percentage point of error, however many seeds are trained.
+    Therefore 3,000 more test signals from the same distribution follow the published ones.
 
     Args:
-        seed: of the draw; the published one is 42. Any other gives signals of the same kind, on
-            which settings can be chosen without a look at the published ones.
+        seed: the seed of the data; the published data have 42. Other seeds give data from the same
+            distribution, on which settings can be chosen without using the published data.
     """
     x, y = _signals(seed, TRAIN + TEST)
     more_x, more_y = _signals(seed + APART, MORE)
@@ -53,7 +53,7 @@ def _signals(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _numpy_randomness_as_before() -> Iterator[None]:
-    """Undo the seeding of the global generators that the package does."""
+    """Restore the global generators, which the mnist1d package seeds."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,4 +1,4 @@
-"""Any task in a NumPy file: ``np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)``."""
+"""A task in a NumPy file: ``np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)``."""
 
 import zipfile
 from pathlib import Path
@@ -20,13 +20,13 @@ def load(path: Path) -> Data:
     """Read a task from an ``.npz`` file.
 
     Inputs may be vectors ``(n, features)``, grey images ``(n, height, width)`` or colour images
-    with the channels first or last. Bytes are pixels and become 0 to 1; so do float images that
-    lie in 0 to 1. Other inputs are standardised with the mean and deviation of the training
-    inputs, vectors feature by feature.
+    with the channels first or last. uint8 inputs are pixels and are scaled to 0 to 1. Float images
+    from 0 to 1 are kept. Other inputs are standardised by the mean and standard deviation of the
+    training inputs, vectors feature by feature.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not of this form; the message says which array and where.
+        ValueError: the file has another form; the message names the array and the row.
     """
     arrays = _read(path)
     for part in ("train", "test"):
@@ -38,9 +38,9 @@ def load(path: Path) -> Data:
 
 def _read(path: Path) -> dict[str, Array]:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}. Expected a .npz with {', '.join(KEYS)}.")
+        raise FileNotFoundError(f"no file {path}. Expected an .npz with {', '.join(KEYS)}.")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path.name} is no .npz file. Expected one with {', '.join(KEYS)}.")
+        raise ValueError(f"{path.name} is not an .npz file. Expected one with {', '.join(KEYS)}.")
     with np.load(path, allow_pickle=False) as file:
         missing = [key for key in KEYS if key not in file.files]
         if missing:
@@ -70,7 +70,7 @@ def _check_inputs(path: Path, key: str, x: Array) -> None:
     bad = ~np.isfinite(x)
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
-        raise ValueError(f"{key} in {path.name} holds NaN or infinity, first in row {row}.")
+        raise ValueError(f"{key} in {path.name} contains NaN or infinity, first in row {row}.")
 
 
 def _check_labels(path: Path, key: str, y: Array, *, count: int) -> None:
@@ -79,35 +79,35 @@ def _check_labels(path: Path, key: str, y: Array, *, count: int) -> None:
     if y.ndim != 1 or len(y) != count:
         raise ValueError(
             f"{key} in {path.name} has shape {y.shape}, but {key.replace('y', 'x')} has {count} "
-            f"rows. Expected one label a row, ({count},)."
+            f"rows. Expected one label per row, ({count},)."
         )
     if y.min() < 0:
         row = int(np.argmax(y < 0))
         raise ValueError(
-            f"{key} in {path.name} holds the label {y[row]} in row {row}. Expected 0 or more."
+            f"{key} in {path.name} has the label {y[row]} in row {row}. Expected 0 or more."
         )
 
 
 def _check_agreement(path: Path, arrays: dict[str, Array]) -> None:
-    """Refuse a test set that does not belong to the training set."""
+    """Raise a `ValueError` if the test set does not match the training set."""
     x, y, x_test, y_test = (arrays[key] for key in KEYS)
     if x.shape[1:] != x_test.shape[1:] or x.dtype.kind != x_test.dtype.kind:
         raise ValueError(
-            f"the rows of x_train in {path.name} are {x.dtype} of shape {x.shape[1:]}, "
-            f"those of x_test {x_test.dtype} of shape {x_test.shape[1:]}. Expected the same."
+            f"the rows of x_train in {path.name} are {x.dtype} of shape {x.shape[1:]}, but "
+            f"those of x_test are {x_test.dtype} of shape {x_test.shape[1:]}. Expected the same."
         )
     known = np.unique(y)
     if len(known) < 2 or known[-1] >= len(y):
         raise ValueError(
-            f"y_train in {path.name} holds {len(known)} classes from {known[0]} to {known[-1]}. "
+            f"y_train in {path.name} has {len(known)} classes from {known[0]} to {known[-1]}. "
             "Expected two or more classes, numbered from 0."
         )
     unseen = np.setdiff1d(y_test, known)
     if len(unseen):
         row = int(np.argmax(y_test == unseen[0]))
         raise ValueError(
-            f"y_test in {path.name} holds the label {unseen[0]} in row {row}, "
-            "which y_train never has."
+            f"y_test in {path.name} has the label {unseen[0]} in row {row}, "
+            "which y_train does not have."
         )
 
 
@@ -116,7 +116,7 @@ def _as_data(name: str, arrays: dict[str, Array]) -> Data:
     y, y_test = (torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test"))
     attack: dict[str, Any] = PIXELS
     if x.dtype == np.uint8 and x.ndim == 4:
-        pass  # bytes stay bytes until a model takes them
+        pass  # stored as uint8; `as_input` scales them
     elif (scale := _pixel_scale(x)) is not None:
         x, x_test = x.astype(np.float32) / scale, x_test.astype(np.float32) / scale
     else:
@@ -135,7 +135,7 @@ def _channels_first(x: Array) -> Array:
 
 
 def _pixel_scale(x: Array) -> float | None:
-    """Say what makes the inputs pixels of 0 to 1: 255, 1, or ``None`` if they are no pixels."""
+    """Return the maximal pixel value, 255 or 1, or ``None`` if the inputs are not pixels."""
     if x.dtype == np.uint8:
         return 255.0
     return 1.0 if x.ndim == 4 and x.min() >= 0 and x.max() <= 1 else None

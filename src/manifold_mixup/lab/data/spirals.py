@@ -8,7 +8,7 @@ from torch import Tensor
 from manifold_mixup.lab.data.arrays import Data
 
 PER_CLASS = 200
-"""Training points of a class; the paper does not say how many it drew."""
+"""Training points per class; the paper does not state its number."""
 
 
 def load(
@@ -16,15 +16,15 @@ def load(
 ) -> Data:
     """Draw two spirals of radius up to 13.6 that wind around each other.
 
-    A point lies at angle and radius ``√u · 780°`` (in radians), with noise of 0 to ``noise`` on
-    both coordinates; the other class is its mirror image. This is how the function ``twospirals``
-    commonly draws them.
+    A point has angle and radius ``√u · 780°`` (in radians) for a uniform ``u``, plus uniform noise
+    from 0 to ``noise`` on both coordinates. The other class is the point reflection. This follows
+    the widely used function ``twospirals``.
 
     Args:
-        per_class: training points of a class.
-        held_out: test points of a class.
-        noise: the greatest shift of a coordinate; 0.5 is usual.
-        seed: of the draw.
+        per_class: training points per class.
+        held_out: test points per class.
+        noise: the maximal shift of a coordinate; usually 0.5.
+        seed: seed of the points.
     """
     generator = torch.Generator().manual_seed(seed)
     (x, y), (x_test, y_test) = (_draw(count, noise, generator) for count in (per_class, held_out))

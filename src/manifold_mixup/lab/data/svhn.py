@@ -9,7 +9,7 @@ from manifold_mixup.lab.data import download
 from manifold_mixup.lab.data.arrays import PIXELS, Data, take_per_class
 
 CAP = 7325
-"""The authors' code takes so many training images of a class at most: 62,156 of 73,257."""
+"""Maximal number of training images per class in the authors' code: 62,156 of 73,257 in total."""
 
 
 def load(root: Path) -> Data:

@@ -1,4 +1,4 @@
-"""Tiny-ImageNet-200: 100,000 images of 64 pixels, its validation set for a test set."""
+"""Tiny-ImageNet-200: 100,000 images of 64 x 64 pixels; its validation set is the test set."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +16,9 @@ CACHE = "tiny-imagenet-200.npz"
 
 
 def load(root: Path) -> Data:
-    """Load Tiny-ImageNet from ``root``, downloaded and unpacked if it is not there.
+    """Load Tiny-ImageNet from ``root``; if it is not there, it is downloaded and unpacked.
 
-    Unpacking decodes every image once and keeps the arrays beside them.
+    All images are decoded once, and the arrays are cached in ``root``.
 
     Raises:
         OSError: it is not there and cannot be downloaded, or it is incomplete.
@@ -43,15 +43,15 @@ def _download(root: Path) -> None:
         download_and_extract_archive(URL, str(root), md5=MD5)
     except (RuntimeError, OSError) as error:
         raise OSError(
-            f"Tiny-ImageNet is not in {root} and could not be downloaded ({error}). With a copy at "
-            f"hand: --root FOLDER, with the unpacked FOLDER/tiny-imagenet-200."
+            f"Tiny-ImageNet is not in {root} and could not be downloaded ({error}). If you have a "
+            f"copy, give the folder that contains tiny-imagenet-200: --root FOLDER."
         ) from error
 
 
 def _write_cache(path: Path, folder: Path) -> None:
     try:
         names = (folder / "wnids.txt").read_text().split()
-        number = {name: place for place, name in enumerate(names)}
+        number = {name: index for index, name in enumerate(names)}
         lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
     except OSError as error:
         raise OSError(

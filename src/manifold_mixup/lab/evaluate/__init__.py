@@ -1,7 +1,7 @@
-"""What a trained model is worth: `scores` of every run, `evaluate` for the paper's batteries.
+"""Evaluation of trained models: `scores` for every run, `evaluate` for the paper's batteries.
 
-Takes any model that returns logits, and a `Data`. Gives numbers, and never changes the model; knows
-nothing of runs and recipes.
+Given any model that returns logits and a `Data`, it computes numbers, and never changes the model.
+It does not depend on runs and recipes.
 
 Imported by: commands, paper, playground, report, runs, training.
 Imports: data.

@@ -1,9 +1,9 @@
-"""White-box attacks: one gradient step (FGSM), many (PGD), and the two as the authors ran them.
+"""White-box attacks: one gradient step (FGSM), many (PGD), and both as the authors ran them.
 
-An ε means nothing without its space. ``"data"`` is the unit of the inputs the model takes, for
-images pixels of 0 to 1. ``"standardised"`` is the unit behind the model's standardisation, where
-the authors' code of 2018 attacks: with CIFAR-10's deviations of 0.247, 0.243 and 0.262 its ε = 0.03
-is 0.0074 in pixels, 1.9/255, where others use 8/255. Table 7 of the paper states no ε.
+An ε has a meaning only in a space. ``"data"`` is the unit of the model's inputs: for images, pixels
+of 0 to 1. ``"standardised"`` is the unit after the model's standardisation, which the authors' code
+of 2018 attacks in. With CIFAR-10's standard deviations of 0.247, 0.243 and 0.262, its ε = 0.03 is
+0.0074 or 1.9/255 in pixels, while 8/255 is common. Table 7 of the paper does not state ε.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ SPACES = {"data": "the units of the data", "standardised": "standardised units"}
 
 @dataclass(frozen=True)
 class Attack:
-    """How inputs are moved: ``steps`` times by ``step_size`` along the sign of the loss's slope.
+    """An attack of ``steps`` steps of ``step_size`` along the sign of the loss's gradient.
 
     Attributes:
-        name: what tables call it.
-        eps: the strength: with ``projected``, no value ends further from where it was; ``None``
-            if there is no limit.
-        step_size: how far every step moves every value.
-        space: the unit of ``eps`` and ``step_size``, as above.
-        steps: how many there are.
-        projected: whether the input is brought back to within ``eps`` after each step.
-        random_start: whether it starts at a uniform random place within ``eps``.
-        loss: what is raised: cross-entropy, or the binary cross-entropy of the softmax and the
-            one-hot label, with which the authors trained and attacked. It also counts how probable
-            each wrong class is, so that its slope has another direction.
-        clipped: whether the values stay within the bounds of the data, where it has any.
+        name: its name in tables.
+        eps: the size ε; with ``projected``, the maximal change of every value. ``None`` for no
+            limit.
+        step_size: the change of every value in a step.
+        space: the unit of ``eps`` and ``step_size``, see above.
+        steps: the number of steps.
+        projected: whether the input is projected back to within ``eps`` after each step.
+        random_start: whether it starts at a uniform random point within ``eps``.
+        loss: the loss to increase: cross-entropy, or the binary cross-entropy of the softmax, with
+            which the authors trained and attacked. The latter also depends on the probability of
+            each wrong class, so its gradient has another direction.
+        clipped: whether values are clipped to the bounds of the data, if it has bounds.
 
     Raises:
         ValueError: ``eps`` is missing but needed, or a number is out of range.
@@ -54,11 +54,11 @@ class Attack:
     def __post_init__(self) -> None:
         if self.eps is None and (self.projected or self.random_start):
             raise ValueError(
-                f"{self.name}: a projection and a random start need an eps, but it is None."
+                f"{self.name}: a projection or a random start needs eps, but eps is None."
             )
         if self.steps < 1 or not self.step_size >= 0 or not (self.eps is None or self.eps >= 0):
             raise ValueError(
-                f"{self.name}: expected one step or more, and step_size and eps from 0, but got "
+                f"{self.name}: expected steps >= 1, step_size >= 0 and eps >= 0, but got "
                 f"steps={self.steps}, step_size={self.step_size}, eps={self.eps}."
             )
 
@@ -66,7 +66,7 @@ class Attack:
         return self.stated(SPACES[self.space])
 
     def stated(self, space: str) -> str:
-        """State the strength and what is not as usual, the space in the words given."""
+        """Describe the attack by its ε, its space in the words given, and unusual settings."""
         eps = "no ε" if self.eps is None else f"ε = {self.eps:.4g}"
         many = f", {self.steps} steps of {self.step_size:.4g}" if self.steps > 1 else ""
         parts = [f"{self.name}: {eps}{many} in {space}"]
@@ -77,14 +77,15 @@ class Attack:
 
 
 def one_step(eps: float) -> Attack:
-    """Return FGSM of Goodfellow et al. (2015) in the units of the data."""
+    """Return FGSM (Goodfellow et al., 2015) in the units of the data."""
     return Attack("FGSM", eps, step_size=eps)
 
 
 def pgd(eps: float, *, steps: int = 20, step_size: float | None = None) -> Attack:
-    """Return PGD of Madry et al. (2018) in the units of the data.
+    """Return PGD (Madry et al., 2018) in the units of the data.
 
-    Their CIFAR-10 attack is the default at ε = 8/255: 20 steps of ε/4, from a random start.
+    The defaults are those of their CIFAR-10 attack at ε = 8/255: 20 steps of ε/4 from a random
+    start.
     """
     return Attack(
         f"PGD-{steps}",
@@ -97,7 +98,7 @@ def pgd(eps: float, *, steps: int = 20, step_size: float | None = None) -> Attac
 
 
 def authors_fgsm(eps: float = 0.03) -> Attack:
-    """Return the FGSM of the authors' code, which holds ε from 0.01 to 0.1 and most often 0.03."""
+    """Return the FGSM of the authors' code, which has ε from 0.01 to 0.1, most often 0.03."""
     return Attack(
         "FGSM of the authors",
         eps,
@@ -109,17 +110,17 @@ def authors_fgsm(eps: float = 0.03) -> Attack:
 
 
 def authors_pgd(eps: float = 0.03, *, steps: int = 200) -> Attack:
-    """Return what the authors' code calls PGD: their FGSM repeated, each step of a full ε.
+    """Return the PGD of the authors' code: their FGSM repeated, with steps of a full ε.
 
-    It has no projection and no random start, and does not read the step size it is given, 0.01.
+    It has no projection and no random start, and ignores its step size argument of 0.01.
     """
     return replace(authors_fgsm(eps), name=f"PGD-{steps} of the authors", steps=steps)
 
 
 def unbounded(*, steps: int = 200, step_size: float = 0.01) -> Attack:
-    """Return the sanity check of the paper's appendix D: far enough, every model must fail.
+    """Return the sanity check of the paper's appendix D: without a limit, every model must fail.
 
-    A model that survives it hides its gradients. The appendix gives 200 steps of 0.01 and no ε;
+    A model that survives it masks its gradients. The appendix states 200 steps of 0.01 and no ε;
     the space and the loss are those of the authors' code.
     """
     attack = replace(authors_pgd(steps=steps), name=f"PGD-{steps} unbounded")
@@ -134,10 +135,9 @@ def fgsm(
     eps: float,
     bounds: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Move every input by ``eps`` in the direction that raises its loss fastest.
+    """Attack with the fast gradient sign method, ``x + eps * sign(∂ cross-entropy / ∂x)``.
 
-    The fast gradient sign method, ``x + eps * sign(∂ cross-entropy / ∂x)``, on the model as it
-    is; put it in eval mode first.
+    The mode of the model is not changed; put it in eval mode first.
 
     Args:
         model: returns logits, ``(n, classes)``.
@@ -159,22 +159,24 @@ def perturb(
     std: float | Sequence[float] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Attack one batch, on the model as it is; put it in eval mode first.
+    """Attack one batch.
+
+    The mode of the model is not changed; put it in eval mode first.
 
     Args:
         model: returns logits, ``(n, classes)``.
         x: inputs, ``(n, …)``, floating point.
         y: labels, ``(n,)``.
-        attack: what to do.
-        bounds: the least and greatest value of the data; ``None`` if it has none.
-        std: what the model divides its inputs by, one number for all or one a channel (dimension
-            1); 1 for a model that takes standardised inputs. ``None`` looks for it in
-            ``model.standardize``, with which the models of this lab start. Only a standardised
-            space needs it.
+        attack: the attack.
+        bounds: the minimal and maximal value of the data; ``None`` if it has no bounds.
+        std: the standard deviation that the model divides its inputs by, one number for all or one
+            per channel (dimension 1); 1 for a model that takes standardised inputs. ``None`` reads
+            it from ``model.standardize``, the first module of this lab's models. Only attacks in
+            standardised space need it.
         generator: a CPU generator for the random start.
 
     Raises:
-        ValueError: the attack needs a ``std`` or a ``generator`` that is not there.
+        ValueError: the attack needs ``std`` or ``generator``, which is missing.
     """
     unit = _unit(model, x, attack, std)
     clean = x.detach()
@@ -195,7 +197,7 @@ def attack_all(
     std: float | Sequence[float] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Do `perturb` on many stored inputs, bytes or not, chunk by chunk on the model's device."""
+    """Attack many stored inputs with `perturb`, in chunks on the model's device."""
     device = device_of(model, x)
     chunks = zip(inputs(x, device=device), y.to(device).split(CHUNK), strict=True)
     return torch.cat(
@@ -207,7 +209,7 @@ def attack_all(
 
 
 def std_of(model: nn.Module) -> Tensor | None:
-    """Return what a model divides its inputs by, if it says so as the models of this lab do."""
+    """Return the standard deviation in ``model.standardize``, or None if there is none."""
     found = getattr(getattr(model, "standardize", None), "std", None)
     return found if isinstance(found, Tensor) else None
 
@@ -215,15 +217,15 @@ def std_of(model: nn.Module) -> Tensor | None:
 def _unit(
     model: nn.Module, x: Tensor, attack: Attack, std: float | Sequence[float] | None
 ) -> Tensor:
-    """Return how much of ``x`` one unit of the attack's space is; it broadcasts against ``x``."""
+    """Return one unit of the attack's space in the units of ``x``, broadcastable to ``x``."""
     if attack.space == "data":
         return x.new_ones(())
     found = std_of(model) if std is None else std
     if found is None:
         raise ValueError(
-            f"{attack.name} is stated in standardised units, but {type(model).__name__} has no "
-            "module 'standardize' to tell what they are. Give std=, what the model divides its "
-            "inputs by, or std=1 if it takes standardised inputs."
+            f"{attack.name} is in standardised units, but {type(model).__name__} has no module "
+            "'standardize' that defines them. Give std=, the standard deviation that the model "
+            "divides its inputs by, or std=1 if it takes standardised inputs."
         )
     unit = torch.as_tensor(found, dtype=x.dtype, device=x.device).detach().squeeze()
     return unit if unit.ndim == 0 else unit.view(-1, *(1 for _ in x.shape[2:]))
@@ -236,16 +238,16 @@ def _start(
         return clean
     if generator is None:
         raise ValueError(
-            f"{attack.name} starts at a random place. Give generator=torch.Generator(), or "
+            f"{attack.name} starts at a random point. Give generator=torch.Generator(), or "
             "replace(attack, random_start=False)."
         )
     # Drawn on the CPU, so that the start is the same on every device.
-    place = torch.rand(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
-    return clean + attack.eps * unit * (2 * place - 1)
+    share = torch.rand(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
+    return clean + attack.eps * unit * (2 * share - 1)
 
 
 def _slope(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> Tensor:
-    # The sum, so that no row's gradient depends on the others; parameters get none.
+    # Summed, so that the scale of a row's gradient does not depend on the batch size.
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)

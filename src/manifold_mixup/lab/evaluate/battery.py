@@ -1,4 +1,4 @@
-"""`evaluate`: the paper's test batteries on one trained model, as numbers for a file."""
+"""`evaluate`: the paper's test batteries on a trained model, as a JSON value."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -58,7 +58,7 @@ UNITS = {
 }
 
 FEATURES = "features"
-"""Stands for what enters the last linear layer, where layers are named."""
+"""The layer name that stands for the input of the last linear layer."""
 
 Row = dict[str, Any]
 Job = tuple[str, Callable[[], Row]]
@@ -66,26 +66,27 @@ Job = tuple[str, Callable[[], Row]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What `evaluate` does where there is a choice; a result states what was chosen.
+    """The settings of `evaluate`, which are stored with its result.
 
     Attributes:
-        seed: of everything random. Each row starts from it, whichever others are asked for.
-        attacks: what to attack with; ``None`` takes FGSM and PGD-20 at the ε of the data and, where
-            it is known what the model divides its inputs by, the authors' FGSM at ε = 0.03.
-        std: what the model divides its inputs by; see `perturb`.
-        deformations: the rows of Table 9 to do.
+        seed: the seed. Every row starts from it, so rows do not depend on each other.
+        attacks: the attacks; ``None`` for FGSM and PGD-20 at the ε of the data and, if the model's
+            standardisation is known, the authors' FGSM at ε = 0.03.
+        std: the standard deviation that the model divides its inputs by; see `perturb`.
+        deformations: the rows of Table 9 to compute.
         interpolation: as for `deform`.
         fill: as for `deform`.
-        corruptions: which to do, where the test set holds images of one or three channels.
-        unknown: further inputs that are not of the test set's kind, by name, bytes or floating
-            point; noise and the deformed test set are always compared.
-        features: the layer whose features have neighbours; see `features`.
-        k: how many neighbours vote.
-        metric: what makes them near.
-        layers: where states are interpolated; ``None`` takes the choice of `find_layers`.
-        spectra: layers whose spectra are taken, ``"features"`` for what enters the last linear
-            layer; ``None`` takes ``layers`` without the input, and the features.
-        lams: the λ of the curves.
+        corruptions: the corruptions, for images of one or three channels.
+        unknown: further outliers by name, uint8 or floating point. Noise and the deformed test set
+            are always included.
+        features: the layer whose features are searched for neighbours; see `features`.
+        k: the number of neighbours.
+        metric: the distance of the neighbours.
+        layers: the layers at which states are interpolated; ``None`` for those that `find_layers`
+            chooses.
+        spectra: the layers whose spectra are computed, ``"features"`` for the input of the last
+            linear layer; ``None`` for ``layers`` without the input, and the features.
+        lams: the values of λ on the curves.
     """
 
     seed: int = 0
@@ -114,23 +115,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run a battery of tests on the test set of a task.
 
-    The model may be any that returns logits for ``data.x_test``. It is evaluated on its device and
-    in eval mode, and left as it was: mode, gradients, running statistics.
+    The model may be any that returns logits for ``data.x_test``. It is evaluated on its device in
+    eval mode. Its mode, gradients and running statistics are restored.
 
     Args:
-        model: what to evaluate.
-        data: what on; ``x`` and ``y`` are read for the neighbours only.
-        battery: some of `PARTS`; ``None`` is all that the data allow (only images are deformed and
-            corrupted) but for `ON_REQUEST`.
-        settings: the choices left.
-        progress: called after each row with the rows done, the rows in all and the row's name.
+        model: the model.
+        data: the data; the training set is used for the neighbours only.
+        battery: names in `PARTS`; ``None`` for all that suit the data, except `ON_REQUEST`. Only
+            images can be deformed or corrupted.
+        settings: the settings of the tests.
+        progress: called after each row with the number of finished rows, of all rows, and the name
+            of the row.
 
     Returns:
-        What JSON can hold: ``data``, ``examples``, ``seed``, ``units``, and for each part a list of
-        rows, each with a ``name``, its numbers and what they depend on.
+        A JSON value: ``data``, ``examples``, ``seed``, ``units``, and for each part a list of rows,
+        each with a ``name``, its numbers and its settings.
 
     Raises:
-        ValueError: there is no such part, or the data do not allow it.
+        ValueError: there is no such part, or it does not suit the data.
     """
     parts = battery_of(battery, data)
     subject = _Subject(model, data, settings or Settings())
@@ -151,7 +153,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model with its test set, and what several parts look at."""
+    """A model with its test set, and the outputs that several parts use."""
 
     model: nn.Module
     data: Data
@@ -232,7 +234,7 @@ def _attacks(subject: _Subject) -> Iterator[Job]:
 
 
 def _strength(subject: _Subject) -> Iterator[Job]:
-    """FGSM from nothing to twice the ε of the data."""
+    """FGSM from ε = 0 to twice the ε of the data."""
     data = subject.data
 
     def row() -> Row:
@@ -299,7 +301,7 @@ def _outliers(subject: _Subject) -> Iterator[Job]:
 
 
 def _unknown(subject: _Subject) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Yield what is compared with the test set, and how to get its logits."""
+    """Yield the name of each set of outliers with a function that returns its logits."""
     data, settings = subject.data, subject.settings
     noise = outliers.noise(as_input(data.x_test), generator=subject.generator(), bounds=data.bounds)
     for name, x in {**settings.unknown, **noise}.items():
@@ -396,14 +398,14 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "plane": _plane,
 }
 ON_REQUEST = ("spectra",)
-"""Parts that only run when they are named: they want many examples of each class."""
+"""Parts that run only if they are named, because they need many examples per class."""
 
 
 def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
     """Return the parts that `evaluate` would run.
 
     Raises:
-        ValueError: there is no such part, or the data do not allow it.
+        ValueError: there is no such part, or it does not suit the data.
     """
     if battery is None:
         return tuple(part for part in PARTS if part not in ON_REQUEST and not _unfit(part, data))
@@ -413,19 +415,19 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
         if unfit := _unfit(part, data):
             raise ValueError(
                 f"{unfit}, but the inputs of {data.name} have shape "
-                f"{tuple(data.x_test.shape[1:])}. Leave {part!r} out."
+                f"{tuple(data.x_test.shape[1:])}. Leave out {part!r}."
             )
     return tuple(dict.fromkeys(battery))
 
 
 def _unfit(part: str, data: Data) -> str:
-    """Say what a part needs that the data have not; else nothing."""
+    """Return why a part does not suit the data, or "" if it does."""
     if part == "deformations" and not _are_images(data):
         return "only images can be deformed"
     if part == "corruptions" and not (_are_images(data) and data.x_test.shape[1] in (1, 3)):
         return "only images of one or three channels can be corrupted"
     if part == "plane" and data.x_test.shape[1:] != (2,):
-        return "only points in the plane are drawn"
+        return "only points in the plane can be drawn"
     return ""
 
 

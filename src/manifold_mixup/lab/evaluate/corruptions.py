@@ -1,9 +1,9 @@
-"""Corruptions in the style of CIFAR-10-C, as far as torchvision and Pillow have the operations.
+"""Those corruptions of CIFAR-10-C for which torchvision and Pillow have the operations.
 
 Kinds and severities are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness
-to Common Corruptions and Perturbations", 2019, for images of 32 x 32. The pixels are not those of
-the published files: noise is drawn anew, contrast shrinks towards the mean grey of a picture where
-theirs keeps the mean of each channel, and every library rounds in its own way.
+to Common Corruptions and Perturbations", 2019, for images of 32 x 32. The pixels differ from those
+of the published files: noise is drawn anew, contrast shrinks towards the mean grey of an image
+instead of the mean of each channel, and libraries round differently.
 """
 
 import io
@@ -28,24 +28,25 @@ AMOUNTS: dict[Kind, tuple[float, ...]] = {
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
     "jpeg": (80, 65, 58, 50, 40),
 }
-"""By severity: the standard deviation of the noise and of the blur's kernel (in shares of white and
-in pixels), the share of the contrast and of the resolution that is left, the quality."""
+"""The amount for each severity: the standard deviation of the noise (1 is white), the standard
+deviation of the blur in pixels, the remaining contrast, the remaining resolution, the JPEG quality.
+"""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A kind of corruption at a severity of 1 to 5."""
+    """A kind of corruption with a severity from 1 to 5."""
 
     kind: Kind
     severity: int
 
     @property
     def amount(self) -> float:
-        """What `AMOUNTS` says of it."""
+        """Its entry in `AMOUNTS`."""
         return AMOUNTS[self.kind][self.severity - 1]
 
     def __str__(self) -> str:
-        """Name it with its severity."""
+        """Return its kind and severity."""
         return f"{self.kind} {self.severity}"
 
 
@@ -56,16 +57,16 @@ def corrupt(x: Tensor, corruption: Corruption, *, generator: torch.Generator) ->
     """Corrupt every image of a batch.
 
     Args:
-        x: images, ``(n, channels, height, width)`` with one or three channels: bytes, or floating
+        x: images, ``(n, channels, height, width)`` with one or three channels, uint8 or floating
             point from 0 to 1.
-        corruption: what to do; `CORRUPTIONS` are all.
-        generator: a CPU generator for the noise; the other kinds draw nothing.
+        corruption: the corruption; `CORRUPTIONS` has all.
+        generator: a CPU generator for the noise; the other kinds are deterministic.
 
     Returns:
-        The images, with the shape, dtype and device of ``x``; bytes are rounded.
+        The images, with the shape, dtype and device of ``x``; uint8 values are rounded.
 
     Raises:
-        ValueError: ``x`` holds no images of one or three channels.
+        ValueError: ``x`` are not images of one or three channels.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(
@@ -93,7 +94,7 @@ def _noise(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
 def _blur(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
     from torchvision.transforms.v2 import functional  # loads the compiler of PyTorch
 
-    side = 2 * math.ceil(4 * amount) + 1  # what lies beyond four deviations is nothing
+    side = 2 * math.ceil(4 * amount) + 1  # beyond four standard deviations, weights are negligible
     blurred: Tensor = functional.gaussian_blur(x, [side, side], [amount, amount])
     return blurred
 
@@ -117,7 +118,7 @@ def _jpeg(x: Tensor, amount: float, _: torch.Generator) -> Tensor:
 
 
 def _through_jpeg(picture: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Write and read a picture, ``(height, width, channels)``."""
+    """Encode and decode an image, ``(height, width, channels)``, as JPEG."""
     file = io.BytesIO()
     Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(
         file, "jpeg", quality=quality

@@ -1,18 +1,18 @@
 """The 17 deformations of the test set in Tables 4 and 9 of the paper.
 
-Every output pixel reads the input at ``matrix @ (pixel - centre) + centre``, in (row, column);
-rotations and shears draw an angle for each image, zooms are the same for all. The matrices are
-those of the authors' code. Where paper and code disagree, or leave a choice:
+Every output pixel reads the input at ``matrix @ (pixel - centre) + centre``, in (row, column).
+Rotations and shears draw an angle for each image; zooms are the same for all. The matrices are
+those of the authors' code. Our choices where paper and code differ or are silent:
 
-- *Fill*: black, 0 in pixels, as the paper says. The code deforms standardised images and fills with
-  0 there, the mean colour; ``fill=mean`` has it so.
-- *Interpolation*: nearest, which is the code's (scipy's ``order=0``); the paper says nothing.
-- *Centre*: the middle of the image, (n - 1) / 2 in each direction. The code's is n / 2 + 0.5, one
-  pixel further down and right, so that its zooms are off by a part of a pixel; `warp` can do it.
-- *Edge*: a pixel is a square, and all of it can be read. ``scipy`` in mode ``"constant"`` takes the
-  outer half of the rim for outside, in mode ``"grid-constant"`` it does as we do.
-- *Shear*: the matrix ``[[1, -sin s], [0, cos s]]`` mirrors columns beyond 90°, where the paper's
-  last three shears lie; near 180° it is hardly a shear, so that accuracy rises again there.
+- *Fill*: black, 0 in pixels, as in the paper. The code deforms standardised images and fills with
+  0 there, which is the mean colour; ``fill=mean`` does the same.
+- *Interpolation*: nearest, as in the code (scipy's ``order=0``); the paper does not state it.
+- *Centre*: the centre of the image, (n - 1) / 2 in each direction. The code's n / 2 + 0.5 is one
+  pixel further down and right, which shifts its zooms by a fraction of a pixel; `warp` supports it.
+- *Edge*: a pixel is a square, and all of it can be read. ``scipy``'s mode ``"constant"`` treats the
+  outer half of border pixels as outside; its mode ``"grid-constant"`` agrees with ours.
+- *Shear*: the matrix ``[[1, -sin s], [0, cos s]]`` mirrors columns for angles above 90°, such as
+  the paper's last three. Near 180° it is hardly a shear, so that accuracy rises again.
 """
 
 import math
@@ -31,17 +31,17 @@ class Deformation:
     """One row of Table 9.
 
     Attributes:
-        kind: what is done.
-        amount: the greatest angle in degrees, drawn from ``-amount`` to ``amount``; of a zoom, the
-            side of what is read over that of the image: 0.2 enlarges the middle fifth, 1.8 shrinks
-            the image and surrounds it.
+        kind: the kind.
+        amount: for a rotation or shear, the maximal angle in degrees, drawn from ``-amount`` to
+            ``amount``. For a zoom, the size of the region that is read, relative to the image: 0.2
+            enlarges the middle fifth, 1.8 shrinks the image and adds a border.
     """
 
     kind: Literal["rotation", "shear", "zoom"]
     amount: float
 
     def __str__(self) -> str:
-        """Name it as Table 9 does."""
+        """Return its name in Table 9."""
         if self.kind == "zoom":
             return f"zoom {'in' if self.amount < 1 else 'out'} {100 * self.amount:.0f} %"
         return f"{self.kind} ±{self.amount:.1f}°"
@@ -62,21 +62,20 @@ def deform(
     interpolation: Interpolation = "nearest",
     fill: float | Sequence[float] = 0.0,
 ) -> Tensor:
-    """Deform every image of a batch, each by an angle of its own.
+    """Deform every image of a batch, each by its own angle.
 
     Args:
-        x: images, ``(n, channels, height, width)``, bytes or floating point, on any device.
-        deformation: what to do; `DEFORMATIONS` are the paper's.
-        generator: a CPU generator for the angles, one number an image; zooms draw none.
-        interpolation: how pixels between pixels are read.
-        fill: what lies outside of the image, in the units of ``x``; one value for all or one a
-            channel.
+        x: images, ``(n, channels, height, width)``, uint8 or floating point, on any device.
+        deformation: the deformation; `DEFORMATIONS` has the paper's.
+        generator: a CPU generator for the angles, one number per image; zooms draw none.
+        interpolation: how values between pixels are computed.
+        fill: the value outside of the image, in the units of ``x``; one for all or one per channel.
 
     Returns:
-        The images, with the shape, dtype and device of ``x``; bytes are rounded.
+        The images, with the shape, dtype and device of ``x``; uint8 values are rounded.
 
     Raises:
-        ValueError: ``x`` holds no images.
+        ValueError: ``x`` are not images.
     """
     if x.ndim != 4:
         raise ValueError(
@@ -111,10 +110,10 @@ def warp(
 
     Args:
         x: images, ``(n, channels, height, width)``.
-        matrices: one an image, ``(n, 2, 2)``, of (row, column).
+        matrices: one per image, ``(n, 2, 2)``, in (row, column).
         interpolation: as for `deform`.
         fill: as for `deform`.
-        centre: the row and column that stay where they are; ``None`` is the middle.
+        centre: the row and column of the fixed point; ``None`` for the centre of the image.
     """
     height, width = x.shape[2:]
     middle = ((height - 1) / 2, (width - 1) / 2) if centre is None else centre
@@ -134,7 +133,7 @@ def _places(x: Tensor, matrices: Tensor, centre: tuple[float, float]) -> Tensor:
         for size, middle in zip(x.shape[2:], centre, strict=True)
     )
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1)
-    # A last bit must not decide to which side a tie goes, so that all devices agree: it goes up.
+    # Ties are rounded up on all devices, so that they do not depend on the last bit.
     places = (matrices @ grid).transpose(0, 1) + 1e-9
     return places + torch.tensor(centre, dtype=torch.float64, device=x.device).view(2, 1, 1)
 
@@ -155,7 +154,7 @@ def _bilinear(x: Tensor, places: Tensor, outside: Tensor) -> Tensor:
 
 
 def _corners(part: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the four pixels around a place, as steps from the first, with their weights."""
+    """Yield the four pixels around a point, as steps from the first one, with their weights."""
     for down in (0, 1):
         for right in (0, 1):
             row = part[0] if down else 1 - part[0]
@@ -164,7 +163,7 @@ def _corners(part: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _look_up(x: Tensor, places: Tensor, outside: Tensor) -> Tensor:
-    """Read whole pixels, ``(n, channels, height · width)``; ``outside`` where there is none."""
+    """Read pixels by integer index, ``(n, channels, height · width)``; ``outside`` elsewhere."""
     height, width = x.shape[2:]
     row, column = places
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)

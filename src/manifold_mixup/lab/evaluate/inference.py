@@ -1,4 +1,4 @@
-"""Running a trained model over many inputs, and leaving it as it was."""
+"""Inference with a trained model on many inputs, without changing the model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from manifold_mixup.lab.data import as_input
 
 CHUNK = 1000
-"""How many inputs a model is given at once."""
+"""The batch size of inference."""
 
 
 @torch.inference_mode()
 def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Run a model over many inputs, a thousand at a time, on the device it is on."""
+    """Return the logits of many inputs, computed in chunks on the model's device."""
     return torch.cat([model(part) for part in inputs(x, device=device_of(model, x))])
 
 
 def inputs(x: Tensor, *, device: torch.device) -> Iterator[Tensor]:
-    """Yield stored inputs chunk by chunk as models take them."""
+    """Yield stored inputs in chunks, converted for models."""
     for part in x.split(CHUNK):
         yield as_input(part.to(device))
 
 
 def device_of(model: nn.Module, x: Tensor) -> torch.device:
-    """Return the device of a model; of one without parameters and buffers, that of ``x``."""
+    """Return the device of a model, or that of ``x`` if it has no parameters and buffers."""
     for tensors in (model.parameters(), model.buffers()):
         if (first := next(tensors, None)) is not None:
             return first.device
@@ -34,11 +34,11 @@ def device_of(model: nn.Module, x: Tensor) -> torch.device:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode inside; afterwards every module is in the mode it was in."""
+    """Put a model in eval mode, and restore the mode of every module afterwards."""
     before = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
         for module, training in before.items():
-            module.training = training  # not train(), which would reach frozen children
+            module.training = training  # not train(), which would also change the children

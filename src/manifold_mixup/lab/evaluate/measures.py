@@ -1,4 +1,4 @@
-"""The numbers that tables show: how each is called, rounded, and found in what was evaluated."""
+"""The numbers in tables: their titles, digits, and places in scores and evaluations."""
 
 import math
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ Verdict = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that tables show of a run.
+    """A number of a run that tables show.
 
     Attributes:
         key: its name in scores, and in the rows of the paper's tables.
-        title: what a table calls it.
-        digits: how many are shown after the point.
-        better: the direction one wants it to go.
-        battery: the part of `evaluate` that finds it, and the name of its row there; ``None`` if
-            it is one of the `Scores` that every run has.
-        field: its name in that row, dots between the names of nested ones.
-        training: whether it is one of the numbers of an `Epoch`, as the training loss is.
+        title: its title in tables.
+        digits: the number of decimals.
+        better: whether lower or higher is better.
+        battery: the part of `evaluate` that computes it and the name of its row; ``None`` if it is
+            one of the `Scores` that every run has.
+        field: its key in that row; nested keys are joined by dots.
+        training: whether it is a field of `Epoch`, such as the training loss.
     """
 
     key: str
@@ -35,9 +35,9 @@ class Measure:
     training: bool = False
 
     def read(self, scores: Scores, evaluation: Mapping[str, Any]) -> float:
-        """Find the number among the scores of a run, or in what `evaluate` returned.
+        """Return the number from the scores of a run, or from the result of `evaluate`.
 
-        It is NaN if there is none, which JSON writes as ``null``.
+        It is NaN if it is missing or stored as ``null``.
         """
         if self.battery is None:
             return float(getattr(scores, self.key))
@@ -48,7 +48,7 @@ class Measure:
         return math.nan if value is None else float(value)
 
     def verdict(self, difference: Difference) -> Verdict:
-        """Return on which side the interval of a difference lies; unclear if it has both."""
+        """Return the verdict on a difference: unclear if its interval includes zero."""
         if not difference.excludes_zero:
             return "unclear"
         return "better" if (difference.mean < 0) == (self.better == "lower") else "worse"

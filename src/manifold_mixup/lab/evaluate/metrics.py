@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 def error(logits: Tensor, y: Tensor) -> float:
-    """Return the share of examples whose greatest logit is not the label's, in percent."""
+    """Return the classification error in percent."""
     return 100 * (logits.argmax(1) != y).double().mean().item()
 
 
 def top_error(logits: Tensor, y: Tensor, *, k: int = 5) -> float:
-    """Return the share of examples whose label is not among the ``k`` greatest logits, in percent.
+    """Return the top-k error in percent: the label is not among the ``k`` greatest logits.
 
-    With ``k`` classes or fewer it is 0.
+    It is 0 with ``k`` classes or fewer.
 
     Examples:
         >>> logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
@@ -34,8 +34,8 @@ def nll(logits: Tensor, y: Tensor) -> float:
 def brier(logits: Tensor, y: Tensor) -> float:
     """Return the mean squared distance of the probabilities to the one-hot label, from 0 to 2.
 
-    That is Brier's own definition of 1950, the sum over all classes; some halve it or divide it by
-    their number.
+    This is Brier's definition of 1950, the sum over all classes. Others halve it, or divide it by
+    the number of classes.
 
     Examples:
         >>> brier(torch.zeros(1, 2), torch.tensor([0]))
@@ -48,12 +48,12 @@ def brier(logits: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Examples sorted by confidence into bins of equal width.
+    """Predictions in bins of equal width by confidence.
 
     Attributes:
-        count: examples in each bin.
-        confidence: their mean confidence; 0 in an empty bin.
-        accuracy: the share of them that was right; 0 in an empty bin.
+        count: number of examples in each bin.
+        confidence: mean confidence in each bin; 0 in an empty bin.
+        accuracy: accuracy in each bin; 0 in an empty bin.
     """
 
     count: tuple[int, ...]
@@ -62,14 +62,14 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error in percent: |confidence - accuracy|, bin by bin."""
+        """The expected calibration error in percent: the mean of |confidence - accuracy|."""
         bins = zip(self.count, self.confidence, self.accuracy, strict=True)
         gaps = sum(count * abs(confidence - accuracy) for count, confidence, accuracy in bins)
         return 100 * gaps / sum(self.count)
 
 
 def reliability(logits: Tensor, y: Tensor, *, bins: int = 15) -> Reliability:
-    """Sort predictions by confidence into bins ``(k/bins, (k+1)/bins]``, 1.0 into the last.
+    """Put predictions into the bins ``(k/bins, (k+1)/bins]`` by confidence.
 
     Examples:
         >>> logits = torch.tensor([[0.0, 60.0], [0.0, 0.0]])
@@ -79,11 +79,11 @@ def reliability(logits: Tensor, y: Tensor, *, bins: int = 15) -> Reliability:
     confidence, label = logits.double().softmax(1).max(1)
     right = (label == y).double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=logits.device)
-    place = torch.bucketize(confidence, edges[1:-1])
-    count = place.bincount(minlength=bins)
+    index = torch.bucketize(confidence, edges[1:-1])
+    count = index.bincount(minlength=bins)
 
     def mean(values: Tensor) -> tuple[float, ...]:
-        total = torch.zeros_like(edges[1:]).index_add(0, place, values)
+        total = torch.zeros_like(edges[1:]).index_add(0, index, values)
         return tuple((total / count.clamp_min(1)).tolist())
 
     return Reliability(tuple(count.tolist()), mean(confidence), mean(right))

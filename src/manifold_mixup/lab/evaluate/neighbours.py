@@ -1,7 +1,7 @@
 """The error of k nearest neighbours on a model's features.
 
-The paper reports it for the top-layer features of PreActResNet18 (section 5.1) and gives neither k
-nor the distance. Ours, k = 5 and Euclidean, are what scikit-learn does if nothing is said.
+The paper reports it for the top-layer features of PreActResNet18 (section 5.1), but states neither
+k nor the distance. Ours, k = 5 and Euclidean, are scikit-learn's defaults.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Metric = Literal["euclidean", "cosine"]
 
 
 def mean_over_space(features: Tensor) -> Tensor:
-    """Average ``(n, channels, *space)`` over space; ``(n, features)`` stays."""
+    """Average ``(n, channels, *space)`` over space; return ``(n, features)`` unchanged."""
     return features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
@@ -30,21 +30,21 @@ def features(
     *,
     layer: str | None = None,
 ) -> Tensor:
-    """Collect what a layer returns for many inputs, in eval mode.
+    """Return the outputs of a layer for many inputs, in eval mode.
 
     Args:
-        model: any model of ``x``.
-        x: inputs, ``(n, …)``, bytes or floating point.
-        layer: a name of ``model.named_modules()``; ``None`` takes what goes into the last linear
-            layer to run, the features the model itself classifies by.
+        model: the model.
+        x: inputs, ``(n, …)``, uint8 or floating point.
+        layer: a name of ``model.named_modules()``; ``None`` for the input of the last linear layer
+            that runs, the features that the model itself classifies.
 
     Returns:
         ``(n, features)``, on the model's device.
 
     Raises:
         ValueError: there is no such layer.
-        RuntimeError: it did not run, or more than once in a pass.
-        TypeError: it does not return a tensor.
+        RuntimeError: the layer did not run, or ran more than once in a pass.
+        TypeError: the layer does not return a tensor.
     """
     parts = []
     with in_eval_mode(model), _watched(model, layer) as seen:
@@ -57,7 +57,7 @@ def features(
 
 @contextmanager
 def _watched(model: nn.Module, layer: str | None) -> Iterator[list[object]]:
-    """Yield a list that fills, in every pass, with what `features` is to collect."""
+    """Yield a list to which hooks add the features of each forward pass."""
     seen: list[object] = []
     if layer is None:
         heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -90,13 +90,13 @@ def _single(seen: list[object], layer: str | None) -> Tensor:
     what = "the last linear layer" if layer is None else f"layer {layer!r}"
     if len(seen) != 1:
         raise RuntimeError(
-            f"{what} ran {len(seen)} times in one forward pass, but features are taken once. "
-            "Name a layer= that runs once."
+            f"{what} ran {len(seen)} times in one forward pass. Features need a layer= that runs "
+            "once."
         )
     if not isinstance(seen[0], Tensor):
         raise TypeError(
-            f"{what} returns a {type(seen[0]).__name__}, but features are a tensor. Name a layer "
-            "inside or after it."
+            f"{what} returns a {type(seen[0]).__name__}, but features must be a tensor. Name a "
+            "layer inside or after it."
         )
     return seen[0]
 
@@ -110,23 +110,23 @@ def knn_error(
     k: int = 5,
     metric: Metric = "euclidean",
 ) -> float:
-    """Classify by the majority of the ``k`` nearest training features; return the error in percent.
+    """Return the error in percent of classification by the ``k`` nearest training features.
 
-    All neighbours count alike. Of classes with as many votes the first is taken.
+    All neighbours have equal votes. In a tie, the first class wins.
 
     Args:
         train: training features, ``(n, features)``.
         y_train: their labels, ``(n,)``.
         test: test features, ``(m, features)``.
         y_test: their labels, ``(m,)``.
-        k: how many neighbours vote.
-        metric: ``"euclidean"``, or ``"cosine"``, which leaves the lengths out.
+        k: the number of neighbours.
+        metric: ``"euclidean"``, or ``"cosine"``, which ignores the lengths.
 
     Raises:
         ValueError: ``k`` is not from 1 to the number of training features.
     """
     if not 1 <= k <= len(train):
-        raise ValueError(f"k is a number from 1 to {len(train)}, the training rows, but is {k}.")
+        raise ValueError(f"k is {k}. Expected 1 to {len(train)}, the number of training rows.")
     train, test = _comparable(train, test, metric)
     classes = int(torch.stack([y_train.max(), y_test.max()]).max()) + 1
     lengths = train.square().sum(1)
@@ -141,9 +141,9 @@ def knn_error(
 
 
 def _comparable(train: Tensor, test: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Prepare features so that their Euclidean order is the one wanted."""
+    """Transform features so that their Euclidean distances have the order of the metric."""
     if metric == "cosine":
         return F.normalize(train.float()), F.normalize(test.float())
-    # Near the origin, where products of float32 lose least.
+    # Centred, since products of float32 lose least precision near the origin.
     middle = train.float().mean(0)
     return train.float() - middle, test.float() - middle

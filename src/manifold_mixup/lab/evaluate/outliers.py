@@ -1,8 +1,8 @@
-"""Telling unknown inputs from the test set by how sure the model is.
+"""Outlier detection: separating unknown inputs from the test set by the model's confidence.
 
-Following Hendrycks and Gimpel (2017): every input gets a score, and the further the test set's
-scores lie above those of inputs from elsewhere, the better the model knows what it does not know.
-Inputs of the test set are the positives, classified rightly or not.
+As in Hendrycks and Gimpel (2017), every input gets a score. The higher the test set's scores are
+compared to those of other inputs, the better the model detects outliers. Inputs of the test set are
+the positives, whether classified correctly or not.
 """
 
 import math
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Separation:
-    """How far one score tells two sets of inputs apart, in percent.
+    """How well a score separates two sets of inputs, in percent.
 
     Attributes:
-        auroc: how often a known input has the greater score of a random pair, ties half; 50 is
-            guessing.
-        fpr95: how many unknown inputs pass the threshold that 95 % of the known ones pass.
+        auroc: how often the known input of a random pair has the greater score; ties count half.
+            Guessing gives 50.
+        fpr95: the share of unknown inputs above the threshold that 95 % of the known inputs reach.
     """
 
     auroc: float
@@ -27,12 +27,12 @@ class Separation:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Return the greatest probability of each row, ``(n,)``; higher where the model is sure."""
+    """Return the greatest probability of each row, ``(n,)``."""
     return logits.double().softmax(1).amax(1)
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """Return minus the entropy of each row in nats, ``(n,)``; higher where the model is sure."""
+    """Return the negative entropy of each row in nats, ``(n,)``."""
     log_p = logits.double().log_softmax(1)
     return (log_p.exp() * log_p).sum(1)
 
@@ -53,7 +53,7 @@ def separation(known: Tensor, unknown: Tensor) -> Separation:
 def auroc(known: Tensor, unknown: Tensor) -> float:
     """Return P(known > unknown) + P(known = unknown) / 2 over all pairs, in percent.
 
-    That is the area under the ROC curve, and Mann and Whitney's U over the number of pairs.
+    This is the area under the ROC curve, or Mann-Whitney's U divided by the number of pairs.
     """
     order = unknown.sort().values
     below = torch.searchsorted(order, known, side="left")
@@ -66,7 +66,7 @@ def fpr_at_tpr(known: Tensor, unknown: Tensor, *, tpr: float = 0.95) -> float:
 
     The threshold is the greatest score that at least a share ``tpr`` of ``known`` reaches.
     """
-    needed = max(1, math.ceil(tpr * len(known) - 1e-9))  # 0.07 * 100 is above 7 in floats
+    needed = max(1, math.ceil(tpr * len(known) - 1e-9))  # in floats, 0.07 * 100 is above 7
     threshold = known.sort(descending=True).values[needed - 1]
     return 100 * (unknown >= threshold).double().mean().item()
 
@@ -77,16 +77,17 @@ def noise(
     generator: torch.Generator,
     bounds: tuple[float, float] | None = None,
 ) -> dict[str, Tensor]:
-    """Draw uniform and Gaussian noise shaped like a test set.
+    """Draw uniform and Gaussian noise with the shape of a test set.
 
-    Within bounds, uniform noise fills them and Gaussian noise has its mean in their middle and
-    their distance for deviation, clamped: for pixels U(0, 1) and N(0.5, 1), as Liang et al. (2018)
-    do. Without bounds, the ends, the mean and the deviation are those of the test set.
+    With bounds, uniform noise covers them. Gaussian noise has its mean in their middle and their
+    distance as standard deviation, and is clamped. For pixels, this is U(0, 1) and N(0.5, 1), as in
+    Liang et al. (2018). Without bounds, range, mean and standard deviation are those of the test
+    set.
 
     Args:
-        like: the inputs as models take them, floating point.
+        like: the test inputs, floating point.
         generator: a CPU generator.
-        bounds: the least and greatest value of the data.
+        bounds: the minimal and maximal value of the data.
     """
     low, high = (like.min().item(), like.max().item()) if bounds is None else bounds
     uniform = low + (high - low) * torch.rand(like.shape, generator=generator)

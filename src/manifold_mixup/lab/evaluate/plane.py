@@ -1,4 +1,4 @@
-"""What a classifier of points in the plane says everywhere, and behind a two-dimensional layer."""
+"""The predictions of a classifier over the plane, and over the states of a layer of two units."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,17 @@ from manifold_mixup.lab.evaluate.inference import in_eval_mode, logits
 from manifold_mixup.lab.evaluate.neighbours import features
 
 SURE = 0.95
-"""From here on a prediction counts as confident."""
+"""A prediction with a greater probability counts as confident."""
 
 
 class Plane(NamedTuple):
-    """A square grid of points, and the probabilities of the classes there.
+    """A square grid of points with the predicted probabilities.
 
     Attributes:
-        low: the least coordinate of each axis, ``(2,)``.
-        high: the greatest.
-        points: ``(side², 2)``, the second coordinate running fastest.
-        probabilities: ``(side², classes)``.
+        low: the minimal coordinate of each axis, ``(2,)``.
+        high: the maximal coordinate of each axis, ``(2,)``.
+        points: the points, ``(side², 2)``; the second coordinate varies fastest.
+        probabilities: the probabilities of the classes, ``(side², classes)``.
     """
 
     low: Tensor
@@ -36,12 +36,12 @@ class Plane(NamedTuple):
 
 
 def input_plane(model: nn.Module, x: Tensor, *, side: int = 200) -> Plane:
-    """Classify a grid over the range of some inputs, a tenth wider on each side.
+    """Classify a grid over the range of some inputs, extended by a tenth on each side.
 
     Args:
         model: returns logits for points, ``(n, 2)``.
         x: the inputs, ``(n, 2)``.
-        side: points along an axis.
+        side: number of points along an axis.
     """
     low, high, points = _grid(x, side)
     with in_eval_mode(model):
@@ -49,20 +49,20 @@ def input_plane(model: nn.Module, x: Tensor, *, side: int = 200) -> Plane:
 
 
 def hidden_plane(model: nn.Module, x: Tensor, layer: str, *, side: int = 200) -> Plane:
-    """Classify a grid over the range of the hidden states that some inputs have.
+    """Classify a grid over the range of the hidden states of some inputs.
 
     Args:
         model: returns logits for ``x``.
         x: the inputs, ``(n, …)``.
         layer: a layer of two units.
-        side: points along an axis.
+        side: number of points along an axis.
 
     Raises:
-        ValueError: the layer has not two units, or there is no such layer.
+        ValueError: the layer does not have two units, or there is no such layer.
     """
     states = features(model, x, layer=layer).cpu()
     if states.shape[1] != 2:
-        raise ValueError(f"layer {layer!r} has {states.shape[1]} units. Only two can be drawn.")
+        raise ValueError(f"layer {layer!r} has {states.shape[1]} units. Expected two.")
     low, high, points = _grid(states, side)
     blank = torch.zeros(len(points), *x.shape[1:], dtype=x.dtype)
     with in_eval_mode(model), _replaced(model.get_submodule(layer), points):
@@ -79,7 +79,7 @@ def _grid(x: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @contextmanager
 def _replaced(layer: nn.Module, states: Tensor) -> Iterator[None]:
-    """Let a layer return given states, some rows at each call, whatever it is given."""
+    """Replace the outputs of a layer by given states, the next rows at each call."""
     done = 0
 
     def replace(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Scores`: the few numbers every trained model gets."""
+"""`Scores`: the numbers that every trained model gets."""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from manifold_mixup.lab.evaluate.metrics import (
 
 @dataclass(frozen=True)
 class Scores:
-    """One model on one test set; shares are in percent, likelihoods in nats.
+    """The scores of a model on a test set; shares are in percent, likelihoods in nats.
 
-    ``top5_error`` and ``brier`` are ``nan`` where they were not computed.
+    ``top5_error`` and ``brier`` are ``nan`` if they were not computed.
     """
 
     error: float
@@ -41,7 +41,7 @@ def scores(
     eps: float,
     bounds: tuple[float, float] | None = None,
 ) -> Scores:
-    """Score a model in eval mode; `fgsm` explains ``eps`` and ``bounds``."""
+    """Return the scores of a model in eval mode; see `fgsm` for ``eps`` and ``bounds``."""
     with in_eval_mode(model):
         y = y.to(device_of(model, x))
         clean = logits(model, x)

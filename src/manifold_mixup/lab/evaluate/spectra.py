@@ -1,7 +1,7 @@
-"""How flat the hidden states of a class are: singular values, and what the classifier sees of them.
+"""How flat the hidden states of a class are: singular values, and what the classifier reads.
 
-The paper's claim (section 3.2, Figures 1, 9 to 12): mixing at a layer leaves the states of a class
-fewer directions in which they vary.
+The paper claims (section 3.2, Figures 1, 9 to 12) that with mixing at a layer, the states of a
+class vary in fewer directions.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode
 
 @dataclass(frozen=True)
 class Flatness:
-    """Numbers of a spectrum, each the mean over the classes.
+    """A summary of spectra, averaged over the classes.
 
     Attributes:
-        s1: the greatest singular value. It grows with the root of the number of examples.
+        s1: the greatest singular value. It grows with the square root of the number of examples.
         rest: the sum of the others.
         s1_share: 100 · s1 / (s1 + rest).
-        outside: the share of the squares outside the first direction, 100 · (1 - s1² / Σ s²); of
-            centred states it is a share of the variance.
+        outside: the share of the squares outside the first direction, 100 · (1 - s1² / Σ s²). For
+            centred states, it is a share of the variance.
     """
 
     s1: float
@@ -32,27 +32,27 @@ class Flatness:
 
 
 def class_spectra(states: Tensor, y: Tensor, *, centred: bool) -> Tensor:
-    """Return the singular values of every class's states, the greatest first.
+    """Return the singular values of the states of every class, in descending order.
 
     Args:
         states: hidden states, ``(n, dim)``.
         y: labels, ``(n,)``.
-        centred: whether the mean of each class is taken off; the paper does not say.
+        centred: whether to subtract the mean of each class; the paper does not state it.
 
     Returns:
         ``(classes, dim)``, in double precision.
 
     Raises:
         ValueError: a class has fewer examples than the states have dimensions, so that its spectrum
-            would be cut short.
+            would be incomplete.
     """
     spectra = []
     for label in y.unique():
         own = states[y == label].double()
         if len(own) < states.shape[1]:
             raise ValueError(
-                f"class {int(label)} has {len(own)} examples, and the states have "
-                f"{states.shape[1]} dimensions: its spectrum would be cut short. Take more "
+                f"class {int(label)} has {len(own)} examples, but the states have "
+                f"{states.shape[1]} dimensions, so its spectrum would be incomplete. Use more "
                 f"examples, or a narrower layer."
             )
         spectra.append(torch.linalg.svdvals(own - own.mean(0) if centred else own))
@@ -72,10 +72,10 @@ def flatness(spectra: Tensor) -> Flatness:
 
 
 def variance_within(states: Tensor, centred: Tensor) -> tuple[float, float]:
-    """Return how much of the variance of all states lies within classes, in percent.
+    """Return the share of the variance of all states that is within classes, in percent.
 
-    The second number is the part along the second direction of each class: close to 0, a class
-    lies on a line.
+    The second number is the part along the second direction of each class. If it is close to 0,
+    each class is on a line.
 
     Args:
         states: ``(n, dim)``.
@@ -89,16 +89,16 @@ def variance_within(states: Tensor, centred: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def seen_share(states: Tensor, y: Tensor, weight: Tensor) -> float:
-    """Return the share of the variance within classes that a linear classifier sees, in percent.
+    """Return the share of the variance within classes that a linear classifier reads, in percent.
 
-    It is the part in the row space of the weights, the mean over the classes taken off them first,
-    since a softmax does not see what all logits have in common. By the corollary of Theorem 1 the
-    rest may be anything.
+    This is the part in the row space of the weights. The mean of the weights over the classes is
+    subtracted first, since a softmax ignores a constant added to all logits. By the corollary of
+    Theorem 1, the rest of the variance is not constrained.
 
     Args:
-        states: what the classifier takes, ``(n, dim)``.
+        states: the inputs of the classifier, ``(n, dim)``.
         y: labels, ``(n,)``.
-        weight: of the classifier, ``(classes, dim)``.
+        weight: the weights of the classifier, ``(classes, dim)``.
     """
     rows = (weight - weight.mean(0)).double()
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
@@ -108,7 +108,7 @@ def seen_share(states: Tensor, y: Tensor, weight: Tensor) -> float:
 
 
 def within_class(states: Tensor, y: Tensor) -> Tensor:
-    """Take the mean of its class off every state."""
+    """Subtract from every state the mean of its class."""
     labels = y.unique(return_inverse=True)[1]
     sums = states.new_zeros(int(labels.max()) + 1, states.shape[1]).index_add_(0, labels, states)
     means: Tensor = sums / labels.bincount()[:, None]
@@ -117,11 +117,11 @@ def within_class(states: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classifier_of(model: nn.Module, x: Tensor) -> nn.Linear:
-    """Return the last linear layer to run, the one whose input is the model's features.
+    """Return the last linear layer that runs, whose input is the model's features.
 
     Args:
-        model: any model of ``x``.
-        x: inputs, ``(n, …)``; two are looked at.
+        model: the model.
+        x: inputs, ``(n, …)``, of which two are used.
 
     Raises:
         ValueError: no linear layer runs.
@@ -139,5 +139,5 @@ def classifier_of(model: nn.Module, x: Tensor) -> nn.Linear:
         for handle in handles:
             handle.remove()
     if not ran:
-        raise ValueError(f"no linear layer of {type(model).__name__} runs, so none classifies.")
+        raise ValueError(f"{type(model).__name__} has no linear layer that runs.")
     return ran[-1]

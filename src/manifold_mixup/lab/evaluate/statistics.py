@@ -1,4 +1,4 @@
-"""Mean and deviation over seeds, and paired differences with their interval."""
+"""Mean and standard deviation over seeds, and paired differences with their intervals."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over seeds with its sample standard deviation, ``nan`` for a single seed."""
+    """A mean over seeds with its sample standard deviation, which is ``nan`` for a single seed."""
 
     mean: float
     std: float
@@ -19,7 +19,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference with the ends of its 95 % interval, ``nan`` for a single pair."""
+    """A mean paired difference with its 95 % interval, which is ``nan`` for a single pair."""
 
     mean: float
     low: float
@@ -28,7 +28,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -43,13 +43,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_difference(values: Sequence[float], base: Sequence[float]) -> Difference:
-    """Compare two methods that ran with the same seeds.
+    """Compare two methods over the same seeds.
 
-    The interval is Student's: with ``d = values - base``, ``mean(d) ± t · std(d) / √n``, where
+    With ``d = values - base``, the interval is Student's, ``mean(d) ± t · std(d) / √n``, where
     ``t`` is the 97.5 % quantile at ``n - 1`` degrees of freedom.
 
     Raises:
-        ValueError: the two have different lengths.
+        ValueError: the lengths differ.
     """
     d = spread([a - b for a, b in zip(values, base, strict=True)])
     half = t_quantile(d.n - 1) * d.std / math.sqrt(d.n) if d.n > 1 else math.nan
@@ -57,7 +57,7 @@ def paired_difference(values: Sequence[float], base: Sequence[float]) -> Differe
 
 
 def t_quantile(freedom: int, *, level: float = 0.95) -> float:
-    """Return the ``t`` with ``P(|T| ≤ t) = level`` for Student's T.
+    """Return the ``t`` with ``P(|T| ≤ t) = level`` for Student's distribution.
 
     Examples:
         >>> round(t_quantile(4), 6)

@@ -1,4 +1,4 @@
-"""What many runs tell the one who started them."""
+"""Callbacks for the progress of many runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,13 @@ OnStep = Callable[[Recipe, float], None]
 OnNote = Callable[[Recipe, str], None]
 OnStart = Callable[[Recipe, Start], None]
 News = Epoch | Start | float | str
-"""What a run tells: an epoch that is done, where it resumes, epochs done (parts counted), words."""
+"""Progress of a run: a finished epoch, its start, the epochs done (a fraction), or a note."""
 After = Callable[[Path, Data, Callable[[str], None]], object]
-"""What is done with a finished run: its folder, its data, and who is told how far that is."""
+"""Called with a finished run's folder, its data and a function that reports progress in words."""
 
 
 class Reports(NamedTuple):
-    """Who wants to know what: of every epoch, now and then of the epochs done, and what else is."""
+    """Callbacks for epochs, steps, notes and the start of resumed runs."""
 
     on_epoch: OnEpoch
     on_step: OnStep = lambda *_: None
@@ -27,7 +27,7 @@ class Reports(NamedTuple):
     on_start: OnStart = lambda *_: None
 
     def tell(self, run: Recipe, news: News) -> None:
-        """Hand on what a run tells to the one who wants to know."""
+        """Pass news of a run to its callback."""
         if isinstance(news, Epoch):
             self.on_epoch(run, news)
         elif isinstance(news, Start):

@@ -1,4 +1,4 @@
-"""Ctrl-C as a question that a training asks between two steps."""
+"""Ctrl-C as a flag that a training checks between two steps."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from types import FrameType
 
 @contextmanager
 def ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; pressed again, it interrupts at once.
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts at once.
 
-    In a step that is half done there is nothing to save. Outside the main thread, where signals
-    cannot be caught, Ctrl-C is as always.
+    A run can be saved only between two steps. Outside the main thread, where signals cannot be
+    caught, Ctrl-C is not changed.
     """
     pressed = threading.Event()
 

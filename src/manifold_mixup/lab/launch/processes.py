@@ -55,28 +55,28 @@ def train_all(
 ) -> Iterator[Result]:
     """Train every run and yield the results as they finish.
 
-    Every run has one thread, so that its result does not depend on how many run beside it.
-    Leaving the iterator early stops the runs that are under way.
+    Every run uses one thread, so that its result does not depend on the number of workers.
+    Leaving the iterator early stops the current runs.
 
     Args:
-        runs: the recipes; the first ones start first.
-        data: what all of them train on.
-        workers: how many run at a time; with one, in this process.
-        on_epoch: called in this process after every epoch of every run.
-        on_step: called in this process now and then with the epochs a run has done, parts counted.
-        on_start: called in this process with where a run begins that was begun before, but for runs
-            on Ray.
-        on_note: called in this process with what ``after`` says of a run, but for runs on Ray.
-        folder: where each run gets a folder of its own. Runs that are finished there are read, and
-            those that were stopped are gone on with.
-        after: called once a run is finished, where it was trained, with its folder, the data and
-            whom to tell in words how far it is.
-        on: this machine, or a Ray cluster, which needs a folder; ``workers`` is then up to Ray.
-        gpus: the share of a GPU that a run takes on Ray.
+        runs: the recipes, started in this order.
+        data: the data that all runs train on.
+        workers: the number of runs in parallel; 1 trains in this process.
+        on_epoch: called after every epoch of every run.
+        on_step: called now and then with the number of epochs a run has done, a fraction.
+        on_start: called if a run is resumed or already finished; not for runs on Ray.
+        on_note: called with the notes of ``after``; not for runs on Ray.
+        folder: the parent of the runs' folders. Finished runs in it are read, and stopped runs are
+            resumed.
+        after: called in the process that trained a run, once the run is finished.
+        on: this machine, or a Ray cluster, which needs a folder and ignores ``workers``.
+        gpus: the number of GPUs, or the fraction, that Ray reserves for each run.
+
+    All callbacks except ``after`` are called in this process.
 
     Raises:
         FloatingPointError: a run diverged.
-        KeyboardInterrupt: Ctrl-C was pressed; with a folder, what was under way is saved.
+        KeyboardInterrupt: Ctrl-C was pressed; with a folder, the current runs are saved.
         ChildProcessError: a worker process died.
     """
     reports = Reports(on_epoch, on_step, on_note, on_start)
@@ -96,7 +96,7 @@ def _train_here(
     torch.set_num_threads(1)
     try:
         for run in runs:
-            # Only while it trains: whoever takes the results is interrupted as always.
+            # Only during training: the code that consumes the results is interrupted as usual.
             with ctrl_c() as stop:
                 own, tell = _own(folder, run), partial(reports.tell, run)
                 result = train(
@@ -121,12 +121,12 @@ def _train_in_processes(
     context = _context()
     news: Told = context.SimpleQueue()
     stop = context.Event()
-    # Plain bytes: torch would otherwise pass tensors through /dev/shm, which is tiny in containers.
+    # Pickled here, as torch would pass tensors through /dev/shm, which is tiny in containers.
     arguments = (pickle.dumps((data, after)), news, stop, folder)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     pending = set[Future[Result]]()
     try:
-        with _ctrl_c_ignored():  # which the workers inherit
+        with _ctrl_c_ignored():  # the workers inherit this
             pending |= {pool.submit(_train_in_worker, run) for run in runs}
         while pending:
             done, pending = _wait(pending, news, reports)
@@ -134,8 +134,8 @@ def _train_in_processes(
                 yield future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            f"one of the {workers} worker processes died, perhaps for lack of memory. "
-            "Fewer may help (--workers)."
+            f"one of the {workers} worker processes died, perhaps because memory ran out. "
+            "Fewer workers may help (--workers)."
         ) from error
     finally:
         with ctrl_c():
@@ -147,8 +147,8 @@ def _train_in_processes(
 def _wait(
     pending: set[Future[Result]], news: Told, reports: Reports
 ) -> tuple[set[Future[Result]], set[Future[Result]]]:
-    """Return which runs are done after a moment and which are not; hand on what they tell."""
-    with ctrl_c() as pressed:  # half a message that is left in the pipe blocks the next one
+    """Wait briefly, pass on the news, and return the runs that are done and those that are not."""
+    with ctrl_c() as pressed:  # a message that is half read would block the pipe
         done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
         while not news.empty():
             reports.tell(*news.get())
@@ -158,10 +158,10 @@ def _wait(
 
 
 def _context() -> Any:
-    """Choose how workers start.
+    """Choose the start method of the workers.
 
-    A server that has imported what they need starts each in a moment, and they share the memory of
-    it. But asking for GPUs, as some imports may, must not be followed by a fork.
+    A fork server that has imported the modules starts workers quickly, and they share its memory.
+    With a GPU, workers are spawned instead, because CUDA does not survive a fork.
     """
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -171,7 +171,7 @@ def _context() -> Any:
 
 
 def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") -> None:
-    """Wait for the runs under way, and read what they say: a full pipe would hold them up."""
+    """Wait until the current runs end, and read their news, since a full pipe would block them."""
     for future in pending:
         future.cancel()
     while not all(future.done() for future in pending):
@@ -188,9 +188,9 @@ class _Worker(NamedTuple):
     after: After | None
 
 
-_TELL = 0.5  # seconds between two words about steps
+_TELL = 0.5  # seconds between reports of steps
 
-_worker: _Worker | None = None  # what a worker process got when it started
+_worker: _Worker | None = None  # set in every worker process when it starts
 
 
 def _start(
@@ -200,22 +200,22 @@ def _start(
     folder: Path | None,
 ) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent that tells when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells the workers to stop
     torch.set_num_threads(1)
     data, after = pickle.loads(shared)
     _worker = _Worker(data, news, stop, folder, after)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
-_busy = threading.Lock()  # held while a run is trained
+_busy = threading.Lock()  # held while a run is training
 
 
 def _end_with_the_parent() -> None:
-    """End this process once its parent was killed: the pool itself would wait for ever."""
+    """End this process if its parent is killed; the pool itself would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-    with _busy:  # the run under way notices too, and saves itself
+    with _busy:  # the current run notices the parent's end too, and is saved first
         os._exit(1)
 
 
@@ -226,7 +226,7 @@ def _train_in_worker(run: Recipe) -> Result:
 
 def _train_and_tell(run: Recipe) -> Result:
     if _worker is None:
-        raise RuntimeError("this function runs in a worker process of train_all only.")
+        raise RuntimeError("this function must run in a worker process of train_all.")
     data, news, stop, folder, after = _worker
     parent = multiprocessing.parent_process()
 

@@ -1,6 +1,6 @@
-"""Many runs on a Ray cluster: each a task, retried when its worker dies, resumed from its folder.
+"""Many runs on a Ray cluster, each a task that is retried and resumed if its worker dies.
 
-The folder has to be on storage that all nodes share. How far the runs are is read from there too.
+The folder must be on storage that all nodes share. The progress of the runs is read from it too.
 """
 
 import json
@@ -20,7 +20,7 @@ from manifold_mixup.lab.runs.result import Result, read_epoch
 from manifold_mixup.lab.training.loop import train
 
 RETRIES = 10
-_LOOK = 1.0  # seconds between two looks at the folders
+_LOOK = 1.0  # seconds between checks of the folders
 
 
 def train_on_ray(
@@ -32,22 +32,22 @@ def train_on_ray(
     after: After | None = None,
     gpus: float = 0.0,
 ) -> Iterator[Result]:
-    """Train every run as a task of Ray and yield the results as they finish.
+    """Train every run as a Ray task and yield the results as they finish.
 
-    Joins the cluster that ``RAY_ADDRESS`` names, else the one of this machine, else starts one.
-    Leaving the iterator early stops the runs that are under way; they are saved.
+    It joins the cluster at ``RAY_ADDRESS``, or else the local cluster, or else starts one.
+    Leaving the iterator early stops and saves the current runs.
 
     Args:
         runs: the recipes.
-        data: what all of them train on.
-        reports: who wants to know how far they are.
-        folder: where each run gets a folder of its own, on storage that all nodes share.
-        after: called once a run is finished, where it was trained; see `train_all`.
-        gpus: the share of a GPU that a run takes; two runs share one at 0.5.
+        data: the data that all runs train on.
+        reports: the progress callbacks.
+        folder: the parent of the runs' folders, on storage that all nodes share.
+        after: called on the worker that trained a run, once it is finished; see `train_all`.
+        gpus: the number of GPUs reserved for a run; at 0.5, two runs share one.
 
     Raises:
         FloatingPointError: a run diverged.
-        ChildProcessError: a worker died again and again.
+        ChildProcessError: a worker died repeatedly.
     """
     ray = import_ray()
     errors = ray.exceptions
@@ -66,23 +66,23 @@ def train_on_ray(
                 del running[one]
     except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
         raise ChildProcessError(
-            f"a worker of the Ray cluster died {RETRIES + 1} times, perhaps for lack of memory. "
-            f"Fewer runs at a time may help: a greater --gpus, or a smaller cluster."
+            f"a worker of the Ray cluster died {RETRIES + 1} times, perhaps because memory ran "
+            f"out. Fewer runs in parallel may help: use a greater --gpus, or a smaller cluster."
         ) from error
     finally:
         for one in running:
-            ray.cancel(one)  # as Ctrl-C, so that the run is saved
+            ray.cancel(one)  # acts like Ctrl-C, so that the run is saved
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=60)
 
 
 def _task(ray: Any, gpus: float) -> Any:
-    """Make `_train` a task of Ray that is tried again when its worker dies."""
+    """Return `_train` as a Ray task that is retried if its worker dies."""
     return ray.remote(
         num_cpus=1,
         num_gpus=gpus,
         max_retries=RETRIES,
-        # Storage notices later than Ray that a node died, and until then the run stays locked.
+        # After a node dies, shared storage keeps the lock of its run for a while.
         retry_exceptions=[BlockingIOError],
     )(_train)
 
@@ -105,18 +105,18 @@ def _tell(run: Recipe, folder: Path, reports: Reports, told: dict[Recipe, int]) 
         try:
             reports.tell(run, read_epoch(json.loads(line)))
         except json.JSONDecodeError:
-            return  # a line that is just being written
+            return  # the line is still being written
         told[run] = told.get(run, 0) + 1
 
 
 def import_ray() -> Any:
-    """Return the module of Ray.
+    """Return the Ray module.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: Ray is not installed.
     """
     try:
         import ray
     except ImportError:
-        raise ValueError("Ray is not installed here. Install it with: pip install ray") from None
+        raise ValueError("Ray is not installed. Install it with: pip install ray") from None
     return ray

@@ -1,7 +1,7 @@
 """Models by name, built to fit a data set.
 
-Takes a name, the user's own file or a recipe. Gives a freshly initialised model, and the layers at
-which manifold mixup mixes it.
+Given a name, the user's own file or a recipe, it returns a freshly initialised model, and the
+layers at which manifold mixup mixes it.
 
 Imported by: commands, runs, terminal, training.
 Imports: data, recipes.
@@ -28,15 +28,21 @@ _WIDE = {"wrn-28-10": 10, "wrn-28-2": 2}
 _PREACT = {f"preact-resnet{depth}": depth for depth in DEPTHS}
 NAMES = (*SHAPES, "cnn", "factor-cnn", *_PREACT, *_WIDE)
 ABOUT = {
-    **dict.fromkeys(SHAPES, "A perceptron, for vectors and images."),
-    "cnn": "Three stages of convolutions, for signals and images.",
-    "factor-cnn": "The network of the experiment with factors, for images.",
+    "mlp": "A perceptron with three hidden layers, for vectors and images.",
+    "spiral-mlp": "The perceptron of Figures 1 and 2, with a bottleneck of 2 units.",
+    **{
+        name: f"A perceptron for MNIST, with a bottleneck of {SHAPES[name].bottleneck} units."
+        for name in ("mnist-mlp-2", "mnist-mlp-12", "mnist-mlp-30")
+    },
+    "mnist-mlp-30-early": "A perceptron for MNIST, with the bottleneck after one hidden layer.",
+    "cnn": "Three convolutional stages, for signals and images.",
+    "factor-cnn": "The network of Table 8, four convolutional stages, for images.",
     **dict.fromkeys(_PREACT, "A pre-activation ResNet as in the paper, for images."),
     **dict.fromkeys(_WIDE, "A wide ResNet as in the paper, for images."),
     "timm:NAME": "A model of timm, such as timm:resnet18, for images.",
     "torchvision:NAME": "A model of torchvision, such as torchvision:resnet18, for images.",
 }
-"""What can be built, each with what it is."""
+"""Every model name with a description."""
 
 
 def build(
@@ -48,21 +54,22 @@ def build(
     batch_norm: bool | None = None,
     noise: float = 0.0,
 ) -> nn.Module:
-    """Build a freshly initialised model for a data set, its weights drawn from torch's generator.
+    """Build a model for a data set, with weights drawn from torch's global generator.
 
     The first module standardises, so that the model takes inputs in the units of the data.
 
     Args:
         name: one of `NAMES`, ``"timm:NAME"`` or ``"torchvision:NAME"``.
-        data: what it is to classify.
-        width: units of a hidden layer, or channels of the first stage; ``None`` is the model's own.
-        dropout: share of the units dropped, where the model has a place for it.
-        batch_norm: False takes every batch norm out, True puts them into perceptrons; ``None``
-            leaves the model as it is.
-        noise: deviation of Gaussian noise on the standardised input, while training.
+        data: the data to classify.
+        width: units of a hidden layer, or channels of the first stage; ``None`` for the model's
+            own.
+        dropout: dropout probability, in models that have dropout.
+        batch_norm: True adds batch norms to perceptrons, False removes every batch norm, ``None``
+            keeps the model as it is.
+        noise: standard deviation of Gaussian noise on the standardised input during training.
 
     Raises:
-        ValueError: there is no such model, or it does not take this kind of data.
+        ValueError: there is no such model, or it does not support this kind of data.
     """
     check_name(name)
     if name in SHAPES:
@@ -87,11 +94,13 @@ def build(
 
 
 def eligible(name: str, model: nn.Module, x: Tensor) -> tuple[str, ...]:
-    """Return the layers S that manifold mixup mixes on a model if nothing else is said.
+    """Return the default layers S of manifold mixup for a model.
+
+    For models of the paper, S is as in the paper; for others, `find_layers` chooses.
 
     Args:
-        name: of the model: for those of the paper, S as there.
-        model: the model itself; for any other, the choice of `find_layers`.
+        name: the name of the model.
+        model: the model itself.
         x: some stored inputs.
     """
     return HIDDEN.get(name) or find_layers(model, as_input(x[:2])).default
@@ -111,7 +120,7 @@ def _require_images(name: str, data: Data) -> None:
     if data.x.ndim != 4:
         raise ValueError(
             f"{name} takes images, but the inputs of {data.name} have shape "
-            f"{tuple(data.x.shape[1:])}. Take mlp or cnn."
+            f"{tuple(data.x.shape[1:])}. Use mlp or cnn."
         )
 
 
@@ -123,7 +132,7 @@ def _without_norms(model: nn.Module) -> None:
 
 
 class _Noise(nn.Module):
-    """Gaussian noise while training, a baseline of the paper's Figure 2."""
+    """Gaussian noise during training, a baseline of the paper's Figure 2."""
 
     def __init__(self, std: float) -> None:
         super().__init__()

@@ -11,13 +11,13 @@ from manifold_mixup.lab.models.standardize import Standardize
 def cnn(data: Data, *, width: int | None, dropout: float) -> nn.Module:
     """Build three stages ``stage1 … stage3``, then average pooling and ``head``.
 
-    A stage is a convolution, batch norm and ReLU; the second and third halve the resolution and
-    double the channels. Vectors are read as one-channel signals.
+    A stage is a convolution, batch norm and ReLU. The second and third stages halve the resolution
+    and double the channels. Vectors are treated as one-channel signals.
 
     Args:
-        data: what it is to classify, for shape, scale and classes.
+        data: the data to classify, for shape, scale and classes.
         width: channels of the first stage; ``None`` is 16.
-        dropout: share of the pooled features that is dropped.
+        dropout: dropout probability of the pooled features.
     """
     x, width = data.x, width or 16
     signal = x.ndim == 2
@@ -39,11 +39,12 @@ def cnn(data: Data, *, width: int | None, dropout: float) -> nn.Module:
 def factor_cnn(data: Data, *, width: int | None) -> nn.Module:
     """Build the paper's network for rendered digits (appendix A): four strided convolutions.
 
-    Each is of 5 × 5, with batch norm and LeakyReLU, ``stage1 … stage4``, then ``head``.
+    The stages ``stage1 … stage4`` are 5 × 5 convolutions with batch norm and LeakyReLU; then comes
+    ``head``.
 
     Args:
-        data: images of what it is to classify.
-        width: channels of the first stage, doubled by each other one; ``None`` is 32.
+        data: the images to classify.
+        width: channels of the first stage, doubled by each later one; ``None`` is 32.
     """
     width = width or 32
     layers: OrderedDict[str, nn.Module] = OrderedDict(standardize=Standardize(data))

@@ -1,4 +1,4 @@
-"""Models of timm and torchvision by name, fitted to small images."""
+"""Models of timm and torchvision by name, adapted to small images."""
 
 import importlib
 from collections import OrderedDict
@@ -11,19 +11,19 @@ from manifold_mixup.lab.models.standardize import Standardize
 from manifold_mixup.lab.suggest import nearest
 
 SMALL = 64
-"""Images with fewer pixels a side get a stem that keeps their resolution."""
+"""For images with fewer pixels per side, the stem is changed to keep their resolution."""
 
 
 def build(data: Data, name: str, *, dropout: float) -> nn.Module:
-    """Build ``net``, a model of another library with fresh weights.
+    """Build a model of another library, untrained, as ``net`` behind a standardising module.
 
     Args:
-        data: the images it is to classify.
+        data: the images to classify.
         name: ``"timm:NAME"`` or ``"torchvision:NAME"``.
-        dropout: as the model itself understands it.
+        dropout: passed to the model as its own dropout argument.
 
     Raises:
-        ValueError: there is no such model, or the data are no images.
+        ValueError: there is no such model, or the data are not images.
     """
     library, _, model = name.partition(":")
     check_name(name)
@@ -37,10 +37,10 @@ def build(data: Data, name: str, *, dropout: float) -> nn.Module:
 
 
 def check_name(name: str) -> None:
-    """Raise unless a library has a model of this name.
+    """Check that a library has a model of this name.
 
     Raises:
-        ValueError: it has not, or is not installed; the message names the nearest.
+        ValueError: the library has no such model, or is not installed.
     """
     library, _, model = name.partition(":")
     known = _names(library)
@@ -48,7 +48,8 @@ def check_name(name: str) -> None:
         hint = nearest(model, known, count=3, prefix=f"{library}:")
         listed = f"{'timm' if library == 'timm' else 'torchvision.models'}.list_models()"
         raise ValueError(
-            f"{library} has no model {model!r}.{hint} It has {len(known)}, which {listed} lists."
+            f"{library} has no model {model!r}.{hint} It has {len(known)} models; {listed} lists "
+            "them."
         )
 
 
@@ -71,8 +72,8 @@ def _timm(name: str, data: Data, dropout: float) -> nn.Module:
         "in_chans": data.x.shape[1],
         "drop_rate": dropout,
     }
-    # Transformers are built for one size, with patches in proportion; networks of convolutions
-    # know neither argument.
+    # Transformers are built for one image size, with patches in proportion; convolutional networks
+    # take neither argument.
     for sized in ({"img_size": side, "patch_size": max(side // 8, 1)}, {"img_size": side}, {}):
         try:
             options: dict[str, Any] = general | sized
@@ -93,35 +94,36 @@ def _torchvision(name: str, data: Data, dropout: float) -> nn.Module:
         options["dropout"] = dropout
     net: nn.Module = models.get_model(name, weights=None, **options)
     if data.x.shape[1] != 3:
-        convs = ((place, m) for place, m in net.named_modules() if isinstance(m, nn.Conv2d))
-        place, conv = next(convs)
-        _put(net, place, _like(conv, in_channels=data.x.shape[1]))
+        convs = ((name, m) for name, m in net.named_modules() if isinstance(m, nn.Conv2d))
+        first, conv = next(convs)
+        _replace(net, first, _like(conv, in_channels=data.x.shape[1]))
     return net
 
 
 def _keep_resolution(net: nn.Module) -> None:
-    """Take the strides out of a stem that is made for images of 224 pixels.
+    """Remove the strides of a stem that was made for images of 224 pixels.
 
-    The first convolution, if it strides, takes a 3 x 3 window (patches: 1 x 1) at every place, and
-    a max pooling right after it goes. Transformers were given smaller patches before.
+    A first convolution with a stride becomes 3 x 3 with stride 1 (1 x 1 if it cuts patches), and a
+    max pooling right after it is removed. Transformers are left out: `_timm` and `_torchvision`
+    build them for the size of the images.
     """
     windows = [
-        (place, module)
-        for place, module in net.named_modules()
+        (name, module)
+        for name, module in net.named_modules()
         if isinstance(module, nn.Conv2d | nn.MaxPool2d)
     ]
-    place, conv = windows[0] if windows else ("", None)
-    if not isinstance(conv, nn.Conv2d) or conv.stride[0] == 1 or _is_patches(net, place):
+    first, conv = windows[0] if windows else ("", None)
+    if not isinstance(conv, nn.Conv2d) or conv.stride[0] == 1 or _is_patches(net, first):
         return
     window = 1 if conv.stride == conv.kernel_size else 3
-    _put(net, place, _like(conv, kernel_size=window, stride=1, padding=window // 2))
+    _replace(net, first, _like(conv, kernel_size=window, stride=1, padding=window // 2))
     if len(windows) > 1 and isinstance(windows[1][1], nn.MaxPool2d):
-        _put(net, windows[1][0], nn.Identity())
+        _replace(net, windows[1][0], nn.Identity())
 
 
-def _is_patches(net: nn.Module, place: str) -> bool:
-    """Say whether a convolution cuts the patches of a transformer or mixer."""
-    parent, _, name = place.rpartition(".")
+def _is_patches(net: nn.Module, path: str) -> bool:
+    """Return whether a convolution cuts the patches of a transformer or mixer."""
+    parent, _, name = path.rpartition(".")
     return "PatchEmbed" in type(net.get_submodule(parent)).__name__ or name == "conv_proj"
 
 
@@ -133,6 +135,6 @@ def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
     return nn.Conv2d(**(kept | changes), bias=conv.bias is not None)
 
 
-def _put(net: nn.Module, place: str, module: nn.Module) -> None:
-    parent, _, name = place.rpartition(".")
+def _replace(net: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, module)

@@ -1,4 +1,4 @@
-"""The model of a recipe, freshly initialised, and the layers that a recipe leaves to be found."""
+"""The freshly initialised model of a recipe, and the layers of a recipe that names none."""
 
 from dataclasses import replace
 
@@ -10,12 +10,12 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.recipes.recipe import FOUND, Recipe
 
 _GRAPHS = 256
-"""How many the compiler may make of one model class: all runs of a process count together, and of
-each run every layer with every size of batch."""
+"""Limit of compiled graphs per model class. It counts all runs of a process, and every layer and
+batch size of each run."""
 
 
 def fresh_model(run: Recipe, data: Data) -> nn.Module:
-    """Build the model of a run, its initial weights drawn by the run's seed."""
+    """Build the model of a run, with initial weights drawn from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = models.build(
@@ -29,8 +29,8 @@ def fresh_model(run: Recipe, data: Data) -> nn.Module:
     if run.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if run.compile:
-        # With shapes fixed, a graph does not depend on which batch size came first, and so neither
-        # does a run on where it was stopped. Each layer has a graph for whole and partial batches.
+        # With static shapes, a graph does not depend on which batch size came first, so the result
+        # of a run does not depend on where it was stopped.
         model.compile(dynamic=False, mode="reduce-overhead" if run.cuda_graphs else None)
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, _GRAPHS)
@@ -38,7 +38,7 @@ def fresh_model(run: Recipe, data: Data) -> nn.Module:
 
 
 def with_layers(run: Recipe, data: Data) -> Recipe:
-    """Name the layers of a recipe that leaves them to be found."""
+    """Return the recipe with its layers, found by `find_layers` if it names none."""
     if run.layers != FOUND:
         return run
     return replace(run, layers=models.eligible(run.model, fresh_model(run, data), data.x))

@@ -1,4 +1,4 @@
-"""Plain multilayer perceptrons, with a bottleneck or without."""
+"""Plain multilayer perceptrons, with or without a bottleneck."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Shape:
     """The layers of a perceptron.
 
     Attributes:
-        before: hidden layers before the bottleneck, or all of them.
+        before: number of hidden layers before the bottleneck, or of all without one.
         bottleneck: units of the bottleneck; 0 for none.
-        after: hidden layers after it.
+        after: number of hidden layers after the bottleneck.
         width: units of a hidden layer.
-        activation: what follows a hidden layer; the bottleneck stays linear.
+        activation: activation of the hidden layers; the bottleneck is linear.
     """
 
     before: int
@@ -31,11 +31,11 @@ class Shape:
 
 SHAPES = {
     "mlp": Shape(3),
-    # Nine layers, the middle one of two units (paper, Figures 1 and 2); the widths are unknown.
+    # Nine layers with a middle one of two units (paper, Figures 1 and 2); the widths are unknown.
     "spiral-mlp": Shape(4, bottleneck=2, after=3, width=128),
     # 784-1024-1024-2-1024-1024-10 (Figure 5).
     "mnist-mlp-2": Shape(2, bottleneck=2, after=2, width=1024, activation="leaky_relu"),
-    # After three hidden layers or after one, then four (appendix G, Figures 9 to 11).
+    # Three hidden layers or one before the bottleneck, four after it (appendix G, Figures 9 to 11).
     "mnist-mlp-12": Shape(3, bottleneck=12, after=4, width=1024, activation="leaky_relu"),
     "mnist-mlp-30": Shape(3, bottleneck=30, after=4, width=1024, activation="leaky_relu"),
     "mnist-mlp-30-early": Shape(1, bottleneck=30, after=4, width=1024, activation="leaky_relu"),
@@ -45,14 +45,14 @@ SHAPES = {
 def mlp(
     data: Data, shape: Shape, *, width: int | None, dropout: float, batch_norm: bool
 ) -> nn.Module:
-    """Build ``hidden1 …``, ``bottleneck`` if there is one, the hidden layers after it, ``head``.
+    """Build ``hidden1 …``, ``bottleneck`` if there is one, more hidden layers, and ``head``.
 
     Args:
-        data: what it is to classify, for shape, scale and classes.
+        data: the data to classify, for shape, scale and classes.
         shape: the layers.
-        width: units of a hidden layer; ``None`` is the shape's own.
-        dropout: share of the hidden units that is dropped; the bottleneck's stay.
-        batch_norm: whether every layer but the last is normalised.
+        width: units of a hidden layer; ``None`` for the shape's own.
+        dropout: dropout probability of the hidden layers, but not of the bottleneck.
+        batch_norm: whether every layer except the last has a batch norm.
     """
     width = width or shape.width
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -1,4 +1,4 @@
-"""A model that a person names, with one batch for it, and the layers it turns out to have."""
+"""A model named on the command line, with one batch for it, and its layers."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,13 +13,17 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models import user_code
 
 USUAL = (3, 224, 224)
-"""The shape of one input if nothing is said."""
+"""The default shape of one input."""
 
 
 class Given(NamedTuple):
     """A model, and one batch as `ManifoldMixup` takes it for ``example=``.
 
-    What the batch is, and what to do if the model does not take it, is told if it does not.
+    Attributes:
+        model: the model.
+        example: the batch.
+        batch: a description of the batch, for the message if the model fails on it.
+        way_out: what to do then.
     """
 
     model: nn.Module
@@ -34,15 +38,15 @@ def look(
     """Build a model and find its layers.
 
     Args:
-        name: of a model of the lab, ``"timm:NAME"``, ``"torchvision:NAME"``, or where something of
-            the user's is, as `user_code.load` takes it: a model; a function without arguments that
-            returns one; or that returns one and a batch for it.
-        shape: of one input; empty for the usual one.
-        classes: of the lab's own models.
-        mask: name of the padding mask that is to be mixed too.
+        name: a model of the lab, ``"timm:NAME"``, ``"torchvision:NAME"``, or a place in the user's
+            code as `user_code.load` takes it. The user's code gives a model, or a function without
+            arguments that returns a model, or a model and a batch.
+        shape: shape of one input; empty for the default.
+        classes: number of classes, for the lab's own models.
+        mask: name of the padding mask to mix too.
 
     Raises:
-        ValueError: there is no such model, it does not take such a batch, or there is no such mask.
+        ValueError: there is no such model or mask, or the model fails on the batch.
     """
     given = _given(name, shape, classes)
     args, kwargs = _arguments(given.example)
@@ -60,14 +64,14 @@ def _given(name: str, shape: tuple[int, ...], classes: int) -> Given:
         model = _published(library, rest)
         return _with_images(model, shape or _made_for(model))
     if ":" in name or name.endswith(".py"):
-        return _yours(name, shape)
+        return _from_user(name, shape)
     models.check_name(name)
     shape = shape or ((40,) if "mlp" in name else (3, 32, 32))
     return _with_images(models.build(name, _stand_in(shape, classes)), shape)
 
 
 def _published(library: str, name: str) -> nn.Module:
-    """Build a model as it is for large images."""
+    """Build a model of a library without adapting it to small images."""
     if library == "timm":
         import timm
 
@@ -80,24 +84,24 @@ def _published(library: str, name: str) -> nn.Module:
 
 
 def _made_for(model: nn.Module) -> tuple[int, ...]:
-    """Return the shape of the inputs that a model of timm says it is made for."""
+    """Return the input shape that a timm model was made for."""
     made = getattr(model, "default_cfg", None) or {}
     return tuple(made.get("input_size") or USUAL)
 
 
-def _yours(name: str, shape: tuple[int, ...]) -> Given:
+def _from_user(name: str, shape: tuple[int, ...]) -> Given:
     made = user_code.load(name)
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"{name} gave {_kind(made)}. Expected an nn.Module; or an nn.Module and one batch for "
-            f"it: a tensor, a tuple of positional or a dict of keyword arguments."
+            f"{name} returned {_kind(made)}. Expected an nn.Module, or an nn.Module and one batch "
+            f"for it: a tensor, a tuple of positional arguments or a dict of keyword arguments."
         )
     if example is None:
         way_out = f"Give another --shape, or let {name} return the model and a batch for it"
         return _with_images(model, shape or USUAL, way_out)
     if shape:
-        raise ValueError(f"{name} brings a batch of its own: leave --shape out.")
+        raise ValueError(f"{name} returns its own batch. Leave out --shape.")
     way_out = "A tuple is the positional arguments of forward, a dict its keyword arguments"
     return Given(model, example, f"the batch that {name} returns", way_out)
 
@@ -109,7 +113,7 @@ def _with_images(
 
 
 def _stand_in(shape: tuple[int, ...], classes: int) -> Data:
-    """Make data of a shape, for models that are built to fit data."""
+    """Return data of a shape, for models that are built to fit data."""
     x, y = torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64)
     return Data("inputs of that shape", x, y, x, y, classes=classes, eps=0.0, space="")
 

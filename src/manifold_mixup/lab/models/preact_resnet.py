@@ -10,9 +10,9 @@ from manifold_mixup.lab.models.standardize import Standardize
 
 
 class _Block(nn.Module):
-    """Norm, ReLU and convolution, several times, beside a shortcut.
+    """Several times norm, ReLU and convolution, added to a shortcut.
 
-    Where the shape changes, the shortcut is a convolution of the first activation (He et al.,
+    If the shape changes, the shortcut is a convolution of the first activation (He et al.,
     Identity Mappings in Deep Residual Networks, 2016).
     """
 
@@ -62,14 +62,14 @@ DEPTHS = tuple(_KINDS)
 def preact_resnet(data: Data, *, depth: int, width: int | None, dropout: float) -> nn.Module:
     """Build ``conv1``, ``layer1 … layer4``, average pooling and ``head``.
 
-    As in the authors' code, no norm comes after ``conv1`` and none before the pooling. Images of
-    64 pixels are halved by ``conv1``.
+    As in the authors' code, there is no norm after ``conv1`` or before the pooling. For images of
+    64 pixels, ``conv1`` has stride 2.
 
     Args:
-        data: what it is to classify, for shape, scale and classes.
+        data: the data to classify, for shape, scale and classes.
         depth: 18, 34, 50 or 152.
         width: channels of the first stage; ``None`` is 64.
-        dropout: share of the pooled features that is dropped.
+        dropout: dropout probability of the pooled features.
     """
     block, expansion, counts = _KINDS[depth]
     width = width or 64
@@ -80,8 +80,8 @@ def preact_resnet(data: Data, *, depth: int, width: int | None, dropout: float) 
     channels = width
     for stage, count in enumerate(counts):
         inner, blocks = width * 2**stage, []
-        for place in range(count):
-            blocks.append(block(channels, inner, 2 if stage and not place else 1))
+        for index in range(count):
+            blocks.append(block(channels, inner, 2 if stage and not index else 1))
             channels = expansion * inner
         layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
     layers["pool"] = nn.AdaptiveAvgPool2d(1)

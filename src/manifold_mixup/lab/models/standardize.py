@@ -1,4 +1,4 @@
-"""A fixed first module, so that attacks are stated in the units of the data."""
+"""Standardisation inside the model, so that attacks are in the units of the data."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from manifold_mixup.lab.data import Data
 
 
 class Standardize(nn.Module):
-    """Subtract the data set's mean and divide by its deviation.
+    """Subtract the data set's mean and divide by its standard deviation.
 
-    Being inside the model, it leaves ``model(x)`` a function of the raw data: an attack of
-    strength ε on ``x`` is an attack of ε in pixels, whatever the scaling.
+    Because this happens inside the model, ``model(x)`` is a function of the raw data: an attack of
+    size ε on ``x`` changes pixels by ε, whatever the scaling.
     """
 
     mean: Tensor
@@ -28,15 +28,15 @@ class Standardize(nn.Module):
         self.register_buffer("std", std.clamp_min(torch.finfo(std.dtype).tiny))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input with mean 0 and deviation 1 over the training set."""
+        """Return the input, scaled to mean 0 and standard deviation 1 over the training set."""
         return (x - self.mean) / self.std
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and deviation over all inputs, as models see them."""
+    """Return the mean and standard deviation of all inputs, with pixels scaled to 0 to 1."""
     if x.dtype != torch.uint8:
         return x.mean(), x.std()
-    # Counting the 256 values needs no copy of all images as floats.
+    # Counting the 256 values avoids a copy of all images as floats.
     parts = [part.flatten().bincount(minlength=256) for part in x.split(4096)]
     count = torch.stack(parts).sum(0).double()
     value = torch.arange(256, dtype=torch.float64) / 255

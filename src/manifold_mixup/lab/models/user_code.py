@@ -1,4 +1,4 @@
-"""Something of the user's own, by name, from a file or a package."""
+"""The user's own objects, loaded by name from a file or a package."""
 
 import importlib
 import inspect
@@ -17,20 +17,21 @@ from manifold_mixup.lab.suggest import nearest
 
 
 def load(place: str) -> Any:
-    """Return what is named; of a function or class, what it makes without arguments.
+    """Return the named object; a function or class is called without arguments.
 
-    A file is run, and finds what lies beside it, as under ``python FILE.py``. A package is looked
-    for in the current folder first, as under ``python -m``.
+    A file is executed, and can import the files beside it, as with ``python FILE.py``. A package is
+    searched for in the current folder first, as with ``python -m``.
 
     Args:
         place: ``"FILE.py:NAME"`` or ``"PACKAGE:NAME"``.
 
     Raises:
-        ValueError: there is no such thing, it needs arguments, or it fails; the message says where.
+        ValueError: there is no such object, it needs arguments, or its code fails; the message
+            names the line.
     """
     home, _, name = place.rpartition(":")
     if not home:
-        raise ValueError(f"{place} names a file. Say what of it is meant, too: {place}:NAME")
+        raise ValueError(f"{place} is only a file. Name the object in it too: {place}:NAME")
     with _blaming(place):
         module = _run(Path(home).expanduser()) if home.endswith(".py") else _import(home)
     value = getattr(module, name, None)
@@ -40,8 +41,8 @@ def load(place: str) -> Any:
         return value
     if needed := _needed(value):
         raise ValueError(
-            f"{place} needs {', '.join(needed)}, and is called without arguments. Name a function "
-            f"around it that gives them."
+            f"{place} needs {', '.join(needed)}, but is called without arguments. Name a function "
+            f"that calls it with them."
         )
     with _blaming(place):
         return value()
@@ -49,9 +50,9 @@ def load(place: str) -> Any:
 
 def _run(file: Path) -> ModuleType:
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; paths are read from {Path.cwd()}")
+        raise FileNotFoundError(f"there is no file {file}; paths are relative to {Path.cwd()}")
     sys.path.insert(0, str(file.resolve().parent))
-    # Dataclasses, for one, look their module up.
+    # Some code, such as dataclasses, looks its module up in sys.modules.
     name = file.stem if file.stem not in sys.modules else f"{file.stem} of yours"
     module = sys.modules[name] = ModuleType(name)
     module.__file__ = str(file)
@@ -65,10 +66,10 @@ def _import(package: str) -> ModuleType:
 
 
 def _needed(function: Any) -> list[str]:
-    """Name the arguments that a call cannot do without."""
+    """Return the names of the required arguments."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some that are written in C do not say
+    except (TypeError, ValueError):  # some C functions have no signature
         return []
     various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [one.name for one in parameters if one.default is one.empty and one.kind not in various]
@@ -76,7 +77,7 @@ def _needed(function: Any) -> list[str]:
 
 @contextmanager
 def _blaming(place: str) -> Iterator[None]:
-    """Say of an error in code that is not ours what it is and where it comes from."""
+    """Turn an error in the user's code into a `ValueError` that names the error and its line."""
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -85,7 +86,7 @@ def _blaming(place: str) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """Name the line of the user's file that an error comes from, if it got there."""
+    """Return the line of the user's file that raised an error, or "" if none was reached."""
     frames = traceback.extract_tb(error.__traceback__)
     strange = [
         one for one in frames if one.filename != __file__ and "importlib" not in one.filename

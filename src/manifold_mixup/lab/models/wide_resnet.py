@@ -10,10 +10,10 @@ from manifold_mixup.lab.models.standardize import Standardize
 
 
 class _Block(nn.Module):
-    """Two pre-activated convolutions beside a shortcut; the second one strides.
+    """Two pre-activated convolutions, the second with the stride, added to a shortcut.
 
-    Unlike in a PreActResNet the convolution of the shortcut takes the raw input, and convolutions
-    have biases: so it is in the authors' code.
+    As in the authors' code, and unlike in a PreActResNet, the convolution of the shortcut takes the
+    raw input, and convolutions have biases.
     """
 
     def __init__(self, channels: int, out: int, stride: int, dropout: float) -> None:
@@ -36,11 +36,11 @@ def wide_resnet(
     """Build ``conv1``, ``layer1 … layer3``, a last norm, average pooling and ``head``.
 
     Args:
-        data: what it is to classify, for shape, scale and classes.
-        depth: convolutions on the longest path, 28 in the paper.
-        widen: how many times wider than a ResNet.
+        data: the data to classify, for shape, scale and classes.
+        depth: number of convolutions on the longest path, 28 in the paper.
+        widen: width relative to a ResNet.
         width: channels of the stem; ``None`` is 16.
-        dropout: share dropped between the convolutions of a block.
+        dropout: dropout probability between the convolutions of a block.
     """
     width = width or 16
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -49,11 +49,11 @@ def wide_resnet(
     channels = width
     for stage in range(3):
         out, blocks = width * widen * 2**stage, []
-        for place in range((depth - 4) // 6):
-            blocks.append(_Block(channels, out, 2 if stage and not place else 1, dropout))
+        for index in range((depth - 4) // 6):
+            blocks.append(_Block(channels, out, 2 if stage and not index else 1, dropout))
             channels = out
         layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
-    # The authors' momentum: the running statistics are nearly those of the last batch.
+    # The authors' momentum, which makes the running statistics nearly those of the last batch.
     layers["norm"] = nn.Sequential(nn.BatchNorm2d(channels, momentum=0.9), nn.ReLU())
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()

@@ -1,8 +1,8 @@
-"""The paper's tables, and figures as tables: the recipe of every row, and the numbers it reports.
+"""The paper's tables, and its figures as tables: the recipe and the reported numbers of every row.
 
 Verma et al., Manifold Mixup: Better Representations by Interpolating Hidden States, ICML 2019
-(arXiv 1806.05236v7). Where text and published code disagree, ``docs/reproduce.md`` says what was
-taken and why.
+(arXiv 1806.05236v7). Where text and published code disagree, ``docs/reproduce.md`` explains our
+choice.
 
 Imported by: commands, playground, report, terminal.
 Imports: evaluate, recipes, runs.

@@ -7,7 +7,7 @@ from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import at_input, longest, manifold, none
 from manifold_mixup.lab.recipes.recipe import Recipe
 
-# The paper prints accuracies in both tables.
+# The paper reports accuracies in both tables.
 _STAGES = ("input", "layer1", "layer2", "layer3")
 _BY_S: dict[tuple[int, ...], float] = {
     (): 95.27,
@@ -32,18 +32,18 @@ _BY_ALPHA = {
 
 
 def table_5() -> Table:
-    """S, the eligible layers; α = 2."""
+    """Return Table 5: the eligible layers S, with α = 2."""
     plain, rows = longest(), list[Row]()
-    for places, accuracy in _BY_S.items():
-        label = f"S = {{{', '.join(map(str, places))}}}" if places else "no mixup"
+    for stages, accuracy in _BY_S.items():
+        label = f"S = {{{', '.join(map(str, stages))}}}" if stages else "no mixup"
         paper = {"error": (round(100 - accuracy, 2),)}
-        run = _mixing(plain, tuple(_STAGES[place] for place in places))
-        rows.append(Row(label, run, paper, "no mixup" if places else ""))
+        run = _mixing(plain, tuple(_STAGES[stage] for stage in stages))
+        rows.append(Row(label, run, paper, "no mixup" if stages else ""))
     return Table("table-5", "Table 5: S, CIFAR-10, PreActResNet18", (ERROR,), tuple(rows))
 
 
 def _mixing(plain: Recipe, layers: tuple[str, ...]) -> Recipe:
-    """Name the method as the other tables do where they have it, so that its runs are shared."""
+    """Return the recipe for some layers, named as in other tables so that runs are shared."""
     if layers in ((), ("input",)):
         return at_input(plain, 2.0) if layers else none(plain)
     run = manifold(plain, 2.0, layers)
@@ -55,12 +55,12 @@ def _mixing(plain: Recipe, layers: tuple[str, ...]) -> Recipe:
 
 
 def table_6() -> Table:
-    """The α of both kinds of mixup; the paper has no row without mixing, here it is the base."""
+    """Return Table 6: α of both kinds of mixup, with an added baseline without mixing."""
     plain = longest()
     rows = [Row("no mixup", none(plain), {})]
-    for place, method in enumerate((at_input, manifold)):
+    for column, method in enumerate((at_input, manifold)):
         for alpha, accuracies in _BY_ALPHA.items():
             run = method(plain, alpha)
-            paper = {"error": (round(100 - accuracies[place], 2),)}
+            paper = {"error": (round(100 - accuracies[column], 2),)}
             rows.append(Row(run.method, run, paper, "no mixup"))
     return Table("table-6", "Table 6: α, CIFAR-10, PreActResNet18", (ERROR,), tuple(rows))

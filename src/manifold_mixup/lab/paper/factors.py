@@ -1,4 +1,4 @@
-"""Table 8: mixing the true factors of rendered digits beside mixing their pixels (appendix A)."""
+"""Table 8: mixing the true factors of rendered digits, compared with mixing pixels (appendix A)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,16 +14,16 @@ _TASKS = {
     "c": ((63.05, 4.2871), (66.09, 1.4181), (99.06, 0.1279)),
 }
 _NOTE = (
-    "Tasks A and B: which way does the digit lean; C: a one or a seven. The angles of the test set "
-    "lie between those of the training set. Mixed factors are what mixing at a layer would be if "
-    "the layer held the true factors: every image is rendered from mixed ones. The paper draws "
-    "128,000 images as it goes; ours are 4,000, seen 32 times. Task A without mixing can be worse "
-    "than guessing: what leans a little is taken for what leans the other way."
+    "Tasks A and B: which way does the digit lean? Task C: is it a one or a seven? The angles of "
+    "the test set are between those of the training set. Mixed factors: every image is rendered "
+    "from mixed factors, which is mixing at a hypothetical layer that has the true factors. The "
+    "paper draws 128,000 images during training; we use 4,000 images 32 times. Without mixing, the "
+    "error on task A can be worse than guessing: a slight lean is taken for the opposite one."
 )
 
 
 def table_8() -> Table:
-    """No mixup, input mixup and mixed factors on three tasks."""
+    """Return Table 8: no mixup, input mixup and mixed factors on three tasks."""
     rows = tuple(row for task in _TASKS for row in _rows(task))
     title = "Table 8: mixing true factors, rendered digits"
     return Table("table-8", title, (ERROR, NLL), rows, note=_NOTE)
@@ -34,7 +34,7 @@ def _rows(task: str) -> Iterator[Row]:
         SMALL,
         data=f"factors-{task}",
         model="factor-cnn",
-        epochs=32,  # of 4,000: 1,000 steps
+        epochs=32,  # of 4,000 images: 1,000 steps
         batch=128,
         lr=1e-4,
         schedule="constant",

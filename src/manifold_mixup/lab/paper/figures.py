@@ -1,4 +1,4 @@
-"""The paper's figures as tables: every claim is a number."""
+"""The paper's figures as tables, with a number for every claim."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import SMALL, at_input, manifold, none, supervised
 from manifold_mixup.lab.recipes.recipe import Recipe
 
-# The paper names neither optimizer nor schedule nor α of manifold mixup for its spirals.
+# For its spirals, the paper states no optimizer, no schedule and no α of manifold mixup.
 _SPIRALS = replace(
     SMALL,
     data="spirals",
@@ -45,20 +45,21 @@ _SPIRAL_COLUMNS = (
     ),
 )
 _SPIRAL_NOTE = (
-    "The paper shows pictures and no numbers. It gives the nine layers, the bottleneck of two "
-    "units, α = 1 for input mixup and the dropout of 50 %; the rest is ours: 200 points a class, "
-    "128 units, Adam, 500 epochs, α = 2 for manifold mixup, and the strength of noise and decay."
+    "The paper shows pictures and no numbers. It states nine layers, a bottleneck of two units, "
+    "α = 1 for input mixup and dropout of 50 %. The other settings are ours: 200 points per class, "
+    "128 units, Adam, 500 epochs, α = 2 for manifold mixup, and the amounts of noise and weight "
+    "decay."
 )
 
 
 def figure_1() -> Table:
-    """No mixup, input mixup and manifold mixup at the bottleneck."""
+    """Return Figure 1: no mixup, input mixup, and manifold mixup at the bottleneck."""
     methods = (none(_SPIRALS), at_input(_SPIRALS), manifold(_SPIRALS))
     return _spiral_table("figure-1", "Figure 1: two spirals", methods)
 
 
 def figure_2() -> Table:
-    """The other regularisers beside manifold mixup."""
+    """Return Figure 2: other regularisers compared with manifold mixup."""
     plain = none(_SPIRALS)
     methods = (
         plain,
@@ -86,18 +87,19 @@ def _spiral_table(name: str, title: str, methods: tuple[Recipe, ...]) -> Table:
 
 _LOSS = Measure("train_loss", "training loss", digits=4, training=True)
 _LOSS_NOTE = (
-    "The loss that was minimised, mixed where the row mixes, over the last epoch. The paper's "
-    "pictures have the blocked gradient above input mixup, and mixing at the deepest layer lowest: "
-    "states can move so that mixed ones become easy, and only where the gradient reaches them."
+    "The training loss of the last epoch, of mixed batches if the row mixes. In the paper's "
+    "figures, the loss with a blocked gradient is above input mixup, and the loss of mixing at the "
+    "deepest layer is lowest: training can move states so that mixed states become easy, but only "
+    "if the gradient reaches the states."
 )
 
 
 _MNIST = replace(_SPIRALS, data="mnist", epochs=30, batch=256, lr=1e-4, schedule="constant")
-"""As in the authors' code for Figure 5; the text gives neither optimizer nor epochs."""
+"""As in the authors' code for Figure 5; the text states neither optimizer nor epochs."""
 
 
 def figure_5() -> Table:
-    """States of MNIST digits at a bottleneck of two units."""
+    """Return Figure 5: states of MNIST digits at a bottleneck of two units."""
     rows = []
     for group, data in (("digits 0 to 4", "mnist-0-4"), ("digits 0 to 9", "mnist")):
         plain = none(replace(_MNIST, data=data, model="mnist-mlp-2"))
@@ -117,13 +119,13 @@ def figure_5() -> Table:
 
 
 def figure_6() -> Table:
-    """Training loss by the layer that is mixed, PreActResNet18 on CIFAR-10."""
+    """Return Figure 6: training loss by mixed layer, PreActResNet18 on CIFAR-10."""
     plain = supervised("cifar-10", "preact-resnet18")
     return _loss_table("figure-6", "Figure 6: training loss, CIFAR-10, PreActResNet18", plain)
 
 
 def figure_7() -> Table:
-    """The same, PreActResNet50 on CIFAR-100."""
+    """Return Figure 7: training loss by mixed layer, PreActResNet50 on CIFAR-100."""
     plain = supervised("cifar-100", "preact-resnet50")
     return _loss_table("figure-7", "Figure 7: training loss, CIFAR-100, PreActResNet50", plain)
 
@@ -147,18 +149,18 @@ _NETWORKS = {
     "mnist-mlp-30-early": ("30 units after one layer", (33.64, 27.60, 24.60)),
 }
 _SPECTRA_NOTE = (
-    "States of the bottleneck on the test set, not centred, as the paper's seem to be; its numbers "
-    "are those of Figures 9 to 11. Of a first hidden layer section 3.2 gives s₁ and the sum of "
-    "the others: no mixup 51.73 and 78.67 (s₁ is 39.7 % of all), weight decay 33.76 and 73.36 "
+    "States of the bottleneck on the test set, not centred, as the paper's seem to be. The paper's "
+    "numbers are from Figures 9 to 11. For a first hidden layer, section 3.2 states s₁ and the sum "
+    "of the others: no mixup 51.73 and 78.67 (s₁ is 39.7 % of all), weight decay 33.76 and 73.36 "
     "(31.5 %), dropout 28.83 and 77.47 (27.1 %), input mixup 33.46 and 66.89 (33.3 %), manifold "
-    "mixup 31.65 and 40.98 (43.6 %). Optimizer, epochs and examples are not given: ours are Adam "
-    "at 10⁻⁴, batches of 256 and 30 epochs, as in the authors' code for Figure 5; α = 1 for input "
-    "mixup, decay 10⁻⁴ and dropout 0.5 are ours."
+    "mixup 31.65 and 40.98 (43.6 %). Optimizer, epochs and examples are not stated: we use Adam "
+    "with 10⁻⁴, batches of 256 and 30 epochs, as in the authors' code for Figure 5. α = 1 for "
+    "input mixup, weight decay 10⁻⁴ and dropout 0.5 are our choices."
 )
 
 
 def spectra() -> Table:
-    """Singular values of the states of a class at a bottleneck, MNIST (appendix G)."""
+    """Return the singular values of a class's states at a bottleneck, MNIST (appendix G)."""
 
     def column(key: str, title: str, digits: int, better: Literal["lower", "higher"]) -> Measure:
         name, field = _BOTTLENECK, key if key == "within" else f"uncentred.{key}"

@@ -11,7 +11,7 @@ Numbers = Mapping[str, Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
 
 def _compared(data: str, numbers: Numbers) -> Iterator[Row]:
-    """Yield the three methods on several networks, error and NLL each."""
+    """Yield rows for the three methods on several networks, with error and NLL."""
     for model, methods in numbers.items():
         plain = supervised(data, model)
         runs = {"none": none(plain), "input": at_input(plain), "manifold": manifold(plain)}
@@ -83,24 +83,24 @@ _SVHN: Numbers = {
 
 
 def table_1a() -> Table:
-    """CIFAR-10."""
+    """Return Table 1(a): CIFAR-10."""
     rows = tuple(_compared("cifar-10", _C10))
     return Table("table-1a", "Table 1(a): CIFAR-10", (ERROR, NLL), rows)
 
 
 def table_1b() -> Table:
-    """CIFAR-100."""
+    """Return Table 1(b): CIFAR-100."""
     rows = tuple(_compared("cifar-100", _C100))
     return Table("table-1b", "Table 1(b): CIFAR-100", (ERROR, NLL), rows)
 
 
 def table_2() -> Table:
-    """SVHN."""
+    """Return Table 2: SVHN."""
     return Table("table-2", "Table 2: SVHN", (ERROR, NLL), tuple(_compared("svhn", _SVHN)))
 
 
 def table_3() -> Table:
-    """Tiny-ImageNet, top-1 and top-5 error; the paper prints accuracies."""
+    """Return Table 3: Tiny-ImageNet, top-1 and top-5 error; the paper reports accuracies."""
     plain = supervised("tiny-imagenet", "preact-resnet18")
     accuracy = {
         "none": {0.0: (55.52, 71.04)},

@@ -1,6 +1,6 @@
-"""From finished runs to the numbers of a table: each row's spread, and its difference to its base.
+"""The numbers of a table from finished runs: each row's spread, and its difference to its baseline.
 
-Every mean has its n: a table that is not complete yet shows what there is.
+Every mean has its n, so that an incomplete table can be shown.
 """
 
 import math
@@ -19,7 +19,7 @@ WHEN: tuple[When, When] = ("last", "best")
 
 
 class Found(NamedTuple):
-    """A finished run, and what `evaluate` found of its last and of its best epoch."""
+    """A finished run, and the results of `evaluate` for its last and its best epoch."""
 
     result: Result
     evaluation: Mapping[When, Mapping[str, Any]]
@@ -30,8 +30,8 @@ class Cell:
     """Our numbers for one column of one row.
 
     Attributes:
-        spread: over the seeds; ``None`` if no run is finished.
-        difference: to the row it is compared with, over the seeds that both have finished.
+        spread: the spread over the seeds; ``None`` if no run is finished.
+        difference: the difference to the baseline, over the seeds that both have finished.
     """
 
     spread: Spread | None = None
@@ -40,19 +40,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row with our numbers beside the paper's, by the column's key, for each epoch."""
+    """A row with our numbers by epoch and by the column's key."""
 
     row: Row
     cells: Mapping[When, Mapping[str, Cell]]
 
     @property
     def n(self) -> int:
-        """How many seeds are finished."""
+        """The number of finished seeds."""
         return max((c.spread.n for c in self.cells["last"].values() if c.spread), default=0)
 
 
 def lines(table: Table, found: Mapping[Recipe, Mapping[int, Found]]) -> list[Line]:
-    """Put the numbers of all rows together.
+    """Return the lines of all rows.
 
     Args:
         table: the table.

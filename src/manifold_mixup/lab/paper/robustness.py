@@ -1,4 +1,4 @@
-"""Tables 4, 7 and 9, and outliers: what models of the usual training make of strange inputs."""
+"""Tables 4, 7 and 9, and outliers: the models of other tables on deformed and attacked inputs."""
 
 from manifold_mixup.lab.evaluate import DEFORMATIONS, Deformation, Settings
 from manifold_mixup.lab.evaluate.attacks import authors_fgsm, one_step, pgd, unbounded
@@ -6,7 +6,7 @@ from manifold_mixup.lab.evaluate.measures import Measure
 from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervised
 
-# Accuracy of no mixup, input mixup at α = 1 and 2, and manifold mixup, row by row as in Table 9.
+# Accuracy of no mixup, input mixup with α = 1 and 2, and manifold mixup, in the rows of Table 9.
 _DEFORMED = (
     (52.96, 55.55, 56.48, 60.08),
     (33.82, 37.73, 36.78, 42.13),
@@ -30,18 +30,18 @@ _IN_TABLE_4 = (0, 1, 4, 5, 11, 12, 13, 14)
 
 
 def table_4() -> Table:
-    """The eight deformations that the main text shows."""
+    """Return Table 4: the eight deformations of the main text."""
     return _deformed("table-4", "Table 4: deformed CIFAR-100, PreActResNet34", _IN_TABLE_4)
 
 
 def table_9() -> Table:
-    """All seventeen deformations."""
+    """Return Table 9: all 17 deformations."""
     every = tuple(range(len(_DEFORMED)))
     return _deformed("table-9", "Table 9: deformed CIFAR-100, PreActResNet34", every)
 
 
-def _deformed(name: str, title: str, places: tuple[int, ...]) -> Table:
-    shown = tuple(DEFORMATIONS[place] for place in places)
+def _deformed(name: str, title: str, indices: tuple[int, ...]) -> Table:
+    shown = tuple(DEFORMATIONS[k] for k in indices)
     columns = tuple(
         Measure(
             str(deformation),
@@ -58,12 +58,12 @@ def _deformed(name: str, title: str, places: tuple[int, ...]) -> Table:
         Row(
             run.method,
             run,
-            {str(DEFORMATIONS[place]): (_DEFORMED[place][method],) for place in places},
+            {str(DEFORMATIONS[k]): (_DEFORMED[k][method],) for k in indices},
             "no mixup" if method else "",
         )
         for method, run in enumerate(runs)
     )
-    note = "Deformed pixels: nearest neighbour, black outside, an angle of its own for each image."
+    note = "Deformation: nearest neighbour, black outside, and a separate angle for each image."
     return Table(name, title, columns, rows, Settings(deformations=shown), note=note)
 
 
@@ -74,7 +74,7 @@ _FAR = unbounded()
 
 
 def table_7() -> Table:
-    """White-box attacks; the paper states no ε, so that three are shown."""
+    """Return Table 7: white-box attacks, with several ε since the paper states none."""
     attacks = {
         "fgsm": (_AUTHORS, "FGSM, ε = 0.03 in standardised units, accuracy %"),
         "fgsm-8/255": (_PIXELS, "FGSM, ε = 8/255 in pixels, accuracy %"),
@@ -87,8 +87,8 @@ def table_7() -> Table:
     )
     settings = Settings(attacks=tuple(attack for attack, _ in attacks.values()))
     note = (
-        "The paper gives no ε. Its numbers stand in the column of the ε its authors' code used "
-        "most; 0.03 there is about 1.9/255 in pixels."
+        "The paper states no ε. Its numbers are in the column of the most frequent ε in the "
+        "authors' code, 0.03, which is about 1.9/255 in pixels."
     )
     title = "Table 7: attacked test sets"
     return Table("table-7", title, columns, tuple(_attacked()), settings, note=note)
@@ -119,9 +119,9 @@ def _attacked() -> list[Row]:
 
 
 def outliers() -> Table:
-    """How well confidence tells the test set from what was never seen; not a table of the paper.
+    """Return a table of outlier detection by confidence, which the paper does not have.
 
-    Its opening claim is that networks are confident there where they are wrong.
+    The paper claims in its introduction that networks are confident and wrong on such inputs.
     """
     strange = (Deformation("rotation", 80), Deformation("zoom", 0.2))
     names = ("cifar-100", "uniform noise", "Gaussian noise", *map(str, strange))
@@ -134,9 +134,7 @@ def outliers() -> Table:
     )
     plain = supervised("cifar-10", "preact-resnet18")
     methods = none(plain), at_input(plain), manifold(plain)
-    rows = tuple(
-        Row(run.method, run, {}, "no mixup" if place else "") for place, run in enumerate(methods)
-    )
+    rows = tuple(Row(run.method, run, {}, "no mixup" if k else "") for k, run in enumerate(methods))
     title = "Outliers: CIFAR-10 against what the model has never seen, PreActResNet18"
     settings = Settings(deformations=strange)
     return Table("outliers", title, columns, rows, settings, unknown=("cifar-100",))

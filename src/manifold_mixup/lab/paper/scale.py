@@ -1,4 +1,4 @@
-"""Shorter and smaller versions of a table, for rehearsals: the one place that shortens."""
+"""Scales: shorter and smaller versions of a table."""
 
 from dataclasses import dataclass, replace
 
@@ -9,16 +9,16 @@ from manifold_mixup.lab.suggest import unknown
 
 @dataclass(frozen=True)
 class Scale:
-    """How far a table is shortened; ``None`` leaves what the paper did.
+    """The scale of a table; ``None`` keeps the paper's value.
 
     Attributes:
-        epochs: passes over the training set at most; milestones move in proportion.
+        epochs: maximal number of passes over the training set; milestones move in proportion.
         width: channels of the first stage, or units of a perceptron's hidden layers.
-        examples: training examples, drawn once; recipes with so many of each class keep them.
-        test: test examples there are at all.
-        tested: how many of them attacks, deformations, neighbours and outliers look at.
-        lr: the greatest learning rate. The gradient of the authors' loss is about 2 / classes of
-            cross-entropy's, so that few epochs of a hundred classes want another one.
+        examples: number of training examples; recipes with ``per_class`` keep their own number.
+        test: number of test examples.
+        tested: number of test examples for attacks, deformations, neighbours and outliers.
+        lr: peak learning rate. The gradient of the authors' loss is only about 2 / classes of
+            cross-entropy's, so a short training on a hundred classes needs another one.
     """
 
     epochs: int | None = None
@@ -29,7 +29,7 @@ class Scale:
     lr: float | None = None
 
     def __str__(self) -> str:
-        """Say what is not as in the paper."""
+        """Return the settings that differ from the paper, in words."""
         said = {
             "1 epoch" if self.epochs == 1 else "{:,} epochs": self.epochs,
             "width {:,}": self.width,
@@ -50,7 +50,7 @@ SCALES = {
 
 
 _OWN = {
-    ("laptop", "figure-1"): FULL,  # it takes minutes as it is
+    ("laptop", "figure-1"): FULL,  # takes only minutes
     ("laptop", "figure-2"): FULL,
     ("laptop", "figure-5"): Scale(width=256, examples=10_000, lr=1e-3),
     ("laptop", "table-8"): Scale(width=8),
@@ -58,11 +58,11 @@ _OWN = {
     ("smoke", "figure-5"): Scale(epochs=1, width=16, examples=100, test=200),
     ("smoke", "spectra"): Scale(epochs=1, width=16, examples=200, test=600),
 }
-"""What a scale means for tables of perceptrons."""
+"""The scales of tables of perceptrons and small networks."""
 
 
 def scale(name: str, table: str = "") -> Scale:
-    """Return a scale by name, as it is for a table.
+    """Return a scale by name, for a table.
 
     Raises:
         ValueError: there is no such scale.
@@ -73,7 +73,7 @@ def scale(name: str, table: str = "") -> Scale:
 
 
 def scaled(table: Table, by: Scale) -> Table:
-    """Shorten every row of a table."""
+    """Return a table with every recipe scaled."""
     return replace(table, rows=tuple(_scaled_row(row, by) for row in table.rows))
 
 

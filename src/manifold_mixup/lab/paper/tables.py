@@ -1,4 +1,4 @@
-"""What a table of the paper is: rows with recipes, columns, and the numbers it reports."""
+"""A table of the paper: rows with recipes, columns, and the reported numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
+    """A row of a table.
 
     Attributes:
-        label: what the table calls it, after its group.
-        run: its recipe; ``None`` for a number that the paper itself only quotes.
-        paper: what the paper reports, by the column's key: the mean and, where it is given, the
-            standard deviation.
-        base: label of the row it is compared with; empty for that row itself.
-        group: the network or data set that the label begins with, where there are several.
+        label: its label, which starts with its group.
+        run: its recipe; ``None`` for a number that the paper quotes from others.
+        paper: the reported numbers by the column's key: the mean and, if stated, the standard
+            deviation.
+        base: the label of its baseline; empty for a baseline.
+        group: the network or data set in the label, if there are several.
     """
 
     label: str
@@ -30,25 +30,25 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called within its group."""
+        """Its label without the group."""
         return self.label.removeprefix(f"{self.group}, ")
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper.
+    """A table of the paper.
 
     Attributes:
-        name: by which it is asked for.
-        title: what it shows.
-        columns: what it reports.
-        rows: its rows, in every group the one without mixing first.
-        settings: of `evaluate`, where a column needs it.
-        unknown: data sets whose test images the models have never seen anything like.
-        note: what a reader has to know about the protocol.
-        picture: what is drawn of it: ``"plane"``, classifiers of points in the plane;
-            ``"states"``, those of a layer of two units; ``"spectra"``, singular values;
-            ``"curves"``, the training loss by epoch.
+        name: its name on the command line.
+        title: its title.
+        columns: its columns.
+        rows: its rows; in every group, the row without mixing is first.
+        settings: the settings of `evaluate`, if a column needs it.
+        unknown: data sets that serve as outliers.
+        note: a note on the protocol, printed below the table.
+        picture: the kind of its picture: ``"plane"``, classifiers of points in the plane;
+            ``"states"``, the states of a layer of two units; ``"spectra"``, singular values;
+            ``"curves"``, the training loss by epoch; empty for none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Numbers from the text of section 5.1: other regularisers, a gradient block, neighbours, 4k."""
+"""Numbers from the text of section 5.1, and the ICLR submission's experiment with 4,000 labels."""
 
 from dataclasses import replace
 
@@ -8,14 +8,15 @@ from manifold_mixup.lab.recipes.paper import at_input, manifold, none, supervise
 from manifold_mixup.lab.recipes.recipe import Recipe
 
 Numbers = tuple[tuple[Recipe, tuple[float, ...]], ...]
-"""Recipes, and what the paper reports of them: nothing, a mean, or a mean and a deviation."""
+"""Recipes with the paper's numbers: none, a mean, or a mean and a standard deviation."""
 
 
 def preact50() -> Table:
-    """Four regularisers on PreActResNet50, 600 epochs.
+    """Return the regularisers on PreActResNet50 with 600 epochs.
 
-    Neither the schedule nor dropout's rate nor cutout's side is given. The schedule has the thirds
-    of the other tables; dropout is 0.3 and cutout 16, the value in the authors' code.
+    The paper does not state the schedule, the dropout probability or the size of cutout. As in
+    other tables, the learning rate drops after each third of the epochs. Dropout is 0.3. Cutout
+    is 16, as in the authors' code.
     """
     plain = supervised("cifar-10", "preact-resnet50")
     plain = none(replace(plain, epochs=600, milestones=(200, 400)))
@@ -31,7 +32,7 @@ def preact50() -> Table:
 
 
 def gradient_block() -> Table:
-    """Nothing before the mixed layer learns from the mixed batch."""
+    """Return the experiment that blocks the gradient of the mixed batch at the mixed layer."""
     plain = supervised("cifar-10", "preact-resnet18")
     mixed = manifold(plain)
     blocked = replace(mixed, method=f"{mixed.method}, gradient blocked", block_gradient=True)
@@ -46,7 +47,7 @@ def gradient_block() -> Table:
 
 
 def knn() -> Table:
-    """Nearest neighbours on the features; the paper gives no k, here it is 5."""
+    """Return the nearest neighbours on the features, with k = 5; the paper does not state k."""
     neighbours = Measure(
         "knn",
         "error % of 5 nearest neighbours",
@@ -60,7 +61,7 @@ def knn() -> Table:
 
 
 def low_data() -> Table:
-    """400 labels of each class, PreActResNet152 (ICLR submission); only one number is given."""
+    """Return the ICLR submission's PreActResNet152 with 400 labels per class; it has one number."""
     plain = replace(supervised("cifar-10", "preact-resnet152"), per_class=400)
     found: Numbers = (
         (none(plain), ()),
@@ -74,7 +75,7 @@ def low_data() -> Table:
 def _rows(
     found: tuple[tuple[Recipe, tuple[float, ...]], ...], *, key: str = "error"
 ) -> tuple[Row, ...]:
-    """Make rows of recipes and numbers; the first is what the others are compared with."""
+    """Return rows of recipes and numbers; the first is the baseline."""
     base = found[0][0].method
     return tuple(
         Row(run.method, run, {key: paper} if paper else {}, "" if run.method == base else base)

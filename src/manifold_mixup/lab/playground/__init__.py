@@ -1,7 +1,7 @@
-"""Watching two spirals being learnt, with and without a method, in a browser.
+"""A page in the browser that shows networks learning two spirals, with and without mixup.
 
-Takes what is chosen on the page or in its link. Gives pictures after every epoch, as fast as the
-browser takes them.
+The settings come from the page or its link. The page is updated after every epoch, as fast as the
+browser allows.
 
 Imported by: commands.
 Imports: data, evaluate, paper, recipes, training.

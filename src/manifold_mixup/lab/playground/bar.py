@@ -1,4 +1,4 @@
-"""Start, pause, step, restart, and how far it is."""
+"""The buttons to start, pause, step and restart, and the status."""
 
 from nicegui import ui
 
@@ -7,11 +7,11 @@ from manifold_mixup.lab.playground.session import Session
 
 
 class Bar:
-    """The buttons that act on a session.
+    """The buttons that control a session.
 
     Args:
-        session: what they act on.
-        choice: what it was made of.
+        session: the session.
+        choice: its settings.
     """
 
     def __init__(self, session: Session, choice: Choice) -> None:
@@ -19,19 +19,19 @@ class Bar:
         self._choice = choice
         with ui.row().classes("gap-2 items-center"):
             self._run = ui.button("Start", on_click=self._start_or_pause).props("no-caps")
-            # Without a colour of its own a button has the text's, which is read in the dark too.
+            # Without a colour, a button has the colour of the text, which is readable in dark mode.
             for name, act in (("Step", self._step), ("Restart", self._restart)):
                 ui.button(name, on_click=act, color=None).props("no-caps outline")
         self._status = ui.label()
 
     def restart(self, choice: Choice) -> None:
-        """Begin anew, with another choice or the same."""
+        """Restart with a choice of settings."""
         self._choice = choice
         self._session.restart(choice)
         self.refresh()
 
     def refresh(self) -> None:
-        """Let the first button say what it will do, and the status what is done."""
+        """Update the first button and the status."""
         session, frame = self._session, self._session.frame
         self._run.set_text("Pause" if session.running else "Start")
         if session.failure:

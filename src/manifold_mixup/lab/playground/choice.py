@@ -1,4 +1,4 @@
-"""What is chosen on the page: its bounds, the two recipes it stands for, and its form in a link."""
+"""The settings on the page: their bounds, the two recipes they give, and their form in a link."""
 
 import math
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ LAYERS = (
     "input", "hidden1", "hidden2", "hidden3", "hidden4", "bottleneck", "hidden5", "hidden6",
     "hidden7",
 )  # fmt: skip
-"""Where the network of the spirals can be mixed, from the first layer to the last."""
+"""The layers of the spiral network that can be mixed, in order."""
 
 MANIFOLD = "manifold mixup"
 INPUT = "input mixup"
 
 
 class Bounds(NamedTuple):
-    """The range of a number, and the step of its slider."""
+    """The range of a number and the step of its slider."""
 
     low: float
     high: float
@@ -39,15 +39,15 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be chosen. As it is, it gives the runs of Figure 1.
+    """The settings on the page. The defaults are the runs of Figure 1.
 
     Attributes:
-        method: what is compared with no mixup.
-        alpha: λ ~ Beta(α, α), of the two mixups.
+        method: the method to compare with no mixup.
+        alpha: λ ~ Beta(α, α), for both kinds of mixup.
         layers: the eligible layers of manifold mixup.
-        noise: the greatest shift of a point's coordinates; the two spirals are about 3 apart.
+        noise: the maximal shift of a point's coordinates; the two spirals are about 3 apart.
         width: units of a hidden layer.
-        seed: of the weights, the order of the points and the mixing.
+        seed: seed of the weights, the order of the points and the mixing.
     """
 
     method: str = MANIFOLD
@@ -72,20 +72,20 @@ class Choice:
         return spirals.load(noise=self.noise)
 
     def query(self) -> str:
-        """Return what stands behind the question mark of a link to this choice."""
+        """Return the query string of a link to these settings."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return urlencode({**values, "layers": ",".join(self.layers)}, safe=",")
 
 
 @cache
 def methods() -> dict[str, Recipe]:
-    """Return the recipes of Figure 2 by their names, without the α that is chosen here."""
+    """Return the recipes of Figure 2 by their names, without α."""
     rows = paper.table("figure-2").rows
     return {row.run.method.split(" α")[0]: row.run for row in rows if row.run is not None}
 
 
 def read(query: Mapping[str, str]) -> tuple[Choice, list[str]]:
-    """Read a choice from a link, and say what in it was not understood and is left as usual."""
+    """Return the settings in a link, and a complaint for each invalid value, which is ignored."""
     usual, found, said = Choice(), dict[str, object](), list[str]()
     for name, text in query.items():
         try:
@@ -97,11 +97,11 @@ def read(query: Mapping[str, str]) -> tuple[Choice, list[str]]:
             elif name in BOUNDS:
                 found[name] = _number(name, text)
             else:
-                said.append(f"{name!r} is nothing that can be chosen here.")
+                said.append(f"There is no setting {name!r}.")
         except ValueError as error:
             value = getattr(usual, name)
             shown = ", ".join(value) if isinstance(value, tuple) else value
-            said.append(f"{error} It is left at {shown}.")
+            said.append(f"{error} The default is used: {shown}.")
     return replace(usual, **found), said  # type: ignore[arg-type]
 
 

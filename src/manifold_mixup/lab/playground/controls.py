@@ -1,4 +1,4 @@
-"""What is chosen on the page."""
+"""The controls of the settings on the page."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,16 +18,16 @@ _LABELS = {
 
 
 class Controls:
-    """A menu, sliders and boxes, and the link to what they are set to.
+    """A menu, sliders and checkboxes, and a link to the current settings.
 
     Args:
-        choice: what they are set to first.
-        restart: called with every other choice.
+        choice: the first settings.
+        restart: called with every new choice of settings.
     """
 
     def __init__(self, choice: Choice, restart: Callable[[Choice], None]) -> None:
         self._choice = choice
-        self._begin_anew = restart
+        self._restart = restart
         self._method()
         self._alpha = self._slider("alpha")
         self._boxes = self._layers()
@@ -35,14 +35,14 @@ class Controls:
             self._slider(name)
         with ui.row().classes("gap-3 items-center"):
             ui.button("Copy link", on_click=self._copy, color=None).props("no-caps outline")
-            self._link = ui.link("this choice", self._address())
-        self._allow()
+            self._link = ui.link("these settings", self._address())
+        self._enable()
 
     def _method(self) -> None:
         ui.select(
             [name for name in methods() if name != "no mixup"],
             value=self._choice.method,
-            label="method, beside no mixup",
+            label="method to compare with no mixup",
             on_change=lambda event: self._change(method=event.value),
         ).classes("w-full")
 
@@ -55,7 +55,7 @@ class Controls:
                 *BOUNDS[name],
                 value=value,
                 on_drag=lambda new: shown.set_text(f"{label}: {new:g}"),
-                # Networks begin anew once it is let go, not while it is dragged.
+                # The networks restart when the slider is released, not while it is dragged.
                 on_release=lambda new: self._change(**{name: kind(new)}),
             )
 
@@ -75,7 +75,7 @@ class Controls:
         if chosen:
             self._change(layers=chosen)
             return
-        ui.notify("One layer at least has to stay.")
+        ui.notify("At least one layer must be chosen.")
         for layer in self._choice.layers:
             self._boxes[layer].set_value(True)
 
@@ -84,13 +84,13 @@ class Controls:
         if choice == self._choice:
             return
         self._choice = choice
-        self._allow()
-        self._begin_anew(choice)
+        self._enable()
+        self._restart(choice)
         self._link.props["href"] = self._address()
         ui.navigate.history.replace(self._address())
 
-    def _allow(self) -> None:
-        """Put out of reach what the method does not look at."""
+    def _enable(self) -> None:
+        """Enable only the controls that affect the method."""
         self._alpha.set_enabled(self._choice.method in (INPUT, MANIFOLD))
         for box in self._boxes.values():
             box.set_enabled(self._choice.method == MANIFOLD)
@@ -101,4 +101,4 @@ class Controls:
     async def _copy(self) -> None:
         origin = await ui.run_javascript("window.location.origin")
         ui.clipboard.write(f"{origin}{self._address()}")
-        ui.notify("The link is copied.")
+        ui.notify("Link copied.")

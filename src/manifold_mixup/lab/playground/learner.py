@@ -1,4 +1,4 @@
-"""One network while it learns: an epoch at a time, and what is seen of it in between."""
+"""A network that is trained an epoch at a time, and the data to show after an epoch."""
 
 import math
 import threading
@@ -17,22 +17,22 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.training.job import Job
 
 BOTTLENECK = "bottleneck"
-_SIDE = 64  # points along an axis: what a second has room for several times over
+_SIDE = 64  # points per axis; few enough for several updates per second
 _TURN = threading.Lock()
-"""Steps draw from torch's own generator, so that those of several pages must not mingle."""
+"""Held during an epoch: steps use torch's global generator, which several pages must not share."""
 
 
 class Sight(NamedTuple):
-    """What a network looks like after an epoch.
+    """The data to show of a network after an epoch.
 
     Attributes:
-        loss: the training loss of the epoch, mixed where it mixes; NaN before the first.
-        error: of the test points, in percent.
-        nll: of the test points, in nats.
-        within: share of the variance at the bottleneck that is within classes, in percent.
-        inputs: what it says in the plane of the points.
-        hidden: what it says in the plane of the bottleneck.
-        states: the training points there, ``(n, 2)``.
+        loss: the training loss of the epoch, of mixed batches if it mixes; NaN before the first.
+        error: the test error in percent.
+        nll: the test NLL in nats.
+        within: the share of the variance at the bottleneck that is within classes, in percent.
+        inputs: the predictions over the plane of the points.
+        hidden: the predictions over the states of the bottleneck.
+        states: the states of the training points at the bottleneck, ``(n, 2)``.
     """
 
     loss: float
@@ -45,7 +45,7 @@ class Sight(NamedTuple):
 
 
 class Learner:
-    """A network that learns step for step as `train` has it, and can be looked at.
+    """A network that is trained with the same steps as in `train`.
 
     Args:
         run: the recipe.
@@ -62,7 +62,7 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        """Whether the recipe has no more epochs."""
+        """Whether all epochs of the recipe are done."""
         return self.epoch == self.run.epochs
 
     def learn(self) -> None:
@@ -85,7 +85,7 @@ class Learner:
             )
 
     def look(self) -> Sight:
-        """Look at the network as it is now."""
+        """Return the data to show of the network in its current state."""
         model, data = self.job.core, self.data
         states = features(model, data.x, layer=BOTTLENECK)
         with in_eval_mode(model):

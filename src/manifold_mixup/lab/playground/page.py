@@ -1,8 +1,8 @@
-"""The page, and what serves it.
+"""The page, and its server.
 
-NiceGUI does: it keeps one socket open, on which a click and a picture each take milliseconds,
-brings along all that the browser needs, and asks no other host. Streamlit would run its script anew
-at each click; the packages of Gradio and marimo are four times as large.
+NiceGUI serves it: it keeps a socket open, on which a click or a picture takes milliseconds, and it
+needs no other host, since it includes all that the browser needs. Streamlit would rerun its script
+at every click; the packages of Gradio and marimo are four times as large.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from manifold_mixup.lab.playground.session import Session
 from manifold_mixup.lab.playground.view import View
 
 TITLE = "Manifold Mixup: playground"
-_open: WeakSet[Session] = WeakSet()  # of all pages there are
-_REFRESH = 0.1  # seconds between two looks at whether there is something new to show
+_open: WeakSet[Session] = WeakSet()  # the sessions of all open pages
+_REFRESH = 0.1  # seconds between checks for something new to show
 _CSS = """
 .nicegui-content { max-width: 80rem; margin: auto; }
 h1 { font-size: 1.5rem; line-height: 1.2; font-weight: 600; margin: 0; }
@@ -47,22 +47,23 @@ input[type=range] { width: 100%; height: 1.75rem; accent-color: #0072B2; }
 }
 """
 _HELP = (
-    "Two networks of nine layers learn the same two spirals from the same weights; in the middle "
-    "both have a layer of two units. Colour is the class a network sees, white where it sees both. "
-    "The line is its boundary; the dots enclose what it is more than 95 % sure of. Watch manifold "
-    "mixup stay unsure between the arms, and draw each class together at the layer it mixes "
-    "(Figures 1 and 2 of the paper; manifold-mixup reproduce figure-2 measures them over seeds)."
+    "Two networks of nine layers learn the same two spirals from the same initial weights. Both "
+    "have a layer of two units in the middle. Colours show the predicted class, white an even "
+    "probability. The solid line is the decision boundary; dotted lines enclose predictions with "
+    "more than 95 % confidence. With manifold mixup, the network stays unsure between the arms, "
+    "and each class contracts at the mixed layer (Figures 1 and 2 of the paper; manifold-mixup "
+    "reproduce figure-2 measures this over several seeds)."
 )
 
 
 def serve(host: str, port: int, *, show: bool, ready: Callable[[], None]) -> None:
-    """Serve the page until the process is told to end.
+    """Serve the page until the process is stopped.
 
     Args:
         host: address to listen on.
-        port: likewise.
-        show: whether to open it in the browser.
-        ready: called when it is about to be there.
+        port: port to listen on.
+        show: whether to open the page in the browser.
+        ready: called just before the page is available.
     """
     app.on_startup(ready)
     app.on_shutdown(_close_all)
@@ -81,7 +82,7 @@ def serve(host: str, port: int, *, show: bool, ready: Callable[[], None]) -> Non
 
 
 def _close_all() -> None:
-    """End all threads: one that computes while Python ends takes the process down with it."""
+    """End all threads; a thread that outlives the interpreter would crash the process."""
     sessions = list(_open)
     for session in sessions:
         session.close()
@@ -101,7 +102,7 @@ def _page(request: Request) -> None:
             Text("h1", text=TITLE)
             bar = Bar(session, choice)
         with ui.column().classes("choice gap-2"):
-            _say(complaints)
+            _show(complaints)
             Controls(choice, bar.restart)
         with ui.column().classes("view gap-4 min-w-0"):
             view = View(session)
@@ -114,7 +115,7 @@ def _page(request: Request) -> None:
     ui.timer(_REFRESH, refresh)
 
 
-def _say(complaints: list[str]) -> None:
+def _show(complaints: list[str]) -> None:
     if complaints:
         with ui.column().classes("complaint gap-1").props("role=alert"):
             for complaint in complaints:

@@ -1,7 +1,7 @@
-"""A classifier of the plane as a small picture, painted some times a second.
+"""A classifier of the plane as a small picture, painted several times per second.
 
-Pillow paints in a millisecond or two what matplotlib draws in a hundred; the colours are those of
-the other pictures.
+Pillow takes a millisecond or two where matplotlib takes a hundred. The colours are those of the
+other pictures.
 """
 
 import io
@@ -14,27 +14,27 @@ from torch import Tensor
 from manifold_mixup.lab.evaluate.plane import SURE, Plane
 
 SIDE = 320
-"""Pixels."""
+"""Width and height of a picture in pixels."""
 
 FIRST, SECOND = (230, 159, 0), (0, 114, 178)
 _WHITE, _LINE = (255, 255, 255), (34, 34, 34)
-_PALE = 0.75  # of the field, so that the points stand out
+_PALE = 0.75  # opacity of the background, so that the points stand out
 _RADIUS = 3
 
 
 def paint(plane: Plane, points: Tensor, y: Tensor) -> bytes:
-    """Paint what a classifier says, its boundary, and points of both classes.
+    """Paint the predictions of a classifier, its boundary, and points of both classes.
 
-    Colour stands for the class and fades to white where both are equally likely. The line is the
-    boundary; dotted lines enclose where the confidence is above 0.95.
+    Colours show the class and fade to white where both classes are equally likely. The solid line
+    is the boundary; dotted lines enclose confidence above 0.95.
 
     Args:
-        plane: the classifier over a grid.
-        points: in the same coordinates, ``(n, 2)``.
+        plane: the predictions over a grid.
+        points: points in the same coordinates, ``(n, 2)``.
         y: their labels, 0 or 1. The first class are squares, the second are discs.
 
     Returns:
-        A PNG of `SIDE` pixels a side.
+        A PNG with a width and height of `SIDE` pixels.
     """
     second = _smooth(plane)
     image = Image.fromarray(_field(second))
@@ -70,7 +70,7 @@ def _field(second: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _edge(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels whose neighbour to the right or below is on the other side."""
+    """Return the pixels with a neighbour to the right or below on the other side."""
     edge = np.zeros_like(inside)
     edge[:, :-1] |= inside[:, :-1] != inside[:, 1:]
     edge[:-1] |= inside[:-1] != inside[1:]

@@ -1,4 +1,4 @@
-"""Elements of plain HTML, which keyboards and screen readers know as what they are."""
+"""Plain HTML elements, which work with keyboards and screen readers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,22 +8,22 @@ from nicegui.elements.mixins.text_element import TextElement
 
 
 class Text(TextElement):
-    """A tag with text in it; whatever the text is, it is shown and not run."""
+    """A tag with text in it; the text is escaped."""
 
     def __init__(self, tag: str, *, text: str = "") -> None:
         super().__init__(tag=tag, text=text)
 
 
 class Slider(Element):
-    """The browser's own slider; the one that NiceGUI has takes its keys where it has no name.
+    """The browser's own slider; in NiceGUI's, the element that takes the focus has no label.
 
     Args:
-        low: the least value.
-        high: the greatest.
-        step: between two values.
-        value: the first.
-        on_drag: called with each value on the way.
-        on_release: called with the value it is left at.
+        low: the minimal value.
+        high: the maximal value.
+        step: the distance between values.
+        value: the first value.
+        on_drag: called with each value while it is dragged.
+        on_release: called with the value when it is released.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Slider(Element):
         )
 
     def set_enabled(self, enabled: bool) -> None:
-        """Let it be moved, or not."""
+        """Enable or disable the slider."""
         self.props["disabled"] = not enabled
 
     def _leave(self, value: Any, on_release: Callable[[float], None]) -> None:
-        self.props["value"] = value  # else it goes back when it is drawn anew
+        self.props["value"] = value  # otherwise the next update would reset it
         on_release(float(value))
 
 

@@ -1,4 +1,4 @@
-"""What stands behind an open page: two networks that learn in a thread of their own."""
+"""The session of an open page: two networks that are trained in a separate thread."""
 
 import math
 import threading
@@ -10,11 +10,11 @@ from manifold_mixup.lab.playground.choice import Choice
 from manifold_mixup.lab.playground.learner import Learner, Sight
 from manifold_mixup.lab.playground.paint import paint
 
-_BETWEEN = 0.25  # seconds of learning between two looks
+_BETWEEN = 0.25  # seconds of training between updates
 
 
 class Panel(NamedTuple):
-    """One network as the page shows it: what is seen of it, and the two pictures."""
+    """The data of one network on the page, with its two pictures."""
 
     sight: Sight
     inputs: bytes
@@ -25,9 +25,9 @@ class Frame(NamedTuple):
     """Both networks after an epoch.
 
     Attributes:
-        choice: what they were made by.
-        epoch: how many are done.
-        epochs: how many there are.
+        choice: their settings.
+        epoch: the number of finished epochs.
+        epochs: the number of all epochs.
         panels: no mixup, and the method.
     """
 
@@ -38,23 +38,23 @@ class Frame(NamedTuple):
 
 
 class Session:
-    """Lets no mixup and a method learn side by side, in step.
+    """Trains no mixup and a method side by side, epoch by epoch.
 
-    The methods return at once; a thread does the work. What it has to show is in ``frame``, and
-    in ``failure`` why it stopped, if it had to.
+    The methods of this class return at once; a thread does the work. The latest data to show are in
+    ``frame``. If an error stopped the training, ``failure`` has its message.
 
     Args:
-        choice: what to begin with.
+        choice: the first settings.
     """
 
     def __init__(self, choice: Choice) -> None:
         self.frame: Frame | None = None
         self.failure = ""
         self._choice = choice
-        self._again = True  # the networks are to be made anew
+        self._again = True  # whether new networks must be built
         self._running = False
         self._steps = 0
-        self._unseen = False  # an epoch was learnt that nobody has seen
+        self._unseen = False  # whether the last epoch is not yet in ``frame``
         self._closed = False
         self._made_of = choice
         self._learners: tuple[Learner, ...] = ()
@@ -65,41 +65,41 @@ class Session:
 
     @property
     def running(self) -> bool:
-        """Whether the networks learn, and go on until they are paused."""
+        """Whether the networks are trained until they are paused."""
         return self._running
 
     @property
     def finished(self) -> bool:
-        """Whether the networks have learnt all epochs of their recipes."""
+        """Whether all epochs of the recipes are done."""
         return not self._again and bool(self._learners) and self._learners[0].finished
 
     def start(self) -> None:
-        """Learn until paused or finished."""
+        """Train until paused or finished."""
         with self._changed:
             self._running = not self.finished
             self._changed.notify()
 
     def pause(self) -> None:
-        """Stop after the epoch that is being learnt."""
+        """Stop after the current epoch."""
         with self._changed:
             self._running, self._steps = False, 0
 
     def step(self) -> None:
-        """Learn for one epoch more, then pause."""
+        """Train one more epoch, then pause."""
         with self._changed:
             self._running = False
             self._steps += not self.finished
             self._changed.notify()
 
     def restart(self, choice: Choice) -> None:
-        """Begin again with new networks, running if the old ones were."""
+        """Start over with new networks; they run if the old ones did."""
         with self._changed:
             self._choice, self._again, self._steps = choice, True, 0
             self.failure = ""
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread; nothing is learnt any more."""
+        """End the thread after the current epoch."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -118,13 +118,13 @@ class Session:
                     for one in self._learners:
                         one.learn()
                 self._show_if_due()
-            except Exception as error:  # a thread that dies says nothing to the page
+            except Exception as error:  # the page could not show the error of a dead thread
                 with self._changed:
                     self.failure = str(error)
                     self._running, self._steps, self._unseen = False, 0, False
 
     def _next(self) -> "_Todo":
-        """Wait until there is something to do; note that it is being done."""
+        """Wait for something to do; record that it has started, and return it."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._again or self._learning or self._unseen
@@ -153,7 +153,7 @@ class Session:
         frame = _frame(self._made_of, self._learners)
         with self._changed:
             self._looked = time.perf_counter()
-            if not self._again:  # else these networks are of a choice that has passed
+            if not self._again:  # otherwise these networks have outdated settings
                 self.frame = frame
 
 

@@ -1,4 +1,4 @@
-"""Both networks beside each other: pictures, numbers, and a curve over the epochs."""
+"""Both networks side by side: pictures, numbers, and a curve over the epochs."""
 
 import base64
 import math
@@ -17,15 +17,15 @@ _NUMBERS: dict[str, Callable[[Sight], str]] = {
     "training loss": lambda sight: "" if math.isnan(sight.loss) else f"{sight.loss:.4f}",
     "test error, %": lambda sight: f"{sight.error:.2f}",
     "test NLL, nats": lambda sight: f"{sight.nll:.4f}",
-    "sure of, % of the plane": lambda sight: f"{sight.inputs.confident:.1f}",
+    "confidence above 0.95, % of the plane": lambda sight: f"{sight.inputs.confident:.1f}",
     "hidden variance within classes, %": lambda sight: f"{sight.within:.1f}",
 }
 _GREY, _BLUE = "#777777", "#0072B2"
-_TEXT = "#767676"  # read well on white and on black
+_TEXT = "#767676"  # readable on white and on black
 
 
 class View:
-    """What is seen of a session.
+    """The view of a session.
 
     Args:
         session: the session.
@@ -73,7 +73,7 @@ class View:
         for place, png in zip(_PLACES, (panel.inputs, panel.hidden), strict=True):
             image = self._images[place][k]
             image.props["src"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            image.props["alt"] = f"{name}: what the network says in {place}"
+            image.props["alt"] = f"{name}: predictions of the network over {place}"
         for row, text in zip(self._cells, _NUMBERS.values(), strict=True):
             row[k].set_text(text(panel.sight))
 

@@ -1,7 +1,7 @@
-"""Recipes: everything that decides what a training ends in, as a value.
+"""Recipes: all settings that determine the result of a training, as a value.
 
-Takes the name of a recipe, a data set and a model. Gives the same training with no mixup, input
-mixup and manifold mixup. Loads neither torch nor data.
+Given the name of a recipe, a data set and a model, it returns the settings for no mixup, input
+mixup and manifold mixup. It imports neither torch nor data.
 
 Imported by: commands, data, launch, models, paper, playground, report, runs, terminal, training.
 """

@@ -10,18 +10,18 @@ from manifold_mixup.lab.suggest import unknown
 MIXING = {
     "none": "No mixup.",
     "input": "Input mixup: examples are mixed before they enter the model.",
-    "manifold": "Manifold mixup: hidden states are mixed, at one layer drawn for each batch.",
+    "manifold": "Manifold mixup: hidden states are mixed, at a layer drawn for each batch.",
 }
 RECIPES = {
-    "modern": "Cross-entropy, one cycle, bfloat16.",
-    "paper": "As the authors trained.",
+    "modern": "Cross-entropy, warm-up and cosine, bfloat16.",
+    "paper": "The authors' protocol.",
     "compare": "The settings of manifold-mixup compare.",
-    "fast": "An accuracy in the least time, for two tasks.",
+    "fast": "A target accuracy in the least time, for two tasks.",
 }
 
 
 def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
-    """Return a recipe by name, for a data set and a model.
+    """Return the settings of a recipe for a data set and a model.
 
     Args:
         name: ``"modern"``, ``"paper"``, ``"compare"`` or ``"fast"``.
@@ -46,16 +46,16 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
 
 
 def paper(data: str, model: str) -> tuple[Recipe, ...]:
-    """Return how the authors trained: their loss, schedule and α (paper, appendix C)."""
+    """Return the authors' protocol: their loss, schedule and α (paper, appendix C)."""
     plain = protocol.supervised(data, model)
     return protocol.none(plain), protocol.at_input(plain), protocol.manifold(plain)
 
 
 def modern(data: str, model: str) -> tuple[Recipe, ...]:
-    """Return how networks for images are trained today: 200 epochs, one cycle, bfloat16.
+    """Return a typical recent protocol for images: 200 epochs, one cycle, bfloat16.
 
-    The α are the paper's. Images are shifted and mirrored where that is usual; for any other data
-    set nothing is assumed.
+    α is the paper's. Images are shifted and mirrored if that is usual for the data set; other data
+    sets are not augmented.
     """
     mirrored = data in ("cifar-10", "cifar-100", "tiny-imagenet")
     plain = Recipe(

@@ -1,4 +1,4 @@
-"""How the paper trains, as recipes (appendix C and the authors' code)."""
+"""The paper's training protocol as recipes (appendix C and the authors' code)."""
 
 from dataclasses import replace
 
@@ -18,33 +18,33 @@ _PAPER = Recipe(
 
 
 SMALL = Recipe(loss="softmax_bce", optimizer="adam", weight_decay=0.0, width=None)
-"""What the trainings of the figures and of Table 8 have in common."""
+"""The common settings of the figures and of Table 8."""
 
 
 def none(run: Recipe) -> Recipe:
-    """Mix nothing."""
+    """Return the recipe without mixup."""
     return replace(run, method="no mixup", layers=())
 
 
 def at_input(run: Recipe, alpha: float = 1.0) -> Recipe:
-    """Mix at the input; the paper takes α = 1 on CIFAR and SVHN."""
+    """Return the recipe with input mixup; the paper uses α = 1 on CIFAR and SVHN."""
     return replace(run, method=f"input mixup α={alpha:g}", layers=("input",), alpha=alpha)
 
 
 def manifold(run: Recipe, alpha: float = 2.0, layers: tuple[str, ...] = ()) -> Recipe:
-    """Mix at one of the eligible layers; the paper takes α = 2 on CIFAR and SVHN."""
+    """Return the recipe with manifold mixup; the paper uses α = 2 on CIFAR and SVHN."""
     eligible = layers or HIDDEN.get(run.model, FOUND)
     return replace(run, method=f"manifold mixup α={alpha:g}", layers=eligible, alpha=alpha)
 
 
 def supervised(data: str, model: str) -> Recipe:
-    """Return the protocol of Tables 1 and 2: 1,200 epochs, or 400 for wide nets."""
+    """Return the protocol of Tables 1 and 2: 1,200 epochs, or 400 for wide ResNets."""
     wide = model.startswith("wrn")
     epochs, milestones = (400, (200, 300)) if wide else (1200, (400, 800))
     run = replace(_PAPER, data=data, model=model, epochs=epochs, milestones=milestones)
     if data == "tiny-imagenet":
         return replace(run, epochs=2000, milestones=(1000, 1500), crop=4)
-    return replace(run, flip=data != "svhn")  # a mirrored house number is another one
+    return replace(run, flip=data != "svhn")  # a mirrored house number is a different number
 
 
 def longest() -> Recipe:

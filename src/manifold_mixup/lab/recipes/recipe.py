@@ -1,7 +1,7 @@
-"""A run as a value, and the settings that were chosen for each comparison.
+"""The settings of a run as a value, and the settings chosen for each comparison.
 
-No mixup, input mixup and manifold mixup differ in the values of a `Recipe` and in nothing else. How
-the values were chosen, always on a part of the training set, stands in ``docs/compare.md``.
+No mixup, input mixup and manifold mixup differ only in the values of a `Recipe`.
+``docs/compare.md`` explains how the values were chosen, always on part of the training set.
 """
 
 import math
@@ -13,47 +13,49 @@ from manifold_mixup.lab.suggest import closest
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a training ends in.
+    """All settings that determine the result of a training.
 
     Attributes:
-        method: its name in tables; what is mixed is decided by the layers.
-        data: name of the data set, or a path; "list" shows what there is.
-        model: name of the model; "list" shows what there is.
-        layers: where to mix: none for no mixup, input for input mixup.
-        alpha: shape of the Beta distribution that λ comes from.
-        per_sample: draw a λ for every example instead of one for the batch.
-        block_gradient: let nothing before the mixed layer learn from the mixed batch.
-        loss: cross_entropy, or softmax_bce as in the authors' code.
-        label_smoothing: share of the target spread evenly over the classes.
+        method: name in tables and reports; what is mixed depends on the layers alone.
+        data: name of the data set, or a path; "list" prints all.
+        model: name of the model; "list" prints all.
+        layers: layers to mix: none for no mixup, input for input mixup.
+        alpha: parameter α of the Beta(α, α) distribution of λ.
+        per_sample: draw a λ for every example instead of one per batch.
+        block_gradient: stop the gradient of the mixed batch at the mixed layer, so that earlier
+            layers do not learn from it.
+        loss: loss function: cross_entropy, or softmax_bce as in the authors' code.
+        label_smoothing: share of the target that is spread evenly over the classes.
         epochs: passes over the training set.
-        batch: examples in a step.
-        lr: the greatest learning rate.
-        schedule: one-cycle rises over the first tenth and then falls as cosine does to nearly 0;
-            steps divides by ten after every epoch of the milestones; constant stays.
+        batch: examples per optimizer step.
+        lr: peak learning rate.
+        schedule: learning rate schedule. one-cycle warms up over the first tenth, then follows a
+            cosine down to nearly 0; cosine has no warm-up; steps divides by ten at the milestones;
+            constant keeps the learning rate.
         milestones: epochs after which the schedule "steps" divides the learning rate by ten.
-        optimizer: adamw, adam, or sgd with Nesterov momentum 0.9 as in the paper.
-        weight_decay: of the optimizer; its scale differs between them.
-        ema: decay, a step, of the averaged weights that are evaluated; 0 evaluates the weights.
-        width: units of a hidden layer, or channels of the first stage; None is the model's own.
-        dropout: share of the units that are dropped, where the model has a place for it.
-        batch_norm: False takes the model's batch norms out, True puts them into perceptrons;
-            None leaves it as it is.
+        optimizer: the optimizer: adamw, adam, or sgd with Nesterov momentum 0.9 as in the paper.
+        weight_decay: weight decay. Its effect differs between optimizers.
+        ema: decay per step of averaged weights, which are then evaluated; 0 turns averaging off.
+        width: units of a hidden layer, or channels of the first stage; None for the model's own.
+        dropout: dropout probability, in models that have dropout.
+        batch_norm: True adds batch norms to perceptrons, False removes the model's batch norms,
+            None keeps the model as it is.
         noise: standard deviation of Gaussian noise on the standardised input.
         flip: mirror images at random.
-        crop: pixels by which images are shifted at most, with zeros coming in.
-        cutout: side of the square that is blanked in every image.
-        examples: training examples drawn from the data set; None takes all.
-        per_class: training examples of each class; None takes all.
-        validation: share of the training set that is held out, and evaluated after every epoch in
-            the place of the test set.
-        precision: float32, or bf16 or fp16 by autocast.
-        accumulate: batches whose gradients are summed up for one step.
-        compile: whether the model is compiled.
-        cuda_graphs: whether the compiled graphs are recorded and replayed as CUDA graphs, so that a
-            GPU does not wait for Python at every operator.
-        channels_last: whether images lie in memory with the channels last.
-        seed: of the initial weights, the order of the examples, and the mixing.
-        device: where torch computes.
+        crop: maximal random shift of images in pixels, padded with zeros.
+        cutout: side length of a random square that is blanked in every image.
+        examples: number of training examples, a random subset; None takes all.
+        per_class: number of training examples per class; None takes all.
+        validation: share of the training set to hold out; it is evaluated after every epoch instead
+            of the test set.
+        precision: training precision: float32, or bf16 or fp16 with autocast.
+        accumulate: number of parts a batch is split into, whose gradients are accumulated.
+        compile: compile the model.
+        cuda_graphs: record the compiled graphs as CUDA graphs, so that the GPU does not wait for
+            Python.
+        channels_last: store images in channels-last memory format.
+        seed: seed of the initial weights, the order of the examples, and the mixing.
+        device: device to train on.
     """
 
     method: str = "no mixup"
@@ -102,22 +104,22 @@ HIDDEN = {
     "spiral-mlp": ("bottleneck",),
 }
 """The eligible layers S of each model, as in the paper: the input and the first stages, or the
-bottleneck. Other models have theirs found."""
+bottleneck. For other models, `find_layers` chooses them."""
 
 FOUND = ("found",)
-"""Stands for the layers that `find_layers` chooses."""
+"""Placeholder for the layers that `find_layers` chooses."""
 
 
 _MIXED = ("no mixup", "input mixup", "manifold mixup")
 
 
 def input_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
-    """Mix at the input only."""
+    """Return the recipe with input mixup."""
     return replace(plain, method="input mixup", layers=("input",), alpha=alpha)
 
 
 def manifold_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
-    """Mix at one of the model's eligible layers."""
+    """Return the recipe with manifold mixup at the model's eligible layers."""
     layers = HIDDEN.get(plain.model, FOUND)
     return replace(plain, method="manifold mixup", layers=layers, alpha=alpha)
 
@@ -154,7 +156,7 @@ def _fashion_mnist_cnn() -> tuple[Recipe, ...]:
 
 
 def _anything(data: str, model: str) -> tuple[Recipe, ...]:
-    """Serve a data set and a model for which nothing was chosen."""
+    """Return settings for a data set and a model without chosen ones."""
     plain = Recipe(data=data, model=model, width=None, epochs=50, lr=1e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)
 
@@ -181,31 +183,31 @@ def check_recipe(run: Recipe) -> None:
 
 
 def _check_method(run: Recipe) -> None:
-    """Refuse a name in tables that says something else than what is mixed."""
+    """Raise a `ValueError` if the method's name contradicts the layers that are mixed."""
     says = run.method.lower()
     short = {"none": "no mixup", "input": "input mixup", "manifold": "manifold mixup"}
     near = [short[says]] if says in short else closest(says, _MIXED, cutoff=0.7)
     if near and not says.startswith(tuple(_MIXED)):
         raise ValueError(
-            f"method is {run.method!r}, only a name in tables. Did you mean {near[0]!r}? What is "
-            f"mixed is chosen by --mixing none, input or manifold."
+            f"method is {run.method!r}, but it is only the name in tables. Did you mean "
+            f"{near[0]!r}? Choose what is mixed with --mixing none, input or manifold."
         )
     kind = "input" if run.layers == ("input",) else "manifold" if run.layers else "no"
     told = says.split(" ")[0]
     if says.startswith(tuple(_MIXED)) and told != kind:
         raise ValueError(
             f"method is {run.method!r}, but with layers {' '.join(run.layers) or '(none)'} it is "
-            f"{kind} mixup. Choose by --mixing none, input or manifold, or give another --method."
+            f"{kind} mixup. Choose with --mixing none, input or manifold, or give another --method."
         )
 
 
 def _check_execution(run: Recipe) -> None:
     if run.batch < run.accumulate:
         raise ValueError(
-            f"a batch of {run.batch} cannot be cut into {run.accumulate} parts. Expected "
-            f"accumulate to be at most the batch."
+            f"a batch of {run.batch} cannot be split into {run.accumulate} parts. Expected "
+            f"accumulate to be at most the batch size."
         )
     if run.cuda_graphs and not run.compile:
-        raise ValueError("cuda_graphs records what is compiled: set compile too (--compile).")
+        raise ValueError("cuda_graphs needs a compiled model: set compile too (--compile).")
     if run.cuda_graphs and not run.device.startswith("cuda"):
         raise ValueError(f"cuda_graphs needs a GPU, but the device is {run.device!r}.")

@@ -1,7 +1,7 @@
-"""What was found, shown: tables for terminals and Markdown, pictures, and the HTML page.
+"""Presentation of results: tables for terminals and Markdown, pictures, and the HTML page.
 
-Takes results, evaluations and the tables of the paper. Gives text and pictures; only ``plots/``
-loads matplotlib.
+It turns results, evaluations and the tables of the paper into text and pictures. Only ``plots/``
+imports matplotlib.
 
 Imported by: commands.
 Imports: analyze, data, evaluate, paper, recipes, runs.

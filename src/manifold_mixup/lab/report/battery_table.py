@@ -1,4 +1,4 @@
-"""What `evaluate` found, part by part, for a terminal of eighty columns."""
+"""The results of `evaluate` as tables for a terminal of 80 columns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ from rich.table import Table
 
 Row = Mapping[str, Any]
 
-_SHOWN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the λ of a curve; the file has all
+_SHOWN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # the λ to show; the file has the whole curve
 _TITLES = {
     "attacks": "attacks, accuracy %",
-    "strength": "strength of FGSM, accuracy %",
+    "strength": "FGSM by ε, accuracy %",
     "interpolation": "interpolation, NLL",
 }
 
 
 def battery_table(part: str, rows: Sequence[Row]) -> Table:
-    """Show the rows of a part: what is a number in all of them, and what they depend on."""
+    """Return the rows of a part as a table of their numbers and settings."""
     shorter: dict[str, Callable[[Row], Row]] = {
         "attacks": _attack,
         "strength": _rising,
@@ -43,7 +43,7 @@ def _curve(row: Row) -> Row:
 
 
 def _rising(row: Row) -> Row:
-    """Turn one row with lists into columns; ε as it is mostly said, of pixels in 255ths."""
+    """Turn a row with lists into columns, with the ε of pixels in 255ths."""
     pixels = "pixel" in row["space"]
     named = (f"{255 * eps:g}/255" if pixels else f"{eps:g}" for eps in row["eps"])
     return {"name": "ε in pixels" if pixels else f"ε in {row['space']}"} | dict(
@@ -52,8 +52,8 @@ def _rising(row: Row) -> Row:
 
 
 def _flatness(row: Row) -> Row:
-    """Say what fits a line; the file has all."""
-    seen = {"% of it seen": row["seen"]} if "seen" in row else {}
+    """Return the numbers that fit in a line; the file has all."""
+    seen = {"% of it read": row["seen"]} if "seen" in row else {}
     return {
         "name": row["name"],
         "s1": row["uncentred"]["s1"],

@@ -1,4 +1,4 @@
-"""Runs from anywhere, side by side: what a report is made of."""
+"""Gathering the finished runs of a report from any folders."""
 
 import dataclasses
 import json
@@ -30,10 +30,10 @@ class Item:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        result: what it ended in.
-        evaluation: what `evaluate` found of its last epoch, part by part.
-        examples: how many test examples each part looked at.
+        folder: its folder.
+        result: its result.
+        evaluation: the results of `evaluate` for its last epoch, by part.
+        examples: the number of test examples of each part.
         origin: machine, versions and commit.
     """
 
@@ -49,8 +49,8 @@ class Gathered:
     """Finished runs on one data set.
 
     Attributes:
-        items: all of them, rows and seeds in order.
-        table: a row for each recipe, compared with the first without mixing of the same model.
+        items: the runs, in the order of rows and seeds.
+        table: a row for each recipe, compared with a recipe without mixing for the same model.
         found: the runs by recipe (with seed 0) and by seed.
         unfinished: folders of runs that are not finished.
     """
@@ -69,23 +69,23 @@ def gather(places: Sequence[Path]) -> Gathered:
     """Read all runs in some folders.
 
     Args:
-        places: folders of runs, or folders with runs somewhere below.
+        places: folders that are runs or contain runs at any depth.
 
     Raises:
-        FileNotFoundError: a place does not exist, or no finished run lies there.
-        ValueError: the runs are on different data, or a file is damaged.
+        FileNotFoundError: a folder does not exist, or there is no finished run.
+        ValueError: the runs have different data, or a file is damaged.
     """
     folders = list(dict.fromkeys(folder for place in places for folder in _folders(place)))
     done = [folder for folder in folders if (folder / RESULT).exists()]
     if not done:
         raise FileNotFoundError(
-            f"no finished run in {', '.join(map(str, places))}. A run is a folder that "
-            f"`manifold-mixup train`, `compare` or `reproduce` made, with a {RESULT} in it."
+            f"no finished run in {', '.join(map(str, places))}. A finished run is a folder with a "
+            f"{RESULT}, written by manifold-mixup train, compare or reproduce."
         )
     items = [_item(folder) for folder in done]
     _require_one_data_set(items)
     recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
-    at = {recipe: place for place, recipe in enumerate(recipes)}
+    at = {recipe: index for index, recipe in enumerate(recipes)}
     items.sort(key=lambda item: (at[replace(item.result.run, seed=0)], item.result.run.seed))
     found: dict[Recipe, dict[int, Found]] = {}
     for item in items:
@@ -97,7 +97,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
 def _folders(place: Path) -> Iterator[Path]:
     if not place.is_dir():
-        raise FileNotFoundError(f"there is no folder {place}. Name one that holds runs.")
+        raise FileNotFoundError(f"there is no folder {place}. Give a folder that contains runs.")
     yield from sorted(path.parent for path in place.rglob(RECIPE))
 
 
@@ -119,7 +119,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it, or leave it out.") from error
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete it, or leave out its run."
+        ) from error
     return content
 
 
@@ -128,13 +130,13 @@ def _require_one_data_set(items: Iterable[Item]) -> None:
     if len(of) > 1:
         listed = "; ".join(f"{data} in {folder}" for data, folder in of.items())
         raise ValueError(
-            f"the runs are on different data: {listed}. Make a report for each: name the folders "
-            f"of its runs."
+            f"the runs have different data: {listed}. Make one report per data set, from the "
+            f"folders of its runs."
         )
 
 
 def _order(run: Recipe) -> tuple[Any, ...]:
-    """Put models together, and in each what does not mix first."""
+    """Return a sort key: by model, and recipes without mixing first."""
     kind = ("no mixup", "input mixup", "manifold mixup")
     known = next((k for k, name in enumerate(kind) if run.method.startswith(name)), len(kind))
     return run.model, len(run.layers) > 0, known, run.method, repr(run)
@@ -158,14 +160,14 @@ def _table(recipes: Sequence[Recipe]) -> Table:
 
 
 def _apart(run: Recipe, other: Recipe) -> int:
-    """Count the settings in which two recipes differ, the mixing left out."""
+    """Count the settings, other than the mixing, in which two recipes differ."""
     mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient"))
     one, two = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
     return sum(one[name] != two[name] for name in one)
 
 
 def _labels(recipes: Sequence[Recipe]) -> Iterator[str]:
-    """Name recipes by their model and method and, where that is not enough, by what differs."""
+    """Yield labels of recipes: model, method and, if these are not unique, the other settings."""
     for run in recipes:
         same = [one for one in recipes if (one.model, one.method) == (run.model, run.method)]
         fields = [field.name for field in dataclasses.fields(run)]
@@ -179,7 +181,7 @@ def _text(value: Any) -> str:
 
 
 def _of_the_paper(run: Recipe) -> dict[str, tuple[float, ...]]:
-    """Find the paper's error and NLL of a method on this data with this model."""
+    """Return the paper's error and NLL for the data set, model and method, if it has them."""
     for name in ("table-1a", "table-1b", "table-2", "table-3", "preact50", "gradient-block"):
         for row in paper.table(name).rows:
             theirs = row.run

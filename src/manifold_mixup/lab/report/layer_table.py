@@ -1,4 +1,4 @@
-"""What `find_layers` found, or a part of it, as lines for people and as JSON for programs."""
+"""The result of `find_layers`, or a part of it, as lines for a terminal and as JSON."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from manifold_mixup._structure.rows import InputRow, LayerRow
 from manifold_mixup._structure.table import LayerTable
 
 _HEADER = ("", "layer", "depth", "shape", "why not")
-_LONG = 40  # rows, a screen
+_LONG = 40  # rows that fit on a screen
 _STYLES = {"*": "bold green", "+": "", "": "dim"}
 _LEGEND = (
-    "* what layers=None chooses, + can be mixed as well. depth: share of the FLOPs of the forward "
-    "pass that is spent when the layer ends."
+    "*: mixed with layers=None. +: can be mixed too. depth: share of the forward pass's FLOPs up "
+    "to the end of the layer."
 )
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A table of layers, and which of its rows are shown.
+    """A table of layers, and the rows of it to show.
 
     Attributes:
-        model: what the model was asked for by.
-        table: all that was found.
-        inputs: of the inputs, those that are shown.
-        layers: of the layers, those that are shown.
-        default: the automatic choice, empty if there is none.
-        reason: why there is none; else empty.
+        model: the name of the model on the command line.
+        table: the whole table.
+        inputs: the inputs to show.
+        layers: the layers to show.
+        default: the layers that ``layers=None`` mixes, empty if there are none.
+        reason: why there are none, otherwise empty.
     """
 
     model: str
@@ -44,21 +44,21 @@ def pick(model: str, table: LayerTable, *, cuts: bool = False, match: Sequence[s
     """Pick the rows to show.
 
     Args:
-        model: what the model was asked for by.
-        table: what `find_layers` found.
-        cuts: only what can be mixed.
-        match: only names that fit one of these patterns, whose wildcards stay within one part of a
-            name; an input's is ``"input:NAME"``.
+        model: the name of the model on the command line.
+        table: the result of `find_layers`.
+        cuts: show only layers that can be mixed.
+        match: show only names that match one of these patterns, whose wildcards do not match dots;
+            the name of an input is ``"input:NAME"``.
 
     Raises:
-        ValueError: no name fits.
+        ValueError: no name matches.
     """
     inputs = [row for row in table.inputs if _fits(match, "input", f"input:{row.name}")]
     layers = [row for row in table if _fits(match, row.name)]
     if not inputs and not layers:
         raise ValueError(
-            f"--match {' '.join(match)} fits none of the {len(table)} layers of {table.model}, "
-            f"such as {table[0].name!r}. A * stands for one part of a name: 'layer1.*' or '*.*'."
+            f"--match {' '.join(match)} matches none of the {len(table)} layers of {table.model}, "
+            f"such as {table[0].name!r}. A * does not match dots: use 'layer1.*' or '*.*'."
         )
     try:
         default, reason = table.default, ""
@@ -75,9 +75,10 @@ def pick(model: str, table: LayerTable, *, cuts: bool = False, match: Sequence[s
 
 
 def lines(shown: Shown) -> Iterator[Text]:
-    """Yield the lines for a terminal: what is chosen stands out, what cannot be mixed steps back.
+    """Yield the lines for a terminal.
 
-    Without colours, too, everything can be told.
+    Default layers are highlighted, and layers that cannot be mixed are dimmed. The marks contain
+    the same information for terminals without colour.
     """
     rows = [_HEADER, *map(_cells, _marked(shown))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -94,7 +95,7 @@ def lines(shown: Shown) -> Iterator[Text]:
 
 
 def as_json(shown: Shown) -> dict[str, Any]:
-    """Return the same as a value of plain lists, dicts, strings and numbers."""
+    """Return the same information as a JSON value."""
     rows = list(_marked(shown))
     return {
         "model": shown.model,
@@ -107,7 +108,7 @@ def as_json(shown: Shown) -> dict[str, Any]:
 
 
 def _fits(patterns: Sequence[str], *names: str) -> bool:
-    """Say whether one of the names fits one of the patterns, or there are no patterns."""
+    """Return whether one of the names matches one of the patterns, or there are no patterns."""
     return not patterns or any(_matches(name, one) for name in names for one in patterns)
 
 
@@ -117,7 +118,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _marked(shown: Shown) -> Iterator[tuple[str, InputRow | LayerRow]]:
-    """Mark what is chosen by ``"*"``, and what can be mixed as well by ``"+"``."""
+    """Yield the rows with their marks: ``"*"`` for default layers, ``"+"`` for other valid ones."""
     for row in shown.inputs:
         chosen = "input" in shown.default and row.cut
         yield "*" if chosen else "+" if row.cut else "", row
@@ -147,8 +148,8 @@ def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
 
 
 def _of(shown: Shown) -> str:
-    """Say of a long table how to see the part that matters, and of a part what it is."""
+    """Return a note if only part of the table is shown, or a hint at --cuts if it is long."""
     count, cuts = len(shown.layers), shown.table.cuts
     if count < len(shown.table):
         return "" if shown.layers == cuts else f"; {count} of the {len(shown.table)} are shown"
-    return "; --cuts shows them alone" if len(cuts) < count > _LONG else ""
+    return "; --cuts shows only these" if len(cuts) < count > _LONG else ""

@@ -1,4 +1,4 @@
-"""One HTML page of a set of runs, with everything in it: no other file, no network."""
+"""A self-contained HTML page about a set of runs."""
 
 import dataclasses
 import shlex
@@ -20,7 +20,7 @@ from manifold_mixup.lab.runs.evaluation import When
 
 
 def page(gathered: Gathered, *, title: str) -> str:
-    """Render the report of some runs as HTML; names and data are shown, whatever is in them."""
+    """Return the report of some runs as HTML; names and data are escaped."""
     made = lines(gathered.table, gathered.found)
     environment = Environment(
         loader=PackageLoader("manifold_mixup.lab.report"),
@@ -64,9 +64,10 @@ def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
         "comparison",
         "Comparison",
         "Mean ± standard deviation over the seeds. Below it, the paired difference to the row "
-        "without mixing of the same model, over the seeds that both have, with the 95 % interval "
-        "of Student's t: bold where the interval excludes zero. The best epoch was picked on the "
-        "test set, which is optimistic; the paper reports it, after trainings of its own length.",
+        "without mixing for the same model, over their common seeds, with the 95 % interval "
+        "of Student's t; it is bold if the interval excludes zero. The best epoch is selected on "
+        "the test set, which is optimistic. The paper reports its best epoch, after trainings of "
+        "another length.",
         tables=[_comparison(gathered, made, "last"), _comparison(gathered, made, "best")],
     )
     methods = {_name(gathered, row): gathered.of(row) for row in gathered.table.rows}
@@ -76,7 +77,7 @@ def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
 
 
 def _name(gathered: Gathered, row: Row) -> str:
-    """Leave out the model where there is only one."""
+    """Return the label of a row, without the model if all rows have the same."""
     return row.name if len({one.group for one in gathered.table.rows}) == 1 else row.label
 
 
@@ -112,7 +113,7 @@ def _paper(row: Row, column: Measure) -> Number:
 
 
 def _recipe(gathered: Gathered, row: Row) -> dict[str, Any]:
-    """Say what a row was trained by, and how to do it again."""
+    """Return the settings of a row and the command that repeats it."""
     items = gathered.of(row)
     run = items[0].result.run
     commits = dict.fromkeys(str(item.origin["git"] or "unknown") for item in items)
@@ -130,11 +131,11 @@ def _recipe(gathered: Gathered, row: Row) -> dict[str, Any]:
 
 
 def command(run: Recipe) -> str:
-    """Write the command that trains a run."""
+    """Return the command that trains a run."""
     words = ["manifold-mixup", "train", "--recipe", "compare", "--mixing", "none"]
     for part in dataclasses.fields(run):
         value, dashed = getattr(run, part.name), part.name.replace("_", "-")
-        if isinstance(part.default, bool):  # a flag, and not one of three values
+        if isinstance(part.default, bool):  # a flag; `bool | None` takes a value instead
             words.append(f"--{dashed}" if value else f"--no-{dashed}")
         elif isinstance(value, tuple):
             words += [f"--{dashed}", *map(str, value)]

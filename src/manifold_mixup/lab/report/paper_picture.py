@@ -1,4 +1,4 @@
-"""From finished runs to the picture that belongs to a table."""
+"""The picture of a paper's table, drawn from finished runs."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,20 +14,20 @@ from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.evaluation import trained
 
 Finished = Mapping[Recipe, Mapping[int, Found]]
-_SPREAD = 70  # points along an axis whose hidden states are drawn
+_SPREAD = 70  # points per axis of the grid of inputs whose hidden states are drawn
 
 
 def draw(
     table: Table, found: Finished, data: Mapping[str, Data], folder: Path, *, title: str
 ) -> plots.Picture:
-    """Draw the picture of a table, from those of its runs that are finished.
+    """Draw the picture of a table from its finished runs.
 
     Args:
-        table: says which picture.
+        table: the table.
         found: finished runs, by recipe (with seed 0) and by seed.
-        data: what they were trained on, by its name.
-        folder: in which each run has its own.
-        title: the line above everything.
+        data: the data sets by name.
+        folder: the parent of the runs' folders.
+        title: the title of the picture.
     """
     if table.picture == "plane":
         return _plane(table, found, data, folder, title)
@@ -44,7 +44,7 @@ def draw(
 
 
 def _first(table: Table, found: Finished) -> Iterator[tuple[Row, Recipe]]:
-    """Yield every row with the first of its seeds that is finished."""
+    """Yield every row with the run of its first finished seed."""
     for row in table.rows:
         if row.run is not None and (of_run := found.get(row.run)):
             yield row, of_run[min(of_run)].result.run
@@ -79,12 +79,12 @@ def _states(
 
 
 def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
-    """Look at the model of a finished run, in the plane of its inputs and at a layer of two units.
+    """Return the predictions of a finished run over the plane and over the states of a layer.
 
     Args:
-        folder: the run's.
-        data: points in the plane, two classes.
-        layer: its name.
+        folder: the run's folder.
+        data: points in the plane, of two classes.
+        layer: the name of a layer of two units.
     """
     model = trained(folder, data)
     spread = input_plane(model, data.x, side=_SPREAD).points
@@ -99,7 +99,7 @@ def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
 
 
 def _spectra(table: Table, found: Finished, title: str) -> plots.Picture:
-    """Draw the singular values of the last epoch, a panel for each group of rows."""
+    """Draw the singular values of the last epoch, with a panel for each group of rows."""
     (layer,) = table.settings.spectra or ()
     groups: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
     for row in table.rows:

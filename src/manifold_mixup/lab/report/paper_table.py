@@ -1,4 +1,4 @@
-"""A table of the paper as Markdown, its numbers beside ours."""
+"""A table of the paper as Markdown, with the paper's numbers beside ours."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -10,20 +10,20 @@ from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
 from manifold_mixup.lab.runs.evaluation import When
 
 LEGEND = (
-    "Ours: mean ± standard deviation over n seeds. Differences: paired over the seeds to the row "
-    "above without mixing, with the 95 % interval of Student's t; bold where it excludes zero. The "
-    "paper reports the best epoch on the test set, which is optimistic; our number is the last."
+    "Ours: mean ± standard deviation over n seeds. Difference: to the row without mixing above, "
+    "paired over the seeds, with the 95 % interval of Student's t; bold if it excludes zero. The "
+    "paper reports the best epoch on the test set, which is optimistic; compare the last epoch."
 )
 
 
 def paper_table(table: Table, lines: Sequence[Line]) -> str:
-    """Render a table as Markdown: by column, or by epoch if there are more columns than rows."""
+    """Return a table as Markdown: by column, or by epoch if there are more columns than rows."""
     parts = _by_epoch(table, lines) if len(table.columns) > len(lines) else _by_column(table, lines)
     return "\n".join([*parts, LEGEND, *([f"\n{table.note}"] if table.note else [])]) + "\n"
 
 
 def _by_column(table: Table, lines: Sequence[Line]) -> Iterator[str]:
-    """Yield a table for each column and group of rows: on a narrow screen names stay readable."""
+    """Yield a table for each column and group of rows, narrow enough for small screens."""
     for column in table.columns:
         for group, of_group in groupby(lines, key=lambda line: line.row.group):
             yield f"**{', '.join(part for part in (group, _title(column)) if part)}**\n"
@@ -50,9 +50,9 @@ def _compared(line: Line, column: Measure) -> str:
 
 
 def _by_epoch(table: Table, lines: Sequence[Line]) -> Iterator[str]:
-    """Yield one table for each epoch, rows across: ours, the difference, and the paper's."""
+    """Yield one transposed table for each epoch: our numbers, differences, the paper's numbers."""
     epochs: tuple[When, When] = ("last", "best")
-    known = "; in brackets the paper's" if any(line.row.paper for line in lines) else ""
+    known = "; the paper's numbers in brackets" if any(line.row.paper for line in lines) else ""
     for when in epochs:
         yield f"**{when} epoch**{known}\n"
         names = (f"{line.row.label} (n = {line.n})" for line in lines)

@@ -1,4 +1,4 @@
-"""Live progress: how far all runs are, the time left, and what each one is doing."""
+"""Live progress: the state of all runs, and the time left."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -13,18 +13,18 @@ from rich.text import Text
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.result import Epoch, Result, Start
 
-_WIDE = 100  # columns from which there is room for a long bar
-_NARROW = 60  # columns below which there is none for any
+_WIDE = 100  # with at least so many columns, bars are long
+_NARROW = 60  # with fewer columns, there are no bars
 _NAME = 24  # columns of a run's name
 _TOLD = 27  # columns of the epoch and the time left
 
 
 class Live:
-    """Shows bars on a terminal; elsewhere a line for each epoch and each finished run.
+    """Shows bars on a terminal, or else a line for each epoch and each finished run.
 
     Args:
-        runs: everything that will be trained.
-        console: where to show it.
+        runs: all runs that will be trained.
+        console: the console to print on.
     """
 
     def __init__(self, runs: Sequence[Recipe], console: Console) -> None:
@@ -60,10 +60,10 @@ class Live:
     ) -> None:
         self._bars.stop()
         if kind is None and self._before:
-            self._say(self._of_before())
+            self._say(self._reused())
 
     def start(self, run: Recipe, start: Start) -> None:
-        """Say where a run goes on that was begun before; of a finished one nothing is trained."""
+        """Print where a run is resumed, or note that it was already finished."""
         if start.finished:
             self._before.add(run)
             return
@@ -74,13 +74,13 @@ class Live:
         self._say(f"{_name(run)}: resumed {where}{steps}")
 
     def step(self, run: Recipe, done: float) -> None:
-        """Move the bars on to so many epochs of a run, parts counted."""
+        """Update the bars to the number of epochs that a run has done, a fraction."""
         self._bars.advance(self._all, done - self._done.get(run, 0.0))
         self._bars.update(self._bar(run), completed=done, far=_far(run, done))
         self._done[run] = done
 
     def epoch(self, run: Recipe, epoch: Epoch) -> None:
-        """Note what an epoch of a run ended in."""
+        """Show the metrics of an epoch of a run."""
         self.step(run, epoch.epoch)
         of = "test" if run.validation == 0 else "validation"
         self.note(run, f"loss {_short(epoch.train_loss)}, {of} error {epoch.error:.1f} %")
@@ -92,11 +92,11 @@ class Live:
             )
 
     def note(self, run: Recipe, words: str) -> None:
-        """Show what a run is doing."""
+        """Show a note beside the bar of a run."""
         self._bars.update(self._bar(run), note=words)
 
     def finished(self, result: Result) -> None:
-        """Take a run's bar away."""
+        """Remove the bar of a finished run, or print its result."""
         self._finished += 1
         self._bars.advance(self._all, result.run.epochs - self._done.pop(result.run, 0.0))
         if result.run in self._tasks:
@@ -104,7 +104,7 @@ class Live:
         self._bars.update(self._all, far=f"{self._finished}/{self._count} runs")
         if not self._console.is_terminal:
             scores = f"error {result.last.error:.2f} %, NLL {result.last.nll:.3f}"
-            took = "finished before" if result.run in self._before else f"{result.seconds:.1f} s"
+            took = "already finished" if result.run in self._before else f"{result.seconds:.1f} s"
             self._say(f"[{self._finished}/{self._count}] {_name(result.run)}: {scores}, {took}")
 
     def _bar(self, run: Recipe) -> TaskID:
@@ -114,29 +114,29 @@ class Live:
             )
         return self._tasks[run]
 
-    def _of_before(self) -> str:
-        """Say how much of it was there before."""
+    def _reused(self) -> str:
+        """Return how many runs were already finished."""
         if self._count == 1:
-            return "The run was finished before: nothing was trained."
+            return "The run was already finished: nothing was trained."
         rest = ": nothing was trained" if len(self._before) == self._count else ""
         verb = "was" if len(self._before) == 1 else "were"
-        return f"{len(self._before)} of {self._count} runs {verb} finished before{rest}."
+        return f"{len(self._before)} of {self._count} runs {verb} already finished{rest}."
 
     def _say(self, line: str) -> None:
-        """Print a line that stays, above the bars where there are some."""
+        """Print a permanent line, above the bars if there are any."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _TimeLeft(TimeLeft):
-    """The time left, which is never cut: ``1:23 left``."""
+    """The time left, such as ``1:23 left``."""
 
     def render(self, task: Task) -> Text:
-        """Return the time, or dashes as long as nothing is known."""
+        """Return the time left, or dashes while it is unknown."""
         return Text.assemble(super().render(task), " left")
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """Return what is shown of each run: what has to be read is never cut, the note if need be."""
+    """Return the columns of each run; only the note may be cut off."""
     whole = Column(no_wrap=True)
     bar = [BarColumn(bar_width=24 if width >= _WIDE else 8)]
     note = TextColumn(
@@ -154,17 +154,17 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 def _short(number: float) -> str:
-    """Write a loss: with three digits after the point, or with a power of ten if it is huge."""
+    """Return a loss with three decimals, or with a power of ten if it is huge."""
     return f"{number:.3f}" if abs(number) < 1e5 else f"{number:.3g}"
 
 
 def _far(run: Recipe, done: float) -> str:
-    """Return the epoch that is under way, of how many."""
+    """Return the current epoch of the total."""
     return f"epoch {min(int(done) + 1, run.epochs)}/{run.epochs}"
 
 
 def _name(run: Recipe, room: int = 1000) -> str:
-    """Name a run; where there is no room, its method is cut and never its seed."""
+    """Return the name of a run; if it is too long, the method is cut off, but not the seed."""
     seed = f", seed {run.seed}"
     method = run.method
     if len(method) + len(seed) > room:

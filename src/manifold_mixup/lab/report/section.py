@@ -1,4 +1,4 @@
-"""What a section of the report is made of."""
+"""The parts of a section of the report."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ Methods = Mapping[str, Sequence[Item]]
 """The runs of each method, by its name."""
 
 ByName = dict[str, dict[str, list[dict[str, Any]]]]
-"""Rows of an evaluation: by their name, by method, one for every seed."""
+"""Rows of evaluations: by row name and by method, one for every seed."""
 
 Value = Callable[[dict[str, Any]], float]
 
 
 @dataclass(frozen=True)
 class Number:
-    """A cell of a table: what it says, below it the difference, and whether that is clear."""
+    """A cell of a table: its text, the difference below it, and the verdict on the difference."""
 
     text: str
     below: str = ""
@@ -30,7 +30,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: a header, and rows that begin with what they are about."""
+    """A table: a caption, a header, and labelled rows."""
 
     caption: str
     header: Sequence[str]
@@ -39,9 +39,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, words, tables, or pictures with their numbers.
+    """A section of the page: a heading, text, tables, and pictures with their numbers.
 
-    Pictures are an address that holds one, and what it shows in words.
+    A picture is a data URL and its alternative text.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Section:
 
 
 def by_method(caption: str, labels: Sequence[str], found: ByName, value: Value) -> Grid:
-    """Make a table with a row a label and a column a method; what there is not, leave empty.
+    """Return a table with a row per label and a column per method; missing values are empty.
 
     Args:
-        caption: what the numbers are.
-        labels: of the rows, as many as names.
-        found: what was evaluated.
-        value: takes the number out of what was evaluated.
+        caption: the caption.
+        labels: the labels of the rows, one for each name in ``found``.
+        found: the rows of the evaluations.
+        value: returns the number of a row.
     """
     methods = list(dict.fromkeys(name for of in found.values() for name in of))
     rows = []
@@ -70,14 +70,14 @@ def by_method(caption: str, labels: Sequence[str], found: ByName, value: Value) 
 
 
 def number(values: Sequence[float], digits: int = 1) -> Number:
-    """Say the mean and deviation over seeds; of no seeds, nothing."""
+    """Return a cell with the mean and standard deviation over seeds, empty without seeds."""
     return Number(spread_text(spread(values), digits) if values else "")
 
 
 def evaluated(methods: Methods, part: str, *, key: str = "name") -> ByName:
-    """Return what `evaluate` found in a part: by the name of the row, by method, for every seed.
+    """Return the rows of a part of the evaluations, by row name and method, for every seed.
 
-    Runs that were evaluated with other settings lack some rows and have others.
+    Runs that were evaluated with other settings may have other rows.
     """
     found: ByName = {}
     for method, items in methods.items():
@@ -88,12 +88,12 @@ def evaluated(methods: Methods, part: str, *, key: str = "name") -> ByName:
 
 
 def tested(methods: Methods, part: str) -> str:
-    """Say how many test examples a part of the evaluations looked at."""
+    """Return a sentence with the number of test examples in a part of the evaluations."""
     counts = {one.examples[part] for of in methods.values() for one in of if part in one.examples}
     low, high = min(counts), max(counts)
     return f"Test examples: {low:,}." if low == high else f"Test examples: {low:,} to {high:,}."
 
 
 def embedded(drawn: Picture) -> str:
-    """Return a picture as an address that holds it."""
+    """Return a picture as a data URL."""
     return f"data:image/svg+xml;base64,{base64.b64encode(drawn.svg).decode()}"

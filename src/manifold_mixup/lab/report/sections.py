@@ -1,4 +1,4 @@
-"""The sections below the comparison: training, reliability, and what `evaluate` found."""
+"""The sections below the comparison: training, reliability, and the results of `evaluate`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from manifold_mixup.lab.report.section import (
 )
 from manifold_mixup.lab.report.table import spread_text
 
-_FIRST_LINES = 12  # of a table of epochs: more are thinned out
+_FIRST_LINES = 12  # rows of a table of epochs; longer trainings are thinned out
 
 
 def _curves(methods: Methods) -> Section:
@@ -33,7 +33,7 @@ def _curves(methods: Methods) -> Section:
     return Section(
         "training",
         "Training",
-        "Mean over the seeds, and a band of one standard deviation on each side.",
+        "Mean over the seeds, with a band of ± one standard deviation.",
         pictures=[
             (embedded(plots.curve_picture(results, what)), f"{title} of every method by epoch.")
             for what, (title, _) in plots.CURVES.items()
@@ -76,8 +76,8 @@ def _reliability(methods: Methods) -> Section:
     return Section(
         "reliability",
         "Reliability",
-        "How often a prediction of a given confidence is right, at the last epoch, seeds pooled. "
-        "On the diagonal the two are equal; below it the model is too sure of itself.",
+        "Accuracy of the predictions with a given confidence, at the last epoch, over all seeds. "
+        "On the diagonal, the two are equal; below it, the model is overconfident.",
         pictures=[
             (
                 embedded(plots.reliability_picture(bins, title="")),
@@ -86,7 +86,7 @@ def _reliability(methods: Methods) -> Section:
         ],
         numbers=[
             Grid("Expected calibration error, %", ["ECE"], ece),
-            Grid("Right predictions in each bin", list(bins), rows),
+            Grid("Correct predictions in each bin", list(bins), rows),
         ],
     )
 
@@ -95,7 +95,7 @@ def _attacks(methods: Methods) -> Section | None:
     found = evaluated(methods, "attacks", key="stated")
     if not found:
         return None
-    words = "Accuracy in percent on attacked test images; each row says what the attack may do. "
+    words = "Accuracy in percent on attacked test examples. Each row describes its attack. "
     table = by_method("Accuracy under attack, %", list(found), found, _accuracy)
     return Section("attacks", "Attacks", words + tested(methods, "attacks"), tables=[table])
 
@@ -116,13 +116,13 @@ def _strength(methods: Methods) -> Section | None:
     ]
     return Section(
         "strength",
-        "Risk at rising strength of FGSM",
+        "Error under FGSM by ε",
         f"Error in percent under one step of the fast gradient sign method; ε in {first['space']}. "
         + tested(methods, "strength"),
         pictures=[
             (
                 embedded(plots.strength_picture(by_name, title="")),
-                "Error under FGSM against its strength for every method.",
+                "Error under FGSM against ε for every method.",
             )
         ],
         numbers=[Grid("Error under FGSM, %", list(risk), rows)],
@@ -162,11 +162,11 @@ def _outliers(methods: Methods) -> Section | None:
         for score, said in (("confidence", "greatest softmax"), ("entropy", "entropy"))
     ]
     words = (
-        "How well the model's own doubt tells the test set from inputs of another kind, deformed "
-        "test images among them. The paper's opening claim is about confident mistakes there. "
-        + tested(methods, "outliers")
+        "How well the model's confidence separates the test set from outliers: other data sets, "
+        "noise and deformed test images. The paper claims that networks without manifold mixup "
+        "are often confident and wrong on such inputs. " + tested(methods, "outliers")
     )
-    return Section("outliers", "Inputs of another kind", words, tables=tables)
+    return Section("outliers", "Outliers", words, tables=tables)
 
 
 def _interpolation(methods: Methods) -> Section | None:
@@ -178,10 +178,9 @@ def _interpolation(methods: Methods) -> Section | None:
     return Section(
         "interpolation",
         "Between two examples",
-        "The loss when the states of two test examples are mixed at a layer with a share of λ, "
-        "for targets mixed alike; at λ = 0 and 1 it is the plain NLL. The lower in between, the "
-        "more what lies there is what training with mixing wants it to be. "
-        + tested(methods, "interpolation"),
+        "The loss if the states of two test examples and their targets are mixed with λ at a "
+        "layer; at λ = 0 and 1, it is the plain NLL. The lower it is in between, the better the "
+        "model predicts mixed targets from mixed states. " + tested(methods, "interpolation"),
         pictures=[
             (
                 embedded(plots.interpolation_picture(by_name, title=layer, top=top)),
@@ -194,7 +193,7 @@ def _interpolation(methods: Methods) -> Section | None:
 
 
 def _losses_between(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
-    """Return the numbers of the curves at a layer: about every tenth λ, mean over the seeds."""
+    """Return the numbers of the curves at a layer, for about ten λ, averaged over the seeds."""
     lams = next(iter(by_name.values()))[0]["lam"]
     rows = [
         (
@@ -216,7 +215,7 @@ _FLATNESS: dict[str, Callable[[Any], float]] = {
     "% of the variance within classes": lambda one: one["within"],
     "% of that outside its class's first direction": lambda one: one["centred"]["outside"],
 }
-# Only of what the classifier takes is it known what it sees.
+# Known only for the layer that is the input of the classifier.
 _SEEN: dict[str, Callable[[Any], float]] = {
     "% of that in the row space of the classifier": lambda one: one["seen"]
 }
@@ -236,8 +235,8 @@ def _spectra(methods: Methods) -> Section | None:
     return Section(
         "spectra",
         "Spectra of hidden states",
-        "Singular values of the states of a class, mean over the classes; centred: the mean of the "
-        "class taken off. " + tested(methods, "spectra"),
+        "Singular values of the states of a class, averaged over the classes. Centred: the mean of "
+        "the class is subtracted. " + tested(methods, "spectra"),
         pictures=[
             (
                 embedded(plots.spectra_picture({layer: methods_of}, title="")),
@@ -250,7 +249,7 @@ def _spectra(methods: Methods) -> Section | None:
 
 
 def _flatness(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
-    """Return how flat the states at a layer are: a row for each method, mean over the seeds."""
+    """Return the flatness of the states at a layer: a row per method, averaged over the seeds."""
     known = all("seen" in one for of in by_name.values() for one in of)
     shown = _FLATNESS | (_SEEN if known else {})
     rows = [
@@ -265,7 +264,7 @@ def _accuracy(row: Mapping[str, Any]) -> float:
 
 
 def _boundaries(methods: Methods) -> Section | None:
-    """Draw the classifiers of points in the plane that have a bottleneck of two units."""
+    """Return the decision boundaries, if all runs are trained on the spirals."""
     items = {name: of[0] for name, of in methods.items()}
     if {item.result.run.data for item in items.values()} != {"spirals"}:
         return None
@@ -275,8 +274,9 @@ def _boundaries(methods: Methods) -> Section | None:
     return Section(
         "boundaries",
         "Decision boundaries",
-        "The first seed of each method. Above the plane, below the hidden states: the line is "
-        "where both classes are equally likely, the dots are the states of inputs spread evenly.",
+        "The first seed of each method. Top: the plane of the inputs. Bottom: the hidden states. "
+        "On the line, both classes are equally likely. The dots are the states of evenly spread "
+        "inputs.",
         pictures=[
             (
                 embedded(plots.plane_picture(views, title="")),
@@ -291,4 +291,4 @@ SECTIONS: tuple[Callable[[Methods], Section | None], ...] = (
     _curves, _reliability, _attacks, _strength, _deformations, _outliers, _interpolation, _spectra,
     _boundaries,
 )  # fmt: skip
-"""In the order of the page; a section that has nothing to show is `None`."""
+"""The sections in the order of the page; a section without data is `None`."""

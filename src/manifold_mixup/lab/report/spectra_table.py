@@ -1,4 +1,4 @@
-"""What `analyze spectra` found, as Markdown."""
+"""The results of `analyze spectra` as Markdown."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ from manifold_mixup.lab.evaluate.statistics import paired_difference, spread
 from manifold_mixup.lab.report.table import difference_text, spread_text
 
 Rows = Mapping[int, Mapping[str, Any]]
-"""By seed, the row of a layer in the battery part ``spectra``."""
+"""The row of a layer in the battery part ``spectra``, by seed."""
 
 
 class _Column(NamedTuple):
-    """Where a number is in a row, its digits, and whether methods are compared by it."""
+    """The path of a number in a row, its digits, and whether methods are compared by it."""
 
     path: tuple[str, ...]
     digits: int
@@ -40,27 +40,28 @@ _KINDS = {
 }
 _SEEN = {"seen, %": _Column(("seen",), 1, True)}
 READING = (
-    "Singular values of the states of a class, one example a row, mean over the classes; mean ± "
-    "standard deviation over the seeds. s₁: the greatest; rest: the sum of the others; s₁, %: its "
-    "share in the sum of all; outside: share of the squares outside the first direction; within: "
-    "share of the variance of all states that is within classes. Centred: the mean of the class "
-    "taken off, so that squares are variance; the paper's spectra seem not to be. Singular values "
-    "grow with the root of the number of examples; shares do not. Below shares, the paired "
-    "difference to the first method over the same seeds with its 95 % interval."
+    "Singular values of the states of a class, one example per row, averaged over the classes; "
+    "mean ± standard deviation over the seeds. s₁: the greatest one; rest: the sum of the others; "
+    "s₁, %: the share of s₁ in the sum of all; outside: share of the squares outside the first "
+    "direction; within: share of the variance of all states that is within classes. Centred: the "
+    "mean of the class is subtracted, so that squares are variance; the paper's spectra do not "
+    "seem to be centred. Singular values grow with the square root of the number of examples; "
+    "shares do not. Below shares: the paired difference to the first method over the same seeds, "
+    "with its 95 % interval."
 )
 SEEN = (
-    "Features are what the classifier takes. Seen: share of the variance within classes in the "
-    "row space of the classifier. By the corollary of Theorem 1 a classifier that is exact on "
-    "mixed states leaves it none."
+    "Features are the input of the classifier. Seen: share of the variance within classes in the "
+    "row space of the classifier. By the corollary of Theorem 1, it is zero for a classifier that "
+    "is exact on mixed states."
 )
 
 
 def spectra_table(layers: Mapping[str, Mapping[str, Rows]], *, title: str) -> str:
-    """Render what was found: for every layer a table, its rows the methods.
+    """Return tables for every layer, with the methods as rows.
 
     Args:
-        layers: by layer and method.
-        title: of the page.
+        layers: the rows of the evaluations, by layer and method.
+        title: the title of the page.
     """
     lines = [f"# {title}", ""]
     for layer, methods in layers.items():

@@ -1,4 +1,4 @@
-"""From results to rows: each method's spread over seeds, and its difference to no mixup."""
+"""Summary rows of a comparison: each method's spread over seeds, and its difference to no mixup."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ MEASURES = (ERROR, NLL, ECE, FGSM, SECONDS)
 
 @dataclass(frozen=True)
 class Row:
-    """One method at one epoch; ``difference`` is ``None`` for the method compared with."""
+    """A method at its last or best epoch; ``difference`` is ``None`` for the baseline."""
 
     method: str
     when: When
@@ -37,10 +37,10 @@ def summarise(results: Sequence[Result], methods: Sequence[str]) -> list[Row]:
 
     Args:
         results: finished runs, in any order.
-        methods: their methods; the first is the one the others are compared with.
+        methods: their methods, the baseline first.
 
     Returns:
-        First the rows of the last epoch, then those of the best; none without a complete seed.
+        The rows of the last epoch, then those of the best; empty without a complete seed.
     """
     seeds = complete_seeds(results, methods)
     if not seeds:
@@ -59,7 +59,7 @@ def summarise(results: Sequence[Result], methods: Sequence[str]) -> list[Row]:
 
 
 def only_means(rows: Sequence[Row]) -> list[Row]:
-    """Take deviations and differences away, where they would pretend to be evidence."""
+    """Remove standard deviations and differences, for a smoke test, where they mean nothing."""
     return [
         replace(
             row,

@@ -1,4 +1,4 @@
-"""The table, for the terminal and as Markdown: metrics down, methods across."""
+"""The table of a comparison, for the terminal and as Markdown: metrics down, methods across."""
 
 import math
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from manifold_mixup.lab.report.summary import MEASURES, Row, When
 SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
 ARROW = {"lower": "↓", "higher": "↑"}
 LEGEND = (
-    "Mean ± standard deviation over the seeds; below it the paired difference to the first "
-    "column over the same seeds, with its 95 % interval (Student's t). The best epoch was picked "
-    "on the test set and is therefore optimistic."
+    "Mean ± standard deviation over the seeds. Below it, the paired difference to the first "
+    "column over the same seeds, with its 95 % interval (Student's t). The best epoch is selected "
+    "on the test set and therefore optimistic."
 )
 
 
 SMOKE = (
-    "A SMOKE TEST: it shows that everything works, and its numbers mean nothing. So there are no "
-    "deviations and no intervals."
+    "A SMOKE TEST: it only tests that everything works. Its numbers mean nothing, so standard "
+    "deviations and intervals are left out."
 )
 _WIDE = 80
 
 
 class Cell(NamedTuple):
-    """A mean with its deviation, and the difference to no mixup if there is one."""
+    """A mean with its standard deviation, and the difference to no mixup if there is one."""
 
     value: str
     difference: str = ""
@@ -37,13 +37,13 @@ class Cell(NamedTuple):
 
 
 def terminal_table(rows: Sequence[Row], *, title: str, width: int = _WIDE) -> Table:
-    """Render rows for a terminal, methods across, or where it is narrow one below the other.
+    """Return rows as a terminal table, with methods across, or below each other if it is narrow.
 
-    A difference is green where its interval says better, red where it says worse.
+    A difference is green if its interval is on the better side of zero, red on the worse side.
 
     Args:
-        rows: what `summarise` returned.
-        title: the line above.
+        rows: the result of `summarise`.
+        title: the title of the table.
         width: columns of the terminal.
     """
     table = Table(
@@ -68,7 +68,7 @@ def terminal_table(rows: Sequence[Row], *, title: str, width: int = _WIDE) -> Ta
 
 
 def _across(rows: Sequence[Row]) -> int:
-    """Count the columns that a table with the methods across takes."""
+    """Return the width of a table with the methods across."""
     lines = [(label, cells) for _, section in _sections(rows) for label, cells in section]
     labels = max(len(label) for label, _ in lines)
     columns = zip(*(cells for _, cells in lines), strict=True)
@@ -89,7 +89,7 @@ def _styled(cell: Cell) -> str:
 
 
 def markdown_table(rows: Sequence[Row], *, title: str, caption: str, smoke: bool = False) -> str:
-    """Render rows as Markdown; a difference is bold where its interval excludes zero."""
+    """Return rows as Markdown; a difference is bold if its interval excludes zero."""
     legend = SMOKE if smoke else f"{LEGEND} Bold: the interval excludes zero."
     header = _header(rows)
     lines = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
@@ -114,14 +114,14 @@ def _header(rows: Sequence[Row]) -> list[str]:
 
 
 def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]]]]]:
-    """Turn rows into sections of lines, each line a label and one cell per method."""
+    """Return the sections of the table: lines of a label and a cell per method."""
     return [
         (
             name,
             [
                 (_label(measure), [_cell(row, measure) for row in rows if row.when == when])
                 for measure in MEASURES
-                if (when, measure.key) != ("best", "seconds")  # a run takes its time once
+                if (when, measure.key) != ("best", "seconds")  # seconds are those of the whole run
             ],
         )
         for when, name in SECTIONS.items()
@@ -141,13 +141,13 @@ def _cell(row: Row, measure: Measure) -> Cell:
 
 
 def spread_text(value: Spread, digits: int) -> str:
-    """Write a mean and, of several seeds, its deviation."""
+    """Return a mean and, for several seeds, its standard deviation."""
     mean = f"{value.mean:.{digits}f}"
     return mean if math.isnan(value.std) else f"{mean} ± {value.std:.{digits}f}"
 
 
 def difference_text(gap: Difference, digits: int) -> str:
-    """Write a mean difference and, of several pairs, its interval."""
+    """Return a mean difference and, for several pairs, its interval."""
     if gap.n == 1:
         return f"{gap.mean:+.{digits}f}".replace("-", "−")
     mean, low, high = (

@@ -1,4 +1,4 @@
-"""What `analyze theory` found, as Markdown."""
+"""The results of `analyze theory` as Markdown."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -6,25 +6,25 @@ from statistics import median
 from manifold_mixup.lab.analyze.theory import Point
 
 READING = """\
-**What the theorem says.** With d classes and a hidden state of at least d − 1 dimensions, some
-representation and some *affine* classifier make the mixup objective 0: the classifier then gives
-mixed states exactly the mixed targets. The closed form shows that an affine one can do it no
-earlier: every dimension short of d − 1 costs the same.
+**What the theorem states.** With d classes and a hidden state of at least d − 1 dimensions, some
+representation and some *affine* classifier reduce the mixup objective to 0: the classifier then
+maps mixed states exactly to the mixed targets. The closed form shows that an affine classifier
+needs d − 1 dimensions: each missing dimension adds the same amount.
 
-**What it does not say.** d − 1 dimensions are sufficient and not necessary. A flexible classifier
-comes close to 0 with fewer, since it need not be affine where no mixed state lies: in three
-dimensions and more the segments between the classes need not meet, and whoever can tell where on
-which segment a state lies can tell its target. What the MLP reaches is an upper bound; more units
-and steps lower it. The theorem is about a loss that can be 0, such as the squared error here; the
-cross-entropy's least value is the entropy of the mixed targets, and a softmax is not affine.
+**What it does not state.** d − 1 dimensions are sufficient, but not necessary. A flexible
+classifier comes close to 0 with fewer, since it need not be affine away from mixed states. In
+three or more dimensions, the segments between the classes need not intersect, so the position of
+a state on its segment determines its target. The MLP's values are upper bounds; more units and
+steps reduce them. The theorem needs a loss that can reach 0, such as the squared error here. The
+minimum of the cross-entropy is the entropy of the mixed targets, and a softmax is not affine.
 
-**The corollary.** Beyond d − 1 dimensions a class may spread in the null space of Aᵀ unseen. Its
-dimension is dim(H) − d + 1 for the solution of the proof; a solution found from a random start
-has a bias of its own, AᵀH of rank d, and one dimension less."""
+**The corollary.** Beyond d − 1 dimensions, a class may vary in the null space of Aᵀ without
+effect. The null space has dimension dim(H) − d + 1 for the solution of the proof. A solution found
+from a random start has another bias, AᵀH of rank d, and one dimension less."""
 
 
 def theory_table(points: Sequence[Point], *, classes: int, alpha: float) -> str:
-    """Render what was found for each dimension, and how to read it."""
+    """Return the results for each dimension as a table, with an explanation."""
     return "\n".join([*_lines(points, classes, alpha), "", READING, ""])
 
 
@@ -33,8 +33,8 @@ def _lines(points: Sequence[Point], classes: int, alpha: float) -> Iterator[str]
     yield f"# Theorem 1: d = {classes} classes, α = {alpha:g}\n"
     yield (
         f"The mixup objective J: the expected squared error over pairs of different classes and "
-        f"λ ~ Beta({alpha:g}, {alpha:g}), with one hidden state a class. Found: median of {seeds} "
-        f"random start{'' if seeds == 1 else 's'}.\n"
+        f"λ ~ Beta({alpha:g}, {alpha:g}), with one hidden state per class. Found: median of "
+        f"{seeds} random start{'' if seeds == 1 else 's'}.\n"
     )
     yield (
         "| dim(H) | affine, closed form | affine, found | MLP, found | rank AᵀH, found | "

@@ -1,7 +1,7 @@
 """A run as a folder: recipe, checkpoints, metrics, weights, result and evaluations.
 
-Takes a recipe and what its training gives. Writes each file at once or not at all, so that a run
-resumes from any moment, and reads finished runs back.
+All files are written atomically, so that a run can resume after being killed at any moment.
+Finished runs are read back from their folders.
 
 Imported by: commands, launch, paper, report, training.
 Imports: data, evaluate, models, recipes.

@@ -1,6 +1,6 @@
-"""What a run needs to go on as if it had never stopped, in one file of tensors and plain data.
+"""Checkpoints: the full state of a training in one file of tensors and JSON.
 
-Nothing is pickled: loading a checkpoint runs no code.
+Nothing is pickled, so loading a checkpoint executes no code.
 """
 
 import json
@@ -26,20 +26,20 @@ Nested = dict[str, Any]
 
 @dataclass
 class State:
-    """A moment of a training.
+    """The state of a training.
 
     Attributes:
-        epoch: the epoch that is under way or comes next; the first is 1.
+        epoch: the current epoch, from 1.
         step: steps taken in it.
         seconds: time spent training so far.
-        sums: the loss times examples, and the examples, summed over the epoch so far by this
-            process; ``(2,)``. What is kept is ``tensors["sums"]``, a row for each process.
-        curve: the epochs that are done.
-        best_epoch: the one with the least error.
-        method: where the mixing is in its stream of plans.
-        scaler: of the gradients, where the precision needs one.
-        tensors: the weights and the optimizer's, and under ``"best"`` the weights after
-            ``best_epoch``; nested by name.
+        sums: the sum of the losses and the number of examples in the epoch so far, of this process;
+            ``(2,)``. A checkpoint stores ``tensors["sums"]`` instead, with a row per process.
+        curve: the finished epochs.
+        best_epoch: the epoch with the lowest error.
+        method: the position of the mixing in its stream of plans.
+        scaler: the state of the gradient scaler, if the precision needs one.
+        tensors: weights and optimizer state, nested by name; ``"best"`` has the weights after
+            ``best_epoch``.
     """
 
     epoch: int = 1
@@ -54,19 +54,19 @@ class State:
 
 
 class Foreign(ValueError):
-    """A file that is no checkpoint of this run; the message says why."""
+    """A file that is not a checkpoint of this run; the message has the reason."""
 
 
 def save(folder: Path, state: State, *, run: str) -> None:
-    """Write the checkpoint of a run; the one before stays beside it.
+    """Write the checkpoint of a run, and keep the previous one beside it.
 
     Args:
-        folder: the run's.
-        state: what to write.
+        folder: the run's folder.
+        state: the state to write.
         run: fingerprint of its recipe and data.
 
     Raises:
-        OSError: it could not be written; a good checkpoint that was there still is.
+        OSError: it could not be written; the last good checkpoint is still there.
     """
     facts = vars(state) | {"curve": [asdict(epoch) for epoch in state.curve]}
     tensors = facts.pop("tensors")
@@ -81,10 +81,10 @@ def save(folder: Path, state: State, *, run: str) -> None:
 
 
 def load(folder: Path, *, run: str) -> tuple[State | None, list[str]]:
-    """Return the newest good checkpoint of a run, and why a newer one was passed over.
+    """Return the newest valid checkpoint of a run, and the reasons why newer ones were rejected.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         run: fingerprint of its recipe and data.
     """
     refused: list[str] = []
@@ -94,7 +94,7 @@ def load(folder: Path, *, run: str) -> tuple[State | None, list[str]]:
                 return read(path, run=run), refused
             except Foreign as error:
                 refused.append(str(error))
-                # Out of the way, so that it never takes the place of a good one.
+                # Renamed, so that the next save does not replace a valid checkpoint with it.
                 path.replace(path.with_name(f"{path.name}.refused"))
     return None, refused
 
@@ -107,7 +107,7 @@ def read(path: Path, *, run: str) -> State:
         run: fingerprint of the recipe and the data it must belong to.
 
     Raises:
-        Foreign: it is damaged, no checkpoint, or of another run.
+        Foreign: it is damaged, not a checkpoint, or of another run.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -116,7 +116,7 @@ def read(path: Path, *, run: str) -> State:
     except (SafetensorError, OSError) as error:
         raise Foreign(f"{path.name} is damaged ({error})") from error
     if about.get("format") != _FORMAT:
-        raise Foreign(f"{path.name} is no checkpoint of this program")
+        raise Foreign(f"{path.name} is not a checkpoint of this program")
     if about["run"] != run:
         raise Foreign(f"{path.name} is the checkpoint of another run")
     facts = json.loads(about["facts"])
@@ -125,7 +125,7 @@ def read(path: Path, *, run: str) -> State:
 
 
 def remove(folder: Path) -> None:
-    """Take the checkpoints away; a finished run needs none."""
+    """Delete the checkpoints; a finished run does not need them."""
     for name in (LATEST, BEFORE):
         (folder / name).unlink(missing_ok=True)
 
@@ -142,8 +142,8 @@ def _nested(tensors: Mapping[str, Tensor]) -> Nested:
     nested: Nested = {}
     for path, tensor in tensors.items():
         *parents, name = path.split("/")
-        place = nested
+        level = nested
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = tensor
+            level = level.setdefault(parent, {})
+        level[name] = tensor
     return nested

@@ -1,4 +1,4 @@
-"""Evaluations of trained runs: done once, kept in the run's folder."""
+"""Evaluations of trained runs: computed once, then stored in the run's folder."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ from manifold_mixup.lab.runs import files, provenance, weights
 from manifold_mixup.lab.runs import folder as run_folder
 
 When = Literal["last", "best"]
-_FORMAT = 2  # another one when rows say more or other things, so that none of the old are read
+_FORMAT = 2  # increased when the rows change, so that old evaluations are not read
 
 
 def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
-    """Return the model that a finished run ended in, or that of its best epoch.
+    """Return the trained model of a finished run, after its last or its best epoch.
 
     Args:
-        folder: the run's.
-        data: what it was trained on.
+        folder: the run's folder.
+        data: the data it was trained on.
         when: ``"last"`` or ``"best"`` epoch.
 
     Raises:
@@ -36,8 +36,8 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
     path = folder / f"{when}.safetensors"
     if not path.exists():
         raise FileNotFoundError(
-            f"the run in {folder} is not finished: there is no {path.name} in it. Train it first; "
-            f"the command it was started with goes on with it."
+            f"the run in {folder} is not finished: it has no {path.name}. Resume it first, with "
+            f"the command that started it."
         )
     model = fresh_model(replace(run, compile=False), data).to(run.device)
     tensors = weights.read(path)
@@ -49,14 +49,14 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
 def _require_finite(
     path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Recipe
 ) -> None:
-    """Raise if a training made something NaN or infinite that is finite in a fresh model."""
+    """Raise if a tensor is not finite that is finite in an untrained model."""
     own = [name for name, one in fresh.state_dict().items() if one.isfinite().all()]
     broken = [name for name in own if name in tensors and not tensors[name].isfinite().all()]
     if broken:
-        other = "--when best may be an earlier epoch; or train" if path.stem == "last" else "Train"
+        way_out = "Try --when best, an earlier epoch, or train" if path.stem == "last" else "Train"
         raise ValueError(
-            f"{path} holds NaN or infinity in {len(broken)} of its {len(tensors)} tensors, first "
-            f"in {broken[0]}: the run diverged. {other} it again in another folder, with "
+            f"the run diverged: {len(broken)} of the {len(tensors)} tensors in {path} contain NaN "
+            f"or infinity, first {broken[0]}. {way_out} it again in another folder, with "
             f"a learning rate below {run.lr:g} (--lr)."
         )
 
@@ -71,20 +71,20 @@ def evaluated(
     tested: Data | None = None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Evaluate a finished run, or read what was found when the same was asked for before.
+    """Evaluate a finished run, or read the stored result of the same evaluation.
 
     Args:
-        folder: the run's.
-        data: what it was trained on.
+        folder: the run's folder.
+        data: the data it was trained on.
         when: as for `trained`.
         battery: as for `evaluate`.
         settings: as for `evaluate`.
-        tested: what it is evaluated on, if not ``data`` itself.
+        tested: the data to evaluate on, if not ``data``.
         progress: as for `evaluate`.
     """
     settings, tested = settings or Settings(), tested or data
     if when == "best" and _best_is_last(folder):
-        when = "last"  # the same weights would be attacked once more
+        when = "last"  # do not evaluate the same weights twice
     asked = _asked(battery, settings, tested)
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"evaluation-{when}-{digest}.json"
@@ -94,7 +94,7 @@ def evaluated(
     model = trained(folder, data, when)
     found = evaluate(model, tested, battery=battery, settings=settings, progress=progress)
     files.write_json(path, {"asked": asked, "evaluation": found, **provenance.describe()})
-    # As from the file, in which tuples are lists and what is not finite is null.
+    # Read back, so that a fresh result equals a stored one: tuples are lists, NaN is None.
     return dict(json.loads(path.read_text())["evaluation"])
 
 

@@ -1,4 +1,4 @@
-"""Files that are written at once or not at all."""
+"""Atomic writing of files."""
 
 import json
 import math
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def writable_folder(path: Path) -> None:
-    """Make a folder and try to write into it.
+    """Create a folder, and check that files can be written in it.
 
     Raises:
-        OSError: that is not possible.
+        OSError: this fails.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -25,26 +25,26 @@ def writable_folder(path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file at once: a reader sees the old content or the new, never a part."""
+    """Write a file atomically: readers see the old content or the new one, never a part."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name with no content
+            os.fsync(file.fileno())  # otherwise a power cut may leave an empty file
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON at once; NaN and infinity, which JSON has not, become ``null``."""
+    """Write JSON atomically; NaN and infinity, which JSON does not have, become ``null``."""
     text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write(path, f"{text}\n".encode())
 
 
 def finite(value: Any) -> Any:
-    """Put ``None`` in the place of NaN and infinity, which JSON has not, however deep."""
+    """Replace NaN and infinity, which JSON does not have, by ``None`` at any depth."""
     if isinstance(value, dict):
         return {key: finite(child) for key, child in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""One folder a run: its recipe, its checkpoints, its metrics, and in the end its result."""
+"""The folder of a run: recipe, checkpoints, metrics, and finally the result."""
 
 import dataclasses
 import hashlib
@@ -17,18 +17,19 @@ from manifold_mixup.lab.runs.result import Result, read_result, read_run
 
 RECIPE, RESULT = "recipe.json", "result.json"
 _FORMAT = 1
-_PATIENCE = 10  # seconds; a run that was told to stop may still be saving
+_PATIENCE = 10  # seconds to wait for the lock; a run that is stopping may still be saving
 
 
 @contextmanager
 def alone(folder: Path | None) -> Iterator[None]:
-    """Keep other trainings out of a run's folder; the lock ends with the process, however it ends.
+    """Lock a run's folder, so that only one training uses it.
 
-    Of the processes that train one run together, the first one holds it.
+    The lock is released when the process ends, even if it is killed. If several processes train
+    one run together, the first one holds the lock.
 
     Raises:
-        BlockingIOError: another training is in the folder.
-        OSError: it cannot be written.
+        BlockingIOError: another training uses the folder.
+        OSError: the folder cannot be written.
     """
     if folder is None or provenance.rank() != 0:
         yield
@@ -39,7 +40,7 @@ def alone(folder: Path | None) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise BlockingIOError(
-            f"another process is training the run in {folder}. Wait for its end or stop it, or "
+            f"another process is training the run in {folder}. Wait until it ends, stop it, or "
             f"give another folder."
         ) from None
     try:
@@ -49,11 +50,11 @@ def alone(folder: Path | None) -> Iterator[None]:
 
 
 def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
-    """Make a folder the folder of a run; return the result if the run is finished.
+    """Prepare the folder of a run; return the result if the run is finished.
 
     Raises:
-        ValueError: it is the folder of another run, and the message says in what that differs.
-        OSError: it cannot be written.
+        ValueError: the folder has another run; the message has the differences.
+        OSError: the folder cannot be written.
     """
     files.writable_folder(folder)
     own = {
@@ -71,7 +72,7 @@ def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
 
 
 def fingerprint(run: Recipe, data: Data) -> str:
-    """Return the SHA-256 of a recipe and its data: what a checkpoint belongs to."""
+    """Return the SHA-256 of a recipe and its data, which identifies a checkpoint's run."""
     text = json.dumps([dataclasses.asdict(run), provenance.fingerprint(data)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -83,7 +84,7 @@ def finish(folder: Path, result: Result) -> None:
 
 
 def finished(folder: Path) -> Result | None:
-    """Return the result that lies in a folder, if there is one."""
+    """Return the result in a folder, or None."""
     path = folder / RESULT
     return read_result(_read(path)["result"]) if path.exists() else None
 
@@ -92,11 +93,11 @@ def recipe(folder: Path) -> Recipe:
     """Return the recipe of the run in a folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the folder has no run.
     """
     if not (folder / RECIPE).exists():
         raise FileNotFoundError(
-            f"{folder} holds no run: there is no {RECIPE} in it. Name the folder of one."
+            f"{folder} is not the folder of a run: it has no {RECIPE}. Give a run's folder."
         )
     try:
         return read_run(_read(folder / RECIPE)["run"])
@@ -107,7 +108,7 @@ def recipe(folder: Path) -> Recipe:
 
 
 def folder_name(run: Recipe) -> str:
-    """Name the folder of a run: readable, and different for every recipe."""
+    """Return a readable folder name for a run, unique to its recipe."""
     text = json.dumps(dataclasses.asdict(run), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     words = (run.data, run.model, run.method, f"seed {run.seed}", digest)
@@ -126,13 +127,13 @@ def _require_same(path: Path, own: dict[str, Any]) -> None:
         differ.append(f"{there['processes']} processes there, {here['processes']} here")
     if differ:
         raise ValueError(
-            f"{path.parent} holds a run with other settings: {'; '.join(differ)}. Give the same "
-            f"settings to go on with it, or another folder."
+            f"{path.parent} has a run with other settings: {'; '.join(differ)}. Give the same "
+            f"settings to resume it, or another folder."
         )
     if there["data"] != here["data"]:
         raise ValueError(
-            f"{path.parent} holds a run on other data of the name {ours['data']!r}: the arrays "
-            f"differ. Give the same data to go on with it, or another folder."
+            f"{path.parent} has a run on other data of the same name, {ours['data']!r}: the arrays "
+            f"differ. Give the same data to resume it, or another folder."
         )
 
 

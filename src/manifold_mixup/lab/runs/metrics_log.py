@@ -1,4 +1,4 @@
-"""The metrics of a run as they come: lines of JSON, and TensorBoard's events."""
+"""The metrics log of a run: lines of JSON, and TensorBoard events."""
 
 import json
 from dataclasses import asdict
@@ -12,11 +12,11 @@ METRICS = "metrics.jsonl"
 
 
 class Log:
-    """Writes one epoch after another into the folder of a run; without a folder, nothing.
+    """Logs each epoch in the folder of a run; does nothing without a folder.
 
     Args:
-        folder: the run's.
-        curve: the epochs that were logged before, in a run that goes on.
+        folder: the run's folder.
+        curve: the epochs before, if the run is resumed.
     """
 
     def __init__(self, folder: Path | None, curve: list[Epoch]) -> None:
@@ -25,7 +25,7 @@ class Log:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # What was logged after the checkpoint is logged again.
+            # Epochs after the checkpoint are trained again, so their lines are removed.
             files.write(folder / METRICS, "".join(map(_line, curve)).encode())
             self._board = SummaryWriter(str(folder), purge_step=len(curve) + 1)
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, machine and data."""
+"""The provenance of a result: code, machine and data."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ PACKAGES = ("manifold-mixup", "torch", "accelerate", "torchvision", "timm", "num
 
 
 def describe() -> dict[str, Any]:
-    """Describe the code and the machine, without names of hosts, users or folders."""
+    """Describe the code and the machine, without host, user or folder names."""
     return {
         "git": git_hash(),
         "python": platform.python_version(),
@@ -33,9 +33,9 @@ def describe() -> dict[str, Any]:
 
 
 def git_hash() -> str | None:
-    """Return the commit this package's source is tracked in, or ``None``.
+    """Return the git commit of this package's source, or ``None`` if git does not track it.
 
-    A package installed into some other repository's folder is not tracked there.
+    An installed package is not tracked, even inside the folder of another repository.
     """
     here = Path(__file__)
     try:
@@ -48,19 +48,19 @@ def git_hash() -> str | None:
 
 
 def usable_cores() -> int:
-    """Count the CPU cores this process may use."""
+    """Return the number of CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processes() -> int:
-    """Count the processes that train together, as ``accelerate launch`` tells each of them."""
+    """Return the number of processes that train together, as ``accelerate launch`` sets it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Return the number of this process among those that train together, from 0."""
+    """Return the rank of this process among those that train together."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -1,4 +1,4 @@
-"""What a run ends in, and how it is told from files."""
+"""The result of a run, and how it is read from files."""
 
 import dataclasses
 import math
@@ -12,13 +12,13 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch.
+    """The metrics of an epoch.
 
     Attributes:
         epoch: its number, from 1.
-        train_loss: the loss that was minimised, mixed or not.
-        error: of the test set, or of the held-out examples where there are some, in percent.
-        nll: likewise.
+        train_loss: the mean training loss, of mixed batches if the run mixes.
+        error: error in percent, on the held-out examples if there are any, else on the test set.
+        nll: negative log-likelihood on the same examples.
     """
 
     epoch: int
@@ -29,12 +29,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins that was begun before.
+    """Where a resumed training starts.
 
     Attributes:
-        epoch: the epoch that comes next, or is under way.
+        epoch: the epoch to continue with.
         step: steps already taken in it.
-        steps: steps of an epoch.
+        steps: steps per epoch.
         finished: whether the run was finished, so that nothing is trained.
     """
 
@@ -46,17 +46,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run ended in.
+    """The result of a run.
 
     Attributes:
         run: its recipe.
-        seconds: time spent training, evaluation left out.
-        curve: one `Epoch` after another.
+        seconds: training time, without evaluation.
+        curve: the metrics of all epochs.
         last: scores on the test set after the last epoch.
         best: scores on the test set after ``best_epoch``.
-        best_epoch: the epoch of the least error on the curve; without held-out examples that is
-            the *test* error: optimistic, for comparison with papers that report it.
-        weights: SHA-256 of the final weights, equal if and only if they are equal bit for bit.
+        best_epoch: the epoch with the lowest error on the curve. Without held-out examples, this is
+            the lowest *test* error: optimistic, but comparable to papers that report it.
+        weights: SHA-256 of the final weights, which identifies them bit for bit.
     """
 
     run: Recipe
@@ -69,22 +69,22 @@ class Result:
 
 
 def read_run(fields: Mapping[str, Any]) -> Recipe:
-    """Build the recipe that ``dataclasses.asdict`` took apart, JSON in between.
+    """Return a recipe from its JSON fields.
 
     Raises:
         ValueError: it has a setting that this version does not know.
     """
     if strange := sorted(set(fields) - {one.name for one in dataclasses.fields(Recipe)}):
         raise ValueError(
-            f"the run was made by another version: this one has no setting {strange[0]!r}. Use "
-            f"the version that made it, which recipe.json names, or train it again."
+            f"the run was made by another version: this version has no setting {strange[0]!r}. "
+            f"Use the version named in recipe.json, or train the run again."
         )
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Recipe(**values)
 
 
 def read_result(fields: Mapping[str, Any]) -> Result:
-    """Build the result that ``dataclasses.asdict`` took apart, JSON in between."""
+    """Return a result from its JSON fields."""
     return Result(
         run=read_run(fields["run"]),
         seconds=fields["seconds"],
@@ -97,7 +97,7 @@ def read_result(fields: Mapping[str, Any]) -> Result:
 
 
 def read_epoch(fields: Mapping[str, Any]) -> Epoch:
-    """Build the epoch that ``dataclasses.asdict`` took apart, JSON in between."""
+    """Return an epoch from its JSON fields."""
     return Epoch(**_numbers(fields))
 
 
@@ -111,5 +111,5 @@ def _numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """Read as NaN what was not finite: JSON has ``null`` there."""
+    """Return NaN for ``null``, which JSON has in place of numbers that are not finite."""
     return math.nan if value is None else value

@@ -22,13 +22,13 @@ def of(model: nn.Module) -> Weights:
 
 
 def put(model: nn.Module, weights: Weights) -> None:
-    """Give a model the parameters and buffers that `of` copied."""
+    """Load the parameters and buffers that `of` copied into a model."""
     own = model.state_dict()
     model.load_state_dict({name: _like(own[name], value) for name, value in weights.items()})
 
 
 def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Weights]:
-    """Copy the tensors that an optimizer keeps for each parameter, by the parameter's number."""
+    """Copy the tensors of an optimizer's state to the CPU, by the index of the parameter."""
     state = optimizer.state_dict()["state"]
     return {
         str(n): {key: _whole(value) for key, value in kept.items()} for n, kept in state.items()
@@ -36,7 +36,7 @@ def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Weights]:
 
 
 def put_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Weights]) -> None:
-    """Give an optimizer what `of_optimizer` copied."""
+    """Load the state that `of_optimizer` copied into an optimizer."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, Any] = {
         int(n): {key: _like(parameters[int(n)], value) for key, value in own.items()}
@@ -47,7 +47,7 @@ def put_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Weights]) ->
 
 
 def write(path: Path, weights: Weights) -> None:
-    """Write weights to a file that holds tensors and nothing else."""
+    """Write weights to a safetensors file."""
     files.write(path, pack({name: value.contiguous() for name, value in weights.items()}))
 
 
@@ -64,7 +64,7 @@ def read(path: Path) -> Weights:
 
 
 def fingerprint(weights: Weights) -> str:
-    """Return the SHA-256 of weights: equal if and only if they are equal bit for bit."""
+    """Return the SHA-256 of weights, which identifies them bit for bit."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
@@ -73,12 +73,12 @@ def fingerprint(weights: Weights) -> str:
 
 
 def _whole(value: Tensor) -> Tensor:
-    """Return a tensor on the CPU; of a sharded one all parts, which every process must ask for."""
+    """Return a full tensor on the CPU; for a sharded one, all processes must call this."""
     return (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
 
 
 def _like(own: Tensor, value: Tensor) -> Tensor:
-    """Shard a whole tensor as ``own`` is; numbers beside it stay whole."""
+    """Shard a full tensor like ``own``; tensors of another shape, such as counters, stay whole."""
     if isinstance(own, DTensor) and own.shape == value.shape:
         return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
     return value

@@ -1,7 +1,7 @@
-"""The command line before a command runs: options, typos, lists and pages of help.
+"""The command line before a command runs: options, typos, lists and help pages.
 
-Takes the dataclass of a command and the words that were typed. Gives pages of help and error
-messages, in a moment: nothing here loads torch but what prints a list.
+It turns a command's dataclass and the arguments typed into help pages and error messages. It is
+fast, since only printing a list imports torch.
 
 Imported by: cli, commands.
 Imports: data, models, paper, recipes.

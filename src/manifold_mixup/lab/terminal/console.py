@@ -1,4 +1,4 @@
-"""The terminal, or the file or pipe that stands in its place."""
+"""Output to the terminal, or to the file or pipe that replaces it."""
 
 from typing import NoReturn
 
@@ -6,8 +6,8 @@ from rich.console import Console as _Console
 
 
 class Console(_Console):
-    """rich's console, but that a pipe nobody reads any more raises `BrokenPipeError`."""
+    """rich's console, except that a closed pipe raises `BrokenPipeError`."""
 
     def on_broken_pipe(self) -> NoReturn:
-        """Leave it to the command, which then ends without a word."""
+        """Raise, so that the command line exits silently with its own status."""
         raise BrokenPipeError

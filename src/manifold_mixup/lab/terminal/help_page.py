@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from manifold_mixup.lab.terminal.options import Option
 
-_NARROW = 60  # columns, below which a text stands under its option and not beside it
+_NARROW = 60  # with fewer columns, a text is below its option instead of beside it
 _WIDEST = 120  # longer lines are hard to read
 _COLUMN = 24
 
 
 def width() -> int:
-    """Return how long lines may be: as the terminal is, or ``COLUMNS`` says, but readable."""
+    """Return the line width: that of the terminal or of ``COLUMNS``, within readable limits."""
     return max(20, min(shutil.get_terminal_size().columns, _WIDEST))
 
 
 def wrap(text: str, *, indent: str = "", hang: str | None = None) -> str:
-    """Break a text into lines between words, so that names and paths stay whole."""
+    """Wrap a text between words only, so that names and paths stay whole."""
     return textwrap.fill(
         text,
         width(),
@@ -32,38 +32,38 @@ def wrap(text: str, *, indent: str = "", hang: str | None = None) -> str:
 def of_program(
     prog: str, about: str, commands: Mapping[str, str], options: Sequence[Option]
 ) -> str:
-    """Write the page that lists commands.
+    """Return the page that lists commands.
 
     Args:
-        prog: what is typed before a command.
-        about: what the program is.
-        commands: each with its summary.
-        options: those that go without a command.
+        prog: the words typed before a command.
+        about: a description of the program.
+        commands: each command with its summary.
+        options: the options that need no command.
     """
     return _page(
         f"{prog} COMMAND [OPTIONS]",
         about,
         ("commands", [(f"• {name}", text) for name, text in commands.items()]),
         ("options", _entries(options)),
-        end=f"All about a command: {prog} COMMAND --help",
+        end=f"Help for a command: {prog} COMMAND --help",
     )
 
 
 def of_command(prog: str, about: str, options: Sequence[Option]) -> str:
-    """Write the page of one command.
+    """Return the page of one command.
 
     Args:
-        prog: what is typed to call it.
-        about: what it does; an empty line between paragraphs.
-        options: all of them.
+        prog: the words typed to call it.
+        about: a description of the command, paragraphs separated by blank lines.
+        options: all its options.
     """
-    placed = [option for option in options if not option.flags]
+    positional = [option for option in options if not option.flags]
     named = [option for option in options if option.flags]
     groups = {group: [one for one in named if one.group == group] for group in _groups(named)}
     return _page(
-        " ".join([prog, *(option.value for option in placed), "[OPTIONS]"]),
+        " ".join([prog, *(option.value for option in positional), "[OPTIONS]"]),
         about,
-        ("arguments", _entries(placed)),
+        ("arguments", _entries(positional)),
         *((group or "options", _entries(of)) for group, of in groups.items()),
     )
 
@@ -94,7 +94,7 @@ def _page(
 
 
 def table(entries: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield the lines of labels and texts: beside each other, or below where it is narrow."""
+    """Yield the lines of a two-column table of labels and texts; one column if it is narrow."""
     for label, text in entries:
         if width() < _NARROW:
             spaced = label if len(label) + 2 <= width() else label.replace(",", ", ")

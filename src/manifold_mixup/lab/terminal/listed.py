@@ -1,4 +1,4 @@
-"""What ``--data list``, ``--model list`` and their like show."""
+"""The lists that ``--data list``, ``--model list`` and similar options print."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from manifold_mixup.lab.terminal.help_page import table, wrap
 
 
 def listed(kind: str) -> str:
-    """Return what there is of a kind: data sets, models, tables, recipes or kinds of mixing.
+    """Return the list of all data sets, models, tables, recipes or kinds of mixing.
 
     Args:
         kind: ``"data"``, ``"models"``, ``"tables"``, ``"recipes"`` or ``"mixing"``.
@@ -16,7 +16,7 @@ def listed(kind: str) -> str:
 
 
 def _entries(kind: str) -> tuple[str, Mapping[str, str]]:
-    # Each takes seconds to load.
+    # Each of these modules takes seconds to import.
     if kind == "data":
         from manifold_mixup.lab import data
 
@@ -28,9 +28,8 @@ def _entries(kind: str) -> tuple[str, Mapping[str, str]]:
     if kind == "tables":
         from manifold_mixup.lab import paper
 
-        return "tables and figures of the paper:", {
-            n: make().title for n, make in paper.TABLES.items()
-        }
+        titles = {name: make().title for name, make in paper.TABLES.items()}
+        return "tables and figures of the paper:", titles
     from manifold_mixup.lab.recipes import catalog
 
     return (

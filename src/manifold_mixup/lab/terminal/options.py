@@ -1,4 +1,4 @@
-"""The options of a command, read from its dataclass: for its help page, and to find typos."""
+"""The options of a command, read from its dataclass; help pages and typo checks use them."""
 
 import ast
 import dataclasses
@@ -14,14 +14,14 @@ _VALUES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 
 
 class Option(NamedTuple):
-    """An option, or an argument without a name.
+    """An option, or a positional argument.
 
     Attributes:
-        flags: its spellings, such as ``("--flip", "--no-flip")``; none if its place tells it.
-        value: what stands after it, such as ``"INT"``; empty for a flag.
-        text: what it does.
-        default: its value if it is left out, in words; empty if there is none to name.
-        group: the heading it stands under; empty for the usual one.
+        flags: its spellings, such as ``("--flip", "--no-flip")``; empty for a positional argument.
+        value: the placeholder of its value, such as ``"INT"``; empty for a flag.
+        text: its description.
+        default: its default as text; empty if there is none to show.
+        group: its heading on the help page; empty for the standard one.
     """
 
     flags: tuple[str, ...]
@@ -32,17 +32,17 @@ class Option(NamedTuple):
 
 
 def of(kind: type, default: Any = None) -> tuple[Option, ...]:
-    """Read the options of a command.
+    """Return the options of a command.
 
     Args:
-        kind: its dataclass; a field that is a dataclass itself stands for the fields of that.
-        default: an instance whose values are the defaults, if they are not those of the class.
+        kind: its dataclass. A field that is itself a dataclass is replaced by its fields.
+        default: an instance with the defaults; None for those of the class.
     """
     return tuple(_options(kind, default, group=""))
 
 
 def branches(kind: type) -> dict[str, type]:
-    """Return the commands below a command: the dataclasses that its only field may be, by name."""
+    """Map the names of a command's subcommands to their dataclasses."""
     hints = get_type_hints(kind, include_extras=True)
     found: dict[str, type] = {}
     for hint in hints.values():
@@ -96,12 +96,12 @@ def _in_words(value: Any) -> str:
 
 
 def _bare(hint: Any) -> Any:
-    """Take away what is noted beside a type."""
+    """Return a type without its `Annotated` metadata."""
     return _bare(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
 
 
 def _value(hint: Any) -> str:
-    """Write what stands after an option of a type."""
+    """Return the placeholder for a value of a type."""
     if get_origin(hint) in (Union, UnionType):
         parts = [one for one in map(_bare, get_args(hint)) if one is not NoneType]
         return "{True,False}" if parts == [bool] else _value(parts[0])
@@ -113,7 +113,7 @@ def _value(hint: Any) -> str:
 
 
 def _texts(kind: type) -> dict[str, str]:
-    """Return what is written about each field: below it, or under ``Attributes:``."""
+    """Return the description of each field, from the docstring below it or ``Attributes:``."""
     texts = dict[str, str]()
     listed = re.search(r"^Attributes:\n(.*)", inspect.cleandoc(kind.__doc__ or ""), re.M | re.S)
     for name, text in re.findall(

@@ -1,4 +1,4 @@
-"""How a word becomes a number, and what is said if it is none."""
+"""Conversion of arguments to numbers, words and paths, with the message if that fails."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def registry() -> "ConstructorRegistry":
-    """Return rules for numbers, words and paths that may be ``None`` too: of one metavar."""
+    """Return tyro rules that show an optional number as INT instead of INT|None."""
     from tyro.constructors import ConstructorRegistry
 
     rules = ConstructorRegistry()
@@ -58,7 +58,7 @@ def _rule(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
 
 
 def _plain(hint: Any) -> tuple[Any, bool]:
-    """Return the type without ``None``, and whether that was in it."""
+    """Return the type without ``None``, and whether it allowed ``None``."""
     if get_origin(hint) not in (Union, UnionType):
         return hint, False
     parts = [part for part in get_args(hint) if part is not NoneType]

@@ -1,4 +1,4 @@
-"""The words of a command line, checked before they are read: typos, and values that are missing."""
+"""Checks of the command line before it is parsed: unknown options and missing values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,28 +8,28 @@ from manifold_mixup.lab.terminal.options import Option
 
 LISTED = {"--data": "data", "--unknown": "data", "--model": "models", "MODEL": "models"}
 LISTED |= {"TABLE": "tables", "--recipe": "recipes", "--mixing": "mixing"}
-"""What ``list`` in the place of a value shows, by option, or by the name of an argument."""
+"""The list that the value ``list`` prints, for each option or positional argument."""
 
 
 def no_command(prog: str, name: str, known: Iterable[str]) -> str:
-    """Say that there is no such command, which is nearest, and what there is."""
+    """Return the message for an unknown or missing command."""
     known = list(known)
     end = f"Expected one of: {', '.join(known)}. See {prog} --help."
     if not name:
         return f"no command was given. {end}"
     if name.startswith("-"):
         near = nearest(name, ("--help", "--version"))
-        return f"{prog} has no option {name} before a command.{near} {end}"
+        return f"{prog} has no option {name} without a command.{near} {end}"
     return f"{prog} has no command {name!r}.{nearest(name, known)} {end}"
 
 
 def check(prog: str, given: Sequence[str], known: Sequence[Option]) -> None:
-    """Raise a `ValueError` if a word is no option, or an option has no value.
+    """Raise a `ValueError` if an option is unknown, or its value is missing or no valid choice.
 
     Args:
-        prog: what was typed before these words.
-        given: the words.
-        known: the options there are.
+        prog: the program and command, for the message.
+        given: the arguments after the command.
+        known: the options of the command.
     """
     flags = _by_flag(known)
     words = list(given)
@@ -49,7 +49,7 @@ def check(prog: str, given: Sequence[str], known: Sequence[Option]) -> None:
 
 
 def list_asked_for(given: Sequence[str], known: Sequence[Option]) -> str | None:
-    """Return which list the words ask for, as in ``--data list``, or ``None``."""
+    """Return the name of the list that the arguments ask for, as in ``--data list``, or None."""
     place = next((one.value for one in known if not one.flags), "")
     for before, word in zip(["", *given], given, strict=False):
         name = _spelt(before) if before else place
@@ -69,12 +69,12 @@ def _by_flag(known: Iterable[Option]) -> Mapping[str, Option]:
 
 
 def _is_flag(word: str) -> bool:
-    """Tell an option from a negative number."""
+    """Return whether an argument is an option and not a negative number."""
     return word.startswith("-") and word != "-" and not word[1:2].isdigit() and word[1:2] != "."
 
 
 def _spelt(name: str) -> str:
-    """Spell an option as it is listed: ``--save_every`` does too."""
+    """Return the canonical spelling of an option: ``--save_every`` is ``--save-every``."""
     return name.replace("_", "-")
 
 

@@ -1,7 +1,7 @@
-"""Training one run: the loop, and the parts that a step needs.
+"""Training one run: the loop, and the parts of a training step.
 
-Takes a recipe and a `Data`. Gives the result, with the same bits however often the training was
-stopped and resumed.
+Given a recipe and a `Data`, it returns the result, which is bit-identical however often the
+training was stopped and resumed.
 
 Imported by: commands, launch, playground.
 Imports: data, evaluate, models, recipes, runs.

@@ -1,4 +1,4 @@
-"""Where torch computes."""
+"""The device of a training."""
 
 import torch
 
@@ -7,7 +7,7 @@ def find_device(name: str) -> torch.device:
     """Return a device by name.
 
     Raises:
-        ValueError: there is none of this name here.
+        ValueError: this machine has no such device.
     """
     try:
         device = torch.device(name)
@@ -15,19 +15,19 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
-            f"cannot compute on device {name!r}: {reason}. Left out, it is {usual_device()!r} here."
+            f"cannot use device {name!r}: {reason}. The default here is {usual_device()!r}."
         ) from None
     return device
 
 
 def usual_device() -> str:
-    """Return where to compute if nothing is said: a GPU if there is one."""
+    """Return the default device: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def emulates_bf16(device: str) -> bool:
-    """Say whether a device computes bfloat16 by way of float32, which takes it longer than float32.
+    """Return whether a device emulates bfloat16 with float32, which is slower than float32.
 
-    PyTorch needs AVX-512 for it on x86.
+    On x86, PyTorch needs AVX-512 for native bfloat16.
     """
     return device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"

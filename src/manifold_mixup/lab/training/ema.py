@@ -1,4 +1,4 @@
-"""Averaged weights: a copy of the model that follows it slowly."""
+"""The exponential moving average of a model's weights."""
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -10,8 +10,8 @@ class Average:
     """The exponential moving average of a model's weights, or the model itself.
 
     Args:
-        model: the model that trains.
-        decay: what the average keeps of itself a step; 0 for no averaging.
+        model: the model that is trained.
+        decay: the decay per step; 0 for no averaging.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -28,12 +28,12 @@ class Average:
         return self._model if self._follower is None else self._follower.module
 
     def load(self, state: weights.Weights) -> None:
-        """Go on from weights that were averaged before."""
+        """Resume from averaged weights."""
         weights.put(self.model, state)
         if self._follower is not None:
-            self._follower.n_averaged.fill_(1)  # at 0 the next update would copy the model
+            self._follower.n_averaged.fill_(1)  # at 0, the next update would copy the model
 
     def update(self) -> None:
-        """Follow one step."""
+        """Update the average after a step."""
         if self._follower is not None:
             self._follower.update_parameters(self._model)

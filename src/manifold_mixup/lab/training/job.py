@@ -1,4 +1,4 @@
-"""The parts of a training, built from its recipe, and their state as tensors."""
+"""The parts of a training, built from a recipe, and their state as tensors."""
 
 import math
 
@@ -27,11 +27,11 @@ _AUTOCAST = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class Job:
-    """Everything that a step of a run needs.
+    """Everything that a training step needs.
 
     Args:
         run: the recipe.
-        data: what it trains and is scored on.
+        data: the data to train and score on.
     """
 
     def __init__(self, run: Recipe, data: Data) -> None:
@@ -45,12 +45,12 @@ class Job:
         seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
         self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
         self.loader = self._load(seen)
-        self.core = fresh_model(run, data)  # whatever wraps it to train it
+        self.core = fresh_model(run, data)  # without the wrapper that trains it
         self.model, self.optimizer, self.average, self.method = self._prepare()
         self.clear_gradients()
 
     def _load(self, data: Data) -> Loader:
-        """Return what gives this process its batches."""
+        """Return the loader of this process's batches."""
         run = self.run
         return Loader(
             data.x,
@@ -65,32 +65,32 @@ class Job:
         )
 
     def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer, Average, Method]:
-        """Return what is called in training, its optimizer, its average, and the mixing in it."""
+        """Return the wrapped model, its optimizer, its average, and its mixing."""
         run, few = self.run, as_input(self.data.x[:2])
-        # Once it is sharded it cannot be inspected, so that its layers are checked before.
+        # A sharded model cannot be inspected, so its layers are checked before.
         sharded = Method(self.core, run, example=few) if self.accelerator.is_fsdp2 else None
         model, prepared = self.accelerator.prepare(self.core, optimizers.build(self.core, run))
-        # Only where gradients are scaled does the wrapper do anything, and its step is slow: it
-        # looks for an installed package each time.
+        # The wrapped optimizer is needed only with a gradient scaler, and its step is slow: it
+        # searches for an installed package each time.
         scaled = self.accelerator.scaler is not None
         optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
-        average = Average(self.core, run.ema)  # a copy, which must not get the hooks that mix
-        # Of a compiled model too: once its layers are checked, its graphs stay as they are.
+        average = Average(self.core, run.ema)  # copied here, before the mixing hooks are attached
+        # Checking a compiled model's layers now avoids recompilation of its graphs later.
         example = few.to(self.device) if run.compile else None
         return model, optimizer, average, sharded or Method(model, run, example=example)
 
     @property
     def steps(self) -> int:
-        """How many steps the whole training takes."""
+        """The number of steps of the whole training."""
         return self.run.epochs * len(self.loader)
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files."""
         return bool(self.rank == 0)
 
     def draw_by(self, step: int) -> None:
-        """Make what the coming step draws (dropout, noise) a function of seed, rank and step."""
+        """Seed torch for a step, so that dropout and noise depend on seed, rank and step only."""
         seed = seeded("step", self.run.seed, self.rank, step)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -102,8 +102,8 @@ class Job:
         Args:
             x: inputs.
             y: labels.
-            step: how many steps were taken before, since the training began.
-            sums: ``(2,)``; the loss times examples, and the examples, are added to it.
+            step: the number of steps before this one, in all epochs.
+            sums: ``(2,)``; the sum of the losses and the number of examples are added to it.
         """
         self.draw_by(step)
         optimizers.set_rate(self.optimizer, self.run, progress=step / self.steps)
@@ -117,11 +117,11 @@ class Job:
         self.average.update()
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of a step.
+        """Clear the gradients of a step.
 
-        Where gradients are blocked they become 0 and not ``None``: what gets none in a step goes on
-        by momentum and decay, as in the authors' code, and PyTorch's fused SGD (2.14) fails where a
-        parameter has its first gradient later than others.
+        If gradients are blocked, they become 0 instead of ``None``. A parameter without a gradient
+        then still moves by momentum and weight decay, as in the authors' code. Also, PyTorch's
+        fused SGD (2.14) fails if a parameter gets its first gradient later than others.
         """
         if not self.run.block_gradient:
             self.optimizer.zero_grad()
@@ -130,14 +130,14 @@ class Job:
             parameter.grad = torch.zeros_like(parameter)
 
     def mean(self, sums: Tensor) -> float:
-        """Divide a sum by the number of examples in it, over all processes."""
+        """Return the mean loss over all processes, given their sums."""
         total, count = self.accelerator.reduce(sums).tolist()
         return float(total / count)
 
     def agree(self, *wishes: bool) -> list[bool]:
-        """Return for each wish whether any process has it; all of them must ask at the same step.
+        """Return for each wish whether any process has it; all must call this at the same step.
 
-        What processes do together, such as collecting sharded weights, none may begin alone.
+        Collective operations, such as gathering sharded weights, must start in all processes.
         """
         if self.accelerator.num_processes == 1:
             return list(wishes)
@@ -145,10 +145,10 @@ class Job:
         return [bool(count) for count in counts.tolist()]
 
     def close_epoch(self, at: State, train_loss: float) -> None:
-        """Evaluate after an epoch, note it, and keep the weights if they are the best so far."""
+        """Evaluate an epoch, add it to the curve, and keep the weights if they are the best."""
         x, y = self.watched
         logits = evaluate.logits(self.average.model.eval(), x)
-        # In several processes, what the first one finds counts: their batch norms differ.
+        # The batch norms of the processes differ, so the first process's metrics count.
         error, nll = broadcast_object_list([evaluate.error(logits, y), evaluate.nll(logits, y)])
         if error < min((epoch.error for epoch in at.curve), default=math.inf):
             at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
@@ -156,17 +156,17 @@ class Job:
         at.epoch, at.step, at.sums = at.epoch + 1, 0, torch.zeros_like(at.sums)
 
     def scores(self) -> Scores:
-        """Score the weights on the test set."""
+        """Return the scores on the test set."""
         x, y = (part.to(self.device) for part in (self.data.x_test, self.data.y_test))
         model, data = self.average.model.eval(), self.data
         return evaluate.scores(model, x, y, eps=data.eps, bounds=data.bounds)
 
     def weights(self) -> dict[str, Tensor]:
-        """Copy the weights that are evaluated."""
+        """Return a copy of the weights that are evaluated."""
         return weights.of(self.average.model)
 
     def save_state(self, at: State) -> None:
-        """Write into ``at`` what `restore` needs."""
+        """Store the state of all parts in ``at``."""
         at.method = self.method.state_dict()
         at.scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         at.tensors["sums"] = self.accelerator.gather(at.sums[None]).cpu()
@@ -176,7 +176,7 @@ class Job:
             at.tensors["average"] = self.weights()
 
     def restore(self, at: State) -> None:
-        """Go on from what `save_state` wrote."""
+        """Restore the state that `save_state` stored."""
         at.sums = at.tensors["sums"][self.rank].to(self.device)
         self.method.load_state_dict(at.method)
         if self.accelerator.scaler is not None:
@@ -188,7 +188,7 @@ class Job:
 
 
 def _accelerator(run: Recipe) -> Accelerator:
-    # What a run before left behind, of another device or precision, would be taken over.
+    # Otherwise the device and precision of an earlier run in this process would be used.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision=_AUTOCAST[run.precision])
     _require_supported(accelerator, run)
@@ -198,14 +198,14 @@ def _accelerator(run: Recipe) -> Accelerator:
 def _require_supported(accelerator: Accelerator, run: Recipe) -> None:
     kind = accelerator.distributed_type
     if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(f"runs cannot be trained with {kind.value}. DDP and FSDP2 work.")
+        raise ValueError(f"{kind.value} is not supported. Use DDP or FSDP2.")
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
-            "FSDP1 keeps the weights in flat pieces from which a run cannot be restored. Take "
-            "FSDP2 (accelerate launch --use_fsdp --fsdp_version 2)."
+            "FSDP1 is not supported: a run cannot be restored from its flat weights. Use FSDP2 "
+            "(accelerate launch --use_fsdp --fsdp_version 2)."
         )
     if accelerator.is_fsdp2 and run.ema:
         raise ValueError(
-            f"ema is {run.ema:g}, but sharded weights are not averaged. Leave it at 0, or start "
-            f"without --use_fsdp: every process then has the whole model."
+            f"ema is {run.ema:g}, but sharded weights cannot be averaged. Leave it at 0, or start "
+            f"without --use_fsdp, so that every process has the whole model."
         )

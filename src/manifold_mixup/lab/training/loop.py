@@ -1,4 +1,4 @@
-"""Train one run: the loop over epochs and steps, stopped, resumed and saved."""
+"""The training loop of a run: epochs, steps, stopping, resuming and saving."""
 
 import math
 import time
@@ -18,11 +18,11 @@ from manifold_mixup.lab.runs.result import Epoch, Result, Start
 from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.warm_up import warm_up
 
-_ASK = 20  # Several processes ask each other only so often: each time they wait for one another.
+_ASK = 20  # steps between agreements of several processes, each of which makes them wait
 
 
 class Stopped(InterruptedError):
-    """A run was asked to stop; with a folder it can go on from where it was."""
+    """A run was stopped on request; with a folder, it can be resumed."""
 
 
 def train(
@@ -38,27 +38,27 @@ def train(
 ) -> Result:
     """Train a run and score it.
 
-    The same run and data give the same weights, bit for bit on the CPU with one thread, however
-    often the training was stopped or killed and started again.
+    The same run and data give the same weights, however often the training was stopped or killed
+    and resumed. On the CPU with one thread, they are bit-identical.
 
     Args:
         run: the recipe.
-        data: what it trains and is scored on.
-        folder: where the run is kept. An unfinished run in it is resumed; of a finished run the
-            result is returned.
-        save_every: seconds between two checkpoints.
-        on_epoch: called after every epoch; what it raises ends the training.
-        on_step: called after every step with the epochs done so far, parts counted.
-        on_start: called before the first step if a part of the run was there, or all of it.
-        stop: asked after every step; once it says True, the run is saved and `Stopped` raised.
+        data: the data to train and score on.
+        folder: the run's folder. An unfinished run in it is resumed; a finished run returns its
+            result.
+        save_every: seconds between checkpoints.
+        on_epoch: called after every epoch; an exception in it ends the training.
+        on_step: called after every step with the number of epochs so far, a fraction.
+        on_start: called before the first step if the run is resumed or already finished.
+        stop: called after every step; if it returns True, the run is saved and `Stopped` raised.
 
     Raises:
         FloatingPointError: the loss, in training or after an epoch, is no longer finite.
-        Stopped: ``stop`` said so.
-        ValueError: the folder holds another run; the message says in what it differs.
+        Stopped: ``stop`` returned True.
+        ValueError: the folder has another run; the message has the differences.
         OSError: the folder cannot be written, or another process is training in it.
     """
-    # A step draws from torch's own generators, which are as before once the run is trained.
+    # Steps use torch's global generators; the fork restores them after the training.
     with run_folder.alone(folder), torch.random.fork_rng():
         if folder is not None and (result := run_folder.claim(folder, run, data)) is not None:
             on_start(Start(run.epochs, 0, 0, finished=True))
@@ -81,11 +81,11 @@ def train(
 def _train_epoch(
     job: Job, at: State, checkpointer: "Checkpointer", on_step: Callable[[float], None]
 ) -> None:
-    """Train what is left of an epoch, and evaluate after it.
+    """Train the rest of an epoch, then evaluate it.
 
     Raises:
         FloatingPointError: a loss is no longer finite.
-        Stopped: the run is to stop.
+        Stopped: the run was asked to stop.
     """
     epoch, steps = at.epoch, len(job.loader)
     began = time.perf_counter() - at.seconds
@@ -113,18 +113,18 @@ def _require_finite(train_loss: float, run: Recipe, epoch: int) -> None:
 
 
 def _require_finite_after(epoch: Epoch, run: Recipe) -> None:
-    """Raise if the last step of an epoch broke the weights: its loss was that of those before."""
+    """Raise if the last steps of an epoch diverged, which its training loss does not show."""
     if not math.isfinite(epoch.nll):
         of = "test" if run.validation == 0 else "validation"
         raise FloatingPointError(
             f"{run.method}, seed {run.seed}: the {of} loss is {epoch.nll} after epoch "
-            f"{epoch.epoch}, though the training loss was finite: its last steps diverged. "
+            f"{epoch.epoch}, although the training loss was finite: the last steps diverged. "
             f"A learning rate below {run.lr:g} may help (--lr)."
         )
 
 
 class Checkpointer:
-    """Keeps a run in its folder while it trains; without a folder it keeps nothing."""
+    """Saves a run in its folder during training; without a folder, it saves nothing."""
 
     def __init__(
         self, job: Job, folder: Path | None, *, every: float, stop: Callable[[], bool]
@@ -137,21 +137,25 @@ class Checkpointer:
         self.saved = time.perf_counter()
 
     def resume(self) -> State:
-        """Return the state to go on from."""
+        """Return the state to start from, that of the last valid checkpoint if there is one."""
         found, refused = None, list[str]()
         if self.folder is not None:
-            with self.job.accelerator.main_process_first():  # which puts damaged files aside
+            with self.job.accelerator.main_process_first():  # it renames damaged files
                 found, refused = checkpoint.load(self.folder, run=self.run)
-        taken = "the one before is taken" if found is not None else "the run begins anew"
+        fallback = "resuming from the one before" if found is not None else "starting over"
         for reason in refused:
-            warnings.warn(f"{reason}; {taken}.", stacklevel=3)
+            warnings.warn(f"{reason}; {fallback}.", stacklevel=3)
         if found is not None:
             self.job.restore(found)
             return found
         return State(sums=torch.zeros(2, device=self.job.device))
 
     def save_if_due(self, at: State) -> None:
-        """Write a checkpoint if it is time, or if the run is to stop."""
+        """Write a checkpoint if one is due or the run should stop.
+
+        Raises:
+            Stopped: the run should stop.
+        """
         if self.job.accelerator.num_processes > 1 and at.step % _ASK:
             return
         due = time.perf_counter() - self.saved > self.every
@@ -166,7 +170,7 @@ class Checkpointer:
             raise Stopped(f"{run.method}, seed {run.seed} was stopped in epoch {at.epoch}.")
 
     def finish(self, at: State) -> Result:
-        """Score the run and write what it ended in."""
+        """Score the run, write its weights and result, and delete its checkpoints."""
         job = self.job
         final, last = job.weights(), job.scores()
         weights.put(job.average.model, at.tensors["best"])

@@ -1,4 +1,4 @@
-"""The losses a recipe may name."""
+"""The loss functions of recipes."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def build(name: str, *, label_smoothing: float = 0.0) -> nn.Module:
-    """Return the loss a recipe names.
+    """Return a loss function by name.
 
     Raises:
         ValueError: there is no such loss.
@@ -23,12 +23,12 @@ def build(name: str, *, label_smoothing: float = 0.0) -> nn.Module:
 class SoftmaxBCE(nn.Module):
     """Binary cross-entropy of the softmax, averaged over examples and classes.
 
-    The loss of the authors' code (their figures call it binary cross-entropy). Beside the
-    cross-entropy it holds a term ``log(1 - p)`` for every class, and its gradient is smaller by
-    about the number of classes.
+    This is the loss of the authors' code; their figures call it binary cross-entropy. It adds a
+    term ``log(1 - p)`` for every other class to the cross-entropy, and its gradient is smaller by
+    a factor of about the number of classes.
 
     Args:
-        label_smoothing: share of the target spread evenly over the classes.
+        label_smoothing: share of the target that is spread evenly over the classes.
         reduction: ``"mean"``, or ``"none"`` for one loss per example.
     """
 
@@ -43,19 +43,19 @@ class SoftmaxBCE(nn.Module):
         classes = logits.shape[1]
         wanted = target if target.is_floating_point() else F.one_hot(target, classes)
         wanted = wanted.float() * (1 - self.label_smoothing) + self.label_smoothing / classes
-        # As in torch's binary_cross_entropy no logarithm is less than -100.
+        # As in torch's binary_cross_entropy, logarithms are clamped at -100.
         gain = wanted * log_p.clamp_min(-100) + (1 - wanted) * _log1mexp(log_p)
         each = -gain.mean(1)
         return each if self.reduction == "none" else each.mean()
 
 
 def _log1mexp(log_p: Tensor) -> Tensor:
-    """Return ``log(1 - exp(log_p))`` for ``log_p <= 0``, precise at both ends, -100 at 0.
+    """Return ``log(1 - exp(log_p))`` for ``log_p <= 0``, accurate at both ends and -100 at 0.
 
     M. Mächler, Accurately computing log(1 - exp(-|a|)), 2012.
     """
     near, at_zero = log_p > -math.log(2), log_p > -1e-37
-    # A branch not taken must not make a gradient of 0 · inf: it gets a harmless argument.
+    # A branch that is not taken gets a harmless argument, so that its gradient is not 0 · inf.
     small = torch.where(near & ~at_zero, log_p, -1.0)
     large = torch.where(near, -1.0, log_p)
     value = torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))

@@ -1,21 +1,21 @@
-"""Memory of the C library on a CPU: what a step frees, the next one takes again."""
+"""Settings of the C library's allocator, so that each step reuses the memory of the last."""
 
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of malloc.h
-_ALL = 2**31 - 1  # bytes: the most that can be said
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # constants of malloc.h
+_ALL = 2**31 - 1  # bytes, the largest value that mallopt accepts
 
 
 def keep_freed() -> bool:
-    """Have freed memory kept for the next step, where the C library is GNU's.
+    """Make glibc keep freed memory for the next step instead of returning it to the system.
 
-    By its defaults it returns blocks above 32 MB to the system as soon as they are free, and the
-    end of its heap too. A training step takes and frees the same hundreds of megabytes each time,
-    and the system clears every page before it hands it out again.
+    By default, glibc returns freed blocks above 32 MB, and the end of its heap, to the system. A
+    training step allocates and frees the same hundreds of megabytes each time, and the system
+    zeroes every page that it hands out again. The setting applies to the whole process.
 
     Returns:
-        Whether the C library has agreed. It holds for the whole process.
+        Whether the C library accepted the setting.
     """
     if not sys.platform.startswith("linux"):
         return False

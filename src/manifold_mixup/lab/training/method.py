@@ -1,4 +1,4 @@
-"""What a method adds to a plain training: mixing, and where its gradient stops."""
+"""The mixing of a run: what it adds to a plain training step."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from manifold_mixup.lab.training import losses
 
 
 class Method:
-    """The loss of a run, and the mixing that belongs to it.
+    """The loss of a run, and its mixing.
 
     Args:
-        model: what is called in training, with whatever wraps it.
+        model: the model that training calls, including its wrapper.
         run: the recipe.
-        example: some inputs, to have the layers checked now; else the first batch is.
+        example: inputs to check the layers with now; without them, the first batch does it.
 
     Raises:
         ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
@@ -40,28 +40,28 @@ class Method:
                 _block_gradient(model, self.mixup)
 
     def state_dict(self) -> dict[str, int]:
-        """Return where in its stream of plans the mixing is."""
+        """Return the position of the mixing in its stream of plans."""
         return {} if self.mixup is None else self.mixup.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Restore the position that `state_dict` returned."""
         if self.mixup is not None:
             self.mixup.load_state_dict(state)
 
 
 def check(run: Recipe, data: Data) -> None:
-    """Build what a recipe names, so that what it cannot be trained with raises now.
+    """Build the model and method of a recipe, so that errors are raised before training.
 
     Raises:
-        ValueError: a name is unknown, a number out of range, or a layer cannot be mixed.
+        ValueError: a name is unknown, a number is out of range, or a layer cannot be mixed.
     """
     Method(fresh_model(run, data), run)
 
 
 def _block_gradient(model: nn.Module, mixup: ManifoldMixup) -> None:
-    """Let nothing before the layer that is mixed learn from the mixed batch (paper, section 5.1).
+    """Stop the gradient at the mixed layer (paper, section 5.1).
 
-    The hooks come after those that mix, so what they cut off is the mixed state.
+    These hooks run after the mixing hooks, so they detach the mixed state.
     """
     modules = dict(model.named_modules())
     for name in mixup.layers:

@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, as a recipe names them."""
+"""The optimizers and learning rate schedules of recipes."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def build(model: nn.Module, run: Recipe) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, run: Recipe, *, progress: float) -> None:
-    """Give the optimizer the learning rate of a moment, ``progress`` from 0 to 1."""
+    """Set the learning rate, given the ``progress`` of the training from 0 to 1."""
     kinds: dict[str, Callable[[float], float]] = {
         "one-cycle": _one_cycle,
         "cosine": _cosine,
@@ -36,7 +36,7 @@ def set_rate(optimizer: torch.optim.Optimizer, run: Recipe, *, progress: float) 
 
 
 def _one_cycle(progress: float) -> float:
-    """Rise in a straight line over the first tenth, then fall to nearly 0 as a cosine does."""
+    """Warm up linearly over the first tenth, then follow a cosine down to nearly 0."""
     warm = 0.1
     if progress < warm:
         return progress / warm

@@ -1,4 +1,4 @@
-"""Compiling before the clock starts."""
+"""Compilation before the clock starts."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,11 +12,10 @@ from manifold_mixup.lab.training.job import Job
 
 
 def warm_up(job: Job) -> None:
-    """Have the compiler make every graph that training will take; without a compiler, do nothing.
+    """Compile every graph that the training needs; do nothing if the run does not compile.
 
-    There is a graph for each eligible layer, for whole batches and for the last one of an epoch.
-    The gradients are thrown away, and what the forward passes changed in the model is put back, so
-    that training ends in the same bits as without.
+    There is one graph per eligible layer and batch size; the last batch of an epoch may be smaller.
+    Gradients and buffers are restored, so that the result of the training stays bit-identical.
     """
     if not job.run.compile:
         return
@@ -33,7 +32,7 @@ def warm_up(job: Job) -> None:
 
 
 def _shapes(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a part of every size there is in an epoch."""
+    """Yield a batch part of every size that occurs in an epoch."""
     seen = set()
     for step in (0, len(job.loader) - 1):
         for x, y in parts(*next(job.loader.epoch(1, start_step=step)), job.run.accumulate):

@@ -1,4 +1,4 @@
-"""Pictures: the only place that imports matplotlib."""
+"""Pictures; only this package imports matplotlib."""
 
 from manifold_mixup.lab.report.plots.batch import batch_picture
 from manifold_mixup.lab.report.plots.canvas import Picture, save

@@ -1,4 +1,4 @@
-"""What all pictures share: one style, one palette, and how they are written."""
+"""The common style and palette of all pictures, and how they are written."""
 
 import io
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from manifold_mixup.lab.runs import files
 
 COLOURS = ("#777777", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-"""Okabe and Ito's palette, told apart with every kind of colour vision; grey is the baseline."""
+"""Okabe and Ito's palette, which suits every kind of colour vision; the baseline is grey."""
 
 LINES = ("--", "-.", "-")
 MARKERS = ("s", "^", "o", "D", "v", "P", "X")
@@ -34,12 +34,12 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2.2,
     "legend.frameon": False,
     "figure.facecolor": "white",
-    "svg.hashsalt": "manifold-mixup",  # else every drawing of the same has other names inside
+    "svg.hashsalt": "manifold-mixup",  # makes the ids in a file reproducible
 }
 
 
 class Picture(NamedTuple):
-    """A picture as pixels and as vectors; a notebook displays the pixels."""
+    """A picture as PNG and as SVG; a notebook displays the PNG."""
 
     png: bytes
     svg: bytes
@@ -50,7 +50,7 @@ class Picture(NamedTuple):
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure in our style, in inches; the style of others stays theirs."""
+    """Yield an empty figure in our style; sizes are in inches. Global settings do not change."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
@@ -58,7 +58,7 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 def picture(figure: Figure) -> Picture:
-    """Render a figure; to be called while its canvas is there."""
+    """Render a figure; call this inside its `canvas`."""
     return Picture(_rendered(figure, "png"), _rendered(figure, "svg"))
 
 
@@ -69,7 +69,7 @@ def _rendered(figure: Figure, kind: str) -> bytes:
 
 
 def save(drawn: Picture, path: Path) -> list[Path]:
-    """Write a picture beside each other as ``.png`` and ``.svg``; return the paths."""
+    """Write a picture as ``.png`` and ``.svg``; return the paths."""
     written = []
     for kind, content in drawn._asdict().items():
         written.append(path.with_suffix(f".{kind}"))

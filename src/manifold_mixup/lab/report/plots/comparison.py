@@ -1,4 +1,4 @@
-"""Methods beside each other: bars, reliability diagram, curves of the training."""
+"""The picture of a comparison: bars, reliability diagram and training curves."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -38,9 +38,8 @@ def comparison_picture(
     Args:
         results: finished runs, every method with the same seeds.
         rows: their summary.
-        title: the line above everything.
-        smoke: whether the numbers mean nothing, which is then said; nothing is drawn of how far
-            they spread.
+        title: the title of the picture.
+        smoke: whether this is a smoke test; the picture then states it, and has no bands.
     """
     last = [row for row in rows if row.when == "last"]
     methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
@@ -73,11 +72,11 @@ def comparison_picture(
 
 
 def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: str) -> Picture:
-    """Draw the reliability diagram of some models.
+    """Draw a reliability diagram.
 
     Args:
-        methods: by name, the bins of one or of several models, which are pooled.
-        title: the line above.
+        methods: the bins of each method's models, which are pooled.
+        title: the title of the picture.
     """
     with canvas(6, 6) as figure:
         _reliability_diagram(figure.subplots(), methods)
@@ -88,7 +87,7 @@ def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: 
 def _bars(
     axes: Axes, methods: dict[str, list[Result]], rows: Sequence[Row], measure: Measure
 ) -> None:
-    """Draw one bar a method with the deviation over seeds, and every seed as a dot."""
+    """Draw a bar per method with the standard deviation over seeds, and a dot per seed."""
     for k, row in enumerate(rows):
         value = row.spread[measure.key]
         axes.bar(k, value.mean, width=0.66, color=colour(k), alpha=0.85)
@@ -112,7 +111,7 @@ def _bars(
 
 
 def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]]) -> None:
-    """Draw accuracy against confidence; on the diagonal the two are equal."""
+    """Draw accuracy against confidence, with the diagonal of calibrated models."""
     for k, (method, bins) in enumerate(methods.items()):
         pooled = _pool(bins)
         enough = pooled[0] >= 0.005 * pooled[0].sum()
@@ -147,9 +146,9 @@ def training_curves(
     *,
     band: bool = True,
 ) -> None:
-    """Draw the mean over seeds and, if asked for, a band of one deviation on each side.
+    """Draw the mean over seeds and optionally a band of ± one standard deviation.
 
-    The axis covers what follows the first tenth of the epochs: the first ones are far above.
+    The limits of the axis ignore the first tenth of the epochs, where values are much higher.
     """
     seen: list[float] = []
     for k, (method, results) in enumerate(methods.items()):

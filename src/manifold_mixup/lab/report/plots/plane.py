@@ -1,4 +1,4 @@
-"""Classifiers of points in the plane: their boundary there, and at a layer of two units."""
+"""Classifiers of points in the plane: their boundaries there and at a layer of two units."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,15 +18,15 @@ _BETWEEN = LinearSegmentedColormap.from_list("between", [_FIRST, "#FFFFFF", _SEC
 
 
 class View(NamedTuple):
-    """What is drawn of one model.
+    """The data to draw for one model.
 
     Attributes:
-        inputs: the classifier over the plane.
+        inputs: the predictions over the plane.
         points: training points, ``(n, 2)``.
         y: their labels, 0 or 1.
-        hidden: the classifier over the states of the layer.
-        states: those of the training points, ``(n, 2)``.
-        spread: those of inputs that are spread evenly over the plane, ``(m, 2)``.
+        hidden: the predictions over the states of the layer.
+        states: the states of the training points, ``(n, 2)``.
+        spread: the states of inputs spread evenly over the plane, ``(m, 2)``.
     """
 
     inputs: Plane
@@ -38,11 +38,11 @@ class View(NamedTuple):
 
 
 def plane_picture(methods: Mapping[str, View], *, title: str) -> Picture:
-    """Draw the boundary in input space, and below it in hidden space, method beside method.
+    """Draw the boundaries in input space and, below, in hidden space, with a column per method.
 
     Args:
-        methods: by name, one model of each.
-        title: the line above everything.
+        methods: a model of each method, by name.
+        title: the title of the picture.
     """
     with canvas(3.4 * len(methods) + 1.4, 7.2) as figure:
         panels: NDArray[np.object_] = figure.subplots(2, len(methods), squeeze=False)
@@ -70,7 +70,7 @@ def plane_picture(methods: Mapping[str, View], *, title: str) -> Picture:
 
 
 def _field(axes: Axes, plane: Plane) -> AxesImage:
-    """Draw the probability as a colour, its half as a line, and where it is confident dotted."""
+    """Draw the probability as a colour, the boundary as a line, high confidence as dotted lines."""
     side = round(len(plane.points) ** 0.5)
     at = plane.points.view(side, side, 2).numpy()
     second = plane.probabilities[:, 1].view(side, side).numpy()

@@ -1,4 +1,4 @@
-"""Pictures of any set of runs: training curves, FGSM at rising strength, deformed images."""
+"""Pictures of a report: training curves, FGSM by ε, deformed images, interpolation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,13 +21,13 @@ CURVES: dict[str, tuple[str, str]] = {
 def curve_picture(
     methods: Mapping[str, Sequence[Result]], what: str, *, title: str = ""
 ) -> Picture:
-    """Draw one of `CURVES` over the epochs: the mean over seeds, and a band of one deviation.
+    """Draw one of `CURVES` over the epochs: the mean over seeds with a band.
 
     Args:
-        methods: by name, runs of several seeds; those of another length than the first are left
+        methods: the runs of each method; runs with another number of epochs than the first are left
             out.
-        what: its name in an `Epoch`.
-        title: the line above everything.
+        what: a field of `Epoch`.
+        title: the title of the picture.
     """
     same = {
         name: [one for one in of if len(one.curve) == len(of[0].curve)]
@@ -47,8 +47,8 @@ def strength_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], *, titl
     """Draw the error under FGSM against its ε.
 
     Args:
-        methods: by name, for every seed the row of the battery part ``strength``.
-        title: the line above everything.
+        methods: the rows of the battery part ``strength`` for every seed, by method.
+        title: the title of the picture.
     """
     with canvas(7, 4.6) as figure:
         axes = figure.subplots()
@@ -68,9 +68,9 @@ def deformations_picture(
     """Draw the accuracy on deformed images as bars.
 
     Args:
-        found: by deformation and by method, for every seed the row of the battery part
-            ``deformations``.
-        title: the line above everything.
+        found: the rows of the battery part ``deformations`` for every seed, by deformation and
+            method.
+        title: the title of the picture.
     """
     methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
     with canvas(9, 0.9 + 0.16 * (len(methods) + 1.2) * len(found)) as figure:
@@ -99,13 +99,13 @@ def deformations_picture(
 def interpolation_picture(
     methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, top: float
 ) -> Picture:
-    """Draw the loss along λ at a layer.
+    """Draw the loss against λ at a layer.
 
     Args:
-        methods: by name, for every seed the row of the battery part ``interpolation``; rows of a
-            method with other λ than its first are left out.
+        methods: the rows of the battery part ``interpolation`` for every seed, by method; rows with
+            other λ than the first of the method are left out.
         title: the layer.
-        top: where the axis of the loss ends, the same for all layers.
+        top: the upper limit of the loss axis, the same for all layers.
     """
     with canvas(5, 4.2) as figure:
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Singular values of the hidden states of a class, method beside method."""
+"""Singular values of the hidden states of a class, for each method."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from manifold_mixup.lab.report.plots.canvas import LINES, MARKERS, Picture, canvas, colour, picture
 
 Found = Mapping[str, Sequence[Mapping[str, Sequence[float]]]]
-"""By method, for every seed the singular values, by ``"centred"`` and ``"uncentred"``."""
+"""The singular values by method, for every seed, by ``"centred"`` and ``"uncentred"``."""
 
 
 def spectra_picture(layers: Mapping[str, Found], *, title: str) -> Picture:
-    """Draw the singular values of every layer, of states as they are and centred in their class.
+    """Draw the singular values of every layer, uncentred and centred in each class.
 
     Args:
-        layers: by layer, what was found.
-        title: the line above everything.
+        layers: the singular values by layer.
+        title: the title of the picture.
     """
     with canvas(5.5 * len(layers) + 1, 8.2) as figure:
         panels: NDArray[np.object_] = figure.subplots(2, len(layers), squeeze=False)
@@ -32,7 +32,7 @@ def spectra_picture(layers: Mapping[str, Found], *, title: str) -> Picture:
 
 
 def _values(axes: Axes, methods: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Draw the mean over seeds, and a band of one deviation on each side."""
+    """Draw the mean over seeds with a band of ± one standard deviation."""
     for k, (method, seeds) in enumerate(methods.items()):
         values = np.array(seeds)
         mean, std = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]

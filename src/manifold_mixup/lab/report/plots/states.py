@@ -1,4 +1,4 @@
-"""Hidden states of two units, a colour a class."""
+"""Hidden states of two units, with a colour per class."""
 
 from collections.abc import Mapping
 
@@ -11,16 +11,16 @@ from manifold_mixup.lab.report.plots.canvas import Picture, canvas, picture
 Points = tuple[NDArray[np.float64], NDArray[np.int64]]
 """States ``(n, 2)`` and labels ``(n,)``."""
 
-# Ten classes are more than colours can tell apart for everybody: each has its number in the middle.
+# Not everybody can distinguish ten colours, so each class also has its number at its centre.
 _MAP = "tab10"
 
 
 def states_picture(groups: Mapping[str, Mapping[str, Points]], *, title: str) -> Picture:
-    """Draw the states of every class, methods side by side, groups one below the other.
+    """Draw the states of every class, with a column per method and a row per group.
 
     Args:
-        groups: by group and method.
-        title: the line above everything.
+        groups: the states by group and method.
+        title: the title of the picture.
     """
     most = max(len(methods) for methods in groups.values())
     with canvas(3.9 * most + 0.4, 3.9 * len(groups) + 0.5) as figure:

@@ -9,16 +9,16 @@ from manifold_mixup.lab.analyze.theory import Point
 from manifold_mixup.lab.report.plots.canvas import Picture, canvas, colour, picture
 
 FLOOR = 1e-17
-"""Where the logarithmic axis ends: below, what is left is rounding."""
+"""The lower limit of the logarithmic axis; smaller values are rounding errors."""
 
 
 def theory_picture(points: Sequence[Point], *, classes: int, alpha: float) -> Picture:
     """Draw J of the affine classifier and of the perceptron, on a linear and a logarithmic axis.
 
     Args:
-        points: one for each dimension.
-        classes: d.
-        alpha: of the Beta distribution.
+        points: the results for each dimension.
+        classes: the number of classes d.
+        alpha: parameter α of the Beta(α, α) distribution of λ.
     """
     with canvas(11, 4.6) as figure:
         linear, logarithmic = figure.subplots(1, 2)
@@ -36,10 +36,10 @@ def theory_picture(points: Sequence[Point], *, classes: int, alpha: float) -> Pi
             loc="upper right", bbox_to_anchor=(1, 0.93), frameon=True, edgecolor="white",
             framealpha=1,
         )  # fmt: skip
-        logarithmic.set_title("The same, logarithmic")
+        logarithmic.set_title("Objective J, logarithmic")
         logarithmic.set_yscale("log")
         logarithmic.set_ylim(bottom=FLOOR)
-        title = f"Theorem 1, d = {classes} classes, α = {alpha:g}; bars: least to greatest of seeds"
+        title = f"Theorem 1, d = {classes} classes, α = {alpha:g}; bars: range over seeds"
         figure.suptitle(title, fontsize=13, x=0.01, ha="left")
         return picture(figure)
 
