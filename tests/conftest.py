@@ -1,4 +1,4 @@
-"""The hypothesis profile of the whole suite, its threads, and a fixture for what compiles."""
+"""The suite's hypothesis profile and threads, and a fixture for tests that compile."""
 
 import os
 import sys
@@ -8,25 +8,25 @@ import torch
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes with two threads each on two cores wait for one another, twenty times as long.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for what tests start
+    # Two processes with two threads each on two cores wait for each other: 20 times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
     torch.set_num_threads(1)
 
-# The first call into torch takes longer than the default deadline, and a failure must come back.
+# The first torch call exceeds the default deadline, and failures must be reproducible.
 settings.register_profile("manifold-mixup", deadline=None, derandomize=True)
 settings.load_profile("manifold-mixup")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Put the files with slow tests first: one of them at the end keeps one process waiting."""
+    """Run files with slow tests first, so that no process is busy alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
 def _limit_of_graphs():
-    """Put back the compiler's limit of graphs, which a job raises, and timm when it is imported."""
+    """Restore the compiler's limit of graphs, which a job raises, as does importing timm."""
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.config.recompile_limit = 8
@@ -34,8 +34,8 @@ def _limit_of_graphs():
 
 @pytest.fixture
 def fresh_compiler():
-    """No code compiled before the test, and none left behind."""
+    """Reset the compiler before and after the test."""
     torch.compiler.reset()
-    torch._dynamo.utils.counters.clear()  # not among what is reset
+    torch._dynamo.utils.counters.clear()  # the reset does not include these
     yield
     torch.compiler.reset()

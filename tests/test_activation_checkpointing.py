@@ -24,8 +24,8 @@ pytestmark = [
 
 def residual(use_reentrant):
     torch.manual_seed(0)
-    # No BatchNorm: two compiled passes before one backward overwrite what its backward needs, also
-    # without mixing.
+    # No BatchNorm: even without mixing, two compiled passes before a backward pass overwrite
+    # what its backward needs.
     return Residual(use_reentrant, norm=nn.LayerNorm)
 
 
@@ -155,7 +155,7 @@ def test_a_forward_pass_inside_a_backward_pass_must_not_be_mixed(mode):
         with torch.set_grad_enabled(mode != "no gradients"), quiet:
             seen.append(model(x).detach())
 
-    for _ in range(8):  # at several layers
+    for _ in range(8):  # draws several layers
         model.train()
         summed = torch.zeros((), requires_grad=True) + 1
         summed.register_hook(look)
@@ -190,7 +190,7 @@ def test_a_block_compiled_after_attaching(use_reentrant):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_a_compiled_step_that_holds_the_backward_pass_and_a_graph_break(use_reentrant):
-    """The compiler is at work during the recomputation too, frame by frame."""
+    """The recomputation is compiled too, frame by frame."""
     model, oracle = residual(use_reentrant), residual(None)
     for block in (model.layer1[0], model.layer1[1], model.layer2):
         block.bn.register_forward_hook(lambda *_: torch._dynamo.graph_break())

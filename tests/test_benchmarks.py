@@ -1,4 +1,4 @@
-"""What the benchmarks say and refuse; their times are nobody's test."""
+"""The tables and errors of the benchmarks; times are not tested."""
 
 import runpy
 import sys
@@ -33,7 +33,9 @@ def test_ways_take_turns_and_are_compared_with_the_first():
     first, *others = compare(ways, 0)
     assert (first.ratio, first.rounds) == (1.0, 1)
     assert [one.name for one in others] == ["b", "c"]
-    rounds = [sorted(ran[k : k + 3]) for k in range(3, len(ran), 3)]  # after three to see how long
+    rounds = [
+        sorted(ran[k : k + 3]) for k in range(3, len(ran), 3)
+    ]  # after three runs to estimate the duration
     assert rounds == [["a", "b", "c"]] * 3
 
 
@@ -75,7 +77,7 @@ def test_what_is_not_there_is_an_error(arguments, said, monkeypatch, capsys):
 def test_mixing_adds_at_most_one_state_to_the_peak_of_a_step():
     batch, state = 64, 64 * 512 * 4
     plain, *mixed = memory.peaks(partial(mlp, batch), "cpu").values()
-    assert plain > 12 * state  # what twelve hidden layers keep for the backward pass
+    assert plain > 12 * state  # saved by twelve hidden layers for the backward pass
     assert len(mixed) == 3
     assert all(0 <= peak - plain <= 1.05 * state for peak in mixed)
 

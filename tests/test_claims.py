@@ -1,4 +1,4 @@
-"""Each output that a loss reads has mixed targets of its own, or backward says which has not."""
+"""Each output that a loss reads has its own mixed targets, or backward names the output."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ PLAN = MixPlan("body", 0.3, torch.tensor([1, 2, 3, 4, 0]))
 
 
 class Returning(nn.Module):
-    """A body and two heads; what of their results is returned, and how, is up to ``pack``."""
+    """A body and two heads; ``pack`` decides which results are returned, and how."""
 
     def __init__(self, pack):
         super().__init__()
@@ -42,7 +42,7 @@ def attach(pack, **options):
 
 
 def run(pack, x=None, check=False):
-    """Run one pass by PLAN; return its output, and the same heads split by hand."""
+    """Run a pass with PLAN; return its output, and the same heads split by hand."""
     model, mixup = attach(pack, check=check)
     x = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1)) if x is None else x
     with mixup.using(PLAN):
@@ -184,7 +184,7 @@ def test_a_target_that_is_mixed_inside_the_model_answers_for_what_it_returns():
     assert gradients(model)
 
 
-# What is written into an output in place
+# In-place writes into an output
 
 
 def first_column(output):
@@ -209,7 +209,7 @@ def test_an_output_that_is_changed_in_place_is_still_the_output(write, wrapped):
 
 def test_a_write_that_would_spoil_the_gradient_is_noticed_as_without_mixing():
     _, mixup, output, _, _ = run(lambda h, kind, size: kind.softmax(1))
-    output.mul_(2)  # softmax needs its result for the gradient
+    output.mul_(2)  # the gradient of softmax needs its result
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         mixup.wrap(nn.NLLLoss())(output.log(), KIND).backward()
 
@@ -218,7 +218,7 @@ def test_a_write_that_would_spoil_the_gradient_is_noticed_as_without_mixing():
 
 
 class Frozen(Mapping):
-    """A mapping that cannot be copied for certain."""
+    """A mapping that may not be copyable."""
 
     def __init__(self, items):
         self.items_ = items
@@ -274,7 +274,7 @@ def test_the_gradient_of_a_gradient_comes_through():
     torch.testing.assert_close(gradients(model), gradients(twin))
 
 
-# The right way round
+# The order of arguments
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_the_gradient_of_a_gradient_comes_through():
     [
         lambda output: output,
         lambda output: {"y": KIND, "teacher": [2 * output]},
-        torch.Tensor.detach,  # mixed already, all the same
+        torch.Tensor.detach,  # already mixed
         lambda output: output.detach()[:, None],
     ],
 )
@@ -291,7 +291,7 @@ def test_a_target_that_a_mixed_pass_made_is_refused(target):
     criterion = mixup.wrap(lambda output, target: output.sum())
     with pytest.raises(ValueError, match=r"the target.* mixed the hidden state at 'body'.*swapped"):
         criterion(SIZE, target(output))
-    with pytest.raises(RuntimeError, match="its targets were not mixed"):  # nothing was claimed
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):  # no output was claimed
         output.sum().backward()
 
 
@@ -307,7 +307,7 @@ def test_an_output_of_an_unmixed_pass_and_a_returned_input_may_be_targets():
     mixup.wrap(nn.MSELoss())(rebuilt, given).backward()
 
 
-# What is merely logged, and what comes from elsewhere
+# Outputs that are only logged, and outputs of other models
 
 
 @pytest.mark.parametrize("how", ["no_grad", "detached", "accuracy"])
@@ -335,9 +335,9 @@ def test_what_stands_beside_an_output_and_is_of_no_pass_is_refused(kind):
 
 
 def test_what_stands_beside_an_output_and_is_of_its_pass_or_of_no_batch_is_no_other_model_s():
-    """And what a criterion makes of it has the value that both ends have."""
+    """The loss is the interpolation of both ends."""
     _, mixup, output, _, (_, kind, size) = run(heads)
-    weight = torch.randn(3, 3)  # of classes, not of examples
+    weight = torch.randn(3, 3)  # dimension 0 is classes, not examples
 
     def criterion(o, y):
         loss = F.cross_entropy(o["kind"] @ o["w"], y) * o["scale"]
@@ -349,7 +349,7 @@ def test_what_stands_beside_an_output_and_is_of_its_pass_or_of_no_batch_is_no_ot
     torch.testing.assert_close(mixup.wrap(criterion)(given, KIND), ends(criterion, its, KIND))
 
 
-# Outputs that are views of one another
+# Outputs that are views of each other
 
 
 def halves(h, kind, size):
@@ -379,7 +379,7 @@ def test_each_view_needs_a_claim_of_its_own(pack, used):
     _, mixup, output, _, _ = run(pack)
     mixup.target(None, output[used])
     output[used].sum().backward(retain_graph=True)
-    if (pack, used) != (whole_and_view, 1):  # the gradient of the whole may have come from the view
+    if (pack, used) != (whole_and_view, 1):  # the whole's gradient may come from the view
         with pytest.raises(RuntimeError, match="its targets were not mixed"):
             output[1 - used].sum().backward()
 

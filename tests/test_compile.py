@@ -1,4 +1,4 @@
-"""torch.compile: the four orders, graphs counted, nothing lost in silence."""
+"""torch.compile: the four orders, the number of graphs, and no silent failures."""
 
 import warnings
 
@@ -23,15 +23,15 @@ from zoo import (
 )
 
 PLAIN = nn.CrossEntropyLoss()
-# torch.nn.LSTM with hooks, and the reentrant checkpoint, are graph breaks of the compiler's own.
+# torch.nn.LSTM with hooks and reentrant checkpoints break graphs even without mixing.
 BREAKS = ["lstm", "reentrant"]
 if torch.__version__ < (2, 12):
-    BREAKS.append("structured")  # older compilers do not trace copy.copy, by which dataclasses go
+    BREAKS.append("structured")  # older compilers do not trace copy.copy of dataclasses
 WHOLE_GRAPH = [name for name in ZOO if name not in BREAKS]
 
 
-# The compiler looks at `.grad` of tensors that cross a graph break. Users do not see the warning,
-# but where warnings are errors it becomes one.
+# The compiler reads `.grad` of tensors that cross a graph break. Users do not see the warning, but
+# here warnings are errors.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.usefixtures("fresh_compiler"),
@@ -39,7 +39,7 @@ pytestmark = [
 
 
 class Counting:
-    """A backend that runs the captured graphs as they are, and counts them."""
+    """A backend that runs the captured graphs eagerly, and counts them."""
 
     def __init__(self):
         self.graphs = 0
@@ -78,7 +78,7 @@ ORDERS = pytest.mark.parametrize("order", [compile_then_attach, attach_then_comp
     ("order", "backend", "name"),
     [
         *[(compile_then_attach, "aot_eager", name) for name in WHOLE_GRAPH],
-        # The backend "eager" does not recompute a batch norm, mixed or not.
+        # The backend "eager" does not recompute a batch norm, even without mixing.
         *[(attach_then_compile, "eager", name) for name in WHOLE_GRAPH if name != "checkpoint"],
         (attach_then_compile, "aot_eager", "checkpoint"),
         *[(order, "aot_eager", "residual") for order in IN_PLACE],
@@ -148,7 +148,7 @@ class Chain(nn.Module):
 def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(order, count):
     layers = [f"blocks.{place}" for place in range(count)]
     counter, model = Counting(), Deep()
-    limit = max(torch._dynamo.config.recompile_limit, 2 * count + 1)  # as the warning says
+    limit = max(torch._dynamo.config.recompile_limit, 2 * count + 1)  # as the warning recommends
     with torch._dynamo.config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True):
         compiled, mixup = order(model, layers, counter, seed=0)
         criterion = mixup.wrap(PLAIN)
@@ -169,7 +169,7 @@ def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(orde
 
 
 def test_batches_left_unmixed_take_the_graphs_that_were_warned_of():
-    """Every graph at its least and at its most: all of them before and after a partial batch."""
+    """All graphs occur, before and after a partial batch."""
     counter, layers = Counting(), [f"blocks.{place}" for place in range(3)]
     compiled = torch.compile(Deep(), backend=counter, fullgraph=True)
     with pytest.warns(UserWarning, match=r"3 eligible layers and batches.*recompile_limit = 9 or"):
@@ -185,11 +185,11 @@ def test_batches_left_unmixed_take_the_graphs_that_were_warned_of():
 
 
 class Bare(nn.Sequential):
-    """A model whose forward is PyTorch's."""
+    """A model with PyTorch's forward."""
 
 
 class Own(nn.Sequential):
-    """One whose forward is its own."""
+    """A model with its own forward."""
 
     def forward(self, x):
         for block in self:
@@ -268,7 +268,7 @@ def in_place(model):
 
 
 def require_mixing(model, mixup, oracle, steps=24):
-    """Train a little; every step must be the hand-split one, and every layer must come up."""
+    """Train some steps; each must equal the hand-split one, and every layer must be drawn."""
     x, met = example(oracle), set()
     for _ in range(steps):
         loss = mixup.wrap(PLAIN)(logits(model(x)), TARGET)
@@ -394,7 +394,7 @@ def test_a_compiled_block_in_an_eager_model():
 
 
 class Dropping(nn.Module):
-    """Layers that run once, not at all, or twice, as Python says."""
+    """Layers that run once, never, or twice, decided in Python."""
 
     def __init__(self):
         super().__init__()
@@ -435,7 +435,7 @@ def test_a_layer_run_twice_in_compiled_code_raises(order):
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_a_plan_that_is_overwritten_in_place_counts_at_the_next_pass(compiled):
-    """A CUDA graph replays with what its buffers hold: no number is kept elsewhere."""
+    """A CUDA graph replays with the contents of its buffers, so no number may be kept elsewhere."""
     model, oracle, x = build("conv"), build("conv"), example(build("conv"))
     backend = Counting()
     call = torch.compile(model, backend=backend, fullgraph=True) if compiled else model
@@ -443,7 +443,7 @@ def test_a_plan_that_is_overwritten_in_place_counts_at_the_next_pass(compiled):
     mixup = ManifoldMixup(call, (layer,), seed=0)
     criterion = mixup.wrap(PLAIN)
     plan = MixPlan(layer, torch.tensor(1.0), torch.arange(BATCH))
-    call(x)  # the first batch is also looked at
+    call(x)  # the first batch is also checked
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         drawn = sample_plan(BATCH, layers=[layer], alpha=1.0, generator=generator)

@@ -1,4 +1,4 @@
-"""What holds for every model and every layer: the zoo against oracles split by hand."""
+"""Contracts of every model and layer: the zoo, compared with oracles split by hand."""
 
 import copy
 import pickle
@@ -119,7 +119,7 @@ def test_copies_come_back_unattached(name, duplicate):
     attach(model, name)
     twin = duplicate(model)
     assert_identical(twin(example(model)), untouched(example(model)))
-    ManifoldMixup(twin, layers_of(name))  # not attached, so no replace=True
+    ManifoldMixup(twin, layers_of(name))  # not attached, so replace=True is not needed
     assert len(pickle.dumps(model)) < len(pickle.dumps(untouched)) + 3000
 
 
@@ -173,7 +173,7 @@ def assert_identical(actual, expected):
 
 
 def account(model):
-    """All that a user could see of a model, parameters by identity, hooks last."""
+    """Return all visible state of a model: parameters by identity, hooks last."""
     return (
         type(model),
         list(model.state_dict()),

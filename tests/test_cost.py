@@ -1,4 +1,4 @@
-"""What mixing adds to a training step, in counts: timings are for ``python -m benchmarks``."""
+"""The cost of mixing in a training step, as counts; ``python -m benchmarks`` has timings."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 
 from manifold_mixup import ManifoldMixup
 
-SMALL = 16 * 1024  # bytes for everything of a plan and of a second loss, with room
+SMALL = 16 * 1024  # bytes for a plan and a second loss, with a margin
 either_lambda = pytest.mark.parametrize("per_sample", [False, True])
 
 
@@ -64,7 +64,7 @@ def test_a_step_that_is_not_mixed_costs_what_the_plain_step_does(how):
     assert cost == step_cost(0)
 
 
-# The counting itself
+# Tests of the counting
 
 
 def test_the_tally_counts_operators_new_bytes_and_what_is_alive_at_once():
@@ -73,8 +73,8 @@ def test_the_tally_counts_operators_new_bytes_and_what_is_alive_at_once():
         second = first + 1  # 8,000 alive
         del first
         view = second.view(10, 100)
-        view.add_(1)  # neither a view nor an in-place operation allocates
-        del second  # its storage lives on in the view
+        view.add_(1)  # views and in-place operations do not allocate
+        del second  # the view keeps its storage
         third = view + 1  # 8,000 alive
         del view
         fourth = third + 1  # still 8,000

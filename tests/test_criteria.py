@@ -1,4 +1,4 @@
-"""Criteria that are no pure functions of one example after another: refused, or warned of."""
+"""Criteria that are not pure functions of single examples: refused, or with a warning."""
 
 import copy
 import functools
@@ -26,7 +26,7 @@ def inputs():
     return torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(1))
 
 
-# Written in place
+# In-place writes
 
 
 def margin(cosine, y):
@@ -69,11 +69,11 @@ def test_a_criterion_that_writes_in_place_is_refused(kind, per_sample):
     plain_output, plain_y, plain_more = output.detach().clone(), fresh(y), fresh(more)
     with pytest.raises(RuntimeError, match=rf"writes in place into {where}.*clone"):
         wrapped(output, given, *further)
-    criterion(plain_output, plain_y, *plain_more)  # nothing else has happened
+    criterion(plain_output, plain_y, *plain_more)  # there are no other effects
     torch.testing.assert_close(output.detach(), plain_output)
     torch.testing.assert_close((given, further), (plain_y, plain_more))
     with mixup.paused():
-        wrapped(model(inputs()), fresh(y), *fresh(more))  # called once it is right
+        wrapped(model(inputs()), fresh(y), *fresh(more))  # a corrected call works
 
 
 def test_a_criterion_that_clones_first_is_not():
@@ -85,7 +85,7 @@ def test_a_criterion_that_clones_first_is_not():
 
 
 class Centres(nn.Module):
-    """Pull features to running centres of their classes."""
+    """Pulls features to running centres of their classes."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ NAMED = Centres()
 
 
 class Around:
-    """An object that holds a criterion."""
+    """An object with a criterion in it."""
 
     def __init__(self, criterion):
         self.inside = {"first": [criterion]}
@@ -115,7 +115,7 @@ def closed_over(criterion):
     return lambda output, y, reduction="mean": criterion(output, y)
 
 
-# Ways from what is wrapped to a criterion inside, and the path of it in a message.
+# Ways to nest a criterion in the wrapped object, with its path in a message.
 AROUND = {
     "itself": (lambda criterion: criterion, ""),
     "method": (lambda criterion: criterion.forward, ""),
@@ -154,13 +154,13 @@ def test_a_refused_criterion_was_called_once(per_sample):
     once = Centres()
     once.centres += 1
     once(torch.zeros(BATCH, CLASSES), Y)
-    assert torch.equal(criterion.centres, once.centres)  # as after one call
+    assert torch.equal(criterion.centres, once.centres)  # as after a single call
     criterion.eval()
     wrapped(model(inputs()), Y).backward()
 
 
 class Warming(nn.Module):
-    """Keeps a mean of its losses, and counts its calls, by assigning anew."""
+    """Assigns a running mean of its losses, and a count of its calls."""
 
     def __init__(self, reduction="mean"):
         super().__init__()
@@ -169,7 +169,7 @@ class Warming(nn.Module):
 
     def forward(self, output, y):
         self.calls += 1
-        self.weight = self.weight.to(output)  # as buffers are moved along
+        self.weight = self.weight.to(output)  # moves the buffer, as is common
         losses = F.cross_entropy(output, y, reduction="none", weight=self.weight)
         self.mean = 0.5 * self.mean + 0.5 * losses.mean().detach()
         losses = losses / self.mean * self.calls
@@ -189,7 +189,7 @@ def counting():
 
 @pytest.mark.parametrize("around", AROUND)
 def test_what_a_criterion_assigns_anew_is_as_before_for_either_end(around):
-    """And in the end it is as the targets of the examples themselves left it: once a batch."""
+    """Afterwards its state is that of a single call with the examples' own targets."""
     model, mixup = attach()
     criterion, fresh = Warming(), Warming()
     wrapped = mixup.wrap(AROUND[around][0](criterion))
@@ -224,7 +224,7 @@ def test_a_variable_around_a_function_is_counted_once_a_batch():
     assert calls() == 1
 
 
-# A criterion inside that mixes too
+# Nested criteria that mix too
 
 NESTED = {
     "lambda": lambda mixup, inner: lambda output, y: inner(output, y),
@@ -243,7 +243,7 @@ def test_targets_are_not_mixed_twice(kind):
     output = model(inputs())
     with pytest.raises(RuntimeError, match="inside a wrapped criterion also mixes the targets"):
         wrapped(output, Y)
-    mixup.wrap(PLAIN)(output, Y).backward()  # nothing is left of it
+    mixup.wrap(PLAIN)(output, Y).backward()  # the failed call left no trace
     with pytest.raises(RuntimeError, match="mix them twice"):
         mixup.target(Y, output).loss(mixup.wrap(PLAIN), output)
 

@@ -57,7 +57,7 @@ def test_resnets_get_the_layers_of_the_paper(depth, size):
     )
 
 
-# What counts as a path
+# Paths around a layer
 
 
 def test_a_second_floating_input_read_late_leaves_no_cut_before_it():
@@ -223,11 +223,11 @@ def _noise(m: nn.Module, x: Tensor) -> Tensor:
 def test_chance_neither_hides_a_path_nor_makes_one(forward, cuts):
     table = find_layers(Net(forward), x)
     assert {row.name for row in table.cuts} == cuts
-    # Before 2.11 a branch on chance takes numbers, and so a run with them.
+    # Before 2.11, a random branch needs real numbers, so the model runs with real tensors.
     assert table.fake or (forward is _layer_drop and torch.__version__ < (2, 11))
 
 
-# Where the batch is
+# The batch dimension
 
 
 class Hidden(nn.Module):
@@ -250,7 +250,7 @@ def test_a_state_with_its_batch_elsewhere_is_refused_only_if_it_is_used(layers):
     batch = torch.zeros(3, 5, 4)
     row = rows_of(Hidden(layers, by_state=False), batch)["lstm"]
     assert (row.cut, row.mixed) == (True, ("0",))
-    row = rows_of(Hidden(layers, by_state=True), batch)["lstm"]  # h_n may be (3, 3, 4)
+    row = rows_of(Hidden(layers, by_state=True), batch)["lstm"]  # h_n may have shape (3, 3, 4)
     assert not row.cut
     assert f"'1.0' has shape ({layers}, 3, 4)" in row.reason
     assert "the batch is dimension 1" in row.reason
@@ -366,7 +366,7 @@ def test_token_ids_are_data_from_the_embedding_on():
     ],
 )
 def test_token_ids_are_data_however_they_are_looked_up(look_up):
-    # Beside a floating input, or numbers of whatever kind would count as data.
+    # With a floating input, since otherwise numbers of any type count as data.
     model = Net(lambda m, ids, x: m.c(m.a(look_up(m.table, ids)).mean(1) + m.b(x)))
     model.table = nn.Parameter(torch.zeros(30, 4))
     table = find_layers(model, token_ids(), torch.zeros(4, 4))
@@ -404,7 +404,7 @@ def test_bert_is_cut_between_blocks_if_there_is_no_padding():
     table = find_layers(bert(), token_ids())
     assert table.default == ("bert.encoder.layer.0", "bert.encoder.layer.1")
     assert {"bert.embeddings", "bert.pooler", "classifier"} <= {row.name for row in table.cuts}
-    # The last block reads the pooled position alone; its others reach no output.
+    # The last block's output is read only at the pooled position.
     assert (
         "residual path"
         in {row.name: row for row in table}["bert.encoder.layer.0.attention.self"].reason

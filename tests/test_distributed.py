@@ -21,7 +21,7 @@ attachments = pytest.mark.parametrize("attach_to", ["inner", "ddp"])
 
 
 def mixed_loss(model, rank, plan):
-    """Return one rank's loss, mixed by hand."""
+    """Return the loss of a rank, mixed by hand."""
 
     def mixed(state):
         return lam * state + (1 - lam) * state[plan.perm]
@@ -36,7 +36,7 @@ def mixed_loss(model, rank, plan):
 
 
 def oracle(plans):
-    """Return the gradients of the mean over the ranks' losses, rank 0's plan first."""
+    """Return the gradients of the mean of the ranks' losses, with rank 0's plan first."""
     model = worker.make_model()
     sum(mixed_loss(model, rank, plan) / WORLD for rank, plan in enumerate(plans)).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -53,7 +53,7 @@ def assert_same_gradients(seen, expected):
 
 
 def alone(seed):
-    """Return the plans that a run in one process draws."""
+    """Return the plans of a run in one process."""
     model = worker.make_model()
     mixup = ManifoldMixup(model, LAYERS, seed=seed)
     plans = []
@@ -64,7 +64,7 @@ def alone(seed):
 
 
 def same(plans, others):
-    """Return whether two sequences of plans are the same, plan by plan."""
+    """Return whether two sequences of plans are equal."""
     return [
         layer == other_layer and torch.equal(lam, other_lam) and torch.equal(perm, other_perm)
         for (layer, lam, perm), (other_layer, other_lam, other_perm) in zip(
@@ -166,7 +166,7 @@ def test_a_replica_that_data_parallel_made_of_an_attached_model_is_refused():
         replica(torch.zeros(BATCH, worker.FEATURES, dtype=torch.float64))
 
 
-# The harness itself
+# Tests of the harness
 
 
 @needs_gloo

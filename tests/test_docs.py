@@ -1,4 +1,4 @@
-"""Every page of the documentation runs, is found from the menu, and links to what there is."""
+"""The code of every documentation page runs, the menu has every page, and no link is broken."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {page.relative_to(DOCS).as_posix(): page.read_text() for page in DOCS.rglob("*.md")}
-# Their code needs other libraries, or names of its own; the tests of those run it.
+# Their code needs other libraries or names; other tests run it.
 RUN_ELSEWHERE = {
     "lab.md",
     "recipes/accelerate.md",
@@ -22,7 +22,7 @@ RUN_ELSEWHERE = {
 }
 CONFIG = (ROOT / "mkdocs.yml").read_text()
 MENU = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", CONFIG.split("\nnav:\n")[1], flags=re.MULTILINE)
-# .ci/site.py lays these beside the pages.
+# .ci/site.py copies these next to the pages.
 NOT_IN_DOCS = {"changelog.md", "contributing.md", "results/README.md"}
 
 
@@ -76,7 +76,7 @@ def test_links_of_a_page(page):
 
 
 def anchors(text):
-    """Return the anchors of a page's headings that the site and a git host make alike."""
+    """Return the anchors of a page's headings that the site and a git host both generate."""
     without_blocks = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", without_blocks, re.MULTILINE)
     plain = (re.sub(r"[^\w\s-]", "", heading, flags=re.ASCII) for heading in headings)
@@ -118,7 +118,7 @@ def test_the_site_turns_links_between_folders_and_leaves_what_it_does_not_hold(
 
 
 def test_every_test_that_the_table_of_support_names_is_there():
-    """And every number in a cell is that of one, and no cell is empty."""
+    """Every number in a cell refers to a test, and no cell is empty."""
     page = PAGES["support.md"]
     listed = re.findall(r"^(\d+)\. `tests/(\S+)::(\w+)`$", page, flags=re.MULTILINE)
     for _, file, name in listed:

@@ -1,4 +1,4 @@
-"""Every example runs, on less data than it is made for, and shows what it says."""
+"""Every example runs on less data, and shows what it describes."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def test_the_plain_loop_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_notebook_is_that_of_its_script():
-    """Made by ``jupytext --to ipynb --execute examples/first_steps.py``, which runs nbconvert."""
+    """``jupytext --to ipynb --execute examples/first_steps.py`` makes it with nbconvert."""
     script = jupytext.read(ROOT / "examples" / "first_steps.py", fmt="py:percent")
     notebook = jupytext.read(ROOT / "examples" / "first_steps.ipynb")
     kinds = [(cell.cell_type, cell.source) for cell in script.cells]
@@ -52,7 +52,7 @@ def test_the_loggers_have_every_step(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["loggers.py", str(tmp_path)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the two libraries
+        warnings.simplefilter("ignore")  # from both libraries
         example = runpy.run_path(str(ROOT / "examples" / "loggers.py"), run_name="__main__")
         client = example["mlflow"].MlflowClient()
         (run,) = client.search_runs(["0"])
@@ -73,7 +73,7 @@ def test_the_loggers_have_every_step(tmp_path, monkeypatch, capsys):
 
 
 def one_of_two(rank, port, script, arguments, output):
-    """Run a script as a launcher of two processes does, and write to a file what it prints."""
+    """Run a script like a launcher of two processes, with its output in a file."""
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def test_the_accelerate_loop_runs_in_two_processes(tmp_path, monkeypatch):
         rank.start()
     for rank in ranks:
         rank.join(240)
-        rank.kill()  # none is left behind
+        rank.kill()  # leave no process behind
     texts = [path.read_text() for path in shown]
     assert [rank.exitcode for rank in ranks] == [0, 0], texts
     assert re.fullmatch("epoch 2: test accuracy .*", last_line(texts[0]))

@@ -167,7 +167,7 @@ def test_a_layer_that_never_ran_is_refused():
     assert "ModuleList" in refused(table, "list")
 
 
-# Models that are hard to look at
+# Models that are hard to inspect
 
 
 def _by_value(m: nn.Module, x: Tensor) -> Tensor:
@@ -245,12 +245,12 @@ def test_weights_that_are_results_can_be_copied():
     rows = rows_of(model, x)
     assert rows["0"].cut
     assert "does not depend on the batch" in rows["0.parametrizations.weight"].reason
-    model[0].extra = model[1].weight * 2  # deepcopy alone refuses this
+    model[0].extra = model[1].weight * 2  # deepcopy does not support this
     assert cuts_of(model, x) == {"0", "1"}
 
 
 def calls_per_layer(layers):
-    """Return how many calls it takes to judge every layer of a chain, per layer."""
+    """Return the number of calls per layer that it takes to inspect a chain of layers."""
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
     view = RowBuilder(trace(model, (x,), {}, Neutral()))
     calls = 0

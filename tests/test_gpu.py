@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped without one."""
+"""Tests that need a GPU, and are skipped without one."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_a_training_step_never_waits_and_equals_the_hand_split_one(name, no_sync
     x, y = example(model).cuda(), TARGET.cuda()
     mixup = ManifoldMixup(model, layers_of(name), seed=0)
     criterion = mixup.wrap(nn.CrossEntropyLoss())
-    criterion(logits(model(x)), y).backward()  # the first batch is also looked at
+    criterion(logits(model(x)), y).backward()  # the first batch is also checked
     for _ in range(5):
         torch.cuda.set_sync_debug_mode("error")
         output = model(x)
@@ -61,7 +61,7 @@ def test_the_mix_on_the_gpu_is_the_one_on_the_cpu(dtype, channels_last):
 
 
 def test_a_step_recorded_as_a_cuda_graph_replays_with_the_plan_in_its_buffers():
-    """One graph a layer; before a replay the next λ and pairs are copied into its plan."""
+    """Each layer has a graph; before a replay, the next λ and pairs are copied into its plan."""
     model, oracle = build("conv").cuda(), build("conv").cuda()
     x, y = example(model).cuda(), TARGET.cuda()
     mixup = ManifoldMixup(model, layers_of("conv"), seed=0)
@@ -77,7 +77,7 @@ def test_a_step_recorded_as_a_cuda_graph_replays_with_the_plan_in_its_buffers():
 
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # as PyTorch asks: what is made once is made before
+    with torch.cuda.stream(aside):  # PyTorch requires a warm-up on a side stream
         for _ in range(3):
             model.zero_grad()
             step()

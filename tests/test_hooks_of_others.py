@@ -10,7 +10,7 @@ from states import normal
 
 
 class Collecting(nn.Module):
-    """Classifies by states that a hook collected, as the backbones of Transformers do."""
+    """Classifies by states that a hook collected, like the backbones of Transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ def test_a_hook_that_adds_the_input_after_the_mix_is_a_bypass():
         mixup._attachment.model(x)
 
 
-# Hooks of others run where they stand
+# Hooks of other code keep their positions
 
 
 class Captured(nn.Module):
-    """Its head reads what a hook on ``b`` has kept, as backbones of Transformers do."""
+    """Its head reads what a hook on ``b`` stored, like backbones of Transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,12 +123,12 @@ def test_a_mix_is_put_before_a_hook_that_reads_the_state(check):
 def test_a_hook_that_reads_the_state_behind_the_mix_is_no_obstacle():
     model = Captured()
     mixup = ManifoldMixup(model, ["b"], seed=0)
-    model.capture()  # as late as in the first forward pass
+    model.capture()  # only in the first forward pass
     hooks = list(model.b._forward_hooks.values())
     mixup.assert_verified(FLOATS)
     mixup.wrap(nn.CrossEntropyLoss())(model(FLOATS), torch.arange(BATCH) % 3).backward()
     assert list(model.b._forward_hooks.values()) == hooks
     assert permutes(model, mixup, "b")
-    # A hook that is put on now would stand last, but for its being moved to the front.
+    # A hook registered now would be last if it were not moved to the front.
     mixup = ManifoldMixup(model, ["b"], example=FLOATS, replace=True)
     assert permutes(model, mixup, "b")

@@ -1,4 +1,4 @@
-"""A model that is trained in eval mode, where nothing is mixed, is warned of; nothing else is."""
+"""Training in eval mode, where nothing is mixed, causes a warning; nothing else does."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from zoo import TARGET, build, example
 
 
 def attach():
-    model = build("mlp").eval()  # as a pretrained model comes
+    model = build("mlp").eval()  # like a pretrained model
     mixup = ManifoldMixup(model, ["fc1"], seed=0)
     return model, mixup, mixup.wrap(nn.CrossEntropyLoss())
 
@@ -57,13 +57,13 @@ def test_validation_and_attacks_before_training_are_no_training():
         with torch.no_grad():
             criterion(model(example(model, seed)), TARGET)
         x = example(model, seed).requires_grad_()
-        criterion(model(x), TARGET).backward()  # an attack: nothing but the input moves
+        criterion(model(x), TARGET).backward()  # an attack, which changes only the input
     model.train()
     criterion(model(example(model)), TARGET).backward()
 
 
 def test_evaluation_after_training_may_go_backward_between_steps():
-    """Adversarial validation every epoch."""
+    """An example is adversarial validation after every epoch."""
     model, _, criterion = attach()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):

@@ -1,7 +1,7 @@
-"""Importing the library: torch, the standard library, nothing else, and little work."""
+"""Importing the library imports only torch and the standard library, and does little work."""
 
-# `import manifold_mixup` waits with torch until a name is asked for (PEP 562). What the names cost
-# is asked of all of them at once.
+# `import manifold_mixup` imports torch only when a name is used (PEP 562). The cost of the names is
+# measured for all of them at once.
 
 import ast
 import functools
@@ -24,7 +24,7 @@ EVERYTHING = "from manifold_mixup import *"
 STRANGERS = ["manifold_mixup.lab", "matplotlib", "rich", "scipy", "torch._dynamo"]
 PARTS_ON_DEMAND = ("manifold_mixup.lab", "manifold_mixup.integrations", "torch._dynamo")
 
-# Each statement runs in a process that has loaded torch and nothing else.
+# Each statement runs in a process that has imported only torch.
 PROGRAM = """
 import gc, json, os, sys, tempfile, torch
 
@@ -64,7 +64,7 @@ json.dump({"manifold_mixup": library, **others}, sys.stdout)
 
 @functools.cache
 def imports():
-    """Return for every import how many calls it took and which modules it loaded."""
+    """Return the number of calls and the loaded modules of every import."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, EVERYTHING, *STRANGERS],
         capture_output=True,
@@ -77,10 +77,7 @@ def imports():
 
 
 def strangers(name):
-    """List the modules loaded with a package that importing the library should not load.
-
-    What torch loads by itself does not count.
-    """
+    """Return the modules of a package that importing the library loads, but torch does not."""
     _, loaded = imports()[name]
     assert "manifold_mixup._mixup" in loaded
     known = {"manifold_mixup", "torch", *sys.stdlib_module_names}
@@ -106,7 +103,7 @@ def test_the_library_is_imported_in_few_calls():
 
 
 def test_the_count_can_be_too_high():
-    """The compiler is what a decorator at import time would have pulled in."""
+    """A decorator at import time would have loaded the compiler."""
     calls, _ = imports()["torch._dynamo"]
     assert calls > 1_000_000
 
@@ -127,7 +124,7 @@ def test_the_public_names():
         assert getattr(manifold_mixup, name).__doc__
 
 
-# The names, in a process that has asked for none yet
+# The names, in a process that has not used any yet
 
 
 def printed(program):
@@ -150,7 +147,7 @@ def test_the_import_alone_loads_the_standard_library():
 
 
 def test_what_asks_for_names_before_they_are_there(tmp_path):
-    """Completion lists them, a pickle finds them, and each is loaded once."""
+    """Completion lists them, pickle finds them, and each is loaded once."""
     plan = manifold_mixup.MixPlan("fc", lam=torch.tensor(0.5), perm=torch.tensor([1, 0]))
     (tmp_path / "plan").write_bytes(pickle.dumps(plan))
     program = f"""
@@ -183,7 +180,7 @@ def test_compiled_code_may_be_the_first_to_ask_for_a_name(monkeypatch, fresh_com
 
 
 def test_what_type_checkers_are_told_is_what_there_is():
-    """The names are written down three times: for them, for ``*``, and with their homes."""
+    """The names are listed three times: for type checkers, for ``*``, and with their modules."""
     tree = ast.parse(Path(manifold_mixup.__file__).read_text())
     told = {
         alias.name: node.module

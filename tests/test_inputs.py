@@ -1,4 +1,4 @@
-"""The model's inputs: their names, the batch, and which one "input" means."""
+"""The model's inputs: their names, the batch, and the meaning of "input"."""
 
 import pytest
 import torch
@@ -120,7 +120,7 @@ BIG, TIMES = torch.zeros(9, 9, 5), torch.zeros(3)
         ([TIMES, IMAGE], [1, 0]),
         ([TIMES, TOKENS], [1, 0]),
         ([BIG, IMAGE, VECTOR], [1, 0]),
-        ([BIG, TOKENS, MASK], [0, 1]),  # what the outputs agree with decides: see `trace`
+        ([BIG, TOKENS, MASK], [0, 1]),  # the outputs decide: see `trace`
         ([TOKENS.flatten(), torch.zeros(4).long()], [0, 1]),
     ],
 )
@@ -140,7 +140,7 @@ def test_without_a_batch_there_is_nothing_to_mix(inputs):
         leading(inputs)
 
 
-# What "input" means
+# The meaning of "input"
 
 
 def given(**tensors):
@@ -187,7 +187,7 @@ class Bag(nn.Module):
 
 
 class Bank(nn.Module):
-    """A bank of features comes first, and is wider than the batch."""
+    """The first input is a bank of features, with more rows than the batch."""
 
     def __init__(self):
         super().__init__()
@@ -210,7 +210,7 @@ def test_the_batch_is_what_inputs_and_outputs_agree_on(model, args, rows):
     assert [row.name for row in find_layers(model, *args).cuts] == ["a", "b"]
     mixup = ManifoldMixup(model, ["a"], seed=0)
     criterion = mixup.wrap(nn.CrossEntropyLoss())
-    for _ in range(2):  # the first batch is looked at
+    for _ in range(2):  # the first batch is checked
         output = model(*args)
         assert mixup.plan.batch == rows
         criterion(output, torch.randint(3, (rows,))).backward()
@@ -266,7 +266,7 @@ def test_one_of_several_inputs_must_be_named():
 
 
 class Masked(nn.Module):
-    """Attention pooling by a floating mask, which is read before anything is hidden."""
+    """Attention pooling by a floating mask, which is read before any hidden state."""
 
     def __init__(self):
         super().__init__()

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from manifold_mixup import _interpolate, mix
 from states import DTYPES, EACH_KIND, LAYOUTS, assert_rounded_once, draw, plain, randn
 
-# What it costs
+# Cost
 
 
 class Costs(TorchDispatchMode):
@@ -31,7 +31,7 @@ class Costs(TorchDispatchMode):
     def _note(self, tensor):
         storage = tensor.untyped_storage()
         fresh = storage._cdata not in self._seen
-        self._seen[storage._cdata] = storage  # kept, so that no address comes twice
+        self._seen[storage._cdata] = storage  # kept alive, so that no address is reused
         return fresh
 
 
@@ -44,9 +44,9 @@ def test_operator_calls_and_memory(layout, per_sample):
         mixed = mix(x, plan)
     with Costs() as backward:
         torch.autograd.grad(mixed, x, grad)
-    # gather and lerp; channels last, also the memory to gather into
+    # gather and lerp; with channels last, also the memory of gather
     assert len(forward.operators) <= 3, forward.operators
-    assert len(backward.operators) <= 9, backward.operators  # the same, and the inverse
+    assert len(backward.operators) <= 9, backward.operators  # the same, plus the inverse
     for costs in (forward, backward):
         large = [size for size in costs.allocated if size >= x.nbytes]
         assert large == [x.nbytes], costs.allocated
@@ -55,7 +55,7 @@ def test_operator_calls_and_memory(layout, per_sample):
 
 @EACH_KIND
 def test_the_permutation_is_inverted_once(per_sample):
-    """The second derivative goes by the permutation that the first has."""
+    """The second derivative uses the inverse permutation of the first."""
     x, grad = randn(6, 4).requires_grad_(), randn(6, 4, seed=2).requires_grad_()
     mixed = mix(x, draw(6, per_sample=per_sample))
     with Costs() as first:
@@ -65,7 +65,7 @@ def test_the_permutation_is_inverted_once(per_sample):
     assert [costs.operators.count("aten::scatter_.src") for costs in (first, second)] == [1, 0]
 
 
-# Large states go other ways on the CPU
+# Large states have other code paths on the CPU
 
 WAYS = {"row by row": {"_SHARE": 0}, "in chunks": {"_SHARE": 2**40, "_CHUNK": 90}}
 
@@ -96,7 +96,7 @@ def test_every_way_gives_the_same_bits(shape, dtype, way, per_sample, monkeypatc
 
 
 def test_rows_are_mixed_along_the_cycles_of_the_permutation():
-    """The partner of a row is the next one, whose second reading comes from the cache."""
+    """The partner of a row is the next row, whose second read comes from the cache."""
     assert list(_interpolate._along_cycles([2, 0, 1, 5, 4, 3])) == [0, 2, 1, 3, 5, 4]
 
 
@@ -134,7 +134,7 @@ def test_large_states_are_mixed_in_little_more_than_the_result(
 
 
 def test_the_formula_costs_more():
-    """The measure of the test above can fail."""
+    """This shows that the test above can fail."""
     x, plan = randn(8, 16, 4, 4), draw(8)
     with Costs() as costs:
         plain(x, plan)

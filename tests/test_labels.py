@@ -51,7 +51,7 @@ def test_soft_labels_that_cannot_be_had():
 
 
 def accuracy_by_rows(output, y, plan, ignored=IGNORE):
-    """Weigh the hits of both targets by λ, position by position."""
+    """Weight the hits of both targets by λ, at every position."""
     hits = counts = 0.0
     predicted = output.argmax(1)
     for i, j in enumerate(plan.perm.tolist()):
@@ -124,7 +124,10 @@ def test_accuracy_of_soft_labels_is_that_of_their_classes(per_sample):
         (torch.zeros(BATCH), torch.zeros(BATCH, CLASSES)),
         (torch.zeros(BATCH), torch.zeros(BATCH)),
         (torch.zeros(BATCH, 2), torch.zeros(BATCH, CLASSES)),
-        (torch.zeros(BATCH, 1), torch.zeros(BATCH, 1)),  # the likeliest of one is always right
+        (
+            torch.zeros(BATCH, 1),
+            torch.zeros(BATCH, 1),
+        ),  # with a single class, the prediction is always right
     ],
     ids=["no classes", "more positions", "fewer", "numbers", "regression", "other classes", "one"],
 )
@@ -166,7 +169,7 @@ def test_soft_labels_that_make_no_sense_are_refused(y, says):
     plan = draw(batch=2)
     with pytest.raises(ValueError, match=says):
         MixedTarget(y, plan).soft(2)
-    if not y.isnan().any():  # where it is meant
+    if not y.isnan().any():  # where it is defined
         assert torch.equal(MixedTarget(y, plan, targets="mix").soft(2), mix(y, plan))
     with pytest.raises(TypeError, match="targets='ends'"):
         MixedTarget(y, plan, targets="ends").soft(2)

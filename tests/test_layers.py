@@ -1,4 +1,4 @@
-"""resolve: names, patterns and modules to the names of layers."""
+"""resolve: from names, patterns and modules to the names of layers."""
 
 import pytest
 import torch
@@ -175,7 +175,7 @@ def test_a_wrapped_layer_is_taken_with_its_wrapper(net):
     assert resolve(net, [inner, net.blocks[1]]) == ("layer1", "blocks.1")
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("layers", [[], (), iter([])])
@@ -216,7 +216,7 @@ def test_entries_are_names_or_modules(net, entry):
 
 
 def test_a_module_called_input_cannot_be_chosen():
-    """It would mean the model's input to everything that reads the name."""
+    """The name would mean the model's input everywhere else."""
     model = nn.Sequential()
     model.add_module("input", nn.Linear(2, 2))
     model.add_module("hidden", nn.Linear(2, 2))

@@ -57,12 +57,12 @@ def test_a_fake_tensor_that_is_left_is_an_error(keep, where, clear, frozen):
             find_layers(model, FLOATS)
         clear()
         mixup = ManifoldMixup(model, ["b"], check=False)
-        with pytest.raises(RuntimeError, match=where):  # `verify` looks first
+        with pytest.raises(RuntimeError, match=where):  # `verify` does a dry run first
             mixup.verify(FLOATS)
         clear()
         mixup = ManifoldMixup(model, ["b"], replace=True)
         with pytest.raises(RuntimeError, match=rf"{where}\. .*check=False"):
-            model(FLOATS)  # no mere warning
+            model(FLOATS)  # not only a warning
         clear()
     finally:
         gc.unfreeze()
@@ -97,7 +97,7 @@ def test_fake_tensors_of_the_users_own_are_none_of_ours():
 
 
 class Looping(torch.autograd.Function):
-    """Keeps its own output, and so is never freed."""
+    """Stores its own output, in a reference cycle that is never freed."""
 
     @staticmethod
     def forward(ctx, x):

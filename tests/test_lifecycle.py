@@ -72,7 +72,7 @@ def test_the_notebook_cell_run_twice_says_what_to_do():
     first = ManifoldMixup(model, LAYERS)
     with pytest.raises(RuntimeError, match=r"ManifoldMixup\(layers=.*replace=True"):
         ManifoldMixup(model, LAYERS)
-    stream(first, model, 1)  # the failed cell broke nothing
+    stream(first, model, 1)  # the failed call changed nothing
 
     second = ManifoldMixup(model, LAYERS, replace=True, seed=3)
     stream(second, model, 1)
@@ -105,13 +105,13 @@ def test_remove_after_an_exception_in_the_forward_pass():
     mixup = ManifoldMixup(model, "fc1", seed=0, check=False)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model(torch.randn(BATCH, 99))
-    # The pass is over: a layer called on its own is not mixed.
+    # The pass has ended: a direct call of a layer is not mixed.
     h = torch.randn(BATCH, 5)
     with torch.no_grad():
         assert torch.equal(model.fc1(h), nn.functional.linear(h, model.fc1.weight, model.fc1.bias))
     mixup.remove()
     assert hooks_on(model) == 0
-    mixup.remove()  # twice is no error
+    mixup.remove()  # removing twice is not an error
 
 
 def test_after_an_interrupt_from_the_keyboard_an_evaluated_part_is_not_mixed():
@@ -127,7 +127,7 @@ def test_after_an_interrupt_from_the_keyboard_an_evaluated_part_is_not_mixed():
     with pytest.raises(KeyboardInterrupt):
         model(x)
     handle.remove()
-    model.eval()  # and look at the features
+    model.eval()  # and evaluate the features
     assert torch.equal(model.fc1(x), nn.functional.linear(x, model.fc1.weight, model.fc1.bias))
     model.train()
     assert train_step(mixup, model, x) is not None
@@ -242,7 +242,7 @@ def test_a_resumed_run_draws_what_an_uninterrupted_one_would():
     whole = stream(mixup, model, 12)
     first, model = fresh()
     head = stream(first, model, 5)
-    torch.manual_seed(99)  # another process need not have the same global seed
+    torch.manual_seed(99)  # another process may have another global seed
     second, model = fresh()
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert head + stream(second, model, 7) == whole
@@ -305,7 +305,7 @@ def test_of_using_and_paused_the_inner_one_counts():
 
 
 def test_using_the_plan_of_a_batch_that_was_not_mixed_mixes_nothing():
-    """SAM and the like run a batch twice by one plan: mixup.using(mixup.plan)."""
+    """Optimizers such as SAM run a batch twice with the same plan: mixup.using(mixup.plan)."""
     model = build("mlp")
     mixup = ManifoldMixup(model, LAYERS, p=0.5, seed=0)
     criterion, x, mixed = mixup.wrap(nn.CrossEntropyLoss()), example(model), set()
@@ -426,6 +426,6 @@ def test_export_and_tracing_of_a_model_that_mixes_say_remove_first(take):
     x = example(model)
     with pytest.raises(Exception, match=r"remove\(\) first"):
         take(model, (x,))
-    mixup.wrap(nn.CrossEntropyLoss())(model(x), TARGET).backward()  # training goes on
+    mixup.wrap(nn.CrossEntropyLoss())(model(x), TARGET).backward()  # training continues
     mixup.remove()
     take(model, (x,))

@@ -1,4 +1,4 @@
-"""Looking without touching: whatever a model holds or writes, a look leaves it as it was."""
+"""A dry run leaves no trace in a model, whatever it holds or writes."""
 
 import collections
 import functools
@@ -35,7 +35,7 @@ def from_file(count: int) -> Tensor:
 
 
 class Store:
-    """A plain object that a module holds."""
+    """A plain object in a module."""
 
     def __init__(self) -> None:
         self.tables: dict[str, list[Tensor]] = {"sin": []}
@@ -50,7 +50,7 @@ class Slotted:
 
 
 class Keeper(nn.Module):
-    """Writes wherever a forward pass can write."""
+    """Writes to every place that a forward pass can write to."""
 
     of_class: dict[str, Tensor] = {}  # noqa: RUF012
     times = 0
@@ -98,13 +98,13 @@ class Keeper(nn.Module):
 
 
 class Net(nn.Module):
-    """Ids with a mask, or floats, through a stem and a block that writes; the block has hooks."""
+    """Takes ids with a mask, or floats; a stem and a block that writes; the block has hooks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.stem, self.keeper = nn.Embedding(9, 4), nn.Linear(4, 4), Keeper()
         self.pool, self.head = Pool(), nn.Linear(4, 3)
-        self.collected: list[Tensor] = []  # not the model's: hooks see it through closures
+        self.collected: list[Tensor] = []  # not part of the model: hooks have it in closures
         self.keeper.register_forward_hook(collecting(self.collected))
         self.keeper.register_forward_pre_hook(lambda module, args: COLLECTED.append(args[0]))
 
@@ -122,7 +122,7 @@ def collecting(kept: list[Tensor]):
 
 
 def make(*, run_before: bool) -> Net:
-    """Make the same model each time, in a world as it is at the start."""
+    """Return the same model each time, with the initial global state."""
     global TIMES
     TABLES.clear(), COLLECTED.clear(), memoized.cache_clear(), Keeper.of_class.clear()
     TIMES, Keeper.times = 0, 0
@@ -136,7 +136,7 @@ def make(*, run_before: bool) -> Net:
 
 
 def written(model: Net) -> dict[str, object]:
-    """Return all that a forward pass may write, with copies of the values."""
+    """Return copies of everything that a forward pass may write."""
     keeper = model.keeper
     held = {
         **{f"dict of {name}": dict(vars(module)) for name, module in model.named_modules()},
@@ -162,7 +162,7 @@ def written(model: Net) -> dict[str, object]:
 
 
 def copied(value: object) -> object:
-    """Copy containers and values of tensors; everything else is kept as it is."""
+    """Copy containers and tensors; keep everything else."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -175,12 +175,12 @@ def copied(value: object) -> object:
 
 
 def assert_same(a: object, b: object, path: str = "", *, twins: bool = False) -> None:
-    """Compare what `written` returned: values, and the rest by identity, unless of two models."""
+    """Compare results of `written`: tensors by value, others by identity unless of two models."""
     if isinstance(a, Tensor):
         assert type(a) is type(b), path
         assert a.dtype == b.dtype, path
         assert torch.equal(a, b), path
-    elif isinstance(a, dict) and not (twins and "hooks" in path):  # these have numbers of their own
+    elif isinstance(a, dict) and not (twins and "hooks" in path):  # these have their own ids
         assert list(a) == list(b), path
         for key in a:
             assert_same(a[key], b[key], f"{path}/{key}", twins=twins)
@@ -230,7 +230,7 @@ def test_a_look_leaves_everything_as_it_was(look, run_before):
     LOOKS[look](model)
     assert_same(before, written(model))
     assert at == storages(model)
-    model(**PADDED)  # no fake tensor was left in a cache
+    model(**PADDED)  # no cache has a fake tensor
     model(FLOATS).sum().backward()
 
 
@@ -245,7 +245,7 @@ def test_a_first_batch_is_the_same_with_the_look_as_without(layers, mask, run_be
         model = make(run_before=run_before)
         at = storages(model)
         with ManifoldMixup(model, layers, mask=mask, check=check, seed=0) as mixup:
-            if not check and mask is not None:  # who reads the mask has to be known
+            if not check and mask is not None:  # the readers of the mask must be known
                 mixup._checks._note(find_layers(model, **batch).with_mask(mask), mixup.layers)
                 mixup._attachment.register_masks()
                 mixup._attachment.padding.known = True
@@ -279,7 +279,7 @@ class CountingCalls(TorchFunctionMode):
 
 
 def seen_by_modes(run) -> list[object]:
-    """Return what everybody who watches operators or modules sees of what ``run`` does."""
+    """Return what global modes and hooks observe of ``run``."""
     modules = []
     handles = [
         nn.modules.module.register_module_forward_hook(lambda m, *_: modules.append(type(m))),
@@ -356,7 +356,7 @@ def throw(error: type[BaseException], *_: object) -> None:
     raise error
 
 
-# Objects that answer for others, or not at all
+# Proxies, and objects that raise
 
 
 class Child(nn.Module):

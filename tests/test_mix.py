@@ -48,7 +48,7 @@ def test_lam_1_lam_0_and_a_pair_of_equals_are_exact(dtype, per_sample):
 @EACH_KIND
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half_types_are_computed_in_float32(dtype, per_sample):
-    """Nor is λ rounded: 1 - 2⁻¹² is 1 in bfloat16, which would leave no trace of the partner."""
+    """λ is not rounded either: in bfloat16, 1 - 2⁻¹² is 1, which would remove the partner."""
     lam = torch.full((2,), 1 - 2**-12)
     plan = MixPlan("layer", lam if per_sample else lam[0], torch.tensor([1, 0]))
     x = torch.tensor([[0.0], [1024.0]], dtype=dtype)
@@ -63,7 +63,7 @@ def test_half_types_are_computed_in_float32(dtype, per_sample):
 @pytest.mark.parametrize("features", [1, 7, 33, 1000])
 @pytest.mark.parametrize("lam", [0.0, 0.125, 0.3, 0.5, 0.7, 1.0])
 def test_half_types_are_rounded_as_from_float32(dtype, features, lam):
-    """To the last bit, in the vectorised part of a row and in its end."""
+    """They are bit-identical, in the vectorised part of a row and in its end."""
     x, perm = randn(6, features, dtype=dtype), torch.tensor([3, 0, 5, 1, 2, 4])
     wide = x.float()
     exact = wide[perm].lerp(wide, torch.tensor(lam)).to(dtype)
@@ -97,7 +97,7 @@ def test_gradients_are_those_of_the_formula(shape, dtype, per_sample):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 def test_first_and_second_derivatives(dtype, per_sample):
     x, plan = randn(4, 2, 3, dtype=dtype).requires_grad_(), draw(4, per_sample=per_sample)
-    assert plan.perm.tolist() != plan.perm.argsort().tolist()  # else its inverse is not tested
+    assert plan.perm.tolist() != plan.perm.argsort().tolist()  # otherwise its inverse is not tested
     assert torch.autograd.gradcheck(lambda x: mix(x, plan), x)
     assert torch.autograd.gradgradcheck(lambda x: mix(x, plan), x)
     assert torch.autograd.gradgradcheck(lambda x: mix(x, plan).abs().pow(3), x)
@@ -170,7 +170,7 @@ def test_a_leaf_that_needs_no_gradient_gets_none():
         torch.testing.assert_close(mix(randn(3, 2), draw(3)), plain(randn(3, 2), draw(3)))
 
 
-# What can be called around it
+# Transforms around it
 
 
 @EACH_KIND
@@ -193,7 +193,7 @@ def test_function_transforms(shape, per_sample):
     torch.testing.assert_close(jacobian(x), torch.func.jacrev(lambda x: plain(x, plan))(x))
 
 
-# torch maps the inversion of the permutations one by one, and says so
+# torch inverts the permutations one by one, and warns
 @pytest.mark.filterwarnings("ignore:There is a performance drop.*scatter_")
 @pytest.mark.parametrize("map_x", [True, False])
 def test_a_plan_can_be_mapped_as_well(map_x):
@@ -234,7 +234,7 @@ def test_compiled_without_a_graph_break(shape, per_sample):
     torch.testing.assert_close(
         torch.autograd.grad(output.sum(), ours), torch.autograd.grad(expected.sum(), theirs)
     )
-    # another plan is no reason to compile again
+    # another plan must not cause a recompilation
     with torch.compiler.set_stance("fail_on_recompile"):
         compiled(ours, draw(6, per_sample=per_sample, seed=9))
 
@@ -290,7 +290,7 @@ def test_autocast_changes_neither_type_nor_arithmetic(dtype, per_sample):
         assert torch.equal(mixed, mix(x, plan))
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool], ids=str)

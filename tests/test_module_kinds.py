@@ -15,7 +15,7 @@ from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 
 
 def assert_permutes(model: nn.Module, mixup: ManifoldMixup, layer: str) -> None:
-    """At λ = 0 the output is the partner's."""
+    """Assert that at λ = 0, the output is the partner's."""
     model.eval()
     plan = MixPlan(layer, lam=torch.tensor(0.0), perm=torch.arange(BATCH).roll(-1))
     plain = model(X)
@@ -99,7 +99,7 @@ def test_graph_modules_train():
     step(model, mixup)
     assert mixup.plan is not None
     mixup.assert_verified(X)
-    model.recompile()  # hooks and marks are none of its code
+    model.recompile()  # hooks and markers are not part of its code
     step(model, mixup)
 
 
@@ -123,7 +123,7 @@ def test_a_model_that_is_prepared_for_quantization_trains():
         warnings.simplefilter("ignore")  # deprecated
         mapping: QConfigMapping = get_default_qat_qconfig_mapping("x86")
         model = prepare_qat_fx(built(nn.ReLU()).train(), mapping, (X,))
-    model(X)  # observers have their shapes
+    model(X)  # sets the shapes of observers
     old = {name: value.clone() for name, value in model.state_dict().items()}
     mixup = ManifoldMixup(model, ["0"], seed=0)
     mixup.verify(X)
@@ -143,7 +143,7 @@ def test_an_exported_model_is_mixed_at_its_input():
     step(model, mixup)
 
 
-# Tensors of other kinds than parameters and buffers
+# Other kinds of tensors than parameters and buffers
 
 
 def old_weight_norm(linear: nn.Linear) -> nn.Module:
@@ -153,7 +153,7 @@ def old_weight_norm(linear: nn.Linear) -> nn.Module:
 
 
 class Tagged(nn.Parameter):
-    """A parameter of the user's own class, with an attribute."""
+    """A parameter of a user's class, with an attribute."""
 
     tag: str
 
@@ -174,7 +174,7 @@ def tagged(linear: nn.Linear) -> nn.Module:
 
 
 class Doubled(Tensor):
-    """A tensor that acts as twice itself in a linear layer."""
+    """A tensor that acts like twice its value in a linear layer."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -191,7 +191,7 @@ def doubled(linear: nn.Linear) -> nn.Module:
 
 
 class Wrapping(Tensor):
-    """A tensor that holds another, and unwraps it before each operator."""
+    """A tensor that wraps another, and unwraps it before each operator."""
 
     @staticmethod
     def __new__(cls, inner: Tensor):
@@ -282,7 +282,10 @@ def gradients(model: nn.Module, mixup: ManifoldMixup) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("checked", ["first", "example", "never"])
 def test_func_grad_on_the_first_batch(checked):
-    model, twin = built(nn.Tanh()), built(nn.Tanh())  # statistics are not allowed in there
+    model, twin = (
+        built(nn.Tanh()),
+        built(nn.Tanh()),
+    )  # torch.func does not allow batch norm statistics
     options = {"example": X} if checked == "example" else {"check": checked != "never"}
     mixup = ManifoldMixup(model, ["0", "1"], seed=0, **options)
     own = ManifoldMixup(twin, ["0", "1"], seed=0, check=False)
@@ -303,7 +306,7 @@ def test_a_bypass_is_refused_on_the_first_batch_of_func_grad():
 
 
 class Each(nn.Module):
-    """Runs a layer inside vmap, one example at a time."""
+    """Runs a layer inside vmap, for single examples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +327,7 @@ def test_a_layer_inside_vmap_is_refused_by_its_shape():
     mixup.assert_verified(X)
 
 
-# What was kept from an earlier forward pass
+# State from an earlier forward pass
 
 
 class Stateful(nn.Module):

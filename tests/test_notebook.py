@@ -1,4 +1,4 @@
-"""What a notebook, and a person who waits, is shown."""
+"""The display in notebooks, and the progress line."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.aran
 
 
 class Table(HTMLParser):
-    """The caption and the cells of an HTML table, which must close what it opens."""
+    """The caption and the cells of an HTML table, whose tags must all be closed."""
 
     def __init__(self, page):
         super().__init__()
@@ -64,7 +64,7 @@ def test_the_table_of_layers_has_the_rows_of_its_text(model):
     assert table.rows[0] == ["", "layer", "depth", "shape", "why not"]
     assert [row[1] for row in table.rows[1:]] == ["input:x", *(row.name for row in layers)]
     text = str(layers).splitlines()
-    for row, line in zip(table.rows, text, strict=False):  # the text has the legend below
+    for row, line in zip(table.rows, text, strict=False):  # the text has a legend below the table
         assert "".join(row).replace(" ", "") == line.replace(" ", "")
     assert table.caption == "Named. *: the automatic choice, +: can also be mixed"
     assert repr(layers).startswith("<2 of 2 layers of Named can be mixed: ")
@@ -129,7 +129,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Every layer takes a second and a half."""
+    """A clock on which every layer takes a second and a half."""
     now = iter(range(0, 1000, 3))
     monkeypatch.setattr(time, "monotonic", lambda: next(now) / 2)
 

@@ -1,4 +1,4 @@
-"""outputs=: which of the tensors that a model returns the loss reads."""
+"""outputs=: the tensors that the loss reads, among those that a model returns."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from states import normal
 
 
 class Talkative(nn.Module):
-    """Returns its hidden states and a map of attention beside its logits."""
+    """Returns its hidden states and an attention map besides its logits."""
 
     def __init__(self) -> None:
         super().__init__()

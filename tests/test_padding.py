@@ -1,4 +1,4 @@
-"""Padded sequences: masks mixed too, exact at both ends of λ, blind to what the padding holds."""
+"""Padded sequences with mixed masks: exact at λ = 0 and 1, and independent of padding values."""
 
 import math
 
@@ -40,7 +40,7 @@ def with_other_padding(batch: dict, lost: Tensor) -> dict:
 
 
 def layers_of(model: nn.Module, batch: dict) -> list[str]:
-    """Every place to mix before the mask is read for the last time."""
+    """Return all valid layers before the last reader of the mask."""
     table = find_layers(model, **batch).with_mask(name_of(batch))
     return [row.name for row in table.cuts if row.readers]
 
@@ -51,7 +51,7 @@ def run(model: nn.Module, mixup: ManifoldMixup, plan: MixPlan, batch: dict) -> T
 
 
 def require_exact(model: nn.Module, batch: dict, run_model: object = None) -> None:
-    """The three proofs, at every layer: λ = 0, λ = 1, and other things in the padding."""
+    """Assert three properties at every layer: λ = 0, λ = 1, and independence of padding values."""
     names = layers_of(model, batch)
     assert len(names) > 2
     callee = model if run_model is None else run_model
@@ -76,11 +76,11 @@ def test_exact_at_every_layer_for_masks_of_every_form(form):
     require_exact(*own(form))
 
 
-# Against another account of the same network: attention multiplies by the weights
+# Compared with another form of the same network: attention multiplies by the weights
 
 
 class Weighted(nn.Module):
-    """Runs an `Encoder` from a mixed state on, by weights and plain softmaxes."""
+    """Runs an `Encoder` from a mixed state on, with weights and plain softmaxes."""
 
     def __init__(self, model: Encoder) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def test_compiled_it_does_the_same(form, fresh_compiler):
 def test_compiled_training_without_an_example_looks_first(fresh_compiler):
     model, batch = own("bool")
     compiled = torch.compile(model, backend="aot_eager")
-    compiled(**batch)  # code without any hook
+    compiled(**batch)  # compiled without hooks
     mixup = ManifoldMixup(compiled, ["blocks.0", "blocks.1"], mask="mask", seed=0)
     oracle = Weighted(own("bool")[0])
     for _ in range(6):
@@ -201,7 +201,7 @@ def hugging_face(kind: str) -> nn.Module:
 
 
 class MeanOf(nn.Module):
-    """An encoder of Hugging Face and a mean over what is no padding, by a module of its own."""
+    """A Hugging Face encoder and a mean over valid positions, in a separate module."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ def test_hugging_face_gradient_checkpointing():
         mixup = ManifoldMixup(
             model, ["bert.encoder.layer.1"], mask="attention_mask", example=batch, seed=0
         )
-        torch.manual_seed(1)  # of the dropout
+        torch.manual_seed(1)  # for the dropout
         output = model.train()(**batch).logits
         mixup.wrap(nn.CrossEntropyLoss())(output, TARGET % 2).backward()
         grads.append([parameter.grad for parameter in model.parameters()])
@@ -259,7 +259,7 @@ def test_a_mask_that_all_blocks_are_given_is_mixed_once(monkeypatch):
     assert len(calls) == 1
 
 
-# How it is asked for, and refused
+# Options and errors
 
 
 def test_without_a_mask_the_refusal_says_how_to_mix_it():
@@ -277,7 +277,7 @@ def test_a_batch_without_padding_or_without_a_mask_is_mixed_plainly():
     plain = model(input_ids=IDS).logits
     mixup.wrap(nn.CrossEntropyLoss())(plain, TARGET % 2).backward()
     padded = {"input_ids": IDS, "attention_mask": VALID.long()}
-    model(**padded)  # seen for the first time, and looked at
+    model(**padded)  # the first batch, which is checked
     model.eval()
     plan = MixPlan("bert.encoder.layer.1", torch.tensor(0.0), PERM)
     torch.testing.assert_close(
@@ -286,7 +286,7 @@ def test_a_batch_without_padding_or_without_a_mask_is_mixed_plainly():
 
 
 class InTheModel(Encoder):
-    """Takes the mean in its own forward, where no mask can be put in."""
+    """Takes the mean in its own forward, where the mask cannot be replaced."""
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         h = self.embed(ids)
@@ -304,7 +304,7 @@ def test_a_mask_read_outside_of_modules_is_refused():
 
 
 class Union(Attention):
-    """Takes all that is not 0 for seen."""
+    """Treats all nonzero positions as visible."""
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         return super().forward(h, mask > -1e29 if mask.is_floating_point() else mask)
@@ -339,7 +339,7 @@ def test_an_example_without_the_mask_is_refused():
 
 
 class Series(nn.Module):
-    """Floating input, padded: the input itself can be mixed."""
+    """Padded floating input, which itself can be mixed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -370,7 +370,7 @@ def test_a_padded_input_is_mixed_likewise_whatever_the_mask_is_called(form):
 
 
 class Dropped(Encoder):
-    """Leaves its second block out when it is told to."""
+    """Skips its second block on request."""
 
     drop = False
 

@@ -1,4 +1,4 @@
-"""What the proof says of padded batches: padding at either end, outputs by position, pooling."""
+"""The proof for padded batches: padding at either end, outputs by position, pooling."""
 
 import random
 
@@ -11,7 +11,7 @@ from manifold_mixup._masks import shortened
 
 
 class Block(nn.Module):
-    """Attention that adds the mask it is given."""
+    """Attention with an additive mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 class Last(nn.Module):
-    """Pools by the position of the last token, as the mask says it."""
+    """Pools by the position of the last token, according to the mask."""
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
@@ -57,7 +57,7 @@ LEFT = RIGHT.flip(1)
         (lambda h, mask: h[:, -1], LEFT),
         (Last(), RIGHT),
         (Last(), LEFT),
-        (lambda h, mask: h, RIGHT),  # an output for every token, of which padded ones are ignored
+        (lambda h, mask: h, RIGHT),  # an output for every token; padded ones are ignored
         (lambda h, mask: h, LEFT),
     ],
     ids=["last, left", "by mask, right", "by mask, left", "tokens, right", "tokens, left"],
@@ -95,7 +95,7 @@ def test_more_padding_goes_where_there_is_some(mask):
 
 
 def test_tokens_are_mixed_where_both_have_one():
-    """At λ = 0 a sentence gives what its partner gives, at every position of the partner."""
+    """At λ = 0, a sentence has its partner's outputs, at every position of the partner."""
     model = Encoder(lambda h, mask: h).eval()
     mixup = ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS, RIGHT))
     perm = torch.tensor([3, 0, 5, 1, 2, 4])
@@ -105,11 +105,11 @@ def test_tokens_are_mixed_where_both_have_one():
     torch.testing.assert_close(mixed[RIGHT[perm]], plain[perm][RIGHT[perm]])
 
 
-# What says how to go on
+# Advice in messages
 
 
 class Deciding(Encoder):
-    """Finds the end of a sentence in the ids, as the decoders of Transformers do."""
+    """Finds the end of a sentence in the ids, like the decoders of Transformers."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         h = self.embed(input_ids)

@@ -1,4 +1,4 @@
-"""A plan belongs to the output it made, and both sides are mixed or an error comes."""
+"""A plan belongs to its output; either state and targets are both mixed, or there is an error."""
 
 import copy
 import gc
@@ -100,7 +100,7 @@ def test_an_output_in_a_dict_and_one_of_its_leaves():
 
 
 def test_of_passes_that_build_on_each_other_the_last_one_counts(attached):
-    """A state that is carried over, as in truncated backpropagation through time."""
+    """A state is carried over, as in truncated backpropagation through time."""
     model, mixup, criterion = attached
     first = model(example(model))
     early = mixup.plan
@@ -162,7 +162,7 @@ def test_an_output_without_a_graph_takes_the_latest_plan(attached):
 
 @pytest.mark.parametrize("keep", [True, False], ids=["with their graphs", "detached at once"])
 def test_detached_outputs_of_several_passes_have_the_plan_of_their_own(attached, keep):
-    """Gradient caching: the forward passes first, the losses on detached outputs later."""
+    """This is gradient caching: all forward passes first, then losses on detached outputs."""
     model, mixup, criterion = attached
     cached, plans, graphs = [], [], []
     for seed in range(3):
@@ -198,7 +198,7 @@ def test_an_output_that_cannot_be_told_to_be_the_models_is_never_given_the_lates
         criterion(derived, TARGET)
     with pytest.raises(RuntimeError, match=r"distribution, call mixup.target\(y, output\)"):
         criterion(torch.distributions.Categorical(logits=output), TARGET)
-    criterion(output, TARGET).backward()  # and nothing was lost
+    criterion(output, TARGET).backward()  # the plan was not lost
     assert mixup.plan is not None
 
 
@@ -242,7 +242,7 @@ def test_another_models_output_under_no_grad_has_plain_targets(attached):
     with torch.no_grad():
         other = build("mlp")(example(model))
         assert criterion(other, TARGET) == PLAIN(other, TARGET)
-        # the output of the pass has its graph, and the latest pass can be asked for
+        # the output is still known, and so is the plan of the latest pass
         torch.testing.assert_close(criterion(output, TARGET), expected(output, mixup.plan))
         assert mixup.target(TARGET).plan is mixup.plan
 
@@ -269,12 +269,12 @@ def test_a_criterion_before_any_forward_pass_raises(attached):
 
 def test_backward_without_a_claimed_target_raises(attached):
     model, mixup, _ = attached
-    loss = PLAIN(model(example(model)), TARGET)  # a forgotten wrap
+    loss = PLAIN(model(example(model)), TARGET)  # wrap was forgotten
     with pytest.raises(RuntimeError, match=r"at '\w+', but its targets were not.*wrap") as error:
         loss.backward()
     assert "mixup.target(y, output)" in str(error.value)
     assert "paused()" in str(error.value)
-    mixup.wrap(PLAIN)(model(example(model)), TARGET).backward()  # and the next step works
+    mixup.wrap(PLAIN)(model(example(model)), TARGET).backward()  # the next step works
 
 
 def test_a_loss_inside_the_model_raises():
@@ -309,7 +309,7 @@ def test_an_output_in_which_no_tensor_is_found_raises_at_once():
         PLAIN(model(x).logits, TARGET).backward()
     model.eval()
     with mixup.using(plan_at("net.fc1")):
-        model(x)  # nothing to learn from
+        model(x)  # no gradient
 
 
 def test_a_forward_pass_without_backward_says_nothing(attached):
@@ -338,7 +338,7 @@ def test_adversarial_training_in_eval_mode_and_train_mode(attached):
     x = example(model)
     model.eval()
     probe = x.clone().requires_grad_()
-    PLAIN(model(probe), TARGET).backward()  # nothing mixed, nothing to claim
+    PLAIN(model(probe), TARGET).backward()  # no mixing, so no claim is needed
     model.train()
     criterion(model(x + 0.1 * probe.grad.sign()), TARGET).backward()
 

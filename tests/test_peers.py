@@ -1,6 +1,6 @@
-"""What other implementations get wrong in silence, one test each: shared knowledge of many issues.
+"""Silent errors of other implementations, collected from many issues, with a test for each.
 
-The comment above a test names who has it.
+The comment above a test names the implementation.
 """
 
 import pytest
@@ -31,7 +31,7 @@ def by_rows(y, plan):
 
 
 def copying_model(batch):
-    """A model that returns its input, by way of two layers."""
+    """A model of two layers that returns its input."""
     model = nn.Sequential(nn.Linear(batch, batch, bias=False), nn.Identity())
     nn.init.eye_(model[0].weight)
     return model
@@ -129,7 +129,7 @@ def test_half_labels_keep_their_type_and_are_rounded_once(dtype):
     assert torch.equal(soft, by_rows(y.double(), plan).to(dtype))
 
 
-# ManifoldMixupV2 and fastai want a criterion with a loss per element
+# ManifoldMixupV2 and fastai need a criterion with a loss per element
 def test_the_plain_criterion_of_a_user_will_do():
     y, output = torch.randint(CLASSES, (BATCH,)), torch.randn(BATCH, CLASSES)
     for criterion in (
@@ -143,7 +143,7 @@ def test_the_plain_criterion_of_a_user_will_do():
         torch.testing.assert_close(MixedTarget(y, plan).loss(criterion, output), expected)
 
 
-# timm and torchvision decline label smoothing
+# timm and torchvision do not support label smoothing
 def test_label_smoothing():
     y, output, plan = torch.randint(CLASSES, (BATCH,)), torch.randn(BATCH, CLASSES), drawn()
     mixed, criterion = MixedTarget(y, plan), nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -175,7 +175,7 @@ def test_accuracy_of_a_model_that_says_exactly_what_it_was_shown(per_sample):
 # The mix
 
 
-# VMT #1, YOLO #105: state and label permuted differently. Every row has a label of its own here.
+# VMT #1, YOLO #105: state and label are permuted differently. Here every row has a unique label.
 @pytest.mark.parametrize("layer", ["input", "0", "1"])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_state_and_label_have_the_same_partner_and_share(layer, per_sample):
@@ -188,7 +188,7 @@ def test_state_and_label_have_the_same_partner_and_share(layer, per_sample):
         assert not torch.equal(output, torch.eye(BATCH))
 
 
-# torchbearer never mixes the input itself; REF #12 threw that mix away
+# torchbearer never mixes the input itself; REF #12 discarded its mix
 def test_the_input_can_be_mixed():
     model = copying_model(BATCH)
     mixup = ManifoldMixup(model, ["input"], seed=0)
@@ -208,7 +208,7 @@ def test_batches_of_any_size_and_partners_at_random(batch):
     assert len(partners) > 5 or batch < 3
 
 
-# a peer's batch of one is mixed with what is left of the previous batch
+# one implementation mixes a batch of one with the rest of the previous batch
 def test_a_batch_of_one_stays_as_it_is():
     model = copying_model(4)
     ManifoldMixup(model, ["0"], seed=0)
@@ -217,7 +217,7 @@ def test_a_batch_of_one_stays_as_it_is():
     assert torch.equal(model(alone), alone)
 
 
-# timm writes into the caller's batch
+# timm modifies the caller's batch
 @pytest.mark.parametrize("layer", ["input", "0"])
 def test_the_callers_batch_is_not_written_to(layer):
     model = nn.Sequential(nn.Linear(4, CLASSES), nn.ReLU())
@@ -241,7 +241,7 @@ def test_the_gradient_reaches_what_lies_before_the_mix(layer):
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
-# SSB: two forward passes, and BatchNorm updated twice
+# SSB: two forward passes update BatchNorm twice
 def test_batch_norm_sees_each_batch_once():
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, CLASSES))
     ManifoldMixup(model, ["0", "1"], seed=0)
@@ -250,7 +250,7 @@ def test_batch_norm_sees_each_batch_once():
     assert model[1].num_batches_tracked == 3
 
 
-# ManifoldMixupV2: .float() and then .half(), whatever the type was
+# ManifoldMixupV2: .float() and then .half(), regardless of the type
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_the_type_of_the_state_under_autocast(dtype):
     model = nn.Sequential(nn.Linear(4, 6), nn.Identity())
@@ -281,7 +281,7 @@ def test_height_is_not_width():
         torch.testing.assert_close(mix(state, plan), by_rows(x, plan))
 
 
-# torchbearer leaves a forward in the instance; nothing may stay
+# torchbearer leaves its forward in the instance
 def test_nothing_stays_after_removal():
     model = copying_model(4)
     before = [(set(vars(module)), len(module._forward_hooks)) for module in model.modules()]
@@ -292,14 +292,14 @@ def test_nothing_stays_after_removal():
     assert torch.equal(model(torch.eye(4)), torch.eye(4))
 
 
-# ManifoldMixupV2, SSB: hooks that a compiled model ignores, while the labels are mixed
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own look at a tensor
+# ManifoldMixupV2, SSB: a compiled model ignores the hooks, but the labels are mixed
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler itself reads it
 @pytest.mark.parametrize("attached_to", ["compiled", "inner"])
 def test_code_compiled_without_the_mix_mixes_once_attached(attached_to):
     torch.compiler.reset()
     model, eye = copying_model(BATCH), torch.eye(BATCH)
     compiled = torch.compile(model, backend="eager")
-    compiled(eye)  # there is a graph without a mix now
+    compiled(eye)  # compiles a graph without a mix
     mixup = ManifoldMixup(compiled if attached_to == "compiled" else model, ["0"], seed=0)
     output = compiled(eye)
     target = mixup.target(torch.arange(BATCH), output)
@@ -308,17 +308,17 @@ def test_code_compiled_without_the_mix_mixes_once_attached(attached_to):
     torch.compiler.reset()
 
 
-# The numbers
+# Random numbers
 
 
-# torch.distributions.Beta in float32: a standard deviation of .434 where it is .4995
+# torch.distributions.Beta in float32: a standard deviation of .434 instead of .4995
 def test_beta_at_an_alpha_of_a_thousandth():
     plan = sample_plan(100_000, layers=["fc"], alpha=1e-3, per_sample=True, generator=generator())
     assert plan.lam.double().std().item() == pytest.approx(stats.beta(1e-3, 1e-3).std(), rel=1e-3)
     assert plan.lam.double().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-# keras-cv #1361, tensorflow/models #13490, kornia: another law than Beta(α, α)
+# keras-cv #1361, tensorflow/models #13490, kornia: another distribution than Beta(α, α)
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_the_moments_of_lam(alpha):
     lam = sample_plan(
@@ -361,7 +361,7 @@ def plans_of(seed, steps=4, state=None):
     return plans, mixup.state_dict()
 
 
-# torch-uncertainty: numpy's default_rng() cannot be seeded; REF needs three generators seeded
+# torch-uncertainty: default_rng() ignores numpy's global seed; REF needs three seeds
 def test_one_seed_decides_all_plans():
     first = plans_of(1)
     torch.rand(7)
@@ -369,7 +369,7 @@ def test_one_seed_decides_all_plans():
     assert plans_of(2) != first
 
 
-# without seed=, the one seed that users do set
+# without seed=, the global seed that users set
 def test_the_seed_of_torch_is_enough():
     torch.manual_seed(5)
     first = plans_of(None)
@@ -379,14 +379,14 @@ def test_the_seed_of_torch_is_enough():
     assert plans_of(None) != first
 
 
-# nobody saves the state of the generator
+# no implementation saves the state of the generator
 def test_a_resumed_run_draws_what_it_would_have():
     whole, _ = plans_of(1, steps=6)
     _, state = plans_of(1, steps=2)
     assert plans_of(99, steps=4, state=state)[0] == whole[2:]
 
 
-# timm, under DDP: the same global generator, and so the same λ, on every rank
+# timm with DDP: the same global generator, and so the same λ, on every rank
 def test_every_rank_draws_its_own(monkeypatch):
     by_rank = []
     for rank in range(3):

@@ -11,7 +11,7 @@ from manifold_mixup import ManifoldMixup, MixPlan
 
 
 class LowRank(nn.Module):
-    """Put around a layer, as LoRA is: adds a branch beside it."""
+    """Wraps a layer like LoRA, and adds a parallel branch."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()

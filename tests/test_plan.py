@@ -1,4 +1,4 @@
-"""MixPlan: a value that is right or is not made."""
+"""MixPlan: a value that is validated when it is created."""
 
 import copy
 import dataclasses
@@ -39,7 +39,7 @@ def test_a_plan_does_not_change():
 
 def test_plans_are_hashable_and_equal_only_to_themselves():
     plan = MixPlan("fc", LAM, PERM)
-    assert plan != MixPlan("fc", LAM, PERM)  # instead of the truth value of a tensor, an error
+    assert plan != MixPlan("fc", LAM, PERM)  # not an error about the truth value of a tensor
     assert {plan: 1}[plan] == 1
 
 
@@ -109,7 +109,7 @@ def test_moving_to_the_device_it_is_on_is_free():
 )
 def test_moving_keeps_values_types_and_shapes(lam, perm):
     plan = MixPlan("fc", lam, perm)
-    moved = plan.to("cpu:0")  # counts as another device than "cpu"
+    moved = plan.to("cpu:0")  # a different device than "cpu"
     assert moved is not plan
     assert moved.layer == "fc"
     assert torch.equal(moved.lam, lam)
@@ -131,7 +131,7 @@ def test_a_plan_is_made_inside_compiled_code_unchecked():
 
 
 class Copies(TorchDispatchMode):
-    """Notes the copies between devices, with whether they were left to arrive later."""
+    """Records the copies between devices, and whether they are asynchronous."""
 
     def __init__(self):
         super().__init__()
@@ -147,7 +147,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_nothing_waits_for_a_gpu_but_the_cpu_waits_for_what_it_will_read():
-    """On fake tensors, which need no GPU."""
+    """It runs on fake tensors, which need no GPU."""
     plan = MixPlan("fc", LAM, PERM)
     with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
         on_gpu = plan.to("cuda")
@@ -165,7 +165,7 @@ def test_nothing_waits_for_a_gpu_but_the_cpu_waits_for_what_it_will_read():
 @pytest.mark.parametrize("lam", [LAM, LAM.expand(3), torch.rand(6)[::2]])
 def test_moving_to_a_gpu_is_one_copy_that_nothing_waits_for(lam):
     plan = MixPlan("fc", lam, PERM)
-    plan.to("cuda")  # the first one starts the device
+    plan.to("cuda")  # the first copy initialises the device
     torch.cuda.set_sync_debug_mode("error")
     try:
         moved = plan.to("cuda")

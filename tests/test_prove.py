@@ -51,7 +51,7 @@ class Residual(nn.Module):
         return self.head(h + self.scale * self.branch(h))
 
 
-# What it proves
+# Verdicts
 
 
 @pytest.mark.parametrize("rows", [4, 7])
@@ -97,7 +97,7 @@ def test_lambda_0_permutes_the_outputs_of_a_valid_layer_and_of_no_other():
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
 def test_a_fresh_model_cannot_defeat_it(scale):
     model = Residual(scale)
-    nn.init.zeros_(model.head.weight)  # as ViT's: every output equal, every layer would pass
+    nn.init.zeros_(model.head.weight)  # like ViT's: with equal outputs, every layer would pass
     assert prove_one(model, "stem", normal(6, 4)).verdict == "proven"
     assert prove_one(model, "branch", normal(6, 4)).verdict == "failed"
 
@@ -182,7 +182,7 @@ def test_a_detached_mix_fails():
 
 
 class Detaching(Residual):
-    """Trains its head alone, as a linear probe."""
+    """Trains only its head, as a linear probe."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.branch(self.stem(x)).detach())
@@ -215,7 +215,7 @@ def test_a_wrong_mix_fails():
 
 
 class Structured(Residual):
-    """Returns what ``extra`` makes of an early state beside what it would return."""
+    """Returns the result of ``extra`` on an early state besides its own output."""
 
     def __init__(self, extra: object) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class Structured(Residual):
 @pytest.mark.parametrize(
     "extra",
     [
-        lambda m, _: m.anchors,  # as many as there are examples in the proof
+        lambda m, _: m.anchors,  # as many as the proof has examples
         lambda m, _: m.head.bias * math.inf,
         lambda _, h: h.square().mean(),
         lambda _, h: h.mean(0),
@@ -267,7 +267,7 @@ def test_a_state_that_is_not_finite_after_the_mix_fails():
     assert prove(Residual(), ["stem"], (normal(6, 4),), {}, run).layers[0].verdict == "failed"
 
 
-# Where the numbers do not tell
+# Inconclusive numbers
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ class Constant(Residual):
 
 
 class Coupled(Residual):
-    """The first half of the batch is treated unlike the second."""
+    """Treats the first half of the batch differently from the second."""
 
     def forward(self, x: Tensor) -> Tensor:
         half = len(x) // 2
@@ -298,7 +298,9 @@ class Coupled(Residual):
 
 class Dice(Residual):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (1 + secrets.randbelow(2**32) / 2**32)  # nobody's generator
+        return super().forward(x) * (
+            1 + secrets.randbelow(2**32) / 2**32
+        )  # not from a seeded generator
 
 
 class Saturated(Residual):
@@ -379,7 +381,7 @@ def test_it_does_not_touch_the_batch_the_model_or_a_generator():
 
 
 def test_no_pass_leaves_its_activations_behind():
-    made = weakref.WeakSet()  # of which nothing is put back
+    made = weakref.WeakSet()  # the contents of a WeakSet cannot be restored
 
     class Watched(Residual):
         def forward(self, x: Tensor) -> Tensor:
@@ -396,7 +398,7 @@ def test_no_pass_leaves_its_activations_behind():
 
 
 @pytest.mark.parametrize("batch", [5, 8])
-@pytest.mark.parametrize("length", [4, 5])  # the proof takes four examples
+@pytest.mark.parametrize("length", [4, 5])  # the proof uses four examples
 def test_an_input_without_a_batch_may_be_as_long_as_one(batch, length):
     class Placed(Residual):
         def forward(self, x: Tensor, places: Tensor) -> Tensor:
@@ -423,7 +425,7 @@ def test_no_hook_of_the_model_is_called():
     assert model.stem.weight.grad is None
 
 
-# As it trains, in any setting
+# Training modes and settings
 
 
 def test_dropout_and_batch_statistics_are_no_obstacle():
@@ -461,7 +463,7 @@ class Float(Residual):
 
 
 def test_a_model_of_one_precision_is_tried_in_it():
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # which would round float32 off
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # would round float32
         proof = prove(Float(), ["head"], (normal(6, 4),), {}, mixed_by_head).layers[0]
     assert proof.verdict == "proven"
     assert 1e-9 < proof.rounding < 1e-5

@@ -23,7 +23,7 @@ from manifold_mixup._dry_run import reach as _reach
 from manifold_mixup._dry_run import snapshot as _snapshot
 from manifold_mixup._dry_run import states as _states
 
-# Where forward keeps things
+# Where forward stores things
 
 
 class Cache:
@@ -64,7 +64,7 @@ class Slots:
 
 
 class Helper:
-    """Holds what lives a life of its own beside counters of its own."""
+    """Has objects with their own state, and counters."""
 
     def __init__(self, model: nn.Module) -> None:
         self.optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -275,7 +275,7 @@ def test_training_goes_on_with_real_numbers():
     Cache.scale, Cache.calls = None, 0
 
 
-# What is memoized
+# Memoized functions
 
 
 @functools.cache
@@ -318,13 +318,13 @@ def test_a_cache_keeps_what_it_had_and_nothing_of_a_look(before):
         assert (counter("a"), forgetful("a")) == ({"x": 5}, {"x": 6})
         assert ones(2) is held
     assert not counter("b")
-    for name in "bcdefga":  # the order of use is whole
+    for name in "bcdefga":  # the order of use is restored
         forgetful(name)[name] = 1
     assert forgetful.cache_info().currsize == 4
     assert type(model(FLOATS)) is Tensor
 
 
-# What is too much, and what costs nothing
+# Limits and costs
 
 
 def test_more_than_can_be_put_back_is_an_error(monkeypatch):

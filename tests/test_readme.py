@@ -1,4 +1,4 @@
-"""The code of the README and of the documentation runs, and CI runs the README's commands."""
+"""The code of the README and the documentation runs, and CI runs the README's commands."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ def test_it_can_be_read_in_a_few_minutes():
 
 
 def test_the_table_is_that_of_the_figure():
-    """Each row is one of results/figures/figure-1.md, rounded no further than there."""
+    """Each row is a row of results/figures/figure-1.md, with at least as many digits."""
     figure = (ROOT / "results" / "figures" / "figure-1.md").read_text().split("**best epoch**")[0]
     pairs = {
         "test error %": "error % ↓",

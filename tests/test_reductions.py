@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 def row_by_row(output, y, plan, reduction, **options):
-    """Interpolate the losses of each row on its own; divide by what the plain mean divides by."""
+    """Interpolate the losses of each row; divide by the denominator of the plain mean."""
     rows = []
     for i, j in enumerate(plan.perm.tolist()):
         one, own, partner = output[i : i + 1], y[i : i + 1], y[j : j + 1]
@@ -101,7 +101,7 @@ def test_equal_lams_give_the_loss_of_one_lam(criterion):
 
 
 def test_what_belongs_to_a_target_goes_with_it():
-    """Of an alignment the lengths of the labels."""
+    """For an alignment, these are the lengths of the labels."""
     output = randn(9, BATCH, CLASSES).requires_grad_()
     y = 1 + classes_of((BATCH, 3)) % (CLASSES - 1), torch.tensor([1, 3, 2, 3, 1, 2])
 
@@ -118,7 +118,7 @@ def test_what_belongs_to_a_target_goes_with_it():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_rows_that_are_right_for_certain_do_not_hide_the_denominator(reduction):
-    """A loss of exactly 0 says nothing about what it was divided by; that of the partners does."""
+    """A loss of exactly 0 does not reveal its denominator, but the loss of the partners does."""
     plan, y = draw(per_sample=True), torch.arange(BATCH) % CLASSES
     output = (200.0 * F.one_hot(y, CLASSES)).requires_grad_()
     assert F.cross_entropy(output, y) == 0
@@ -130,12 +130,12 @@ def test_rows_that_are_right_for_certain_do_not_hide_the_denominator(reduction):
 def test_where_all_is_ignored_the_mean_is_that_of_the_plain_loss():
     y, output = torch.full((BATCH,), IGNORE), scores_of((BATCH,))
     mixed = MixedTarget(y, draw(per_sample=True))
-    assert mixed.loss(nn.CrossEntropyLoss(), output).isnan()  # as the plain one
+    assert mixed.loss(nn.CrossEntropyLoss(), output).isnan()  # like the plain loss
     assert mixed.loss(nn.CrossEntropyLoss(reduction="sum"), output) == 0
 
 
 def test_a_large_half_loss_does_not_overflow():
-    """The sum of 240,000 losses is beyond float16, their mean is not."""
+    """The sum of 240,000 losses overflows float16, but their mean does not."""
     y, output = classes_of((BATCH, 200, 200)), 20 * randn(BATCH, CLASSES, 200, 200)
     mixed = MixedTarget(y, draw(per_sample=True))
     half = mixed.loss(Focal(), output.half())
@@ -158,7 +158,7 @@ class Dice(nn.Module):
 
 
 class Deaf(nn.Module):
-    """Has a reduction, and does not follow it."""
+    """Has a reduction attribute, but ignores it."""
 
     reduction = "mean"
 
@@ -167,7 +167,7 @@ class Deaf(nn.Module):
 
 
 class Computed(Deaf):
-    """Has a reduction that cannot be set."""
+    """Has a reduction attribute that cannot be set."""
 
     reduction = property(lambda self: "mean")
 
@@ -196,13 +196,13 @@ def test_criteria_without_a_loss_per_sample_are_refused_by_name(criterion, says)
 
 def test_a_builtin_criterion_does_not_tell_its_arguments():
     plan, y, output = draw(per_sample=True), classes_of((BATCH,)), scores_of((BATCH,))
-    builtin = torch._C._nn.nll_loss  # which does not reduce unless told
+    builtin = torch._C._nn.nll_loss  # does not reduce by default
     ours = MixedTarget(y, plan).loss(builtin, output.log_softmax(1))
     torch.testing.assert_close(ours, row_by_row(output, y, plan, "none"))
 
 
 class HandsOn:
-    """A criterion whose reduction is that of a part of it, as fastai's losses are."""
+    """A criterion whose reduction is that of a part of it, like fastai's losses."""
 
     def __init__(self):
         self.part = nn.CrossEntropyLoss()

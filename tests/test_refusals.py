@@ -12,7 +12,7 @@ from zoo import BATCH, CLASSES, Residual, Skipping, build, example, plain_mix
 
 
 class Wavering(nn.Module):
-    """A layer that returns another kind of value from one batch to the next."""
+    """A model with a layer that returns different kinds of values for different batches."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Stage(nn.Module):
 
 @pytest.mark.parametrize("form", [lambda h: [h, 2 * h], lambda h: (None, h)])
 def test_what_a_layer_did_not_return_on_the_first_batch_is_mixed_too(form):
-    """A list of as many states as the batch has views, for example."""
+    """For example, a layer may return a list with a state for each view of the batch."""
     model = Wavering()
     mixup = ManifoldMixup(model, "stage", seed=0)
     x = torch.randn(BATCH, 5)
@@ -70,7 +70,7 @@ def test_a_container_is_refused_with_the_way_out():
 
 
 class Calling(nn.Module):
-    """Adds what it says of half its input."""
+    """Adds its own output for half of its input."""
 
     def __init__(self, how):
         super().__init__()
@@ -146,7 +146,7 @@ def test_a_layer_that_cannot_be_mixed_is_refused_with_what_was_seen(
 
 
 class LastState(nn.Module):
-    """Classifies by ``h_n``, whose dimension 0 counts layers: here as many as rows."""
+    """Classifies by ``h_n``, whose dimension 0 is layers; there are as many layers as rows."""
 
     def __init__(self):
         super().__init__()
@@ -171,7 +171,7 @@ def test_a_bypassed_layer_is_refused_on_the_first_training_batch_with_the_neares
     mixup = ManifoldMixup(model, ["layer1.0.fc"])
     model.eval()(x)  # not trained yet
     model.train()
-    for _ in range(2):  # and again, as long as nothing changes
+    for _ in range(2):  # the error is raised again
         with pytest.raises(ValueError, match=r"'layer1.0.fc' is bypassed.*'layer1.0'"):
             model(x)
     assert mixup.state_dict()["step"] == 0
@@ -179,7 +179,7 @@ def test_a_bypassed_layer_is_refused_on_the_first_training_batch_with_the_neares
         ManifoldMixup(build("residual"), ["layer1.0.fc"], example=x)
     model = build("residual")
     ManifoldMixup(model, ["layer1.0.fc"], check=False, seed=0)
-    model(x)  # as told
+    model(x)  # allowed by check=False
 
 
 def test_data_parallel_is_refused():

@@ -1,4 +1,4 @@
-"""What is published: versions that agree, types that come along, texts that name what there is."""
+"""The published package: consistent versions, type annotations, and texts without broken names."""
 
 import platform
 import re
@@ -18,7 +18,7 @@ VERSION = manifold_mixup.__version__
 
 
 def field(name):
-    """Return a field of CITATION.cff that stands in a line of its own."""
+    """Return a single-line field of CITATION.cff."""
     return re.search(rf"^{name}: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
 
 
@@ -43,7 +43,7 @@ def test_the_oldest_python_is_the_first_that_is_listed():
 
 
 def test_types_come_along():
-    """Type checkers read the annotations of a package that has this file."""
+    """Type checkers read the annotations of a package only if it has this file."""
     assert (Path(manifold_mixup.__file__).parent / "py.typed").is_file()
     assert "Typing :: Typed" in PROJECT["classifiers"]
 

@@ -1,4 +1,4 @@
-"""The rooms of the library keep what their headers promise: who imports whom."""
+"""The rooms of the library have the imports in their headers."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ import manifold_mixup
 ROOT = Path(manifold_mixup.__file__).parent
 ROOMS = sorted(path.parent.name for path in ROOT.glob("_*/__init__.py"))
 FILES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))]
-# At the top of the library; all other files there are tensors, plans and names, which know no room.
+# Files at the top of the library that may import rooms; others must not.
 PUBLIC = {"__init__", "_mixup", "_checks", "_find"}
 
 
@@ -22,7 +22,7 @@ def name_of(path):
 
 
 def imported(path):
-    """List what a file imports of the library, wherever in it."""
+    """Yield the modules of the library that a file imports, at any place in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("manifold_mixup"):
             _, *parts = node.module.split(".")

@@ -1,4 +1,4 @@
-"""Rows of dimension 0 that are no examples of their own: refused, and what only looks so is not."""
+"""Models whose rows of dimension 0 interact are refused; models that only seem so are not."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from states import normal
 
 
 class Net(nn.Module):
-    """Two linear layers, put together by a function."""
+    """Two linear layers, combined by a function."""
 
     def __init__(self, forward: object, **modules: nn.Module) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ def cuts(model: nn.Module, *args: Tensor) -> list[str]:
 
 
 def reasons(model: nn.Module, *args: Tensor) -> str:
-    """Return why no layer of a model can be mixed, which its choice and attaching say as well."""
+    """Return why no layer of a model can be mixed; the errors of choosing and attaching agree."""
     table = find_layers(model, *args)
     assert not table.cuts
     assert not any(row.cut for row in table.inputs)
@@ -39,7 +39,7 @@ def reasons(model: nn.Module, *args: Tensor) -> str:
 
 
 def integrate(m: nn.Module, x: Tensor) -> Tensor:
-    """Neurons that leak, step by step, as spiking networks over (time, batch) have them."""
+    """Run leaky neurons step by step, as in spiking networks over (time, batch)."""
     membrane, spikes = torch.zeros_like(x[0]), []
     for step in m.a(x):
         membrane = 0.5 * membrane + step
@@ -88,7 +88,7 @@ def test_rows_that_meet_are_refused_with_the_cause(model, args):
 
 
 class Graph(nn.Module):
-    """The nodes of one graph, by an adjacency that is part of the model."""
+    """A model on the nodes of a graph whose adjacency is part of the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def test_with_one_batch_size_only_a_bypass_by_numbers_is_refused():
 
 def test_what_does_not_run_is_not_accepted_for_its_structure():
     def forward(m: nn.Module, x: Tensor) -> Tensor:
-        return m.b(m.a(x) * torch.ones(6, 1)) * 0  # and nothing tells the examples apart
+        return m.b(m.a(x) * torch.ones(6, 1)) * 0  # all examples give the same outputs
 
     with pytest.raises(ValueError, match=r"one batch size only.*set check=False"):
         ManifoldMixup(Net(forward), ["a"], example=normal(6, 4))
@@ -135,11 +135,11 @@ def test_a_single_example_without_a_batch_is_refused(features):
         ManifoldMixup(nn.Sequential(features, nn.Linear(6, 6)), ["0"], example=normal(6))
 
 
-# What only looks so
+# Models that only seem so
 
 
 def pack(m: nn.Module, x: Tensor) -> Tensor:
-    """Attend in one long sequence, with a mask that keeps examples apart."""
+    """Attend in a long sequence, with a mask that separates the examples."""
     h = m.a(x).flatten(0, 1)
     owner = torch.arange(len(x)).repeat_interleave(x.shape[1])
     apart = torch.where(owner[:, None] == owner, 0.0, -torch.inf).to(h)
@@ -166,7 +166,7 @@ def pick(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def blend(m: nn.Module, x: Tensor) -> Tensor:
-    """Mix the scale of an example with that of another, as MixStyle does."""
+    """Mix the scale of an example with that of another, like MixStyle."""
     h = m.a(x)
     scale = h.std(1, keepdim=True)
     return m.b(h / scale * (0.5 * scale + 0.5 * scale[torch.randperm(len(h))]))
@@ -202,7 +202,7 @@ def test_examples_that_do_not_meet_are_accepted(model, x, accepted):
         assert mixup.verify(x).ok, mixup.verify(x)
 
 
-# Reordered inside, and put back
+# Models that reorder rows and restore the order
 
 
 def shuffled(m: nn.Module, x: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ def test_a_layer_between_two_reorderings_is_no_place(forward):
     model = Net(forward)
     rows = {row.name: row for row in find_layers(model, normal(6, 4))}
     assert (rows["a"].cut, rows["b"].cut) == (False, True)
-    if forward is not sorted_by_size:  # there the order itself carries the unmixed states
+    if forward is not sorted_by_size:  # here the order itself depends on the unmixed states
         assert "a different order there" in rows["a"].reason
     with pytest.raises(ValueError, match=r"Nearest cut points: 'b'"):
         ManifoldMixup(model, ["a"], example=normal(6, 4))

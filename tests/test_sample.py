@@ -1,4 +1,4 @@
-"""Sampling: the paper's distributions, and plans that are a function of (seed, rank, step)."""
+"""Sampling: the paper's distributions, and plans that depend only on (seed, rank, step)."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from manifold_mixup._sample import Stream, step_generator, symmetric_beta
 CPU = torch.device("cpu")
 LAYERS = ["input", "layer1", "layer2"]
 ALPHAS = [1e-3, 1e-2, 0.1, 0.5, 1, 2, 10, 100]
-KOLMOGOROV = 1.63  # sqrt(n) times the distance is exceeded by chance once in 100
+KOLMOGOROV = 1.63  # sqrt(n) times the distance exceeds this with probability 0.01
 
 
 def generator(seed=0):
@@ -37,18 +37,17 @@ def draws(alpha=1.0, *, steps=20, batch=8, rank=0, monkeypatch=None, **options):
 
 
 def distance(values, alpha, *, tiny):
-    """The Kolmogorov-Smirnov statistic times sqrt(n), at thresholds that the numbers can resolve.
+    """Return the Kolmogorov-Smirnov statistic times sqrt(n), at thresholds that floats can resolve.
 
-    At small alpha most of the mass lies so near to 0 and 1 that it is rounded to them, which come
-    often then. Such ties do no harm as long as no threshold is below ``tiny``, nor closer to 1 than
-    the spacing of the numbers there.
+    For small alpha, most values are so close to 0 or 1 that they are rounded to 0 or 1. These ties
+    are harmless if no threshold is below ``tiny``, or closer to 1 than the spacing of floats there.
     """
     values = np.sort(np.asarray(values, dtype=np.float64))
     low = np.concatenate([np.geomspace(tiny, 0.01, 300), np.linspace(0.01, 0.5, 300)])
     high = low[low > 1e-6]
     law = stats.beta(alpha, alpha)
     below = np.searchsorted(values, low, side="right") / len(values) - law.cdf(low)
-    # P(λ ≥ 1 - q) is P(λ ≤ q) by symmetry, and 1 - q loses what q had.
+    # By symmetry, P(λ ≥ 1 - q) is P(λ ≤ q), but 1 - q loses digits of q.
     above = 1 - np.searchsorted(values, 1 - high, side="left") / len(values) - law.cdf(high)
     return max(np.abs(below).max(), np.abs(above).max()) * math.sqrt(len(values))
 
@@ -58,7 +57,7 @@ def test_beta_from_tiny_to_large_alpha(alpha):
     assert distance(symmetric_beta(alpha, 100_000, generator()), alpha, tiny=1e-300) < KOLMOGOROV
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1, 2, 10, 100])  # below, many values round to 1
+@pytest.mark.parametrize("alpha", [0.5, 1, 2, 10, 100])  # for smaller alpha, many values round to 1
 def test_beta_by_the_test_of_scipy(alpha):
     values = symmetric_beta(alpha, 50_000, generator(1)).numpy()
     assert stats.kstest(values, stats.beta(alpha, alpha).cdf).pvalue > 0.01
@@ -72,7 +71,7 @@ def test_lam_of_a_plan_per_sample(alpha):
 
 
 def test_the_distance_finds_what_is_wrong():
-    """Beta of the framework in float32 at alpha = 1e-3, a folded λ, and a slightly other alpha."""
+    """It detects PyTorch's float32 Beta at alpha = 1e-3, a folded λ, and a slightly other alpha."""
     torch.manual_seed(0)
     wrong = torch.distributions.Beta(torch.tensor(1e-3), torch.tensor(1e-3)).sample((100_000,))
     assert distance(wrong, 1e-3, tiny=1e-37) > 20 * KOLMOGOROV
@@ -88,12 +87,12 @@ def test_extreme_alphas_give_numbers(alpha):
     assert abs(values.mean() - 0.5) < 0.06
 
 
-# Layer, λ and pairs together
+# Joint distribution of layer, λ and pairs
 
 
 @pytest.fixture(scope="module")
 def many():
-    """What 6000 steps of one stream drew: layer, λ, and which of the 24 orders of four rows."""
+    """The draws of 6000 steps of a stream: layer, λ, and which of the 24 orders of four rows."""
     orders = {order: place for place, order in enumerate(itertools.permutations(range(4)))}
     plans = draws(2.0, steps=6000, batch=4)
     layer, lam, perm = zip(*plans, strict=True)
@@ -123,10 +122,10 @@ def test_layer_lam_and_permutation_are_independent_also_of_earlier_steps(many, l
     parts = {"layer": layer, "lam": third, "perm": perm}
     for one, other in itertools.product(parts, parts):
         if lag == 0 and one >= other:
-            continue  # a thing depends on itself
+            continue  # a variable depends on itself
         later, earlier = parts[one][lag:], parts[other][: len(layer) - lag]
         table = np.histogram2d(later, earlier, bins=(later.max() + 1, earlier.max() + 1))[0]
-        # thirty tables: at 1 in 1000 each, chance alone fails one run of 30
+        # thirty tables: at 0.001 each, 1 run in 30 would fail by chance
         assert stats.chi2_contingency(table).pvalue > 1e-3, (one, other)
 
 
@@ -143,7 +142,7 @@ def test_a_batch_of_one_pairs_the_example_with_itself():
     assert sample_plan(1, layers=["fc"], alpha=1.0).perm.tolist() == [0]
 
 
-# Where the numbers come from
+# Sources of randomness
 
 
 def test_the_same_generator_state_gives_the_same_plan():
@@ -206,7 +205,7 @@ def test_the_plan_is_made_where_it_is_used():
 def test_drawing_for_a_gpu_waits_for_nothing(per_sample):
     cuda = torch.device("cuda", 0)
     plans = Stream(1.0, p=0.9, per_sample=per_sample, seed=0)
-    plans.draw(LAYERS, 8, cuda)  # the first one starts the device
+    plans.draw(LAYERS, 8, cuda)  # the first draw initialises the device
     torch.cuda.set_sync_debug_mode("error")
     try:
         drawn = [plans.draw(LAYERS, 8, cuda) for _ in range(5)]
@@ -220,7 +219,7 @@ def test_drawing_for_a_gpu_waits_for_nothing(per_sample):
 
 
 def test_streams_are_never_shared(monkeypatch):
-    """Seed 0 on rank 1 is not seed 1 on rank 0, nor does a digit wander from one to the other."""
+    """Seed 0 on rank 1 is not seed 1 on rank 0, and digits of seed and rank cannot be confused."""
     numbers = [0, 1, 2, 10, 11, 111]
     seen = set()
     for seed, rank in itertools.product([*numbers, -1, 2**63, 2**64 - 1], numbers):
@@ -230,7 +229,7 @@ def test_streams_are_never_shared(monkeypatch):
 
 
 def test_generators_meet_no_more_often_than_32_bits_must():
-    """The framework keeps 32 bits of a seed, so that single steps may meet, but streams do not."""
+    """PyTorch keeps 32 bits of a seed, so single steps may coincide, but not streams."""
     states = {
         torch.randint(2**62, (2,), generator=step_generator(seed, rank, step)).numpy().tobytes()
         for seed, rank, step in itertools.product(range(5), range(8), range(500))
@@ -268,7 +267,7 @@ def test_p_is_the_share_of_mixed_batches():
     assert stats.binomtest(mixed, 1000, 0.3).pvalue > 0.01
     assert None not in always
     assert draws(p=0.0) == [None] * 20
-    # the plans that are drawn are those of p = 1
+    # the drawn plans are those of p = 1
     assert all(plan in (None, other) for plan, other in zip(sometimes, always, strict=True))
 
 
@@ -285,7 +284,7 @@ def test_alpha_may_follow_the_steps():
     assert plans[::2] == draws(1.0, steps=6)[::2]
 
 
-# What is refused
+# Errors
 
 BAD_ALPHAS = [
     (0, ValueError, "above 0 and finite, but is 0.*paused"),

@@ -49,7 +49,7 @@ def test_a_skipped_layer_gives_plain_targets_and_is_counted(check):
 
 
 class LayerDrop(nn.Module):
-    """Drops its middle layer by a chance of its own."""
+    """Drops its middle layer at random."""
 
     def __init__(self, drop):
         super().__init__()
@@ -64,7 +64,7 @@ class LayerDrop(nn.Module):
 
 @pytest.fixture
 def generators():
-    """What the global generators are at, put back afterwards."""
+    """A function that returns the states of the global generators; they are restored afterwards."""
 
     def states():
         legacy = np.random.get_state()  # noqa: NPY002

@@ -22,7 +22,7 @@ class Block(nn.Module):
 
 
 class WithMask(nn.Module):
-    """Ids, a pooling that is given the mask, a block."""
+    """Ids, a pooling that takes the mask, and a block."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_replaced_forwards_run_on_stand_ins(replace):
 
 
 class Compiling(nn.Module):
-    """Compiles methods of its own when it is made."""
+    """Compiles its own methods in its constructor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def test_methods_compiled_in_init_are_seen():
 
 
 class OutOfReach(nn.Module):
-    """Keeps its weight where nothing else can be put in its place."""
+    """Keeps its weight where it cannot be replaced."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MixedTarget: every kind of target against its closed form, or against a loop over the rows."""
+"""MixedTarget: every kind of target, compared with its closed form or a loop over the rows."""
 
 import functools
 import re
@@ -128,7 +128,7 @@ def test_floating_targets_are_mixed_and_the_loss_is_taken_once(kind, per_sample)
 
 def test_whose_targets_are_mixed_is_known_by_exact_type_and_can_be_said():
     class Own(nn.L1Loss):
-        """It may look for placeholders."""
+        """It might treat placeholders specially."""
 
     replaced = nn.L1Loss()
     replaced.forward = F.l1_loss
@@ -167,7 +167,7 @@ def test_regression_of_one_number(per_sample):
 
 @pytest.mark.parametrize("criterion", [nn.L1Loss(), nn.HuberLoss(), nn.MSELoss()], ids=str)
 def test_mixing_targets_is_not_mixing_losses(criterion):
-    """A prediction halfway between two targets is right, where two losses would pull at it."""
+    """A prediction halfway between two targets has zero loss, unlike with two losses."""
     plan = MixPlan("layer", torch.tensor(0.5), torch.tensor([1, 0]))
     y, output = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0]])
     assert MixedTarget(y, plan).loss(criterion, output) == 0
@@ -242,7 +242,7 @@ def test_several_targets_are_one(container, per_sample):
     expected = (plan.lam * own + (1 - plan.lam) * partner).mean()
     assert_same_loss(MixedTarget(wrapped, plan).loss(criterion, output), expected, output)
     assert {type(target) for target in targets} == {type(wrapped)}
-    # what the caller holds is as it was
+    # the caller's objects are unchanged
     assert [id(part) for part in parts(wrapped)] == [id(kind), id(score)]
 
 
@@ -251,7 +251,7 @@ def test_several_losses_from_one_criterion():
 
     def criterion(output, y):
         loss = {"mean": F.cross_entropy(output, y), "right": (output.argmax(1) == y).sum()}
-        return loss if y[0] == first else dict(reversed(loss.items()))  # whatever their order
+        return loss if y[0] == first else dict(reversed(loss.items()))  # in any order
 
     first = y[0]
     mixed = MixedTarget(y, plan).loss(criterion, output)
@@ -296,7 +296,7 @@ def test_a_number_beside_the_loss_has_to_be_that_of_every_target():
 
 
 def test_lam_is_not_rounded_with_a_half_loss():
-    """The state keeps λ = 1 - 2⁻¹²; a loss in bfloat16 that rounds it to 1 would not."""
+    """The state uses λ = 1 - 2⁻¹²; rounding it to bfloat16 in the loss would give 1."""
     plan = MixPlan("layer", torch.tensor(1 - 2**-12), torch.tensor([1, 0]))
     table = torch.tensor([0.0, 1024.0], dtype=torch.bfloat16)
     loss = MixedTarget(torch.tensor([0, 1]), plan).loss(lambda output, y: table[y], None)
@@ -305,7 +305,7 @@ def test_lam_is_not_rounded_with_a_half_loss():
     assert loss[1].item() == pytest.approx(1024, rel=2**-8)
 
 
-# What is passed on, and what is refused
+# Arguments that are passed on, and errors
 
 
 def test_without_a_plan_the_criterion_sees_what_was_given():

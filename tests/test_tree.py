@@ -1,4 +1,4 @@
-"""Nested values: every container comes back as what it was, and the original stays as it is."""
+"""Nested values: every container keeps its type, and the original does not change."""
 
 import pickle
 from collections import OrderedDict, UserDict, defaultdict
@@ -39,7 +39,7 @@ class Slots:
 
 @dataclass
 class Computed:
-    """Not to be built again from its fields."""
+    """It cannot be rebuilt from its fields."""
 
     state: Any
     norm: Any = field(init=False)
@@ -50,7 +50,7 @@ class Computed:
 
 @dataclass
 class ModelOutput(OrderedDict):
-    """A dataclass that is a dict as well, with its values in both, as in Transformers."""
+    """A dataclass that is also a dict, with its values in both, as in Transformers."""
 
     logits: Any = None
     hidden: Any = None
@@ -111,7 +111,7 @@ def test_a_mapped_value_is_of_the_same_kind(build, paths):
     for (path, new), (old_path, old) in zip(leaves(mapped), before, strict=True):
         assert path == old_path
         assert torch.equal(new, old + 1)
-    # the original holds what it held
+    # the original is unchanged
     assert [(path, id(tensor)) for path, tensor in leaves(value)] == [
         (path, id(tensor)) for path, tensor in before
     ]
@@ -155,7 +155,7 @@ def test_a_default_dict_keeps_its_default():
 
 
 class Shares(MutableMapping):
-    """A mapping whose shallow copy is a second view of the same items."""
+    """A mapping whose shallow copy shares its items."""
 
     def __init__(self, **items):
         self.items_ = items

@@ -1,4 +1,4 @@
-"""A target is a unit: both ends of all that belongs to it, against losses split by hand."""
+"""A target is a unit with all that belongs to it; compared with losses split by hand."""
 
 import functools
 
@@ -31,7 +31,7 @@ def both(criterion, output, y, plan=ONE):
 
 
 def masked(keeps, loss):
-    """Return a criterion that leaves out what ``keeps`` does not keep, with a loss per row."""
+    """Return a criterion with a loss per row that ignores values where ``keeps`` is false."""
 
     def criterion(output, y, reduction="mean"):
         keep = keeps(y)
@@ -43,7 +43,7 @@ def masked(keeps, loss):
 
 
 def placed(y, placeholder):
-    """Put a placeholder at some places of a target."""
+    """Put a placeholder at some positions of a target."""
     return torch.where(randn(*y.shape, seed=9) > 0.7, torch.tensor(placeholder), y)
 
 
@@ -85,7 +85,7 @@ def test_placeholders_with_a_lam_per_sample(kind):
 
 
 def test_a_row_without_a_measurement_is_the_partners_alone():
-    """The mean of nothing is NaN; at weight 0, or left out by a mean over the others, it is 0."""
+    """An empty mean is NaN; with weight 0, or ignored by a mean over the others, it is 0."""
     y = torch.tensor([[1.0, 2], [torch.nan, torch.nan], [3, torch.nan]])
     output = randn(3, 2).requires_grad_()
 
@@ -108,7 +108,7 @@ def test_a_row_without_a_measurement_is_the_partners_alone():
 
 
 def dice(output, y):
-    """Take label maps (batch, 1, height, width) of any type, as MONAI's losses do."""
+    """Take label maps (batch, 1, height, width) of any type, like MONAI's losses."""
     wanted = F.one_hot(y[:, 0].long(), output.shape[1]).movedim(-1, 1)
     share = output.softmax(1)
     return (1 - 2 * (share * wanted).sum((0, 2, 3)) / (share + wanted).sum((0, 2, 3))).mean()
@@ -243,7 +243,7 @@ def test_ctc_with_targets_one_after_another_is_refused():
 
 
 def test_a_reduction_that_is_no_share_of_the_rows_is_refused():
-    """The root of the mean cannot be had from losses by rows."""
+    """The root of the mean cannot be computed from losses per row."""
 
     def root(output, y, reduction="mean"):
         losses = F.cross_entropy(output, y, reduction="none")
@@ -270,7 +270,7 @@ def test_a_loss_of_floats_needs_rows_or_a_mixed_target():
 
 
 def scaled(output, y, scale, *, shift=None):
-    """Weigh the losses of examples."""
+    """Weight the losses of examples."""
     losses = F.cross_entropy(output, y, reduction="none") * scale
     return losses if shift is None else losses + shift
 
@@ -385,7 +385,7 @@ def run(mixup, rows=BATCH):
 
 
 def test_class_weights_with_as_many_classes_as_rows():
-    """Once seen beside another batch they are whole; before, nobody can know."""
+    """A batch of another size shows that they have no batch dimension; before, it is unknown."""
 
     def balanced(output, y, weight):
         return F.cross_entropy(output, y, weight=weight)
@@ -401,7 +401,7 @@ def test_class_weights_with_as_many_classes_as_rows():
     output, _ = run(mixup, 5)
     with pytest.raises(ValueError, match="class weights"):
         mixup.wrap(balanced)(output, torch.arange(5), weight)
-    known = F.cross_entropy  # of PyTorch's own it is known
+    known = F.cross_entropy  # it is known for PyTorch's own losses
     mixup.wrap(known)(output, torch.arange(5), weight)
 
 

@@ -1,4 +1,4 @@
-"""Paths that no operator shows, or that lead elsewhere: ids, derivatives, NumPy, raw memory."""
+"""Paths that operators do not show: ids, derivatives, NumPy, raw memory."""
 
 import copy
 import ctypes
@@ -169,7 +169,7 @@ def test_what_comes_before_or_after_the_derivative_is_a_place():
 
 
 class ByPointer(torch.autograd.Function):
-    """A kernel that is launched on memory, as Triton's are: no operator writes its result."""
+    """A kernel on raw memory, like Triton's: no operator writes its result."""
 
     @staticmethod
     def forward(ctx, x):
@@ -203,7 +203,7 @@ def by_array(x: Tensor) -> Tensor:
 
 
 class Hidden(torch.autograd.Function):
-    """Calls compiled code that takes tensors, and shows neither operators nor pointers."""
+    """Calls compiled code on tensors, which shows neither operators nor pointers."""
 
     @staticmethod
     def forward(ctx, x):

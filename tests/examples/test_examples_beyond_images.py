@@ -1,4 +1,4 @@
-"""Every example runs as a user runs it, on a slice: it mixes where it says, trains, and prints."""
+"""Every example runs on less data: it mixes at its layers, trains, and prints its table."""
 
 import importlib
 import math
@@ -40,12 +40,12 @@ UCI = "age,workclass,fnlwgt,education,education-num,marital-status,occupation,re
 UCI += "sex,capital-gain,capital-loss,hours-per-week,native-country,class"
 CENSUS = "MedInc,HouseAge,AveRooms,AveBedrms,Population,AveOccup,Latitude,Longitude,MedHouseVal"
 ADULT, CALIFORNIA = UCI.split(","), CENSUS.split(",")
-# PyTorch Geometric scripts a class when it is imported, which newer releases of torch warn of.
+# Importing PyTorch Geometric scripts a class, which newer PyTorch releases warn about.
 SCRIPTING = "ignore:`torch.jit.script` is deprecated"
 
 
 class Watched(ManifoldMixup):
-    """Notes the plan and the loss of every training step, one batch, and the first weights."""
+    """Records the plan and loss of every training step, a batch, and the initial weights."""
 
     made: ClassVar[list[ManifoldMixup]] = []
 
@@ -53,7 +53,7 @@ class Watched(ManifoldMixup):
         super().__init__(model, *args, **kwargs)
         self.steps, self.batches = [], []
         self.weights = [(each, each.detach().clone()) for each in model.parameters()]
-        batches = self.batches  # a hook that knows `self` would have copies of the model copy it
+        batches = self.batches  # a hook with `self` would be copied with the model
 
         def keep(module, batch):
             batches[:] = batches or [batch]
@@ -73,7 +73,7 @@ class Watched(ManifoldMixup):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Return a function that runs a script with options, and returns its tables and its names."""
+    """Return a function that runs a script with options, and returns its tables and globals."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(manifold_mixup, "ManifoldMixup", Watched)
     monkeypatch.setattr(Watched, "made", [])
@@ -102,7 +102,7 @@ def forget():
 
 
 def options_for(script, folder):
-    """Return the options that give a script data to read, and write those data."""
+    """Write the data that a script reads, and return the options for them."""
     if script == "tabular_classification":
         return ["--data", *write_adult(folder)]
     if script == "tabular_regression":
@@ -114,7 +114,7 @@ def options_for(script, folder):
 
 
 def write_adult(folder, count=500):
-    """Write two files as UCI's: no header, blanks after commas, dots in the second, and gaps."""
+    """Write files like UCI's: no header, blanks after commas, dots in the second, and gaps."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(dict.fromkeys(ADULT, "Some"), index=range(count))
     for name in ("age", "fnlwgt", "capital-gain", "capital-loss", "hours-per-week"):
@@ -141,7 +141,7 @@ def write_california(folder, count=500):
 
 
 def write_fashion_mnist(folder, count=500):
-    """Write files as torchvision unpacks them: a bright band whose height is the class."""
+    """Write files as torchvision unpacks them, with a bright band whose height is the class."""
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     y = np.arange(count, dtype=np.uint8) % 10
@@ -188,7 +188,7 @@ def mean_in(cell):
 
 
 def check_mixing(mixing):
-    """Attached for every method that mixes and every seed, at all of its layers; all is trained."""
+    """Assert that every mixing method and seed mixes at all its layers, and trains all weights."""
     assert len(Watched.made) == 2 * len(mixing)
     for layers in mixing:
         mine = [each for each in Watched.made if set(each.layers) == set(layers)]
@@ -214,7 +214,7 @@ def test_an_example_is_short_and_says_what_the_page_says(script):
 
 
 def test_the_loop_takes_the_steps_that_it_says(load_example):
-    """AdamW by one cycle, every example once an epoch, in a new order."""
+    """It uses AdamW and one cycle, with every example once per epoch, in a new order."""
     x, y = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0))
     ours, theirs = nn.Linear(3, 3), nn.Linear(3, 3)
     theirs.load_state_dict(ours.state_dict())
@@ -235,7 +235,7 @@ def test_the_loop_takes_the_steps_that_it_says(load_example):
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
-# What cannot be mixed, as the examples say
+# Layers that cannot be mixed, as the examples state
 
 
 def refusal(model, layer, *batch):
@@ -283,12 +283,12 @@ def test_two_lstms_in_one_module_have_no_place_in_between(load_example):
     x = torch.randn(4, 20, 2)
     rows = {row.name: row for row in find_layers(script.Net(), x)}
     assert rows["first"].mixed == ("0",)
-    assert rows["first"].unmixed == ("1.0", "1.1")  # its last states, which nothing reads
+    assert rows["first"].unmixed == ("1.0", "1.1")  # the last states, which nothing reads
     first = nn.LSTM(2, 8, num_layers=2, batch_first=True)
     assert [row.name for row in find_layers(first, x)] == []
 
 
-# What they train on
+# Their data
 
 
 def test_a_table_is_split_by_seed_and_scored_on_the_same_rows(load_example, tmp_path):
@@ -344,7 +344,7 @@ def test_the_real_table_has_its_rows_and_categories(load_example):
     paths = [REAL / "adult-train.csv", REAL / "adult-test.csv"]
     levels, data, scored = load_example("tabular_classification").load(0, data=paths)
     assert (len(data), len(scored)) == (4000, 48_842 // 5)
-    assert levels == 99 + 8  # and in each column one for what is missing
+    assert levels == 99 + 8  # and one for missing values in each column
     assert scored.tensors[2].double().mean() == pytest.approx(0.2393, abs=0.01)
 
 
@@ -371,7 +371,7 @@ def test_shapes_have_rims_without_a_label(load_example):
 def test_the_overlap_is_counted_by_hand(load_example):
     y = torch.tensor([[0, 0, 1, 1], [2, 3, 255, 255]])
     found = torch.tensor([[0, 1, 1, 1], [2, 0, 3, 3]])
-    # Background 1 of 3, circles 2 of 3, squares 1 of 1, triangles 0 of 1; the rim counts nowhere.
+    # Background 1 of 3, circles 2 of 3, squares 1 of 1, triangles 0 of 1; the edge is ignored.
     assert load_example("segmentation").mean_iou(found, y) == pytest.approx((1 / 3 + 2 / 3 + 1) / 4)
 
 
@@ -441,7 +441,7 @@ def test_the_table_has_means_deviations_and_paired_differences(table):
     low, high = scipy.stats.ttest_rel(2 * one, one).confidence_interval()
     spread = f"{np.mean(one) + 3:.3f} ± {np.std(one, ddof=1):.3f}"
     assert score == ["score", spread, "15.000 ± 13.191", f"+6.000 [{low:+.3f}, {high:+.3f}]"]
-    # The same seed gives both the same chance, so that nothing but the difference is left.
+    # Both have the same random numbers for a seed, so only the difference remains.
     assert error[3] == "**+0.50 [+0.50, +0.50]**"
     assert seconds[0] == "CPU seconds ↓"
 

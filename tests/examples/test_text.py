@@ -1,4 +1,4 @@
-"""The examples of padded sentences: they run, and each way mixes as the page about it says."""
+"""The examples of padded sentences run, and each way mixes as its page describes."""
 
 import importlib
 import random
@@ -24,7 +24,7 @@ PERM = torch.tensor([3, 0, 1, 2, 7, 4, 5, 6])
 
 
 class Watched(ManifoldMixup):
-    """Remembers every attachment, and the weights before the training."""
+    """Records every attachment, and the weights before the training."""
 
     made: list["Watched"] = []  # noqa: RUF012
 
@@ -36,7 +36,7 @@ class Watched(ManifoldMixup):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Files as those of TREC and SST-2: one word of a sentence tells its label."""
+    """Files like those of TREC and SST-2, in which one word of a sentence determines its label."""
     root = tmp_path_factory.mktemp("sentences")
     chance = random.Random(0)
     for task, names in FILES.items():
@@ -62,7 +62,7 @@ def example(monkeypatch):
 
 @pytest.fixture
 def run(example, monkeypatch, capsys):
-    """Return a function that runs an example as its command line does, and returns its tables."""
+    """Return a function that runs an example like its command line, and returns its tables."""
     monkeypatch.setattr(manifold_mixup, "ManifoldMixup", Watched)
     monkeypatch.setattr(Watched, "made", [])
 

@@ -14,7 +14,7 @@ from manifold_mixup import ManifoldMixup
 if importlib.util.find_spec("fastai") is None:
     pytest.skip("fastai is not installed", allow_module_level=True)
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of its own imports
+    warnings.simplefilter("ignore")  # from fastai's imports
     from fastai.callback.core import Callback
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
@@ -31,7 +31,7 @@ LAYERS = ["input", "0", "2"]
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [
     (torch.randn(12, 5, generator=GENERATOR), torch.arange(12) % 3) for _ in range(4)
-]  # in place of data loaders, in a fixed order
+]  # instead of data loaders, in a fixed order
 
 
 VALUES = [(x, torch.randn(12, 3, generator=GENERATOR)) for x, _ in BATCHES]
@@ -76,7 +76,7 @@ def test_a_fit_is_the_training_written_out(loss, per_sample):
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_values_are_mixed_as_by_the_loss_that_fastai_flattens(per_sample):
-    """L1, of which the loss at both ends has another gradient."""
+    """It uses L1, for which interpolating the losses would have another gradient."""
     learn = learner(
         ManifoldMixupCallback(LAYERS, seed=3, per_sample=per_sample), L1LossFlat(), VALUES
     )

@@ -1,4 +1,4 @@
-"""Real, short trainings by Lightning's Trainer: the same losses and bits as a loop by hand."""
+"""Short trainings with Lightning's Trainer, bit-identical to a loop by hand."""
 
 import copy
 import csv
@@ -47,7 +47,7 @@ needs_gloo = pytest.mark.skipif(
 PAGE = Path(__file__).parents[2] / "docs" / "recipes" / "lightning.md"
 
 
-# The same as by hand
+# Equality with a loop by hand
 
 
 def test_losses_plans_and_weights_are_those_of_a_loop_by_hand():
@@ -79,7 +79,7 @@ class CallsTheModel(Lit):
 
 
 class Flat(Lit):
-    """A LightningModule whose forward is all there is."""
+    """A LightningModule with its own forward, which calls the layers of its model."""
 
     def forward(self, x):
         model = self.model
@@ -87,7 +87,7 @@ class Flat(Lit):
 
 
 class LossFunction(Lit):
-    """A loss that is no module, in an attribute."""
+    """A loss in an attribute that is not a module."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +108,7 @@ class LossMethod(Lit):
 
 
 class ByName(Lit):
-    """A loss that is called by the names that PyTorch gives its arguments."""
+    """A loss that is called with PyTorch's keyword arguments."""
 
     def loss(self, x, y):
         return self.criterion(input=self(x), target=y)
@@ -120,7 +120,7 @@ class NamedTarget(Lit):
 
 
 class OwnTarget(Lit):
-    """A loss computed from the target, by a callback that the LightningModule brings along."""
+    """A loss computed from the target, with a callback that the LightningModule configures."""
 
     mixing = None
 
@@ -156,7 +156,7 @@ def test_every_way_to_write_a_training_step(kind, options):
 
 
 class Weighted(Lit):
-    """A loss with a weight for each example, which belongs to its target."""
+    """A loss with a weight per example, which belongs to the target."""
 
     def measure(self, output, target, weight):
         return (weight * functional.cross_entropy(output, target, reduction="none")).mean()
@@ -211,7 +211,7 @@ def test_evaluation_is_plain():
     lit = Lit()
     mixing = ManifoldMixupCallback(LAYERS, seed=0)
     trainer, plans = fit(lit, mixing, validate=True)
-    assert_same(lit, plans, by_hand())  # the sanity check took no plan either
+    assert_same(lit, plans, by_hand())  # the sanity check did not use up a plan either
     mixed, lit.validated = lit.validated[-3:], []
     trainer.validate(lit, loader(), verbose=False)
     assert mixed == lit.validated
@@ -234,7 +234,7 @@ def test_compiled(what, fresh_compiler):
 
 @pytest.mark.parametrize("before", ["with the callback", "without it"])
 def test_a_submodule_that_was_compiled_and_trained_before(before, fresh_compiler):
-    """Code that was compiled without the hooks, or with those of an earlier fit, is not used."""
+    """Code compiled without the hooks, or with those of an earlier fit, is not used."""
     lit = Lit()
     lit.model = torch.compile(lit.model, backend="eager")
     state = copy.deepcopy(lit.state_dict())
@@ -254,7 +254,7 @@ def test_a_submodule_that_was_compiled_and_trained_before(before, fresh_compiler
 
 
 class Resumable:
-    """A loader that goes on where it was saved, as torchdata's StatefulDataLoader does."""
+    """A loader that resumes where it was saved, like torchdata's StatefulDataLoader."""
 
     def __init__(self):
         self.batches, self.given = list(loader()), 0
@@ -275,7 +275,7 @@ class Resumable:
         self.given = state["given"]
 
 
-@pytest.mark.parametrize("step", [3, 4])  # the end of an epoch, and within the next
+@pytest.mark.parametrize("step", [3, 4])  # at the end of an epoch, and within the next
 def test_a_resumed_fit_ends_in_the_same_bits(step, tmp_path):
     path = tmp_path / "saved.ckpt"
     mixing = ManifoldMixupCallback(LAYERS, seed=0)
@@ -283,7 +283,7 @@ def test_a_resumed_fit_ends_in_the_same_bits(step, tmp_path):
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["state_dict"].keys() == Lit().state_dict().keys()
     lit = Lit()
-    mixing = ManifoldMixupCallback(LAYERS, seed=99)  # the checkpoint's counts
+    mixing = ManifoldMixupCallback(LAYERS, seed=99)  # the seed in the checkpoint is used
     _, plans = fit(lit, mixing, data=Resumable(), max_epochs=3, ckpt_path=path)
     _, expected, state = by_hand(epochs=3)
     assert plans == expected[step:]
@@ -291,7 +291,7 @@ def test_a_resumed_fit_ends_in_the_same_bits(step, tmp_path):
 
 
 def test_a_state_that_is_restored_after_the_fit_has_started():
-    """As the Trainer does it where the strategy shards the model first."""
+    """The Trainer does this if the strategy first shards the model."""
 
     class Restores(Callback):
         def on_train_start(self, trainer, lit):
@@ -308,7 +308,9 @@ def test_a_trainer_that_goes_on_draws_on_and_a_new_one_anew():
     trainer.fit(lit, loader())
     losses, expected, _ = by_hand()
     assert trainer.callbacks[1].seen == expected
-    assert torch.equal(torch.stack(lit.losses[:4]), torch.stack(losses[:4]))  # then by momentum
+    assert torch.equal(
+        torch.stack(lit.losses[:4]), torch.stack(losses[:4])
+    )  # later ones differ by momentum
     _, anew = fit(Lit(), mixing, max_epochs=1)
     assert anew == plans[: len(anew)]
     assert mixing.state_dict() == {"seed": 0, "step": 3}
@@ -358,12 +360,12 @@ class CountsLogs(Lit):
 
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, [1, 3, 5, 7, 9, 11]), (2, [1, 3, 5, 7])])
 def test_it_is_logged_at_the_steps_that_the_trainer_logs_alone(accumulate, steps, tmp_path):
-    """Logging costs more than mixing."""
+    """Logging is more expensive than mixing."""
     lit, mixing = CountsLogs(), ManifoldMixupCallback(LAYERS, seed=0)
     options = {"log_every_n_steps": 2, "accumulate_grad_batches": accumulate}
     fit(lit, mixing, logger=CSVLogger(tmp_path), max_epochs=4, **options)
     assert [int(row["step"]) for row in logged(tmp_path) if row["mixup_lam"]] == steps
-    assert lit.logs < 12  # batches
+    assert lit.logs < 12  # the number of batches
 
 
 def test_soft_targets_have_no_accuracy_and_log_can_be_left_out(tmp_path):

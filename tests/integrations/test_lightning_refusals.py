@@ -28,7 +28,7 @@ pytestmark = QUIET
 
 
 class LossInside(Lit):
-    """A loss that the callback knows nothing of."""
+    """A loss that the callback does not know."""
 
     def loss(self, x, y):
         return functional.cross_entropy(self(x), y)
@@ -89,7 +89,7 @@ def test_an_error_of_the_library_says_what_to_do_in_lightning(lit):
 
 
 class FreezesTooLate(Lit):
-    def on_train_start(self):  # after the callbacks
+    def on_train_start(self):  # runs after the callbacks
         self.model.eval()
 
 
@@ -124,7 +124,7 @@ def test_an_exception_of_the_users_own_detaches_and_gets_no_note():
         fit(lit, mixing)
     assert not getattr(caught.value, "__notes__", ())
     assert_untouched(lit, criterion)
-    fit(Lit(), mixing)  # and it can be used again
+    fit(Lit(), mixing)  # the callback can be used again
 
 
 def test_a_criterion_that_is_mixed_already_and_a_second_callback():
@@ -143,7 +143,7 @@ def test_a_criterion_that_is_mixed_already_and_a_second_callback():
     assert_untouched(lit, criterion)
 
 
-# Data that is mixed already
+# Data that are mixed already
 
 MIX = v2.MixUp(num_classes=CLASSES)
 CHOICE = v2.RandomChoice([v2.CutMix(num_classes=CLASSES), MIX])

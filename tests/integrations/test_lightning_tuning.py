@@ -39,7 +39,7 @@ pytestmark = QUIET
 
 
 class Tuned(Lit):
-    """A LightningModule that a finder can try out, which writes down what it does."""
+    """A LightningModule for Lightning's tuners, which records its plans and losses."""
 
     fails_above = 1000
 
@@ -62,7 +62,7 @@ class Tuned(Lit):
         self.losses.append(loss.detach())
         if len(output) > self.fails_above:
             self.dropped.append(weakref.ref(output))
-            raise RuntimeError("CUDA out of memory.")  # as it would be in backward
+            raise RuntimeError("CUDA out of memory.")  # as if in backward
         return loss
 
     def configure_optimizers(self):
@@ -80,7 +80,7 @@ def trainer_of(mixing, *callbacks, folder, **options):
 
 
 def steps_by_hand(rates, sizes):
-    """Return the losses and plans of steps with learning rates and batch sizes of their own."""
+    """Return the losses and plans of steps, each with its own learning rate and batch size."""
     lit = Tuned()
     mixup = ManifoldMixup(lit.model, LAYERS, seed=0)
     criterion, optimizer = mixup.wrap(lit.criterion), lit.configure_optimizers()
@@ -96,7 +96,7 @@ def steps_by_hand(rates, sizes):
         loss = criterion(lit.model(x), y)
         losses.append(loss.detach())
         plans.append(as_data(mixup.plan))
-        if rate is not None:  # a step that failed
+        if rate is not None:  # None marks a failed step
             optimizer.zero_grad()
             loss.backward()
             optimizer.param_groups[0]["lr"] = rate
@@ -105,7 +105,7 @@ def steps_by_hand(rates, sizes):
 
 
 def assert_fits_as_if_nothing_had_been_tried(lit, mixing):
-    """The weights, the optimizer and the stream of plans are where they were."""
+    """Assert that weights, optimizer and stream of plans are restored."""
     steps = 2 * ROWS // lit.batch_size
     losses, plans = steps_by_hand([lit.lr] * steps, [lit.batch_size] * steps)
     assert lit.plans == plans
@@ -138,7 +138,7 @@ def test_a_learning_rate_is_found_for_mixed_training(way, tmp_path):
 
 @pytest.fixture
 def small_heap():
-    """Keep the collector from what is there already: the finder collects once a trial."""
+    """Freeze existing objects for the garbage collector, which the finder runs in every trial."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -175,7 +175,7 @@ def test_a_finder_in_a_resumed_fit_draws_on_where_the_checkpoint_was(tmp_path):
     finder = LearningRateFinder(num_training_steps=4, update_attr=False)
     options = {"callbacks": [finder], "ckpt_path": path, "default_root_dir": tmp_path}
     _, plans = fit(lit, mixing, **options)
-    # Lightning's finder loses the place in the epochs, callback or not: it counts both anew.
+    # Even without the callback, Lightning's finder resets the counters of epochs and steps.
     assert plans == by_hand(epochs=3)[1][3:]
 
 
@@ -192,7 +192,7 @@ class BreaksOnce(Tuned):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_finder_that_fails_leaves_nothing_that_is_in_the_way(tmp_path):
-    """It forgets the callbacks, so that none is told of its end."""
+    """Lightning's finder does not restore the callbacks, so they are not notified of its end."""
     lit = BreaksOnce()
     criterion = lit.criterion
     with pytest.raises(RuntimeError, match="mine"):
@@ -227,11 +227,11 @@ def test_the_batch_statistics_of_averaged_weights_are_those_of_update_bn():
     averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2)
     _, plans = fit(lit, mixing, max_epochs=3, callbacks=[averaging])
     batches, found = ROWS // BATCH, copy.deepcopy(dict(lit.model.named_buffers()))
-    assert len(plans) == 4 * batches  # with the epoch that takes them
+    assert len(plans) == 4 * batches  # including the epoch for the statistics
     assert None not in plans[: 3 * batches]
     assert plans[3 * batches :] == [None] * batches
     assert mixing.state_dict()["step"] == 3 * batches
-    # Of the averaged weights: Lightning's own last step moves the module's on, callback or not.
+    # Compare averaged weights, since Lightning's last step changes the module even without mixing.
     averaged = averaging.state_dict()["average_model_state"]
     lit.load_state_dict({name: averaged[name] for name in lit.state_dict()}, strict=True)
     update_bn(loader(), lit.model)

@@ -1,4 +1,4 @@
-"""skorch: nets, and scikit-learn's searches over what is mixed."""
+"""skorch: nets, and scikit-learn's searches over the layers and α."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ X = (GENERATOR.normal(size=(60, 5)) + 2 * np.eye(3, 5)[Y]).astype(np.float32)
 
 
 class Net(nn.Module):
-    """Ends in a softmax, as skorch would have it for NLLLoss."""
+    """A net that ends in a softmax, as skorch expects for NLLLoss."""
 
     def __init__(self, probabilities=True, outputs=3):
         super().__init__()
@@ -47,7 +47,7 @@ def weights(net):
 
 
 def by_hand(criterion, epochs=3, probabilities=True, y=Y, outputs=3, **options):
-    """The same training written out."""
+    """The same training in a plain loop."""
     torch.manual_seed(0)
     model = Net(probabilities, outputs)
     mixup = ManifoldMixup(model, ["input", "fc1", "fc2"], seed=3, **options)

@@ -1,4 +1,4 @@
-"""Losses of timm with mixed targets, against the labels of its own Mixup; its loop around them."""
+"""timm's losses with mixed targets, compared with the labels of its own Mixup; timm's loop."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ from manifold_mixup.integrations.timm import create_mixup
 
 BATCH, CLASSES = 6, 5
 LAYERS = ["input", "layer1", "layer2"]
-# The compiler looks for gradients everywhere, and where warnings are errors what it finds is one.
+# The compiler reads `.grad` of every tensor, which warns; here, warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 PAGE = Path(__file__).parents[2] / "docs" / "recipes" / "timm.md"
 
@@ -47,7 +47,7 @@ def tiny():
     return model, x, torch.randint(CLASSES, (BATCH,), generator=generator)
 
 
-# timm pairs the first example with the last, the second with the last but one, and so on.
+# timm pairs the first example with the last, the second with the second to last, and so on.
 FLIP = torch.arange(BATCH).flip(0)
 
 
@@ -95,7 +95,7 @@ def test_a_loss_is_what_timm_makes_of_its_mixed_labels(name, mode):
     mixup.remove()
     output, soft = mixed_by_timm(model, x, y, 0.3 if mode == "batch" else lam, 0.2)
     torch.testing.assert_close(seen, on_soft_labels(output, soft))
-    # Unmixed, in evaluation, it is the loss of the smoothed labels.
+    # In evaluation, without mixing, it is the loss of the smoothed labels.
     _, smooth = mixed_by_timm(model, x, y, 1.0, 0.2)
     torch.testing.assert_close(criterion(model(x), y), on_soft_labels(model(x), smooth))
 
@@ -124,7 +124,7 @@ def test_multi_label():
 
 
 def train(model, mixup, criterion, epochs=2, ema=None):
-    """Train as timm's script does; return the losses, the plans' layers and λ."""
+    """Train like timm's script; return the losses, and the layers and λ of the plans."""
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.05, momentum=0.9)
     seen = []
     for _ in range(epochs):
@@ -150,12 +150,12 @@ def test_a_training_with_an_average_and_a_last_epoch_without_mixing():
     mixed = [plan is not None for _, plan in seen]
     assert mixed == [True] * 3 + [False] * 3
     x, y = next(iter(loader()))
-    # The average has hooks that do nothing, also in train mode.
+    # The averaged model has hooks that do nothing, even in train mode.
     twin = model_of()
     twin.load_state_dict(ema.module.state_dict())
     assert torch.equal(ema.module.train()(x), twin(x))
     assert mixup.plan is None
-    # The last epoch's criterion is the plain one of the smoothed labels.
+    # In the last epoch, the criterion is the plain loss of the smoothed labels.
     output = model(x)
     plain = losses.LabelSmoothingCrossEntropy(0.1)
     torch.testing.assert_close(criterion(output, y), plain(output, y))
@@ -213,7 +213,7 @@ def test_a_training_task_of_timm(compiled, fresh_compiler):
     assert task.get_checkpoint_state()["state_dict"].keys() == twin.state_dict().keys()
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("prefetched", [False, True])

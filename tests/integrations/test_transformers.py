@@ -1,4 +1,4 @@
-"""The Trainer of Transformers, mixed by ``add_to_trainer``, against loops written by hand."""
+"""The Trainer of Transformers with ``add_to_trainer``, compared with loops by hand."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from trainer_training import (
 ROOT = Path(__file__).parents[2]
 
 
-# The oracle: loops and losses written out
+# The oracle: loops and losses by hand
 
 
 def hand_loss(case, logits, y, plan):
@@ -51,7 +51,7 @@ def hand_loss(case, logits, y, plan):
 
 
 def trained_by_hand(case, watch, accumulate=1):
-    """Train on the watched batches without a Trainer, by plans that are drawn anew.
+    """Train on the recorded batches without a Trainer, with plans that are drawn again.
 
     Return the model, and the mean of the steps' losses.
     """
@@ -88,7 +88,7 @@ def assert_same(ours, theirs, rtol=1e-4, atol=1e-6):
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
-    # The proof that comes with a mask also compares what the model says of padding tokens.
+    # With a mask, the proof also compares the outputs for padding tokens.
     check = {"check": case != "padded tokens"}
     trainer, watch = trained(case, tmp_path, mixup=check, gradient_accumulation_steps=4)
     assert {plan.layer for plan in watch.plans} == set(CASES[case][1])
@@ -106,7 +106,7 @@ def test_without_mixing_it_is_the_loss_of_the_model_itself(case, tmp_path):
     assert_same(ours.model, theirs.model)
     losses = [trainer.evaluate(CASES[case][2][:20])["eval_loss"] for trainer in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    if case in ("several", "a number"):  # pipelines look there
+    if case in ("several", "a number"):  # pipelines read this
         assert ours.model.config.problem_type == theirs.model.config.problem_type
 
 
@@ -242,12 +242,12 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(restore, tmp_path):
         "epochs": 2,
         "gradient_accumulation_steps": 2,
         "save_strategy": "steps",
-        "save_steps": 2,  # in the first epoch of three steps
+        "save_steps": 2,  # within the first epoch of three steps
         "restore_callback_states_from_checkpoint": restore,
     }
     through, watch = trained("with dropout", tmp_path, **settings)
     at_two = str(tmp_path / "checkpoint-2")
-    # Another seed: the one of the checkpoint counts.
+    # Another seed; the one in the checkpoint is used.
     resumed, after = trained("with dropout", tmp_path, resume=at_two, mixup={"seed": 9}, **settings)
     assert len(watch.plans) == 12
     assert drawn(after) == drawn(watch)[4:]
@@ -268,7 +268,7 @@ def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    """Each draws plans of its own; the gradients are those of one process with all batches."""
+    """Each process draws its own plans; gradients equal those of one process with all batches."""
     launch(trainer_worker.__file__, str(tmp_path))
     first, second = (torch.load(tmp_path / f"rank.{rank}") for rank in (0, 1))
     assert first["plans"] != second["plans"]
@@ -296,7 +296,7 @@ def test_two_processes(tmp_path):
 
 
 def launch(*command):
-    """Start a program in two processes as the documentation of Accelerate says."""
+    """Start a program in two processes as in Accelerate's documentation."""
     cli = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     cli += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     cli += ["--dynamo_backend", "no", "--main_process_port", processes.free_port()]

@@ -37,7 +37,7 @@ def refused(
 
 @pytest.mark.parametrize("case", ["classes", "several", "padded"])
 def test_a_trainer_to_which_it_was_not_added(case, tmp_path):
-    """The model computes the loss, which is seen by the check, or else by the first backward."""
+    """The model computes the loss, which the check or the first backward detects."""
     with pytest.raises(
         ValueError, match=r"itself computes a loss from 'labels'.*Trainer.*add_to_trainer"
     ):

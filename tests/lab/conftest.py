@@ -13,7 +13,7 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 
 @pytest.fixture(scope="session")
 def task() -> Data:
-    """Three Gaussian classes of vectors, close enough that nobody is always right."""
+    """Three overlapping Gaussian classes of vectors."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(330) % 3
     x = torch.randn(330, 6, generator=generator) + 2 * torch.eye(6)[y]
@@ -46,7 +46,7 @@ def runs(plain) -> tuple[Recipe, ...]:
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """A folder in which CIFAR-10 and CIFAR-100 are a few random pictures each."""
+    """A folder where CIFAR-10 and CIFAR-100 have a few random pictures each."""
     draw = np.random.default_rng(0)
     for classes in (10, 100):
         y = np.arange(300) % classes

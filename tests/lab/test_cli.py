@@ -1,4 +1,4 @@
-"""The command line: what it lists, and what it loads for that."""
+"""The command line: its lists and help pages, and the modules that they import."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ import manifold_mixup
 from manifold_mixup.lab import cli, data, models, paper
 from manifold_mixup.lab.recipes import catalog
 
-# Prints on the error output what was called and loaded, whatever the command does.
+# Prints the number of calls and the imported modules on the error output, in any case.
 PROGRAM = """
 import json, sys
 
@@ -44,7 +44,7 @@ class Ran(NamedTuple):
 
 @functools.cache
 def run(*arguments: str) -> Ran:
-    """Run a command in a process of its own and return what it called and loaded."""
+    """Run a command in a new process; return its number of calls and its modules."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments],
         capture_output=True,
@@ -88,7 +88,7 @@ def test_help_that_waits_for_nothing(arguments):
 
 
 def test_other_help_loads_its_own_command_alone():
-    """And neither the compiler nor libraries of models; and the test above can fail."""
+    """It imports no compiler and no model libraries. The test above can fail."""
     modules = run("evaluate", "--help").modules
     assert "torch" in modules
     assert modules.isdisjoint(("torch._dynamo", "torchvision", "timm", "matplotlib"))
@@ -98,7 +98,7 @@ def test_other_help_loads_its_own_command_alone():
 
 @pytest.mark.parametrize("arguments", [("--help",), ("layers", "--help")])
 def test_help_takes_few_calls(arguments):
-    """A fifth of a second."""
+    """That is a fifth of a second."""
     assert 0 < run(*arguments).calls < 200_000
 
 
@@ -106,11 +106,11 @@ def test_the_count_can_be_too_high():
     assert run("evaluate", "--help").calls > 1_000_000
 
 
-# What is written
+# Output
 
 
 def shown(capsys, *arguments):
-    """Return the status of a command and what it printed, on both outputs."""
+    """Return the exit status of a command, its output and its error output."""
     with pytest.raises(SystemExit) as stop:
         cli.main(list(arguments))
     captured = capsys.readouterr()
@@ -212,7 +212,7 @@ def test_a_value_that_is_missing_lists_what_there_is(capsys, option, known):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--data", "list"], ["layers", "mlp"]])
 def test_nobody_reads_on(arguments):
-    """The reader is gone before the first word."""
+    """The reader has closed the pipe before the first output."""
     readable, writable = os.pipe()
     os.close(readable)
     command = [sys.executable, "-m", "manifold_mixup.lab", *arguments]

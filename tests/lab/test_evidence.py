@@ -1,4 +1,4 @@
-"""The committed results hold together: whole tables, whose numbers follow from their runs."""
+"""The committed results are consistent: complete tables with numbers that follow from the runs."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_differences_are_those_of_the_runs_with_the_same_seeds(file):
 @pytest.mark.parametrize("claim", ["outside", "within"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_manifold_mixup_flattens_mnist(network, claim):
-    """What docs say of the spectra: clear at the last epoch, in all three networks."""
+    """The claim of the docs about spectra is clear at the last epoch in all three networks."""
     gap = _difference("laptop/spectra", f"{network}, manifold mixup α=2", claim)
     assert gap["n"] >= 3
     assert gap["high"] < 0
@@ -75,7 +75,7 @@ def test_manifold_mixup_flattens_mnist(network, claim):
     ("claim", "least"), [("confident", 15), ("within", 10), ("second", 0), ("nll", 0), ("error", 0)]
 )
 def test_manifold_mixup_on_the_spirals(claim, least):
-    """Less confidence off the data, classes concentrated and flat, a better likelihood."""
+    """It is less confident away from the data, classes are flat, and the likelihood is better."""
     gap = _difference("figures/figure-1", "manifold mixup α=2", claim)
     assert gap["n"] >= 5
     assert gap["high"] < -least
@@ -88,7 +88,7 @@ def _difference(table, label, claim):
 
 
 def _gaps(content, row, column):
-    """Return the differences of a row to the one that it is compared with, seed by seed."""
+    """Return the differences of a row to its baseline, for each seed."""
     runs = {one["label"]: one["runs"] for one in content["rows"]}
     own, base = (
         {run["run"]["seed"]: _number(column, run, "last") for run in runs.get(label, [])}

@@ -1,4 +1,4 @@
-"""The rooms of the lab keep what their headers promise, and nothing imports in a circle."""
+"""The rooms of the lab have the imports in their headers, and there are no import cycles."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ FILES = {name_of(path): path for path in ROOT.rglob("*.py")}
 
 
 def nodes(tree, *, later):
-    """Walk through a module; ``later`` says whether what runs after its import is wanted too."""
+    """Walk through a module; with ``later``, include code that runs after its import."""
     for node in ast.iter_child_nodes(tree):
         deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
             isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -36,7 +36,7 @@ def nodes(tree, *, later):
 
 
 def imported(path, *, later):
-    """List what a file imports of the lab."""
+    """Yield the modules of the lab that a file imports."""
     for node in nodes(ast.parse(path.read_text()), later=later):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(lab.__name__):
             parts = node.module.split(".")[2:]
@@ -84,14 +84,14 @@ def test_the_rooms_import_one_another_in_one_direction():
 
 def test_no_file_imports_in_a_circle():
     graph = {name: set(imported(path, later=False)) - {name} for name, path in FILES.items()}
-    for name, others in graph.items():  # a module of another room brings that room along
+    for name, others in graph.items():  # importing a module also imports its room
         others |= {room_of(other) for other in others} - {room_of(name), name}
     order = list(TopologicalSorter(graph).static_order())
     assert order.index("data.arrays") < order.index("data") < order.index("training.loop")
 
 
 def test_rooms_that_export_no_names_are_only_a_header():
-    """So that the help of a command that needs a file of them waits for nothing else."""
+    """A help page that needs one of their files must not import anything else."""
     for room in LIGHT:
         assert len(ast.parse(FILES[room].read_text()).body) == 1
 

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def look_at(folder: Path, data: Any, tell: Callable[[str], None]) -> None:
-    """Stand for an evaluation."""
+    """A stand-in for an evaluation."""
     tell(f"looked at {len(list(folder.glob('result.json')))} result of {data.name}")
 
 
 def look_for_ever(folder: Path, data: Any, tell: Callable[[str], None]) -> None:
-    """Stand for a long one."""
+    """A stand-in for a long evaluation."""
     while True:
         tell("looking")
         time.sleep(0.01)

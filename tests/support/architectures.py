@@ -1,5 +1,5 @@
 # ruff: noqa: T201 (a command, which prints its table)
-"""The sweep: does every architecture family resolve to layers that are proven places to mix?
+"""The sweep: are the automatically chosen layers of every architecture family proven?
 
     python tests/support/architectures.py                # all, in half an hour
     python tests/support/architectures.py vit resnet18   # those with these words in their name
@@ -33,7 +33,7 @@ from manifold_mixup._tree import map_leaves
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
 
-# The smallest of each family; the paper's residual networks in all their depths.
+# The smallest model of each family; the paper's residual networks in all their depths.
 TORCHVISION = """
     alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3
     maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18
@@ -62,8 +62,8 @@ TIMM = """
     ese_vovnet19b_slim_dw legacy_xception xception41 xcit_nano_12_p16_224
 """.split()  # noqa: SIM905
 
-# Between their stem and their head these have no cut point, for two states travel side by side; and
-# all blocks of a transformer but the last are followed by a reader of its padding mask.
+# These have no cut point between stem and head, because two states run side by side, or because
+# later blocks of a transformer read the padding mask.
 NONE = {
     "timm/nasnetalarge",
     "timm/pnasnet5large",
@@ -71,7 +71,7 @@ NONE = {
     "transformers/bert, padded",
 }
 
-# Sizes of images at which the proof may run.
+# Image sizes to try for the proof.
 SMALLER = (64, 96, 128, 192)
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
@@ -82,9 +82,9 @@ class Case:
     """An architecture.
 
     Attributes:
-        name: where it comes from, and what it is called there.
-        build: makes the model and a batch, by image size; None is the size it is made for.
-        sizes: smaller images, which it may or may not take.
+        name: its library, and its name there.
+        build: returns the model and a batch for an image size; None for its own size.
+        sizes: smaller image sizes, which it may not accept.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Case:
 
 @dataclass
 class Result:
-    """What came of one architecture."""
+    """The result for one architecture."""
 
     name: str
     layers: tuple[str, ...]
@@ -106,7 +106,7 @@ class Result:
     note: str = ""
 
 
-# Small models of kinds that the libraries of image models lack
+# Small models of kinds that image libraries do not have
 
 
 class PreActBlock(nn.Module):
@@ -125,7 +125,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """The paper's network (He et al., 2016b), any depth."""
+    """The paper's network (He et al., 2016b) of any depth."""
 
     def __init__(self, blocks: tuple[int, int, int, int], width: int = 16) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class PreActResNet(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Token ids, an embedding, recurrent layers one by one."""
+    """Token ids, an embedding, and separate recurrent layers."""
 
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
@@ -238,11 +238,11 @@ def _images(size: int) -> Batch:
     return (torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)),), {}
 
 
-# What is done with each
+# The sweep of one architecture
 
 
 def examine(case: Case, sample: int = 6) -> Result:
-    """Choose layers, prove them, and compare the two views on ``sample`` modules."""
+    """Choose layers, prove them, and compare structure and proof on ``sample`` modules."""
     start = time.perf_counter()
     torch.manual_seed(0)
     model, (args, kwargs) = case.build(None)
@@ -269,7 +269,7 @@ def examine(case: Case, sample: int = 6) -> Result:
 
 
 def _prove(case: Case, chosen: tuple[str, ...], sample: int) -> tuple[list[str], int, int]:
-    """Prove at the first size at which everything is said; else report the last."""
+    """Prove at the first size with a conclusive result, else return the result at the last size."""
     answer: tuple[list[str], int, int] = ([], 0, 0)
     for size in (*case.sizes, None):
         try:
@@ -279,7 +279,7 @@ def _prove(case: Case, chosen: tuple[str, ...], sample: int) -> tuple[list[str],
         except Exception:
             if size is None:
                 raise
-            continue  # too small for it
+            continue  # the size is too small
         names = [row.name for row in table if row.name not in chosen]
         names = names[:: max(1, len(names) // sample)][:sample]
         report = prove(model, [*chosen, *names], args, kwargs, mixed_by(table))
@@ -295,7 +295,7 @@ def _prove(case: Case, chosen: tuple[str, ...], sample: int) -> tuple[list[str],
 
 
 def disagreeing(table: LayerTable, report: Report) -> list[LayerProof]:
-    """List the layers of which the numbers say something else than the structure."""
+    """Return the layers for which the proof and the structure disagree."""
     cuts = {row.name: row.cut for row in table} | {"input": True}
     wrong = [p for p in report.layers if p.verdict != ("proven" if cuts[p.layer] else "failed")]
     for proof in wrong:
@@ -304,7 +304,7 @@ def disagreeing(table: LayerTable, report: Report) -> list[LayerProof]:
 
 
 def mixed_by(table: LayerTable) -> Callable[..., Any]:
-    """Make a forward pass that mixes anywhere, also where the library would refuse."""
+    """Return a forward pass that mixes at any layer, even if the library would refuse it."""
     paths = {row.name: row.mixed for row in table}
 
     @contextmanager
@@ -313,7 +313,7 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
             yield model(*args, **kwargs)
             return
         chosen = paths.get(plan.layer, ("",))
-        if chosen == ("",):  # one tensor: by the hooks of the library
+        if chosen == ("",):  # a single tensor, which the library's hooks mix
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
                 output = model(*args, **kwargs)
                 mixup.target(None, output)  # the proof goes backward without targets
@@ -336,7 +336,7 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
 
 
 def main(words: list[str]) -> None:
-    """Run the sweep, print what comes, and write the table."""
+    """Run the sweep, print the results, and write the table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     rows = _known_rows() if words else {}

@@ -1,7 +1,7 @@
-"""What the two processes of test_distributed.py run: a model, one batch per rank, and scenarios.
+"""The code of the two processes in test_distributed.py: a model, a batch per rank, and scenarios.
 
-A scenario is a function of the rank. `on_ranks` starts it in fresh processes and returns what each
-rank's returned. It stands in a module of its own because started processes import it by name.
+A scenario is a function of the rank. `on_ranks` runs it in new processes and returns the results of
+all ranks. This is a separate module because the new processes import it by name.
 """
 
 import threading
@@ -25,8 +25,8 @@ from manifold_mixup import ManifoldMixup, MixPlan
 WORLD = 2
 BATCH, FEATURES, CLASSES = 6, 5, 3
 LAYERS = ("input", "stem", "body")
-PLANNED = 6  # plans that are drawn where plans are compared
-PATIENCE = 50.0  # seconds for one scenario, start of the processes included
+PLANNED = 6  # number of plans to compare
+PATIENCE = 50.0  # seconds for a scenario, including the start of the processes
 
 
 def make_model() -> nn.Sequential:
@@ -51,7 +51,7 @@ def batch_of(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def plan_of(rank: int, layer: str) -> MixPlan:
-    """A fixed plan, of which nothing is the same on two ranks."""
+    """Return a fixed plan that differs between ranks in all its parts."""
     perm = torch.randperm(BATCH, generator=torch.Generator().manual_seed(200 + rank))
     return MixPlan(layer, torch.tensor(0.25 + 0.375 * rank), perm)
 
@@ -95,7 +95,7 @@ def ddp_accumulation(rank: int) -> dict[str, torch.Tensor]:
 
 
 def fsdp_gradients(rank: int, attach: str) -> tuple[list[Any], list[str]]:
-    """Run one step for each layer with a fixed plan; return the gradients and what was warned."""
+    """Run a step for each layer with a fixed plan; return the gradients and the warnings."""
     model = make_model()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -105,7 +105,7 @@ def fsdp_gradients(rank: int, attach: str) -> tuple[list[Any], list[str]]:
         else:
             _shard(model)
             mixup = ManifoldMixup(model, LAYERS, seed=0)
-        _train(model, mixup, rank, steps=2)  # the first of them would be checked
+        _train(model, mixup, rank, steps=2)  # the first step would run the check
     return [_fixed_step(model, mixup, rank, layer) for layer in LAYERS], _of_the_check(warned)
 
 
@@ -118,7 +118,7 @@ def fsdp_plans(rank: int) -> list[Any]:
 
 
 def resume(rank: int, saved_by: str) -> tuple[list[Any], list[Any]]:
-    """Save in the middle and go on in a new attachment; return both runs' later plans."""
+    """Save, resume in a new attachment, and return the later plans of both runs."""
     ddp, mixup = _ddp("ddp")
     _train(ddp, mixup, rank, steps=3)
     states: list[Any] = [None] * WORLD
@@ -151,7 +151,7 @@ def _ddp(attach_to: str, **options: bool) -> tuple[DistributedDataParallel, Mani
 
 
 def _shard(model: nn.Sequential) -> None:
-    # The eligible layers are sharded modules of their own too: FSDP's hooks share them with ours.
+    # The eligible layers are sharded separately, so FSDP's hooks are on the same modules as ours.
     mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
     for module in (model.stem, model.body, model):
         fully_shard(module, mesh=mesh)
@@ -205,7 +205,7 @@ def _of_the_check(warned: list[warnings.WarningMessage]) -> list[str]:
 def on_ranks(scenario: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """Run ``scenario(rank, *arguments)`` on every rank and return the ranks' results.
 
-    Whatever happens, no process is left behind.
+    All processes are ended, whatever happens.
     """
     context = processes.context()
     workers = [
@@ -224,7 +224,7 @@ def on_ranks(scenario: Callable[..., Any], folder: Path, *arguments: Any) -> lis
 
 
 def _wait(workers: list[Any]) -> None:
-    """Wait until all are done or one has failed: then nobody waits for it in vain."""
+    """Wait until all are done or one has failed, in which case the others would wait forever."""
     deadline = time.monotonic() + PATIENCE
     while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
         if any(worker.exitcode for worker in workers):
@@ -244,7 +244,7 @@ def _work(scenario: Callable[..., Any], rank: int, folder: Path, arguments: tupl
             timeout=timedelta(seconds=PATIENCE),
         )
         torch.save(scenario(rank, *arguments), folder / f"result.{rank}")
-        dist.barrier()  # nobody leaves while another still talks to it
+        dist.barrier()  # no rank exits while another still communicates with it
         dist.destroy_process_group()
     except Exception:
         (folder / f"error.{rank}").write_text(traceback.format_exc())

@@ -23,7 +23,7 @@ def refused(table: object, *names: str) -> str:
 
 
 class Net(nn.Module):
-    """Three linear layers, put together by a function."""
+    """Three linear layers, combined by a function."""
 
     def __init__(self, forward: object, **modules: nn.Module) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from manifold_mixup.lab.training import job
 
 
 def main(rank: int, port: str, arguments: list[str], output: Path, *, sharded: bool) -> None:
-    """Run ``manifold-mixup``, and write to a file what it prints."""
+    """Run ``manifold-mixup`` with its output in a file."""
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)
@@ -28,7 +28,7 @@ def main(rank: int, port: str, arguments: list[str], output: Path, *, sharded: b
 
 
 def _sharding(*args: object, **kwargs: object) -> Accelerator:
-    """Return an Accelerator in the state that --use_fsdp brings it into, which it does on GPUs."""
+    """Return an Accelerator in the state of --use_fsdp, which otherwise needs GPUs."""
     accelerator = Accelerator(*args, **kwargs)
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     state = {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}

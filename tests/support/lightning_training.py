@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from manifold_mixup import ManifoldMixup
 
 QUIET = [
-    # Lightning's advice on loaders, loops and logs as small as these.
+    # Lightning's advice on small loaders, loops and logs.
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
-    # Lightning 2.6 uses what PyTorch 2.14 has a new name for.
+    # Lightning 2.6 uses an old name of PyTorch 2.14.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
-    # The compiler looks for gradients everywhere; where warnings are errors what it finds is one.
+    # The compiler reads `.grad` of every tensor, which warns; here, warnings are errors.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
 
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 class Lit(LightningModule):
-    """As most people write it."""
+    """A typical LightningModule."""
 
     def __init__(self, call="self"):
         super().__init__()
@@ -61,7 +61,7 @@ class Lit(LightningModule):
 
 
 class Plans(Callback):
-    """Writes down the plan of every step."""
+    """Records the plan of every step."""
 
     def __init__(self, mixing):
         self.mixing, self.seen = mixing, []
@@ -101,7 +101,7 @@ def fit(lit, mixing, *, data=None, validate=False, ckpt_path=None, callbacks=(),
 
 
 def by_hand(epochs=2, accumulate=1, autocast=None, **options):
-    """Train by the library's own loop; return the losses, the plans and the model's state."""
+    """Train with a plain loop; return the losses, the plans and the model's state."""
     lit = Lit()
     mixup = ManifoldMixup(lit.model, LAYERS, **({"seed": 0} | options))
     criterion = mixup.wrap(lit.criterion)
@@ -136,7 +136,7 @@ def assert_untouched(lit, criterion):
 
 
 class Saves(Callback):
-    """Writes a checkpoint after a step, as ModelCheckpoint does."""
+    """Writes a checkpoint after a step, like ModelCheckpoint."""
 
     def __init__(self, step, path):
         self.step, self.path = step, path

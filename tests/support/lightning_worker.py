@@ -35,7 +35,7 @@ class Lit(LightningModule):
 
 
 class Steps(Callback):
-    """Writes down the batch and the plan of every step."""
+    """Records the batch and the plan of every step."""
 
     def __init__(self, mixing: ManifoldMixupCallback) -> None:
         self.mixing = mixing
@@ -89,14 +89,14 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     folder, port = sys.argv[1:]
-    second = os.fork()  # not another start, which imports all of it once more
+    second = os.fork()  # a fork, since a new process would repeat all imports
     rank = {"LOCAL_RANK": "0" if second else "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, **rank}
     try:
         main(Path(folder))
     except BaseException:
         if second:
-            os.kill(second, signal.SIGKILL)  # or it waits for this one
+            os.kill(second, signal.SIGKILL)  # otherwise it waits for this process
         raise
     if second:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))

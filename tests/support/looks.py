@@ -16,7 +16,7 @@ class Pool(nn.Module):
 
 
 class Net(nn.Module):
-    """Three layers; what is computed between them keeps something somewhere."""
+    """Three layers; the code between them stores something somewhere."""
 
     def __init__(self, keep) -> None:
         super().__init__()

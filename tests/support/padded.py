@@ -28,11 +28,11 @@ FORMS = {
 }
 
 
-# An encoder of our own, which reads masks of every form
+# Our own encoder, which reads masks of every form
 
 
 class Attention(nn.Module):
-    """Reads a mask as PyTorch does: booleans say who is seen, numbers are added."""
+    """Reads a mask like PyTorch: booleans mark visible positions, numbers are added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class First(nn.Module):
 
 
 class Mean(nn.Module):
-    """Takes a mask of weights, or booleans that it only multiplies by."""
+    """Takes a mask of weights, or of booleans, and only multiplies by it."""
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         weights = mask.flatten(1, -2)[:, -TIME:] if mask.ndim > 2 else mask
@@ -93,14 +93,14 @@ class Encoder(nn.Module):
 
 
 class Integers(Encoder):
-    """Takes integers or weights and gives its blocks booleans."""
+    """Takes integers or weights, and passes booleans to its blocks."""
 
     def read(self, mask: Tensor) -> Tensor:
         return mask > 0
 
 
 class PadEncoder(nn.Module):
-    """PyTorch's own, whose mask says where padding is."""
+    """PyTorch's own encoder, whose mask marks padding."""
 
     def __init__(self, pool: str = "first") -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def built(kind: type[nn.Module], *args: object) -> nn.Module:
 
 
 def own(form: str, pool: str = "first", checkpointed: bool = False) -> tuple[nn.Module, dict]:
-    """Make a model that reads a mask of this form, and a batch for it."""
+    """Return a model that reads a mask of this form, and a batch for it."""
     if form == "pad":
         return built(PadEncoder), {"ids": IDS, "src_key_padding_mask": FORMS[form]}
     kind = Integers if form in ("long", "weights") else Encoder

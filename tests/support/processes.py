@@ -1,15 +1,15 @@
-"""How tests start processes that import much, and let them find one another."""
+"""Helpers to start processes with slow imports, and to find a port for them."""
 
 import multiprocessing
 import socket
 from typing import Any
 
-# DistributedDataParallel imports torch._dynamo when it is made: a second per process.
+# Constructing DistributedDataParallel imports torch._dynamo, which takes a second per process.
 _IMPORTED = ["manifold_mixup.lab.training.job", "torch.distributed.fsdp", "torch._dynamo"]
 
 
 def context() -> Any:
-    """Fork from a server that has imported all this once, where the system can."""
+    """Return a context that forks from a server with these imports, if the system supports it."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
@@ -18,7 +18,7 @@ def context() -> Any:
 
 
 def free_port() -> str:
-    """Find a port that nobody has."""
+    """Return a free port."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         return str(one.getsockname()[1])

@@ -12,7 +12,7 @@ from manifold_mixup.lab.training.loop import train
 
 
 def main(run: Recipe, folder: Path, *, steps: int, writes: int) -> None:
-    """Train, and die before a step or within a write, whichever of the counts ends."""
+    """Train, and die before a step or within a write, whichever count is reached first."""
     torch.set_num_threads(1)
     left = {"steps": steps, "writes": writes}
     fsync = os.fsync
@@ -27,7 +27,7 @@ def main(run: Recipe, folder: Path, *, steps: int, writes: int) -> None:
         return False
 
     def dying_fsync(number: int) -> None:
-        """Die when a part of the content of a checkpoint is written."""
+        """Die when part of a checkpoint is written."""
         if left["writes"] == 1:
             os.ftruncate(number, os.fstat(number).st_size * 2 // 3)
         die("writes")

@@ -30,7 +30,7 @@ def randn(*shape, dtype=torch.float32, seed=1):
 
 
 def plain(x, plan):
-    """What mix is: the formula with autograd's own derivatives."""
+    """Return the formula of mix, with autograd's derivatives."""
     lam = plan.lam.to(x.dtype)
     if lam.ndim:
         lam = lam.view(-1, *[1] * (x.ndim - 1))
@@ -38,12 +38,12 @@ def plain(x, plan):
 
 
 def exactly(x, plan):
-    """The formula with far more digits than ``x`` has."""
+    """Return the formula in much higher precision than ``x`` has."""
     return plain(x.to(torch.promote_types(x.dtype, torch.float64)), plan)
 
 
 def assert_rounded_once(mixed, x, plan):
-    """The error of one rounding to x.dtype, after arithmetic in at least float32."""
+    """Assert the error of a single rounding to x.dtype, after arithmetic in at least float32."""
     eps = torch.finfo(x.dtype).eps
     arithmetic = min(eps, torch.finfo(torch.float32).eps)
     largest = x.abs().max().item() if x.numel() else 0.0

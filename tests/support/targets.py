@@ -38,7 +38,7 @@ def assert_same_loss(ours, expected, output):
 
 
 class Argument(nn.Module):
-    """A criterion that is told how to reduce when it is called."""
+    """A criterion that takes its reduction as an argument."""
 
     def forward(self, output, target, reduction="mean"):
         return F.cross_entropy(output, target, weight=WEIGHT, reduction=reduction)
@@ -55,7 +55,7 @@ class Unchanging:
 
 
 class Focal(nn.Module):
-    """A criterion of a user, with a reduction of the usual kind."""
+    """A user's criterion with a standard reduction."""
 
     def __init__(self, reduction="mean"):
         super().__init__()

@@ -68,7 +68,7 @@ def tokens():
 
 
 def padded(rows):
-    """Give the texts lengths of 2 to 7, and cut what is behind them."""
+    """Pad the texts after lengths of 2 to 7."""
     lengths = [2 + k % 6 for k in range(COUNT)]
     masks = [(torch.arange(7) < length).long() for length in lengths]
     rows = [{**row, "attention_mask": mask} for row, mask in zip(rows, masks, strict=True)]
@@ -103,11 +103,11 @@ ALL = {
 }
 
 
-# A training by the Trainer
+# Training with the Trainer
 
 
 class Watch(TrainerCallback):
-    """Keeps the plans, and the batches that the data collator made."""
+    """Records the plans, and the batches of the data collator."""
 
     def __init__(self, mixup):
         self.mixup, self.plans, self.batches = mixup, [], []
@@ -142,7 +142,7 @@ def attach(case, model, **options):
 
 
 def trained(case, folder, *, mix=True, add=True, resume=None, mixup=None, **settings):
-    """Train by a Trainer; return it and what was watched."""
+    """Train with a Trainer; return it and the records."""
     build_model, _, data = ALL[case]
     model = build_model()
     mixup = attach(case, model, **(mixup or {}))

@@ -18,5 +18,5 @@ def the_names_have_types(model: nn.Module, x: Tensor) -> None:
 
 
 def a_misspelt_name_is_an_error() -> None:
-    """The names come by a ``__getattr__``, and yet any other one is refused."""
+    """The names come from a ``__getattr__``, but any other name is an error."""
     manifold_mixup.mixx  # type: ignore[attr-defined]  # noqa: B018 - mypy wants the error

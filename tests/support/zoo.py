@@ -1,7 +1,7 @@
-"""Models of every shape, each with a second, hand-split account of what it computes.
+"""Models of every kind, each with a hand-split form of its forward pass.
 
 `Case.stages` lists (layer name, function) pairs whose composition is the model's forward pass. An
-oracle can stop after any of them, mix by the plain formula, and go on.
+oracle can stop after any of them, mix with the plain formula, and continue.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Mlp(nn.Module):
     def __init__(self):
         super().__init__()
         self.fc1, self.fc2, self.fc3 = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
-        self.act = nn.Tanh()  # one module, run twice
+        self.act = nn.Tanh()  # a module that runs twice
 
     def forward(self, x):
         return self.fc3(self.act(self.fc2(self.act(self.fc1(x)))))
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual stages, optionally checkpointed."""
+    """Residual stages, optionally with activation checkpointing."""
 
     def __init__(self, use_reentrant: bool | None = None, norm=nn.BatchNorm1d):
         super().__init__()
@@ -227,7 +227,7 @@ ZOO: dict[str, Callable[[], Any]] = {
 
 
 def build(name: str, seed: int = 0) -> Any:
-    """Make a model of the zoo, the same every time."""
+    """Return a model of the zoo, with the same weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ZOO[name]()
@@ -240,7 +240,7 @@ def example(model: Any, seed: int = 1) -> Tensor:
 
 
 def layers_of(name: str) -> list[str]:
-    """The places of a model where one may mix: its input if floating, and its stages."""
+    """Return the layers of a model that can be mixed: its input if floating, and its stages."""
     model = build(name)
     hidden = [layer for layer, _ in model.stages() if layer]
     return ["input", *hidden] if example(model).is_floating_point() else hidden
@@ -250,7 +250,7 @@ PLACES = [(name, layer) for name in ZOO for layer in layers_of(name)]
 
 
 def plain_mix(h: Any, plan: MixPlan) -> Any:
-    """Mix by the formula as the paper writes it."""
+    """Mix with the formula of the paper."""
     if isinstance(h, list):
         return [plain_mix(part, plan) for part in h]
     lam = plan.lam.view(-1, *(1 for _ in h.shape[1:])) if plan.lam.ndim else plan.lam
@@ -258,7 +258,7 @@ def plain_mix(h: Any, plan: MixPlan) -> Any:
 
 
 def hand_split(model: Any, x: Tensor, plan: MixPlan) -> Any:
-    """Prefix, mix, suffix: what a mixed forward pass must compute."""
+    """Return the correct result of a mixed forward pass: prefix, mix, suffix."""
     h = plain_mix(x, plan) if plan.layer == "input" else x
     for layer, stage in model.stages():
         h = stage(h)

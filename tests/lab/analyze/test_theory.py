@@ -1,4 +1,4 @@
-"""Theorem 1 against closed forms, the construction of the proof, and integrals done another way."""
+"""Theorem 1, compared with closed forms, the construction of the proof, and other integrals."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_too_few_dimensions_cannot_be_constructed():
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
 def test_the_objective_is_an_average_over_pairs_and_lam(alpha):
-    """Against a sum over pairs, the integral over λ by quantiles of another library's Beta."""
+    """It is compared with a sum over pairs, with λ from quantiles of another library's Beta."""
     generator = torch.Generator().manual_seed(0)
     states, weight, bias = (
         torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -82,10 +82,10 @@ def test_the_objective_is_an_average_over_pairs_and_lam(alpha):
 
 
 def test_a_perceptron_needs_fewer_dimensions_than_the_theorem():
-    """What is found bounds the least from above, so that the best of some starts counts.
+    """Results are upper bounds of the minimum, so the best of several starts counts.
 
-    Of four times six starts the best are 0.0005 to 0.001 in three dimensions, where 0.025 would do
-    (a margin of ten of their spreads), and 0.213 to 0.217 in one.
+    In four trials of six starts, the best were 0.0005 to 0.001 in three dimensions, far below the
+    limit of 0.025, and 0.213 to 0.217 in one dimension.
     """
     before = torch.get_rng_state()
     one, three = map(min, mlp_found(5, (1, 3), 2.0, seeds=6, steps=300, width=48))
@@ -108,7 +108,7 @@ def test_a_perceptron_has_no_use_of_dimensions_beyond_its_own():
 
 
 def test_the_losses_of_perceptrons_are_of_pairs_of_classes():
-    """One by one, each with weights of its own, pair by pair."""
+    """They are compared with single perceptrons and single pairs."""
     flock = _Perceptrons(3, (2,), 2, 8)
     lam = torch.rand(2, 3, 1, generator=torch.Generator().manual_seed(0))
     found, target = [], torch.eye(3)

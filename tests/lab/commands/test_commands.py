@@ -1,4 +1,4 @@
-"""train and evaluate from end to end: good input, bad input, going on."""
+"""train and evaluate from end to end: good input, bad input, resuming."""
 
 import json
 import os
@@ -176,7 +176,7 @@ def test_everything_about_a_perceptron(npz, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert run("evaluate", tmp_path / "one") == 0
     shown = capsys.readouterr().out
-    *lines, _ = shown.splitlines()  # but for the paths of what was written
+    *lines, _ = shown.splitlines()  # without the paths of the written files
     assert max(map(len, lines)) <= 80, shown
     assert "PGD-20: ε = 0.1, 20 steps of 0.025 in" in " ".join(shown.split())
     assert "λ = 0.5" in shown

@@ -178,7 +178,7 @@ def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
     results, patience = tmp_path / "o" / "results.json", time.monotonic() + 90
     while not results.exists() and process.poll() is None and time.monotonic() < patience:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    os.killpg(process.pid, signal.SIGINT)  # to the workers too, like a terminal
     try:
         shown, errors = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""``manifold-mixup layers``: of models of every origin, as a table, as JSON, and in part."""
+"""``manifold-mixup layers`` for models of all sources, as a table, as JSON, and in part."""
 
 import functools
 import json
@@ -99,7 +99,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mine(tmp_path):
-    """A folder with the user's own file, which imports another one beside it."""
+    """A folder with a user's file that imports another file beside it."""
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "mine.py").write_text(dedent(MINE))
@@ -111,7 +111,7 @@ run = functools.partial(lab_runs.run, "layers")
 
 
 def found(capsys, *arguments):
-    """Return what is printed as JSON."""
+    """Return the JSON output."""
     assert run(*arguments, "--json") == 0
     return json.loads(capsys.readouterr().out)
 
@@ -120,7 +120,7 @@ def names(rows):
     return [row["name"] for row in rows]
 
 
-# Where a model comes from
+# Sources of models
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_model_of_timm_gets_inputs_of_the_size_it_is_made_for(capsys):
 
 
 def test_a_function_in_a_file(mine, capsys):
-    """It finds what lies beside it, from wherever the command is given."""
+    """It can import files beside it from any current folder."""
     assert run(mine / "mine.py:net", "--shape", 5) == 0
     assert "layers=None mixes at: input, 0" in capsys.readouterr().out
 
@@ -161,13 +161,13 @@ def test_a_model_or_a_class(mine, capsys, name, kind):
 
 
 def test_a_file_named_like_a_module_that_is_loaded(mine, capsys):
-    """It is not that module, and does not take its place."""
+    """It is not confused with that module, and does not replace it."""
     (mine / "mine.py").rename(mine / "json.py")
     assert run(mine / "json.py:net", "--shape", 5) == 0
     assert sys.modules["json"] is json
 
 
-# Its inputs
+# Inputs
 
 
 def test_one_tensor(mine, capsys):
@@ -182,7 +182,7 @@ def test_keyword_arguments(mine, capsys):
 
 
 def test_positional_arguments(mine, capsys):
-    """With a mask that is read in the end no layer is left. That is said, and what there is."""
+    """If the last layer reads a mask, no layer can be mixed; the output explains this."""
     shown = found(capsys, mine / "mine.py:positional")
     assert names(shown["inputs"]) == ["ids", "mask"]
     assert shown["default"] == []
@@ -194,7 +194,7 @@ def test_positional_arguments(mine, capsys):
 
 
 def test_a_mask_that_is_mixed_too(mine, capsys):
-    """As the reasons say, and as ManifoldMixup with the same mask chooses."""
+    """It follows the reasons, and ManifoldMixup with the same mask chooses the same layers."""
     pytest.importorskip("transformers")
     place = f"{mine / 'mine.py'}:padded"
     rows = {row["name"]: row for row in found(capsys, place)["layers"]}
@@ -219,7 +219,7 @@ def test_a_model_of_transformers_and_what_its_tokenizers_return(mine, capsys):
     assert shown["default"] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
 
 
-# What is shown
+# Output
 
 
 def test_the_table(mine, capsys):
@@ -284,7 +284,7 @@ def test_a_pattern_shows_what_the_library_would_take_for_it(mine, capsys, patter
     model, _ = user_code.load(f"{mine / 'mine.py'}:keywords")
     taken = ManifoldMixup(model, [pattern], check=False).layers
     assert sorted(names(shown["layers"])) == sorted(taken)
-    assert shown["default"] == ["layers.0", "layers.1"]  # of all there are
+    assert shown["default"] == ["layers.0", "layers.1"]  # independent of the filter
 
 
 def test_several_patterns_and_the_input(mine, capsys):
@@ -335,7 +335,7 @@ def test_bad_input(mine, monkeypatch, capsys, arguments):
 
 
 def test_a_file_that_fails_or_ends_the_process(mine, monkeypatch, capsys):
-    """The line that is named is the user's own, however deep it went from there."""
+    """The message names the line in the user's file, however deep the error was raised."""
     monkeypatch.chdir(mine)
     assert run("mine.py:broken") == cli.BAD_INPUT
     line = 1 + (mine / "mine.py").read_text().splitlines().index('    return nn.Linear("wide", 3)')

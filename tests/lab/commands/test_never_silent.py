@@ -1,4 +1,4 @@
-"""What the commands say where something is wrong with a run, a file, or the number of columns."""
+"""The messages of commands about problems with a run, a file, or a narrow terminal."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def run_command(capsys, *arguments):
 
 
 def break_the_last_step(monkeypatch, run, task):
-    """Make the weights NaN in the very last step: the loss of that step was still finite."""
+    """Make the weights NaN in the last step, whose loss is still finite."""
     steps = run.epochs * math.ceil(len(task.x) / run.batch)
     taken = []
     average = training.Job
@@ -54,7 +54,7 @@ def break_the_last_step(monkeypatch, run, task):
     class Broken(average):
         def clear_gradients(self):
             taken.append(1)
-            if len(taken) == steps + 1:  # once before the first step
+            if len(taken) == steps + 1:  # it is also called once before the first step
                 with torch.no_grad():
                     next(self.core.parameters()).fill_(math.nan)
             super().clear_gradients()
@@ -75,7 +75,7 @@ def test_a_last_step_that_diverges_is_no_finished_run(plain, task, tmp_path, mon
 
 
 def test_weights_that_are_nan_are_told_and_not_evaluated(plain, task, tmp_path):
-    """As an earlier version left them."""
+    """An earlier version could write such weights."""
     train(plain, task, folder=tmp_path)
     path = tmp_path / "last.safetensors"
     broken = weights.read(path)
@@ -234,10 +234,10 @@ def test_a_training_says_where_it_begins(plain, task, tmp_path):
     calls = iter(range(1000))
     with pytest.raises(Stopped):
         train(plain, task, folder=tmp_path, on_start=starts.append, stop=lambda: next(calls) == 10)
-    assert starts == []  # a fresh one
+    assert starts == []  # the run is new
     train(plain, task, folder=tmp_path, on_start=starts.append)
     train(plain, task, folder=tmp_path, on_start=starts.append)
-    # 8 steps in an epoch, and the end of the first asks once more
+    # 8 steps per epoch; the end of the first epoch calls it once more
     assert starts == [Start(2, 2, 8), Start(3, 0, 0, finished=True)]
 
 

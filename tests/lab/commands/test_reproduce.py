@@ -57,7 +57,7 @@ def test_a_table_end_to_end(images, capsys):
 def test_what_is_finished_is_reused_by_other_tables_too(images, monkeypatch):
     reproduce(prepare(smoke(images, "gradient-block")))
     first = written(smoke(images, "gradient-block"))
-    monkeypatch.setattr(loop, "Job", None)  # nothing can train any more
+    monkeypatch.setattr(loop, "Job", None)  # training is no longer possible
     knn = smoke(images, "knn")
     assert reproduce(prepare(knn))
     for row, before in zip(written(knn)["rows"], first["rows"], strict=False):
@@ -108,14 +108,14 @@ def test_the_training_loss_by_layer(images):
     ]
     for row in rows:
         (folder,) = (images / "out" / "runs").glob(f"*-{folder_of(row)}")
-        epoch = json.loads((folder / "metrics.jsonl").read_text())  # the one line
+        epoch = json.loads((folder / "metrics.jsonl").read_text())  # the only line
         for when in ("last", "best"):
             assert row["ours"][when]["train_loss"]["spread"]["mean"] == epoch["train_loss"]
     assert (options.out / "figure-6.svg").exists()
 
 
 def folder_of(row):
-    """Return the end of the name of the folder of a row's run."""
+    """Return the end of the folder name of a row's run."""
     return folder_name(read_run(row["runs"][0]["run"])).rpartition("-")[2]
 
 
@@ -126,7 +126,7 @@ def write_idx(path, array):
 
 @pytest.fixture
 def digits(tmp_path):
-    """A folder in which MNIST is a few random pictures."""
+    """A folder where MNIST has a few random pictures."""
     raw, draw = tmp_path / "MNIST" / "raw", np.random.default_rng(0)
     raw.mkdir(parents=True)
     for name, count in (("train", 200), ("t10k", 600)):
@@ -156,7 +156,7 @@ def test_spectra_of_mnist_networks(digits):
     for row in (plain, mixed):
         cells = {name: cell["spread"]["mean"] for name, cell in row["ours"]["last"].items()}
         share = 100 * cells["s1"] / (cells["s1"] + cells["rest"])
-        assert cells["s1_share"] == pytest.approx(share, rel=0.05)  # a mean of ratios
+        assert cells["s1_share"] == pytest.approx(share, rel=0.05)  # it is a mean of ratios
         assert 0 < cells["outside"] < 100
     assert (options.out / "spectra.png").read_bytes()[:4] == b"\x89PNG"
 

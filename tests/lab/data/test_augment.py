@@ -1,4 +1,4 @@
-"""Augmentation of a batch against torchvision's of one image, and in distribution."""
+"""Augmentation of a batch, compared with torchvision's of single images, and its distribution."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_the_draws_are_uniform_and_independent():
     for column, limit in enumerate((5, 5, 2, *SIZE)):
         counts = draws[:, column].long().bincount(minlength=limit)
         assert len(counts) == limit
-        assert stats.chisquare(counts.numpy()).pvalue > 1e-6  # of six tests the least is 0.0014
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-6  # the minimum of six tests is 0.0014
     both = (draws[:, 0] * 5 + draws[:, 1]).long().bincount(minlength=25)
     assert stats.chisquare(both.numpy()).pvalue > 1e-6
 

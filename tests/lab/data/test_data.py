@@ -1,4 +1,4 @@
-"""Data sets: what they hold, and what a damaged or foreign file gets."""
+"""Data sets: their contents, and the errors for damaged or malformed files."""
 
 import gzip
 import random
@@ -49,7 +49,7 @@ def test_the_further_test_signals_of_mnist_1d_are_of_the_same_kind(signals):
     seen = torch.stack([signals.x[signals.y == label].mean(0) for label in range(10)])
     new = torch.stack([further[labels == label].mean(0) for label in range(10)])
     apart = torch.cdist(new, seen)
-    assert apart.diagonal().mean() < apart.mean() / 4  # each class is where it was
+    assert apart.diagonal().mean() < apart.mean() / 4  # classes are at the same positions
     assert further.std().item() == pytest.approx(signals.x.std().item(), rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""The paper's data sets, from real files where there are some, else from files made like them."""
+"""The paper's data sets, from real files if available, or else from files like them."""
 
 import math
 import types
@@ -60,7 +60,7 @@ def test_the_moments_are_those_of_cifar_10(tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
     task = datasets.load("cifar-10", root=tmp_path)
     seen = Standardize(task)(datasets.as_input(task.x))
-    assert seen.mean((0, 2, 3)).abs().max() < 0.05  # of 2,000 images, not of all
+    assert seen.mean((0, 2, 3)).abs().max() < 0.05  # for 2,000 images, not all
     assert (seen.std((0, 2, 3)) - 1).abs().max() < 0.05
     assert task.y.bincount(minlength=10).min() > 150
 
@@ -156,7 +156,9 @@ def test_the_spirals_mirror_each_other_and_wind_twice():
     one, other = task.x[task.y == 0], task.x[task.y == 1]
     assert torch.equal(one, -other)
     radius = one.norm(dim=1)
-    arm = torch.stack([-radius.cos() * radius, radius.sin() * radius], 1)  # radius is angle
+    arm = torch.stack(
+        [-radius.cos() * radius, radius.sin() * radius], 1
+    )  # the radius equals the angle
     assert (arm - one).norm(dim=1).mean() < 0.4 * (arm + one).norm(dim=1).mean()
     assert radius.max() < math.radians(780) + 0.5
     again = datasets.load("spirals", root=Path("nowhere"))
@@ -190,8 +192,8 @@ def test_a_seven_has_more_ink_than_a_one_and_angle_turns_it():
     turned = upright.clone()
     turned[:, 0] = 90
     lying = factors.render(turned)[0, 0].float()
-    assert one.sum(0).argmax() in range(24, 32)  # a stem stands in one column
-    assert lying.sum(1).max() > 3 * one.sum(1).max()  # and lies in one row
+    assert one.sum(0).argmax() in range(24, 32)  # an upright stem is in one column
+    assert lying.sum(1).max() > 3 * one.sum(1).max()  # a turned one is in one row
 
 
 def test_a_task_of_rendered_digits(monkeypatch):
@@ -217,7 +219,7 @@ def test_mixed_factors_lie_between_two_draws_and_so_do_their_labels(monkeypatch)
     angle = table[:, factors.NAMES.index("angle")]
     between = (y[:, 0] > 0) & (y[:, 1] > 0)  # a pair of different classes
     assert 150 < between.sum() < 250
-    # The angle is where the label says: from -70 to -50 at class 0, from 50 to 80 at class 1.
+    # The angle follows the label: -70 to -50 for class 0, 50 to 80 for class 1.
     assert (angle >= -70 * y[:, 0] + 50 * y[:, 1] - 1e-3).all()
     assert (angle <= -50 * y[:, 0] + 80 * y[:, 1] + 1e-3).all()
     plain = factors.load("a")
@@ -266,7 +268,7 @@ def test_malformed_folders_are_described(tmp_path):
 
 
 class Few:
-    """Stands for a data set of torchvision with a ``split``."""
+    """A stand-in for a torchvision data set with a ``split``."""
 
     def __init__(self, root, split="train", download=False):
         self.count = 4 if split == "train" else 2
@@ -285,7 +287,7 @@ def test_a_data_set_of_torchvision_by_name(tmp_path, monkeypatch):
     assert np.array_equal(images_of(task.x), BYTES[:4])
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # timm leaves files to the collector
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # timm leaves files open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_data_set_of_timm_by_name(tmp_path):
     write_folder(tmp_path, test="validation")
@@ -302,7 +304,7 @@ def test_unknown_names_of_other_libraries(tmp_path):
         datasets.load("timm:nothing/at/all", root=tmp_path)
 
 
-# Parts of a training set
+# Subsets of a training set
 
 
 def test_so_many_of_every_class():

@@ -1,4 +1,4 @@
-"""The loader: every example once, the same every time, in parts and in several processes."""
+"""The loader: every example once, reproducible, from any step and in several processes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from manifold_mixup.lab.data.loader import Loader
 def data(count=23):
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(256, (count, 3, 6, 6), dtype=torch.uint8, generator=generator)
-    return x, torch.arange(count)  # the label tells which image it is
+    return x, torch.arange(count)  # the label identifies the image
 
 
 def epoch(loader, number=1, **options):
@@ -93,7 +93,7 @@ def test_no_batch_waits_for_the_gpu():
     x, y = data()
     loader = Loader(x, y, 5, augment=Augment(flip=True, crop=2), seed=0, device="cuda")
     batches = loader.epoch(1)
-    next(batches)  # what an epoch draws is copied there at once
+    next(batches)  # the draws of an epoch are copied at once
     torch.cuda.set_sync_debug_mode("error")
     try:
         assert len(list(batches)) == len(loader) - 1

@@ -1,4 +1,4 @@
-"""Attacks on linear models, where their result is known, and against slow loops."""
+"""Attacks on linear models, whose result is known, and compared with slow loops."""
 
 import math
 from collections import OrderedDict
@@ -30,7 +30,7 @@ def linear() -> nn.Linear:
 
 
 def test_fgsm_moves_against_the_labels_weights(linear):
-    # With two classes the slope of the loss of label 0 is (w1 - w0) times something positive.
+    # With two classes, the gradient for label 0 is (w1 - w0) times a positive number.
     x = torch.zeros(2, 3)
     attacked = fgsm(linear, x, torch.tensor([0, 1]), eps=0.25)
     assert torch.equal(attacked, torch.tensor([[-0.25, 0.25, 0.0], [0.25, -0.25, 0.0]]))
@@ -76,11 +76,11 @@ def test_scores_are_of_the_model_in_eval_mode(linear):
     assert result.ece == result.reliability.ece
     assert model.training
     assert result.brier > 0
-    assert result.top5_error == 0  # of two classes
+    assert result.top5_error == 0  # there are only two classes
 
 
 class Standardize(nn.Module):
-    """As in the models of the lab: subtract, then divide by a buffer ``std``."""
+    """Subtracts, then divides by a buffer ``std``, as in the lab's models."""
 
     def __init__(self, std: list[float]) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ STD = [0.25, 0.5, 0.125]
 def test_pgd_on_a_linear_model_ends_in_the_corner_of_the_ball(linear):
     x, y = torch.zeros(2, 3), torch.tensor([0, 1])
     attack = replace(pgd(0.25, steps=9), random_start=False)
-    # Without the third value, whose weights are equal: the sign of its slope is a rounding error's.
+    # Without the third value: its weights are equal, so its gradient is a rounding error.
     expected = torch.tensor([[-0.25, 0.25], [0.25, -0.25]])
     assert torch.equal(perturb(linear, x, y, attack)[:, :2], expected)
 
@@ -178,7 +178,7 @@ def test_standardised_eps_is_eps_times_std_in_pixels(images):
     for channel, std in enumerate(STD):
         alone = fgsm(model, x, y, eps=0.5 * std)
         assert torch.equal(moved[:, channel], alone[:, channel])
-    # Seen behind the standardisation every value moved by ε.
+    # After standardisation, every value moved by ε.
     gap = model.standardize(moved) - model.standardize(x)
     assert torch.allclose(gap.abs(), torch.full_like(gap, 0.5), atol=1e-5)
 
@@ -238,7 +238,7 @@ def test_many_stored_bytes_are_attacked_in_chunks_as_in_one_piece():
     model = network(STD)
     whole = fgsm(model, x.float() / 255, y, eps=0.01, bounds=(0.0, 1.0))
     chunks = attack_all(model, x, y, one_step(0.01), bounds=(0.0, 1.0))
-    # Sums in another order may turn the sign of a slope of nearly nothing.
+    # Another order of summation may change the sign of a tiny gradient.
     assert (whole == chunks).float().mean() > 0.999
 
 

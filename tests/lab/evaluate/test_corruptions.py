@@ -1,4 +1,4 @@
-"""Corruptions against closed forms and other libraries."""
+"""Corruptions, compared with closed forms and other libraries."""
 
 import math
 
@@ -18,7 +18,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Smooth pictures, in bytes."""
+    """Smooth images, uint8."""
     coarse = torch.rand(6, 3, 4, 4, generator=seeded())
     smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear")
     return (255 * smooth).round().to(torch.uint8)
@@ -61,7 +61,7 @@ def test_pixelating_keeps_fewer_different_pixels_and_the_mean(images):
 
 
 def test_jpeg_keeps_blocks_of_one_grey_and_nothing_finer():
-    """Of a block of 8 x 8 pixels the mean is kept best, and the finest pattern lost first."""
+    """In a block of 8 x 8 pixels, the mean is kept best and the finest pattern is lost first."""
     grey = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 3, 32, 32)
     torch.testing.assert_close(done(grey, "jpeg"), grey, atol=2 / 255, rtol=0)
     board = 0.5 + 0.02 * (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).mul(2).sub(1)
@@ -73,7 +73,7 @@ def test_jpeg_keeps_blocks_of_one_grey_and_nothing_finer():
 def test_a_greater_severity_is_farther_from_the_picture(images, kind):
     x = images / 255
     apart = [(done(x, kind, severity) - x).square().mean().item() for severity in range(1, 6)]
-    # With 30 of 32 pixels a side, nearly every one is still read, but from the wrong place.
+    # With 30 of 32 pixels per side, nearly every pixel is still read, but at a wrong position.
     assert kind == "pixelate" or apart == sorted(apart)
     assert apart[-1] > 1.2 * apart[0] > 0
 

@@ -1,4 +1,4 @@
-"""Deformations against scipy with the authors' matrices, and where the result is plain to see."""
+"""Deformations, compared with scipy and the authors' matrices, and obvious cases."""
 
 import math
 
@@ -37,7 +37,7 @@ def authors_matrix(kind: str, value: float) -> np.ndarray:
 
 
 def about(matrix: np.ndarray, row: float, column: float) -> np.ndarray:
-    """Let a matrix act about a point that is not the origin."""
+    """Return a matrix that acts about another point than the origin."""
     there = np.array([[1, 0, row], [0, 1, column], [0, 0, 1]])
     back = np.array([[1, 0, -row], [0, 1, -column], [0, 0, 1]])
     return there @ matrix @ back
@@ -86,8 +86,8 @@ def test_nearest_equals_scipy_about_the_middle(images, kind, value):
 
 @pytest.mark.parametrize(("kind", "value"), CASES)
 def test_it_equals_the_authors_code_about_its_centre_and_within_its_edge(images, kind, value):
-    # Half the size and a half is one pixel beyond the middle; mode "constant" ends at the middles
-    # of the outer pixels.
+    # n / 2 + 0.5 is one pixel beyond the centre; mode "constant" ends at the centres of the
+    # outer pixels.
     matrix = authors_matrix(kind, value)
     ours = warp(images, matrices(matrix, 4), centre=(13 / 2 + 0.5, 16 / 2 + 0.5))
     about_centre = about(matrix, 13 / 2 + 0.5, 16 / 2 + 0.5)

@@ -1,4 +1,4 @@
-"""The whole battery on small models: what it says, and what it leaves alone."""
+"""The whole battery on small models: its results, and that the models do not change."""
 
 import json
 from dataclasses import asdict, replace
@@ -34,7 +34,7 @@ FOR_IMAGES = [part for part in PARTS if part != "plane"]
 
 @pytest.fixture(scope="session")
 def pictures() -> Data:
-    """Byte images of three classes: a bright stripe at one of three heights."""
+    """uint8 images of three classes, with a bright stripe at one of three heights."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(240) % 3
     x = torch.randint(120, (240, 3, 9, 9), generator=generator)

@@ -1,4 +1,4 @@
-"""Interpolation curves against a model split by hand."""
+"""Interpolation curves, compared with a model split by hand."""
 
 import math
 
@@ -31,7 +31,7 @@ def seeded() -> torch.Generator:
 
 
 def by_hand(model: nn.Sequential, cut: int, x, y, lam: float) -> float:
-    """Prefix, mix, suffix, with the pairs that the generator draws."""
+    """Run prefix, mix and suffix with the pairs that the generator draws."""
     generator = seeded()
     rows = torch.randperm(60, generator=generator)
     perm = torch.randperm(60, generator=generator)
@@ -66,7 +66,7 @@ def test_both_ends_are_the_plain_nll(model, batch):
 
 
 def test_a_test_set_sorted_by_class_is_paired_across_classes():
-    # Unshuffled, a batch of a thousand would hold one class, and the NLL be near 0.
+    # Without shuffling, a batch of 1,000 would have a single class, and the NLL would be near 0.
     y = torch.arange(2000) // 1000
     model = nn.Linear(1, 2)
     model.weight.data, model.bias.data = torch.tensor([[0.0], [80.0]]), torch.tensor([0.0, -40.0])

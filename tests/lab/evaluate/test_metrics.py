@@ -1,4 +1,4 @@
-"""Metrics against loops and independent references."""
+"""Metrics, compared with loops and independent references."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_ece_equals_torchmetrics_where_that_is_right(batch):
 
 
 def test_ece_of_confidence_one_falls_into_the_last_bin():
-    # torchmetrics 1.9 gives it a bin of its own: 0.65 here, where two bins give 0.35.
+    # torchmetrics 1.9 puts it in a separate bin: 0.65 instead of 0.35 with two bins.
     probabilities = torch.tensor([[1.0, 0.0]] * 5 + [[0.7, 0.3]] * 5)
     y = torch.tensor([1] * 5 + [0] * 5)
     bins = reliability(probabilities.double().log(), y, bins=2)

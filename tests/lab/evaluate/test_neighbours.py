@@ -1,4 +1,4 @@
-"""Nearest neighbours against scikit-learn, features against the model split by hand."""
+"""Neighbours, compared with scikit-learn, and features, compared with a model split by hand."""
 
 from collections import OrderedDict
 
@@ -18,9 +18,9 @@ def clusters(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def clear(train: torch.Tensor, test: torch.Tensor, k: int, metric: str) -> torch.Tensor:
-    """Return whether the ``k``-th neighbour of each row is nearer than the next beyond rounding.
+    """Return whether the ``k``-th neighbour of each row is clearly nearer than the next.
 
-    In float32 squared distances are wrong by up to 7e-6, and those of the cosine by up to 4e-7.
+    In float32, squared distances have errors up to 7e-6, and cosine distances up to 4e-7.
     """
     train, test = (part.double() - 10 * (metric == "euclidean") for part in (train, test))
     if metric == "cosine":
@@ -122,7 +122,7 @@ def test_no_hook_is_left_behind_not_even_after_an_error(model, x):
 
 
 class Twice(nn.Module):
-    """One layer that runs twice, one that never does, one that returns a tuple."""
+    """A layer that runs twice, one that never runs, and one that returns a tuple."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Scores of unknown inputs against scikit-learn, scipy and closed forms."""
+"""Scores of outliers, compared with scikit-learn, scipy and closed forms."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_noise_within_bounds_is_that_of_the_literature():
     assert uniform.shape == gaussian.shape == like.shape
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.01)
     assert uniform.var().item() == pytest.approx(1 / 12, rel=0.03)
-    outside = norm.sf(0.5)  # N(0.5, 1) below 0, and as often above 1
+    outside = norm.sf(0.5)  # P(N(0.5, 1) < 0), which equals P(> 1)
     assert (gaussian == 0).double().mean().item() == pytest.approx(outside, abs=0.01)
     assert (gaussian == 1).double().mean().item() == pytest.approx(outside, abs=0.01)
 

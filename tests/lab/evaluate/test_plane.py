@@ -1,4 +1,4 @@
-"""Classifiers of the plane: a linear one in closed form, and one behind a layer of two units."""
+"""Classifiers of the plane: a linear one in closed form, and one with a layer of two units."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from manifold_mixup.lab.evaluate.plane import hidden_plane, input_plane
 
 
 class Ridge(nn.Module):
-    """Logits 0 and ``scale · (first coordinate)``."""
+    """A classifier with the logits 0 and ``scale · (first coordinate)``."""
 
     def __init__(self, scale):
         super().__init__()
@@ -33,7 +33,7 @@ def test_the_plane_is_the_range_of_the_inputs_and_a_tenth_more():
 
 
 def test_the_confident_share_of_a_linear_classifier():
-    """It is confident where |scale · x| > log(0.95 / 0.05)."""
+    """It is confident if |scale · x| > log(0.95 / 0.05)."""
     scale = 10.0
     edge = torch.tensor(0.95 / 0.05).log().item() / scale
     share = 100 * (1 - edge / 1.2)
@@ -46,7 +46,7 @@ def test_behind_a_layer_the_rest_of_the_model_decides():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)).train()
         x = torch.randn(50, 2)
-    plane = hidden_plane(model, x, "0", side=40)  # more points than fit one chunk
+    plane = hidden_plane(model, x, "0", side=40)  # more points than a chunk
     torch.testing.assert_close(
         plane.probabilities, model[1:](plane.points).double().softmax(1).detach()
     )

@@ -1,4 +1,4 @@
-"""Spectra of hidden states against numpy and closed forms, and the command that shows them."""
+"""Spectra of hidden states, compared with numpy and closed forms, and their command."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ from manifold_mixup.lab.training.loop import train
 
 @pytest.fixture
 def states():
-    """Three classes, far from the origin, wide in one direction."""
+    """Three classes far from the origin, each wide in one direction."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 3
     spread = torch.tensor([9.0, 1.0, 1.0, 1.0, 0.5])
@@ -91,11 +91,13 @@ def test_a_class_with_too_few_examples_is_named():
 
 
 def test_what_a_classifier_sees():
-    """Its first two inputs tell the classes apart; a part common to all logits tells nothing."""
+    """Its first two inputs separate the classes; a part common to all logits has no effect."""
     weight = torch.tensor([[1.0, 0.0, 0.0, 5.0], [0.0, 1.0, 0.0, 5.0], [-1.0, -1.0, 0.0, 5.0]])
     y = torch.arange(30) % 3
     generator = torch.Generator().manual_seed(0)
-    means = 100 * torch.randn(3, 4, generator=generator)[y]  # between classes: does not count
+    means = (
+        100 * torch.randn(3, 4, generator=generator)[y]
+    )  # variance between classes does not count
     noise = torch.randn(30, 4, generator=generator)
     seen, unseen = torch.tensor([1.0, 1, 0, 0]), torch.tensor([0, 0, 1.0, 1])
     assert seen_share(means + noise * seen, y, weight) == pytest.approx(100)
@@ -107,7 +109,7 @@ def test_what_a_classifier_sees():
 
 def test_within_class_takes_the_means_off(states):
     h, y = states
-    within = within_class(h.double(), y * 5)  # labels need not be dense
+    within = within_class(h.double(), y * 5)  # labels may have gaps
     for label in range(3):
         expected = h[y == label].double() - h[y == label].double().mean(0)
         torch.testing.assert_close(within[y == label], expected)
@@ -152,7 +154,7 @@ def test_a_part_of_the_battery_on_request(task, plain):
 
 
 def _rows(values):
-    """Make the rows of a layer, by seed, whose shares are given."""
+    """Return the rows of a layer by seed, with given shares."""
     numbers = {"s1": 1.0, "rest": 2.0, "s1_share": 33.0}
     return {
         seed: {
@@ -175,11 +177,11 @@ def test_differences_are_of_the_seeds_that_both_methods_have():
         lines = [line for line in part.splitlines() if line.startswith(("| no m", "| mixed"))]
         for factor in factors:
             plain, mixed = (f"{factor * mean:.1f} ± {factor * std:.1f}" for mean, std in MEANS)
-            assert f"| {plain} |" in lines[0]  # compared with nothing
+            assert f"| {plain} |" in lines[0]  # the baseline has no differences
             assert f"| {mixed}<br>−{factor * 6:.1f} |" in lines[1]
         assert lines[1].count("<br>") == len(factors)
         assert lines[1].endswith(" | 2 |")
-    assert "classifier" not in page  # nothing was said of features
+    assert "classifier" not in page  # there are no features
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Statistics against scipy and numpy."""
+"""Statistics, compared with scipy and numpy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""One run in two processes."""
+"""A run in two processes."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ from manifold_mixup.lab.runs import weights
 from manifold_mixup.lab.training import job
 
 pytestmark = pytest.mark.slow
-# Without a GPU, --multi_gpu is what starts several processes; they then find no GPU and use gloo.
+# --multi_gpu starts several processes even without a GPU; they then use gloo.
 LAUNCH = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 LONG = ("--epochs", "4", "--batch", "8", "--save-every", "1")
 
@@ -39,7 +39,7 @@ def options(tmp_path_factory, task):
 
 @pytest.fixture(scope="module")
 def whole(options, tmp_path_factory):
-    """A run that nothing stopped, by how its model is kept; trained when it is asked for."""
+    """An uninterrupted run for each way to distribute the model, trained on demand."""
 
     @functools.cache
     def folder(kept):
@@ -52,7 +52,7 @@ def whole(options, tmp_path_factory):
 
 
 class Two:
-    """Two processes that train one run, started as ``accelerate launch`` does."""
+    """Two processes that train a run together, started like ``accelerate launch`` does."""
 
     def __init__(self, kept, *arguments):
         out = Path(arguments[-1])
@@ -76,11 +76,11 @@ class Two:
 
     def stop(self):
         for rank in self.ranks:
-            rank.terminate()  # the signal that a launcher hands on
+            rank.terminate()  # the signal that a launcher passes on
             rank.join(60)
 
     def output(self):
-        """Wait for the end; return what was printed."""
+        """Wait for the end; return the output."""
         for rank in self.ranks:
             rank.join(300)
         shown = "".join(file.read_text() for file in self.shown)
@@ -89,7 +89,7 @@ class Two:
 
 
 def launched(*arguments):
-    """Have it started by ``accelerate launch`` itself, as the documentation says."""
+    """Start it with ``accelerate launch`` itself, as in the documentation."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *LAUNCH]
     command += ["--num_processes", "2", "--main_process_port", processes.free_port()]
     command += ["-m", "manifold_mixup.lab", "train", "--device", "cpu", *map(str, arguments)]
@@ -106,7 +106,7 @@ def sharded(*arguments):
 
 @pytest.mark.parametrize("start", [launched, sharded])
 def test_two_processes_train_what_one_does(options, tmp_path, start):
-    """Without mixing: each process mixes its own part of a batch, by plans of its own."""
+    """This holds without mixing, since each process mixes its own part of a batch."""
     options = [*options, "--mixing", "none", "--epochs", "3"]
     shown = start(*options, "--out", tmp_path / "two")
     assert shown.count("Saved in") == 1
@@ -144,7 +144,7 @@ def test_another_number_of_processes_is_refused(options, whole, capsys):
 
 
 def test_sharded_plans_are_those_of_whole_models(whole):
-    """Every rank mixes as it does in DDP, so that they differ by rounding, until it has grown."""
+    """Every rank mixes as in DDP, so early losses differ only by rounding."""
     ddp, fsdp2 = (run_folder.finished(whole(kept)).curve[:2] for kept in ("ddp", "fsdp2"))
     for ours, theirs in zip(fsdp2, ddp, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)

@@ -1,4 +1,4 @@
-"""Many runs end as they do one by one, in this process and in others."""
+"""Many runs have the same results in this process and in worker processes."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ from manifold_mixup.lab.launch.processes import train_all
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", [False, True])
 def test_worker_processes_change_nothing(task, runs, monkeypatch, gpu):
-    """Where there is a GPU they are started in another way."""
+    """With a GPU, they are started with another method."""
     runs, here, there = runs[:3], [], []
     alone = by_run(train_all(runs, task, workers=1, on_epoch=lambda *seen: here.append(seen)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -87,7 +87,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_was_killed(task, runs, tmp_path):
-    """Both of them save the run they are at; none waits for a parent that is no more."""
+    """Both workers save their current run; none waits for its dead parent."""
     long = [replace(run, epochs=100_000) for run in runs[:2]]
     (tmp_path / "runs.pickle").write_bytes(pickle.dumps((long, task, tmp_path / "out")))
     (tmp_path / "program.py").write_text(KILLED)
@@ -115,7 +115,7 @@ def children(pid):
 
 
 def command_of(pid):
-    """Return the command line of a process; of none, or one that has ended, nothing."""
+    """Return the command line of a process, empty if it does not exist or has ended."""
     path = Path(f"/proc/{pid}/cmdline")
     return path.read_text() if path.exists() else ""
 
@@ -131,11 +131,11 @@ def test_leaving_early_stops_the_workers(task, runs):
 
 @pytest.mark.slow
 def test_workers_that_have_much_to_say_stop_all_the_same(task, plain):
-    """More than a pipe holds: where nobody reads, they would wait for ever."""
+    """If nobody read their news, which exceed a pipe's capacity, they would wait forever."""
     talkative = [replace(plain, epochs=100_000, batch=250, seed=seed) for seed in range(2)]
 
     def press(*_):
-        time.sleep(6)  # while the workers go on
+        time.sleep(6)  # the workers continue meanwhile
         raise KeyboardInterrupt
 
     def too_long(*_):
@@ -153,7 +153,7 @@ def test_workers_that_have_much_to_say_stop_all_the_same(task, plain):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_half_read_message_in_the_pipe(task, runs):
-    """The rest of it would be taken for the length of the next one, and waited for."""
+    """Its rest would be read as the length of the next message, and block."""
     told = []
 
     def press(*_):

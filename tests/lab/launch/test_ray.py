@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster, here one of this machine, whose workers are killed."""
+"""Runs on a real Ray cluster on this machine, whose workers are killed."""
 
 import builtins
 import os
@@ -16,7 +16,7 @@ from manifold_mixup.lab.runs import folder as kept
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # of Ray and what it imports
+    pytest.mark.filterwarnings("ignore"),  # from Ray and its imports
 ]
 
 
@@ -26,7 +26,7 @@ def cluster():
         [str(Path(__file__).parents[3] / "src"), os.environ.get("PYTHONPATH", "")]
     )
     environment = {"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}}
-    print_of_python = builtins.print  # Ray puts one of its own there
+    print_of_python = builtins.print  # Ray replaces it
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
@@ -35,12 +35,12 @@ def cluster():
 
 @pytest.fixture
 def long(runs):
-    """Two runs that take some seconds."""
+    """Two runs that take several seconds."""
     return [replace(run, epochs=100) for run in runs[1:3]]
 
 
 def workers() -> list[int]:
-    """Find the processes in which Ray trains."""
+    """Return the processes in which Ray trains."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

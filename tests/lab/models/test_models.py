@@ -1,4 +1,4 @@
-"""The models fit their data, and mixing fits the models."""
+"""The models fit their data, and can be mixed."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def test_every_eligible_layer_is_proven(name):
     ManifoldMixup(model, layers).assert_verified(as_input(data.x[:4]))
 
 
-# Counted by hand: a convolution has in x out x window weights, a norm two numbers a channel.
+# By hand: a convolution has in x out x window weights, a norm two parameters per channel.
 
 
 def preact_count(counts):
@@ -76,7 +76,7 @@ def perceptron_count(*units):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("preact-resnet18", 11_171_146),  # as the paper's code
+        ("preact-resnet18", 11_171_146),  # as in the paper's code
         ("preact-resnet18", preact_count((2, 2, 2, 2))),
         ("preact-resnet34", preact_count((3, 4, 6, 3))),
         ("wrn-28-10", wide_count(10)),
@@ -166,7 +166,7 @@ def test_a_perceptron_gets_batch_norms_on_request():
 
 
 def test_noise_is_added_to_the_standardised_input_while_training_only():
-    data = task(4000)  # times twelve: the deviation is known to a third of a percent
+    data = task(4000)  # times twelve: accurate to a third of a percent
     model = models.build("mlp", data, width=8, noise=0.5)
     seen = []
     model.noise.register_forward_hook(lambda *call: seen.append(call[2] - call[1][0]))

@@ -1,4 +1,4 @@
-"""The paper's tables: recipes, numbers, scales, and how ours are put beside them."""
+"""The paper's tables: recipes, numbers, scales, and the comparison with ours."""
 
 from dataclasses import replace
 
@@ -217,7 +217,7 @@ def test_what_a_model_cannot_be_scored_by_is_left_out():
     column = Measure("x", "X", battery=("noise", "noise"), field="auroc")
     table = Table("t", "T", (column,), (Row("plain", PLAIN, {"x": (0.0,)}),))
     last, best = ({"noise": [{"name": "noise", "auroc": value}]} for value in (80.0, 60.0))
-    none = {"noise": [{"name": "noise", "auroc": None}]}  # so NaN is written to JSON
+    none = {"noise": [{"name": "noise", "auroc": None}]}  # JSON has null instead of NaN
     evaluations = ({"last": last, "best": best}, {"last": none, "best": none})
     of_seed = {
         seed: Found(result(replace(PLAIN, seed=seed), 1.0, 1.0), evaluation)
@@ -245,7 +245,7 @@ def test_each_network_has_a_table_of_its_own():
     error, nll = text.split("**preact-resnet18, NLL ↓**")
     assert error.count("**preact-resnet34, error % ↓**") == 1
     assert "| AdaMix (quoted) | 3.52 |" in error
-    assert "AdaMix" not in nll  # it has no number there
+    assert "AdaMix" not in nll  # the paper has no number for it
     assert error.count("| manifold mixup α=2 |") == nll.count("| manifold mixup α=2 |") == 3
 
 

@@ -1,4 +1,4 @@
-"""The playground: its links, what it trains, its pictures, and the page in a real browser."""
+"""The playground: its links, trainings and pictures, and the page in a real browser."""
 
 import io
 import os
@@ -113,7 +113,7 @@ def test_every_field_of_a_choice_decides_something():
 
 
 def test_it_offers_layers_that_can_be_mixed():
-    """All of them, and the network has no other ones in its row."""
+    """It offers all of them, and the network has no others."""
     choice = Choice(width=8, layers=LAYERS)
     learner = Learner(choice.runs()[1], choice.data())
     learner.learn()
@@ -122,7 +122,7 @@ def test_it_offers_layers_that_can_be_mixed():
 
 @pytest.mark.parametrize("method", ["manifold mixup", "input mixup", "dropout 0.5", "noise 0.1"])
 def test_it_learns_what_train_learns(method):
-    """To the same bits, although another network learns in between."""
+    """The results are bit-identical although another network is trained in between."""
     choice = Choice(method=method, width=16, layers=("input", "bottleneck"))
     plain, run = (replace(one, epochs=3) for one in choice.runs())
     other, learner = Learner(plain, choice.data()), Learner(run, choice.data())
@@ -192,7 +192,7 @@ def test_it_starts_pauses_and_ends(session, monkeypatch):
     until(lambda: not session.running)
     for act in (session.start, session.step):
         act()
-        time.sleep(0.6)  # an epoch more would be done by now
+        time.sleep(0.6)  # enough time for another epoch
         assert not session.running
         assert session.frame.epoch == session.frame.epochs == 5
     assert session.finished
@@ -264,7 +264,7 @@ def test_a_page_that_closes_leaves_no_thread(short):
 
 
 def test_a_picture_has_the_colours_of_the_classes():
-    """The corner to the right at the top is the second's; a point of each is in the other's."""
+    """The upper right corner is the second class; each class has a point in the other's area."""
     side = 64
     axis = torch.linspace(-1, 1, side)
     points = torch.cartesian_prod(axis, axis)
@@ -275,7 +275,7 @@ def test_a_picture_has_the_colours_of_the_classes():
     pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
     assert pixels.shape == (SIDE, SIDE, 3)
     quarter = SIDE // 4
-    assert tuple(pixels[quarter, 3 * quarter]) == FIRST  # rows go down, the second coordinate up
+    assert tuple(pixels[quarter, 3 * quarter]) == FIRST  # rows run down, the second coordinate up
     assert tuple(pixels[3 * quarter, quarter]) == SECOND
     for place, pure in (((10, SIDE - 10), SECOND), ((SIDE - 10, 10), FIRST)):
         pale = [255 - 0.75 * (255 - part) for part in pure]
@@ -283,7 +283,7 @@ def test_a_picture_has_the_colours_of_the_classes():
     dark = pixels.sum(2) < 200
     assert dark[np.arange(5, 80), np.arange(5, 80)].mean() > 0.9  # the boundary
     dotted = [dark[row, row + 40 : row + 55].any() for row in range(5, 80)]
-    assert 0.3 < np.mean(dotted) < 0.8  # where it becomes sure
+    assert 0.3 < np.mean(dotted) < 0.8  # where it becomes confident
 
 
 def test_a_port_in_use_and_an_address_of_others_are_described(capsys):
@@ -310,22 +310,22 @@ def test_without_what_serves_it_it_says_how_to_get_it(monkeypatch):
     ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
 )
 def test_it_is_said_when_others_can_open_it(host, local, capsys):
-    playground._say(playground.Options(host=host, port=1))
-    assert ("Every machine" in capsys.readouterr().out) != local
+    playground._announce(playground.Options(host=host, port=1))
+    assert ("Any machine" in capsys.readouterr().out) != local
 
 
 @pytest.fixture(scope="module")
 def address():
-    """The address of a playground that runs as its user would run it."""
+    """The address of a playground that was started like a user does."""
     command = [sys.executable, "-m", "manifold_mixup.lab", "playground", "--no-open", "--port", "0"]
-    # NiceGUI looks for this variable, and then waits for a test of its own kind.
+    # With this variable, NiceGUI waits for its own kind of test.
     own = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=own, **pipes) as server:
         found = re.search(r"http://\S+", server.stdout.readline()).group()
         until(lambda: answers(found))
         yield found
-        server.send_signal(signal.SIGINT)  # as Ctrl-C, while a page is still learning
+        server.send_signal(signal.SIGINT)  # as Ctrl-C, while a page is still training
         _, said = server.communicate(timeout=60)
     assert (server.returncode, said) == (0, "")
 
@@ -362,7 +362,7 @@ def browser():
 
 
 class Tab:
-    """A tab that notes what its console says and whom it asks."""
+    """A tab that records its console messages and the hosts of its requests."""
 
     def __init__(self, browser, url, **options):
         self.said, self.hosts = [], set()
@@ -378,7 +378,7 @@ class Tab:
         return int(re.search(r"epoch (\d+) of", self.page.locator("body").inner_text()).group(1))
 
     def rests(self):
-        """Wait until the epoch stays as it is for two seconds, and return it."""
+        """Wait until the epoch does not change for two seconds, and return it."""
         seen = [self.epoch()]
         while len(seen) < 5 or len(set(seen[-5:])) > 1:
             self.page.wait_for_timeout(500)
@@ -389,7 +389,7 @@ class Tab:
         self.page.get_by_text(f"epoch {epoch} of 500").wait_for()
 
 
-# Milliseconds from a click on the button until its text is another one.
+# Milliseconds from a click on the button until its text changes.
 CLICK = """async names => {
     const button = [...document.querySelectorAll('button')]
         .find(one => names.includes(one.textContent.trim()));
@@ -410,10 +410,10 @@ def test_one_watches_it_learn(browser, address):
     before = [image.get_attribute("src") for image in images.all()]
     assert page.evaluate(CLICK, ["Start"]) < 300
     times = []
-    for _ in range(6):  # the last one starts it
+    for _ in range(6):  # the last click starts it
         page.wait_for_timeout(400)
         times.append(page.evaluate(CLICK, ["Start", "Pause"]))
-    assert sorted(times)[-2] < 300, times  # one may meet whatever else the machine does
+    assert sorted(times)[-2] < 300, times  # one may be slow because of the machine's load
     page.get_by_role("button", name="Pause").click()
     paused = tab.rests()
     assert paused > 5
@@ -430,8 +430,8 @@ def test_one_watches_it_learn(browser, address):
     assert all(0 < float(text) < 1 for text in loss)
     assert page.locator("canvas").count() == 1
     assert tab.said == []
-    assert tab.hosts <= {urlsplit(address).netloc, ""}  # pictures are in their own address
-    page.get_by_role("button", name="Start", exact=True).click()  # and is left learning
+    assert tab.hosts <= {urlsplit(address).netloc, ""}  # pictures are data URLs
+    page.get_by_role("button", name="Start", exact=True).click()  # keeps training
 
 
 @pytest.mark.slow
@@ -470,7 +470,7 @@ def test_a_link_is_shown_and_not_run(browser, address):
     assert page.get_by_text(f"There is no method {HOSTILE!r}").count() == 1
     assert page.locator("img[onerror]").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") == 400
-    # What cannot be seen can be heard: every picture and every control has a name.
+    # For screen readers, every picture and every control has a name.
     assert page.locator("img:not([alt])").count() == 0
     assert page.get_by_role("slider").count() == 4
     assert page.get_by_role("checkbox").count() == len(LAYERS)

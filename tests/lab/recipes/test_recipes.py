@@ -1,4 +1,4 @@
-"""Recipes are fair, and how they were chosen can be repeated without the test set."""
+"""Recipes are fair, and their choice can be repeated without the test set."""
 
 import statistics
 from dataclasses import replace
@@ -37,7 +37,7 @@ def require_one_budget(runs, data, model):
 
 
 def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
-    monkeypatch.setattr("manifold_mixup.lab.data.load", None)  # the published signals
+    monkeypatch.setattr("manifold_mixup.lab.data.load", None)  # would load the published signals
     for part, count in {"TRAIN": 400, "TEST": 100, "MORE": 300}.items():
         monkeypatch.setattr(mnist1d, part, count)
     seen = []
@@ -54,7 +54,7 @@ def test_choosing_for_mnist_1d_looks_at_fresh_draws_only(monkeypatch, capsys):
 
 
 def test_choosing_tries_the_grid_on_held_out_examples_only(tmp_path, task, capsys):
-    hopeless = (task.y_test + 1).numpy() % 3  # wrong labels: whoever looks at them is wrong too
+    hopeless = (task.y_test + 1).numpy() % 3  # wrong labels, to detect their use
     np.savez(
         tmp_path / "blobs.npz",
         x_train=task.x.numpy(),

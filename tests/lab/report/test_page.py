@@ -1,4 +1,4 @@
-"""The report: what it is made of, what it says, and how a real browser shows it."""
+"""The report: its runs, its contents, and its display in a real browser."""
 
 import json
 import os
@@ -31,7 +31,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="session")
 def place(task, plain, tmp_path_factory) -> Path:
-    """Three methods with two seeds each, one of a hostile name, evaluated in parts."""
+    """Three methods with two seeds each, one with a hostile name, partly evaluated."""
     folder = tmp_path_factory.mktemp("runs")
     arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
     np.savez(folder / "blobs.npz", **{name: value.numpy() for name, value in arrays.items()})
@@ -54,7 +54,7 @@ def place(task, plain, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shown(place) -> str:
-    """The page of them; its pictures take seconds."""
+    """The page about these runs; its pictures take seconds."""
     return page(gather([place]), title=HOSTILE)
 
 
@@ -124,7 +124,7 @@ def test_a_score_that_is_not_there_leaves_its_cell_empty(task, plain, tmp_path):
 
 
 def test_what_one_method_has_and_another_has_not(task, plain, tmp_path):
-    """Evaluated with other settings, each has its own rows; the others' cells stay empty."""
+    """Methods evaluated with other settings have other rows; missing cells are empty."""
     rows = {"no mixup": ["a", "b"], "mixed": ["b", "c"], "not evaluated": []}
     lams = {"no mixup": [0.0, 0.5], "mixed": [0.0, 1.0]}
     for method, names in rows.items():
@@ -144,7 +144,7 @@ def test_what_one_method_has_and_another_has_not(task, plain, tmp_path):
     assert "c</th><td></td><td>12.5</td>" in text
     assert "Test examples: 100 to 2,000." in text
     assert "Test examples: 50." in text
-    assert "λ = 0.5</th><td>0.375</td><td></td>" in text  # the other had no such λ
+    assert "λ = 0.5</th><td>0.375</td><td></td>" in text  # the other method does not have this λ
 
 
 def test_of_two_evaluations_the_later_counts(task, plain, tmp_path):
@@ -176,7 +176,7 @@ def test_rows_of_one_name_say_in_what_they_differ(task, plain, tmp_path):
         "mlp, no mixup (epochs 2)",
         "mlp, mixed",
     ]
-    assert table.rows[2].base == "mlp, no mixup (epochs 2)"  # the one that is most alike
+    assert table.rows[2].base == "mlp, no mixup (epochs 2)"  # the most similar recipe
 
 
 def test_the_papers_numbers_are_found_for_its_rows_however_scaled():
@@ -293,7 +293,7 @@ def test_a_real_browser_shows_it(written, browser, width, scheme):
     assert tab.evaluate(shown)
     assert tab.locator("img").count() >= 6
     assert tab.locator("img:not([alt])").count() == 0
-    # Each picture is followed by its numbers; tables that are too wide scroll by keyboard.
+    # Numbers follow each picture; tables that are too wide can be scrolled with the keyboard.
     assert tab.locator(".pictures + details table").count() >= 4
     assert tab.locator("table").count() == tab.locator("[tabindex='0'] table").count()
     paper_colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")

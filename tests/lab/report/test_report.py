@@ -75,7 +75,7 @@ def test_the_widest_likely_table_fits_eighty_columns():
 
 
 def test_intervals_of_two_seeds_are_wrapped_and_never_cut():
-    """Student's t of one degree of freedom is 12.7: the intervals are as wide as that."""
+    """With one degree of freedom, Student's t is 12.7, so the intervals are wide."""
     methods = ["no mixup", "input mixup", "manifold mixup"]
     wide = [
         replace(result(name, seed, 40 - 12 * k), seconds=40.0 + 900 * k * seed)

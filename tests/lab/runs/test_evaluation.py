@@ -1,4 +1,4 @@
-"""Evaluations of finished runs are done once and kept."""
+"""Evaluations of finished runs are computed once and stored."""
 
 import json
 from dataclasses import replace

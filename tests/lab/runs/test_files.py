@@ -1,4 +1,4 @@
-"""Files that are written at once or not at all."""
+"""Files are written atomically."""
 
 import json
 import math

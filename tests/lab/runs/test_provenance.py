@@ -1,4 +1,4 @@
-"""Provenance names the code, the machine and the data, and nobody."""
+"""Provenance names the code, the machine and the data, but no user."""
 
 import getpass
 import json

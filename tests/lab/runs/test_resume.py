@@ -1,4 +1,4 @@
-"""A run that is stopped or killed anywhere ends in the same bits as one that is not."""
+"""A run that is stopped or killed anywhere ends with the same bits as an uninterrupted one."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stop_after(steps):
-    """Let a training stop after so many steps."""
+    """Return a function that stops a training after a number of steps."""
     left = iter(range(steps))
     return lambda: next(left, None) is None
 
@@ -139,7 +139,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(task, plain, tmp_path, 
 
 def test_without_a_good_checkpoint_it_begins_anew(task, plain, tmp_path):
     interrupted(plain, task, tmp_path, 3)
-    (tmp_path / checkpoint.LATEST).write_bytes(b"\x80\x04")  # how a pickle begins
+    (tmp_path / checkpoint.LATEST).write_bytes(b"\x80\x04")  # the first bytes of a pickle
     with pytest.warns(UserWarning, match="is damaged"):
         again = train(plain, task, folder=tmp_path)
     assert without_time(again) == without_time(train(plain, task))

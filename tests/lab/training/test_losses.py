@@ -1,4 +1,4 @@
-"""The losses of the recipes against torch's own and closed forms."""
+"""The losses of recipes, compared with PyTorch's own and closed forms."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_softmax_bce_and_its_gradient_are_finite_however_sure_the_model_is(scale
         (slope,) = torch.autograd.grad(loss, logits)
         assert loss.isfinite()
         assert slope.isfinite().all()
-    # As in torch, a logarithm is at least -100: two of four classes are wrong.
+    # As in PyTorch, logarithms are at least -100; two of four classes are wrong.
     if scale == 3000:
         assert losses.SoftmaxBCE()(logits, wrong).item() == pytest.approx(50)
 

@@ -1,4 +1,4 @@
-"""Memory that is kept for the next step."""
+"""Freed memory is kept for the next step."""
 
 import ctypes
 import subprocess
@@ -31,5 +31,5 @@ def test_what_a_step_frees_is_not_fetched_anew():
     for way in ("keep", "give back"):
         command = [sys.executable, "-c", COUNT, way]
         faults[way] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    # The heap may grow a few times more, where small blocks lie behind a freed one.
+    # The heap may still grow a few times if small blocks follow a freed one.
     assert 3 * faults["keep"] < faults["give back"], faults

@@ -1,4 +1,4 @@
-"""What a recipe's method does to a training step, and the average of weights."""
+"""The mixing of a recipe in a training step, and the average of weights."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def step(task, run):
 
 
 def moved(model):
-    """Return which of the layers got a gradient that is not zero."""
+    """Return the layers with a nonzero gradient."""
     return {
         name
         for name, layer in model.named_modules()

@@ -1,4 +1,4 @@
-"""The training loop: what it computes, and that it computes it again."""
+"""The training loop: its results, and that they are reproducible."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ def test_the_same_run_ends_in_the_same_bits(task, runs, place, model):
     if model == "cnn" and run.layers[1:]:
         run = replace(run, layers=("input", "stage1"))
     first = train(run, task)
-    torch.randn(7)  # what others draw does not matter
+    torch.randn(7)  # other random draws do not matter
     assert without_time(train(run, task)) == without_time(first)
 
 
@@ -68,7 +68,7 @@ def test_global_randomness_is_left_alone(task, plain):
 
 
 def test_no_mixup_is_plain_sgd(task, plain):
-    """The loop against one that is written out: one epoch, one batch, one step."""
+    """The loop is compared with one by hand: one epoch, one batch, one step."""
     run = replace(plain, epochs=1, batch=1000)
     model = fresh_model(run, task)
     loss = F.cross_entropy(model(task.x), task.y).item()
@@ -105,7 +105,7 @@ def mixed(values, plan):
 
 
 def losses_by_hand(run, data, plans):
-    """Train without ManifoldMixup: layer by layer, each state and one-hot label mixed by its plan.
+    """Train without ManifoldMixup, mixing states and one-hot labels by hand.
 
     Return the mean loss of each epoch, and the model.
     """
@@ -132,7 +132,7 @@ def losses_by_hand(run, data, plans):
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_manifold_mixup_is_the_training_written_out(task, plain, plans, tmp_path, per_sample):
-    """What the paper's figures train, a few steps of it: no number of theirs is asked for here."""
+    """A few steps of a training in the paper's figures, without its numbers."""
     fields = {"loss": "softmax_bce", "optimizer": "sgd", "alpha": 2.0}
     fields |= {"schedule": "constant", "epochs": 3, "batch": 60, "per_sample": per_sample}
     run = replace(plain, layers=LAYERS, method="manifold mixup", **fields)
@@ -151,7 +151,7 @@ def test_no_mixup_has_no_hooks_and_the_plain_loss(task, plain):
 
 def test_training_lowers_the_loss(task, plain):
     curve = train(replace(plain, epochs=15), task).curve
-    # Over twelve seeds 0.26 ± 0.015 of it is left: sixteen spreads below the half.
+    # Over twelve seeds, 0.26 ± 0.015 of it remains, sixteen standard deviations below 0.5.
     assert curve[-1].train_loss < curve[0].train_loss / 2
     assert [point.epoch for point in curve] == list(range(1, 16))
 
@@ -189,7 +189,7 @@ def test_a_recipe_that_says_nothing_of_it_leaves_the_model_as_it_is(task, plain)
 
 
 def test_batches_in_parts_train_the_same_weights(task, plain, tmp_path):
-    """The parts are of different length; their gradients are summed by their shares."""
+    """The parts have different lengths; their gradients are weighted by their shares."""
     run = replace(plain, optimizer="sgd", batch=50)
     for count in (1, 3):
         train(replace(run, accumulate=count), task, folder=tmp_path / str(count))
@@ -212,7 +212,7 @@ def test_images_are_augmented_as_the_recipe_says(images):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_layer_may_have_its_first_gradient_after_others(task, plain):
-    """With a blocked gradient; by SGD it then moves as if the gradients before had been 0."""
+    """With a blocked gradient, SGD moves it as if the gradients before had been 0."""
     run = replace(
         plain, optimizer="sgd", lr=0.1, layers=("input", "hidden1"), block_gradient=True, epochs=1
     )

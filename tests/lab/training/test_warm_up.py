@@ -1,4 +1,4 @@
-"""Compiling before the clock starts: all graphs are there, and nothing else has changed."""
+"""Compilation before the clock starts makes all graphs, and changes nothing else."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from manifold_mixup.lab.training.warm_up import warm_up
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The number of inputs of every graph that is made, none of them compiled further."""
+    """The number of inputs of every captured graph; the graphs are not compiled further."""
     made, compile_module = [], nn.Module.compile
 
     def backend(graph, inputs):
@@ -43,7 +43,7 @@ RECIPES = {
 def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
     task, plain, graphs, monkeypatch, recipe
 ):
-    """The last batch of an epoch is smaller, and an odd one has parts of two sizes."""
+    """The last batch of an epoch is smaller, and an odd batch has parts of two sizes."""
     run = replace(plain, epochs=3, batch=85, compile=True, **RECIPES[recipe])
     counts = []
 
@@ -55,7 +55,7 @@ def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
     warm = train(run, task, on_step=lambda _: counts.append(len(graphs)))
     assert counts[0] >= 2 * max(1, len(run.layers))
     assert counts[1] == counts[0]
-    assert counts[-1] == counts[0] + 1  # evaluation, outside of the clock
+    assert counts[-1] == counts[0] + 1  # the graph of the evaluation, which is not timed
     monkeypatch.setattr(training, "warm_up", lambda job: None)
     assert replace(train(run, task), seconds=warm.seconds) == warm
 
@@ -63,7 +63,7 @@ def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_one_compiled_run_after_another_stays_below_the_limit_of_graphs(task, plain, graphs):
-    """They all count together, for each class of model."""
+    """The limit counts all runs of a model class together."""
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         for width in (4, 5, 6):
             run = replace(plain, epochs=1, compile=True, width=width, layers=("input", "hidden1"))
@@ -89,5 +89,5 @@ def test_it_leaves_the_job_as_it_was(task, plain, graphs):
 
 def test_a_run_that_is_not_compiled_does_not_wait(task, plain, monkeypatch):
     job = Job(replace(plain, layers=("input",)), task)
-    monkeypatch.setattr(job, "model", None)  # it would be called
+    monkeypatch.setattr(job, "model", None)  # a call would fail
     warm_up(job)
