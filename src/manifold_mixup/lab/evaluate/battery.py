@@ -47,7 +47,7 @@ UNITS = {
     "fpr95": "% of the unknown inputs",
     "lam": "share of the example itself",
     "s1": "singular value of a class's states, mean over classes",
-    "rest": "sum of the other singular values, likewise",
+    "rest": "sum of the other singular values, mean over classes",
     "s1_share": "% of the sum of the singular values",
     "outside": "% of their squares, without the first",
     "within": "% of the variance of all states, within classes",

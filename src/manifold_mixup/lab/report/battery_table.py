@@ -53,7 +53,7 @@ def _rising(row: Row) -> Row:
 
 def _flatness(row: Row) -> Row:
     """Return the numbers that fit in a line; the file has all."""
-    seen = {"% of it read": row["seen"]} if "seen" in row else {}
+    seen = {"% of it seen": row["seen"]} if "seen" in row else {}
     return {
         "name": row["name"],
         "s1": row["uncentred"]["s1"],
