@@ -12,7 +12,7 @@ from manifold_mixup.lab.runs.evaluation import When
 LEGEND = (
     "Ours: mean ± standard deviation over n seeds. Difference: to the row without mixing above, "
     "paired over the seeds, with the 95 % interval of Student's t; bold if it excludes zero. The "
-    "paper reports the best epoch on the test set, which is optimistic; our result is the last epoch."
+    "paper reports the best epoch on the test set, which is optimistic; our result is the last."
 )
 
 
