@@ -333,9 +333,9 @@ def test_the_table_of_scikit_learn_reads_as_a_file_of_it(load_example, tmp_path,
 
 
 def test_a_missing_table_says_where_it_comes_from(load_example):
-    with pytest.raises(FileNotFoundError, match=r"no file adult\.data.*UCI's Adult.*--data out"):
+    with pytest.raises(FileNotFoundError, match=r"no file adult\.data.*UCI's Adult.*Without"):
         load_example("tabular_classification").load(0, data=["adult.data"])
-    with pytest.raises(FileNotFoundError, match=r"fetch_california_housing.*--data out"):
+    with pytest.raises(FileNotFoundError, match=r"fetch_california_housing.*Without --data"):
         load_example("tabular_regression").load(0, data=["houses.csv"])
 
 

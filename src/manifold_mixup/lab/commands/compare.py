@@ -193,7 +193,8 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         examples = min(examples, len(data.x))
     if options.smoke:
         examples = min(examples or len(data.x), len(data.x), 500)
-    layers = options.layers if run.method == "manifold mixup" else None
+    mixes_hidden = bool(run.layers) and run.layers != ("input",)
+    layers = options.layers if mixes_hidden else None
     return replace(
         run,
         epochs=2 if options.smoke else options.epochs or run.epochs,
