@@ -16,7 +16,8 @@ from graphs import Net, cuts_of, refused, rows_of
 from manifold_mixup import find_layers
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._find import check_layers
-from manifold_mixup._structure.rows import LayerRow, RowBuilder
+from manifold_mixup._structure.row import LayerRow
+from manifold_mixup._structure.rows import RowBuilder
 from manifold_mixup._structure.table import choose
 from manifold_mixup._structure.trace import trace
 

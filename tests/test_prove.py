@@ -22,8 +22,9 @@ from architectures import (
     token_ids,
 )
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
-from manifold_mixup._proof.prove import LayerProof, Report, prove
+from manifold_mixup._proof.prove import prove
 from manifold_mixup._proof.redraw import redraw_parameters
+from manifold_mixup._proof.report import LayerProof, Report
 from manifold_mixup._tree import map_leaves
 from states import normal
 

@@ -14,7 +14,7 @@ ROOT = Path(manifold_mixup.__file__).parent
 ROOMS = sorted(path.parent.name for path in ROOT.glob("_*/__init__.py"))
 FILES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))]
 # Files at the top of the library that may import rooms; others must not.
-PUBLIC = {"__init__", "_mixup", "_checks", "_find"}
+PUBLIC = {"__init__", "_mixup", "_checks", "_find", "_inspect"}
 
 
 def name_of(path):

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from manifold_mixup._mix import mix as mix
     from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
     from manifold_mixup._plan import MixPlan as MixPlan
-    from manifold_mixup._proof.prove import Report as Report
+    from manifold_mixup._proof.report import Report as Report
     from manifold_mixup._sample import sample_plan as sample_plan
-    from manifold_mixup._structure.rows import LayerRow as LayerRow
+    from manifold_mixup._structure.row import LayerRow as LayerRow
     from manifold_mixup._structure.table import LayerTable as LayerTable
     from manifold_mixup._target.mixed_target import MixedTarget as MixedTarget
 
@@ -30,12 +30,12 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
     # PEP 562: torch takes seconds to load, so load it with the first name that needs it. The
     # --help of a command needs none.
     _HOMES = {
-        "LayerRow": "_structure.rows",
+        "LayerRow": "_structure.row",
         "LayerTable": "_structure.table",
         "ManifoldMixup": "_mixup",
         "MixPlan": "_plan",
         "MixedTarget": "_target.mixed_target",
-        "Report": "_proof.prove",
+        "Report": "_proof.report",
         "find_layers": "_find",
         "mix": "_mix",
         "sample_plan": "_sample",

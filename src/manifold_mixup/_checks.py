@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from manifold_mixup._attach.attachment import Attachment
-from manifold_mixup._dry_run.aside import NotTraceable, Sharded
-from manifold_mixup._find import check_layers, inspect_model, rows_of
+from manifold_mixup._dry_run.errors import NotTraceable, Sharded
+from manifold_mixup._find import check_layers, rows_of
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
-from manifold_mixup._proof.prove import LayerProof, Report, prove, require_proven
+from manifold_mixup._proof.report import LayerProof, Report, require_proven
 from manifold_mixup._structure.table import LayerTable
 from manifold_mixup._warn import warn
 
@@ -69,7 +69,7 @@ class Checks:
         mask = self._mask_in(args, kwargs)
         try:
             with attachment.visible():
-                table = inspect_model(attachment.model, layers, args, kwargs, mask, self._outputs)
+                table = self._inspect(layers, args, kwargs, mask)
         except NotTraceable as error:
             self.state = CheckState.SKIPPED
             if mask is not None:
@@ -125,14 +125,22 @@ class Checks:
         with attachment.visible():
             if new and not moved:
                 with suppress(NotTraceable):
-                    table = inspect_model(
-                        attachment.model, layers, args, kwargs, mask, self._outputs
-                    )
-                    self._note(table, layers)
+                    self._note(self._inspect(layers, args, kwargs, mask), layers)
             there = [name for name in layers if name not in moved]
             proofs = self._prove(there, args, kwargs, mask, progress=progress).layers
         proven = {proof.layer: proof for proof in proofs}
         return Report(tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in layers))
+
+    def _inspect(
+        self,
+        layers: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        mask: str | None,
+    ) -> LayerTable:
+        from manifold_mixup._inspect import inspect_model  # only a check needs it
+
+        return inspect_model(self._attachment.model, layers, args, kwargs, mask, self._outputs)
 
     def _prove(
         self,
@@ -143,6 +151,8 @@ class Checks:
         *,
         progress: bool = False,
     ) -> Report:
+        from manifold_mixup._proof.prove import prove  # only a check needs it
+
         attachment = self._attachment
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
         return prove(attachment.model, list(layers), args, kwargs, *how, progress=progress)

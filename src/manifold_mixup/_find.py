@@ -1,28 +1,16 @@
 """find_layers lists where a model can be mixed; check_layers checks the layers a user names."""
 
-import random
-import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
-from manifold_mixup._dry_run.aside import NotTraceable, aside
-from manifold_mixup._dry_run.neutral import Neutral
-from manifold_mixup._layers import INPUT, is_input, named_layers, unwrap
+from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._outputs import as_paths
-from manifold_mixup._proof.apart import meeting_rows
 from manifold_mixup._structure.advice import pooling
-from manifold_mixup._structure.record import Run
-from manifold_mixup._structure.rows import InputRow, LayerRow, RowBuilder
+from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._structure.table import LayerTable as LayerTable
 from manifold_mixup._structure.table import level
-from manifold_mixup._structure.trace import trace
-
-# Values of a uniform and a Bernoulli variable for which no layer is dropped, however LayerDrop is
-# written. Listed twice, because Python's and NumPy's generators get a new seed each time.
-_OTHER_CHANCES = [(0.999, 1.0), (0.999, 0.0), (0.0, 1.0), (0.0, 0.0)] * 2
 
 
 def find_layers(
@@ -60,74 +48,9 @@ def find_layers(
         >>> rows.default
         ('input', '0')
     """
-    return _find(model, args, kwargs, Neutral(), None, as_paths(outputs))
+    from manifold_mixup._inspect import inspect_once  # only an inspection needs it
 
-
-def inspect_model(
-    model: nn.Module,
-    names: Iterable[str],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    mask: str | None = None,
-    outputs: Sequence[str] | None = None,
-) -> LayerTable:
-    """Run `find_layers` so that all layers ``names`` run if possible, despite LayerDrop.
-
-    LayerDrop may decide by a random operator, or by Python's or NumPy's generator, so the dry run
-    is repeated with other random numbers. A ``mask`` is assumed to be mixed as well.
-    """
-    table = _find(model, args, kwargs, Neutral(), mask, outputs)
-    layers = named_layers(model)
-    idle = [name for name in names if name in table.idle]
-    if not idle or any(_is_container(layers[name]) for name in idle):
-        return table  # all ran, or one is a container, which never runs
-    with aside(model):
-        for seed, neutral in enumerate(_OTHER_CHANCES):
-            random.seed(seed)
-            if (numpy := sys.modules.get("numpy")) is not None:
-                numpy.random.seed(seed)
-            with suppress(NotTraceable):
-                another = _find(model, args, kwargs, Neutral(*neutral), mask, outputs)
-                if not set(idle) & set(another.idle):
-                    return another
-    return table
-
-
-def _is_container(module: nn.Module) -> bool:
-    return getattr(type(module), "forward", None) is nn.Module.forward
-
-
-def _find(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    neutral: Neutral,
-    mask: str | None,
-    outputs: Sequence[str] | None,
-) -> LayerTable:
-    name = type(unwrap(model)).__name__
-    try:
-        traces = trace(model, args, kwargs, neutral, mask)
-    except NotTraceable as error:
-        raise type(error)(f"{name} cannot be inspected: {error}") from error
-    view = RowBuilder(traces, mask, outputs)
-    if not view.fault and (traces.second is None or view.doubts):
-        view.fault = meeting_rows(
-            model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts
-        )
-    runs: dict[str, list[Run]] = {}
-    for run in traces.first.runs:
-        runs[run.layer] = [*runs.pop(run.layer, []), run]  # ordered by their last runs
-    table = LayerTable(
-        rows=tuple(view.row(of_layer) for of_layer in runs.values()),
-        inputs=tuple(view.input_row(index) for index in range(len(traces.first.inputs))),
-        idle=tuple(layer for layer in traces.layers if layer not in runs),
-        model=name,
-        fake=traces.fake,
-        lead=traces.lead,
-        once=traces.second is None,
-    )
-    return table if mask is None else table.with_mask(mask)
+    return inspect_once(model, args, kwargs, outputs=as_paths(outputs))
 
 
 def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:

@@ -13,14 +13,12 @@ from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_
 from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
 from manifold_mixup._checks import Checks
-from manifold_mixup._dry_run.aside import NotTraceable, Sharded
-from manifold_mixup._dry_run.stage import SCRIPTED
-from manifold_mixup._find import inspect_model
+from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._inputs import mixed_input
 from manifold_mixup._layers import is_input, resolve, unwrap
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._proof.prove import Report
+from manifold_mixup._proof.report import Report
 from manifold_mixup._sample import Alpha, Stream
 from manifold_mixup._schedule import Schedule
 from manifold_mixup._structure.table import LayerTable
@@ -398,6 +396,8 @@ def _inspect(
     mask: str | None,
     outputs: tuple[str, ...] | None,
 ) -> LayerTable:
+    from manifold_mixup._inspect import inspect_model  # only an inspection needs it
+
     try:
         return inspect_model(model, layers, args, kwargs, mask, outputs)
     except Sharded as error:

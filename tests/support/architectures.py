@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._find import LayerTable, check_layers
 from manifold_mixup._layers import is_input, named_layers
-from manifold_mixup._proof.prove import LayerProof, Report, prove
+from manifold_mixup._proof.prove import prove
+from manifold_mixup._proof.report import LayerProof, Report
 from manifold_mixup._tree import map_leaves
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"

@@ -5,7 +5,7 @@ from torch import nn
 
 from manifold_mixup import find_layers
 from manifold_mixup._find import check_layers
-from manifold_mixup._structure.rows import LayerRow
+from manifold_mixup._structure.row import LayerRow
 
 
 def rows_of(model: nn.Module, *args: object, **kwargs: object) -> dict[str, LayerRow]:

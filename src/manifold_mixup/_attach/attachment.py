@@ -15,12 +15,11 @@ from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, Layer
 from manifold_mixup._attach.layer_runs import LayerRuns
 from manifold_mixup._attach.padding import Padding
 from manifold_mixup._attach.passes import ForwardPass, Passes, Source
-from manifold_mixup._dry_run.left_behind import require_real
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import is_input, named_layers, unwrap
 from manifold_mixup._module_hooks import hook_after, into_place, to_front
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._structure.rows import InputRow, LayerRow
+from manifold_mixup._structure.row import InputRow, LayerRow
 
 Inputs = list[tuple[str, Tensor]]
 Rows = Mapping[str, LayerRow | InputRow]
@@ -309,6 +308,8 @@ class Attachment:
             self._watch_blocks()  # its block may have been compiled after attaching
         finished.require_tensor(output)
         if self._after_dry_run:
+            from manifold_mixup._dry_run.left_behind import require_real  # once
+
             self._after_dry_run = False
             require_real(output)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from manifold_mixup import _masks, _mix
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook
-from manifold_mixup._structure.readers import Reader
+from manifold_mixup._structure.row import Reader
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 
 

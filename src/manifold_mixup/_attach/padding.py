@@ -12,7 +12,7 @@ from manifold_mixup._attach.passes import Passes
 from manifold_mixup._inputs import accepts
 from manifold_mixup._layers import is_input, named_layers, unwrap
 from manifold_mixup._module_hooks import hook_before
-from manifold_mixup._structure.rows import InputRow, LayerRow
+from manifold_mixup._structure.row import InputRow, LayerRow
 
 
 class Padding:

@@ -4,6 +4,6 @@ Takes a model and sets it up to run on stand-ins for its parameters, buffers and
 it can reach (fake tensors if the model allows), with its randomness neutralised. Afterwards
 everything is restored.
 
-Imported by: _attach, _structure, _proof, _find, _checks, _mixup.
+Imported by: _attach, _structure, _proof, _checks, _mixup, _inspect.
 Imports no other room.
 """

@@ -20,14 +20,6 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class NotTraceable(RuntimeError):
-    """The model cannot be inspected; the message gives the reason."""
-
-
-class Sharded(NotTraceable):
-    """The model is sharded, so this process holds only a part of it."""
-
-
 def in_own_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Run a function in a copy of the context, because context variables cannot be unset."""
 

@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from manifold_mixup._dry_run.aside import NotTraceable
 from manifold_mixup._dry_run.caches import Cache, results_of
+from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.holders import (
     ATOMS,
     Part,

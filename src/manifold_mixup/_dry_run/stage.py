@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.aside import NotTraceable, Sharded
+from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._dry_run.snapshot import Snapshot
 from manifold_mixup._layers import unwrap
 from manifold_mixup._module_hooks import Hook, Place
@@ -153,12 +153,6 @@ def refuse(model: nn.Module) -> None:
     kinds = {type(part).__name__ for part in (*model.modules(), *model.parameters())}
     if kinds & {"DTensor", "FullyShardedDataParallel"}:
         raise Sharded("its parameters are sharded, and this process holds only a part of each")
-
-
-SCRIPTED = (
-    "it is scripted or traced as a whole, and its layers run in C++, where hooks do not run. "
-    "Attach to the original model"
-)
 
 
 def _make_eager(module: nn.Module) -> None:

@@ -4,6 +4,6 @@ Takes a model, one batch, and a function that runs the model in a dry run, mixed
 a `Report`: for each layer, whether λ = 0 permutes the outputs and their gradients, and λ = 1 leaves
 them unchanged.
 
-Imported by: _find, _checks, _mixup.
+Imported by: _checks, _mixup, _inspect.
 Imports: _dry_run, _structure.
 """

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.aside import NotTraceable, aside, in_own_context
+from manifold_mixup._dry_run.aside import aside, in_own_context
+from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import bind, operator_name
 from manifold_mixup._dry_run.stage import staged
 from manifold_mixup._dry_run.stand_ins import plain

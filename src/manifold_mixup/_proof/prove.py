@@ -9,15 +9,14 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _html
-from manifold_mixup._dry_run.aside import NotTraceable, aside, in_own_context
+from manifold_mixup._dry_run.aside import aside, in_own_context
+from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, staged
 from manifold_mixup._dry_run.stand_ins import copied, level, plain
@@ -31,12 +30,12 @@ from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
+from manifold_mixup._proof.report import LayerProof, Report, Verdict
 from manifold_mixup._tree import leaves
 
 RunModel = Callable[
     [nn.Module, tuple[Any, ...], dict[str, Any], MixPlan | None], AbstractContextManager[Any]
 ]
-Verdict = Literal["proven", "failed", "inconclusive", "skipped"]
 
 # Few enough to be fast, and a cyclic shift of four rows is not its own inverse.
 _ROWS = 4
@@ -47,68 +46,6 @@ _ROUNDING = 30.0
 # A λ so near to 0, and one so near to 1, that only a discontinuity can change the outputs.
 _BARELY = 1e-30
 _NEARLY = 1 - 1e-6
-
-
-@dataclass(frozen=True)
-class LayerProof:
-    """The result of the numerical proof for one layer.
-
-    Attributes:
-        layer: name of the layer.
-        verdict: ``"proven"``; ``"failed"``, something bypasses the layer; ``"inconclusive"``, the
-            numbers do not decide; ``"skipped"``, the model could not be tested.
-        reason: the reason, unless the layer is proven.
-        error: maximal distance between the mixed pass's outputs and the permuted outputs.
-        difference: minimal distance between the outputs of different examples.
-        rounding: the plain model's own error when its examples are reordered.
-    """
-
-    layer: str
-    verdict: Verdict
-    reason: str = ""
-    error: float = math.nan
-    difference: float = math.nan
-    rounding: float = math.nan
-
-
-@dataclass(frozen=True, repr=False)
-class Report:
-    """The permutation proof of several layers; its text is a table."""
-
-    layers: tuple[LayerProof, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every layer is proven."""
-        return all(proof.verdict == "proven" for proof in self.layers)
-
-    def __repr__(self) -> str:
-        proven = sum(proof.verdict == "proven" for proof in self.layers)
-        return f"<{proven} of {len(self.layers)} layers proven>"
-
-    def _repr_html_(self) -> str:
-        head = ("layer", "verdict", "error", "examples differ by", "reason")
-        return _html.table(head, map(_cells, self.layers), repr(self).strip("<>"))
-
-    def __str__(self) -> str:
-        width = max((len(proof.layer) for proof in self.layers), default=0)
-        return "\n".join(
-            f"{proof.layer:<{width}}  {proof.verdict:<12}  {_numbers(proof)}{proof.reason}".rstrip()
-            for proof in self.layers
-        )
-
-
-def _cells(proof: LayerProof) -> tuple[str, ...]:
-    numbers = (proof.error, proof.difference)
-    shown = ("" if math.isnan(number) else f"{number:.1e}" for number in numbers)
-    return (proof.layer, proof.verdict, *shown, proof.reason)
-
-
-def _numbers(proof: LayerProof) -> str:
-    if math.isnan(proof.error):
-        return ""
-    error, difference = f"error {proof.error:.1e}", f"examples differ by {proof.difference:.1e}"
-    return f"{error}, {difference}{'; ' if proof.reason else ''}"
 
 
 @in_own_context
@@ -160,16 +97,6 @@ def prove(
         return Report(tuple(LayerProof(name, "inconclusive", str(error)) for name in names))
     except NotTraceable as error:
         return Report(tuple(LayerProof(name, "skipped", str(error)) for name in names))
-
-
-def require_proven(report: Report) -> None:
-    """Raise ValueError unless every layer is proven; for models that run with one batch size."""
-    if not report.ok:
-        raise ValueError(
-            f"the model runs with one batch size only, so its structure alone is not conclusive, "
-            f"and the numerical proof does not prove every layer:\n{report}\n"
-            f"Name layers that are proven, or set check=False."
-        )
 
 
 class Inconclusive(Exception):

@@ -1,6 +1,6 @@
 """Advice that takes more than a sentence."""
 
-from manifold_mixup._structure.rows import InputRow
+from manifold_mixup._structure.row import InputRow
 
 # Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
 # receives the mask can receive the mixed mask instead.

@@ -1,24 +1,8 @@
 """Find the modules that read a mask after a layer, so that they can receive the mixed mask."""
 
-from dataclasses import dataclass
-
 from manifold_mixup._structure.flow import Flow, side_colour
 from manifold_mixup._structure.record import Call, Leaf, Trace
-
-
-@dataclass(frozen=True)
-class Reader:
-    """An argument of a module that is derived from a mask.
-
-    Attributes:
-        layer: name of the module.
-        path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
-        pools: whether the module pools over positions, so that its output has none.
-    """
-
-    layer: str
-    path: str
-    pools: bool
+from manifold_mixup._structure.row import Reader
 
 
 def readers_after(

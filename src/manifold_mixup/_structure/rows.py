@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from manifold_mixup._masks import is_side
 from manifold_mixup._outputs import is_named, require_known
@@ -15,8 +15,9 @@ from manifold_mixup._structure.flow import (
     side_sources,
 )
 from manifold_mixup._structure.meet import meet
-from manifold_mixup._structure.readers import Reader, readers_after
+from manifold_mixup._structure.readers import readers_after
 from manifold_mixup._structure.record import Leaf, Run, Trace
+from manifold_mixup._structure.row import InputRow, LayerRow, Reader
 from manifold_mixup._structure.trace import Traces
 
 # Name parts that suggest a mask.
@@ -44,75 +45,6 @@ _CAUSES = {
         "check=False"
     ),
 }
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One module of a forward pass.
-
-    Attributes:
-        name: its name, as in ``model.named_modules()``, without wrapper parts.
-        shape: shape of its (first floating point) output, including the batch dimension.
-        depth: fraction of the forward pass's FLOPs done when it ends, 0 to 1.
-        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
-        side: names of the side inputs (masks) that are still read after it.
-        reason: why it is not a cut point; empty if it is one.
-        runs: how many times it ran in the pass.
-        mixed: paths of the tensors in its output that must be mixed: those that reach the model's
-            outputs. A plain tensor's path is ``""``.
-        bypassed: what bypasses it: ``"data"``, ``"side"`` (only side inputs), or nothing (``""``).
-        checkpointed: whether an activation checkpoint recomputes it.
-        unmixed: paths of the floating point tensors in its output that are not mixed, because no
-            output of the model depends on them.
-        in_front: whether it is mixed before the hooks of others on it, which only read its output.
-        mask: the side input, if any, that makes this layer a cut point if it is mixed too.
-        readers: the modules that read that mask after this layer.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    depth: float
-    cut: bool
-    side: tuple[str, ...]
-    reason: str
-    runs: int
-    mixed: tuple[str, ...]
-    bypassed: str
-    checkpointed: bool
-    unmixed: tuple[str, ...] = ()
-    in_front: bool = False
-    mask: str = ""
-    readers: tuple[Reader, ...] = ()
-
-
-@dataclass(frozen=True)
-class InputRow:
-    """One tensor that was passed to the model's forward.
-
-    Attributes:
-        name: the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
-        shape: its shape, including the batch dimension.
-        floating: whether it is floating point.
-        batch: its batch dimension, 0; None if it has none.
-        kind: ``"data"`` (the model learns from it), ``"side"`` (a mask or similar) or
-            ``"constant"`` (it has no batch dimension, or no output depends on it).
-        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
-        side: names of the side inputs that would be read unmixed.
-        reason: why it cannot be mixed; empty if it can.
-        mask: the side input, if any, that makes this input mixable if it is mixed too.
-        readers: the modules that read that mask.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    floating: bool
-    batch: int | None
-    kind: str
-    cut: bool
-    side: tuple[str, ...]
-    reason: str
-    mask: str = ""
-    readers: tuple[Reader, ...] = ()
 
 
 class RowBuilder:

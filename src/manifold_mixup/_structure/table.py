@@ -9,7 +9,7 @@ from typing import TypeVar, overload
 from manifold_mixup import _html
 from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._structure.advice import pooling
-from manifold_mixup._structure.rows import InputRow, LayerRow
+from manifold_mixup._structure.row import InputRow, LayerRow
 
 # The automatic choice takes hidden layers between these depths, at least this far apart, and as
 # near as possible to depths 1/4 and 1/2.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._dry_run import stand_ins as _stand_ins
-from manifold_mixup._dry_run.aside import NotTraceable, aside, fakes_fail_silently, in_own_context
+from manifold_mixup._dry_run.aside import aside, fakes_fail_silently, in_own_context
+from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.left_behind import Watch
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, refuse, staged

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from manifold_mixup._find import inspect_model
+from manifold_mixup._inspect import inspect_model
 from manifold_mixup._structure.table import LayerTable
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from manifold_mixup._structure.rows import InputRow, LayerRow
+from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._structure.table import LayerTable
 
 _HEADER = ("", "layer", "depth", "shape", "why not")

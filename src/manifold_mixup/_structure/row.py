@@ -1,0 +1,87 @@
+"""The findings about one module or input: whether it can be mixed, or why not."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An argument of a module that is derived from a mask.
+
+    Attributes:
+        layer: name of the module.
+        path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
+        pools: whether the module pools over positions, so that its output has none.
+    """
+
+    layer: str
+    path: str
+    pools: bool
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One module of a forward pass.
+
+    Attributes:
+        name: its name, as in ``model.named_modules()``, without wrapper parts.
+        shape: shape of its (first floating point) output, including the batch dimension.
+        depth: fraction of the forward pass's FLOPs done when it ends, 0 to 1.
+        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
+        side: names of the side inputs (masks) that are still read after it.
+        reason: why it is not a cut point; empty if it is one.
+        runs: how many times it ran in the pass.
+        mixed: paths of the tensors in its output that must be mixed: those that reach the model's
+            outputs. A plain tensor's path is ``""``.
+        bypassed: what bypasses it: ``"data"``, ``"side"`` (only side inputs), or nothing (``""``).
+        checkpointed: whether an activation checkpoint recomputes it.
+        unmixed: paths of the floating point tensors in its output that are not mixed, because no
+            output of the model depends on them.
+        in_front: whether it is mixed before the hooks of others on it, which only read its output.
+        mask: the side input, if any, that makes this layer a cut point if it is mixed too.
+        readers: the modules that read that mask after this layer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    depth: float
+    cut: bool
+    side: tuple[str, ...]
+    reason: str
+    runs: int
+    mixed: tuple[str, ...]
+    bypassed: str
+    checkpointed: bool
+    unmixed: tuple[str, ...] = ()
+    in_front: bool = False
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """One tensor that was passed to the model's forward.
+
+    Attributes:
+        name: the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
+        shape: its shape, including the batch dimension.
+        floating: whether it is floating point.
+        batch: its batch dimension, 0; None if it has none.
+        kind: ``"data"`` (the model learns from it), ``"side"`` (a mask or similar) or
+            ``"constant"`` (it has no batch dimension, or no output depends on it).
+        cut: whether everything the outputs depend on passes through it, so that it can be mixed.
+        side: names of the side inputs that would be read unmixed.
+        reason: why it cannot be mixed; empty if it can.
+        mask: the side input, if any, that makes this input mixable if it is mixed too.
+        readers: the modules that read that mask.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    floating: bool
+    batch: int | None
+    kind: str
+    cut: bool
+    side: tuple[str, ...]
+    reason: str
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
