@@ -52,10 +52,10 @@ def interpolated_nll(
     twin = copy.deepcopy(model).eval()  # without an attached ManifoldMixup
     mixup = ManifoldMixup(twin, layers, example=as_input(x[:2].to(device)))
     batches = list(_pairs(len(x), generator))
-    curves = {}
-    for layer in mixup.layers:
-        curves[layer] = tuple(_nll(twin, mixup, x, y, layer, lam, batches) for lam in lams)
-    return curves
+    return {
+        layer: tuple(_nll(twin, mixup, x, y, layer, lam, batches) for lam in lams)
+        for layer in mixup.layers
+    }
 
 
 def _pairs(count: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -81,10 +81,9 @@ def _field(axes: Axes, plane: Plane) -> AxesImage:
     )  # fmt: skip
     if second.min() < 0.5 < second.max():
         axes.contour(at[..., 0], at[..., 1], second, [0.5], colors="#222222", linewidths=1.6)
-        sure = [1 - SURE, SURE]
         axes.contour(
-            at[..., 0], at[..., 1], second, sure, colors="#222222", linewidths=0.6,
-            linestyles="dotted",
+            at[..., 0], at[..., 1], second, [1 - SURE, SURE],
+            colors="#222222", linewidths=0.6, linestyles="dotted",
         )  # fmt: skip
     return image
 
