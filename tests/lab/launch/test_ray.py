@@ -1,36 +1,30 @@
 """Runs on a real Ray cluster on this machine, whose workers are killed."""
 
-import builtins
-import os
-import signal
-import time
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from importlib.util import find_spec
+from multiprocessing import get_context
 
 import pytest
 
+import ray_driver
 from lab_runs import by_run
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.runs import folder as kept
 
-ray = pytest.importorskip("ray", reason="Ray is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # from Ray and its imports
-]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    here = os.pathsep.join(
-        [str(Path(__file__).parents[3] / "src"), os.environ.get("PYTHONPATH", "")]
-    )
-    environment = {"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}}
-    print_of_python = builtins.print  # Ray replaces it
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
-    yield
-    ray.shutdown()
-    builtins.print = print_of_python
+@pytest.fixture(scope="module")
+def driver():
+    """A function that calls one of `ray_driver` in the process that has the cluster."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=ray_driver.start) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+        with suppress(BrokenExecutor):
+            pool.submit(ray_driver.stop).result()
 
 
 @pytest.fixture
@@ -39,61 +33,30 @@ def long(runs):
     return [replace(run, epochs=100) for run in runs[1:3]]
 
 
-def workers() -> list[int]:
-    """Return the processes in which Ray trains."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            name = path.read_bytes()
-        except OSError:
-            continue
-        if name.startswith(b"ray::") and b"_train" in name:
-            found.append(int(path.parent.name))
-    return found
-
-
-def test_a_killed_worker_is_replaced_and_its_run_gone_on_with(task, long, tmp_path):
+def test_a_killed_worker_is_replaced_and_its_run_gone_on_with(driver, task, long, tmp_path):
     long = long[:1]
     alone = by_run(train_all(long, task, workers=1, on_epoch=lambda *_: None))
-    seen, killed = [], []
-
-    def on_epoch(run, epoch):
-        seen.append((run, epoch.epoch))
-        if not killed:
-            killed.extend(workers())
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-
-    there = by_run(train_all(long, task, workers=1, on_epoch=on_epoch, folder=tmp_path, on="ray"))
+    there, seen, killed = driver(ray_driver.trained_despite_kills, long, task, tmp_path)
     assert killed
     assert there == alone
     assert sorted(seen, key=repr) == sorted(set(seen), key=repr)
     assert {run for run, _ in seen} == set(long)
 
 
-def test_what_is_finished_is_read(task, runs, tmp_path):
+def test_what_is_finished_is_read(driver, task, runs, tmp_path):
     once = by_run(train_all(runs, task, workers=1, on_epoch=lambda *_: None, folder=tmp_path))
-    again = train_all(runs, task, workers=1, on_epoch=lambda *_: None, folder=tmp_path, on="ray")
-    assert by_run(again) == once
+    assert driver(ray_driver.trained, runs, task, tmp_path) == once
 
 
-def test_leaving_early_saves_what_is_under_way(task, runs, long, tmp_path):
+def test_leaving_early_saves_what_is_under_way(driver, task, runs, long, tmp_path):
     endless = replace(long[0], epochs=100_000)
-    results = train_all(
-        [runs[0], endless], task, workers=1, on_epoch=lambda *_: None, folder=tmp_path, on="ray"
-    )
-    assert next(results).run == runs[0]
-    own = tmp_path / kept.folder_name(endless)
-    while not (own / "metrics.jsonl").exists():
-        time.sleep(0.1)
-    results.close()
-    assert (own / "checkpoint.safetensors").exists()
+    assert driver(ray_driver.left_early, runs[0], endless, task, tmp_path) == runs[0]
+    assert (tmp_path / kept.folder_name(endless) / "checkpoint.safetensors").exists()
 
 
-def test_a_failure_in_one_run_comes_out(task, runs, tmp_path):
+def test_a_failure_in_one_run_comes_out(driver, task, runs, tmp_path):
     broken = replace(runs[0], lr=1e18)
-    with pytest.raises(FloatingPointError, match="no mixup, seed 0"):
-        list(train_all([broken], task, workers=1, on_epoch=print, folder=tmp_path, on="ray"))
+    assert "no mixup, seed 0" in driver(ray_driver.divergence, [broken], task, tmp_path)
 
 
 def test_a_folder_is_needed(task, runs):
