@@ -18,11 +18,18 @@ x = torch.zeros(3, 4)
 # Residual networks
 
 
-def test_resnet_is_cut_between_blocks_and_nowhere_inside():
-    found = cuts_of(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+def test_resnet_is_cut_between_blocks_and_inside_where_a_module_receives_the_shortcut():
+    table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+    alone = {row.name for row in table.cuts if not row.carries}
     blocks = {f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)}
     stages = {f"layer{stage}" for stage in range(1, 5)}
-    assert found == blocks | stages | {"conv1", "bn1", "relu", "maxpool", "avgpool", "fc"}
+    assert alone == blocks | stages | {"conv1", "bn1", "relu", "maxpool", "avgpool", "fc"}
+    carried = {row.name: [str(carry) for carry in row.carries] for row in table if row.carries}
+    assert carried == {
+        f"layer{stage}.0.{name}": [f"'layer{stage - 1}' in 'layer{stage}.0.downsample'"]
+        for stage in (2, 3, 4)
+        for name in ("conv1", "bn1", "conv2", "bn2")
+    }
 
 
 def test_rows_say_name_shape_depth_and_reason():
@@ -65,7 +72,10 @@ def test_a_second_floating_input_read_late_leaves_no_cut_before_it():
     table = find_layers(model, x, t=x)
     rows = {row.name: row for row in table}
     assert [row.name for row in table.cuts] == ["c"]
-    assert rows["b"].reason == "the input 't' is still read after it"
+    assert rows["b"].reason == (
+        "the input 't' is still read after it: the code of the model after 'b' and before 'c' "
+        "reads 't'; a module in place of that code could be mixed"
+    )
     assert "'t' is still read" in refused(table, "b")
 
 
@@ -78,10 +88,15 @@ def test_auxiliary_outputs_count():
     model = Net(lambda m, x: (m.c(m.b(m.a(x))), m.a(x).sum(1)), aux=nn.Linear(4, 2))
     model.function = lambda m, x: (lambda h: {"out": m.c(m.b(h)), "aux": m.aux(h)})(m.a(x))
     table = find_layers(model, x)
-    assert [row.name for row in table.cuts] == ["a"]
     rows = {row.name: row for row in table}
-    assert "auxiliary output 'aux'" in rows["b"].reason
+    assert [row.name for row in table.cuts] == ["a", "b", "c"]
+    for name in "bc":  # the auxiliary head runs after them
+        assert [str(carry) for carry in rows[name].carries] == ["'a' in 'aux'"]
     assert "side branch" in rows["aux"].reason
+    model.function = lambda m, x: (lambda h: {"out": m.c(m.b(h)), "aux": h.sum(1)})(m.a(x))
+    table = find_layers(model, x)
+    assert [row.name for row in table.cuts] == ["a"]
+    assert "auxiliary output 'aux'" in {row.name: row for row in table}["b"].reason
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
@@ -149,7 +164,8 @@ def test_a_loss_inside_the_model_is_named_by_its_targets():
         (lambda m, x: m.c(x.new_empty(x.shape).copy_(m.a(x))), {"a", "c"}),
         (lambda m, x: m.c(x.clone().copy_(m.a(x))), {"a", "c"}),
         (lambda m, x: m.c(torch.mul(m.a(x).detach(), 2, out=x.clone())), {"a", "c"}),
-        (lambda m, x: m.c(_halves(m.a(x), m.b(x))), {"c"}),
+        (lambda m, x: m.c(_halves(m.a(x), m.b(x))), {"a", "c"}),  # m.b is given x after m.a
+        (lambda m, x: m.c(_halves(m.a(x), x)), {"c"}),
         (lambda m, x: m.c(m.a(x)) * (m.b.weight @ m.b.bias), {"a", "c"}),
         (lambda m, x: m.c(m.n(m.a(x))), {"a", "n", "c"}),
         (lambda m, x: (lambda h: m.c(m.r(h) + h))(m.a(x)), {"a", "c"}),
@@ -370,8 +386,13 @@ def test_token_ids_are_data_however_they_are_looked_up(look_up):
     model = Net(lambda m, ids, x: m.c(m.a(look_up(m.table, ids)).mean(1) + m.b(x)))
     model.table = nn.Parameter(torch.zeros(30, 4))
     table = find_layers(model, token_ids(), torch.zeros(4, 4))
-    assert [row.name for row in table.cuts] == ["c"]
     assert [item.kind for item in table.inputs] == ["data", "data"]
+    assert [row.name for row in table.cuts] == ["a", "c"]
+    assert [str(carry) for carry in table.cuts[0].carries] == ["'args.1' in 'b'"]
+    model.function = lambda m, ids, x: m.c(m.b(x) + m.a(look_up(m.table, ids)).mean(1))
+    table = find_layers(model, token_ids(), torch.zeros(4, 4))
+    assert [row.name for row in table.cuts] == ["c"]
+    assert "looks up rows by" in {row.name: row for row in table}["b"].reason
 
 
 def test_states_that_choose_rows_of_a_table_are_a_path():
@@ -389,7 +410,8 @@ def test_token_ids_may_come_after_an_input_without_a_batch():
     table = find_layers(
         Net(forward, e=nn.Embedding(30, 4)), torch.tensor(2.0), torch.zeros(4, 4), token_ids()
     )
-    assert [row.name for row in table.cuts] == ["c"]
+    assert [row.name for row in table.cuts] == ["a", "c"]
+    assert [str(carry) for carry in table.cuts[0].carries] == ["'args.2' in 'e'"]
     assert [item.kind for item in table.inputs] == ["constant", "data", "data"]
 
 
@@ -405,10 +427,12 @@ def test_bert_is_cut_between_blocks_if_there_is_no_padding():
     assert table.default == ("bert.encoder.layer.0", "bert.encoder.layer.1")
     assert {"bert.embeddings", "bert.pooler", "classifier"} <= {row.name for row in table.cuts}
     # The last block's output is read only at the pooled position.
-    assert (
-        "residual path"
-        in {row.name: row for row in table}["bert.encoder.layer.0.attention.self"].reason
-    )
+    rows = {row.name: row for row in table}
+    for name, given in (("attention.self", "attention.output"), ("intermediate", "output")):
+        inside = rows[f"bert.encoder.layer.0.{name}"]
+        assert inside.cut
+        assert [carry.layer for carry in inside.carries] == [f"bert.encoder.layer.0.{given}"]
+    assert "residual path" in rows["bert.encoder.layer.0.output.dense"].reason
 
 
 def test_a_padding_mask_that_is_still_read_is_named():

@@ -86,9 +86,15 @@ def test_inputs_are_listed_by_name():
     assert "this forward pass has no 'input:y'" in refused(table, "input:y")
 
 
-def test_one_of_two_inputs_cannot_be_mixed_alone():
+def test_one_of_two_inputs_is_mixed_with_the_other_if_a_module_receives_that():
     table = find_layers(Net(lambda m, x, y: m.c(m.a(x) + m.b(y))), x=x, y=x)
     assert "Use 'input:x' or 'input:y'" in refused(table, "input")
+    assert check_layers(table, ["input:x"]) == ("input:x",)
+    assert [str(carry) for carry in table.inputs[0].carries] == ["'y' in 'b'"]
+
+
+def test_one_of_two_inputs_cannot_be_mixed_alone():
+    table = find_layers(Net(lambda m, x, y: m.c(m.a(x) + y)), x=x, y=x)
     message = refused(table, "input:x")
     assert "the input 'y' is still read after it" in message
     assert "Nearest cut points: 'c'" in message
@@ -154,10 +160,17 @@ def test_names_come_back_in_order_of_execution():
 
 def test_a_bypassed_layer_is_refused_with_its_neighbours():
     table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
-    assert refused(table, "layer2.0.conv1") == (
-        "layer 'layer2.0.conv1' is bypassed: the residual path around it carries the unmixed "
-        "state. Nearest cut points: 'layer1', 'layer2.0'."
+    assert refused(table, "layer2.1.conv1") == (
+        "layer 'layer2.1.conv1' is bypassed: the residual path around it carries the unmixed "
+        "state: the code of 'layer2.1' after 'layer2.1.bn2' and before 'layer2.1.relu' reads "
+        "'layer2.0'; a module in place of that code could be mixed. "
+        "Nearest cut points: 'layer2.0', 'layer2'."
     )
+
+
+def test_cut_points_that_carry_nothing_are_named_before_others():
+    table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
+    assert "Nearest cut points: 'layer1', 'layer2.0'." in refused(table, "layer2.0.downsample.0")
 
 
 def test_a_layer_that_never_ran_is_refused():

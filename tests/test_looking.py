@@ -247,7 +247,7 @@ def test_a_first_batch_is_the_same_with_the_look_as_without(layers, mask, run_be
         with ManifoldMixup(model, layers, mask=mask, check=check, seed=0) as mixup:
             if not check and mask is not None:  # the readers of the mask must be known
                 mixup._checks._note(find_layers(model, **batch).with_mask(mask), mixup.layers)
-                mixup._attachment.register_masks()
+                mixup._attachment.register_readers()
                 mixup._attachment.padding.known = True
             output = model(**batch)
             mixup.target(torch.zeros(BATCH), output)

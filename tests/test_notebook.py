@@ -61,7 +61,7 @@ def model():
 def test_the_table_of_layers_has_the_rows_of_its_text(model):
     layers = find_layers(model, X)
     table = Table(layers._repr_html_())
-    assert table.rows[0] == ["", "layer", "depth", "shape", "why not"]
+    assert table.rows[0] == ["", "layer", "depth", "shape", "why not, or what is mixed too"]
     assert [row[1] for row in table.rows[1:]] == ["input:x", *(row.name for row in layers)]
     text = str(layers).splitlines()
     for row, line in zip(table.rows, text, strict=False):  # the text has a legend below the table

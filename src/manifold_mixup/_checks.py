@@ -80,7 +80,7 @@ class Checks:
             return tuple(layers)
         with attachment.visible():
             layers = self.accept(table, layers, args, kwargs)
-        attachment.register_masks()
+        attachment.register_readers()
         return layers
 
     def accept(
@@ -100,12 +100,15 @@ class Checks:
         layers = check_layers(table, layers) if self._wanted else tuple(layers)
         self._attachment.passes.checked |= self._wanted
         self._note(table, layers)
+        carrying = [name for name, row in rows_of(table, layers).items() if row.carries]
         if self._wanted and (mask is not None or table.once):
             report = self._prove(layers, args, kwargs, mask)
             if mask is not None:
                 _require_proof(report, mask, table)
             if table.once:
                 require_proven(report)
+        elif self._wanted and carrying:
+            _require_carried(self._prove(carrying, args, kwargs, mask), table)
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
         return layers
@@ -126,6 +129,8 @@ class Checks:
             if new and not moved:
                 with suppress(NotTraceable):
                     self._note(self._inspect(layers, args, kwargs, mask), layers)
+                    if attachment.attached:
+                        attachment.register_readers()  # what is proven is what trains
             there = [name for name in layers if name not in moved]
             proofs = self._prove(there, args, kwargs, mask, progress=progress).layers
         proven = {proof.layer: proof for proof in proofs}
@@ -176,6 +181,21 @@ def _warn_unchecked(layers: Sequence[str], error: NotTraceable) -> None:
         else " Set check=False to mix at them anyway."
     )
     warn(f"the layers {list(layers)} were not checked: {error}.{way_out}")
+
+
+def _require_carried(report: Report, table: LayerTable) -> None:
+    """Raise ValueError unless the layers are proven with all that they carry."""
+    if not report.ok:
+        rows = {row.name: row for row in table.rows}
+        carried = "; ".join(
+            f"{proof.layer!r} with {', '.join(map(str, rows[proof.layer].carries))}"
+            for proof in report.layers
+            if proof.layer in rows and proof.verdict != "proven"
+        )
+        raise ValueError(
+            f"not every layer could be proven with what is mixed besides its output "
+            f"({carried}):\n{report}\nChoose other layers, or set check=False to mix anyway."
+        )
 
 
 def _require_proof(report: Report, mask: str, table: LayerTable) -> None:

@@ -1,6 +1,7 @@
 """find_layers lists where a model can be mixed; check_layers checks the layers a user names."""
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 from torch import nn
@@ -131,8 +132,11 @@ def rows_of(table: LayerTable, names: Iterable[str]) -> dict[str, LayerRow | Inp
 
 def _nearest(table: LayerTable, index: int) -> str:
     """Return a sentence that names the cut points before and after row number ``index``."""
-    before = [row for row in table.rows[: max(index, 0)] if row.cut]
-    after = [row for row in table.rows[index + 1 :] if row.cut]
+    # Cut points that carry nothing need no explanation.
+    alone = any(row.cut and not row.carries for row in table)
+    cut = [row.cut and not (alone and row.carries) for row in table]
+    before = list(compress(table.rows[: max(index, 0)], cut))
+    after = list(compress(table.rows[index + 1 :], cut[index + 1 :]))
     names = [*_outermost(before, -1), *_outermost(after, 0)]
     if not names:
         return f"{table.model} has no cut point."

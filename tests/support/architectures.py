@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
+from manifold_mixup import LayerRow, ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._find import LayerTable, check_layers
 from manifold_mixup._layers import is_input, named_layers
 from manifold_mixup._proof.prove import prove
@@ -305,32 +305,61 @@ def disagreeing(table: LayerTable, report: Report) -> list[LayerProof]:
 
 
 def mixed_by(table: LayerTable) -> Callable[..., Any]:
-    """Return a forward pass that mixes at any layer, even if the library would refuse it."""
-    paths = {row.name: row.mixed for row in table}
+    """Return a forward pass that mixes at any layer, even if the library would refuse it.
+
+    What a layer carries is mixed by hand, where the row says that a module receives or returns it.
+    """
+    rows = {row.name: row for row in table}
 
     @contextmanager
     def run(model: nn.Module, args: Any, kwargs: Any, plan: MixPlan | None) -> Iterator[Any]:
         if plan is None:
             yield model(*args, **kwargs)
             return
-        chosen = paths.get(plan.layer, ("",))
-        if chosen == ("",):  # a single tensor, which the library's hooks mix
+        row = rows.get(plan.layer)
+        if row is None or (row.mixed == ("",) and not row.carries):
+            # The input or a single tensor, which the library's hooks mix.
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
                 output = model(*args, **kwargs)
                 mixup.target(None, output)  # the proof goes backward without targets
                 yield output
             return
-
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            return map_leaves(lambda path, x: mix(x, plan) if path in chosen else x, output)
-
-        handle = named_layers(model)[plan.layer].register_forward_hook(hook)
+        handles = list(_hooks(row, named_layers(model), plan))
         try:
             yield model(*args, **kwargs)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     return run
+
+
+def _hooks(row: LayerRow, modules: dict[str, nn.Module], plan: MixPlan) -> Iterator[Any]:
+    """Mix the output of a layer, and from then on what it carries."""
+    over = False
+
+    def mixed(paths: Collection[str], values: Any) -> Any:
+        return map_leaves(lambda path, x: mix(x, plan) if path in paths else x, values)
+
+    def layer_hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        nonlocal over
+        over = True
+        return mixed(row.mixed, output)
+
+    def hooks_of(name: str, paths: Collection[str], returned: bool) -> Any:
+        if returned:
+            return modules[name].register_forward_hook(
+                lambda module, inputs, output: mixed(paths, output) if over else None
+            )
+        return modules[name].register_forward_pre_hook(
+            lambda module, args, kwargs: mixed(paths, (args, kwargs)) if over else None,
+            with_kwargs=True,
+        )
+
+    yield modules[row.name].register_forward_hook(layer_hook)
+    for name, returned in {(carry.layer, carry.output) for carry in row.carries}:
+        carried = (c for c in row.carries if (c.layer, c.output) == (name, returned))
+        yield hooks_of(name, [carry.path for carry in carried], returned)
 
 
 # The command

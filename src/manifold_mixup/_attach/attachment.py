@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled
+from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
 from manifold_mixup._attach.eval_mode import EvalModeWatch
 from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, LayerHook, MaskHook
 from manifold_mixup._attach.layer_runs import LayerRuns
@@ -77,6 +78,7 @@ class Attachment:
         self.padding = Padding(
             owner, mask, active=self._active, passes=self.passes, layers=self._hooks
         )
+        self.carrying = Carrying(owner, active=self._active, passes=self.passes, layers=self._hooks)
         self._rows: dict[str, LayerRow | InputRow] = {}
         self._eval_mode = EvalModeWatch(model)
         self._handles: list[Any] = []
@@ -94,7 +96,12 @@ class Attachment:
     def register(self) -> None:
         """Put the hooks on the model."""
         compiled.skip_compiling(
-            LayerHook.__call__, MaskHook.__call__, BlockHook.__call__, *_mix.IN_BACKWARD
+            LayerHook.__call__,
+            MaskHook.__call__,
+            ArgumentHook.__call__,
+            OutputHook.__call__,
+            BlockHook.__call__,
+            *_mix.IN_BACKWARD,
         )
         modules = named_layers(self.model)
         handles: list[Any] = [compiled.Mark(modules[name]) for name in self._hooks]
@@ -106,12 +113,13 @@ class Attachment:
         # Also run after an exception, so that the pass does not stay open for later layer calls.
         handles.append(self.model.register_forward_hook(end, always_call=True))
         self._handles += handles
-        self.register_masks()
+        self.register_readers()
         self._watch_blocks()
 
-    def register_masks(self) -> None:
-        """Put hooks on modules newly found to read the mask."""
+    def register_readers(self) -> None:
+        """Put hooks on modules newly found to receive the mask or what layers carry."""
         self._handles += self.padding.register(self.model)
+        self._handles += self.carrying.register(self.model)
 
     def remove(self) -> None:
         """Remove all hooks from the model."""
@@ -147,8 +155,12 @@ class Attachment:
         self._rows.update(rows)
         for name, row in rows.items():
             self.padding.record_row(name, row)
-            if row.readers and row.mask == self.padding.name:
-                self.layer_runs.placement.read(name, [reader.layer for reader in row.readers])
+            masked = bool(row.readers) and row.mask == self.padding.name
+            self.carrying.record_row(name, row, padded=masked)
+            readers = [reader.layer for reader in (row.readers if masked else ())]
+            if readers or row.carries:
+                readers += [carry.layer for carry in row.carries]
+                self.layer_runs.placement.read(name, readers)
             if isinstance(row, LayerRow):
                 hook = self._hooks[name]
                 hook.unmixed = row.unmixed

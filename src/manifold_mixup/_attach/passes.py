@@ -30,6 +30,8 @@ class ForwardPass:
         self.valid = valid  # valid positions; None without a mask
         # Masks that were already mixed, with their form, because many blocks read the same mask.
         self.masks: list[tuple[Tensor, Any, Tensor]] = []
+        # Carried tensors that were already mixed, while the pass runs.
+        self.carried: list[tuple[Tensor, Tensor]] = []
         self.training = training
         self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
@@ -128,6 +130,7 @@ class Passes:
         finished, self.running = self.running, None
         if finished is None:
             return output
+        finished.carried.clear()
         output = finished.outputs.hand_out(output, keep=finished)
         finished.end = _autograd.next_number()
         self.latest = finished

@@ -36,6 +36,11 @@ class Node:
             ``"gradient"``, a derivative taken inside forward; ``"unseen"``, a value that no
             operator explains; otherwise empty.
         integer: whether its dtype is an integer type.
+        call: index of the innermost call that was running; -1 in the model's own code.
+        over: the node that was overwritten in place; -1 for a new tensor.
+        operator: name of the operator that computed it; empty for what no operator computed.
+        biases: the parents that the operator adds to attention scores.
+        learned: whether it is a parameter.
     """
 
     parents: tuple[int, ...] = ()
@@ -43,6 +48,16 @@ class Node:
     codes: tuple[int, ...] = ()
     kind: str = ""
     integer: bool = False
+    call: int = -1
+    over: int = -1
+    operator: str = ""
+    biases: tuple[int, ...] = ()
+    learned: bool = False
+
+    @property
+    def product(self) -> bool:
+        """Whether it is a product of matrices, or a convolution."""
+        return self.operator in _PRODUCTS
 
 
 @dataclass
@@ -79,21 +94,33 @@ class Run:
 
 @dataclass
 class Call:
-    """One call of one layer, with the arguments that depend on side inputs alone.
+    """One call of one layer, and its arguments.
 
     Attributes:
         layer: name of the layer.
         steps: number of operators run when it began.
         around: indices of the calls around it.
-        masks: those arguments; a path begins with 0 for positional and 1 for keyword arguments.
-        shapes: shapes of its floating outputs.
+        masks: the arguments that depend on side inputs alone, each as a value of its own; a path
+            begins with 0 for positional and 1 for keyword arguments.
+        given: all tensors among the arguments, as the values that the caller holds.
+        first: number of the first node that it made.
+        last: number of the first node after it.
+        returned: its output.
     """
 
     layer: str
     steps: int
     around: tuple[int, ...]
     masks: list[Leaf]
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    given: list[Leaf] = field(default_factory=list)
+    first: int = 0
+    last: int = sys.maxsize
+    returned: list[Leaf] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of its floating outputs."""
+        return [leaf.shape for leaf in self.returned if leaf.floating]
 
 
 @dataclass
@@ -106,6 +133,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     outputs: list[Leaf] = field(default_factory=list)
+    begun: int = 0  # number of the first node that is neither an input nor a tensor of the model
     meetings: list[Meeting] = field(default_factory=list)
     flops: int = 0
     steps: int = 0
@@ -191,10 +219,15 @@ class _Recorder(TorchDispatchMode):
             self._require_written(call)
         parents = (*self._nodes(call.reads), *self.behind)
         chosen = self._nodes(call.indices), self._nodes(call.codes)
+        inside = self.open[-1] if self.open else -1
+        biases = self._nodes(call.biases)
         for tensor in (*made, *call.writes):  # each output of an operator is its own value
             integer = not is_continuous(tensor) and tensor.dtype != torch.bool
             kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
-            self._hold(tensor, Node(parents, *chosen, kind, integer))
+            over = self.held.get(self._key(tensor), -1)
+            self._hold(
+                tensor, Node(parents, *chosen, kind, integer, inside, over, call.name, biases)
+            )
         self._meet(call, result)
         self.trace.steps += 1
         self.trace.flops += _flops(func, args, kwargs, result)
@@ -261,23 +294,27 @@ class _Recorder(TorchDispatchMode):
     def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
         """Create nodes without parents for the inputs and for the model's own tensors."""
         for tensor in constants:
-            self._node(tensor)
+            node = self.trace.nodes[self._node(tensor)]
+            node.learned |= isinstance(tensor, nn.Parameter)
         for name, tensor in inputs:
             self.side[self._hold(tensor, Node())] = is_side(
                 name, self.mask, floating=is_continuous(tensor)
             )
             self.trace.inputs.append(self._leaf(name, tensor))
+        self.trace.begun = len(self.trace.nodes)
 
     def entry(self, layer: str) -> Callable[..., Any]:
         """Return the hook that begins a layer."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            given = leaves((args, kwargs))
-            own = {path: mask.clone() for path, mask in given if self.side.get(self._node(mask))}
-            masks = [self._leaf(path, mask) for path, mask in own.items()]
-            around, steps = tuple(self.open), self.trace.steps
+            tensors = dict(leaves((args, kwargs)))
+            given = [self._leaf(path, tensor) for path, tensor in tensors.items()]
+            call = Call(layer, self.trace.steps, tuple(self.open), [], given, len(self.trace.nodes))
             self.open.append(len(self.trace.calls))
-            self.trace.calls.append(Call(layer, steps, around, masks))
+            self.trace.calls.append(call)
+            masks = [leaf.path for leaf in given if self.side.get(leaf.node)]
+            own = {path: tensors[path].clone() for path in masks}
+            call.masks = [self._leaf(path, mask) for path, mask in own.items()]
             return replace_at(own, (args, kwargs))
 
         return hook
@@ -292,7 +329,7 @@ class _Recorder(TorchDispatchMode):
                 output = map_leaves(lambda _, tensor: tensor.clone(), output)
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
             call = self.trace.calls[place]
-            call.shapes = [leaf.shape for leaf in ends if leaf.floating]
+            call.last, call.returned = len(self.trace.nodes), ends
             spent = self.trace.flops, self.trace.steps
             self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint(), in_front))
             return output
@@ -383,6 +420,11 @@ _MOVES = {
 }
 _MOVES |= {"round", "clamp", "clamp_min", "clamp_max", "nan_to_num", "constant_pad_nd", "detach"}
 _MOVES |= {"flip", "roll", "expand_copy", "unsafe_split", "split_with_sizes_copy", "view_copy"}
+# Arguments of attention operators that are added to the scores.
+_BIASES = ("attn_mask", "attn_bias")
+# Products of matrices, and convolutions.
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "_convolution"}
+_PRODUCTS |= {"mv", "addmv", "einsum", "_trilinear", "bilinear"}
 # Operators that allocate a tensor without writing to it.
 _BLANK = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
 _BLANK |= {"new_empty_strided"}
@@ -399,6 +441,7 @@ class Operation:
         reads: tensors whose values the result depends on.
         indices: those that choose rows of a table.
         codes: those that choose rows in any way.
+        biases: those that it adds to attention scores.
         writes: tensors it writes into.
     """
 
@@ -408,6 +451,7 @@ class Operation:
         self.reads: list[Tensor] = []
         self.indices: list[Tensor] = []
         self.codes: list[Tensor] = []
+        self.biases: list[Tensor] = []
         self.writes: list[Tensor] = []
         if not hasattr(func, "_schema"):  # higher-order operators
             self.reads = list(tensors_in((args, kwargs)))
@@ -425,6 +469,8 @@ class Operation:
             self.indices = list(tensors_in(named[_LOOKUPS[name]]))
         if name in _CODES:
             self.codes = list(tensors_in(named[_CODES[name]]))
+        if "attention" in name:
+            self.biases = list(tensors_in([named.get(key) for key in _BIASES]))
 
     def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
         """Return the kind of a result computed from values of the kinds ``given``; see `Node`."""

@@ -19,6 +19,31 @@ class Reader:
 
 
 @dataclass(frozen=True)
+class Carry:
+    """A tensor that is mixed where a module receives it after a layer.
+
+    Attributes:
+        layer: name of the module.
+        path: path of the tensor among its arguments, which begins with 0 for positional and 1 for
+            keyword arguments; or in its output.
+        source: the layer or input that the tensor comes from, or the module whose code computes it;
+            empty for the model itself.
+        output: whether it is mixed in the module's output: the module makes states of values that
+            cannot be interpolated, such as token ids.
+        early: whether the module also runs before the layer, where it is not mixed.
+    """
+
+    layer: str
+    path: str
+    source: str
+    output: bool = False
+    early: bool = False
+
+    def __str__(self) -> str:
+        return f"{named(self.source)} in {self.layer!r}"
+
+
+@dataclass(frozen=True)
 class LayerRow:
     """One module of a forward pass.
 
@@ -39,6 +64,7 @@ class LayerRow:
         in_front: whether it is mixed before the hooks of others on it, which only read its output.
         mask: the side input, if any, that makes this layer a cut point if it is mixed too.
         readers: the modules that read that mask after this layer.
+        carries: what else crosses this depth, and is mixed too where later modules receive it.
     """
 
     name: str
@@ -55,6 +81,7 @@ class LayerRow:
     in_front: bool = False
     mask: str = ""
     readers: tuple[Reader, ...] = ()
+    carries: tuple[Carry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,7 @@ class InputRow:
         reason: why it cannot be mixed; empty if it can.
         mask: the side input, if any, that makes this input mixable if it is mixed too.
         readers: the modules that read that mask.
+        carries: what else is mixed too, where modules receive it.
     """
 
     name: str
@@ -85,3 +113,9 @@ class InputRow:
     reason: str
     mask: str = ""
     readers: tuple[Reader, ...] = ()
+    carries: tuple[Carry, ...] = ()
+
+
+def named(source: str) -> str:
+    """Quote the name of a layer or input, or name a value that the model's own code computes."""
+    return repr(source) if source else "a value of the model"

@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from manifold_mixup._masks import is_side
 from manifold_mixup._outputs import is_named, require_known
+from manifold_mixup._structure.carried import Crossing, Crossings
 from manifold_mixup._structure.codes import coded
 from manifold_mixup._structure.flow import (
     Flow,
@@ -17,7 +18,7 @@ from manifold_mixup._structure.flow import (
 from manifold_mixup._structure.meet import meet
 from manifold_mixup._structure.readers import readers_after
 from manifold_mixup._structure.record import Leaf, Run, Trace
-from manifold_mixup._structure.row import InputRow, LayerRow, Reader
+from manifold_mixup._structure.row import Carry, InputRow, LayerRow, Reader
 from manifold_mixup._structure.trace import Traces
 
 # Name parts that suggest a mask.
@@ -32,6 +33,9 @@ _SHUFFLED = (
     "the rows of the batch are in a different order there: forward reorders them before this layer "
     "and restores the order after it. Mix before the first reordering or after the last"
 )
+# Reasons for bypasses that are followed by the code that reads what bypasses.
+_RESIDUAL = "the residual path around it carries the unmixed state"
+_READ = "is still read after it"
 # Reasons for bypasses that no operator shows.
 _CAUSES = {
     "gradient": (
@@ -45,6 +49,35 @@ _CAUSES = {
         "check=False"
     ),
 }
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """A state at one moment of a recorded pass.
+
+    Attributes:
+        mixed: the tensors of the state.
+        time: number of nodes at that moment.
+        steps: number of operators run at that moment.
+        checkpointed: whether an activation checkpoint recomputes the layer that ends there.
+    """
+
+    mixed: Sequence[Leaf]
+    time: int
+    steps: int
+    checkpointed: bool = False
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a state can be mixed; see the attributes of `LayerRow`."""
+
+    reason: str = ""
+    sides: tuple[str, ...] = ()
+    bypassed: str = ""
+    mask: str = ""
+    readers: tuple[Reader, ...] = ()
+    carries: tuple[Carry, ...] = ()
 
 
 class RowBuilder:
@@ -111,25 +144,26 @@ class RowBuilder:
         end = runs[-1]
         floating = [leaf for leaf in end.leaves if leaf.floating]
         mixed = [leaf for leaf in floating if self.flow.needed[leaf.node]]
-        ends = [leaf.node for leaf in mixed]
-        around = self.flow.bypassing(ends) if mixed else 0
-        own = self.fault or self._own_fault(runs, mixed)
-        mask, readers, fault = ("", (), "") if own else self._mixable_mask(mixed, around, end.steps)
+        time = max((leaf.node for leaf in end.leaves), default=0) + 1
+        checkpointed = any(run.checkpointed for run in runs)
+        depth = _Depth(mixed, time, end.steps, checkpointed)
+        way = self._way(self.fault or self._own_fault(runs, mixed), depth)
         return LayerRow(
             name=end.layer,
             shape=next((leaf.shape for leaf in floating), ()),
             depth=self._depth(end),
-            cut=not own and not around,
-            side=self._names(side_sources(around)),
-            reason=own or self._detour(around, ends) + fault,
+            cut=not way.reason,
+            side=way.sides,
+            reason=way.reason,
             runs=len(runs),
             mixed=tuple(leaf.path for leaf in mixed),
-            bypassed="" if own or not around else "data" if data_sources(around) else "side",
-            checkpointed=any(run.checkpointed for run in runs),
+            bypassed=way.bypassed,
+            checkpointed=checkpointed,
             unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
             in_front=end.in_front,
-            mask=mask,
-            readers=readers,
+            mask=way.mask,
+            readers=way.readers,
+            carries=way.carries,
         )
 
     def input_row(self, index: int) -> InputRow:
@@ -137,51 +171,109 @@ class RowBuilder:
         leaf = self.first.inputs[index]
         data = bool(self.flow.total & data_colour(index))
         side = bool(self.flow.total & side_colour(index))
-        around = self.flow.bypassing([leaf.node]) if data else 0
-        own = self.fault or self._no_state(leaf, data=data, side=side)
-        mask, readers, fault = ("", (), "") if own else self._mixable_mask([leaf], around, 0)
+        depth = _Depth([leaf] if data else [], self.first.begun, 0)
+        way = self._way(self.fault or self._no_state(leaf, data=data, side=side), depth)
         return InputRow(
             name=leaf.path,
             shape=leaf.shape,
             floating=leaf.floating,
             batch=0 if self._batched(index) else None,
             kind="data" if data else "side" if side else "constant",
-            cut=not own and not around,
-            side=self._names(side_sources(around)),
-            reason=own or self._detour(around, [leaf.node]) + fault,
-            mask=mask,
-            readers=readers,
+            cut=not way.reason,
+            side=way.sides,
+            reason=way.reason,
+            mask=way.mask,
+            readers=way.readers,
+            carries=way.carries,
         )
 
+    def _way(self, own: str, depth: "_Depth") -> "_Way":
+        """Find how a depth can be mixed, or why it cannot.
+
+        Args:
+            own: why the state itself cannot be mixed; empty if it can.
+            depth: the state.
+        """
+        ends = [leaf.node for leaf in depth.mixed]
+        around = self.flow.bypassing(ends) if ends else 0
+        if own or not around:
+            return _Way(reason=own, sides=self._names(side_sources(around)))
+        crossing = self._crossing(depth, around)
+        if crossing.fault:
+            mask, readers, fault = self._mixable_mask(depth, around)
+            data = bool(data_sources(around))
+            detour = self._detour(around, ends)
+            if data and detour.endswith((_RESIDUAL, _READ)):
+                detour += f": {crossing.fault}"
+            return _Way(
+                reason=detour + fault,
+                sides=self._names(side_sources(around)),
+                bypassed="data" if data else "side",
+                mask=mask,
+                readers=readers,
+            )
+        if not crossing.sides:
+            return _Way(carries=crossing.carries)
+        mask, readers, fault = self._mixable_mask(depth, crossing.sides, crossing.carries)
+        return _Way(
+            reason=self._detour(crossing.sides, ends) + fault,
+            sides=self._names(side_sources(crossing.sides)),
+            bypassed="side",
+            mask=mask,
+            readers=readers,
+            carries=crossing.carries,
+        )
+
+    def _crossing(self, depth: "_Depth", around: int) -> Crossing:
+        """Describe what else crosses a depth, if it can be mixed too."""
+        if self.losses:
+            return Crossing(fault="the model computes a loss from them")
+        ends = [leaf.node for leaf in depth.mixed]
+        found = self.crossings.at(depth.time, ends, checkpointed=depth.checkpointed)
+        if not found.fault and not found.carries and found.sides != around:
+            return Crossing(fault="what crosses is not read by an operator")
+        return found
+
+    @functools.cached_property
+    def crossings(self) -> Crossings:
+        """The values of the pass, by the depths that they cross."""
+        return Crossings(self.first, self.second, self.flow)
+
     def _mixable_mask(
-        self, mixed: Sequence[Leaf], around: int, steps: int
+        self, depth: "_Depth", around: int, carries: tuple[Carry, ...] = ()
     ) -> tuple[str, tuple[Reader, ...], str]:
         """If only a mask bypasses a state, return its name, its readers, and a remark.
 
         Args:
-            mixed: the state.
+            depth: the state.
             around: the colours that bypass it.
-            steps: number of operators run before it.
+            carries: what else is mixed.
         """
         sides = side_sources(around)
         names = self._names(sides)
         if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
             return "", (), ""
-        found, fault = self._readers(sides[0], mixed, steps)
+        found, fault = self._readers(sides[0], depth, carries)
         is_mask = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
         if fault:
             return "", (), fault if is_mask else ""
         return names[0], found, f"; mask={names[0]!r} mixes it too" if is_mask else ""
 
     def _readers(
-        self, source: int, mixed: Sequence[Leaf], steps: int
+        self, source: int, depth: "_Depth", carries: tuple[Carry, ...]
     ) -> tuple[tuple[Reader, ...], str]:
         """List the modules that read a mask after a state, or the reason it cannot be mixed."""
         positions = self.first.inputs[source].shape[-1:]
-        if not any(leaf.shape[1:2] == positions for leaf in mixed):
+        if not any(leaf.shape[1:2] == positions for leaf in depth.mixed):
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
-        found, nodes, fault = readers_after(steps, source, self.first, self.second, self.flow)
-        if not fault and self.flow.bypassing([*(leaf.node for leaf in mixed), *nodes]):
+        found, nodes, fault = readers_after(depth.steps, source, self.first, self.second, self.flow)
+        ends = [leaf.node for leaf in depth.mixed]
+        if not fault and carries:
+            rest = self.crossings.at(depth.time, ends, nodes, checkpointed=depth.checkpointed)
+            bypassed = bool(rest.fault or rest.sides)
+        else:
+            bypassed = not fault and bool(self.flow.bypassing([*ends, *nodes]))
+        if bypassed:
             fault = ", also by code outside the modules that receive it: move that code into one"
         return found, fault
 
@@ -344,7 +436,7 @@ class RowBuilder:
         if cause := self._cause(ends):
             return cause
         if len(late) < len(passing):
-            return f"the input {_listed(self._names(late))} is still read after it"
+            return f"the input {_listed(self._names(late))} {_READ}"
         return self._skipping(ends)
 
     def _cause(self, ends: Sequence[int]) -> str:
@@ -361,7 +453,7 @@ class RowBuilder:
             reached |= self.flow.reaches[end]
         missed = [leaf.path for index, leaf in enumerate(self.outputs) if not reached >> index & 1]
         if not missed:
-            return "the residual path around it carries the unmixed state"
+            return _RESIDUAL
         some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
         if not reached & 1:
             return f"it is on a side branch: the {some} of the model would stay unmixed"

@@ -20,7 +20,9 @@ _Row = TypeVar("_Row", LayerRow, InputRow)
 _LAST_RESORT = 0.95
 # Number of names in the short form of a table.
 _NAMED = 4
-_HEAD = ("", "layer", "depth", "shape", "why not")
+# Number of carried tensors in a line of a table.
+_SHOWN = 3
+_HEAD = ("", "layer", "depth", "shape", "why not, or what is mixed too")
 _LEGEND = "*: the automatic choice, +: can also be mixed"
 
 
@@ -116,10 +118,10 @@ class LayerTable(Sequence[LayerRow]):
         lines: list[tuple[str, ...]] = []
         for item in self.inputs:
             mark = _mark(chosen=bool(inputs) and item.cut, cut=item.cut)
-            lines.append((mark, f"{INPUT}:{item.name}", "", str(item.shape), item.reason))
+            lines.append((mark, f"{INPUT}:{item.name}", "", str(item.shape), _remark(item)))
         for row in self.rows:
             mark = _mark(chosen=row.name in hidden, cut=row.cut)
-            lines.append((mark, row.name, f"{row.depth:.3f}", str(row.shape), row.reason))
+            lines.append((mark, row.name, f"{row.depth:.3f}", str(row.shape), _remark(row)))
         return lines
 
     def _default_input(self) -> tuple[str, ...]:
@@ -136,9 +138,10 @@ class LayerTable(Sequence[LayerRow]):
             text += f" Some would be, but the side input {', '.join(masks)} is read after them."
             if mask := next((row.mask for row in self if _masked(row) and row.mask), ""):
                 text += f" With mask={mask!r} it is mixed too."
-        if not masks and (reasons := Counter(row.reason for row in self if not row.cut)):
-            reason, count = reasons.most_common(1)[0]
-            text += f" For {count} of them: {reason}."
+        if not masks and (refused := [row for row in self if not row.cut]):
+            kind, count = Counter(map(_kind, refused)).most_common(1)[0]
+            row = next(row for row in refused if _kind(row) == kind)
+            text += f" For {count} of them, such as {row.name!r}: {row.reason}."
         if self._default_input():
             text += f' Mix the input: layers=["{INPUT}"].'
         # Name only the outermost layer of each depth.
@@ -169,9 +172,17 @@ def _cut_with(row: _Row, mask: str) -> _Row:
 
 
 def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
-    """Choose two layers, or one if there are no two, or none if there is no cut point."""
+    """Choose two layers, or one if there are no two, or none if there is no cut point.
+
+    Layers that carry nothing are preferred: less is mixed there.
+    """
     # A module named like an input would be mistaken for the model's input.
     rows = [row for row in rows if not is_input(row.name)]
+    alone = [replace(row, cut=row.cut and not row.carries) for row in rows]
+    return next((pair for pair in map(_choose, (alone, rows)) if len(pair) == 2), _choose(rows))
+
+
+def _choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
     inside = [row for row in rows if row.cut and _FIRST <= row.depth <= _LATEST]
     for same in _by_level(inside):
         pairs = [(a, b) for a, b in combinations(same, 2) if b.depth - a.depth >= _APART]
@@ -184,6 +195,20 @@ def choose(rows: Sequence[LayerRow]) -> tuple[str, ...]:
     for same in (*_by_level(inside), *_by_level(later)):
         return (min(same, key=lambda row: abs(row.depth - _BETWEEN)).name,)
     return ()
+
+
+def _kind(row: LayerRow) -> str:
+    """Return the part of a reason that other layers share."""
+    return row.reason.partition(":")[0]
+
+
+def _remark(row: LayerRow | InputRow) -> str:
+    """Return why a row cannot be mixed, or what is mixed with it."""
+    if not row.cut or not row.carries:
+        return row.reason
+    named = [str(carry) for carry in row.carries]
+    more = f", and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return f"with {', '.join(named[:_SHOWN])}{more}"
 
 
 def level(row: LayerRow) -> int:

@@ -1,0 +1,169 @@
+"""Mix what a depth carries besides the layer's output, where later modules receive or make it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import _masks, _mix
+from manifold_mixup._attach import compiled as _compiled
+from manifold_mixup._attach.hooks import ActivePlan, LayerHook
+from manifold_mixup._attach.passes import Passes
+from manifold_mixup._layers import named_layers
+from manifold_mixup._module_hooks import Hook, hook_after, hook_before
+from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
+from manifold_mixup._tree import leaves, replace_at
+
+
+class CarryHook(Hook):
+    """Mixes some tensors that a module receives or returns, when the active plan's layer has run.
+
+    Attributes:
+        carries: for each mixed layer, the tensors.
+        padded: the mixed layers after which a padding mask is mixed too.
+    """
+
+    def __init__(
+        self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
+    ) -> None:
+        self.owner = owner
+        self.active = active
+        self.passes = passes
+        self.layers = layers
+        self.carries: dict[str, list[Carry]] = {}
+        self.padded: set[str] = set()
+        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+
+    def mix(self, values: Any) -> Any:
+        """Return the values with the carried tensors mixed, or None to keep them as they are."""
+        if torch.compiler.is_compiling():
+            layer, lam, perm = self.active.layer, self.active.lam, self.active.perm
+            if layer not in self.carries or lam is None or perm is None:
+                return None
+            if self.carries[layer][0].early and self.active.compiled_mixes == 0:
+                return None  # it runs before the layer
+            return self._mix(layer, values, lam, perm, self.active.valid, None)
+        return self.run_eagerly(values)
+
+    def _run_eagerly(self, values: Any) -> Any:
+        running = self.passes.current()
+        plan = None if running is None else running.plan
+        if running is None or plan is None or plan.layer not in self.carries:
+            return None
+        hook = self.layers.get(plan.layer)
+        mixed = running.runs[plan.layer] or self.active.compiled_mixes
+        if hook is not None and not mixed and not hook.traced:
+            return None  # the layer was skipped, or runs later
+        known = running.carried if running is self.passes.running else None
+        return self._mix(plan.layer, values, plan.lam, plan.perm, running.valid, known)
+
+    def _mix(
+        self,
+        layer: str,
+        values: Any,
+        lam: Tensor,
+        perm: Tensor,
+        valid: Tensor | None,
+        known: list[tuple[Tensor, Tensor]] | None,
+    ) -> Any:
+        tensors = dict(leaves(values))
+        valid = valid if layer in self.padded else None
+        mixed = {}
+        for carry in self.carries[layer]:
+            tensor = tensors.get(carry.path)
+            if tensor is None or not _mix.is_continuous(tensor):
+                continue  # a model may omit a condition
+            # Several modules may receive the same tensor, which is then mixed once.
+            found = [done for source, done in known or () if source is tensor]
+            if not found:
+                _require_rows(carry, tensor, perm)
+                found = [_mix_one(tensor, lam, perm, valid)]
+                if known is not None:
+                    known.append((tensor, found[0]))
+            mixed[carry.path] = found[0]
+        return replace_at(mixed, values) if mixed else None
+
+
+class ArgumentHook(CarryHook):
+    """A forward pre-hook on a module that receives carried tensors."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Return the arguments with carried tensors mixed."""
+        return self.mix((args, kwargs))
+
+
+class OutputHook(CarryHook):
+    """A forward hook on a module that makes states of carried ids."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the output mixed."""
+        return self.mix(output)
+
+
+def _mix_one(tensor: Tensor, lam: Tensor, perm: Tensor, valid: Tensor | None) -> Tensor:
+    if valid is not None and tensor.ndim > 2 and tensor.shape[1:2] == valid.shape[1:]:
+        return _masks.mix_states(tensor, lam, perm, valid)
+    return _mix.apply(tensor, lam, perm)
+
+
+def _require_rows(carry: Carry, tensor: Tensor, perm: Tensor) -> None:
+    if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
+        raise ValueError(
+            f"{named(carry.source)} should be mixed where {carry.layer!r} "
+            f"{'returns' if carry.output else 'receives'} it, in {perm.shape[0]} examples, but it "
+            f"has shape {tuple(tensor.shape)}: dimension 0 must be the batch."
+        )
+
+
+class Carrying:
+    """The hooks of an attachment on the modules that receive carried tensors."""
+
+    def __init__(
+        self,
+        owner: object,
+        *,
+        active: ActivePlan,
+        passes: Passes,
+        layers: Mapping[str, LayerHook],
+    ) -> None:
+        self._given = owner, active, passes, layers
+        self._arguments: dict[str, ArgumentHook] = {}
+        self._outputs: dict[str, OutputHook] = {}
+
+    def record_row(self, layer: str, row: LayerRow | InputRow, *, padded: bool) -> None:
+        """Store what is carried past a layer.
+
+        Args:
+            layer: name of the layer or input.
+            row: its row.
+            padded: whether a padding mask is mixed too.
+        """
+        hooks: set[CarryHook] = set()
+        for carry in row.carries:
+            hook = self._hook(carry)
+            hooks.add(hook)
+            carries = hook.carries.setdefault(layer, [])
+            if carry not in carries:
+                carries.append(carry)
+        for hook in hooks:
+            (hook.padded.add if padded else hook.padded.discard)(layer)
+
+    def _hook(self, carry: Carry) -> CarryHook:
+        if carry.output:
+            return self._outputs.setdefault(carry.layer, OutputHook(*self._given))
+        return self._arguments.setdefault(carry.layer, ArgumentHook(*self._given))
+
+    def register(self, model: nn.Module) -> list[Any]:
+        """Register new hooks on the model's modules, and return their handles."""
+        modules = named_layers(model) if self._arguments or self._outputs else {}
+        handles: list[Any] = []
+        for name, argument in self._arguments.items():
+            if argument not in modules[name]._forward_pre_hooks.values():
+                handles.append(_compiled.Mark(modules[name]))
+                handles.append(hook_before(modules[name], argument))
+        for name, output in self._outputs.items():
+            if output not in modules[name]._forward_hooks.values():
+                handles.append(_compiled.Mark(modules[name]))
+                handles.append(hook_after(modules[name], output))
+        return handles

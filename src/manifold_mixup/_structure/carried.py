@@ -1,0 +1,353 @@
+"""Find what crosses a depth besides a layer's own output, and the modules that receive it later.
+
+A *depth* is the moment at which a layer ends. Values that exist then and are read afterwards cross
+it: a skip connection, a second stream, the embedding of a condition, token ids that a later module
+looks up. If every one of them is handed to a module that begins after the layer, all can be mixed
+by one plan: each where such a module receives it. Together with the layer's output they are a cut
+set. What later code reads outside such modules cannot be reached, and the layer stays bypassed.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from manifold_mixup._structure.biases import Biases
+from manifold_mixup._structure.flow import Flow, data_sources
+from manifold_mixup._structure.record import Call, Leaf, Trace
+from manifold_mixup._structure.row import Carry, named
+
+_MODEL = -1  # in place of the number of a call: the model's own code
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What crosses a depth.
+
+    Attributes:
+        carries: the tensors that can be mixed where modules receive them.
+        sides: colours of the masks and other side inputs that are read after it.
+        fault: why something else that crosses cannot be mixed; empty if nothing does.
+    """
+
+    carries: tuple[Carry, ...] = ()
+    sides: int = 0
+    fault: str = ""
+
+
+class Crossings:
+    """The values of a recorded pass, by the depths that they cross.
+
+    Args:
+        first: the recording.
+        second: the recording with another batch size, if there is one.
+        flow: the flow of the first recording.
+    """
+
+    def __init__(self, first: Trace, second: Trace | None, flow: Flow) -> None:
+        self.trace, self.flow = first, flow
+        same = second is not None and len(second.calls) == len(first.calls)
+        self._second = second if same else None
+        self.ids = self._choosing_rows()
+        self._readers = self._find_readers()
+        self._long = [
+            (readers[-1], number)
+            for number, readers in enumerate(self._readers)
+            if readers and readers[-1] > number + 1
+        ]
+        self._long.sort()
+        self._weights = self._find_weights()
+        self._multiplied = self._find_multiplied()
+        self.biases = Biases(flow.nodes, self._readers, self._weights)
+        self._sources = {leaf.node: leaf.path for leaf in first.inputs}
+        self._places: dict[int, str] = {}
+        self.calls: dict[str, list[int]] = defaultdict(list)
+        for index, call in enumerate(first.calls):
+            self.calls[call.layer].append(index)
+            self._sources |= {leaf.node: call.layer for leaf in call.returned}
+        self.checkpointed = {run.layer for run in first.runs if run.checkpointed}
+
+    def at(
+        self, time: int, ends: Iterable[int], masks: Iterable[int] = (), *, checkpointed: bool
+    ) -> Crossing:
+        """Describe what crosses a depth.
+
+        Args:
+            time: the number of nodes at that moment.
+            ends: the nodes that are mixed there anyway.
+            masks: the nodes of masks that modules receive later, and that are mixed there.
+            checkpointed: whether an activation checkpoint recomputes the layer.
+        """
+        return _Depth(self, time, frozenset(ends), frozenset(masks)).crossing(checkpointed)
+
+    def edges(self, time: int) -> Iterator[tuple[int, int]]:
+        """Yield each value from before a moment with each value computed from it afterwards.
+
+        An output of the model is read by the number after the last node.
+        """
+        for _, number in self._long[bisect_left(self._long, (time, -1)) :]:
+            if number < time:
+                yield from ((number, reader) for reader in self._readers[number] if reader >= time)
+
+    def readers(self, number: int) -> list[int]:
+        """List the needed nodes that are computed from a node."""
+        return self._readers[number]
+
+    def _find_readers(self) -> list[list[int]]:
+        flow = self.flow
+        readers: list[list[int]] = [[] for _ in flow.nodes]
+        for number, node in enumerate(flow.nodes):
+            if flow.needed[number] or number in self.ids:
+                for parent in set(node.parents):
+                    if flow.needed[parent] or parent in self.ids:
+                        readers[parent].append(number)
+        for output in set(flow.outputs):
+            readers[output].append(len(flow.nodes))
+        return readers
+
+    def _choosing_rows(self) -> set[int]:
+        """Return the nodes that choose the rows of a needed look-up, directly or through others."""
+        flow = self.flow
+        found: set[int] = set()
+        for number in reversed(range(len(flow.nodes))):
+            node = flow.nodes[number]
+            looks_up = number in flow.starts and node.indices and flow.needed[number]
+            chosen = node.indices if looks_up else node.parents if number in found else ()
+            found.update(parent for parent in chosen if flow.colours[parent])
+        return found
+
+    def _find_weights(self) -> list[bool]:
+        """Return, for each node, whether it is a parameter or made of some without inputs."""
+        weights: list[bool] = []
+        for number, node in enumerate(self.flow.nodes):
+            made = not self.flow.colours[number] and any(weights[p] for p in node.parents)
+            weights.append(node.learned or made)
+        return weights
+
+    def _find_multiplied(self) -> list[bool]:
+        """Return, for each node, whether it holds inputs that were multiplied by weights."""
+        multiplied: list[bool] = []
+        for number, node in enumerate(self.flow.nodes):
+            new = node.product and any(self._weights[parent] for parent in node.parents)
+            held = new or any(multiplied[parent] for parent in node.parents)
+            multiplied.append(bool(self.flow.colours[number]) and held)
+        return multiplied
+
+    def source(self, number: int) -> str:
+        """Name the layer or input that a node comes from, or the module whose code computes it."""
+        node = self.flow.nodes[number]
+        if number in self._sources:
+            return self._sources[number]
+        if node.kind == "move" and node.parents:
+            return self.source(node.parents[0])
+        return self.module(node.call)
+
+    def module(self, call: int) -> str:
+        """Name the module of a call; empty for the model itself."""
+        return "" if call == _MODEL else self.trace.calls[call].layer
+
+    def place(self, reader: int) -> str:
+        """Name the module whose code makes a node, and the modules that run before and after."""
+        if reader not in self._places:
+            around = self.around(reader)
+            code = repr(self.module(around[-1])) if around else "the model"
+            inside = [call for call in self.trace.calls if call.around == around]
+            before = [f"after {call.layer!r}" for call in inside if call.last <= reader][-1:]
+            after = [f"before {call.layer!r}" for call in inside if call.first > reader][:1]
+            self._places[reader] = " ".join([code, " and ".join(before + after)]).strip()
+        return self._places[reader]
+
+    def is_state(self, number: int, reader: int) -> bool:
+        """Return whether a value that is read later is a state, not a mask.
+
+        A value that was made of integers or booleans alone is a state if weights have multiplied
+        it, or are the first to do so (a one-hot class, the sinusoid of a time step).
+        """
+        if data_sources(self.flow.needed[number]) or self._multiplied[number]:
+            return True
+        nodes = self.flow.nodes
+        return reader < len(nodes) and nodes[reader].product and self._multiplied[reader]
+
+    def around(self, reader: int) -> tuple[int, ...]:
+        """List the calls that were running when a node was made, the outermost first."""
+        inside = self.flow.nodes[reader].call if reader < len(self.flow.nodes) else _MODEL
+        return () if inside == _MODEL else (*self.trace.calls[inside].around, inside)
+
+    def has_rows(self, index: int, leaf: Leaf, *, returned: bool = False) -> bool:
+        """Return whether dimension 0 of an argument or result of a call is the batch."""
+        if leaf.shape[:1] != (self.trace.batch,):
+            return False
+        if self._second is None:
+            return True
+        call = self._second.calls[index]
+        others = call.returned if returned else call.given
+        return all(o.shape[:1] == (self._second.batch,) for o in others if o.path == leaf.path)
+
+
+class _Depth:
+    """What crosses one depth."""
+
+    def __init__(
+        self, crossings: Crossings, time: int, own: Collection[int], masks: Collection[int]
+    ) -> None:
+        self.crossings, self.time, self.own, self.masks = crossings, time, own, masks
+        self.flow, self.all_calls = crossings.flow, crossings.trace.calls
+        self.arguments: dict[str, dict[str, str]] = {}  # by module: paths, with their sources
+        self.outputs: dict[str, str] = {}  # by module: the source of its ids
+        self.sides = 0
+        self.advanced: set[int] = set()  # later values, computed from old ones alone
+
+    def crossing(self, checkpointed: bool) -> Crossing:
+        """Find where everything can be mixed."""
+        edges = list(self._edges())
+        fault = (
+            next(filter(None, (self._look_up(*edge) for edge in edges)), "")
+            or next(filter(None, (self._hand_over(*edge) for edge in edges)), "")
+            or next(filter(None, map(self._unsteady, self.arguments)), "")
+        )
+        carries = () if fault else tuple(self._carries())
+        early = next((carry for carry in carries if carry.early), None)
+        if early and (checkpointed or early.layer in self.crossings.checkpointed):
+            fault = (
+                f"{early.layer!r} receives {named(early.source)} after it, but also runs before "
+                f"it, and a checkpoint recomputes one of them"
+            )
+        return Crossing(() if fault else carries, self.sides, fault)
+
+    def _edges(self) -> Iterator[tuple[int, int]]:
+        """Yield each old value with each value computed from it and from the layer's output.
+
+        What is no state (ids, a time step) is followed to what is computed from old values alone,
+        because that may be one.
+        """
+        edges = [(reader, n) for n, reader in self.crossings.edges(self.time) if n not in self.own]
+        heapify(edges)  # in execution order, so that all that a value was computed from is known
+        while edges:
+            reader, number = heappop(edges)
+            if reader in self.masks:
+                continue
+            if not self._is_passed_on(number, reader):
+                yield number, reader
+            elif reader not in self.advanced:
+                self.advanced.add(reader)
+                for later in self.crossings.readers(reader):
+                    heappush(edges, (later, reader))
+
+    def _is_passed_on(self, number: int, reader: int) -> bool:
+        nodes, ids = self.flow.nodes, self.crossings.ids
+        if reader == len(nodes) or (number in ids and number in nodes[reader].indices):
+            return False
+        if reader not in ids and self.crossings.is_state(number, reader):
+            return False
+        parents = [parent for parent in nodes[reader].parents if self.flow.colours[parent]]
+        return all(map(self._is_old, parents))
+
+    def _later(self, layer: str) -> list[int]:
+        return [i for i in self.crossings.calls[layer] if self.all_calls[i].first >= self.time]
+
+    def _is_old(self, number: int) -> bool:
+        """Return whether a value was computed before the layer ended, or from such values alone."""
+        return (number < self.time and number not in self.own) or number in self.advanced
+
+    def _look_up(self, number: int, reader: int) -> str:
+        """If ids cross the depth, find the module that makes states of them."""
+        if number not in self.crossings.ids:
+            return ""
+        node = self.flow.nodes[reader] if reader < len(self.flow.nodes) else None
+        if node is None or not (reader in self.crossings.ids or number in node.indices):
+            return ""  # read in another way
+        for index in self.crossings.around(reader):
+            call = self.all_calls[index]
+            if call.first < self.time or not _given(call, number):
+                continue
+            later = [leaf for i in self._later(call.layer) for leaf in self.all_calls[i].given]
+            if all(self._is_old(leaf.node) for leaf in later if self.flow.colours[leaf.node]):
+                self.outputs[call.layer] = self.crossings.source(number)
+                return ""
+        return (
+            f"the code of {self.crossings.place(reader)} looks up rows by "
+            f"{named(self.crossings.source(number))}; a module in place of that code could be mixed"
+        )
+
+    def _hand_over(self, number: int, reader: int) -> str:
+        """If a state crosses the depth, find the module that receives it."""
+        around = self.crossings.around(reader)
+        looked_up = number in self.crossings.ids and reader in self.crossings.ids
+        made_there = any(self.all_calls[index].layer in self.outputs for index in around)
+        if looked_up or made_there or not self.flow.needed[number]:
+            return ""
+        if not self.crossings.is_state(number, reader):
+            self.sides |= self.flow.needed[number]
+            return ""
+        if self.crossings.biases.receive(number, reader):
+            return (
+                f"{named(self.crossings.source(number))} is added to attention scores in "
+                f"{self.crossings.place(reader)}, where the mean of two biases is not what two "
+                f"examples would have got"
+            )
+        for index in around:
+            leaves = _given(self.all_calls[index], number)
+            if leaves and self.all_calls[index].first >= self.time:
+                return self._swap(index, leaves, reader)
+        source = named(self.crossings.source(number))
+        if reader == len(self.flow.nodes):
+            return f"{source} is an output"
+        return (
+            f"the code of {self.crossings.place(reader)} reads {source}; a module in place of that "
+            f"code could be mixed"
+        )
+
+    def _swap(self, index: int, leaves: list[Leaf], reader: int) -> str:
+        """Plan to mix arguments of a call; return why that is impossible, or nothing."""
+        layer, source = self.all_calls[index].layer, self.crossings.source(leaves[0].node)
+        if fault := self._unfit(index, leaves, reader):
+            return f"{named(source)} is given to {layer!r} after it, {fault}"
+        self.arguments.setdefault(layer, {}).update({leaf.path: source for leaf in leaves})
+        return ""
+
+    def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:
+        """Return why an argument of a call cannot be mixed; empty if it can."""
+        call = self.all_calls[index]
+        for leaf in leaves:
+            if not leaf.floating:
+                return "as integers, which cannot be interpolated"
+            if not self.crossings.has_rows(index, leaf):
+                return f"with shape {leaf.shape}, whose dimension 0 is not the batch"
+        if reader < len(self.flow.nodes) and self.flow.nodes[reader].over == leaves[0].node:
+            outside = [n for n in self.crossings.readers(reader) if not call.first <= n < call.last]
+            if outside:
+                return "which writes into it in place"
+        return ""
+
+    def _unsteady(self, layer: str) -> str:
+        """Return why a module that runs several times cannot be given mixed arguments."""
+        for index in self._later(layer):
+            for leaf in self.all_calls[index].given:
+                new = self.flow.colours[leaf.node] and not self._is_old(leaf.node)
+                if leaf.path in self.arguments[layer] and new:
+                    source = self.arguments[layer][leaf.path]
+                    return (
+                        f"{named(source)} is given to {layer!r} after it, which runs again with "
+                        f"another state in its place"
+                    )
+        return ""
+
+    def _carries(self) -> Iterator[Carry]:
+        for layer, paths in self.arguments.items():
+            for path, source in paths.items():
+                yield Carry(layer, path, source, early=self._early(layer))
+        for layer, source in self.outputs.items():
+            for index in self._later(layer)[:1]:
+                for leaf in self.all_calls[index].returned:
+                    if leaf.floating and self.flow.needed[leaf.node]:
+                        yield Carry(layer, leaf.path, source, True, self._early(layer))
+
+    def _early(self, layer: str) -> bool:
+        return any(self.all_calls[i].first < self.time for i in self.crossings.calls[layer])
+
+
+def _given(call: Call, number: int) -> list[Leaf]:
+    """List the arguments of a call that are a value; masks have a copy of their own."""
+    copies = {leaf.path for leaf in call.masks if leaf.node == number}
+    return [leaf for leaf in call.given if leaf.node == number or leaf.path in copies]

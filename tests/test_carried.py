@@ -1,0 +1,313 @@
+"""Cut sets: what crosses a depth besides a layer's output is mixed too, once, by the same plan."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from carrying import CASES, MODELS, ROWS, UNet, build
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
+
+PERM = torch.tensor([3, 5, 1, 0, 2, 4])
+LAMS = {"one λ": torch.tensor(0.3), "λ per example": torch.linspace(0.1, 0.9, ROWS)}
+TARGET = torch.arange(ROWS) % 3
+PLAIN = nn.CrossEntropyLoss()
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compare(model, attached, args, plan, *, oracle=None):
+    """Compare output and gradients under a plan with those of the pass by hand."""
+    oracle = oracle or copy.deepcopy(model)
+    expected = oracle.by_hand(plan, *args)
+    weights = torch.linspace(1, 2, expected.numel()).sin().view_as(expected)
+    (expected * weights).sum().backward()
+    with attached.using(plan):
+        output = model(*args)
+        attached.target(None, output)
+        (output * weights).sum().backward()
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+
+
+@pytest.mark.parametrize("lam", LAMS)
+@pytest.mark.parametrize(("name", "layer"), CASES)
+def test_outputs_and_gradients_are_those_of_the_pass_by_hand(name, layer, lam):
+    model, args = build(name), MODELS[name].example()
+    mixup = ManifoldMixup(model, [layer], example=args)
+    oracle = build(name)
+    compare(model, mixup, args, MixPlan(layer, LAMS[lam], PERM), oracle=oracle)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_is_a_cut_and_proven(name):
+    model, args = build(name), MODELS[name].example()
+    table = find_layers(model, *args)
+    rows = {row.name: row for row in table.rows} | {f"input:{r.name}": r for r in table.inputs}
+    rows["input"] = table.inputs[0]
+    assert all(rows[layer].cut for layer in model.layers)
+    assert any(rows[layer].carries for layer in model.layers)
+    assert ManifoldMixup(model, model.layers).verify(*args).ok
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_an_example_the_first_batch_finds_what_is_carried(name):
+    model, args = build(name), MODELS[name].example()
+    layer = model.layers[1]
+    mixup, oracle = ManifoldMixup(model, [layer], seed=0), build(name)
+    output = model(*args)
+    torch.testing.assert_close(output, oracle.by_hand(mixup.plan, *args))
+    mixup.target(None, output)
+    mixup.remove()
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    torch.testing.assert_close(model(*args), oracle(*args))
+
+
+def test_what_verify_proves_is_what_trains_without_a_check():
+    model, args = build("UNet"), UNet.example()
+    mixup = ManifoldMixup(model, ["bottom"], check=False)
+    assert mixup.verify(*args).ok
+    compare(model, mixup, args, MixPlan("bottom", LAMS["one λ"], PERM), oracle=build("UNet"))
+
+
+def test_a_row_says_what_it_carries_and_who_receives_it():
+    table = find_layers(build("Conditional"), *MODELS["Conditional"].example())
+    row = next(row for row in table if row.name == "blocks.0")
+    assert [(c.layer, c.path, c.output) for c in row.carries] == [
+        ("blocks.1", "1.condition", False),
+        ("blocks.2", "1.condition", False),
+    ]
+    (inputs,) = [row for row in table.inputs if row.name == "x"]
+    assert {(c.layer, c.source, c.output) for c in inputs.carries} == {
+        ("step", "", False),
+        ("kind", "kind", True),
+    }
+    assert "with a value of the model in 'blocks.1', a value of the model in 'blocks.2'" in str(
+        table
+    )
+
+
+def test_a_module_that_also_runs_before_the_layer_is_mixed_after_it_alone():
+    model = build("EncoderDecoder")
+    rows = {row.name: row for row in find_layers(model, *model.example())}
+    assert [c.layer for c in rows["encoder"].carries if c.early] == ["embedding"]
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize(("name", "layer"), CASES)
+def test_compiled_in_one_graph(name, layer):
+    model, args = build(name), MODELS[name].example()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    mixup = ManifoldMixup(compiled, [layer], example=args)
+    plan, oracle = MixPlan(layer, LAMS["one λ"], PERM), build(name)
+    expected = oracle.by_hand(plan, *args)
+    expected.square().sum().backward()
+    with mixup.using(plan):
+        output = compiled(*args)
+        mixup.target(None, output)
+        output.square().sum().backward()
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradients(model), gradients(oracle))
+    compiled.eval()
+    torch.testing.assert_close(compiled(*args), oracle(*args))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("layer", ["enc1", "enc2", "bottom", "up2"])
+def test_recomputed_by_a_checkpoint(layer, reentrant):
+    model, args = build("UNet"), UNet.example()
+    model.checkpointed = reentrant
+    mixup = ManifoldMixup(model, [layer], example=args)
+    compare(model, mixup, args, MixPlan(layer, LAMS["one λ"], PERM), oracle=build("UNet"))
+
+
+def test_in_mixed_precision_it_is_computed_exactly_and_keeps_its_dtype():
+    model, args = build("UNet"), UNet.example()
+    mixup = ManifoldMixup(model, ["bottom"], example=args)
+    seen = []
+    model.up1.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["skip"]), with_kwargs=True
+    )
+    plan = MixPlan("bottom", LAMS["one λ"], PERM)
+    with torch.autocast("cpu", dtype=torch.bfloat16), mixup.using(plan):
+        model(*args)
+        skip = model.enc1(args[0])
+    assert seen[-1].dtype == torch.bfloat16
+    torch.testing.assert_close(seen[-1], mix(skip, plan), rtol=0, atol=0)
+
+
+def test_a_tensor_that_several_modules_receive_is_mixed_once():
+    model, args = build("Conditional"), MODELS["Conditional"].example()
+    seen = []
+    for block in model.blocks:
+        block.scale.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    mixup = ManifoldMixup(model, ["stem"], example=args)
+    seen.clear()
+    with mixup.using(MixPlan("stem", LAMS["one λ"], PERM)):
+        model(*args)
+    assert seen[0] is seen[1] is seen[2]
+    assert not mixup._attachment.passes.latest.carried  # kept while the pass runs
+
+
+# What cannot be mixed is refused, with its name
+
+
+class Wrapped(nn.Module):
+    """Compute by a function of the modules."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleDict(parts)
+        self.function = forward
+
+    def forward(self, *args):
+        return self.function(self.parts, *args)
+
+
+class Join(nn.Module):
+    def __init__(self, *, in_place=False):
+        super().__init__()
+        self.linear, self.in_place = nn.Linear(4, 4), in_place
+
+    def forward(self, h, skip):
+        if self.in_place:
+            skip.mul_(2.0)
+        return self.linear(h + skip)
+
+
+class Pick(nn.Module):
+    def forward(self, h, index):
+        return h * index[:, None].to(h.dtype)
+
+
+def linears(*names):
+    return {name: nn.Linear(4, 4) for name in names}
+
+
+def refuse(model, layer, args, *fragments):
+    with pytest.raises(ValueError, match=f"layer '{layer}'") as error:
+        ManifoldMixup(model, [layer], example=args)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+
+
+def test_what_only_code_crosses_is_refused_with_the_module_in_whose_code_it_is_read():
+    model = Wrapped(lambda m, x: m["c"](m["b"](h := m["a"](x)) * h), **linears("a", "b", "c"))
+    seen = "the code of the model after 'parts.b' and before 'parts.c' reads 'parts.a'"
+    refuse(model, "parts.b", torch.randn(4, 4), seen)
+
+
+def test_a_tensor_that_a_later_module_overwrites_for_others_is_refused():
+    def forward(m, x):
+        h = m["a"](x)
+        out = m["join"](m["b"](h), h)
+        return m["c"](out) + m["d"](h)
+
+    parts = linears("a", "b", "c", "d") | {"join": Join(in_place=True)}
+    model = Wrapped(forward, **parts)
+    refuse(model, "parts.b", torch.randn(4, 4), "writes into it in place")
+
+
+def test_integers_that_cross_are_refused():
+    def forward(m, x):
+        h = m["a"](x)
+        index = (h.sum(1) > 0).long()
+        return m["pick"](m["b"](h), index)
+
+    model = Wrapped(forward, **linears("a", "b"), pick=Pick())
+    refuse(model, "parts.b", torch.randn(4, 4), "integers, which cannot be interpolated")
+
+
+def test_a_mask_made_of_integers_is_no_state():
+    """Interpolated, it would be the intersection of both masks at every λ between 0 and 1."""
+
+    def forward(m, x, lengths):
+        h = m["a"](x)
+        bias = (torch.arange(4) >= lengths[:, None]).to(h.dtype) * -1e9
+        return m["join"](m["b"](h).softmax(1), bias).softmax(1)
+
+    model = Wrapped(forward, join=Join(), **linears("a", "b"))
+    refuse(
+        model,
+        "parts.b",
+        (torch.randn(4, 4), torch.tensor([1, 2, 3, 4])),
+        "side input",
+        "still read",
+    )
+
+
+class Attention(nn.Module):
+    """Attention with a bias of the scores for each example."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.project = way, nn.Linear(4, 4)
+
+    def forward(self, h, bias):
+        if self.way == "fused":
+            return nn.functional.scaled_dot_product_attention(h, h, h, attn_mask=bias)
+        if self.way == "baddbmm":
+            return torch.baddbmm(bias, h, h.mT).softmax(-1) @ h
+        if self.way == "gate":  # a product with weights makes a state of it
+            return (h @ h.mT / 2 + self.project(bias)).softmax(-1) @ h
+        return (h @ h.mT / 2 + bias).softmax(-1) @ h
+
+
+@pytest.mark.parametrize("way", ["operators", "fused", "baddbmm"])
+def test_a_bias_of_attention_is_no_state(way):
+    model = Wrapped(lambda m, x, bias: m["b"](m["attend"](m["a"](x), bias)), **linears("a", "b"))
+    model.parts["attend"] = Attention(way)
+    args = torch.randn(4, 4, 4), torch.randn(4, 4, 4)
+    refuse(model, "parts.a", args, "'args.1' is added to attention scores in 'parts.attend'")
+
+
+def test_a_bias_of_attention_that_weights_multiply_is_a_state():
+    model = Wrapped(lambda m, x, bias: m["b"](m["attend"](m["a"](x), bias)), **linears("a", "b"))
+    model.parts["attend"] = Attention("gate")
+    args = torch.randn(4, 4, 4), torch.randn(4, 4, 4)
+    assert ManifoldMixup(model, ["parts.a"], example=args).verify(*args).ok
+
+
+def test_a_module_that_runs_again_with_another_state_is_refused():
+    def forward(m, x):
+        h = m["a"](x)
+        h = m["join"](m["b"](h), h)
+        return m["join"](m["c"](h), h)
+
+    model = Wrapped(forward, join=Join(), **linears("a", "b", "c"))
+    refuse(model, "parts.b", torch.randn(4, 4), "runs again with another state in its place")
+
+
+def test_a_model_whose_numbers_contradict_is_refused(monkeypatch):
+    """What is received is used by another way than the argument: only the numbers show it."""
+
+    class Cheat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.join = nn.Linear(4, 4), nn.Linear(4, 4), Join()
+
+        def forward(self, x):
+            h = self.a(x)
+            self.join.kept = h
+            return self.join(self.b(h), h)
+
+    def forward(self, h, skip):
+        return self.linear(h + skip + self.kept)
+
+    monkeypatch.setattr(Join, "forward", forward)
+    with pytest.raises(ValueError, match=r"not every layer could be proven.*'a' in 'join'"):
+        ManifoldMixup(Cheat(), ["b"], example=torch.randn(4, 4))
+
+
+def test_a_carried_tensor_without_rows_is_refused_in_training():
+    model, args = build("Conditional"), MODELS["Conditional"].example()
+    mixup = ManifoldMixup(model, ["stem"], example=args, seed=0)
+    model.kind.register_forward_hook(lambda *_: torch.zeros(1, 6))
+    model.step.register_forward_hook(lambda *_: torch.zeros(1, 6))
+    with pytest.raises(ValueError, match=r"'blocks\.0' receives it, in 6 examples, but it has"):
+        model(*args)
+    assert mixup.layers == ("stem",)
