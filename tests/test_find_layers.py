@@ -16,9 +16,9 @@ from graphs import Net, cuts_of, refused, rows_of
 from manifold_mixup import find_layers
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._find import check_layers
+from manifold_mixup._structure.choice import choose
 from manifold_mixup._structure.row import LayerRow
 from manifold_mixup._structure.rows import RowBuilder
-from manifold_mixup._structure.table import choose
 from manifold_mixup._structure.trace import trace
 
 x = torch.zeros(3, 4)
@@ -122,12 +122,54 @@ def row(name: str, depth: float, *, cut: bool = True) -> LayerRow:
     ],
 )
 def test_the_choice(rows, chosen):
-    assert choose([row(*each) for each in rows]) == chosen
+    assert choose([row(*each) for each in rows]).layers == chosen
 
 
 def test_the_choice_takes_cut_points_only():
     rows = [row("a", 0.25), row("b", 0.5), row("c", 0.45)]
-    assert choose([rows[0], replace(rows[1], cut=False), rows[2]]) == ("a", "c")
+    assert choose([rows[0], replace(rows[1], cut=False), rows[2]]).layers == ("a", "c")
+
+
+def test_blocks_are_chosen_before_norms_and_dropouts_of_the_same_depth():
+    rows = [row("a.0", 0.2), row("a", 0.2), row("norm", 0.2), row("b", 0.5), row("pool", 0.5)]
+    rows[-1] = replace(rows[-1], shape=(2, 2))
+    assert choose(rows).layers == ("a", "pool")
+
+
+def eeg_net(kernel):
+    """A network whose first convolution does nearly all of the work."""
+    return nn.Sequential(
+        *(nn.Conv1d(2, 8, kernel), nn.AvgPool1d(300)),
+        *(nn.Conv1d(8, 16, 3, padding=1), nn.Dropout()),
+        *(nn.Conv1d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(96, 4)),
+    )
+
+
+def test_where_one_layer_does_nearly_all_of_the_work_the_parameters_decide():
+    table = find_layers(eeg_net(65), torch.randn(3, 2, 2000))
+    sizes = torch.tensor([2 * 8 * 65 + 8, 0, 8 * 16 * 3 + 16, 0, 16 * 16 * 3 + 16, 0, 96 * 4 + 4])
+    shares = sizes.cumsum(0) / sizes.sum()
+    assert [row.parameters for row in table] == pytest.approx(shares.tolist())
+    assert min(row.depth for row in table) > 0.99
+    assert table.measure == "parameters"
+    assert table.default == ("input", "1", "3")
+    assert "by its share of the parameters, 0.40, 0.55" in str(table)
+
+
+def test_where_it_has_nearly_all_parameters_too_the_order_decides():
+    table = find_layers(eeg_net(1025), torch.randn(3, 2, 2960))
+    assert min(row.parameters for row in table) > 0.9
+    assert table.measure == "order"
+    assert len(table.default) == 3
+    shares = {row.name: row.order for row in table}
+    assert all(0.05 <= shares[name] <= 0.7 for name in table.default[1:])
+    assert "by its share of the operators" in str(table)
+
+
+def test_shared_parameters_count_once():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[2].weight, model[2].bias = model[0].weight, model[0].bias
+    assert [row.parameters for row in find_layers(model, x)] == [0.5, 1.0, 1.0]
 
 
 def test_without_any_layer_an_error_says_what_there_is():

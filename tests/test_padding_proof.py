@@ -188,7 +188,3 @@ def test_an_error_of_the_choice_has_its_reason_and_what_could_be_said():
         ValueError, match=r"For 3 of them, such as 'a': .*'start'.* set outputs='logits'"
     ):
         _ = find_layers(Aside(), x).default
-    first = nn.Conv1d(2, 64, 65)  # nearly all of the work
-    early = nn.Sequential(first, nn.ReLU(), nn.MaxPool1d(60), nn.Conv1d(64, 2, 1), nn.Flatten())
-    with pytest.raises(ValueError, match=r"By execution order, '1' and '2' would be suitable"):
-        _ = find_layers(early, torch.randn(3, 2, 200)).default

@@ -9,9 +9,9 @@ from torch import nn
 from manifold_mixup._layers import INPUT, is_input
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._structure.advice import pooling
+from manifold_mixup._structure.choice import level
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._structure.table import LayerTable as LayerTable
-from manifold_mixup._structure.table import level
 
 
 def find_layers(

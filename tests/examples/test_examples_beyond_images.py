@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import manifold_mixup
-from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -244,26 +244,33 @@ def refusal(model, layer, *batch):
     return str(caught.value)
 
 
-def test_categories_get_around_the_mixed_numbers(load_example, tmp_path):
+def test_categories_are_mixed_with_the_numbers_where_they_are_embedded(load_example, tmp_path):
     script, shared = load_example("tabular_classification"), load_example("_tabular")
     levels, data, _ = script.load(0, data=write_adult(tmp_path))
     *batch, _ = data[:8]
-    said = refusal(shared.Net("mlp", levels, data, outputs=2), "input", *batch)
-    assert "'input' cannot be mixed alone: the input 'categories' is still read after it" in said
-    assert said in PAGE
+    net = shared.Net("mlp", levels, data, outputs=2)
+    mixup = ManifoldMixup(net, ["input", "tokens"], example=tuple(batch))
+    assert mixup.verify(*batch).ok
+    (numbers,) = [row for row in find_layers(net, *batch).inputs if row.name == "numbers"]
+    assert f"with {numbers.carries[0]}" in PAGE
+    outputs = []
+    for layer in ("input", "tokens"):
+        with mixup.using(MixPlan(layer, torch.tensor(0.3), torch.arange(8).roll(1))):
+            outputs.append(net(*batch))
+            mixup.target(None, outputs[-1])
+    torch.testing.assert_close(*outputs)
 
 
-def test_skip_connections_get_around_the_bottleneck(load_example):
+def test_skip_connections_around_the_bottleneck_are_mixed_too(load_example):
     script = load_example("segmentation")
     x, _ = script.shapes(4, 0)[:]
-    for layer in ("down2", "bottleneck", "up2"):
-        said = refusal(script.UNet(), layer, x)
-        assert f"layer '{layer}' is bypassed" in said
-        assert "Nearest cut points: 'down1', 'up1" in said
     for row in find_layers(script.UNet(), x):
         if "." not in row.name and row.runs == 1 and row.name != "head":
-            seen = f"{row.name:12}  {row.depth:.3f}  {row.shape!s:15}  {row.reason}".rstrip()
+            carried = ", ".join(map(str, row.carries))
+            with_it = f"with {carried}" if carried else ""
+            seen = f"{row.name:12}  {row.depth:.3f}  {row.shape!s:15}  {with_it}".rstrip()
             assert f"{seen}\n" in PAGE
+    assert ManifoldMixup(script.UNet(), script.LAYERS).verify(x).ok
 
 
 @pytest.mark.filterwarnings(SCRIPTING)

@@ -54,7 +54,7 @@ class Crossings:
         self._long = [
             (readers[-1], number)
             for number, readers in enumerate(self._readers)
-            if readers and readers[-1] > number + 1
+            if readers and (readers[-1] > number + 1 or number + 1 == first.begun)
         ]
         self._long.sort()
         self._weights = self._find_weights()

@@ -79,6 +79,7 @@ class Run:
         leaves: its output.
         flops: floating point operations done when it ended.
         steps: number of operators run when it ended.
+        weights: number of parameters used when it ended.
         checkpointed: whether an activation checkpoint called it.
         in_front: whether its output is taken before the hooks of others on it, because they only
             read it; what they keep is then mixed too.
@@ -88,6 +89,7 @@ class Run:
     leaves: list[Leaf]
     flops: int
     steps: int
+    weights: int
     checkpointed: bool
     in_front: bool = False
 
@@ -137,6 +139,7 @@ class Trace:
     meetings: list[Meeting] = field(default_factory=list)
     flops: int = 0
     steps: int = 0
+    weights: int = 0
 
 
 def record(
@@ -193,6 +196,7 @@ class _Recorder(TorchDispatchMode):
         self.trace = trace
         self.mask = mask
         self.open: list[int] = []  # indices of the running calls
+        self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
         # For each node that depends on inputs: whether it depends on side inputs alone.
         self.side: dict[int, bool] = {}
         # A weak reference prevents reuse of a storage's address without keeping its memory.
@@ -218,6 +222,7 @@ class _Recorder(TorchDispatchMode):
         if made or call.writes:
             self._require_written(call)
         parents = (*self._nodes(call.reads), *self.behind)
+        self.trace.weights += sum(self.unused.pop(parent, 0) for parent in parents)
         chosen = self._nodes(call.indices), self._nodes(call.codes)
         inside = self.open[-1] if self.open else -1
         biases = self._nodes(call.biases)
@@ -294,8 +299,10 @@ class _Recorder(TorchDispatchMode):
     def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
         """Create nodes without parents for the inputs and for the model's own tensors."""
         for tensor in constants:
-            node = self.trace.nodes[self._node(tensor)]
-            node.learned |= isinstance(tensor, nn.Parameter)
+            number = self._node(tensor)
+            if isinstance(tensor, nn.Parameter):
+                self.trace.nodes[number].learned = True
+                self.unused[number] = tensor.numel()
         for name, tensor in inputs:
             self.side[self._hold(tensor, Node())] = is_side(
                 name, self.mask, floating=is_continuous(tensor)
@@ -330,7 +337,7 @@ class _Recorder(TorchDispatchMode):
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
             call = self.trace.calls[place]
             call.last, call.returned = len(self.trace.nodes), ends
-            spent = self.trace.flops, self.trace.steps
+            spent = self.trace.flops, self.trace.steps, self.trace.weights
             self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint(), in_front))
             return output
 

@@ -51,6 +51,8 @@ class LayerRow:
         name: its name, as in ``model.named_modules()``, without wrapper parts.
         shape: shape of its (first floating point) output, including the batch dimension.
         depth: fraction of the forward pass's FLOPs done when it ends, 0 to 1.
+        parameters: fraction of the parameters used when it ends.
+        order: fraction of the operators run when it ends.
         cut: whether everything the outputs depend on passes through it, so that it can be mixed.
         side: names of the side inputs (masks) that are still read after it.
         reason: why it is not a cut point; empty if it is one.
@@ -82,6 +84,8 @@ class LayerRow:
     mask: str = ""
     readers: tuple[Reader, ...] = ()
     carries: tuple[Carry, ...] = ()
+    parameters: float = 0.0
+    order: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,8 @@ class RowBuilder:
             mask=way.mask,
             readers=way.readers,
             carries=way.carries,
+            parameters=end.weights / max(self.first.weights, 1),
+            order=end.steps / max(self.first.steps, 1),
         )
 
     def input_row(self, index: int) -> InputRow:

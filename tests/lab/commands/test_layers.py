@@ -226,13 +226,16 @@ def test_the_table(mine, capsys):
     assert run(mine / "mine.py:residual") == 0
     shown = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     rows = [[cell.strip() for cell in line if cell.strip()] for line in shown]
-    residual = "the residual path around it carries the unmixed state"
+    residual = (
+        "the residual path around it carries the unmixed state: the code of '{0}' after '{0}.fc' "
+        "reads '{1}'; a module in place of that code could be mixed"
+    )
     assert rows == [
-        ["layer", "depth", "shape", "why not"],
+        ["layer", "depth", "shape", "why not, or what is mixed too"],
         ["*", "input:input", "(3, 5)"],
-        ["0.fc", "0.417", "(3, 5)", residual],
+        ["0.fc", "0.417", "(3, 5)", residual.format("0", "input")],
         ["*", "0", "0.417", "(3, 5)"],
-        ["1.fc", "0.833", "(3, 5)", residual],
+        ["1.fc", "0.833", "(3, 5)", residual.format("1", "0")],
         ["+", "1", "0.833", "(3, 5)"],
         ["+", "2", "1.000", "(3, 2)"],
         [],
@@ -251,18 +254,21 @@ def test_the_json(mine, capsys):
         "class": "Sequential",
         "default": ["input", "0"],
         "reason": "",
+        "measure": "FLOPs",
         "layers": 0,
         "inputs": 0,
     }
     assert shown["inputs"] == [
         {"name": "input", "shape": [3, 5], "kind": "data", "cut": True, "chosen": True, "side": [],
-         "mask": "", "reason": ""}
+         "mask": "", "reason": "", "carries": []}
     ]  # fmt: skip
     first, block = shown["layers"][:2]
     assert (first["name"], first["cut"], first["chosen"]) == ("0.fc", False, False)
     assert first["reason"].startswith("the residual path")
-    assert block == {"name": "0", "shape": [3, 5], "depth": pytest.approx(5 / 12), "cut": True,
-                     "chosen": True, "side": [], "mask": "", "reason": ""}  # fmt: skip
+    assert block == {"name": "0", "shape": [3, 5], "depth": pytest.approx(5 / 12),
+                     "parameters": pytest.approx(30 / 72), "order": pytest.approx(1 / 3, abs=0.1),
+                     "cut": True, "chosen": True, "side": [], "mask": "", "reason": "",
+                     "carries": []}  # fmt: skip
 
 
 def test_what_the_model_prints_is_not_in_the_json(mine, capsys):

@@ -8,9 +8,8 @@ from typing import Any
 from rich.text import Text
 
 from manifold_mixup._structure.row import InputRow, LayerRow
-from manifold_mixup._structure.table import LayerTable
+from manifold_mixup._structure.table import HEAD, LayerTable, remark
 
-_HEADER = ("", "layer", "depth", "shape", "why not")
 _LONG = 40  # rows that fit on a screen
 _STYLES = {"*": "bold green", "+": "", "": "dim"}
 _LEGEND = (
@@ -80,18 +79,18 @@ def lines(shown: Shown) -> Iterator[Text]:
     Default layers are highlighted, and layers that cannot be mixed are dimmed. The marks contain
     the same information for terminals without colour.
     """
-    rows = [_HEADER, *map(_cells, _marked(shown))]
+    rows = [HEAD, *map(_cells, _marked(shown))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         text = "  ".join(map(str.ljust, cells, widths)).rstrip()
-        yield Text(text, style="bold" if cells is _HEADER else _STYLES[cells[0]])
+        yield Text(text, style="bold" if cells is HEAD else _STYLES[cells[0]])
     table = shown.table
     yield Text(f"\n{_LEGEND}")
     yield Text(
         f"{len(table.cuts)} of {len(table)} layers of {table.model} can be mixed{_of(shown)}."
     )
     chosen = ", ".join(shown.default) or f"none, because {shown.reason}"
-    yield Text(f"layers=None mixes at: {chosen}")
+    yield Text(f"layers=None mixes at: {chosen}{shown.table.chosen_by()}")
 
 
 def as_json(shown: Shown) -> dict[str, Any]:
@@ -102,6 +101,7 @@ def as_json(shown: Shown) -> dict[str, Any]:
         "class": shown.table.model,
         "default": list(shown.default),
         "reason": shown.reason,
+        "measure": shown.table.measure,
         "inputs": [_plain(mark, row) for mark, row in rows if isinstance(row, InputRow)],
         "layers": [_plain(mark, row) for mark, row in rows if isinstance(row, LayerRow)],
     }
@@ -129,12 +129,17 @@ def _marked(shown: Shown) -> Iterator[tuple[str, InputRow | LayerRow]]:
 def _cells(marked: tuple[str, InputRow | LayerRow]) -> tuple[str, ...]:
     mark, row = marked
     if isinstance(row, InputRow):
-        return mark, f"input:{row.name}", "", str(row.shape), row.reason
-    return mark, row.name, f"{row.depth:.3f}", str(row.shape), row.reason
+        return mark, f"input:{row.name}", "", str(row.shape), remark(row)
+    return mark, row.name, f"{row.depth:.3f}", str(row.shape), remark(row)
 
 
 def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
-    kind = {"kind": row.kind} if isinstance(row, InputRow) else {"depth": row.depth}
+    shares = ("depth", "parameters", "order")
+    kind = (
+        {"kind": row.kind}
+        if isinstance(row, InputRow)
+        else {name: getattr(row, name) for name in shares}
+    )
     return {
         "name": row.name,
         "shape": list(row.shape),
@@ -144,6 +149,10 @@ def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
         "side": list(row.side),
         "mask": row.mask,
         "reason": row.reason,
+        "carries": [
+            {"source": carry.source, "in": carry.layer, "output": carry.output}
+            for carry in row.carries
+        ],
     }
 
 

@@ -1,0 +1,120 @@
+"""The automatic choice: the hidden layers that are mixed if none are named."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+from manifold_mixup._layers import is_input
+from manifold_mixup._structure.row import LayerRow
+
+# The choice takes hidden layers between these depths, at least this far apart, and as near as
+# possible to depths 1/4 and 1/2.
+EARLIEST, LATEST, APART = 0.05, 0.70, 0.05
+_QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
+# In a network of two or three layers, even the first may end later than that.
+_LAST_RESORT = 0.95
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen layers.
+
+    Attributes:
+        layers: two names, or one if there are no two, or none if there is no cut point.
+        measure: what their depth was measured by: ``"FLOPs"``, ``"parameters"`` or ``"order"``.
+    """
+
+    layers: tuple[str, ...] = ()
+    measure: str = "FLOPs"
+
+
+def choose(rows: Sequence[LayerRow]) -> Choice:
+    """Choose hidden layers.
+
+    Where no two lie between the depths by FLOPs, because one layer spends most of them, the share
+    of the parameters counts in place of the depth. Where there is none by either, the share of the
+    operators does. Layers that carry nothing are preferred: less is mixed there.
+    """
+    # A module named like an input would be mistaken for the model's input.
+    rows = [row for row in rows if not is_input(row.name)]
+    blocks = {row.name.rpartition(".")[0] for row in rows}  # the modules with parts
+    measured = list(_measured(rows))
+    # If a mask rules out the usual choice, the user has to know: no other measure.
+    measured = measured[:1] if any(map(masked, rows)) else measured
+    ways = [*product((_pair, _single), measured[:2]), *product((_pair, _single), measured[2:])]
+    for find, (measure, cuts) in ways:
+        alone = [row for row in cuts if not row.carries]
+        if found := find(alone, blocks) or find(cuts, blocks):
+            return Choice(found, measure)
+    if len(measured) > 1:
+        return Choice(_single(measured[0][1], blocks, LATEST, _LAST_RESORT))
+    return Choice()
+
+
+def level(row: LayerRow) -> int:
+    """Return how deeply a layer's name is nested: stages before blocks before layers."""
+    return row.name.count(".")
+
+
+def masked(row: LayerRow) -> bool:
+    """Return whether only a side input keeps a layer from being chosen."""
+    return row.bypassed == "side" and not row.cut and EARLIEST <= row.depth <= LATEST
+
+
+def _measured(rows: Sequence[LayerRow]) -> Iterator[tuple[str, list[LayerRow]]]:
+    """Yield the names of the measures, each with the cut points, whose depth is given by it."""
+    cuts = [row for row in rows if row.cut]
+    yield "FLOPs", cuts
+    between = [row for row in cuts if 0 < row.depth < 1]  # something is computed before and after
+    yield "parameters", [replace(row, depth=row.parameters) for row in between]
+    yield "order", [replace(row, depth=row.order) for row in between]
+
+
+def _pair(cuts: Sequence[LayerRow], blocks: Collection[str]) -> tuple[str, ...]:
+    """Return the two best cut points of the outermost level that has two."""
+    inside = [row for row in cuts if EARLIEST <= row.depth <= LATEST]
+    for same in _by_level(inside, blocks):
+        pairs = [(a, b) for a, b in combinations(same, 2) if b.depth - a.depth >= APART]
+        if pairs:
+            a, b = min(pairs, key=lambda pair: _distance(*pair))
+            return a.name, b.name
+    return ()
+
+
+def _single(
+    cuts: Sequence[LayerRow],
+    blocks: Collection[str],
+    earliest: float = EARLIEST,
+    latest: float = LATEST,
+) -> tuple[str, ...]:
+    """Return the best cut point of the outermost level that has one."""
+    inside = [row for row in cuts if earliest <= row.depth <= latest]
+    for same in _by_level(inside, blocks):
+        return (min(same, key=lambda row: abs(row.depth - _BETWEEN)).name,)
+    return ()
+
+
+def _by_level(rows: Sequence[LayerRow], blocks: Collection[str]) -> list[list[LayerRow]]:
+    """Group layers by level, and keep only the best of each depth."""
+    found = []
+    for n in sorted({level(row) for row in rows}):
+        best: dict[float, LayerRow] = {}
+        for row in rows:
+            if level(row) == n and not _adds_nothing(row, best.get(row.depth), blocks):
+                best[row.depth] = row
+        found.append(list(best.values()))
+    return found
+
+
+def _adds_nothing(row: LayerRow, before: LayerRow | None, blocks: Collection[str]) -> bool:
+    """Return whether a layer is a dropout, a norm or the like behind a block of equal depth."""
+    return (
+        before is not None
+        and before.name in blocks
+        and row.name not in blocks
+        and before.shape == row.shape
+    )
+
+
+def _distance(a: LayerRow, b: LayerRow) -> float:
+    return abs(a.depth - _QUARTER) + abs(b.depth - _HALF)
