@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from architectures import PreActResNet, Recurrent, UNet, bert, padding, token_ids
 from graphs import Net, cuts_of, refused, rows_of
 from manifold_mixup import find_layers
+from manifold_mixup._batch_dim import BatchDim
 
 x = torch.zeros(3, 4)
 
@@ -121,7 +122,8 @@ def test_a_state_with_its_batch_elsewhere_among_the_outputs_counts():
             return self.fc(out[:, -1]), h
 
     found = rows_of(Stateful(2, by_state=False), torch.zeros(3, 5, 4))
-    assert [name for name, row in found.items() if row.cut] == ["first"]
+    assert [name for name, row in found.items() if row.cut] == ["first", "lstm"]
+    assert dict(found["lstm"].batch_dims) == {"1.0": BatchDim(1)}
 
 
 def test_a_list_with_an_item_for_every_example_among_the_outputs_counts():
@@ -262,17 +264,15 @@ class Hidden(nn.Module):
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_a_state_with_its_batch_elsewhere_is_refused_only_if_it_is_used(layers):
+def test_a_state_with_its_batch_elsewhere_is_mixed_only_if_it_is_used(layers):
     batch = torch.zeros(3, 5, 4)
     row = rows_of(Hidden(layers, by_state=False), batch)["lstm"]
-    assert (row.cut, row.mixed) == (True, ("0",))
+    assert (row.cut, row.mixed, row.batch_dims) == (True, ("0",), ())
     row = rows_of(Hidden(layers, by_state=True), batch)["lstm"]  # h_n may have shape (3, 3, 4)
-    assert not row.cut
-    assert f"'1.0' has shape ({layers}, 3, 4)" in row.reason
-    assert "the batch is dimension 1" in row.reason
+    assert (row.cut, row.mixed, row.batch_dims) == (True, ("1.0",), (("1.0", BatchDim(1)),))
 
 
-def test_time_first_is_refused_even_if_time_is_as_long_as_the_batch():
+def test_time_first_is_seen_even_if_time_is_as_long_as_the_batch():
     model = Net(lambda m, x: m.c(m.l(x)[0][-1]), l=nn.LSTM(4, 4))
     table = find_layers(model, torch.zeros(3, 3, 4))
     assert not table.cuts
@@ -280,13 +280,33 @@ def test_time_first_is_refused_even_if_time_is_as_long_as_the_batch():
     model = Net(lambda m, x: m.c(m.l(m.a(x).transpose(0, 1))[0][-1]), l=nn.LSTM(4, 4))
     rows = rows_of(model, torch.zeros(3, 3, 4))
     assert rows["a"].cut
-    assert "the batch is dimension 1, not 0" in rows["l"].reason
+    assert rows["l"].batch_dims == (("0", BatchDim(1)),)
 
 
-def test_a_batch_folded_with_other_dimensions_is_refused():
+def test_a_batch_folded_with_other_dimensions_is_seen():
     model = Net(lambda m, x: m.c(m.b(x.flatten(0, 1)).unflatten(0, (-1, 5)).mean(1)))
     row = rows_of(model, torch.zeros(3, 5, 4))["b"]
-    assert "shape (15, 4) for a batch of 3" in row.reason
+    assert row.batch_dims == (("", BatchDim(0, folded=True)),)
+    assert "several rows of each example at dimension 0" in str(
+        find_layers(model, torch.zeros(3, 5, 4))
+    )
+
+
+def test_pairs_of_examples_are_no_rows_of_examples():
+    def pairs(m, x):
+        h = m.a(x)
+        return m.c(m.b((h[:, None] - h[None]).flatten(0, 1)).unflatten(0, (len(x), -1)).mean(1))
+
+    row = rows_of(Net(pairs), torch.zeros(3, 4))["b"]
+    assert "dimension 0 follows the batch, but not in whole examples" in row.reason
+
+
+def test_a_state_that_follows_the_batch_twice_is_refused():
+    def forward(m, x):
+        return m.c(m.b(torch.diag_embed(m.a(x).T)).sum(2).T)  # (features, batch, batch)
+
+    row = rows_of(Net(forward, b=nn.Identity()), torch.zeros(3, 4))["b"]
+    assert "2 dimensions follow the batch" in row.reason
 
 
 def test_a_mask_over_time_may_be_as_long_as_the_batch():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphs import Net, cuts_of, refused, rows_of
 from manifold_mixup import find_layers
+from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._find import check_layers
 from manifold_mixup._structure.choice import choose
@@ -251,7 +252,8 @@ def test_lengths_are_a_side_input_of_packed_sequences():
     )
     rows = {row.name: row for row in table}
     assert rows["a"].side == ("lengths",) or rows["a"].side == ("args.1",)
-    assert not rows["l"].cut
+    assert dict(rows["l"].batch_dims) == {"1.0": BatchDim(1)}  # h_n
+    assert rows["l"].cut
     assert rows["c"].cut
 
 

@@ -9,6 +9,7 @@ import secrets
 import threading
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,8 +148,11 @@ def test_a_batch_elsewhere_fails():
         def forward(self, x: Tensor) -> Tensor:
             return self.lstm(x.transpose(0, 1))[0][-1]
 
-    proof = prove_one(TimeFirst(), "lstm", normal(4, 4, 4))
-    assert proof.verdict == "failed"
+    model, x = TimeFirst(), normal(4, 4, 4)
+    assert prove_one(model, "lstm", x).verdict == "proven"
+    table = find_layers(model, x)
+    first = replace(table, rows=tuple(replace(row, batch_dims=()) for row in table))
+    assert prove(model, ["lstm"], (x,), {}, mixed_by(first)).layers[0].verdict == "failed"
 
 
 def test_an_auxiliary_output_that_leaves_before_fails():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import ManifoldMixup, mix
 from training import hooks_on
 from zoo import BATCH, CLASSES, Residual, Skipping, build, example, plain_mix
 
@@ -132,9 +132,8 @@ class TimeFirst(nn.Module):
         (Skipping, "never", (BATCH, 5), "'never'.*(never run|never ran|not run)"),
         (Twice, "cell", (BATCH, 5), "'cell'.*(ran|runs) 2 times"),
         (Recurrent, "cell", (BATCH, 7, 5), "'cell'.*(ran|runs) 7 times"),
-        (TimeFirst, "lstm", (BATCH, 7, 5), r"'lstm'.*\(7, 6, 8\)"),
     ],
-    ids=["never runs", "runs twice", "recurrent cell", "batch elsewhere"],
+    ids=["never runs", "runs twice", "recurrent cell"],
 )
 def test_a_layer_that_cannot_be_mixed_is_refused_with_what_was_seen(
     kind, layer, shape, says, check
@@ -143,6 +142,13 @@ def test_a_layer_that_cannot_be_mixed_is_refused_with_what_was_seen(
     ManifoldMixup(model, layer, check=check)
     with pytest.raises((RuntimeError, ValueError), match=says):
         model(torch.randn(shape))
+
+
+def test_without_a_check_the_batch_must_be_first():
+    model, x = TimeFirst(), torch.randn(BATCH, 7, 5)
+    ManifoldMixup(model, "lstm", check=False)
+    with pytest.raises(ValueError, match=r"'lstm'.*\(7, 6, 8\).*without check=False"):
+        model(x)
 
 
 class LastState(nn.Module):
@@ -159,10 +165,13 @@ class LastState(nn.Module):
 
 
 def test_as_many_layers_as_rows_do_not_pass_for_the_batch():
-    model = LastState()
-    ManifoldMixup(model, "lstm")
-    with pytest.raises(ValueError, match=r"'lstm'.*\(6, 6, 8\)"):
-        model(torch.randn(BATCH, 7, 5))
+    model, x = LastState(), torch.randn(BATCH, 7, 5)
+    mixup = ManifoldMixup(model, "lstm", seed=0)
+    output = model(x)
+    _, (h_n, _) = model.lstm(x)
+    mixup.target(None, output)
+    expected = model.head(mix(h_n.transpose(0, 1), mixup.plan)[:, -1])
+    torch.testing.assert_close(output, expected)
 
 
 def test_a_bypassed_layer_is_refused_on_the_first_training_batch_with_the_nearest_cuts():

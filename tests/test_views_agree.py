@@ -11,12 +11,12 @@ from architectures import (
     cases,
     disagreeing,
     examine,
-    mixed_by,
     padding,
+    prove_by_hand,
     token_ids,
 )
+from folded import WAYS, Folded
 from manifold_mixup import find_layers
-from manifold_mixup._proof.prove import prove
 from states import normal
 
 
@@ -29,12 +29,13 @@ from states import normal
         (Recurrent(nn.GRU), (token_ids(),), {}),
         (bert(), (token_ids(),), {}),
         (bert(), (), {"input_ids": token_ids(), "attention_mask": padding()}),
+        *((Folded(way), (normal(4, 4, 5).double(),), {}) for way in WAYS),
     ],
-    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded"],
+    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded", *WAYS],
 )
 def test_structure_and_numbers_agree_on_every_module(model, args, kwargs):
     table = find_layers(model, *args, **kwargs)
-    report = prove(model, [row.name for row in table], args, kwargs, mixed_by(table))
+    report = prove_by_hand(model, table, [row.name for row in table], args, kwargs)
     assert not disagreeing(table, report)
 
 

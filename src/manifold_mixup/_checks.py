@@ -1,6 +1,6 @@
 """The checks before a layer is mixed: by the model's structure, and numerically."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
@@ -13,7 +13,8 @@ from manifold_mixup._find import check_layers, rows_of
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
-from manifold_mixup._structure.table import LayerTable
+from manifold_mixup._structure.row import InputRow, LayerRow
+from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
 
 
@@ -100,15 +101,18 @@ class Checks:
         layers = check_layers(table, layers) if self._wanted else tuple(layers)
         self._attachment.passes.checked |= self._wanted
         self._note(table, layers)
-        carrying = [name for name, row in rows_of(table, layers).items() if row.carries]
+        rows = rows_of(table, layers)
+        unusual = [
+            name for name, row in rows.items() if row.carries or getattr(row, "batch_dims", ())
+        ]
         if self._wanted and (mask is not None or table.once):
             report = self._prove(layers, args, kwargs, mask)
             if mask is not None:
                 _require_proof(report, mask, table)
             if table.once:
                 require_proven(report)
-        elif self._wanted and carrying:
-            _require_carried(self._prove(carrying, args, kwargs, mask), table)
+        elif self._wanted and unusual:
+            _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
         return layers
@@ -160,7 +164,17 @@ class Checks:
 
         attachment = self._attachment
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
-        return prove(attachment.model, list(layers), args, kwargs, *how, progress=progress)
+        report = prove(attachment.model, list(layers), args, kwargs, *how, progress=progress)
+        proofs = {proof.layer: proof for proof in report.layers}
+        # The structure does not show the order of folded rows: if one fails, the other is tried.
+        for name in [name for name, proof in proofs.items() if proof.verdict != "proven"]:
+            row = attachment.row(name)
+            if isinstance(row, LayerRow) and row.folded:
+                attachment.record_rows({name: row.grouped()})
+                (again,) = prove(attachment.model, [name], args, kwargs, *how).layers
+                proofs[name] = again if again.verdict == "proven" else proofs[name]
+                attachment.record_rows({} if again.verdict == "proven" else {name: row})
+        return Report(tuple(proofs[name] for name in layers))
 
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
         self._attachment.record_rows(rows_of(table, layers))
@@ -183,18 +197,17 @@ def _warn_unchecked(layers: Sequence[str], error: NotTraceable) -> None:
     warn(f"the layers {list(layers)} were not checked: {error}.{way_out}")
 
 
-def _require_carried(report: Report, table: LayerTable) -> None:
+def _require_unusual(report: Report, rows: Mapping[str, LayerRow | InputRow]) -> None:
     """Raise ValueError unless the layers are proven with all that they carry."""
     if not report.ok:
-        rows = {row.name: row for row in table.rows}
-        carried = "; ".join(
-            f"{proof.layer!r} with {', '.join(map(str, rows[proof.layer].carries))}"
+        mixed = "; ".join(
+            f"{proof.layer!r} {remark(rows[proof.layer])}"
             for proof in report.layers
-            if proof.layer in rows and proof.verdict != "proven"
+            if proof.verdict != "proven"
         )
         raise ValueError(
-            f"not every layer could be proven with what is mixed besides its output "
-            f"({carried}):\n{report}\nChoose other layers, or set check=False to mix anyway."
+            f"not every layer could be proven ({mixed}):\n{report}\nChoose other layers, or set "
+            f"check=False to mix anyway."
         )
 
 

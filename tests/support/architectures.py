@@ -16,9 +16,9 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import LayerRow, ManifoldMixup, MixPlan, find_layers, mix
+from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._find import LayerTable, check_layers
 from manifold_mixup._layers import is_input, named_layers
 from manifold_mixup._proof.prove import prove
@@ -63,14 +64,8 @@ TIMM = """
     ese_vovnet19b_slim_dw legacy_xception xception41 xcit_nano_12_p16_224
 """.split()  # noqa: SIM905
 
-# These have no cut point between stem and head, because two states run side by side, or because
-# later blocks of a transformer read the padding mask.
-NONE = {
-    "timm/nasnetalarge",
-    "timm/pnasnet5large",
-    "timm/tnt_s_patch16_224",
-    "transformers/bert, padded",
-}
+# Has no cut point between stem and head, because later blocks read the padding mask.
+NONE = {"transformers/bert, padded"}
 
 # Image sizes to try for the proof.
 SMALLER = (64, 96, 128, 192)
@@ -283,7 +278,7 @@ def _prove(case: Case, chosen: tuple[str, ...], sample: int) -> tuple[list[str],
             continue  # the size is too small
         names = [row.name for row in table if row.name not in chosen]
         names = names[:: max(1, len(names) // sample)][:sample]
-        report = prove(model, [*chosen, *names], args, kwargs, mixed_by(table))
+        report = prove_by_hand(model, table, [*chosen, *names], args, kwargs)
         verdicts = [proof.verdict for proof in report.layers[: len(chosen)]]
         answer = (
             verdicts,
@@ -304,10 +299,25 @@ def disagreeing(table: LayerTable, report: Report) -> list[LayerProof]:
     return wrong
 
 
+def prove_by_hand(
+    model: nn.Module, table: LayerTable, names: list[str], args: Any, kwargs: Any
+) -> Report:
+    """Prove layers that are mixed by hand; folded states are tried in both orders."""
+    proofs = {p.layer: p for p in prove(model, names, args, kwargs, mixed_by(table)).layers}
+    folded = {row.name: row.grouped() for row in table if row.folded}
+    tried = [name for name in names if name in folded and proofs[name].verdict != "proven"]
+    if tried:
+        grouped = replace(table, rows=tuple(folded.get(row.name, row) for row in table))
+        again = prove(model, tried, args, kwargs, mixed_by(grouped)).layers
+        proofs |= {proof.layer: proof for proof in again if proof.verdict == "proven"}
+    return Report(tuple(proofs[name] for name in names))
+
+
 def mixed_by(table: LayerTable) -> Callable[..., Any]:
     """Return a forward pass that mixes at any layer, even if the library would refuse it.
 
-    What a layer carries is mixed by hand, where the row says that a module receives or returns it.
+    What a layer carries is mixed by hand, where the row says that a module receives or returns it,
+    and along the dimension that the row names.
     """
     rows = {row.name: row for row in table}
 
@@ -317,7 +327,7 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
             yield model(*args, **kwargs)
             return
         row = rows.get(plan.layer)
-        if row is None or (row.mixed == ("",) and not row.carries):
+        if row is None or (row.mixed == ("",) and not row.carries and not row.batch_dims):
             # The input or a single tensor, which the library's hooks mix.
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
                 output = model(*args, **kwargs)
@@ -338,15 +348,17 @@ def _hooks(row: LayerRow, modules: dict[str, nn.Module], plan: MixPlan) -> Itera
     """Mix the output of a layer, and from then on what it carries."""
     over = False
 
-    def mixed(paths: Collection[str], values: Any) -> Any:
-        return map_leaves(lambda path, x: mix(x, plan) if path in paths else x, values)
+    def mixed(dims: Mapping[str, BatchDim | None], values: Any) -> Any:
+        return map_leaves(
+            lambda path, x: _mix_along(dims[path], x, plan) if path in dims else x, values
+        )
 
     def layer_hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         nonlocal over
         over = True
-        return mixed(row.mixed, output)
+        return mixed(dict.fromkeys(row.mixed) | dict(row.batch_dims), output)
 
-    def hooks_of(name: str, paths: Collection[str], returned: bool) -> Any:
+    def hooks_of(name: str, paths: Mapping[str, BatchDim | None], returned: bool) -> Any:
         if returned:
             return modules[name].register_forward_hook(
                 lambda module, inputs, output: mixed(paths, output) if over else None
@@ -359,7 +371,20 @@ def _hooks(row: LayerRow, modules: dict[str, nn.Module], plan: MixPlan) -> Itera
     yield modules[row.name].register_forward_hook(layer_hook)
     for name, returned in {(carry.layer, carry.output) for carry in row.carries}:
         carried = (c for c in row.carries if (c.layer, c.output) == (name, returned))
-        yield hooks_of(name, [carry.path for carry in carried], returned)
+        yield hooks_of(name, {carry.path: carry.batch_dim for carry in carried}, returned)
+
+
+def _mix_along(at: BatchDim | None, x: Tensor, plan: MixPlan) -> Tensor:
+    """Mix the examples of a state along the dimension that holds them, by the plain formula."""
+    if at is None:
+        return mix(x, plan)
+    rows, dim = x, at.dim
+    if at.folded:
+        groups = x.shape[dim] // plan.batch
+        rows = x.unflatten(dim, (groups, plan.batch) if at.grouped else (plan.batch, groups))
+        dim += at.grouped
+    lam = plan.lam.to(x.dtype)
+    return (lam * rows + (1 - lam) * rows.index_select(dim, plan.perm)).reshape(x.shape)
 
 
 # The command
@@ -417,9 +442,8 @@ def _page(rows: list[str]) -> str:
             f"{len(rows)} architectures, with torch {torch.__version__}, {versions}, Python",
             f"{platform.python_version()}.",
             "",
-            "- *layers*: the automatic choice at the size the architecture is made for. Where",
-            "  there is none, an error says why: NASNet, PNASNet and TNT have no cut point",
-            "  between stem and head, and in a padded BERT batch the mask is still read after",
+            "- *layers*: the automatic choice at the size the architecture is made for. In a",
+            "  padded BERT batch there is none without `mask=`: the mask is still read after",
             "  every block but the last.",
             "- *depth*: fraction of the forward pass's FLOPs spent when a hidden layer ends.",
             "- *proof*: verdict of the permutation proof on every chosen layer, in float64,",

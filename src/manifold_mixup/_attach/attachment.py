@@ -164,10 +164,15 @@ class Attachment:
             if isinstance(row, LayerRow):
                 hook = self._hooks[name]
                 hook.unmixed = row.unmixed
+                hook.batch_dims = dict(row.batch_dims)
                 hook.counts = not row.checkpointed
                 if row.in_front:
                     to_front(named_layers(self.model)[name], hook)
                 self.layer_runs.known.add(name)
+
+    def row(self, layer: str) -> LayerRow | InputRow | None:
+        """Return what is known about a layer or input."""
+        return self._rows.get(layer)
 
     @contextmanager
     def visible(self) -> Iterator[None]:

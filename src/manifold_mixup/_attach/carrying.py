@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _masks, _mix
+from manifold_mixup import _mix
 from manifold_mixup._attach import compiled as _compiled
 from manifold_mixup._attach.hooks import ActivePlan, LayerHook
 from manifold_mixup._attach.passes import Passes
+from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._layers import named_layers
 from manifold_mixup._module_hooks import Hook, hook_after, hook_before
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
@@ -78,7 +79,7 @@ class CarryHook(Hook):
             found = [done for source, done in known or () if source is tensor]
             if not found:
                 _require_rows(carry, tensor, perm)
-                found = [_mix_one(tensor, lam, perm, valid)]
+                found = [mix_rows(tensor, carry.batch_dim, lam, perm, valid)]
                 if known is not None:
                     known.append((tensor, found[0]))
             mixed[carry.path] = found[0]
@@ -101,18 +102,13 @@ class OutputHook(CarryHook):
         return self.mix(output)
 
 
-def _mix_one(tensor: Tensor, lam: Tensor, perm: Tensor, valid: Tensor | None) -> Tensor:
-    if valid is not None and tensor.ndim > 2 and tensor.shape[1:2] == valid.shape[1:]:
-        return _masks.mix_states(tensor, lam, perm, valid)
-    return _mix.apply(tensor, lam, perm)
-
-
 def _require_rows(carry: Carry, tensor: Tensor, perm: Tensor) -> None:
-    if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
+    at = carry.batch_dim or BatchDim()
+    if not at.fits(tensor.shape, perm.shape[0]):
         raise ValueError(
             f"{named(carry.source)} should be mixed where {carry.layer!r} "
             f"{'returns' if carry.output else 'receives'} it, in {perm.shape[0]} examples, but it "
-            f"has shape {tuple(tensor.shape)}: dimension 0 must be the batch."
+            f"has shape {tuple(tensor.shape)}: dimension {at.dim} must be the batch."
         )
 
 
@@ -140,12 +136,12 @@ class Carrying:
             padded: whether a padding mask is mixed too.
         """
         hooks: set[CarryHook] = set()
+        for known in (*self._arguments.values(), *self._outputs.values()):
+            known.carries.pop(layer, None)
         for carry in row.carries:
             hook = self._hook(carry)
             hooks.add(hook)
-            carries = hook.carries.setdefault(layer, [])
-            if carry not in carries:
-                carries.append(carry)
+            hook.carries.setdefault(layer, []).append(carry)
         for hook in hooks:
             (hook.padded.add if padded else hook.padded.discard)(layer)
 

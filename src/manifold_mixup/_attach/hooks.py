@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from manifold_mixup import _masks, _mix
 from manifold_mixup._attach.passes import ForwardPass, Passes
+from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._tree import leaves, map_leaves, replace_at
+
+_FIRST = BatchDim()
 
 
 class ActivePlan:
@@ -69,6 +72,7 @@ class LayerHook(Hook):
         self.active = active
         self.passes = passes
         self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
+        self.batch_dims: Mapping[str, BatchDim] = {}  # where tensors hold the batch, if not first
         self.masked = False  # whether a mask is read after it and mixed too
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
@@ -110,16 +114,16 @@ class LayerHook(Hook):
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
             if not _mix.is_continuous(tensor) or path in self.unmixed:
                 return tensor
-            if tensor.ndim == 0 or tensor.shape[0] != perm.shape[0]:
+            at = self.batch_dims.get(path)
+            if not (at or _FIRST).fits(tensor.shape, perm.shape[0]):
                 raise ValueError(
                     f"layer {self.layer!r} should mix {perm.shape[0]} examples, but its output"
-                    f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension 0 must "
-                    f"be the batch. Choose a layer whose output has the batch at dimension 0."
+                    f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension "
+                    f"{(at or _FIRST).dim} must be the batch. Choose another layer, or attach "
+                    f"without check=False, so that the dimension is found."
                 )
             mixed.append(path)
-            if valid is not None and tensor.shape[1:2] == valid.shape[1:]:
-                return _masks.mix_states(tensor, lam, perm, valid)
-            return _mix.apply(tensor, lam, perm)
+            return mix_rows(tensor, at, lam, perm, valid)
 
         result = map_leaves(mix_leaf, output)
         if not mixed:

@@ -10,9 +10,10 @@ set. What later code reads outside such modules cannot be reached, and the layer
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
+from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
 from manifold_mixup._structure.flow import Flow, data_sources
 from manifold_mixup._structure.record import Call, Leaf, Trace
@@ -174,15 +175,17 @@ class Crossings:
         inside = self.flow.nodes[reader].call if reader < len(self.flow.nodes) else _MODEL
         return () if inside == _MODEL else (*self.trace.calls[inside].around, inside)
 
-    def has_rows(self, index: int, leaf: Leaf, *, returned: bool = False) -> bool:
-        """Return whether dimension 0 of an argument or result of a call is the batch."""
-        if leaf.shape[:1] != (self.trace.batch,):
-            return False
+    def batch_dim(self, index: int, leaf: Leaf, *, returned: bool = False) -> BatchDim | None:
+        """Return where an argument or result of a call holds the batch; None if nowhere."""
+        first = BatchDim() if leaf.shape[:1] == (self.trace.batch,) else None
         if self._second is None:
-            return True
+            return first
         call = self._second.calls[index]
         others = call.returned if returned else call.given
-        return all(o.shape[:1] == (self._second.batch,) for o in others if o.path == leaf.path)
+        shape = next((other.shape for other in others if other.path == leaf.path), leaf.shape)
+        if first and shape[:1] == (self._second.batch,):
+            return first
+        return find(leaf.shape, self.trace.batch, shape, self._second.batch)
 
 
 class _Depth:
@@ -193,7 +196,7 @@ class _Depth:
     ) -> None:
         self.crossings, self.time, self.own, self.masks = crossings, time, own, masks
         self.flow, self.all_calls = crossings.flow, crossings.trace.calls
-        self.arguments: dict[str, dict[str, str]] = {}  # by module: paths, with their sources
+        self.arguments: dict[str, dict[str, Carry]] = {}  # by module and path
         self.outputs: dict[str, str] = {}  # by module: the source of its ids
         self.sides = 0
         self.advanced: set[int] = set()  # later values, computed from old ones alone
@@ -262,7 +265,11 @@ class _Depth:
             if call.first < self.time or not _given(call, number):
                 continue
             later = [leaf for i in self._later(call.layer) for leaf in self.all_calls[i].given]
-            if all(self._is_old(leaf.node) for leaf in later if self.flow.colours[leaf.node]):
+            rows = [
+                self.crossings.batch_dim(index, made, returned=True) for made in self._made(index)
+            ]
+            old = all(self._is_old(leaf.node) for leaf in later if self.flow.colours[leaf.node])
+            if old and all(rows):
                 self.outputs[call.layer] = self.crossings.source(number)
                 return ""
         return (
@@ -303,7 +310,10 @@ class _Depth:
         layer, source = self.all_calls[index].layer, self.crossings.source(leaves[0].node)
         if fault := self._unfit(index, leaves, reader):
             return f"{named(source)} is given to {layer!r} after it, {fault}"
-        self.arguments.setdefault(layer, {}).update({leaf.path: source for leaf in leaves})
+        mixed = self.arguments.setdefault(layer, {})
+        for leaf in leaves:
+            at = self.crossings.batch_dim(index, leaf)
+            mixed[leaf.path] = Carry(layer, leaf.path, source, batch_dim=_unless_first(at))
         return ""
 
     def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:
@@ -312,8 +322,8 @@ class _Depth:
         for leaf in leaves:
             if not leaf.floating:
                 return "as integers, which cannot be interpolated"
-            if not self.crossings.has_rows(index, leaf):
-                return f"with shape {leaf.shape}, whose dimension 0 is not the batch"
+            if self.crossings.batch_dim(index, leaf) is None:
+                return f"with shape {leaf.shape}, of which no dimension is the batch"
         if reader < len(self.flow.nodes) and self.flow.nodes[reader].over == leaves[0].node:
             outside = [n for n in self.crossings.readers(reader) if not call.first <= n < call.last]
             if outside:
@@ -326,7 +336,7 @@ class _Depth:
             for leaf in self.all_calls[index].given:
                 new = self.flow.colours[leaf.node] and not self._is_old(leaf.node)
                 if leaf.path in self.arguments[layer] and new:
-                    source = self.arguments[layer][leaf.path]
+                    source = self.arguments[layer][leaf.path].source
                     return (
                         f"{named(source)} is given to {layer!r} after it, which runs again with "
                         f"another state in its place"
@@ -335,16 +345,25 @@ class _Depth:
 
     def _carries(self) -> Iterator[Carry]:
         for layer, paths in self.arguments.items():
-            for path, source in paths.items():
-                yield Carry(layer, path, source, early=self._early(layer))
+            yield from (replace(carry, early=self._early(layer)) for carry in paths.values())
         for layer, source in self.outputs.items():
             for index in self._later(layer)[:1]:
-                for leaf in self.all_calls[index].returned:
-                    if leaf.floating and self.flow.needed[leaf.node]:
-                        yield Carry(layer, leaf.path, source, True, self._early(layer))
+                for leaf in self._made(index):
+                    at = self.crossings.batch_dim(index, leaf, returned=True)
+                    early = self._early(layer)
+                    yield Carry(layer, leaf.path, source, True, early, _unless_first(at))
+
+    def _made(self, index: int) -> list[Leaf]:
+        """List the states that a module returns."""
+        returned = self.all_calls[index].returned
+        return [leaf for leaf in returned if leaf.floating and self.flow.needed[leaf.node]]
 
     def _early(self, layer: str) -> bool:
         return any(self.all_calls[i].first < self.time for i in self.crossings.calls[layer])
+
+
+def _unless_first(at: BatchDim | None) -> BatchDim | None:
+    return None if at == BatchDim() else at
 
 
 def _given(call: Call, number: int) -> list[Leaf]:

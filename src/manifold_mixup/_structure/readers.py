@@ -1,5 +1,8 @@
 """Find the modules that read a mask after a layer, so that they can receive the mixed mask."""
 
+from collections.abc import Iterator
+
+from manifold_mixup._batch_dim import find
 from manifold_mixup._structure.flow import Flow, side_colour
 from manifold_mixup._structure.record import Call, Leaf, Trace
 from manifold_mixup._structure.row import Reader
@@ -34,7 +37,7 @@ def readers_after(
         for leaf in masks[index]:
             if fault := _fault(call, leaf, index, first, second, positions):
                 return (), [], fault
-            pools = all(shape[1:2] != (positions,) for shape in call.shapes)
+            pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
             found[Reader(call.layer, leaf.path, pools)] = None
             nodes.append(leaf.node)
     layers = {reader.layer for reader in found}
@@ -50,6 +53,17 @@ def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:
         for leaf in call.masks
         if flow.needed[leaf.node] and flow.colours[leaf.node] == side_colour(source)
     ]
+
+
+def _results(index: int, first: Trace, second: Trace | None) -> Iterator[tuple[int, ...]]:
+    """Yield the shapes of the states that a call returns, with the batch in front."""
+    same = second if second and len(second.calls) == len(first.calls) else None
+    others = {leaf.path: leaf.shape for leaf in same.calls[index].returned} if same else {}
+    for leaf in first.calls[index].returned:
+        if leaf.floating:
+            resized = others.get(leaf.path, leaf.shape)
+            at = find(leaf.shape, first.batch, resized, same.batch) if same else None
+            yield at.front_shape(leaf.shape, first.batch) if at else leaf.shape
 
 
 def _fault(

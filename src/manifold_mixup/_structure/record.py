@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -118,11 +119,6 @@ class Call:
     first: int = 0
     last: int = sys.maxsize
     returned: list[Leaf] = field(default_factory=list)
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of its floating outputs."""
-        return [leaf.shape for leaf in self.returned if leaf.floating]
 
 
 @dataclass
@@ -299,10 +295,7 @@ class _Recorder(TorchDispatchMode):
     def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
         """Create nodes without parents for the inputs and for the model's own tensors."""
         for tensor in constants:
-            number = self._node(tensor)
-            if isinstance(tensor, nn.Parameter):
-                self.trace.nodes[number].learned = True
-                self.unused[number] = tensor.numel()
+            self._node(tensor)
         for name, tensor in inputs:
             self.side[self._hold(tensor, Node())] = is_side(
                 name, self.mask, floating=is_continuous(tensor)
@@ -366,7 +359,10 @@ class _Recorder(TorchDispatchMode):
             return found
         if self.copied and _holds_several(tensor):  # it may have come back from NumPy or a list
             return self._hold(tensor, Node(tuple(self.copied), kind="unseen"))
-        return self._hold(tensor, Node())
+        number = self._hold(tensor, Node(learned=isinstance(tensor, nn.Parameter)))
+        if isinstance(tensor, nn.Parameter) and not is_lazy(tensor):
+            self.unused[number] = tensor.numel()
+        return number
 
     def _hold(self, tensor: Tensor, node: Node) -> int:
         number = len(self.trace.nodes)

@@ -1,6 +1,8 @@
 """The findings about one module or input: whether it can be mixed, or why not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from manifold_mixup._batch_dim import BatchDim
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Carry:
         output: whether it is mixed in the module's output: the module makes states of values that
             cannot be interpolated, such as token ids.
         early: whether the module also runs before the layer, where it is not mixed.
+        batch_dim: where the tensor holds the batch; None for dimension 0.
     """
 
     layer: str
@@ -38,6 +41,7 @@ class Carry:
     source: str
     output: bool = False
     early: bool = False
+    batch_dim: BatchDim | None = None
 
     def __str__(self) -> str:
         return f"{named(self.source)} in {self.layer!r}"
@@ -67,6 +71,8 @@ class LayerRow:
         mask: the side input, if any, that makes this layer a cut point if it is mixed too.
         readers: the modules that read that mask after this layer.
         carries: what else crosses this depth, and is mixed too where later modules receive it.
+        batch_dims: the paths of those tensors in its output whose dimension 0 is not the batch, and
+            where they hold it.
     """
 
     name: str
@@ -86,6 +92,19 @@ class LayerRow:
     carries: tuple[Carry, ...] = ()
     parameters: float = 0.0
     order: float = 0.0
+    batch_dims: tuple[tuple[str, BatchDim], ...] = ()
+
+    @property
+    def folded(self) -> bool:
+        """Whether a tensor that is mixed holds several rows of each example at one dimension."""
+        return any(at.folded for _, at in self.batch_dims) or any(
+            carry.batch_dim is not None and carry.batch_dim.folded for carry in self.carries
+        )
+
+    def grouped(self) -> "LayerRow":
+        """Return the row for folded tensors in the order of the groups."""
+        dims = tuple((path, replace(at, grouped=at.folded)) for path, at in self.batch_dims)
+        return replace(self, batch_dims=dims, carries=tuple(map(_grouped, self.carries)))
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,11 @@ class InputRow:
     mask: str = ""
     readers: tuple[Reader, ...] = ()
     carries: tuple[Carry, ...] = ()
+
+
+def _grouped(carry: Carry) -> Carry:
+    at = carry.batch_dim
+    return carry if at is None else replace(carry, batch_dim=replace(at, grouped=at.folded))
 
 
 def named(source: str) -> str:

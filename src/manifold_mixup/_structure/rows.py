@@ -1,9 +1,10 @@
 """Build a row for each module and input of a recorded pass: whether it can be mixed, or why not."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._masks import is_side
 from manifold_mixup._outputs import is_named, require_known
 from manifold_mixup._structure.carried import Crossing, Crossings
@@ -59,12 +60,14 @@ class _Depth:
         mixed: the tensors of the state.
         time: number of nodes at that moment.
         steps: number of operators run at that moment.
+        shapes: their shapes with the batch in front.
         checkpointed: whether an activation checkpoint recomputes the layer that ends there.
     """
 
     mixed: Sequence[Leaf]
     time: int
     steps: int
+    shapes: Sequence[tuple[int, ...]]
     checkpointed: bool = False
 
 
@@ -146,7 +149,8 @@ class RowBuilder:
         mixed = [leaf for leaf in floating if self.flow.needed[leaf.node]]
         time = max((leaf.node for leaf in end.leaves), default=0) + 1
         checkpointed = any(run.checkpointed for run in runs)
-        depth = _Depth(mixed, time, end.steps, checkpointed)
+        shapes = [self._front(end, leaf) for leaf in mixed]
+        depth = _Depth(mixed, time, end.steps, shapes, checkpointed)
         way = self._way(self.fault or self._own_fault(runs, mixed), depth)
         return LayerRow(
             name=end.layer,
@@ -166,6 +170,7 @@ class RowBuilder:
             carries=way.carries,
             parameters=end.weights / max(self.first.weights, 1),
             order=end.steps / max(self.first.steps, 1),
+            batch_dims=tuple(self._batch_dims(end, mixed)),
         )
 
     def input_row(self, index: int) -> InputRow:
@@ -173,7 +178,7 @@ class RowBuilder:
         leaf = self.first.inputs[index]
         data = bool(self.flow.total & data_colour(index))
         side = bool(self.flow.total & side_colour(index))
-        depth = _Depth([leaf] if data else [], self.first.begun, 0)
+        depth = _Depth([leaf] if data else [], self.first.begun, 0, [leaf.shape])
         way = self._way(self.fault or self._no_state(leaf, data=data, side=side), depth)
         return InputRow(
             name=leaf.path,
@@ -266,7 +271,7 @@ class RowBuilder:
     ) -> tuple[tuple[Reader, ...], str]:
         """List the modules that read a mask after a state, or the reason it cannot be mixed."""
         positions = self.first.inputs[source].shape[-1:]
-        if not any(leaf.shape[1:2] == positions for leaf in depth.mixed):
+        if not any(shape[1:2] == positions for shape in depth.shapes):
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
         found, nodes, fault = readers_after(depth.steps, source, self.first, self.second, self.flow)
         ends = [leaf.node for leaf in depth.mixed]
@@ -402,20 +407,37 @@ class RowBuilder:
             return _CAUSES["unseen"]
         return "its output does not reach the model's outputs"
 
-    def _elsewhere(self, run: Run, leaf: Leaf) -> str:
-        """Return why dimension 0 of an output is not the batch; empty if it is."""
+    def _batch_dims(self, run: Run, mixed: Sequence[Leaf]) -> Iterator[tuple[str, BatchDim]]:
+        """Yield the tensors that do not hold the batch at dimension 0, and where they hold it."""
+        for leaf in mixed:
+            if (at := self._batch_dim(run, leaf)) not in (None, BatchDim()):
+                yield leaf.path, at
+
+    def _front(self, run: Run, leaf: Leaf) -> tuple[int, ...]:
+        at = self._batch_dim(run, leaf)
+        return at.front_shape(leaf.shape, self.first.batch) if at else leaf.shape
+
+    def _batch_dim(self, run: Run, leaf: Leaf) -> BatchDim | None:
+        """Return where an output holds the batch; None if it does not at exactly one dimension."""
         resized = self._resized.get((run.layer, leaf.path))
         if self._follows(leaf.shape, resized):
+            return BatchDim()
+        if resized is None or self.second is None:
+            return None
+        return find(leaf.shape, self.first.batch, resized, self.second.batch)
+
+    def _elsewhere(self, run: Run, leaf: Leaf) -> str:
+        """Return why an output does not hold the batch at one dimension; empty if it does."""
+        resized = self._resized.get((run.layer, leaf.path))
+        if self._batch_dim(run, leaf):
             return ""
         seen = f"its output{_at(leaf)} has shape {leaf.shape} for a batch of {self.first.batch}"
         if resized is None or len(resized) != len(leaf.shape):
             return f"{seen}: dimension 0 is not the batch"
         moved = _moved(leaf.shape, resized)
-        if moved == [0]:
-            return f"{seen}: dimension 0 holds more than the batch"
         if len(moved) == 1:
-            return f"{seen}: the batch is dimension {moved[0]}, not 0"
-        return f"{seen}: dimension 0 does not follow the batch"
+            return f"{seen}: dimension {moved[0]} follows the batch, but not in whole examples"
+        return f"{seen}: {len(moved) or 'no'} dimensions follow the batch"
 
     def _detour(self, around: int, ends: Sequence[int]) -> str:
         """Describe what bypasses the values ``ends``; empty if ``around`` is."""

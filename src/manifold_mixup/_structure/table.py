@@ -179,11 +179,13 @@ def _cut_with(row: _Row, mask: str) -> _Row:
 
 def remark(row: LayerRow | InputRow) -> str:
     """Return why a row cannot be mixed, or what is mixed with it."""
-    if not row.cut or not row.carries:
+    if not row.cut:
         return row.reason
     named = [str(carry) for carry in row.carries]
     more = f", and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-    return f"with {', '.join(named[:_SHOWN])}{more}"
+    with_them = f"with {', '.join(named[:_SHOWN])}{more}" if named else ""
+    places = {str(at): None for _, at in row.batch_dims} if isinstance(row, LayerRow) else {}
+    return "; ".join(filter(None, (*places, with_them)))
 
 
 def _kind(row: LayerRow) -> str:

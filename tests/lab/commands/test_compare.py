@@ -180,7 +180,7 @@ def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # to the workers too, like a terminal
     try:
-        shown, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate(timeout=180)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
