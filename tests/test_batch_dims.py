@@ -115,6 +115,11 @@ def test_a_view_with_the_batch_in_front_is_undone(way):
     torch.testing.assert_close(mixed, WAYS[way][0](0.3 * state + 0.7 * state[PERM]))
 
 
+def test_a_state_without_numbers_stays_so():
+    for at, shape in ((BatchDim(1), (0, ROWS, 3)), (BatchDim(1, folded=True), (2, 2 * ROWS, 0))):
+        assert mix_rows(torch.zeros(shape), at, torch.tensor(0.3), PERM).shape == shape
+
+
 @pytest.mark.parametrize(
     ("shape", "resized", "found"),
     [

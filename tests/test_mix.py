@@ -137,6 +137,22 @@ def test_memory_format_is_kept_forward_and_backward(shape, memory_format, dtype,
 
 
 @EACH_KIND
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(4, 1, 5, 2), (4, 3, 1, 1), (4, 1, 5, 2, 2)])
+def test_a_state_that_has_both_formats_keeps_its_strides(shape, dtype, per_sample):
+    x, plan = randn(*shape, dtype=dtype).requires_grad_(), draw(4, per_sample=per_sample)
+    mixed = mix(x, plan)
+    (back,) = torch.autograd.grad(mixed, x, torch.ones_like(mixed))
+    assert mixed.stride() == back.stride() == x.stride()
+
+
+def test_a_network_that_views_what_it_computed_takes_mixed_grey_images():
+    convolution, x = torch.nn.Conv2d(1, 6, 3), randn(4, 1, 8, 8)
+    plain, mixed = convolution(x), convolution(mix(x, draw(4)))
+    assert mixed.view(4, -1).shape == plain.view(4, -1).shape
+
+
+@EACH_KIND
 def test_neither_state_nor_gradient_is_written_to(per_sample):
     x, plan = randn(6, 4).requires_grad_(), draw(6, per_sample=per_sample)
     grad = randn(6, 4, seed=2)

@@ -114,10 +114,10 @@ def mix_rows(
 def _mix_within(x: Tensor, at: BatchDim, lam: Tensor, perm: Tensor) -> Tensor:
     """Mix along a dimension as rows of dimension 0, so that the result is contiguous."""
     batch = perm.shape[0]
-    outer = math.prod(x.shape[: at.dim])
+    outer, groups = math.prod(x.shape[: at.dim]), x.shape[at.dim] // batch
     if at.grouped:
-        outer *= x.shape[at.dim] // batch
+        outer, groups = outer * groups, 1
     start = torch.arange(outer, device=perm.device)[:, None] * batch
     shares = lam.repeat(outer) if lam.ndim else lam
-    rows = x.reshape(outer * batch, -1)
+    rows = x.reshape(outer * batch, groups, *x.shape[at.dim + 1 :])
     return _mix.apply(rows, shares, (start + perm).flatten()).view(x.shape)

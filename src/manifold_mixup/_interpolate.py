@@ -110,7 +110,9 @@ def over_rows(weight: Tensor, x: Tensor) -> Tensor:
 def _gather(x: Tensor, perm: Tensor) -> Tensor:
     """Return ``x[perm]``, in the memory format of ``x``."""
     channels_last = _CHANNELS_LAST.get(x.ndim)
-    if channels_last is None or not x.is_contiguous(memory_format=channels_last):
+    # A state with one channel has both formats. If it were taken for channels-last, so would be the
+    # convolutions after it, and a `view` in the model would fail.
+    if x.is_contiguous() or not _is_channels_last(x, channels_last):
         return x.index_select(0, perm)
     shape = (len(perm), *x.shape[1:])
     gathered = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=channels_last)
@@ -118,8 +120,12 @@ def _gather(x: Tensor, perm: Tensor) -> Tensor:
     return gathered
 
 
+def _is_channels_last(x: Tensor, form: torch.memory_format | None) -> bool:
+    return form is not None and x.is_contiguous(memory_format=form)
+
+
 IN_BACKWARD = (
     interpolate, in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
-    _gather_and_mix, over_rows, _gather,
+    _gather_and_mix, over_rows, _gather, _is_channels_last,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""
