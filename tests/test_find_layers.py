@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from graphs import Net, cuts_of, refused, rows_of
-from manifold_mixup import find_layers
+from manifold_mixup import ManifoldMixup, find_layers
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._find import check_layers
@@ -261,6 +261,30 @@ def test_what_cannot_be_copied_can_be_looked_at():
     model = nn.Sequential(nn.Linear(4, 4))
     model.lock = threading.Lock()
     assert cuts_of(model, x) == {"0"}
+
+
+def test_a_tuple_that_has_no_length_can_be_kept_by_a_model():
+    class Irreps(tuple):
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.irreps = Irreps((1, [2]))
+    assert cuts_of(model, x) == {"0"}
+
+
+def test_a_parameter_may_refuse_functions_of_torch():
+    class Manifold(nn.Parameter):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is Tensor.untyped_storage:
+                raise TypeError("a point of a manifold has no memory")
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight = Manifold(torch.randn(4, 4))
+    assert cuts_of(model, x) == {"0", "1"}
+    assert ManifoldMixup(model, "0").verify(torch.randn(3, 4)).layers[0].verdict != "failed"
 
 
 def test_a_forward_that_was_replaced_is_followed():

@@ -1,5 +1,6 @@
 """The memory behind a tensor, as a key: views of one another have the same."""
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -12,6 +13,7 @@ def storage_of(tensor: Tensor) -> StorageWeakRef | None:
         transform.
     """
     try:
-        return StorageWeakRef(tensor.untyped_storage())
+        with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods
+            return StorageWeakRef(tensor.untyped_storage())
     except (NotImplementedError, RuntimeError, ValueError):
         return None

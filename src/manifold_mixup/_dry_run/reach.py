@@ -223,7 +223,9 @@ def _referents(proxy: Any) -> list[Any]:
 
 
 _LINKS: list[tuple[Any, Callable[[Any], list[Any]]]] = [
-    (tuple | frozenset, list),
+    # A subclass may have another length, or none.
+    (tuple, lambda v: [*tuple.__iter__(v)]),
+    (frozenset, lambda v: [*frozenset.__iter__(v)]),
     (types.FunctionType, lambda v: [*(v.__closure__ or ()), v.__kwdefaults__, vars(v)]),
     (types.MethodType, lambda v: [v.__func__, v.__self__]),
     (types.BuiltinFunctionType | types.MethodWrapperType, lambda v: [v.__self__]),

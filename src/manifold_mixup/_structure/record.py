@@ -377,8 +377,7 @@ class _Recorder(TorchDispatchMode):
     def _key(self, tensor: Tensor) -> Any:
         while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # as in vmap
             tensor = torch._C._functorch.get_unwrapped(tensor)
-        with torch._C.DisableTorchFunction():  # this access is not the model's
-            storage = storage_of(tensor)
+        storage = storage_of(tensor)
         if storage is not None:
             return storage
         self.kept.append(tensor)
