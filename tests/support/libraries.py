@@ -1,0 +1,194 @@
+# ruff: noqa: T201 (a command, which prints its table)
+"""The sweep over other libraries: which hidden layers are chosen in their models, and proven?
+
+    pip install -r tests/support/sweep/requirements.txt
+    python tests/support/libraries.py                  # all
+    python tests/support/libraries.py braindecode smp  # those with these words in their name
+
+It writes docs/libraries.md. Each model is small, with random weights and valid input. Its layers
+are chosen automatically and proven as in training. On a sample of all its modules, what the
+structure says is compared with a proof in which the states are mixed by hand.
+"""
+
+import gc
+import importlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from architectures import disagreeing, prove_by_hand
+from manifold_mixup import LayerTable, ManifoldMixup, find_layers
+from manifold_mixup._layers import is_input
+
+TABLE = Path(__file__).parents[2] / "docs" / "libraries.md"
+REQUIREMENTS = Path(__file__).parent / "sweep" / "requirements.txt"
+MODULES = ("eeg", "language", "tables_and_series", "vision")
+SAMPLE = 8  # modules for which both views are compared
+
+Built = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class Result:
+    """The result for one model.
+
+    Attributes:
+        name: library and model.
+        layers: the chosen layers.
+        shares: the hidden layers' positions by the measure that chose them.
+        measure: that measure.
+        carries: whether other tensors are mixed with one of them.
+        verdicts: what the proof says of them.
+        agree: how many of the sampled modules agree in both views, of how many.
+        note: why there is none, or what failed.
+        seconds: the time of looking and of proving.
+    """
+
+    name: str
+    layers: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    measure: str = ""
+    carries: bool = False
+    verdicts: str = ""
+    agree: str = ""
+    note: str = ""
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether there are hidden layers at a sensible depth, and all are proven."""
+        inside = self.shares and all(0.05 <= share <= 0.7 for share in self.shares)
+        return bool(inside) and self.verdicts == "proven"
+
+
+def cases(words: list[str]) -> Iterator[tuple[str, Callable[[], Built]]]:
+    """Yield the models with one of the words in their name, or all."""
+    for module in MODULES:
+        for name, build in importlib.import_module(f"sweep.{module}").cases():
+            if not words or any(word in name for word in words):
+                yield name, build
+
+
+def examine(name: str, build: Callable[[], Built]) -> Result:
+    """Choose the layers of a model, prove them, and compare both views on a sample."""
+    result = Result(name)
+    torch.manual_seed(0)
+    model, args, kwargs = build()
+    start = time.perf_counter()
+    table = find_layers(model, *args, **kwargs)
+    result.seconds.append(time.perf_counter() - start)
+    try:
+        result.layers = table.default
+    except ValueError as error:
+        result.note = str(error)
+    _describe(result, table)
+    start = time.perf_counter()
+    if result.layers:
+        example = kwargs if kwargs and not args else (args if not kwargs else None)
+        with ManifoldMixup(model, result.layers, example=example) as mixup:
+            report = mixup.verify(*args, **kwargs)
+        result.verdicts = " ".join(sorted({proof.verdict for proof in report.layers}))
+        result.note = "; ".join(proof.reason for proof in report.layers if proof.reason)
+    names = [row.name for row in table]
+    names = names[:: max(1, len(names) // SAMPLE)][:SAMPLE]
+    by_hand = prove_by_hand(model, table, names, args, kwargs)
+    result.agree = f"{len(names) - len(disagreeing(table, by_hand))}/{len(names)}"
+    result.seconds.append(time.perf_counter() - start)
+    return result
+
+
+def _describe(result: Result, table: LayerTable) -> None:
+    rows = {row.name: row for row in table}
+    hidden = [rows[name] for name in result.layers if not is_input(name)]
+    measure = {"FLOPs": "depth"}.get(table.measure, table.measure)
+    result.shares = tuple(getattr(row, measure) for row in hidden)
+    result.measure = table.measure if hidden else ""
+    result.carries = any(row.carries for row in hidden)
+
+
+def main(words: list[str]) -> None:
+    """Run the sweep, print the results, and write the table."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    known = _known_rows() if words else {}
+    names = []
+    for name, build in cases([]):
+        names.append(name)
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            with redirect_stdout(sys.stderr):
+                result = examine(name, build)
+        except Exception as error:
+            result = Result(name, note=f"{type(error).__name__}: {error}")
+        known[name] = _line(result)
+        print("ok  " if result.good else "none", known[name], flush=True)
+        seconds = ", ".join(f"{part:.1f}" for part in result.seconds)
+        print(f"     {seconds} s {result.note}", file=sys.stderr, flush=True)
+        gc.collect()
+    TABLE.write_text(_page([known[name] for name in names if name in known]))
+
+
+def _known_rows() -> dict[str, str]:
+    lines = TABLE.read_text().splitlines() if TABLE.exists() else []
+    return {line.split(" | ")[0][2:]: line for line in lines if line.startswith("| ")}
+
+
+def _line(result: Result) -> str:
+    layers = ", ".join(f"`{name}`" for name in result.layers)
+    shares = ", ".join(f"{share:.2f}" for share in result.shares)
+    measure = "" if result.measure in ("", "FLOPs") else f" of the {result.measure}"
+    with_more = "yes" if result.carries else ""
+    note = " ".join(result.note.split()).replace("|", "\\|")[:200] if not result.good else ""
+    cells = (
+        result.name,
+        layers or "none",
+        shares + measure,
+        with_more,
+        result.verdicts,
+        result.agree,
+        note,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _page(rows: list[str]) -> str:
+    libraries = [line.partition("==")[0] for line in REQUIREMENTS.read_text().split()]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *libraries))
+    good = sum(" | proven | " in row for row in rows)
+    return "\n".join(
+        [
+            "# Models of other libraries",
+            "",
+            "`python tests/support/libraries.py` writes this page: which layers",
+            "`layers=None, example=x` chooses in small models of other libraries, and whether",
+            "the permutation proof confirms them.",
+            "",
+            f"{good} of {len(rows)} models have chosen layers that are proven. With {versions}.",
+            "",
+            "- *depth*: fraction of the FLOPs, or of what is named, up to the end of the hidden",
+            "  layers.",
+            "- *with more*: whether other tensors that cross the depth are mixed too.",
+            "- *views agree*: modules on which structure and numbers agree, of those tried, when",
+            "  the states are mixed by hand. Where the numbers do not decide, they do not agree.",
+            "",
+            "| model | layers | depth | with more | proof | views agree | why not |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
