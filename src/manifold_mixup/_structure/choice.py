@@ -71,14 +71,24 @@ def _measured(rows: Sequence[LayerRow]) -> Iterator[tuple[str, list[LayerRow]]]:
 
 
 def _pair(cuts: Sequence[LayerRow], blocks: Collection[str]) -> tuple[str, ...]:
-    """Return the two best cut points of the outermost level that has two."""
+    """Return the two best cut points of the outermost level that has two, or else of any levels."""
     inside = [row for row in cuts if EARLIEST <= row.depth <= LATEST]
-    for same in _by_level(inside, blocks):
-        pairs = [(a, b) for a, b in combinations(same, 2) if b.depth - a.depth >= APART]
+    levels = _by_level(inside, blocks)
+    for group in (*levels, _outermost(levels)):
+        pairs = [(a, b) for a, b in combinations(group, 2) if b.depth - a.depth >= APART]
         if pairs:
             a, b = min(pairs, key=lambda pair: _distance(*pair))
             return a.name, b.name
     return ()
+
+
+def _outermost(levels: Sequence[Sequence[LayerRow]]) -> list[LayerRow]:
+    """Return the layers of all levels, ordered by depth, and of each depth the outermost."""
+    found: dict[float, LayerRow] = {}
+    for group in levels:
+        for row in group:
+            found.setdefault(row.depth, row)
+    return sorted(found.values(), key=lambda row: row.depth)
 
 
 def _single(

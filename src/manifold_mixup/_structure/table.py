@@ -54,9 +54,10 @@ class LayerTable(Sequence[LayerRow]):
 
         The hidden layers come from the outermost level of module names that has two cut points
         between depth 0.05 and 0.70, at least 0.05 apart: the pair nearest to depths ¼ and ½. If no
-        level has two by FLOPs, the share of the parameters counts in place of the depth. If there
-        are no two either, it is the single cut point nearest to ⅜, or if there is none, two by the
-        share of the operators; see `measure`.
+        level has two, they may be of different levels. If there are no two by FLOPs, the share of
+        the parameters counts in place of the depth. If there are no two either, it is the single
+        cut point nearest to ⅜, or if there is none, two by the share of the operators; see
+        `measure`.
 
         Raises:
             ValueError: no hidden layer of the model can be mixed.
