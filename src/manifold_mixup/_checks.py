@@ -103,7 +103,9 @@ class Checks:
         self._note(table, layers)
         rows = rows_of(table, layers)
         unusual = [
-            name for name, row in rows.items() if row.carries or getattr(row, "batch_dims", ())
+            name
+            for name, row in rows.items()
+            if row.carries or row.ends or getattr(row, "batch_dims", ())
         ]
         if self._wanted and (mask is not None or table.once):
             report = self._prove(layers, args, kwargs, mask)
@@ -163,15 +165,19 @@ class Checks:
         from manifold_mixup._proof.prove import prove  # only a check needs it
 
         attachment = self._attachment
+        rows = [attachment.row(name) for name in layers]
+        ends = any(row is not None and row.ends for row in rows)
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
-        report = prove(attachment.model, list(layers), args, kwargs, *how, progress=progress)
+        report = prove(
+            attachment.model, list(layers), args, kwargs, *how, ends=ends, progress=progress
+        )
         proofs = {proof.layer: proof for proof in report.layers}
         # The structure does not show the order of folded rows: if one fails, the other is tried.
         for name in [name for name, proof in proofs.items() if proof.verdict != "proven"]:
             row = attachment.row(name)
             if isinstance(row, LayerRow) and row.folded:
                 attachment.record_rows({name: row.grouped()})
-                (again,) = prove(attachment.model, [name], args, kwargs, *how).layers
+                (again,) = prove(attachment.model, [name], args, kwargs, *how, ends=ends).layers
                 proofs[name] = again if again.verdict == "proven" else proofs[name]
                 attachment.record_rows({} if again.verdict == "proven" else {name: row})
         return Report(tuple(proofs[name] for name in layers))

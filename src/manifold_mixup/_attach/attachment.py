@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled
 from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
+from manifold_mixup._attach.ends import EndHook, Ends
 from manifold_mixup._attach.eval_mode import EvalModeWatch
 from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, LayerHook, MaskHook
 from manifold_mixup._attach.layer_runs import LayerRuns
@@ -78,7 +79,8 @@ class Attachment:
         self.padding = Padding(
             owner, mask, active=self._active, passes=self.passes, layers=self._hooks
         )
-        self.carrying = Carrying(owner, active=self._active, passes=self.passes, layers=self._hooks)
+        known: Any = {"active": self._active, "passes": self.passes, "layers": self._hooks}
+        self.carrying, self.ends = Carrying(owner, **known), Ends(owner, **known)
         self._rows: dict[str, LayerRow | InputRow] = {}
         self._eval_mode = EvalModeWatch(model)
         self._handles: list[Any] = []
@@ -100,6 +102,7 @@ class Attachment:
             MaskHook.__call__,
             ArgumentHook.__call__,
             OutputHook.__call__,
+            EndHook.__call__,
             BlockHook.__call__,
             *_mix.IN_BACKWARD,
         )
@@ -120,6 +123,7 @@ class Attachment:
         """Put hooks on modules newly found to receive the mask or what layers carry."""
         self._handles += self.padding.register(self.model)
         self._handles += self.carrying.register(self.model)
+        self._handles += self.ends.register(self.model)
 
     def remove(self) -> None:
         """Remove all hooks from the model."""
@@ -157,9 +161,11 @@ class Attachment:
             self.padding.record_row(name, row)
             masked = bool(row.readers) and row.mask == self.padding.name
             self.carrying.record_row(name, row, padded=masked)
+            self.ends.record_row(name, row)
             readers = [reader.layer for reader in (row.readers if masked else ())]
-            if readers or row.carries:
+            if readers or row.carries or row.ends:
                 readers += [carry.layer for carry in row.carries]
+                readers += [end.layer for end in row.ends]
                 self.layer_runs.placement.read(name, readers)
             if isinstance(row, LayerRow):
                 hook = self._hooks[name]
@@ -324,6 +330,7 @@ class Attachment:
             hook.watched = True  # compiled code ran this layer for the first time
             self._watch_blocks()  # its block may have been compiled after attaching
         finished.require_tensor(output)
+        self.ends.require_taken(output)
         if self._after_dry_run:
             from manifold_mixup._dry_run.left_behind import require_real  # once
 

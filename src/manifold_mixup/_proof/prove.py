@@ -59,6 +59,7 @@ def prove(
     outputs: Sequence[str] | None = None,
     lead: str | None = None,
     *,
+    ends: bool = False,
     progress: bool = False,
 ) -> Report:
     """Test whether mixing at each layer mixes the outputs and nothing else.
@@ -82,6 +83,7 @@ def prove(
             a module reads the union of both masks instead of the mixed mask.
         outputs: paths of the outputs that the loss reads; None means all outputs.
         lead: name of the input whose dimension 0 is the batch; None takes the likeliest.
+        ends: whether token ids choose positions of the output, so that padding must have its ids.
         progress: whether to show a progress line.
 
     Returns:
@@ -90,7 +92,7 @@ def prove(
     try:
         with aside(model), staged(model) as stage:
             args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
-            bench = prepare(stage, args, kwargs, run, mask, outputs, lead)
+            bench = prepare(stage, args, kwargs, run, mask, outputs, lead, ends=ends)
             layers = watched(names, doing="proving", show=progress)
             return Report(tuple(bench.prove(name) for name in layers))
     except Inconclusive as error:
@@ -115,6 +117,8 @@ def prepare(
     mask: str | None,
     outputs: Sequence[str] | None,
     lead: str | None,
+    *,
+    ends: bool = False,
 ) -> "_Bench":
     """Set the model up and run it unmixed, in float64 or, failing that, in float32."""
     _refuse_lazy(stage)
@@ -133,6 +137,7 @@ def prepare(
             count=count,
             batch=len(rows),
             mask=mask,
+            ends=ends,
         )
         try:
             return _calibrated(stage, draw, dtype, run, mask, outputs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from manifold_mixup._dry_run.stand_ins import cast
 from manifold_mixup._inputs import map_inputs, named_inputs
-from manifold_mixup._masks import shortened
+from manifold_mixup._masks import shortened, valid_positions
 from manifold_mixup._mix import is_continuous
 
 
@@ -76,32 +76,57 @@ def draw_examples(
     dtype: torch.dtype,
     batch: int,
     mask: str | None = None,
+    ends: bool = False,
 ) -> Examples:
     """Take ``count`` rows of the inputs ``batched``, and make equal rows differ.
 
     Floating inputs (zeros, or one example repeated) get noise at their own scale. If whole examples
     are equal, token ids are rolled within each row, so that no unknown id appears. Masks stay,
-    except the padding ``mask``, which gets more padding.
+    except the padding ``mask``, which gets more padding, with the ids that padding has in the
+    batch. If ids choose positions (``ends``) and the batch has no padding, it gets none either.
     """
     inputs = dict(named_inputs(model, args, kwargs))
     rows = torch.arange(count, device="cpu") % batch
     alike = all(_alike(inputs[name][rows]) for name in batched)
     generator = torch.Generator().manual_seed(0)
+    padding = _Padding(inputs[mask][rows], mask) if mask in batched and mask in inputs else None
 
     def draw(name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().to(cast(tensor, dtype), copy=True)
         if name not in batched:
             return tensor
         tensor = tensor[rows.to(tensor.device)]
-        if name == mask:
-            return shortened(tensor, name)
+        if name == mask and padding is not None:
+            return tensor if ends and padding.free else padding.mask.to(tensor.dtype)
         if "mask" in name.lower():
             return tensor
         if is_continuous(tensor):
             return _noisy(tensor, generator) if _alike(tensor) else tensor
-        return _rolled(tensor) if alike else tensor
+        ids = _rolled(tensor) if alike else tensor
+        return ids if padding is None or padding.free else padding.filled(ids)
 
     return Examples(map_inputs(draw, model, args, kwargs), batched, count)
+
+
+class _Padding:
+    """More padding than a mask has.
+
+    Args:
+        mask: the mask.
+        name: its name.
+    """
+
+    def __init__(self, mask: Tensor, name: str) -> None:
+        self.mask = shortened(mask, name)
+        self.before, self.after = valid_positions(mask, name), valid_positions(self.mask, name)
+        self.free = bool(self.before.all())  # whether the mask has no padding
+
+    def filled(self, ids: Tensor) -> Tensor:
+        """Put the id of the padding where there is more padding now."""
+        if ids.shape != self.before.shape:
+            return ids
+        before, after = self.before.to(ids.device), self.after.to(ids.device)
+        return torch.where(before & ~after, ids[~before][0], ids)
 
 
 def _alike(tensor: Tensor) -> bool:

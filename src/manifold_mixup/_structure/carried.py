@@ -17,8 +17,9 @@ from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
 from manifold_mixup._structure.flow import Flow, data_sources
 from manifold_mixup._structure.record import Call, Leaf, Trace
-from manifold_mixup._structure.row import Carry, named
+from manifold_mixup._structure.row import Carry, End, named
 
+_CHOICES = {"index", "gather"}  # operators that take positions
 _MODEL = -1  # in place of the number of a call: the model's own code
 
 
@@ -28,11 +29,13 @@ class Crossing:
 
     Attributes:
         carries: the tensors that can be mixed where modules receive them.
+        ends: the modules of whose output ids or a mask choose one position.
         sides: colours of the masks and other side inputs that are read after it.
         fault: why something else that crosses cannot be mixed; empty if nothing does.
     """
 
     carries: tuple[Carry, ...] = ()
+    ends: tuple[End, ...] = ()
     sides: int = 0
     fault: str = ""
 
@@ -62,11 +65,13 @@ class Crossings:
         self._multiplied = self._find_multiplied()
         self.biases = Biases(flow.nodes, self._readers, self._weights)
         self._sources = {leaf.node: leaf.path for leaf in first.inputs}
+        self.returned: dict[int, tuple[int, Leaf]] = {}  # by node: the call that returned it
         self._places: dict[int, str] = {}
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
             self._sources |= {leaf.node: call.layer for leaf in call.returned}
+            self.returned |= {leaf.node: (index, leaf) for leaf in call.returned}
         self.checkpointed = {run.layer for run in first.runs if run.checkpointed}
 
     def at(
@@ -198,6 +203,7 @@ class _Depth:
         self.flow, self.all_calls = crossings.flow, crossings.trace.calls
         self.arguments: dict[str, dict[str, Carry]] = {}  # by module and path
         self.outputs: dict[str, str] = {}  # by module: the source of its ids
+        self.ends: dict[End, None] = {}
         self.sides = 0
         self.advanced: set[int] = set()  # later values, computed from old ones alone
 
@@ -216,7 +222,7 @@ class _Depth:
                 f"{early.layer!r} receives {named(early.source)} after it, but also runs before "
                 f"it, and a checkpoint recomputes one of them"
             )
-        return Crossing(() if fault else carries, self.sides, fault)
+        return Crossing(() if fault else carries, tuple(self.ends), self.sides, fault)
 
     def _edges(self) -> Iterator[tuple[int, int]]:
         """Yield each old value with each value computed from it and from the layer's output.
@@ -285,7 +291,8 @@ class _Depth:
         if looked_up or made_there or not self.flow.needed[number]:
             return ""
         if not self.crossings.is_state(number, reader):
-            self.sides |= self.flow.needed[number]
+            if not self._chooses_position(number, reader):
+                self.sides |= self.flow.needed[number]
             return ""
         if self.crossings.biases.receive(number, reader):
             return (
@@ -304,6 +311,28 @@ class _Depth:
             f"the code of {self.crossings.place(reader)} reads {source}; a module in place of that "
             f"code could be mixed"
         )
+
+    def _chooses_position(self, number: int, reader: int) -> bool:
+        """If a value chooses a position of a later module's output, note that module."""
+        node = self.flow.nodes[reader] if reader < len(self.flow.nodes) else None
+        if node is None or number not in node.codes or node.operator not in _CHOICES:
+            return False
+        coloured = [parent for parent in node.parents if self.flow.colours[parent]]
+        states = [parent for parent in coloured if not self._is_old(parent)]
+        if len(states) != 1 or states[0] not in self.crossings.returned:
+            return False
+        index, leaf = self.crossings.returned[states[0]]
+        call = self.all_calls[index]
+        alone = len(self.crossings.calls[call.layer]) == 1 and call.first >= self.time
+        only = all(map(self._takes_position, self.crossings.readers(states[0])))
+        at = self.crossings.batch_dim(index, leaf, returned=True)
+        if alone and only and at == BatchDim() and len(leaf.shape) > 1:
+            self.ends[End(call.layer, leaf.path)] = None
+            return True
+        return False
+
+    def _takes_position(self, reader: int) -> bool:
+        return reader < len(self.flow.nodes) and self.flow.nodes[reader].operator in _CHOICES
 
     def _swap(self, index: int, leaves: list[Leaf], reader: int) -> str:
         """Plan to mix arguments of a call; return why that is impossible, or nothing."""

@@ -10,7 +10,7 @@ from manifold_mixup._structure.row import Reader
 
 def readers_after(
     steps: int, source: int, first: Trace, second: Trace | None, flow: Flow
-) -> tuple[tuple[Reader, ...], list[int], str]:
+) -> tuple[dict[Reader, list[int]], str]:
     """List the outermost modules that begin after a layer and receive a mask.
 
     Args:
@@ -21,8 +21,8 @@ def readers_after(
         flow: the flow of the first recording.
 
     Returns:
-        The readers, the nodes they receive, and the reason why these cannot be mixed (empty if they
-        can).
+        The readers with the nodes they receive, and the reason why these cannot be mixed (empty if
+        they can).
     """
     masks = [_of_source(call, source, flow) for call in first.calls]
     after = [
@@ -30,21 +30,19 @@ def readers_after(
     ]
     outermost = [index for index in after if not set(first.calls[index].around) & set(after)]
     positions = first.inputs[source].shape[-1]
-    found: dict[Reader, None] = {}
-    nodes = []
+    found: dict[Reader, list[int]] = {}
     for index in outermost:
         call = first.calls[index]
         for leaf in masks[index]:
             if fault := _fault(call, leaf, index, first, second, positions):
-                return (), [], fault
+                return {}, fault
             pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
-            found[Reader(call.layer, leaf.path, pools)] = None
-            nodes.append(leaf.node)
+            found.setdefault(Reader(call.layer, leaf.path, pools), []).append(leaf.node)
     layers = {reader.layer for reader in found}
     early = next((c.layer for c in first.calls if c.layer in layers and c.steps < steps), None)
     if early is not None:
-        return (), [], f", by {early!r}, which also runs before it"
-    return tuple(found), nodes, ""
+        return {}, f", by {early!r}, which also runs before it"
+    return found, ""
 
 
 def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:

@@ -48,6 +48,19 @@ class Carry:
 
 
 @dataclass(frozen=True)
+class End:
+    """A module of whose output the model takes one position of each example: the last token's.
+
+    Attributes:
+        layer: name of the module.
+        path: path of the tensor in its output, ``(batch, time, ...)``.
+    """
+
+    layer: str
+    path: str
+
+
+@dataclass(frozen=True)
 class LayerRow:
     """One module of a forward pass.
 
@@ -73,6 +86,8 @@ class LayerRow:
         carries: what else crosses this depth, and is mixed too where later modules receive it.
         batch_dims: the paths of those tensors in its output whose dimension 0 is not the batch, and
             where they hold it.
+        ends: the later modules of whose output one position is taken that ids or a mask choose:
+            there an example's position is mixed with that of its partner.
     """
 
     name: str
@@ -93,6 +108,7 @@ class LayerRow:
     parameters: float = 0.0
     order: float = 0.0
     batch_dims: tuple[tuple[str, BatchDim], ...] = ()
+    ends: tuple[End, ...] = ()
 
     @property
     def folded(self) -> bool:
@@ -124,6 +140,7 @@ class InputRow:
         mask: the side input, if any, that makes this input mixable if it is mixed too.
         readers: the modules that read that mask.
         carries: what else is mixed too, where modules receive it.
+        ends: as those of a layer.
     """
 
     name: str
@@ -137,6 +154,7 @@ class InputRow:
     mask: str = ""
     readers: tuple[Reader, ...] = ()
     carries: tuple[Carry, ...] = ()
+    ends: tuple[End, ...] = ()
 
 
 def _grouped(carry: Carry) -> Carry:

@@ -1,7 +1,7 @@
 """Build a row for each module and input of a recorded pass: whether it can be mixed, or why not."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manifold_mixup._batch_dim import BatchDim, find
@@ -19,7 +19,7 @@ from manifold_mixup._structure.flow import (
 from manifold_mixup._structure.meet import meet
 from manifold_mixup._structure.readers import readers_after
 from manifold_mixup._structure.record import Leaf, Run, Trace
-from manifold_mixup._structure.row import Carry, InputRow, LayerRow, Reader
+from manifold_mixup._structure.row import Carry, End, InputRow, LayerRow, Reader
 from manifold_mixup._structure.trace import Traces
 
 # Name parts that suggest a mask.
@@ -81,6 +81,7 @@ class _Way:
     mask: str = ""
     readers: tuple[Reader, ...] = ()
     carries: tuple[Carry, ...] = ()
+    ends: tuple[End, ...] = ()
 
 
 class RowBuilder:
@@ -168,6 +169,7 @@ class RowBuilder:
             mask=way.mask,
             readers=way.readers,
             carries=way.carries,
+            ends=way.ends,
             parameters=end.weights / max(self.first.weights, 1),
             order=end.steps / max(self.first.steps, 1),
             batch_dims=tuple(self._batch_dims(end, mixed)),
@@ -192,6 +194,7 @@ class RowBuilder:
             mask=way.mask,
             readers=way.readers,
             carries=way.carries,
+            ends=way.ends,
         )
 
     def _way(self, own: str, depth: "_Depth") -> "_Way":
@@ -220,8 +223,8 @@ class RowBuilder:
                 readers=readers,
             )
         if not crossing.sides:
-            return _Way(carries=crossing.carries)
-        mask, readers, fault = self._mixable_mask(depth, crossing.sides, crossing.carries)
+            return _Way(carries=crossing.carries, ends=crossing.ends)
+        mask, readers, fault = self._mixable_mask(depth, crossing.sides, crossing)
         return _Way(
             reason=self._detour(crossing.sides, ends) + fault,
             sides=self._names(side_sources(crossing.sides)),
@@ -229,6 +232,7 @@ class RowBuilder:
             mask=mask,
             readers=readers,
             carries=crossing.carries,
+            ends=crossing.ends,
         )
 
     def _crossing(self, depth: "_Depth", around: int) -> Crossing:
@@ -237,7 +241,7 @@ class RowBuilder:
             return Crossing(fault="the model computes a loss from them")
         ends = [leaf.node for leaf in depth.mixed]
         found = self.crossings.at(depth.time, ends, checkpointed=depth.checkpointed)
-        if not found.fault and not found.carries and found.sides != around:
+        if not (found.fault or found.carries or found.ends) and found.sides != around:
             return Crossing(fault="what crosses is not read by an operator")
         return found
 
@@ -247,42 +251,60 @@ class RowBuilder:
         return Crossings(self.first, self.second, self.flow)
 
     def _mixable_mask(
-        self, depth: "_Depth", around: int, carries: tuple[Carry, ...] = ()
+        self, depth: "_Depth", around: int, crossing: Crossing | None = None
     ) -> tuple[str, tuple[Reader, ...], str]:
         """If only a mask bypasses a state, return its name, its readers, and a remark.
 
         Args:
             depth: the state.
             around: the colours that bypass it.
-            carries: what else is mixed.
+            crossing: what else crosses it and is mixed too.
         """
         sides = side_sources(around)
         names = self._names(sides)
         if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
             return "", (), ""
-        found, fault = self._readers(sides[0], depth, carries)
+        found, fault = self._readers(sides[0], depth, crossing)
         is_mask = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
         if fault:
             return "", (), fault if is_mask else ""
         return names[0], found, f"; mask={names[0]!r} mixes it too" if is_mask else ""
 
     def _readers(
-        self, source: int, depth: "_Depth", carries: tuple[Carry, ...]
+        self, source: int, depth: "_Depth", crossing: Crossing | None
     ) -> tuple[tuple[Reader, ...], str]:
         """List the modules that read a mask after a state, or the reason it cannot be mixed."""
         positions = self.first.inputs[source].shape[-1:]
         if not any(shape[1:2] == positions for shape in depth.shapes):
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
-        found, nodes, fault = readers_after(depth.steps, source, self.first, self.second, self.flow)
+        found, fault = readers_after(depth.steps, source, self.first, self.second, self.flow)
         ends = [leaf.node for leaf in depth.mixed]
-        if not fault and carries:
-            rest = self.crossings.at(depth.time, ends, nodes, checkpointed=depth.checkpointed)
+        if not fault and crossing is not None:
+            found = self._without_positions(depth, found) if crossing.ends else found
+            rest = self._besides(depth, found)
             bypassed = bool(rest.fault or rest.sides)
         else:
+            nodes = [node for received in found.values() for node in received]
             bypassed = not fault and bool(self.flow.bypassing([*ends, *nodes]))
         if bypassed:
             fault = ", also by code outside the modules that receive it: move that code into one"
-        return found, fault
+        return tuple(found), fault
+
+    def _besides(self, depth: "_Depth", readers: Mapping[Reader, list[int]]) -> Crossing:
+        """Describe what crosses a depth besides the masks that some modules receive."""
+        nodes = [node for received in readers.values() for node in received]
+        ends = [leaf.node for leaf in depth.mixed]
+        return self.crossings.at(depth.time, ends, nodes, checkpointed=depth.checkpointed)
+
+    def _without_positions(
+        self, depth: "_Depth", readers: dict[Reader, list[int]]
+    ) -> dict[Reader, list[int]]:
+        """Leave out the modules that only find a position by the mask, which stays as it is."""
+        for reader in [reader for reader in readers if reader.pools]:
+            others = {other: nodes for other, nodes in readers.items() if other != reader}
+            rest = self._besides(depth, others)
+            readers = readers if rest.fault or rest.sides else others
+        return readers
 
     def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
         """Return why an input cannot be interpolated; empty if it can."""

@@ -186,7 +186,8 @@ def remark(row: LayerRow | InputRow) -> str:
     more = f", and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     with_them = f"with {', '.join(named[:_SHOWN])}{more}" if named else ""
     places = {str(at): None for _, at in row.batch_dims} if isinstance(row, LayerRow) else {}
-    return "; ".join(filter(None, (*places, with_them)))
+    ends = [f"at the end of each sequence in {end.layer!r}" for end in row.ends]
+    return "; ".join(filter(None, (*places, with_them, *ends)))
 
 
 def _kind(row: LayerRow) -> str:

@@ -1,0 +1,164 @@
+"""Mix the position that a model takes of each sequence: that of the last token, mostly.
+
+In a mixed sequence, the position that belongs to row ``i`` is chosen by the ids or the mask of
+example ``i``. Its partner's is another one. The state taken for row ``i`` is ``lam`` times the one
+at its own position plus ``1 - lam`` times the one at its partner's, both of the mixed sequence: at
+λ = 1 the example's own, at λ = 0 exactly the partner's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup import _mix
+from manifold_mixup._attach import compiled as _compiled
+from manifold_mixup._attach.hooks import ActivePlan, LayerHook
+from manifold_mixup._attach.passes import Passes
+from manifold_mixup._interpolate import over_rows
+from manifold_mixup._layers import named_layers
+from manifold_mixup._module_hooks import Hook, hook_after
+from manifold_mixup._structure.row import InputRow, LayerRow
+from manifold_mixup._tree import leaves, map_leaves
+
+
+class Sequences(Tensor):
+    """Mixed states ``(batch, time, ...)``, of which the model takes one position of each row."""
+
+    lam: Tensor
+    perm: Tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function on the plain states; a choice of positions gives their mix."""
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():  # which also gives plain results
+            plain = func(*args, **kwargs)
+            if func not in _CHOICES or not isinstance(args[0], cls):
+                return plain
+            given = args[0]
+            partners = _of_partners(func, args, kwargs, given.perm)
+            if partners is None:
+                return plain
+            other = func(*partners[0], **partners[1])
+            lam = over_rows(given.lam.to(plain.device, plain.dtype), plain)
+            return torch.lerp(other, plain, lam)
+
+
+_CHOICES = {Tensor.__getitem__, Tensor.gather, torch.gather, torch.take_along_dim}
+_CHOICES |= {Tensor.take_along_dim}
+
+
+def _of_partners(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], perm: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return the arguments that take the positions of the partners; None if none are taken."""
+    if func is Tensor.__getitem__:
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if len(index) < 2 or not _chooses(index[1], perm):
+            return None
+        return (args[0], (index[0], _reordered(index[1], perm), *index[2:])), {}
+    partners = tuple(_reordered(value, perm) if _chooses(value, perm) else value for value in args)
+    named = {
+        key: _reordered(value, perm) if _chooses(value, perm) else value
+        for key, value in kwargs.items()
+    }
+    return partners, named
+
+
+def _reordered(positions: Tensor, perm: Tensor) -> Tensor:
+    return positions.index_select(0, perm.to(positions.device))
+
+
+def _chooses(value: Any, perm: Tensor) -> bool:
+    whole = isinstance(value, Tensor) and not value.is_floating_point()
+    return whole and value.dtype != torch.bool and value.shape[:1] == perm.shape
+
+
+class EndHook(Hook):
+    """Marks the output of a module of which the model takes one position of each row."""
+
+    def __init__(
+        self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
+    ) -> None:
+        self.owner = owner
+        self.active = active
+        self.passes = passes
+        self.layers = layers
+        self.paths: dict[str, set[str]] = {}  # for each mixed layer, the tensors
+        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the output marked, or None to keep it as it is."""
+        if torch.compiler.is_compiling():
+            layer, lam, perm = self.active.layer, self.active.lam, self.active.perm
+            if layer not in self.paths or lam is None or perm is None:
+                return None
+            return self._mark(self.paths[layer], output, lam, perm)
+        return self.run_eagerly(output)
+
+    def _run_eagerly(self, output: Any) -> Any:
+        running = self.passes.current()
+        plan = None if running is None else running.plan
+        if running is None or plan is None or plan.layer not in self.paths:
+            return None
+        hook = self.layers.get(plan.layer)
+        mixed = running.runs[plan.layer] or self.active.compiled_mixes
+        if hook is not None and not mixed and not hook.traced:
+            return None  # the layer was skipped
+        return self._mark(self.paths[plan.layer], output, plan.lam, plan.perm)
+
+    def _mark(self, paths: set[str], output: Any, lam: Tensor, perm: Tensor) -> Any:
+        def mark(path: str, tensor: Tensor) -> Tensor:
+            if path not in paths or not _mix.is_continuous(tensor):
+                return tensor
+            marked = tensor.as_subclass(Sequences)
+            marked.lam, marked.perm = lam, perm
+            return marked
+
+        return map_leaves(mark, output)
+
+
+class Ends:
+    """The hooks of an attachment on modules of whose output positions are taken."""
+
+    def __init__(
+        self,
+        owner: object,
+        *,
+        active: ActivePlan,
+        passes: Passes,
+        layers: Mapping[str, LayerHook],
+    ) -> None:
+        self._given = owner, active, passes, layers
+        self._hooks: dict[str, EndHook] = {}
+
+    def record_row(self, layer: str, row: LayerRow | InputRow) -> None:
+        """Store the modules after a layer of whose output positions are taken."""
+        for known in self._hooks.values():
+            known.paths.pop(layer, None)
+        for end in row.ends:
+            hook = self._hooks.setdefault(end.layer, EndHook(*self._given))
+            hook.paths.setdefault(layer, set()).add(end.path)
+
+    def require_taken(self, output: Any) -> None:
+        """Raise if a model returns whole sequences, of which it took one position before."""
+        if self._hooks and any(isinstance(tensor, Sequences) for _, tensor in leaves(output)):
+            names = " or ".join(map(repr, self._hooks))
+            raise RuntimeError(
+                f"the model returns all positions of the output of {names}, of which it took one "
+                f"when it was inspected. Attach again, with an example of what it trains on."
+            )
+
+    def register(self, model: nn.Module) -> list[Any]:
+        """Register new hooks on the model's modules, and return their handles."""
+        modules = named_layers(model) if self._hooks else {}
+        handles: list[Any] = []
+        for name, hook in self._hooks.items():
+            if hook not in modules[name]._forward_hooks.values():
+                handles.append(_compiled.Mark(modules[name]))
+                handles.append(hook_after(modules[name], hook))
+        return handles
