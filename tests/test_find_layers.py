@@ -268,7 +268,7 @@ def test_what_cannot_be_copied_can_be_looked_at():
 def test_a_tuple_that_has_no_length_can_be_kept_by_a_model():
     class Irreps(tuple):
         def __len__(self) -> int:
-            raise NotImplementedError
+            raise RuntimeError("irreducible representations have a dimension, but no length")
 
     model = nn.Sequential(nn.Linear(4, 4))
     model.irreps = Irreps((1, [2]))

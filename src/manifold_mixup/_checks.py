@@ -102,11 +102,7 @@ class Checks:
         self._attachment.passes.checked |= self._wanted
         self._note(table, layers)
         rows = rows_of(table, layers)
-        unusual = [
-            name
-            for name, row in rows.items()
-            if row.carries or row.ends or getattr(row, "batch_dims", ())
-        ]
+        unusual = [name for name, row in rows.items() if not row.plain]
         if self._wanted and (mask is not None or table.once):
             report = self._prove(layers, args, kwargs, mask)
             if mask is not None:

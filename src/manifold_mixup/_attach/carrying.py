@@ -7,17 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _mix
-from manifold_mixup._attach import compiled as _compiled
-from manifold_mixup._attach.hooks import ActivePlan, LayerHook
+from manifold_mixup._attach.hooks import ActivePlan, LaterHook, LayerHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
-from manifold_mixup._layers import named_layers
-from manifold_mixup._module_hooks import Hook, hook_after, hook_before
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
 from manifold_mixup._tree import leaves, replace_at
 
 
-class CarryHook(Hook):
+class CarryHook(LaterHook):
     """Mixes some tensors that a module receives or returns, when the active plan's layer has run.
 
     Attributes:
@@ -28,10 +25,7 @@ class CarryHook(Hook):
     def __init__(
         self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
     ) -> None:
-        self.owner = owner
-        self.active = active
-        self.passes = passes
-        self.layers = layers
+        super().__init__(owner, active, passes, layers)
         self.carries: dict[str, list[Carry]] = {}
         self.padded: set[str] = set()
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
@@ -48,14 +42,10 @@ class CarryHook(Hook):
         return self.run_eagerly(values)
 
     def _run_eagerly(self, values: Any) -> Any:
-        running = self.passes.current()
-        plan = None if running is None else running.plan
-        if running is None or plan is None or plan.layer not in self.carries:
+        found = self.mixed_pass(self.carries)
+        if found is None:
             return None
-        hook = self.layers.get(plan.layer)
-        mixed = running.runs[plan.layer] or self.active.compiled_mixes
-        if hook is not None and not mixed and not hook.traced:
-            return None  # the layer was skipped, or runs later
+        running, plan = found
         known = running.carried if running is self.passes.running else None
         return self._mix(plan.layer, values, plan.lam, plan.perm, running.valid, known)
 
@@ -152,14 +142,5 @@ class Carrying:
 
     def register(self, model: nn.Module) -> list[Any]:
         """Register new hooks on the model's modules, and return their handles."""
-        modules = named_layers(model) if self._arguments or self._outputs else {}
-        handles: list[Any] = []
-        for name, argument in self._arguments.items():
-            if argument not in modules[name]._forward_pre_hooks.values():
-                handles.append(_compiled.Mark(modules[name]))
-                handles.append(hook_before(modules[name], argument))
-        for name, output in self._outputs.items():
-            if output not in modules[name]._forward_hooks.values():
-                handles.append(_compiled.Mark(modules[name]))
-                handles.append(hook_after(modules[name], output))
-        return handles
+        handles = put_on(model, self._arguments, before=True)
+        return [*handles, *put_on(model, self._outputs)]

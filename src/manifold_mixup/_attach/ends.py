@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _mix
-from manifold_mixup._attach import compiled as _compiled
-from manifold_mixup._attach.hooks import ActivePlan, LayerHook
+from manifold_mixup._attach.hooks import ActivePlan, LaterHook, LayerHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._interpolate import over_rows
-from manifold_mixup._layers import named_layers
-from manifold_mixup._module_hooks import Hook, hook_after
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._tree import leaves, map_leaves
 
@@ -78,16 +75,13 @@ def _chooses(value: Any, perm: Tensor) -> bool:
     return whole and value.dtype != torch.bool and value.shape[:1] == perm.shape
 
 
-class EndHook(Hook):
+class EndHook(LaterHook):
     """Marks the output of a module of which the model takes one position of each row."""
 
     def __init__(
         self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
     ) -> None:
-        self.owner = owner
-        self.active = active
-        self.passes = passes
-        self.layers = layers
+        super().__init__(owner, active, passes, layers)
         self.paths: dict[str, set[str]] = {}  # for each mixed layer, the tensors
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
 
@@ -101,14 +95,10 @@ class EndHook(Hook):
         return self.run_eagerly(output)
 
     def _run_eagerly(self, output: Any) -> Any:
-        running = self.passes.current()
-        plan = None if running is None else running.plan
-        if running is None or plan is None or plan.layer not in self.paths:
+        found = self.mixed_pass(self.paths)
+        if found is None:
             return None
-        hook = self.layers.get(plan.layer)
-        mixed = running.runs[plan.layer] or self.active.compiled_mixes
-        if hook is not None and not mixed and not hook.traced:
-            return None  # the layer was skipped
+        _, plan = found
         return self._mark(self.paths[plan.layer], output, plan.lam, plan.perm)
 
     def _mark(self, paths: set[str], output: Any, lam: Tensor, perm: Tensor) -> Any:
@@ -155,10 +145,4 @@ class Ends:
 
     def register(self, model: nn.Module) -> list[Any]:
         """Register new hooks on the model's modules, and return their handles."""
-        modules = named_layers(model) if self._hooks else {}
-        handles: list[Any] = []
-        for name, hook in self._hooks.items():
-            if hook not in modules[name]._forward_hooks.values():
-                handles.append(_compiled.Mark(modules[name]))
-                handles.append(hook_after(modules[name], hook))
-        return handles
+        return put_on(model, self._hooks)

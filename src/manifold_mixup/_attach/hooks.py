@@ -4,16 +4,19 @@ They are registered once and never change, so that compiled code around them sta
 attributes of the active plan change from pass to pass, and the compiler guards these.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _masks, _mix
+from manifold_mixup._attach import compiled
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
-from manifold_mixup._module_hooks import COMPILE_FIRST, Hook
+from manifold_mixup._layers import named_layers
+from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
+from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 
@@ -135,8 +138,8 @@ class LayerHook(Hook):
         return result
 
 
-class MaskHook(Hook):
-    """Passes the mixed mask to a module that reads a mask after the mixed layer."""
+class LaterHook(Hook):
+    """A hook on a module that runs after mixed layers, where more is mixed than their outputs."""
 
     def __init__(
         self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
@@ -145,6 +148,27 @@ class MaskHook(Hook):
         self.active = active
         self.passes = passes
         self.layers = layers
+
+    def mixed_pass(self, layers: Container[str]) -> tuple[ForwardPass, MixPlan] | None:
+        """Return the pass and its plan if the plan's layer, one of these, has run; else None."""
+        running = self.passes.current()
+        plan = None if running is None else running.plan
+        if running is None or plan is None or plan.layer not in layers:
+            return None
+        hook = self.layers.get(plan.layer)  # the input has none
+        ran = running.runs[plan.layer] or self.active.compiled_mixes
+        if hook is not None and not ran and not hook.traced:
+            return None  # the layer was skipped, or runs later
+        return running, plan
+
+
+class MaskHook(LaterHook):
+    """Passes the mixed mask to a module that reads a mask after the mixed layer."""
+
+    def __init__(
+        self, owner: object, active: ActivePlan, passes: Passes, layers: Mapping[str, LayerHook]
+    ) -> None:
+        super().__init__(owner, active, passes, layers)
         # For each mixed layer, the arguments of the module that are masks.
         self.reads: dict[str, list[Reader]] = {}
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
@@ -161,15 +185,12 @@ class MaskHook(Hook):
         return self.run_eagerly(args, kwargs)
 
     def _run_eagerly(self, args: Any, kwargs: Any) -> Any:
-        running = self.passes.current()
-        plan = None if running is None else running.plan
-        if running is None or plan is None or running.valid is None or plan.layer not in self.reads:
+        found = self.mixed_pass(self.reads)
+        if found is None:
             return None
-        layer = self.layers.get(plan.layer)
-        if layer is not None and not (
-            running.runs[plan.layer] or self.active.compiled_mixes or layer.traced
-        ):
-            return None  # the layer was skipped, so nothing is mixed
+        running, plan = found
+        if running.valid is None:
+            return None
         return self._mix(
             plan.layer, (args, kwargs), plan.lam, plan.perm, running.valid, running.masks
         )
@@ -197,3 +218,23 @@ class MaskHook(Hook):
                 known.append((mask, form, found[0]))
             mixed[reader.path] = found[0]
         return replace_at(mixed, given) if mixed else None
+
+
+def put_on(
+    model: nn.Module, hooks: Mapping[str, Callable[..., Any]], *, before: bool = False
+) -> list[Any]:
+    """Register those hooks that are not on the model's modules yet, and return their handles.
+
+    Args:
+        model: the model.
+        hooks: for each module, its hook.
+        before: whether they are forward pre-hooks.
+    """
+    modules = named_layers(model) if hooks else {}
+    register = hook_before if before else hook_after
+    handles: list[Any] = []
+    for name, hook in hooks.items():
+        module = modules[name]
+        if hook not in (module._forward_pre_hooks if before else module._forward_hooks).values():
+            handles += [compiled.Mark(module), register(module, hook)]
+    return handles

@@ -6,12 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from manifold_mixup import _masks
-from manifold_mixup._attach import compiled as _compiled
-from manifold_mixup._attach.hooks import ActivePlan, LayerHook, MaskHook
+from manifold_mixup._attach.hooks import ActivePlan, LayerHook, MaskHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._inputs import accepts
-from manifold_mixup._layers import is_input, named_layers, unwrap
-from manifold_mixup._module_hooks import hook_before
+from manifold_mixup._layers import is_input, unwrap
 from manifold_mixup._structure.row import InputRow, LayerRow
 
 
@@ -70,13 +68,7 @@ class Padding:
 
     def register(self, model: nn.Module) -> list[Any]:
         """Register new hooks on the model's modules, and return their handles."""
-        modules = named_layers(model)
-        handles: list[Any] = []
-        for name, hook in self.hooks.items():
-            if hook not in modules[name]._forward_pre_hooks.values():
-                handles.append(_compiled.Mark(modules[name]))
-                handles.append(hook_before(modules[name], hook))
-        return handles
+        return put_on(model, self.hooks, before=True)
 
 
 def require_argument(model: nn.Module, mask: object) -> None:

@@ -85,7 +85,7 @@ class Crossings:
             masks: the nodes of masks that modules receive later, and that are mixed there.
             checkpointed: whether an activation checkpoint recomputes the layer.
         """
-        return _Depth(self, time, frozenset(ends), frozenset(masks)).crossing(checkpointed)
+        return _Search(self, time, frozenset(ends), frozenset(masks)).crossing(checkpointed)
 
     def edges(self, time: int) -> Iterator[tuple[int, int]]:
         """Yield each value from before a moment with each value computed from it afterwards.
@@ -193,8 +193,8 @@ class Crossings:
         return find(leaf.shape, self.trace.batch, shape, self._second.batch)
 
 
-class _Depth:
-    """What crosses one depth."""
+class _Search:
+    """The search for what crosses one depth."""
 
     def __init__(
         self, crossings: Crossings, time: int, own: Collection[int], masks: Collection[int]

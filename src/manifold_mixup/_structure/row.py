@@ -111,6 +111,11 @@ class LayerRow:
     ends: tuple[End, ...] = ()
 
     @property
+    def plain(self) -> bool:
+        """Whether its output alone is mixed, along dimension 0."""
+        return not (self.carries or self.ends or self.batch_dims)
+
+    @property
     def folded(self) -> bool:
         """Whether a tensor that is mixed holds several rows of each example at one dimension."""
         return any(at.folded for _, at in self.batch_dims) or any(
@@ -155,6 +160,11 @@ class InputRow:
     readers: tuple[Reader, ...] = ()
     carries: tuple[Carry, ...] = ()
     ends: tuple[End, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether it alone is mixed."""
+        return not (self.carries or self.ends)
 
 
 def _grouped(carry: Carry) -> Carry:
