@@ -21,15 +21,18 @@ x = torch.zeros(3, 4)
 
 def test_resnet_is_cut_between_blocks_and_inside_where_a_module_receives_the_shortcut():
     table = find_layers(torchvision.models.resnet18(), torch.zeros(2, 3, 64, 64))
-    alone = {row.name for row in table.cuts if not row.carries}
+    alone = {row.name for row in table.cuts if not row.carries and row.run is None}
     blocks = {f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)}
     stages = {f"layer{stage}" for stage in range(1, 5)}
     assert alone == blocks | stages | {"conv1", "bn1", "relu", "maxpool", "avgpool", "fc"}
+    # A block ends with the second run of its ReLU.
+    runs = {row.name for row in table.cuts if row.run is not None and not row.carries}
+    assert runs == {f"{block}.relu@1" for block in blocks}
     carried = {row.name: [str(carry) for carry in row.carries] for row in table if row.carries}
     assert carried == {
         f"layer{stage}.0.{name}": [f"'layer{stage - 1}' in 'layer{stage}.0.downsample'"]
         for stage in (2, 3, 4)
-        for name in ("conv1", "bn1", "conv2", "bn2")
+        for name in ("conv1", "bn1", "relu@0", "conv2", "bn2")
     }
 
 
@@ -39,7 +42,10 @@ def test_rows_say_name_shape_depth_and_reason():
     assert rows["layer1"].shape == (2, 64, 16, 16)
     assert (rows["layer1"].runs, rows["layer1"].mixed, rows["layer1"].reason) == (1, ("",), "")
     assert rows["layer1.0.relu"].runs == 2
-    assert "ran 2 times" in rows["layer1.0.relu"].reason
+    assert rows["layer1.0.relu"].reason == (
+        "it ran 2 times in one forward pass. Name 'layer1.0.relu@1'"
+    )
+    assert "residual path" in rows["layer1.0.relu@0"].reason
     assert "residual path" in rows["layer1.0.bn1"].reason
     depths = [row.depth for row in table]
     assert depths == sorted(depths)
@@ -186,7 +192,7 @@ def _halves(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def test_shared_weights_are_no_path_and_shared_modules_are_refused():
+def test_shared_weights_are_no_path_and_shared_modules_are_refused_without_a_run():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert cuts_of(model, x) == {"0", "1"}
@@ -197,7 +203,7 @@ def test_shared_weights_are_no_path_and_shared_modules_are_refused():
 
 def test_a_batchnorm_that_runs_twice_carries_nothing_from_one_run_to_the_other():
     model = Net(lambda m, x: m.n(m.c(m.b(m.n(m.a(x))))), n=nn.BatchNorm1d(4))
-    assert cuts_of(model, x) == {"a", "b", "c"}
+    assert cuts_of(model, x) == {"n@0", "a", "b", "n@1", "c"}
 
 
 def test_running_statistics_are_no_path_where_an_operator_says_it_writes_them():

@@ -345,7 +345,7 @@ def calls_per_layer(layers):
 
     sys.setprofile(count)
     try:
-        assert all(view.row([run]).cut for run in view.first.runs)
+        assert all(view.row(run).cut for run in view.first.runs)
     finally:
         sys.setprofile(None)
     return calls / layers

@@ -11,12 +11,14 @@ from architectures import (
     cases,
     disagreeing,
     examine,
+    layers_in,
     padding,
     prove_by_hand,
     token_ids,
 )
 from folded import WAYS, Folded
 from manifold_mixup import find_layers
+from shared import SHARED
 from states import normal
 
 
@@ -30,12 +32,13 @@ from states import normal
         (bert(), (token_ids(),), {}),
         (bert(), (), {"input_ids": token_ids(), "attention_mask": padding()}),
         *((Folded(way), (normal(4, 4, 5).double(),), {}) for way in WAYS),
+        *((kind(), kind.example(), {}) for kind in SHARED),
     ],
-    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded", *WAYS],
+    ids=["preactresnet", "unet", "lstm", "gru", "bert", "bert padded", *WAYS, *map(str, SHARED)],
 )
 def test_structure_and_numbers_agree_on_every_module(model, args, kwargs):
     table = find_layers(model, *args, **kwargs)
-    report = prove_by_hand(model, table, [row.name for row in table], args, kwargs)
+    report = prove_by_hand(model, table, layers_in(table), args, kwargs)
     assert not disagreeing(table, report)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from manifold_mixup._attach.attachment import Attachment
 from manifold_mixup._dry_run.errors import NotTraceable, Sharded
 from manifold_mixup._find import check_layers, rows_of
+from manifold_mixup._front import Fronted, fronted
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
@@ -34,6 +35,7 @@ class Checks:
         mask: name of the padding mask among the model's inputs; None for none.
         outputs: paths of the outputs that the loss reads; None for all.
         wanted: whether to refuse layers that cannot be mixed.
+        batch_dim: the dimension of the inputs that holds the batch.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Checks:
         mask: str | None,
         outputs: Sequence[str] | None,
         wanted: bool,
+        batch_dim: int = 0,
     ) -> None:
         self._attachment = attachment
         self._mask, self._outputs, self._wanted = mask, outputs, wanted
+        self._batch_dim = batch_dim
         self.state = CheckState.PENDING if wanted else CheckState.SKIPPED
         self._inspected = False
 
@@ -103,11 +107,11 @@ class Checks:
         self._note(table, layers)
         rows = rows_of(table, layers)
         unusual = [name for name, row in rows.items() if not row.plain]
-        if self._wanted and (mask is not None or table.once):
+        if self._wanted and (mask is not None or table.once or self._batch_dim):
             report = self._prove(layers, args, kwargs, mask)
             if mask is not None:
                 _require_proof(report, mask, table)
-            if table.once:
+            if table.once or self._batch_dim:
                 require_proven(report)
         elif self._wanted and unusual:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
@@ -147,7 +151,8 @@ class Checks:
     ) -> LayerTable:
         from manifold_mixup._inspect import inspect_model  # only a check needs it
 
-        return inspect_model(self._attachment.model, layers, args, kwargs, mask, self._outputs)
+        given = self._attachment.model, layers, args, kwargs, mask, self._outputs
+        return inspect_model(*given, batch_dim=self._batch_dim)
 
     def _prove(
         self,
@@ -158,9 +163,16 @@ class Checks:
         *,
         progress: bool = False,
     ) -> Report:
+        attachment = self._attachment
+        with fronted(attachment.model, args, kwargs, self._batch_dim, mask) as call:
+            return self._prove_fronted(layers, call, mask, progress=progress)
+
+    def _prove_fronted(
+        self, layers: Sequence[str], call: Fronted, mask: str | None, *, progress: bool
+    ) -> Report:
         from manifold_mixup._proof.prove import prove  # only a check needs it
 
-        attachment = self._attachment
+        attachment, args, kwargs = self._attachment, call.args, call.kwargs
         rows = [attachment.row(name) for name in layers]
         ends = any(row is not None and row.ends for row in rows)
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
@@ -181,6 +193,7 @@ class Checks:
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
         self._attachment.record_rows(rows_of(table, layers))
         self._attachment.lead = table.lead
+        self._attachment.passes.output_dim = table.output_dim
         self._inspected = True
 
     def _mask_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._layers import INPUT, is_input
+from manifold_mixup._front import require_dimension
+from manifold_mixup._layers import ALL_RUNS, INPUT, is_input, module_name, run_name, split_run
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._structure.advice import pooling
 from manifold_mixup._structure.choice import level
@@ -15,7 +16,11 @@ from manifold_mixup._structure.table import LayerTable as LayerTable
 
 
 def find_layers(
-    model: nn.Module, *args: Any, outputs: str | Iterable[str] | None = None, **kwargs: Any
+    model: nn.Module,
+    *args: Any,
+    outputs: str | Iterable[str] | None = None,
+    batch_dim: int = 0,
+    **kwargs: Any,
 ) -> LayerTable:
     """List the modules of one forward pass, and where Manifold Mixup can be applied.
 
@@ -30,6 +35,7 @@ def find_layers(
         *args: positional arguments of the model's forward, one batch.
         outputs: path or paths of the outputs that the loss reads, such as ``"logits"`` or ``"0"``;
             None means all outputs.
+        batch_dim: the dimension of the inputs that holds the batch: 1 if time comes first.
         **kwargs: keyword arguments of the model's forward.
 
     Returns:
@@ -51,7 +57,8 @@ def find_layers(
     """
     from manifold_mixup._inspect import inspect_once  # only an inspection needs it
 
-    return inspect_once(model, args, kwargs, outputs=as_paths(outputs))
+    require_dimension(batch_dim)
+    return inspect_once(model, args, kwargs, outputs=as_paths(outputs), batch_dim=batch_dim)
 
 
 def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
@@ -78,6 +85,11 @@ def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
 
 def _check_layer(table: LayerTable, name: str) -> None:
     index = next((index for index, row in enumerate(table.rows) if row.name == name), None)
+    module, run = split_run(name)
+    if index is None and (runs := _runs(table, module)):
+        if run != ALL_RUNS or runs == 1:
+            raise ValueError(_no_such_run(name, runs))
+        index = next(index for index, row in enumerate(table.rows) if row.name == module)
     if index is None:
         raise ValueError(
             f"layer {name!r} did not run in this forward pass of {table.model}. Name a layer that "
@@ -91,6 +103,39 @@ def _check_layer(table: LayerTable, name: str) -> None:
             f"layer {name!r} {verb}: {row.reason}. {_nearest(table, index)}"
             f"{pooling(table.inputs, row.side)}"
         )
+
+
+def _runs(table: LayerTable, module: str) -> int:
+    """Return how often a module ran, 0 if it did not."""
+    return next((row.runs for row in table.rows if row.name == module), 0)
+
+
+def _no_such_run(name: str, runs: int) -> str:
+    module = module_name(name)
+    if runs == 1:
+        return (
+            f"layer {name!r} is unknown: {module!r} ran once in this forward pass. Name {module!r}."
+        )
+    return (
+        f"layer {name!r} is unknown: {module!r} ran {runs} times in this forward pass, as "
+        f"{run_name(module, 0)!r} to {run_name(module, runs - 1)!r}."
+    )
+
+
+def expand_runs(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
+    """Replace ``"module@*"`` by the runs of the module that can be mixed.
+
+    It stays as it is if all runs together can be mixed, and none alone without carrying what the
+    others are given; or if nothing can be mixed.
+    """
+    together = {row.name for row in table}
+    expanded: list[str] = []
+    for name in names:
+        module, run = split_run(name)
+        every = [row for row in table if row.run is not None and module_name(row.name) == module]
+        cuts = [row.name for row in every if row.cut]
+        expanded += cuts if run == ALL_RUNS and cuts and name not in together else [name]
+    return tuple(dict.fromkeys(expanded))
 
 
 def _check_input(table: LayerTable, name: str) -> None:

@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,10 +12,12 @@ from torch import nn
 from manifold_mixup._dry_run.aside import aside
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
-from manifold_mixup._layers import named_layers, unwrap
+from manifold_mixup._front import fronted
+from manifold_mixup._layers import module_name, named_layers, unwrap
 from manifold_mixup._proof.apart import meeting_rows
-from manifold_mixup._structure.record import Run
+from manifold_mixup._structure.row import InputRow
 from manifold_mixup._structure.rows import RowBuilder
+from manifold_mixup._structure.shared import rows_of
 from manifold_mixup._structure.table import LayerTable
 from manifold_mixup._structure.trace import trace
 
@@ -30,15 +33,19 @@ def inspect_model(
     kwargs: dict[str, Any],
     mask: str | None = None,
     outputs: Sequence[str] | None = None,
+    *,
+    batch_dim: int = 0,
 ) -> LayerTable:
     """Run `find_layers` so that all layers ``names`` run if possible, despite LayerDrop.
 
     LayerDrop may decide by a random operator, or by Python's or NumPy's generator, so the dry run
     is repeated with other random numbers. A ``mask`` is assumed to be mixed as well.
     """
-    table = inspect_once(model, args, kwargs, mask=mask, outputs=outputs)
+    names = list(names)
+    how: dict[str, Any] = {"names": names, "mask": mask, "outputs": outputs, "batch_dim": batch_dim}
+    table = inspect_once(model, args, kwargs, **how)
     layers = named_layers(model)
-    idle = [name for name in names if name in table.idle]
+    idle = [name for name in map(module_name, names) if name in table.idle]
     if not idle or any(_is_container(layers[name]) for name in idle):
         return table  # all ran, or one is a container, which never runs
     with aside(model):
@@ -47,9 +54,7 @@ def inspect_model(
             if (numpy := sys.modules.get("numpy")) is not None:
                 numpy.random.seed(seed)
             with suppress(NotTraceable):
-                another = inspect_once(
-                    model, args, kwargs, Neutral(*neutral), mask=mask, outputs=outputs
-                )
+                another = inspect_once(model, args, kwargs, Neutral(*neutral), **how)
                 if not set(idle) & set(another.idle):
                     return another
     return table
@@ -65,8 +70,10 @@ def inspect_once(
     kwargs: dict[str, Any],
     neutral: Neutral | None = None,
     *,
+    names: Iterable[str] = (),
     mask: str | None = None,
     outputs: Sequence[str] | None = None,
+    batch_dim: int = 0,
 ) -> LayerTable:
     """Record a forward pass and describe its modules.
 
@@ -75,27 +82,53 @@ def inspect_once(
         args: positional arguments of its forward, one batch.
         kwargs: keyword arguments of its forward.
         neutral: neutralises random operators; a new one by default.
+        names: layers whose rows are wanted, however often their modules run.
         mask: name of a padding mask that is mixed too.
         outputs: paths of the outputs that the loss reads; None means all.
+        batch_dim: the dimension of the inputs that holds the batch.
     """
-    name = type(unwrap(model)).__name__
+    with fronted(model, args, kwargs, batch_dim, mask) as call:
+        table = _inspect(model, call.args, call.kwargs, neutral, names, mask, outputs)
+    if not batch_dim:
+        return table
+    inputs = (
+        _with_batch_at(row, batch_dim) if row.name in call.moved else row for row in table.inputs
+    )
+    dim = 0 if call.output_dims == {0} else batch_dim
+    return replace(table, inputs=tuple(inputs), batch_dim=batch_dim, output_dim=dim)
+
+
+def _with_batch_at(row: InputRow, dim: int) -> InputRow:
+    """Return the row of an input that was moved, with its own shape."""
+    shape = (*row.shape[1 : dim + 1], row.shape[0], *row.shape[dim + 1 :])
+    return replace(row, shape=shape, batch=None if row.batch is None else dim)
+
+
+def _inspect(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral | None,
+    names: Iterable[str],
+    mask: str | None,
+    outputs: Sequence[str] | None,
+) -> LayerTable:
+    kind = type(unwrap(model)).__name__
     try:
         traces = trace(model, args, kwargs, neutral or Neutral(), mask)
     except NotTraceable as error:
-        raise type(error)(f"{name} cannot be inspected: {error}") from error
+        raise type(error)(f"{kind} cannot be inspected: {error}") from error
     view = RowBuilder(traces, mask, outputs)
     if not view.fault and (traces.second is None or view.doubts):
         view.fault = meeting_rows(
             model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts
         )
-    runs: dict[str, list[Run]] = {}
-    for run in traces.first.runs:
-        runs[run.layer] = [*runs.pop(run.layer, []), run]  # ordered by their last runs
+    ran = {run.layer for run in traces.first.runs}
     table = LayerTable(
-        rows=tuple(view.row(of_layer) for of_layer in runs.values()),
+        rows=tuple(rows_of(view, traces.first, {module_name(name) for name in names})),
         inputs=tuple(view.input_row(index) for index in range(len(traces.first.inputs))),
-        idle=tuple(layer for layer in traces.layers if layer not in runs),
-        model=name,
+        idle=tuple(layer for layer in traces.layers if layer not in ran),
+        model=kind,
         fake=traces.fake,
         lead=traces.lead,
         once=traces.second is None,

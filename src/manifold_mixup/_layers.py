@@ -18,6 +18,26 @@ def is_input(name: str) -> bool:
     return name == INPUT or name.startswith(f"{INPUT}:")
 
 
+# In place of a run's number: all runs of a module.
+ALL_RUNS = "*"
+
+
+def run_name(module: str, run: int | str) -> str:
+    """Name a run of a module that runs several times in a pass: ``"encoder.layer@3"``."""
+    return f"{module}@{run}"
+
+
+def split_run(name: str) -> tuple[str, str]:
+    """Split the name of a layer into that of its module and its run, which may be empty."""
+    module, at, run = name.rpartition("@")
+    return (module, run) if at and (run == ALL_RUNS or run.isdecimal()) else (name, "")
+
+
+def module_name(name: str) -> str:
+    """Return the name of a layer's module, without its run."""
+    return split_run(name)[0]
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the user's own model from inside torch.compile, DDP and checkpoint wrappers."""
     while (inner := _inner(model)) is not None:
@@ -66,7 +86,8 @@ def resolve(
         model: the model, wrapped or not.
         layers: names as in ``model.named_modules()``, with or without the wrappers' parts; patterns
             such as ``"encoder.layer.*"``, whose wildcards stay within one part of a name; modules
-            of the model; ``"input"`` or ``"input:NAME"``.
+            of the model; ``"input"`` or ``"input:NAME"``. A name or pattern may end in ``"@3"`` or
+            ``"@*"``, for one run, or every run, of a module that runs several times.
 
     Raises:
         TypeError: an entry is neither a name nor a module.
@@ -81,37 +102,53 @@ def resolve(
     known = named_layers(model)
     names = [name for entry in entries for name in _resolve_one(model, known, entry)]
     order = {name: index for index, name in enumerate(known)}
-    return tuple(sorted(dict.fromkeys(names), key=lambda name: order.get(name, -1)))
+
+    def place(name: str) -> tuple[int, int]:
+        module, run = split_run(name)
+        return order.get(module, -1), int(run) if run.isdecimal() else -1
+
+    return tuple(sorted(dict.fromkeys(names), key=place))
 
 
 def _resolve_one(model: nn.Module, known: dict[str, nn.Module], entry: object) -> Sequence[str]:
     if isinstance(entry, nn.Module):
-        wanted = unwrap(entry)
-        names = [name for name, module in known.items() if unwrap(module) is wanted]
-        if not names:
-            raise ValueError(
-                f"a {type(entry).__name__} was given as a layer, but it is not a submodule of "
-                f"{_kind(model)}. Pass a module of this model, or its name."
-            )
-        return _free_of_inputs(model, names)
+        return _unambiguous(model, _names_of(model, known, entry))
     if not isinstance(entry, str):
         raise TypeError(
             f"a layer must be a name or a module, but {entry!r} is a {type(entry).__name__}."
         )
-    if is_input(entry) or entry in known:
+    if is_input(entry):
         return [entry]
-    names = [name for name in known if _matches(name, entry)]
+    module, run = split_run(entry)
+    if run and entry not in known:
+        return [run_name(name, run) for name in _resolve_one(model, known, module)]
+    return _unambiguous(model, [entry] if entry in known else _matching(model, known, entry))
+
+
+def _names_of(model: nn.Module, known: dict[str, nn.Module], module: nn.Module) -> list[str]:
+    wanted = unwrap(module)
+    names = [name for name, module in known.items() if unwrap(module) is wanted]
     if not names:
-        for outer in _scripted_around(known, entry):
-            raise ValueError(
-                f"layer {entry!r} is inside the scripted module {outer!r}, which runs in C++, "
-                f"where hooks do not run. Name {outer!r} instead."
-            )
-        alias = _submodule(model, entry)
-        if alias is None:
-            raise ValueError(_unknown(model, known, entry))
-        return _resolve_one(model, known, alias)
-    return _free_of_inputs(model, names)
+        raise ValueError(
+            f"a {type(module).__name__} was given as a layer, but it is not a submodule of "
+            f"{_kind(model)}. Pass a module of this model, or its name."
+        )
+    return names
+
+
+def _matching(model: nn.Module, known: dict[str, nn.Module], pattern: str) -> list[str]:
+    names = [name for name in known if _matches(name, pattern)]
+    if names:
+        return names
+    for outer in _scripted_around(known, pattern):
+        raise ValueError(
+            f"layer {pattern!r} is inside the scripted module {outer!r}, which runs in C++, "
+            f"where hooks do not run. Name {outer!r} instead."
+        )
+    alias = _submodule(model, pattern)
+    if alias is None:
+        raise ValueError(_unknown(model, known, pattern))
+    return _names_of(model, known, alias)
 
 
 def _scripted_around(known: dict[str, nn.Module], name: str) -> list[str]:
@@ -130,12 +167,17 @@ def _submodule(model: nn.Module, name: str) -> nn.Module | None:
     return None
 
 
-def _free_of_inputs(model: nn.Module, names: list[str]) -> list[str]:
-    for name in filter(is_input, names):
-        raise ValueError(
-            f"the module {name!r} of {_kind(model)} cannot be told apart from the model's input, "
-            f"which has the same name here. Rename the module."
-        )
+def _unambiguous(model: nn.Module, names: list[str]) -> list[str]:
+    """Return the names unless one of them also means an input, or a run of another module."""
+    for name in names:
+        other = "the model's input" if is_input(name) else ""
+        if split_run(name)[1]:
+            other = f"a run of the module {module_name(name)!r}"
+        if other:
+            raise ValueError(
+                f"the module {name!r} of {_kind(model)} cannot be told apart from {other}, which "
+                f"has the same name here. Rename the module."
+            )
     return names
 
 

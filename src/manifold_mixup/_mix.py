@@ -11,7 +11,7 @@ from manifold_mixup._interpolate import interpolate
 from manifold_mixup._plan import MixPlan
 
 
-def mix(x: Tensor, plan: MixPlan) -> Tensor:
+def mix(x: Tensor, plan: MixPlan, batch_dim: int = 0) -> Tensor:
     """Mix every row of a batch with its partner.
 
     Row ``i`` of the result is ``lam[i] * x[i] + (1 - lam[i]) * x[perm[i]]`` (Mix_λ of the paper,
@@ -20,6 +20,7 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
     Args:
         x: hidden state, ``(batch, *features)``, floating point or complex. It is not modified.
         plan: the coefficients and the pairs; its layer is ignored.
+        batch_dim: the dimension of ``x`` that holds the batch.
 
     Returns:
         The mixed state, with the shape, dtype, device and memory format of ``x``. It can be
@@ -27,7 +28,7 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
 
     Raises:
         TypeError: ``x`` is neither floating point nor complex.
-        ValueError: dimension 0 of ``x`` is not the batch of the plan.
+        ValueError: that dimension of ``x`` is not the batch of the plan.
 
     Examples:
         >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
@@ -40,6 +41,8 @@ def mix(x: Tensor, plan: MixPlan) -> Tensor:
             f"only floating point states can be mixed, but x is {x.dtype}. For token ids, mix the "
             f"output of the embedding layer."
         )
+    if 0 < batch_dim < x.ndim:
+        return mix(x.movedim(batch_dim, 0), plan).movedim(0, batch_dim).contiguous()
     if x.ndim == 0 or x.shape[0] != plan.perm.shape[0]:
         raise ValueError(
             f"the plan pairs {plan.perm.shape[0]} examples but x has shape {tuple(x.shape)}. Is "

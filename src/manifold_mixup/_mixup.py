@@ -14,8 +14,10 @@ from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
 from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
+from manifold_mixup._find import expand_runs
+from manifold_mixup._front import require_dimension
 from manifold_mixup._inputs import mixed_input
-from manifold_mixup._layers import is_input, resolve, unwrap
+from manifold_mixup._layers import ALL_RUNS, is_input, resolve, run_name, split_run, unwrap
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._proof.report import Report
@@ -54,6 +56,9 @@ class ManifoldMixup:
         outputs: path or paths of the outputs that the loss reads, such as ``"logits"`` or ``"0"``,
             if the model returns more than those (hidden states, attentions). None means all
             outputs.
+        batch_dim: the dimension of the model's inputs and outputs, and of targets, that holds the
+            batch: 1 for ``(time, batch, ...)``. Tensors with fewer dimensions hold it at 0, and so
+            do targets if the outputs do.
         check: check that nothing bypasses a chosen layer: when attaching if there is an
             ``example``, otherwise on the first training batch. With a ``mask``, or if the model
             runs with one batch size only, also prove it numerically.
@@ -90,26 +95,30 @@ class ManifoldMixup:
         per_sample: bool = False,
         mask: str | None = None,
         outputs: str | Iterable[str] | None = None,
+        batch_dim: int = 0,
         check: bool = True,
         replace: bool = False,
         seed: int | None = None,
     ) -> None:
-        _refuse_arguments(model, layers, example, mask)
+        _refuse_arguments(model, layers, example, mask, batch_dim)
         paths = as_paths(outputs)
         seed = torch.initial_seed() if seed is None else seed
         self._schedule = Schedule(Stream(alpha, p=p, per_sample=per_sample, seed=seed))
         previous = _previous_on(model, replace)
-        self.layers, found = _choose_layers(model, layers, example, mask, paths)
+        self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim)
         self._attachment = Attachment(
             model,
             self.layers,
             owner=self,
             mask=mask,
             outputs=paths,
+            batch_dim=batch_dim,
             mixes=self._schedule.mixes,
             next_plan=self._next_plan,
         )
-        self._checks = Checks(self._attachment, mask=mask, outputs=paths, wanted=check)
+        self._checks = Checks(
+            self._attachment, mask=mask, outputs=paths, wanted=check, batch_dim=batch_dim
+        )
         if found is not None:
             self.layers = self._checks.accept(found, self.layers, *_as_call(example))
         self._replaced = False
@@ -206,7 +215,7 @@ class ManifoldMixup:
             targets=targets, with_target=with_target, with_output=with_output, whole=whole
         )
         source = self._behind(y, output)
-        mixed = MixedTarget(y, source.plan, **declared)
+        mixed = MixedTarget(y, source.plan, batch_dim=source.batch_dim, **declared)
         if torch.is_grad_enabled():  # otherwise the loss is only logged
             source.claim()
         return mixed
@@ -328,7 +337,9 @@ class ManifoldMixup:
         self._replaced = True
 
 
-def _refuse_arguments(model: nn.Module, layers: object, example: object, mask: object) -> None:
+def _refuse_arguments(
+    model: nn.Module, layers: object, example: object, mask: object, batch_dim: object
+) -> None:
     if isinstance(model, nn.DataParallel):
         raise TypeError(DATA_PARALLEL)
     if not isinstance(model, nn.Module):
@@ -341,6 +352,7 @@ def _refuse_arguments(model: nn.Module, layers: object, example: object, mask: o
             'layers, for example layers=["input", "layer1", "layer2"].'
         )
     require_argument(model, mask)
+    require_dimension(batch_dim)
 
 
 def _previous_on(model: nn.Module, replace: bool) -> list[ManifoldMixup]:
@@ -372,13 +384,26 @@ def _choose_layers(
     example: Any,
     mask: str | None,
     outputs: tuple[str, ...] | None,
+    batch_dim: int,
 ) -> tuple[tuple[str, ...], LayerTable | None]:
     """Return the names of the eligible layers, and the table of an example's layers."""
     named = () if layers is None else resolve(model, layers)
     if example is None:
+        _refuse_every_run(named)
         return named, None
-    table = _inspect(model, named, *_as_call(example), mask, outputs)
-    return (resolve(model, table.default) if layers is None else named), table
+    table = _inspect(model, named, *_as_call(example), mask, outputs, batch_dim)
+    chosen = table.default if layers is None else expand_runs(table, named)
+    return resolve(model, chosen), table
+
+
+def _refuse_every_run(layers: Iterable[str]) -> None:
+    for name in layers:
+        module, run = split_run(name)
+        if run == ALL_RUNS:
+            raise ValueError(
+                f"{name!r} stands for each run of {module!r} that can be mixed, which only a batch "
+                f"shows. Pass example=x, or name single runs, such as {run_name(module, 0)!r}."
+            )
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -395,11 +420,12 @@ def _inspect(
     kwargs: dict[str, Any],
     mask: str | None,
     outputs: tuple[str, ...] | None,
+    batch_dim: int,
 ) -> LayerTable:
     from manifold_mixup._inspect import inspect_model  # only an inspection needs it
 
     try:
-        return inspect_model(model, layers, args, kwargs, mask, outputs)
+        return inspect_model(model, layers, args, kwargs, mask, outputs, batch_dim=batch_dim)
     except Sharded as error:
         raise Sharded(f"{error}. {_BEFORE}, or {_WITHOUT}.") from error
     except NotTraceable as error:

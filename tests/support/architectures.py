@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from manifold_mixup import LayerRow, ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._find import LayerTable, check_layers
-from manifold_mixup._layers import is_input, named_layers
+from manifold_mixup._layers import is_input, module_name, named_layers
 from manifold_mixup._proof.prove import prove
 from manifold_mixup._proof.report import LayerProof, Report
 from manifold_mixup._tree import map_leaves
@@ -276,7 +276,7 @@ def _prove(case: Case, chosen: tuple[str, ...], sample: int) -> tuple[list[str],
             if size is None:
                 raise
             continue  # the size is too small
-        names = [row.name for row in table if row.name not in chosen]
+        names = [name for name in layers_in(table) if name not in chosen]
         names = names[:: max(1, len(names) // sample)][:sample]
         report = prove_by_hand(model, table, [*chosen, *names], args, kwargs)
         verdicts = [proof.verdict for proof in report.layers[: len(chosen)]]
@@ -288,6 +288,11 @@ def _prove(case: Case, chosen: tuple[str, ...], sample: int) -> tuple[list[str],
         if set(verdicts) <= {"proven"} and answer[1] == answer[2]:
             break
     return answer
+
+
+def layers_in(table: LayerTable) -> list[str]:
+    """List the rows that are layers: of a module that runs several times, its runs are."""
+    return [row.name for row in table if row.cut or row.runs == 1 or row.run is not None]
 
 
 def disagreeing(table: LayerTable, report: Report) -> list[LayerProof]:
@@ -327,7 +332,7 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
             yield model(*args, **kwargs)
             return
         row = rows.get(plan.layer)
-        if row is None or (row.mixed == ("",) and not row.carries and not row.batch_dims):
+        if row is None or (row.mixed == ("",) and row.plain and row.runs == 1):
             # The input or a single tensor, which the library's hooks mix.
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
                 output = model(*args, **kwargs)
@@ -346,7 +351,7 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
 
 def _hooks(row: LayerRow, modules: dict[str, nn.Module], plan: MixPlan) -> Iterator[Any]:
     """Mix the output of a layer, and from then on what it carries."""
-    over = False
+    over, runs = False, 0
 
     def mixed(dims: Mapping[str, BatchDim | None], values: Any) -> Any:
         return map_leaves(
@@ -354,7 +359,10 @@ def _hooks(row: LayerRow, modules: dict[str, nn.Module], plan: MixPlan) -> Itera
         )
 
     def layer_hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-        nonlocal over
+        nonlocal over, runs
+        runs += 1
+        if row.run not in (None, runs - 1):
+            return output
         over = True
         return mixed(dict.fromkeys(row.mixed) | dict(row.batch_dims), output)
 
@@ -368,7 +376,7 @@ def _hooks(row: LayerRow, modules: dict[str, nn.Module], plan: MixPlan) -> Itera
             with_kwargs=True,
         )
 
-    yield modules[row.name].register_forward_hook(layer_hook)
+    yield modules[module_name(row.name)].register_forward_hook(layer_hook)
     for name, returned in {(carry.layer, carry.output) for carry in row.carries}:
         carried = (c for c in row.carries if (c.layer, c.output) == (name, returned))
         yield hooks_of(name, {carry.path: carry.batch_dim for carry in carried}, returned)

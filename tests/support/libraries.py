@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures import disagreeing, prove_by_hand
+from architectures import disagreeing, layers_in, prove_by_hand
 from manifold_mixup import LayerTable, ManifoldMixup, find_layers
 from manifold_mixup._layers import is_input
 
@@ -48,6 +48,7 @@ class Result:
         shares: the hidden layers' positions by the measure that chose them.
         measure: that measure.
         carries: whether other tensors are mixed with one of them.
+        mask: the padding mask that is mixed too; empty without one.
         verdicts: what the proof says of them.
         agree: how many of the sampled modules agree in both views, of how many.
         note: why there is none, or what failed.
@@ -59,6 +60,7 @@ class Result:
     shares: tuple[float, ...] = ()
     measure: str = ""
     carries: bool = False
+    mask: str = ""
     verdicts: str = ""
     agree: str = ""
     note: str = ""
@@ -87,24 +89,36 @@ def examine(name: str, build: Callable[[], Built]) -> Result:
     start = time.perf_counter()
     table = find_layers(model, *args, **kwargs)
     result.seconds.append(time.perf_counter() - start)
+    result.mask = _mask(table)
+    mixed = table.with_mask(result.mask) if result.mask else table
     try:
-        result.layers = table.default
+        result.layers = mixed.default
     except ValueError as error:
         result.note = str(error)
-    _describe(result, table)
+    _describe(result, mixed)
     start = time.perf_counter()
     if result.layers:
         example = kwargs if kwargs and not args else (args if not kwargs else None)
-        with ManifoldMixup(model, result.layers, example=example) as mixup:
+        mask = result.mask or None
+        with ManifoldMixup(model, result.layers, example=example, mask=mask) as mixup:
             report = mixup.verify(*args, **kwargs)
         result.verdicts = " ".join(sorted({proof.verdict for proof in report.layers}))
         result.note = "; ".join(proof.reason for proof in report.layers if proof.reason)
-    names = [row.name for row in table]
+    names = layers_in(table)
     names = names[:: max(1, len(names) // SAMPLE)][:SAMPLE]
     by_hand = prove_by_hand(model, table, names, args, kwargs)
     result.agree = f"{len(names) - len(disagreeing(table, by_hand))}/{len(names)}"
     result.seconds.append(time.perf_counter() - start)
     return result
+
+
+def _mask(table: LayerTable) -> str:
+    """Return the padding mask that the table says to mix too if there is no choice without it."""
+    try:
+        table.default  # noqa: B018 (it raises if there is none)
+    except ValueError:
+        return next((row.mask for row in table if row.mask and not row.cut), "")
+    return ""
 
 
 def _describe(result: Result, table: LayerTable) -> None:
@@ -148,7 +162,8 @@ def _line(result: Result) -> str:
     layers = ", ".join(f"`{name}`" for name in result.layers)
     shares = ", ".join(f"{share:.2f}" for share in result.shares)
     measure = "" if result.measure in ("", "FLOPs") else f" of the {result.measure}"
-    with_more = "yes" if result.carries else ""
+    more = "yes" if result.carries else ""
+    with_more = ", ".join(filter(None, (more, result.mask and f"`{result.mask}`")))
     note = " ".join(result.note.split()).replace("|", "\\|")[:200] if not result.good else ""
     cells = (
         result.name,
@@ -178,7 +193,8 @@ def _page(rows: list[str]) -> str:
             "",
             "- *depth*: fraction of the FLOPs, or of what is named, up to the end of the hidden",
             "  layers.",
-            "- *with more*: whether other tensors that cross the depth are mixed too.",
+            "- *with more*: whether other tensors that cross the depth are mixed too, and which",
+            "  padding mask (`mask=`).",
             "- *views agree*: modules on which structure and numbers agree, of those tried, when",
             "  the states are mixed by hand. Where the numbers do not decide, they do not agree.",
             "",

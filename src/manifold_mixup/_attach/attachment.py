@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _autograd, _masks, _mix
+from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach import compiled
 from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
 from manifold_mixup._attach.ends import EndHook, Ends
@@ -17,9 +17,12 @@ from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, Layer
 from manifold_mixup._attach.layer_runs import LayerRuns
 from manifold_mixup._attach.padding import Padding
 from manifold_mixup._attach.passes import ForwardPass, Passes, Source
+from manifold_mixup._attach.shared_runs import RunCounter
+from manifold_mixup._batch_dim import BatchDim, mix_rows
+from manifold_mixup._front import in_front, moved_names
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
-from manifold_mixup._layers import is_input, named_layers, unwrap
-from manifold_mixup._module_hooks import hook_after, into_place, to_front
+from manifold_mixup._layers import ALL_RUNS, is_input, module_name, named_layers, split_run, unwrap
+from manifold_mixup._module_hooks import hook_after, hook_before, into_place, to_front
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import InputRow, LayerRow
 
@@ -42,6 +45,7 @@ class Attachment:
         owner: the object that the hooks belong to, see `owners_on`.
         mask: name of the padding mask among the model's inputs; None for none.
         outputs: paths of the outputs that the loss reads; None for all.
+        batch_dim: the dimension of the inputs that holds the batch.
         mixes: returns whether the next pass is mixed, given whether it trains.
         next_plan: returns the plan of a pass to mix, given its inputs by name, its arguments, and
             whether it trains.
@@ -60,6 +64,7 @@ class Attachment:
         owner: object,
         mask: str | None,
         outputs: Sequence[str] | None,
+        batch_dim: int,
         mixes: Callable[[bool], bool],
         next_plan: Callable[[Inputs, tuple[Any, ...], dict[str, Any], bool], MixPlan | None],
     ) -> None:
@@ -67,14 +72,12 @@ class Attachment:
         self.plan: MixPlan | None = None
         self.skipped = 0
         self.lead: str | None = None
-        self.passes = Passes(model, outputs)
+        self.batch_dim = batch_dim
+        self.passes = Passes(model, outputs, output_dim=batch_dim)
         self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
         self._active = ActivePlan()
-        self._hooks = {
-            name: LayerHook(owner, name, self._active, self.passes)
-            for name in layers
-            if not is_input(name)
-        }
+        self._counters: dict[str, RunCounter] = {}  # by module, for those that run several times
+        self._hooks = {name: self._layer_hook(name) for name in layers if not is_input(name)}
         self.layer_runs = LayerRuns(model, self._hooks)
         self.padding = Padding(
             owner, mask, active=self._active, passes=self.passes, layers=self._hooks
@@ -90,6 +93,16 @@ class Attachment:
         self._error_before: BaseException | None = None
         self._recomputation: tuple[int, int | None] | None = None
 
+    def _layer_hook(self, name: str) -> LayerHook:
+        module, run = split_run(name)
+        counter = None
+        if run not in ("", ALL_RUNS):
+            made = RunCounter(self._owner, module, self.passes)
+            counter = self._counters.setdefault(module, made)
+        hook = LayerHook(self._owner, name, self._active, self.passes, counter)
+        hook.usual = BatchDim(self.batch_dim)
+        return hook
+
     @property
     def attached(self) -> bool:
         """Whether the hooks are on the model."""
@@ -104,13 +117,17 @@ class Attachment:
             OutputHook.__call__,
             EndHook.__call__,
             BlockHook.__call__,
+            RunCounter.__call__,
             *_mix.IN_BACKWARD,
         )
         modules = named_layers(self.model)
-        handles: list[Any] = [compiled.Mark(modules[name]) for name in self._hooks]
+        marked = dict.fromkeys(map(module_name, self._hooks))
+        handles: list[Any] = [compiled.Mark(modules[name]) for name in marked]
+        for name, counter in self._counters.items():
+            handles.append(hook_before(modules[name], counter))
         for name, hook in self._hooks.items():
             in_front = getattr(self._rows.get(name), "in_front", False)
-            handles.append(hook_after(modules[name], hook, prepend=in_front))
+            handles.append(hook_after(modules[module_name(name)], hook, prepend=in_front))
         begin, end = EagerHook(self._owner, self._begin), EagerHook(self._owner, self._end)
         handles.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
         # Also run after an exception, so that the pass does not stay open for later layer calls.
@@ -133,8 +150,12 @@ class Attachment:
         self._active.set(None)
         self.plan = None
 
+    def fronted(self, inputs: Inputs) -> Inputs:
+        """Return the inputs with the batch at dimension 0."""
+        return in_front(inputs, self.batch_dim, self.padding.name)
+
     def leading(self, inputs: Inputs) -> Tensor:
-        """Return the input whose dimension 0 is the batch."""
+        """Return the input that shows the batch, given those of `fronted`."""
         return leading(inputs, self.lead)
 
     def behind(self, y: Any, output: Any) -> Source:
@@ -170,10 +191,10 @@ class Attachment:
             if isinstance(row, LayerRow):
                 hook = self._hooks[name]
                 hook.unmixed = row.unmixed
-                hook.batch_dims = dict(row.batch_dims)
-                hook.counts = not row.checkpointed
+                hook.batch_dims, hook.usual = dict(row.batch_dims), BatchDim()
+                hook.counts, hook.total = not row.checkpointed, row.runs
                 if row.in_front:
-                    to_front(named_layers(self.model)[name], hook)
+                    to_front(named_layers(self.model)[module_name(name)], hook)
                 self.layer_runs.known.add(name)
 
     def row(self, layer: str) -> LayerRow | InputRow | None:
@@ -206,6 +227,7 @@ class Attachment:
             owner=self,
             mask=self.padding.name,
             outputs=None,
+            batch_dim=self.batch_dim,
             mixes=lambda training: True,
             next_plan=lambda inputs, *_: plan.to(leading(inputs, self.lead).device),
         )
@@ -216,7 +238,7 @@ class Attachment:
         attachment.register()
         try:
             for name in attachment._hooks:
-                into_place(named_layers(staged)[name])
+                into_place(named_layers(staged)[module_name(name)])
             output = staged(*args, **kwargs)
             attachment.behind(None, output).claim()  # the proof runs backward without targets
             yield output
@@ -239,7 +261,7 @@ class Attachment:
         else:
             self._require_once(recomputed)
             running = recomputed
-        self._active.compiled_mixes = 0
+        self._active.compiled_mixes = self._active.compiled_runs = 0
         self._active.set(running)
         if running.plan is not None and is_input(running.plan.layer):
             return self._mix_input(running.plan, running.valid, args, kwargs)
@@ -254,7 +276,7 @@ class Attachment:
             if not self._warned_of_forward:
                 self._warned_of_forward = True
                 compiled.warn_of_forward(self.model)
-            inputs = list(named_inputs(unwrap(self.model), args, kwargs))
+            inputs = self.fronted(list(named_inputs(unwrap(self.model), args, kwargs)))
             plan = self._next_plan(inputs, args, kwargs, training)
             valid = None if plan is None else self.padding.valid(inputs)
         started = self.passes.start(plan, training=training, valid=valid)
@@ -284,14 +306,18 @@ class Attachment:
     ) -> Any:
         core = unwrap(self.model)
         inputs = list(named_inputs(core, args, kwargs))
-        wanted = mixed_input(plan.layer, inputs, self.padding.name, plan.batch)
+        name = self.padding.name
+        wanted = mixed_input(plan.layer, self.fronted(inputs), name, plan.batch)
+        moved = moved_names(inputs, self.batch_dim, name) if self.batch_dim else ()
+        at = BatchDim(self.batch_dim) if wanted in moved else None
+        weights = valid if plan.layer in self.padding.inputs else None
 
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
             if name != wanted:
                 return tensor
-            if valid is not None and plan.layer in self.padding.inputs:
-                return _masks.mix_states(tensor, plan.lam, plan.perm, valid)
-            return _mix.mix(tensor, plan)
+            if weights is None and at is None:
+                return _mix.mix(tensor, plan)
+            return mix_rows(tensor, at, plan.lam, plan.perm, weights)
 
         return map_inputs(mix_wanted, core, args, kwargs)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from manifold_mixup import _masks, _mix
 from manifold_mixup._attach import compiled
 from manifold_mixup._attach.passes import ForwardPass, Passes
+from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim, mix_rows
-from manifold_mixup._layers import named_layers
+from manifold_mixup._layers import named_layers, split_run
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import Reader
@@ -33,6 +34,7 @@ class ActivePlan:
 
     def __init__(self) -> None:
         self.compiled_mixes = 0  # how often compiled code mixed in this pass
+        self.compiled_runs = 0  # how often it ran the module of the layer, if that is shared
         self.set(None)
 
     def set(self, running: ForwardPass | None) -> None:
@@ -67,15 +69,36 @@ class BlockHook(EagerHook):
 
 
 class LayerHook(Hook):
-    """Mixes the output of one eligible layer when the active plan names it."""
+    """Mixes the output of one eligible layer when the active plan names it.
 
-    def __init__(self, owner: object, layer: str, active: ActivePlan, passes: Passes) -> None:
+    Args:
+        owner: the object that the hook belongs to.
+        layer: name of the layer.
+        active: the active plan.
+        passes: the forward passes.
+        counter: counts the runs of the layer's module, if the layer is one of several.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        layer: str,
+        active: ActivePlan,
+        passes: Passes,
+        counter: RunCounter | None = None,
+    ) -> None:
         self.owner = owner
         self.layer = layer
         self.active = active
         self.passes = passes
+        self.counter = counter
+        self.run = None if counter is None else int(split_run(layer)[1])
+        self.total: int | None = None  # how often the module ran when the model was inspected
+        self.traced_runs = 0  # how often it runs in the compiled code that was traced last
+        self._trace: Any = None
         self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
         self.batch_dims: Mapping[str, BatchDim] = {}  # where tensors hold the batch, if not first
+        self.usual = BatchDim()  # where the other tensors hold it
         self.masked = False  # whether a mask is read after it and mixed too
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
@@ -87,7 +110,14 @@ class LayerHook(Hook):
             self.traced = True
             return True
 
+        def note_run() -> int:
+            trace = torch._guards.CompileContext.current_trace_id()
+            self.traced_runs = self.traced_runs + 1 if trace == self._trace else 1
+            self._trace = trace
+            return self.traced_runs - 1
+
         self.note_trace = torch.compiler.assume_constant_result(note_trace)
+        self.note_run = torch.compiler.assume_constant_result(note_run)
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -96,6 +126,8 @@ class LayerHook(Hook):
             lam, perm = self.active.lam, self.active.perm
             if self.active.layer != self.layer or lam is None or perm is None:
                 return None
+            if self.run is not None and self._compiled_run() != self.run:
+                return None
             if self.counts:
                 self.active.compiled_mixes += 1
             else:
@@ -103,7 +135,16 @@ class LayerHook(Hook):
             return self._mix(output, lam, perm, self.active.valid)
         return self.run_eagerly(output)
 
+    def _compiled_run(self) -> int:
+        """Return the number of the module's run that is being traced."""
+        if not self.counts:
+            return int(self.note_run())
+        self.active.compiled_runs += 1
+        return self.active.compiled_runs - 1
+
     def _run_eagerly(self, output: Any) -> Any:
+        if self.counter is not None and self.counter.number != self.run:
+            return None
         running = self.passes.at(self.layer)
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
@@ -117,16 +158,16 @@ class LayerHook(Hook):
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
             if not _mix.is_continuous(tensor) or path in self.unmixed:
                 return tensor
-            at = self.batch_dims.get(path)
-            if not (at or _FIRST).fits(tensor.shape, perm.shape[0]):
+            at = self.batch_dims.get(path, self.usual)
+            if not at.fits(tensor.shape, perm.shape[0]):
                 raise ValueError(
                     f"layer {self.layer!r} should mix {perm.shape[0]} examples, but its output"
                     f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension "
-                    f"{(at or _FIRST).dim} must be the batch. Choose another layer, or attach "
+                    f"{at.dim} must be the batch. Choose another layer, or attach "
                     f"without check=False, so that the dimension is found."
                 )
             mixed.append(path)
-            return mix_rows(tensor, at, lam, perm, valid)
+            return mix_rows(tensor, at if at != _FIRST else None, lam, perm, valid)
 
         result = map_leaves(mix_leaf, output)
         if not mixed:
@@ -180,6 +221,8 @@ class MaskHook(LaterHook):
             lam, perm = self.active.lam, self.active.perm
             if layer not in self.reads or lam is None or perm is None or valid is None:
                 return None
+            if self.reads[layer][0].early and self.active.compiled_mixes == 0:
+                return None  # it runs before the layer
             # Blocks with the same mask repeat this work, which the compiler can deduplicate.
             return self._mix(layer, (args, kwargs), lam, perm, valid, [])
         return self.run_eagerly(args, kwargs)

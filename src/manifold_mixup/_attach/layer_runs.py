@@ -8,7 +8,14 @@ from manifold_mixup._attach.compiled import runs_compiled
 from manifold_mixup._attach.hooks import LayerHook
 from manifold_mixup._attach.passes import ForwardPass
 from manifold_mixup._attach.placement import Placement
-from manifold_mixup._layers import is_input, named_layers
+from manifold_mixup._layers import (
+    ALL_RUNS,
+    is_input,
+    module_name,
+    named_layers,
+    run_name,
+    split_run,
+)
 
 
 class LayerRuns:
@@ -41,23 +48,35 @@ class LayerRuns:
             return False
         hook = self.hooks[plan.layer]
         runs = finished.runs[plan.layer] + compiled_runs
-        if runs > 1:
-            raise RuntimeError(_repeated(plan.layer, runs))
+        self._require_count(hook, runs)
         hook.traced |= compiled_runs > 0
         if runs or (hook.traced and not hook.counts):
             return False
         self._require_hook(plan.layer)
         return True
 
+    def _require_count(self, hook: LayerHook, runs: int) -> None:
+        """Raise if a layer was mixed another number of times than it should have been."""
+        if split_run(hook.layer)[1] == ALL_RUNS:
+            if runs and runs != hook.total:
+                raise RuntimeError(
+                    f"{module_name(hook.layer)!r} ran {runs} times in one forward pass, but "
+                    f"{hook.total} times when {hook.layer!r} was checked. Choose another layer."
+                )
+        elif runs > 1:
+            raise RuntimeError(_repeated(hook.layer, runs))
+        if hook.run is not None and hook.traced_runs and hook.traced_runs != hook.total:
+            raise RuntimeError(_uncounted(hook))
+
     def _require_hook(self, layer: str) -> None:
         """Raise if a layer was not skipped at random, but can never be mixed."""
-        module, hook = named_layers(self.model).get(layer), self.hooks[layer]
+        module, hook = named_layers(self.model).get(module_name(layer)), self.hooks[layer]
         if module is None or hook not in module._forward_hooks.values():
             raise RuntimeError(
                 f"layer {layer!r} should be mixed, but its hooks were removed. Attach again with "
                 f"replace=True."
             )
-        compiled = runs_compiled(self.model, layer)
+        compiled = runs_compiled(self.model, module_name(layer))
         if not hook.traced and (compiled or layer not in self.known):
             raise RuntimeError(_never_ran(layer, compiled))
 
@@ -65,7 +84,18 @@ class LayerRuns:
 def _repeated(layer: str, runs: int) -> str:
     return (
         f"layer {layer!r} ran {runs} times in one forward pass, and its states would be mixed "
-        f"{runs} times. Choose a layer that runs once, for example the module around it."
+        f"{runs} times. Choose a layer that runs once, for example the module around it, or one "
+        f"run, {run_name(layer, 0)!r} to {run_name(layer, runs - 1)!r}."
+    )
+
+
+def _uncounted(hook: LayerHook) -> str:
+    module = module_name(hook.layer)
+    known = "is not known" if hook.total is None else f"was {hook.total} when it was checked"
+    return (
+        f"layer {hook.layer!r} is one run of {module!r}. The number of runs {known}, and a "
+        f"compiled graph contains {hook.traced_runs}, so it cannot be told which of them is which. "
+        f"Compile with fullgraph=True and leave check on, or mix at a layer that runs once."
     )
 
 

@@ -35,6 +35,9 @@ class ForwardPass:
         self.training = training
         self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
+        # For shared modules: when their runs began, and the latest checkpoint around one.
+        self.starts: dict[str, list[Any]] = {}
+        self.checkpoints: dict[str, Any] = {}
         self.begin = _autograd.next_number()
         self.end = sys.maxsize  # while it runs, all new nodes are its own
 
@@ -64,6 +67,7 @@ class Source:
     Args:
         parts: the outputs of the passes, each with its nodes.
         passes: the known passes of the model.
+        batch_dim: the dimension of outputs and targets that holds the batch.
 
     Attributes:
         learns: whether gradients of the output can reach the model; otherwise it is only logged.
@@ -73,8 +77,10 @@ class Source:
         self,
         parts: Sequence[tuple[Outputs, Collection[int] | None]],
         passes: "Passes | None" = None,
+        batch_dim: int = 0,
     ) -> None:
         self.parts = parts
+        self.batch_dim = batch_dim
         self.learns = True
         self._passes = passes
 
@@ -96,7 +102,8 @@ class Source:
         if self.plan is None or self._passes is None or isinstance(output, Tensor):
             return
         for path, tensor in leaves(output):
-            rows = tensor.ndim > 0 and tensor.shape[0] == self.plan.batch
+            dim = self.batch_dim if tensor.ndim > self.batch_dim else 0
+            rows = tensor.ndim > 0 and tensor.shape[dim] == self.plan.batch
             if rows and not self._passes.known(tensor):
                 raise ValueError(_BESIDE.format(path, tuple(tensor.shape)))
 
@@ -104,8 +111,11 @@ class Source:
 class Passes:
     """The forward passes of one model whose outputs may still be used."""
 
-    def __init__(self, model: nn.Module, named: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, named: Sequence[str] | None = None, output_dim: int = 0
+    ) -> None:
         self.model = model
+        self.output_dim = output_dim  # the dimension of outputs and targets that holds the batch
         self.named = named  # paths of the outputs that the loss reads; None for all
         self.checked = False  # whether the layers were checked
         self.running: ForwardPass | None = None
@@ -131,6 +141,7 @@ class Passes:
         if finished is None:
             return output
         finished.carried.clear()
+        finished.checkpoints.clear()  # frames, which hold all that is in them
         output = finished.outputs.hand_out(output, keep=finished)
         finished.end = _autograd.next_number()
         self.latest = finished
@@ -206,7 +217,8 @@ class Passes:
         training = train_mode and torch.is_grad_enabled()
         if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS)
-        source = Source(self._by_graph(output) or self._memories.of(output), self)
+        parts = self._by_graph(output) or self._memories.of(output)
+        source = Source(parts, self, self.output_dim)
         if len({id(outputs.plan) for outputs, _ in source.parts}) > 1:
             raise RuntimeError(_SEVERAL)
         if source.parts:
@@ -219,7 +231,7 @@ class Passes:
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
         if self.latest is None or (self.latest.training and evaluated):
             return Source([])
-        return Source([(self.latest.outputs, None)])
+        return Source([(self.latest.outputs, None)], batch_dim=self.output_dim)
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""

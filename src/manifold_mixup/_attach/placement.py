@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._layers import is_input, named_layers, unwrap
+from manifold_mixup._layers import is_input, module_name, named_layers, unwrap
 
 
 class Placement:
@@ -19,7 +19,8 @@ class Placement:
     def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
         self.model = model
         modules = named_layers(model)
-        self.modules = {name: modules[name] for name in layers if not is_input(name)}
+        named = (name for name in layers if not is_input(name))
+        self.modules = {name: modules[module_name(name)] for name in named}
         self.readers: dict[str, set[str]] = {}
         self._links: dict[str, list[tuple[dict[str, Any], str, Any]]] = {}
 
@@ -44,7 +45,7 @@ class Placement:
         hooked = self.modules.get(name)
         if hooked is None:
             return ""
-        found = named_layers(self.model).get(name)
+        found = named_layers(self.model).get(module_name(name))
         if found is not None and unwrap(found) is unwrap(hooked):
             return ""
         return (
@@ -67,7 +68,7 @@ class Placement:
         links: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
         for name in self._names(layer):
             module = unwrap(self.model)
-            for part in name.split("."):
+            for part in module_name(name).split("."):
                 modules = unwrap(module)._modules
                 module = modules[part]  # type: ignore[assignment]
                 links[id(modules), part] = (modules, part, module)

@@ -74,9 +74,9 @@ def _reason(seen: str, doubts: Sequence[str]) -> str:
 
 
 CAUSES = (
-    "If dimension 0 is time, put the batch first (batch_first=True in recurrent and attention "
-    "layers). If there is a single example, give it a batch dimension. If the rows are nodes of a "
-    "graph, attach to the module after the pooling"
+    "If dimension 0 is time, set batch_dim=1, or put the batch first (batch_first=True in "
+    "recurrent and attention layers). If there is a single example, give it a batch dimension. If "
+    "the rows are nodes of a graph, attach to the module after the pooling"
 )
 _ONE_SIZE = (
     "the model runs with this one batch size only, so neither its structure nor a numerical check "

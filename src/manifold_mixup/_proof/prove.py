@@ -21,7 +21,7 @@ from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, staged
 from manifold_mixup._dry_run.stand_ins import copied, level, plain
 from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
-from manifold_mixup._layers import is_input, named_layers
+from manifold_mixup._layers import ALL_RUNS, is_input, named_layers, split_run
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after
 from manifold_mixup._outputs import is_named
@@ -475,12 +475,14 @@ class _Watch:
 
     def __init__(self, layer: str) -> None:
         self.layer = layer
+        self.module, self.run = split_run(layer)
+        self.ran = 0
         self.watching = self.reached = False
 
     def put_on(self, model: nn.Module) -> None:
         """Register as the first hook of the layer, which sees the state before it is mixed."""
         if not is_input(self.layer):
-            hook_after(named_layers(model)[self.layer], self, prepend=True)
+            hook_after(named_layers(model)[self.module], self, prepend=True)
 
     @property
     def lost(self) -> bool:
@@ -488,6 +490,9 @@ class _Watch:
         return self.watching and not self.reached
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        run, self.ran = str(self.ran), self.ran + 1
+        if self.run not in ("", ALL_RUNS, run):
+            return
         for _, tensor in leaves(output):
             if tensor.requires_grad:
                 self.watching = True

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 
-from manifold_mixup._layers import is_input
+from manifold_mixup._layers import ALL_RUNS, is_input, module_name, run_name, split_run
 from manifold_mixup._structure.row import LayerRow
 
 # The choice takes hidden layers between these depths, at least this far apart, and as near as
@@ -35,8 +35,11 @@ def choose(rows: Sequence[LayerRow]) -> Choice:
     of the parameters counts in place of the depth. Where there is none by either, the share of the
     operators does. Layers that carry nothing are preferred: less is mixed there.
     """
-    # A module named like an input would be mistaken for the model's input.
-    rows = [row for row in rows if not is_input(row.name)]
+    # A module named like an input, or like a run of another, would be mistaken for it.
+    rows = [row for row in rows if not (is_input(row.name) or _is_like_run(row))]
+    # Where all runs of a module can be mixed together, a single one would carry the others.
+    together = {row.name for row in rows if row.cut and split_run(row.name)[1] == ALL_RUNS}
+    rows = [row for row in rows if row.run is None or _every_run(row) not in together]
     blocks = {row.name.rpartition(".")[0] for row in rows}  # the modules with parts
     measured = list(_measured(rows))
     # If a mask rules out the usual choice, the user has to know: no other measure.
@@ -59,6 +62,14 @@ def level(row: LayerRow) -> int:
 def masked(row: LayerRow) -> bool:
     """Return whether only a side input keeps a layer from being chosen."""
     return row.bypassed == "side" and not row.cut and EARLIEST <= row.depth <= LATEST
+
+
+def _every_run(row: LayerRow) -> str:
+    return run_name(module_name(row.name), ALL_RUNS)
+
+
+def _is_like_run(row: LayerRow) -> bool:
+    return row.runs == 1 and bool(split_run(row.name)[1])
 
 
 def _measured(rows: Sequence[LayerRow]) -> Iterator[tuple[str, list[LayerRow]]]:
@@ -120,8 +131,8 @@ def _adds_nothing(row: LayerRow, before: LayerRow | None, blocks: Collection[str
     """Return whether a layer is a dropout, a norm or the like behind a block of equal depth."""
     return (
         before is not None
-        and before.name in blocks
-        and row.name not in blocks
+        and module_name(before.name) in blocks
+        and module_name(row.name) not in blocks
         and before.shape == row.shape
     )
 

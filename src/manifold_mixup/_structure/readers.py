@@ -1,6 +1,7 @@
 """Find the modules that read a mask after a layer, so that they can receive the mixed mask."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from manifold_mixup._batch_dim import find
 from manifold_mixup._structure.flow import Flow, side_colour
@@ -9,7 +10,13 @@ from manifold_mixup._structure.row import Reader
 
 
 def readers_after(
-    steps: int, source: int, first: Trace, second: Trace | None, flow: Flow
+    steps: int,
+    source: int,
+    first: Trace,
+    second: Trace | None,
+    flow: Flow,
+    *,
+    checkpointed: bool,
 ) -> tuple[dict[Reader, list[int]], str]:
     """List the outermost modules that begin after a layer and receive a mask.
 
@@ -19,6 +26,7 @@ def readers_after(
         first: the recorded pass.
         second: the recording with another batch size, if there is one.
         flow: the flow of the first recording.
+        checkpointed: whether an activation checkpoint recomputes the layer.
 
     Returns:
         The readers with the nodes they receive, and the reason why these cannot be mixed (empty if
@@ -38,11 +46,12 @@ def readers_after(
                 return {}, fault
             pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
             found.setdefault(Reader(call.layer, leaf.path, pools), []).append(leaf.node)
-    layers = {reader.layer for reader in found}
-    early = next((c.layer for c in first.calls if c.layer in layers and c.steps < steps), None)
-    if early is not None:
-        return {}, f", by {early!r}, which also runs before it"
-    return found, ""
+    before = {call.layer for call in first.calls if call.steps < steps}
+    early = {reader.layer for reader in found} & before
+    again = {run.layer for run in first.runs if run.checkpointed}
+    if early and (checkpointed or early & again):
+        return {}, f", by {min(early)!r}, which also runs before it, in a checkpoint"
+    return {replace(reader, early=reader.layer in early): ns for reader, ns in found.items()}, ""
 
 
 def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:

@@ -1,6 +1,7 @@
 """Record one forward pass: which value is computed from which, and where modules end."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,7 @@ class Node:
         operator: name of the operator that computed it; empty for what no operator computed.
         biases: the parents that the operator adds to attention scores.
         learned: whether it is a parameter.
+        flops: floating point operations of the operator, for the first of its results.
     """
 
     parents: tuple[int, ...] = ()
@@ -54,6 +56,7 @@ class Node:
     operator: str = ""
     biases: tuple[int, ...] = ()
     learned: bool = False
+    flops: int = 0
 
     @property
     def product(self) -> bool:
@@ -77,6 +80,7 @@ class Run:
 
     Attributes:
         layer: name of the layer.
+        number: how many runs of the layer had ended before.
         leaves: its output.
         flops: floating point operations done when it ended.
         steps: number of operators run when it ended.
@@ -87,6 +91,7 @@ class Run:
     """
 
     layer: str
+    number: int
     leaves: list[Leaf]
     flops: int
     steps: int
@@ -192,6 +197,7 @@ class _Recorder(TorchDispatchMode):
         self.trace = trace
         self.mask = mask
         self.open: list[int] = []  # indices of the running calls
+        self.ended: Counter[str] = Counter()  # by layer: its runs
         self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
         # For each node that depends on inputs: whether it depends on side inputs alone.
         self.side: dict[int, bool] = {}
@@ -222,16 +228,17 @@ class _Recorder(TorchDispatchMode):
         chosen = self._nodes(call.indices), self._nodes(call.codes)
         inside = self.open[-1] if self.open else -1
         biases = self._nodes(call.biases)
+        flops = _flops(func, args, kwargs, result)
+        self.trace.flops += flops
         for tensor in (*made, *call.writes):  # each output of an operator is its own value
             integer = not is_continuous(tensor) and tensor.dtype != torch.bool
             kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
             over = self.held.get(self._key(tensor), -1)
-            self._hold(
-                tensor, Node(parents, *chosen, kind, integer, inside, over, call.name, biases)
-            )
+            given = parents, *chosen, kind, integer, inside, over, call.name, biases
+            self._hold(tensor, Node(*given, flops=flops))
+            flops = 0
         self._meet(call, result)
         self.trace.steps += 1
-        self.trace.flops += _flops(func, args, kwargs, result)
         return result
 
     def _meet(self, call: "Operation", result: Any) -> None:
@@ -331,7 +338,9 @@ class _Recorder(TorchDispatchMode):
             call = self.trace.calls[place]
             call.last, call.returned = len(self.trace.nodes), ends
             spent = self.trace.flops, self.trace.steps, self.trace.weights
-            self.trace.runs.append(Run(layer, ends, *spent, _in_checkpoint(), in_front))
+            number = self.ended[layer]
+            self.ended[layer] += 1
+            self.trace.runs.append(Run(layer, number, ends, *spent, _in_checkpoint(), in_front))
             return output
 
         return hook

@@ -13,11 +13,13 @@ class Reader:
         layer: name of the module.
         path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
         pools: whether the module pools over positions, so that its output has none.
+        early: whether the module also runs before the layer, where the mask is not mixed.
     """
 
     layer: str
     path: str
     pools: bool
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class LayerRow:
         cut: whether everything the outputs depend on passes through it, so that it can be mixed.
         side: names of the side inputs (masks) that are still read after it.
         reason: why it is not a cut point; empty if it is one.
-        runs: how many times it ran in the pass.
+        runs: how many times its module ran in the pass.
+        run: which of several runs of the module it is, counted from 0; None otherwise.
         mixed: paths of the tensors in its output that must be mixed: those that reach the model's
             outputs. A plain tensor's path is ``""``.
         bypassed: what bypasses it: ``"data"``, ``"side"`` (only side inputs), or nothing (``""``).
@@ -109,6 +112,7 @@ class LayerRow:
     order: float = 0.0
     batch_dims: tuple[tuple[str, BatchDim], ...] = ()
     ends: tuple[End, ...] = ()
+    run: int | None = None
 
     @property
     def plain(self) -> bool:

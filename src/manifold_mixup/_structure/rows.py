@@ -143,37 +143,39 @@ class RowBuilder:
             and not data_sources(self.flow.bypassing([found.node]))
         ]
 
-    def row(self, runs: Sequence[Run]) -> LayerRow:
-        """Describe a module by its runs."""
-        end = runs[-1]
-        floating = [leaf for leaf in end.leaves if leaf.floating]
-        mixed = [leaf for leaf in floating if self.flow.needed[leaf.node]]
-        time = max((leaf.node for leaf in end.leaves), default=0) + 1
-        checkpointed = any(run.checkpointed for run in runs)
-        shapes = [self._front(end, leaf) for leaf in mixed]
-        depth = _Depth(mixed, time, end.steps, shapes, checkpointed)
-        way = self._way(self.fault or self._own_fault(runs, mixed), depth)
+    def row(self, run: Run) -> LayerRow:
+        """Describe a module by one run."""
+        floating = [leaf for leaf in run.leaves if leaf.floating]
+        mixed = self.mixed(run)
+        time = max((leaf.node for leaf in run.leaves), default=0) + 1
+        shapes = [self._front(run, leaf) for leaf in mixed]
+        depth = _Depth(mixed, time, run.steps, shapes, run.checkpointed)
+        way = self._way(self.fault or self.own_fault(run, mixed), depth)
         return LayerRow(
-            name=end.layer,
+            name=run.layer,
             shape=next((leaf.shape for leaf in floating), ()),
-            depth=self._depth(end),
+            depth=self._depth(run),
             cut=not way.reason,
             side=way.sides,
             reason=way.reason,
-            runs=len(runs),
+            runs=1,
             mixed=tuple(leaf.path for leaf in mixed),
             bypassed=way.bypassed,
-            checkpointed=checkpointed,
+            checkpointed=run.checkpointed,
             unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
-            in_front=end.in_front,
+            in_front=run.in_front,
             mask=way.mask,
             readers=way.readers,
             carries=way.carries,
             ends=way.ends,
-            parameters=end.weights / max(self.first.weights, 1),
-            order=end.steps / max(self.first.steps, 1),
-            batch_dims=tuple(self._batch_dims(end, mixed)),
+            parameters=run.weights / max(self.first.weights, 1),
+            order=run.steps / max(self.first.steps, 1),
+            batch_dims=tuple(self._batch_dims(run, mixed)),
         )
+
+    def mixed(self, run: Run) -> list[Leaf]:
+        """List the tensors in the output of a run that must be mixed."""
+        return [leaf for leaf in run.leaves if leaf.floating and self.flow.needed[leaf.node]]
 
     def input_row(self, index: int) -> InputRow:
         """Describe input number ``index``."""
@@ -277,7 +279,8 @@ class RowBuilder:
         positions = self.first.inputs[source].shape[-1:]
         if not any(shape[1:2] == positions for shape in depth.shapes):
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
-        found, fault = readers_after(depth.steps, source, self.first, self.second, self.flow)
+        given = depth.steps, source, self.first, self.second, self.flow
+        found, fault = readers_after(*given, checkpointed=depth.checkpointed)
         ends = [leaf.node for leaf in depth.mixed]
         if not fault and crossing is not None:
             found = self._without_positions(depth, found) if crossing.ends else found
@@ -393,28 +396,24 @@ class RowBuilder:
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
             f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
-            f"and give a single example a batch dimension. For graphs batched as one, where "
-            f"dimension 0 counts nodes, attach to the module after the pooling: "
-            f"ManifoldMixup(model.head, ['input'])"
+            f"or set batch_dim=1 if it is dimension 1 of the inputs; give a single example a batch "
+            f"dimension. For graphs batched as one, where dimension 0 counts nodes, attach to the "
+            f"module after the pooling: ManifoldMixup(model.head, ['input'])"
         )
 
-    def _own_fault(self, runs: Sequence[Run], mixed: Sequence[Leaf]) -> str:
+    def own_fault(self, run: Run, mixed: Sequence[Leaf]) -> str:
         """Return why a module's own output cannot be mixed; empty if it can."""
-        if len(runs) > 1:
-            return (
-                f"it ran {len(runs)} times in one forward pass. Name a layer that contains all runs"
-            )
         if not mixed:
-            return self._unused(runs[0])
+            return self._unused(run)
         if any(leaf.node in self.codes for leaf in mixed):
             return _CODES
         before = [node for node in self.shuffles if node < max(leaf.node for leaf in mixed)]
         if 0 < len(before) < len(self.shuffles):
             return _SHUFFLED
-        for leaf in runs[0].leaves:
+        for leaf in run.leaves:
             if not leaf.floating and self.flow.needed[leaf.node]:
                 return f"its output{_at(leaf)} is an integer tensor that depends on the batch"
-        return next(filter(None, (self._elsewhere(runs[0], leaf) for leaf in mixed)), "")
+        return next(filter(None, (self._elsewhere(run, leaf) for leaf in mixed)), "")
 
     def _unused(self, run: Run) -> str:
         floating = [leaf for leaf in run.leaves if leaf.floating]
@@ -432,16 +431,16 @@ class RowBuilder:
     def _batch_dims(self, run: Run, mixed: Sequence[Leaf]) -> Iterator[tuple[str, BatchDim]]:
         """Yield the tensors that do not hold the batch at dimension 0, and where they hold it."""
         for leaf in mixed:
-            if (at := self._batch_dim(run, leaf)) not in (None, BatchDim()):
+            if (at := self.batch_dim(run, leaf)) not in (None, BatchDim()):
                 yield leaf.path, at
 
     def _front(self, run: Run, leaf: Leaf) -> tuple[int, ...]:
-        at = self._batch_dim(run, leaf)
+        at = self.batch_dim(run, leaf)
         return at.front_shape(leaf.shape, self.first.batch) if at else leaf.shape
 
-    def _batch_dim(self, run: Run, leaf: Leaf) -> BatchDim | None:
+    def batch_dim(self, run: Run, leaf: Leaf) -> BatchDim | None:
         """Return where an output holds the batch; None if it does not at exactly one dimension."""
-        resized = self._resized.get((run.layer, leaf.path))
+        resized = self._resized.get((run.layer, run.number, leaf.path))
         if self._follows(leaf.shape, resized):
             return BatchDim()
         if resized is None or self.second is None:
@@ -450,8 +449,8 @@ class RowBuilder:
 
     def _elsewhere(self, run: Run, leaf: Leaf) -> str:
         """Return why an output does not hold the batch at one dimension; empty if it does."""
-        resized = self._resized.get((run.layer, leaf.path))
-        if self._batch_dim(run, leaf):
+        resized = self._resized.get((run.layer, run.number, leaf.path))
+        if self.batch_dim(run, leaf):
             return ""
         seen = f"its output{_at(leaf)} has shape {leaf.shape} for a batch of {self.first.batch}"
         if resized is None or len(resized) != len(leaf.shape):
@@ -517,9 +516,9 @@ class RowBuilder:
         return tuple(self.names[index] for index in indices)
 
 
-def _shapes(trace: Trace | None) -> dict[tuple[str, str], tuple[int, ...]]:
+def _shapes(trace: Trace | None) -> dict[tuple[str, int, str], tuple[int, ...]]:
     runs = trace.runs if trace else []
-    return {(run.layer, leaf.path): leaf.shape for run in runs for leaf in run.leaves}
+    return {(run.layer, run.number, leaf.path): leaf.shape for run in runs for leaf in run.leaves}
 
 
 def _read_by_loss(trace: Trace, outputs: Sequence[str] | None) -> Trace:

@@ -33,6 +33,8 @@ class LayerTable(Sequence[LayerRow]):
         lead: name of the input whose dimension 0 is the batch.
         once: whether the model runs with one batch size only, so that its structure alone is not
             conclusive.
+        batch_dim: the dimension of the inputs that holds the batch.
+        output_dim: that of the outputs, and so of the targets.
     """
 
     rows: tuple[LayerRow, ...]
@@ -42,11 +44,18 @@ class LayerTable(Sequence[LayerRow]):
     fake: bool
     lead: str = ""
     once: bool = False
+    batch_dim: int = 0
+    output_dim: int = 0
 
     @property
     def cuts(self) -> tuple[LayerRow, ...]:
         """The layers that can be mixed."""
         return tuple(row for row in self.rows if row.cut)
+
+    @property
+    def shown(self) -> tuple[LayerRow, ...]:
+        """The rows of the printed table: all but single runs that cannot be mixed."""
+        return tuple(row for row in self.rows if row.cut or row.run is None)
 
     @property
     def default(self) -> tuple[str, ...]:
@@ -110,7 +119,7 @@ class LayerTable(Sequence[LayerRow]):
     def __repr__(self) -> str:
         names = [row.name for row in self.cuts]
         named = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-        return f"<{len(names)} of {len(self)} layers of {self.model} can be mixed: {named}>"
+        return f"<{len(names)} of {len(self.shown)} layers of {self.model} can be mixed: {named}>"
 
     def __str__(self) -> str:
         return f"{_columns([HEAD, *self._lines()])}\n{self._legend()}"
@@ -140,7 +149,7 @@ class LayerTable(Sequence[LayerRow]):
         for item in self.inputs:
             mark = _mark(chosen=bool(inputs) and item.cut, cut=item.cut)
             lines.append((mark, f"{INPUT}:{item.name}", "", str(item.shape), remark(item)))
-        for row in self.rows:
+        for row in self.shown:
             mark = _mark(chosen=row.name in hidden, cut=row.cut)
             lines.append((mark, row.name, f"{row.depth:.3f}", str(row.shape), remark(row)))
         return lines

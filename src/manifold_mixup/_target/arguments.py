@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from manifold_mixup._target.ends import is_rows
 from manifold_mixup._target.losses import (
     OUTPUTS,
     PARTS,
@@ -235,29 +236,29 @@ class Arguments:
             return "output"
         return "weight" if also in WEIGHTS else "whole" if also in PARTS else "target"
 
-    def of_target(self, call: Call, form: Form, batch: int) -> dict[Key, Any]:
+    def of_target(self, call: Call, form: Form, batch: int, dim: int = 0) -> dict[Key, Any]:
         """Return the arguments with a batch dimension that belong to the target.
 
         Raises:
-            ValueError: an argument with the batch at dimension 0 is not declared.
+            ValueError: an argument with the batch at dimension ``dim`` is not declared.
         """
         found: dict[Key, Any] = {}
         for key in form.targets:
             value = call[key] if self.known is None else as_lengths(call[key])
-            if value is not None and (self.known is None or _is_rows(value, batch)):
+            if value is not None and (self.known is None or _is_rows(value, batch, dim)):
                 found[key] = value
         for key in form.weights:  # of PyTorch's losses
             value, output = call[key], call[form.output]
-            if _is_rows(value, batch) and value.ndim >= getattr(output, "ndim", 0) > 0:
+            if _is_rows(value, batch, dim) and value.ndim >= getattr(output, "ndim", 0) > 0:
                 found[key] = value
         for key in form.others:
-            self._require_no_rows(key, call[key], batch)
+            self._require_no_rows(key, call[key], batch, dim)
         return found
 
-    def _require_no_rows(self, key: Key, value: Any, batch: int) -> None:
+    def _require_no_rows(self, key: Key, value: Any, batch: int, dim: int) -> None:
         if value is None or isinstance(value, str | int | float):
             return
-        for path, rows, what in _counted(value):
+        for path, rows, what in _counted(value, dim):
             if rows != batch:
                 self._whole.add((key, path))
             elif (key, path) not in self._whole:
@@ -282,11 +283,11 @@ class Arguments:
 _ROLES = ("output", "target", "weight", "whole", "other")
 
 
-def _is_rows(value: Any, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+def _is_rows(value: Any, batch: int, dim: int) -> bool:
+    return isinstance(value, Tensor) and is_rows(value.shape, batch, dim)
 
 
-def _counted(value: Any, path: str = "") -> Iterator[tuple[str, int, str]]:
+def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, str]]:
     """Yield ``(path, rows, description)`` for every array and list in a value."""
     if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
         numbers = all(isinstance(item, int | float) for item in value)
@@ -295,10 +296,10 @@ def _counted(value: Any, path: str = "") -> Iterator[tuple[str, int, str]]:
             return
     inner = children(value) if not isinstance(value, Tensor) else []
     for key, child in inner:
-        yield from _counted(child, f"{path}.{key}" if path else str(key))
+        yield from _counted(child, dim, f"{path}.{key}" if path else str(key))
     shape = getattr(value, "shape", None)
     if not inner and shape is not None and len(shape):
-        yield path, int(shape[0]), f"shape {tuple(shape)}"
+        yield path, int(shape[dim if len(shape) > dim else 0]), f"shape {tuple(shape)}"
 
 
 def name_of(criterion: Criterion) -> str:

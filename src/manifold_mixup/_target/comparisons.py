@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifold_mixup._front import back, front
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._tree import leaves, map_leaves
 
@@ -28,8 +29,8 @@ class Aliases:
     with the batch.
     """
 
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
+    def __init__(self, batch: int, dim: int = 0) -> None:
+        self._batch, self._dim = batch, dim
         self._outputs: list[Tensor] = []
 
     def of(self, output: Any) -> Any:
@@ -38,9 +39,9 @@ class Aliases:
         def alias(_: str, leaf: Tensor) -> Tensor:
             if not (leaf.requires_grad and is_continuous(leaf)):
                 return leaf
-            aliased = leaf.view_as(leaf)
+            aliased = front(leaf.view_as(leaf), self._dim)
             self._outputs.append(aliased)
-            return aliased
+            return back(aliased, self._dim)  # type: ignore[no-any-return]
 
         return map_leaves(alias, output)
 

@@ -18,6 +18,8 @@ class Made(Protocol):
 
     learns: bool
     """Whether gradients of the output can reach the model."""
+    batch_dim: int
+    """The dimension of outputs and targets that holds the batch."""
 
     @property
     def plan(self) -> MixPlan | None:
@@ -81,7 +83,14 @@ class MixedCriterion(nn.Module):
         look = source.plan is not None and not self._looked
         self._looked |= look
         checked = source.claim if source.learns else None
-        return self._rule.loss(self.criterion, call, source.plan, checked=checked, look=look)
+        return self._rule.loss(
+            self.criterion,
+            call,
+            source.plan,
+            batch_dim=source.batch_dim,
+            checked=checked,
+            look=look,
+        )
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A copy refers to a copy of its ManifoldMixup, which is not attached to any model, so it

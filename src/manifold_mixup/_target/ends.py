@@ -1,29 +1,41 @@
 """Interpolate between the losses, or the targets, of the examples and of their partners."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manifold_mixup import _mix
+from manifold_mixup._front import back, front
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
 
 
-def by_rows(value: Any, plan: MixPlan) -> Any:
+def is_rows(shape: Sequence[int], batch: int, dim: int) -> bool:
+    """Return whether a tensor of this shape holds the batch at ``dim``, or 0 if it has none."""
+    return len(shape) > 0 and shape[dim if len(shape) > dim else 0] == batch
+
+
+def by_rows(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     """Return the partners' targets: every tensor with its rows permuted."""
-    return map_leaves(lambda _, leaf: leaf[plan.perm.to(leaf.device)], value)
+
+    def partner(_: str, leaf: Tensor) -> Tensor:
+        perm = plan.perm.to(leaf.device)
+        return leaf.index_select(dim, perm) if leaf.ndim > dim > 0 else leaf[perm]
+
+    return map_leaves(partner, value)
 
 
-def interpolated(value: Any, plan: MixPlan) -> Any:
+def interpolated(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     """Return a target with every floating tensor mixed, and other tensors unchanged."""
 
     def own(_: str, leaf: Tensor) -> Tensor:
         return _mix.apply(leaf, plan.lam, plan.perm) if is_continuous(leaf) else leaf
 
-    return map_leaves(own, value)
+    return back(map_leaves(own, front(value, dim)), dim)
 
 
 def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:

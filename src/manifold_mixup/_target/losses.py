@@ -115,13 +115,14 @@ class Known:
             and not (self.name == "kl_div" and self.option("log_target", given, False))
         )
 
-    def require_no_rows(self, output: Any, batch: int) -> None:
+    def require_no_rows(self, output: Any, batch: int, dim: int = 0) -> None:
         """Raise ValueError if a weight inside the module has one entry per example."""
         for name in self.weights:
             weight = getattr(self.module, name, self.bound.get(name))
             if not isinstance(weight, Tensor) or not isinstance(output, Tensor):
                 continue
-            if weight.ndim and weight.ndim == output.ndim and weight.shape[0] == batch > 1:
+            place = dim if weight.ndim > dim else 0
+            if weight.ndim and weight.ndim == output.ndim and weight.shape[place] == batch > 1:
                 raise ValueError(
                     f"the {name} of the criterion has shape {tuple(weight.shape)}: one entry for "
                     f"each of the {batch} examples. It must be mixed with the targets, so pass it "

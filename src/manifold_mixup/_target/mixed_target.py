@@ -4,11 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
+from manifold_mixup._front import front, require_dimension
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import labels as _labels
 from manifold_mixup._target.arguments import Keys
+from manifold_mixup._target.ends import is_rows
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_rows
+from manifold_mixup._tree import leaves
 
 
 class MixedTarget:
@@ -22,9 +25,10 @@ class MixedTarget:
     squared and absolute error, Huber, Poisson and Kullback-Leibler loss, with a reduction.
 
     Args:
-        y: a tensor with the batch at dimension 0, or a tuple, list, dict or dataclass of such
-            tensors.
+        y: a tensor, or a tuple, list, dict or dataclass of tensors, with the batch at dimension
+            ``batch_dim``, or at 0 if they have fewer dimensions.
         plan: the plan of the forward pass; None if it was not mixed.
+        batch_dim: 1 for targets ``(time, batch, ...)``.
         targets: ``"mix"`` interpolates every floating tensor of the target, for any criterion;
             ``"ends"`` interpolates none.
         with_target: names or positions of further arguments of the criterion that come from the
@@ -52,6 +56,7 @@ class MixedTarget:
         y: Any,
         plan: MixPlan | None,
         *,
+        batch_dim: int = 0,
         targets: Targets = None,
         with_target: Keys = (),
         with_output: Keys = (),
@@ -60,8 +65,16 @@ class MixedTarget:
         self.y = y
         self.plan = plan
         self._rule = Rule(targets, with_target, with_output, whole)
+        self.batch_dim = batch_dim
+        require_dimension(batch_dim)
         if plan is not None:
-            require_rows(y, plan.batch)
+            self._require_rows(plan.batch)
+
+    def _require_rows(self, batch: int) -> None:
+        """Raise unless ``y`` holds the batch; the loss decides where, because CTC's is in front."""
+        if self.batch_dim and all(is_rows(leaf.shape, batch, 0) for _, leaf in leaves(self.y)):
+            return
+        require_rows(self.y, batch, self.batch_dim)
 
     def __repr__(self) -> str:
         if self.plan is None:
@@ -69,7 +82,7 @@ class MixedTarget:
         return f"<MixedTarget of {self.plan!r}>"
 
     def _repr_html_(self) -> str:
-        return _labels.as_html(self.y, self.plan, repr(self).strip("<>"))
+        return _labels.as_html(front(self.y, self.batch_dim), self.plan, repr(self).strip("<>"))
 
     def loss(self, criterion: Criterion, output: Any, *more: Any, **options: Any) -> Any:
         """Return the loss for the output of a mixed pass.
@@ -91,7 +104,7 @@ class MixedTarget:
             RuntimeError: the criterion modifies its arguments or its buffers in place.
         """
         call = self._rule.arguments(criterion).around(self.y, output, more, options)
-        return self._rule.loss(criterion, call, self.plan)
+        return self._rule.loss(criterion, call, self.plan, batch_dim=self.batch_dim)
 
     def soft(self, num_classes: int) -> Tensor:
         """Return the mixed soft labels.
@@ -144,5 +157,11 @@ class MixedTarget:
             raise TypeError(
                 f"{what} needs a single tensor of targets, but got a {type(self.y).__name__}. "
                 f"Select one of its tensors: MixedTarget(y[...], mixed.plan).{what}(...)."
+            )
+        if 0 < self.batch_dim < self.y.ndim:
+            raise ValueError(
+                f"{what} needs a target with the batch at dimension 0, but it is at "
+                f"{self.batch_dim} of shape {tuple(self.y.shape)}. Use MixedTarget(y.movedim("
+                f"{self.batch_dim}, 0), mixed.plan).{what}(...), and an output of that order."
             )
         return self.y

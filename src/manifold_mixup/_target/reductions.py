@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup._front import back, front
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.arguments import Call, name_of
-from manifold_mixup._target.ends import interpolate
+from manifold_mixup._target.ends import interpolate, is_rows
 from manifold_mixup._target.losses import Criterion, Known, eager, signature
 from manifold_mixup._tree import leaves
 
@@ -24,6 +25,7 @@ def per_sample(
     evaluate: Evaluate,
     pair: tuple[Call, Call],
     plan: MixPlan,
+    dim: int = 0,
 ) -> Any:
     """Return the loss for one λ per example: per row, then reduced the way the criterion does.
 
@@ -37,10 +39,10 @@ def per_sample(
     unreduced = _unreduced(criterion)
     each = criterion if unreduced is None else unreduced
     own = evaluate(each, pair[0])
-    _require_rows(own, plan.batch, criterion)
-    partner = evaluate(each, pair[1])
+    _require_rows(own, plan.batch, dim, criterion)
+    own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
-        return interpolate(own, partner, plan.lam)
+        return back(interpolate(own, partner, plan.lam), dim)
     if known is not None and known.name == "ctc_loss":
         return _of_ctc(criterion, known, (own, partner), pair, plan)
     reduced = [evaluate(criterion, call).detach() for call in pair]
@@ -52,8 +54,8 @@ def _without_reduction(call: Call) -> Call:
     return Call(call.args, {k: v for k, v in call.options.items() if k != "reduction"})
 
 
-def _require_rows(losses: Any, batch: int, criterion: Criterion) -> None:
-    if isinstance(losses, Tensor) and losses.ndim and losses.shape[0] == batch:
+def _require_rows(losses: Any, batch: int, dim: int, criterion: Criterion) -> None:
+    if isinstance(losses, Tensor) and is_rows(losses.shape, batch, dim):
         return
     seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
     raise TypeError(

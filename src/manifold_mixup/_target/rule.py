@@ -10,7 +10,7 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import comparisons as _comparisons
 from manifold_mixup._target.arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
-from manifold_mixup._target.ends import by_rows, interpolate, interpolated
+from manifold_mixup._target.ends import by_rows, interpolate, interpolated, is_rows
 from manifold_mixup._target.losses import Criterion, Known
 from manifold_mixup._target.reductions import Evaluate, per_sample
 from manifold_mixup._target.state import Holder, holders
@@ -88,6 +88,7 @@ class Rule:
         call: Call,
         plan: MixPlan | None,
         *,
+        batch_dim: int = 0,
         checked: Callable[[], None] | None = None,
         look: bool = False,
     ) -> Any:
@@ -97,6 +98,7 @@ class Rule:
             criterion: the criterion to call.
             call: its arguments, with the examples' own targets.
             plan: the plan; None if nothing was mixed.
+            batch_dim: the dimension of targets and outputs that holds the batch.
             checked: called after the arguments are checked, before the criterion.
             look: whether to check if the criterion compares examples.
         """
@@ -107,7 +109,7 @@ class Rule:
         refuse_twice(plan)
         _evaluating.plans.append(plan)
         try:
-            return self._mixed(criterion, call, plan, checked, look=look)
+            return self._mixed(criterion, call, plan, batch_dim, checked, look=look)
         finally:
             _evaluating.plans.pop()
 
@@ -116,34 +118,39 @@ class Rule:
         criterion: Criterion,
         call: Call,
         plan: MixPlan,
+        dim: int,
         checked: Callable[[], None] | None,
         *,
         look: bool,
     ) -> Any:
         arguments = self.arguments(criterion)
         form = arguments.form(call)
-        target = self._target(arguments, call, form, plan.batch)
+        if arguments.known is not None and arguments.known.name == "ctc_loss":
+            dim = 0  # its outputs are (time, batch, classes), its targets (batch, length)
+        target = self._target(arguments, call, form, plan.batch, dim)
         if checked is not None:
             checked()
         if look:
-            call, compares = _looked_at(arguments, call, form, plan.batch)
+            call, compares = _looked_at(arguments, call, form, plan.batch, dim)
         else:
             compares = None
-        pair = self._pair(arguments, call, form, target, plan)
+        pair = self._pair(arguments, call, form, target, plan, dim)
         if arguments.known is not None:  # it writes nowhere
-            return _between(criterion, arguments.known, _evaluate, pair, plan)
+            return _between(criterion, arguments.known, _evaluate, pair, plan, dim)
         evaluations = Evaluations(criterion, call, self._holders, first=compares)
         try:
-            return _between(criterion, None, evaluations.run, pair, plan)
+            return _between(criterion, None, evaluations.run, pair, plan, dim)
         finally:
             evaluations.settle()
 
-    def _target(self, arguments: Arguments, call: Call, form: Form, batch: int) -> dict[Key, Any]:
+    def _target(
+        self, arguments: Arguments, call: Call, form: Form, batch: int, dim: int
+    ) -> dict[Key, Any]:
         """Check and return the target and the arguments that belong to it."""
-        target = arguments.of_target(call, form, batch)
+        target = arguments.of_target(call, form, batch, dim)
         known = arguments.known
         if known is not None:
-            known.require_no_rows(call[form.output], batch)
+            known.require_no_rows(call[form.output], batch, dim)
         if form.target is None:
             return target
         y = call[form.target]
@@ -152,9 +159,9 @@ class Rule:
                 "the targets of CTCLoss are concatenated, so those of one example cannot be "
                 "identified. Pass them as (batch, length), padded."
             )
-        require_rows(y, batch)
+        require_rows(y, batch, dim)
         for key, value in target.items():
-            require_rows(value, batch, f"argument {key!r} of {name_of(arguments.criterion)}")
+            require_rows(value, batch, dim, f"argument {key!r} of {name_of(arguments.criterion)}")
         return {form.target: y, **target}
 
     def _pair(
@@ -164,19 +171,20 @@ class Rule:
         form: Form,
         target: dict[Key, Any],
         plan: MixPlan,
+        dim: int,
     ) -> tuple[Call, ...]:
         """Return the calls with both targets, or a single call if the target is interpolated."""
         parts = [leaf for value in target.values() for _, leaf in leaves(value)]
         if not parts:
             return (call,)
         if self._mixes(arguments, call, form, target):
-            mixed = {key: interpolated(value, plan) for key, value in target.items()}
+            mixed = {key: interpolated(value, plan, dim) for key, value in target.items()}
             own = call.put(mixed)
             if all(is_continuous(leaf) for leaf in parts):
                 return (own,)
-            partners = {key: _discrete_by_rows(value, plan) for key, value in mixed.items()}
+            partners = {key: _discrete_by_rows(value, plan, dim) for key, value in mixed.items()}
             return own, call.put(partners)
-        partners = {key: by_rows(value, plan) for key, value in target.items()}
+        partners = {key: by_rows(value, plan, dim) for key, value in target.items()}
         # Lengths of PyTorch's losses may have been Python numbers, which are tensors here.
         own = call if arguments.known is None or not form.targets else call.put(target)
         return own, call.put(partners)
@@ -199,6 +207,7 @@ def _between(
     evaluate: Evaluate,
     pair: tuple[Call, ...],
     plan: MixPlan,
+    dim: int,
 ) -> Any:
     """Return the loss of the interpolated target, or interpolate the losses at both ends."""
     own = pair[0]
@@ -206,26 +215,28 @@ def _between(
         return evaluate(criterion, own)
     if plan.lam.ndim == 0:
         return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.lam)
-    return per_sample(criterion, known, evaluate, (own, pair[1]), plan)
+    return per_sample(criterion, known, evaluate, (own, pair[1]), plan, dim)
 
 
-def _discrete_by_rows(value: Any, plan: MixPlan) -> Any:
+def _discrete_by_rows(value: Any, plan: MixPlan, dim: int) -> Any:
     """Return the partners' rows of discrete tensors, and other tensors (already mixed) as is."""
 
     def partner(_: str, leaf: Tensor) -> Tensor:
-        return leaf if is_continuous(leaf) else leaf[plan.perm.to(leaf.device)]
+        return leaf if is_continuous(leaf) else by_rows(leaf, plan, dim)
 
     return map_leaves(partner, value)
 
 
-def _looked_at(arguments: Arguments, call: Call, form: Form, batch: int) -> tuple[Call, Any]:
+def _looked_at(
+    arguments: Arguments, call: Call, form: Form, batch: int, dim: int
+) -> tuple[Call, Any]:
     """Return the call with aliases of the outputs, and a callback for its first result."""
     name = name_of(arguments.criterion)
     if arguments.known is not None:
         if arguments.known.compares:
             _warn(name)
         return call, None
-    aliases = _comparisons.Aliases(batch)
+    aliases = _comparisons.Aliases(batch, dim)
     new = {key: aliases.of(call[key]) for key in (form.output, *form.outputs)}
 
     def warn_if_compared(result: Any) -> None:
@@ -244,25 +255,25 @@ def _warn(name: str) -> None:
     )
 
 
-def require_rows(y: Any, batch: int, what: str = "the target") -> None:
-    """Raise unless every tensor of a target has the batch at dimension 0.
+def require_rows(y: Any, batch: int, dim: int = 0, what: str = "the target") -> None:
+    """Raise unless every tensor of a target holds the batch at ``dim``, if it has that many.
 
     Raises:
         TypeError: a value is neither a tensor nor None.
-        ValueError: dimension 0 of a tensor is not the batch.
+        ValueError: that dimension of a tensor is not the batch.
     """
     for path, leaf in all_leaves(y):
-        if leaf is None or (isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch):
+        if leaf is None or (isinstance(leaf, Tensor) and is_rows(leaf.shape, batch, dim)):
             continue
         where = f"{what}{path and f' {path!r}'}"
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets, and "
-                f"arguments that belong to them, must be tensors with the batch at dimension 0; "
-                f"pass anything else as a further argument of the criterion."
+                f"arguments that belong to them, must be tensors with the batch at dimension "
+                f"{dim}; pass anything else as a further argument of the criterion."
             )
         raise ValueError(
             f"the forward pass of this output mixed {batch} examples, but {where} has shape "
-            f"{tuple(leaf.shape)}. Its dimension 0 must be the batch; flatten tokens or pixels "
+            f"{tuple(leaf.shape)}. Its dimension {dim} must be the batch; flatten tokens or pixels "
             f"inside the criterion, not before it."
         )

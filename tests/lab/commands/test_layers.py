@@ -267,6 +267,7 @@ def test_the_json(mine, capsys):
     assert first["reason"].startswith("the residual path")
     assert block == {"name": "0", "shape": [3, 5], "depth": pytest.approx(5 / 12),
                      "parameters": pytest.approx(30 / 72), "order": pytest.approx(1 / 3, abs=0.1),
+                     "run": None, "runs": 1,
                      "cut": True, "chosen": True, "side": [], "mask": "", "reason": "",
                      "carries": []}  # fmt: skip
 

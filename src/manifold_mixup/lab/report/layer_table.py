@@ -53,7 +53,7 @@ def pick(model: str, table: LayerTable, *, cuts: bool = False, match: Sequence[s
         ValueError: no name matches.
     """
     inputs = [row for row in table.inputs if _fits(match, "input", f"input:{row.name}")]
-    layers = [row for row in table if _fits(match, row.name)]
+    layers = [row for row in table.shown if _fits(match, row.name)]
     if not inputs and not layers:
         raise ValueError(
             f"--match {' '.join(match)} matches none of the {len(table)} layers of {table.model}, "
@@ -87,7 +87,7 @@ def lines(shown: Shown) -> Iterator[Text]:
     table = shown.table
     yield Text(f"\n{_LEGEND}")
     yield Text(
-        f"{len(table.cuts)} of {len(table)} layers of {table.model} can be mixed{_of(shown)}."
+        f"{len(table.cuts)} of {len(table.shown)} layers of {table.model} can be mixed{_of(shown)}."
     )
     chosen = ", ".join(shown.default) or f"none, because {shown.reason}"
     yield Text(f"layers=None mixes at: {chosen}{shown.table.chosen_by()}")
@@ -138,7 +138,7 @@ def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
     kind = (
         {"kind": row.kind}
         if isinstance(row, InputRow)
-        else {name: getattr(row, name) for name in shares}
+        else {name: getattr(row, name) for name in (*shares, "run", "runs")}
     )
     return {
         "name": row.name,
@@ -159,6 +159,8 @@ def _plain(mark: str, row: InputRow | LayerRow) -> dict[str, Any]:
 def _of(shown: Shown) -> str:
     """Return a note if only part of the table is shown, or a hint at --cuts if it is long."""
     count, cuts = len(shown.layers), shown.table.cuts
-    if count < len(shown.table):
-        return "" if shown.layers == cuts else f"; {count} of the {len(shown.table)} are shown"
+    if count < len(shown.table.shown):
+        return (
+            "" if shown.layers == cuts else f"; {count} of the {len(shown.table.shown)} are shown"
+        )
     return "; --cuts shows only these" if len(cuts) < count > _LONG else ""
