@@ -1,7 +1,9 @@
 """The proof for padded batches: padding at either end, outputs by position, pooling."""
 
 import random
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,19 +159,46 @@ def test_a_mask_that_cannot_be_mixed_names_the_layers_after_it():
         ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS, RIGHT))
 
 
-def test_python_s_chance_by_place_is_named_and_what_comes_after_it_is_proven():
-    class Augmented(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+BY_NAME = random.random  # a function that was taken out of its module
 
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.a(x)
-            keep = [random.random() < 0.5 for _ in range(h.numel())]
-            return self.head(self.b(h * torch.tensor(keep).view(h.shape)).tanh())
 
+class Augmented(nn.Module):
+    """Drops features of one example after the other, by a generator of Python or NumPy."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.draw = draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        keep = [self.draw() < 0.97 for _ in range(h.numel())]
+        return self.head(self.b(h * torch.tensor(keep).view(h.shape)).tanh())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: random.random(),
+        lambda: random.uniform(0, 1),
+        lambda: np.random.rand(),  # noqa: NPY002
+        lambda: np.random.uniform(),  # noqa: NPY002
+    ],
+    ids=["random", "uniform", "NumPy", "NumPy uniform"],
+)
+def test_what_python_and_numpy_draw_for_one_example_after_the_other_is_made_alike(draw):
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    report = ManifoldMixup(Augmented(), ["a", "b"], check=False).verify(x)
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    drawing = dict(vars(random)), dict(vars(np.random))
+    assert ManifoldMixup(Augmented(draw), ["a", "b"], check=False).verify(x).ok
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    assert (dict(vars(random)), dict(vars(np.random))) == drawing
+
+
+def test_chance_by_place_is_named_and_what_comes_after_it_is_proven():
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    model = Augmented(lambda: BY_NAME() / 2 + 0.5)
+    report = ManifoldMixup(model, ["a", "b"], check=False).verify(x)
     assert [proof.verdict for proof in report.layers] == ["inconclusive", "proven"]
     assert "draws from Python's or NumPy's generator" in report.layers[0].reason
 

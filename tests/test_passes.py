@@ -406,3 +406,14 @@ def test_a_short_training_run_learns_and_repeats_itself_to_the_bit():
     assert accuracy > 0.9
     assert nll < 0.6
     assert train() == (nll, accuracy)
+
+
+def test_a_call_that_runs_no_hooks_is_named_with_the_way_out():
+    class Direct(nn.Sequential):
+        def __call__(self, x):
+            return self.forward(x)
+
+    model = Direct(nn.Linear(4, 8), nn.Linear(8, 3))
+    mixup = ManifoldMixup(model, ["0"], check=False)
+    with pytest.raises(RuntimeError, match=r"Direct replaces nn.Module.__call__, .* forward calls"):
+        mixup.wrap(nn.CrossEntropyLoss())(model(torch.randn(2, 4)), torch.tensor([0, 1]))

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from manifold_mixup import LayerRow, ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._find import LayerTable, check_layers
+from manifold_mixup._front import fronted
 from manifold_mixup._layers import is_input, module_name, named_layers
+from manifold_mixup._outputs import as_paths
 from manifold_mixup._proof.prove import prove
 from manifold_mixup._proof.report import LayerProof, Report
 from manifold_mixup._tree import map_leaves
@@ -305,16 +307,27 @@ def disagreeing(table: LayerTable, report: Report) -> list[LayerProof]:
 
 
 def prove_by_hand(
-    model: nn.Module, table: LayerTable, names: list[str], args: Any, kwargs: Any
+    model: nn.Module,
+    table: LayerTable,
+    names: list[str],
+    args: Any,
+    kwargs: Any,
+    outputs: str | None = None,
 ) -> Report:
     """Prove layers that are mixed by hand; folded states are tried in both orders."""
-    proofs = {p.layer: p for p in prove(model, names, args, kwargs, mixed_by(table)).layers}
+
+    def proven(table: LayerTable, names: list[str]) -> dict[str, LayerProof]:
+        with fronted(model, args, kwargs, table.batch_dim, None) as call:
+            given = call.args, call.kwargs, mixed_by(table), None, as_paths(outputs)
+            return {proof.layer: proof for proof in prove(model, names, *given).layers}
+
+    proofs = proven(table, names)
     folded = {row.name: row.grouped() for row in table if row.folded}
     tried = [name for name in names if name in folded and proofs[name].verdict != "proven"]
     if tried:
         grouped = replace(table, rows=tuple(folded.get(row.name, row) for row in table))
-        again = prove(model, tried, args, kwargs, mixed_by(grouped)).layers
-        proofs |= {proof.layer: proof for proof in again if proof.verdict == "proven"}
+        again = proven(grouped, tried)
+        proofs |= {name: proof for name, proof in again.items() if proof.verdict == "proven"}
     return Report(tuple(proofs[name] for name in names))
 
 
@@ -324,7 +337,7 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
     What a layer carries is mixed by hand, where the row says that a module receives or returns it,
     and along the dimension that the row names.
     """
-    rows = {row.name: row for row in table}
+    rows, dim = {row.name: row for row in table}, table.batch_dim
 
     @contextmanager
     def run(model: nn.Module, args: Any, kwargs: Any, plan: MixPlan | None) -> Iterator[Any]:
@@ -332,7 +345,15 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
             yield model(*args, **kwargs)
             return
         row = rows.get(plan.layer)
-        if row is None or (row.mixed == ("",) and row.plain and row.runs == 1):
+        if row is not None and row.ends:  # positions that only the model's own code knows
+            with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
+                mixup._attachment.record_rows({plan.layer: row})
+                mixup._attachment.register_readers()
+                output = model(*args, **kwargs)
+                mixup.target(None, output)
+                yield output
+            return
+        if row is None or (row.mixed == ("",) and row.plain and row.runs == 1 and not dim):
             # The input or a single tensor, which the library's hooks mix.
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
                 output = model(*args, **kwargs)

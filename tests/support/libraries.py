@@ -35,6 +35,14 @@ REQUIREMENTS = Path(__file__).parent / "sweep" / "requirements.txt"
 MODULES = ("eeg", "language", "tables_and_series", "vision")
 SAMPLE = 8  # modules for which both views are compared
 
+# What a user has to say about a model: where the batch is, which outputs the loss reads.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "snntorch/Leaky, time first": {"batch_dim": 1},
+    "spikingjelly/LIFNode, time first": {"batch_dim": 1},
+    "transformers/patchtst, prediction": {"outputs": "prediction_outputs"},
+    "transformers/informer": {"outputs": "params"},
+}
+
 Built = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
@@ -87,7 +95,8 @@ def examine(name: str, build: Callable[[], Built]) -> Result:
     torch.manual_seed(0)
     model, args, kwargs = build()
     start = time.perf_counter()
-    table = find_layers(model, *args, **kwargs)
+    options = OPTIONS.get(name, {})
+    table = find_layers(model, *args, **options, **kwargs)
     result.seconds.append(time.perf_counter() - start)
     result.mask = _mask(table)
     mixed = table.with_mask(result.mask) if result.mask else table
@@ -100,13 +109,14 @@ def examine(name: str, build: Callable[[], Built]) -> Result:
     if result.layers:
         example = kwargs if kwargs and not args else (args if not kwargs else None)
         mask = result.mask or None
-        with ManifoldMixup(model, result.layers, example=example, mask=mask) as mixup:
+        how = {"example": example, "mask": mask, **options}
+        with ManifoldMixup(model, result.layers, **how) as mixup:
             report = mixup.verify(*args, **kwargs)
         result.verdicts = " ".join(sorted({proof.verdict for proof in report.layers}))
         result.note = "; ".join(proof.reason for proof in report.layers if proof.reason)
     names = layers_in(table)
     names = names[:: max(1, len(names) // SAMPLE)][:SAMPLE]
-    by_hand = prove_by_hand(model, table, names, args, kwargs)
+    by_hand = prove_by_hand(model, table, names, args, kwargs, options.get("outputs"))
     result.agree = f"{len(names) - len(disagreeing(table, by_hand))}/{len(names)}"
     result.seconds.append(time.perf_counter() - start)
     return result

@@ -216,7 +216,7 @@ class Passes:
         """
         training = train_mode and torch.is_grad_enabled()
         if training and self.latest is None and self.running is None:
-            raise RuntimeError(_NO_PASS)
+            raise RuntimeError(_NO_PASS + _own_call(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
         source = Source(parts, self, self.output_dim)
         if len({id(outputs.plan) for outputs, _ in source.parts}) > 1:
@@ -268,6 +268,18 @@ class Passes:
 
     def _owner(self, number: int) -> ForwardPass | None:
         return next((known for known in self._alive if known.holds(number)), None)
+
+
+def _own_call(model: nn.Module) -> str:
+    """Return a remark if a model's class replaces the call that runs hooks, as gpytorch's does."""
+    kind = next(kind for kind in type(model).__mro__ if "__call__" in vars(kind))
+    if kind in (nn.Module, torch.jit.ScriptModule) or kind.__module__.startswith("torch."):
+        return ""
+    return (
+        f" {kind.__module__}.{kind.__name__} replaces nn.Module.__call__, perhaps by one that runs "
+        f"no hooks: put the model into an nn.Module whose forward calls it, attach to that, and "
+        f"call it."
+    )
 
 
 def _requires_grad(output: Any) -> bool:

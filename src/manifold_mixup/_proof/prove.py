@@ -28,6 +28,7 @@ from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
+from manifold_mixup._proof.draws import alike
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
@@ -440,6 +441,7 @@ class _Bench:
             stack.enter_context(isolated)
             stack.enter_context(self.neutral)
             stack.enter_context(self.also)
+            stack.enter_context(alike())
             before = _generators()
             output = stack.enter_context(self.run(self.model, args, kwargs, plan))
             self.drew |= _generators() != before

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 
-from manifold_mixup._layers import ALL_RUNS, is_input, module_name, run_name, split_run
+from manifold_mixup._layers import is_input, module_name, split_run
 from manifold_mixup._structure.row import LayerRow
 
 # The choice takes hidden layers between these depths, at least this far apart, and as near as
@@ -33,13 +33,16 @@ def choose(rows: Sequence[LayerRow]) -> Choice:
 
     Where no two lie between the depths by FLOPs, because one layer spends most of them, the share
     of the parameters counts in place of the depth. Where there is none by either, the share of the
-    operators does. Layers that carry nothing are preferred: less is mixed there.
+    operators does. Layers that carry nothing are preferred: less is mixed there. A single run of a
+    loop that carries what later runs are given is taken only if there is nothing else.
     """
     # A module named like an input, or like a run of another, would be mistaken for it.
     rows = [row for row in rows if not (is_input(row.name) or _is_like_run(row))]
-    # Where all runs of a module can be mixed together, a single one would carry the others.
-    together = {row.name for row in rows if row.cut and split_run(row.name)[1] == ALL_RUNS}
-    rows = [row for row in rows if row.run is None or _every_run(row) not in together]
+    found = _choose([row for row in rows if row.run is None or not row.carries])
+    return found if found.layers else _choose(rows)
+
+
+def _choose(rows: Sequence[LayerRow]) -> Choice:
     blocks = {row.name.rpartition(".")[0] for row in rows}  # the modules with parts
     measured = list(_measured(rows))
     # If a mask rules out the usual choice, the user has to know: no other measure.
@@ -62,10 +65,6 @@ def level(row: LayerRow) -> int:
 def masked(row: LayerRow) -> bool:
     """Return whether only a side input keeps a layer from being chosen."""
     return row.bypassed == "side" and not row.cut and EARLIEST <= row.depth <= LATEST
-
-
-def _every_run(row: LayerRow) -> str:
-    return run_name(module_name(row.name), ALL_RUNS)
 
 
 def _is_like_run(row: LayerRow) -> bool:
