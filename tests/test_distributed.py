@@ -129,6 +129,20 @@ def test_ddp_gradients_follow_the_drawn_plans(tmp_path, attach_to):
 
 
 @needs_gloo
+def test_ddp_mixes_all_that_crosses_a_depth(tmp_path):
+    cases = [(kind, layer) for kind in worker.CROSSED.values() for layer in kind.layers]
+    for seen in on_ranks(worker.ddp_gradients_of_models, tmp_path):
+        for (kind, layer), gradients in zip(cases, seen, strict=True):
+            torch.manual_seed(0)
+            model = kind()
+            for rank, plan in enumerate(fixed_plans(layer)):
+                output = model.by_hand(plan, *worker.inputs_of(kind, rank))
+                (worker.weighted(output) / WORLD).backward()
+            expected = {name: p.grad for name, p in model.named_parameters()}
+            assert_same_gradients(gradients, expected)
+
+
+@needs_gloo
 def test_ddp_accumulates_differently_mixed_batches(tmp_path):
     first, last = oracle(fixed_plans(LAYERS[0])), oracle(fixed_plans(LAYERS[2]))
     for gradients in on_ranks(worker.ddp_accumulation, tmp_path):

@@ -20,12 +20,16 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import processes
+from carrying import Conditional, UNet
 from manifold_mixup import ManifoldMixup, MixPlan
+from shared import Looped
 
 WORLD = 2
 BATCH, FEATURES, CLASSES = 6, 5, 3
 LAYERS = ("input", "stem", "body")
 PLANNED = 6  # number of plans to compare
+# Models in which several tensors cross, or modules run several times.
+CROSSED: dict[str, Any] = {"UNet": UNet, "Conditional": Conditional, "Looped": Looped}
 PATIENCE = 50.0  # seconds for a scenario, including the start of the processes
 
 
@@ -91,6 +95,34 @@ def ddp_accumulation(rank: int) -> dict[str, torch.Tensor]:
     with ddp.no_sync():
         _backward(ddp, mixup, rank, LAYERS[0])
     _backward(ddp, mixup, rank, LAYERS[2])
+    return _gradients(ddp)
+
+
+def ddp_gradients_of_models(rank: int) -> list[Any]:
+    """Run a step of each model at each layer; return the gradients."""
+    return [_step_of_model(kind, rank, layer) for kind in CROSSED.values() for layer in kind.layers]
+
+
+def weighted(output: torch.Tensor) -> torch.Tensor:
+    """Return a loss of a model in `CROSSED`."""
+    return (output * torch.linspace(1, 2, output.numel()).sin().view_as(output)).sum()
+
+
+def inputs_of(kind: Any, rank: int) -> tuple[torch.Tensor, ...]:
+    """Return the batch of a rank for a model in `CROSSED`."""
+    torch.manual_seed(1)
+    given = kind.example()
+    return tuple(x * (1 + rank) if x.is_floating_point() else x.roll(rank, 0) for x in given)
+
+
+def _step_of_model(kind: Any, rank: int, layer: str) -> Any:
+    torch.manual_seed(0)
+    ddp = DistributedDataParallel(kind())
+    mixup = ManifoldMixup(ddp, [layer], example=inputs_of(kind, rank))
+    with mixup.using(plan_of(rank, layer)):
+        output = ddp(*inputs_of(kind, rank))
+    mixup.target(None, output)
+    weighted(output).backward()
     return _gradients(ddp)
 
 
