@@ -65,6 +65,45 @@ class ModelOutput(OrderedDict):
         super().__setattr__(key, value)
 
 
+class Store:
+    """Holds tensors by name without being a mapping, as a batch of graphs of PyTorch Geometric."""
+
+    def __init__(self, **items):
+        self.items_ = items
+
+    def keys(self):
+        return list(reversed(self.items_))
+
+    def __getitem__(self, key):
+        return self.items_[key]
+
+    def __setitem__(self, key, value):
+        self.items_[key] = value
+
+    def __iter__(self):
+        return iter(self.items_.items())
+
+    def __copy__(self):
+        return Store(**self.items_)
+
+    def to(self, device):
+        return self
+
+
+class Nested(Store):
+    """Cannot be iterated over, as one of several kinds of nodes."""
+
+    def __iter__(self):
+        raise NotImplementedError
+
+
+class Events(Store):
+    """Iterates over itself in another way."""
+
+    def __iter__(self):
+        return iter([Events()])
+
+
 CONTAINERS = {
     "tuple": (lambda: (X, 3, "s"), ["0"]),
     "list": (lambda: [X, [Y]], ["0", "1.0"]),
@@ -81,6 +120,7 @@ CONTAINERS = {
         lambda: ModelOutput(logits=X, hidden=(Y, Y)),
         ["logits", "hidden.0", "hidden.1"],
     ),
+    "store": (lambda: Store(x=X, n=1, pair=(Y, X)), ["x", "pair.0", "pair.1"]),
     "of torch": (lambda: torch.max(torch.ones(2, 2), 0), ["0", "1"]),
     "size": (lambda: (X, torch.Size([2])), ["0"]),
     "empty": (lambda: ([], {}, (), X), ["3"]),
@@ -138,7 +178,7 @@ def test_the_output_of_transformers():
 
 
 def test_what_is_no_container_is_passed_on():
-    for value in ("text", 3, None, object(), Output, {1, 2}):
+    for value in ("text", 3, None, object(), Output, {1, 2}, Nested(x=X), Events(x=X), Store):
         assert map_leaves(lambda *_: pytest.fail("no tensor here"), value) is value
         assert list(leaves(value)) == []
         assert list(all_leaves(value)) == [("", value)]
@@ -185,7 +225,7 @@ def test_a_batch_whose_copy_shares_its_items_is_refused_unchanged():
     assert map_leaves(lambda _, tensor: tensor + 1, Shares(n=1))["n"] == 1  # nothing to replace
 
 
-BREAKS = ["default dict", "user dict", "computed"]
+BREAKS = ["default dict", "user dict", "computed", "store"]
 if torch.__version__ < (2, 12):  # older compilers do not trace copy.copy
     BREAKS += ["dataclass", "frozen", "slots", "model output", "of torch"]
 

@@ -107,12 +107,13 @@ class Checks:
         self._note(table, layers)
         rows = rows_of(table, layers)
         unusual = [name for name, row in rows.items() if not row.plain]
-        if self._wanted and (mask is not None or table.once or self._batch_dim):
+        dim = self._batch_dim
+        if self._wanted and (mask is not None or table.once or table.graphs or dim):
             report = self._prove(layers, args, kwargs, mask)
             if mask is not None:
                 _require_proof(report, mask, table)
-            if table.once or self._batch_dim:
-                require_proven(report)
+            if table.once or table.graphs or dim:
+                require_proven(report, graphs=table.graphs)
         elif self._wanted and unusual:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
         self._attachment.padding.known |= mask is not None
@@ -177,7 +178,14 @@ class Checks:
         ends = any(row is not None and row.ends for row in rows)
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
         report = prove(
-            attachment.model, list(layers), args, kwargs, *how, ends=ends, progress=progress
+            attachment.model,
+            list(layers),
+            args,
+            kwargs,
+            *how,
+            graphs=attachment.graphs,
+            ends=ends,
+            progress=progress,
         )
         proofs = {proof.layer: proof for proof in report.layers}
         # The structure does not show the order of folded rows: if one fails, the other is tried.
@@ -192,7 +200,7 @@ class Checks:
 
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
         self._attachment.record_rows(rows_of(table, layers))
-        self._attachment.lead = table.lead
+        self._attachment.lead, self._attachment.graphs = table.lead, table.graphs
         self._attachment.passes.output_dim = table.output_dim
         self._inspected = True
 

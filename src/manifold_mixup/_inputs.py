@@ -101,8 +101,7 @@ def leads(inputs: list[tuple[str, Tensor]]) -> list[str]:
         raise ValueError(
             "the model was called without a tensor that has a batch dimension, so there is nothing "
             "to mix. Pass the batch as tensors; tuples, lists and dicts of tensors work too. If "
-            "the batch is an object, such as a batch of graphs, attach to a part of the model that "
-            "receives tensors."
+            "the batch is an object, attach to a part of the model that receives tensors."
         )
     # This runs at every step, and nearly always all tensors have the same length.
     rows: dict[int, list[tuple[str, Tensor]]] = {}

@@ -12,14 +12,17 @@ from torch import nn
 from manifold_mixup._dry_run.aside import aside
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
+from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._front import fronted
+from manifold_mixup._graphs import numberings
+from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import module_name, named_layers, unwrap
-from manifold_mixup._proof.apart import meeting_rows
+from manifold_mixup._proof.apart import meeting_graphs, meeting_rows
 from manifold_mixup._structure.row import InputRow
 from manifold_mixup._structure.rows import RowBuilder
 from manifold_mixup._structure.shared import rows_of
 from manifold_mixup._structure.table import LayerTable
-from manifold_mixup._structure.trace import trace
+from manifold_mixup._structure.trace import Traces, trace, trace_graphs
 
 # Values of a uniform and a Bernoulli variable for which no layer is dropped, however LayerDrop is
 # written. Listed twice, because Python's and NumPy's generators get a new seed each time.
@@ -123,6 +126,8 @@ def _inspect(
         view.fault = meeting_rows(
             model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts
         )
+    if view.fault and mask is None:
+        traces, view = _graphs(model, args, kwargs, neutral or Neutral(), outputs) or (traces, view)
     ran = {run.layer for run in traces.first.runs}
     table = LayerTable(
         rows=tuple(rows_of(view, traces.first, {module_name(name) for name in names})),
@@ -131,6 +136,30 @@ def _inspect(
         model=kind,
         fake=traces.fake,
         lead=traces.lead,
-        once=traces.second is None,
+        once=traces.second is None and not traces.graphs,
+        graphs=traces.graphs,
     )
     return table if mask is None else table.with_mask(mask)
+
+
+def _graphs(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral,
+    outputs: Sequence[str] | None,
+) -> tuple[Traces, RowBuilder] | None:
+    """Look at a batch as one of graphs, if an input numbers them and an output has their rows."""
+    found = None
+    inputs = [(name, plain(tensor)) for name, tensor in named_inputs(unwrap(model), args, kwargs)]
+    for lead in numberings(inputs):
+        with suppress(NotTraceable):
+            traces = trace_graphs(model, args, kwargs, neutral, lead)
+            view = RowBuilder(traces, None, outputs)
+            if view.fault:
+                continue
+            view.fault = meeting_graphs(model, args, kwargs, lead=lead, outputs=outputs)
+            found = found if found and view.fault else (traces, view)
+            if not view.fault:
+                break
+    return found

@@ -325,12 +325,14 @@ class ManifoldMixup:
     ) -> MixPlan | None:
         """Check the first batch, which may reorder the layers, and return the plan of a pass."""
         if not self._schedule.overridden:  # raise before anything is drawn
-            rows = len(self._attachment.leading(inputs))
             for name in filter(is_input, self.layers):
+                rows = self._attachment.count(inputs)
                 mixed_input(name, inputs, self._attachment.padding.name, rows)
         if self._checks.due(inputs, training=training):
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
-        return self._schedule.next(self.layers, self._attachment.leading(inputs))
+        attachment = self._attachment
+        device = attachment.leading(inputs).device
+        return self._schedule.next(self.layers, attachment.count(inputs), device)
 
     def _mark_replaced(self) -> None:
         self.remove()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
+import torch
 
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._sample import Stream
@@ -44,24 +44,25 @@ class Schedule:
         """Return whether the next pass has a plan: by default, whether it trains."""
         return self._overrides[-1] is not None if self._overrides else training
 
-    def next(self, layers: Sequence[str], lead: Tensor) -> MixPlan | None:
+    def next(self, layers: Sequence[str], batch: int, device: torch.device) -> MixPlan | None:
         """Return the plan of the next pass, given that it `mixes`; None if the stream skips it.
 
         Args:
             layers: the eligible layers.
-            lead: the input whose dimension 0 is the batch.
+            batch: the number of examples in the pass.
+            device: the device of the inputs.
 
         Raises:
             ValueError: the user's plan is for another batch size.
         """
         if not self._overrides or self._overrides[-1] is None:
-            return self._stream.draw(layers, len(lead), lead.device)
+            return self._stream.draw(layers, batch, device)
         # Move the plan once, so that all its passes share the same object.
-        plan = self._overrides[-1] = self._overrides[-1].to(lead.device)
-        if plan.batch != len(lead):
+        plan = self._overrides[-1] = self._overrides[-1].to(device)
+        if plan.batch != batch:
             raise ValueError(
                 f"the plan in use pairs {plan.batch} examples, but the model was called with "
-                f"{len(lead)}, shape {tuple(lead.shape)}."
+                f"{batch}."
             )
         return plan
 

@@ -1,4 +1,4 @@
-"""Nested values: tensors inside tuples, lists, mappings and dataclasses."""
+"""Nested values: tensors inside tuples, lists, mappings, dataclasses and batches of graphs."""
 
 import copy
 import dataclasses
@@ -36,11 +36,31 @@ def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, (Mapping, tuple, list)) or _is_dataclass(value)
+    return isinstance(value, (Mapping, tuple, list)) or _is_dataclass(value) or _is_store(value)
 
 
 def _is_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _is_store(value: Any) -> bool:
+    """Return whether a value holds tensors by name, as a batch of graphs does.
+
+    It is a mapping in all but its class, and can be copied and moved to a device. Iterating over it
+    yields names and values.
+    """
+    kind = type(value)
+    if not all(hasattr(kind, name) for name in _STORE):
+        return False
+    try:
+        first = next(iter(value), None)
+    except NotImplementedError:
+        return False
+    return isinstance(first, tuple) and len(first) == 2 and isinstance(first[0], str)
+
+
+# In the order in which they rule out most values.
+_STORE = ("__copy__", "__setitem__", "__getitem__", "__iter__", "keys", "to")
 
 
 def children(value: Any) -> list[tuple[Any, Any]]:
@@ -51,7 +71,7 @@ def children(value: Any) -> list[tuple[Any, Any]]:
         return list(enumerate(value))
     if _is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return []
+    return list(value) if _is_store(value) else []
 
 
 def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "") -> Any:
@@ -106,7 +126,7 @@ def _rebuilt(value: Any, new: list[tuple[Any, Any]]) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    """Copy a mapping or dataclass whose class may need more than its items to be built.
+    """Copy a mapping, a dataclass or a store, which may need more than its items to be built.
 
     A ModelOutput is both.
     """
@@ -120,7 +140,7 @@ def _copy(value: Any) -> Any:
 
 
 def _replace(container: Any, key: Any, child: Any) -> None:
-    if isinstance(container, Mapping):
-        container[key] = child  # type: ignore[index]
+    if isinstance(container, Mapping) or _is_store(container):
+        container[key] = child
     else:
         object.__setattr__(container, key, child)  # frozen dataclasses too

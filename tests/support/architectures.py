@@ -315,11 +315,13 @@ def prove_by_hand(
     outputs: str | None = None,
 ) -> Report:
     """Prove layers that are mixed by hand; folded states are tried in both orders."""
+    graphs = {"lead": table.lead, "graphs": True} if table.graphs else {}
 
     def proven(table: LayerTable, names: list[str]) -> dict[str, LayerProof]:
         with fronted(model, args, kwargs, table.batch_dim, None) as call:
             given = call.args, call.kwargs, mixed_by(table), None, as_paths(outputs)
-            return {proof.layer: proof for proof in prove(model, names, *given).layers}
+            report = prove(model, names, *given, **graphs)
+            return {proof.layer: proof for proof in report.layers}
 
     proofs = proven(table, names)
     folded = {row.name: row.grouped() for row in table if row.folded}
@@ -356,6 +358,8 @@ def mixed_by(table: LayerTable) -> Callable[..., Any]:
         if row is None or (row.mixed == ("",) and row.plain and row.runs == 1 and not dim):
             # The input or a single tensor, which the library's hooks mix.
             with ManifoldMixup(model, [plan.layer], check=False) as mixup, mixup.using(plan):
+                if table.graphs:
+                    mixup._attachment.lead, mixup._attachment.graphs = table.lead, True
                 output = model(*args, **kwargs)
                 mixup.target(None, output)  # the proof goes backward without targets
                 yield output

@@ -20,6 +20,7 @@ from manifold_mixup._attach.passes import ForwardPass, Passes, Source
 from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._front import in_front, moved_names
+from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import ALL_RUNS, is_input, module_name, named_layers, split_run, unwrap
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place, to_front
@@ -54,6 +55,7 @@ class Attachment:
         plan: the plan of the running or latest pass that trains or mixes; None if it is not mixed.
         skipped: the number of plans whose layer did not run.
         lead: name of the input whose dimension 0 is the batch; None until it is known.
+        graphs: whether the examples are graphs, and ``lead`` holds the graph of each node.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Attachment:
         self.skipped = 0
         self.lead: str | None = None
         self.batch_dim = batch_dim
+        self.graphs = False
         self.passes = Passes(model, outputs, output_dim=batch_dim)
         self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
         self._active = ActivePlan()
@@ -155,8 +158,18 @@ class Attachment:
         return in_front(inputs, self.batch_dim, self.padding.name)
 
     def leading(self, inputs: Inputs) -> Tensor:
-        """Return the input that shows the batch, given those of `fronted`."""
+        """Return that of the `fronted` inputs that shows the batch, or numbers its graphs."""
+        if self.graphs and self.lead not in dict(inputs):
+            raise ValueError(
+                f"this call has no {self.lead!r}, which held the graph of each node when the model "
+                f"was inspected. Pass it, or call the model in mixup.paused()."
+            )
         return leading(inputs, self.lead)
+
+    def count(self, inputs: Inputs) -> int:
+        """Return the number of examples in a batch."""
+        rows = self.leading(inputs)
+        return graphs_in(rows) if self.graphs else len(rows)
 
     def behind(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed.

@@ -58,6 +58,57 @@ def meeting_rows(
     )
 
 
+@in_own_context
+def meeting_graphs(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    lead: str,
+    outputs: Sequence[str] | None,
+) -> str:
+    """Return why the rows of the outputs are not the graphs of a batch; empty if they are.
+
+    If other features of a graph's nodes change its row of the outputs, and no other row, these are.
+
+    Args:
+        model: the model; it does not change.
+        args: positional arguments of its forward, one batch.
+        kwargs: keyword arguments of its forward.
+        lead: name of the input that holds the graph of each node.
+        outputs: paths of the outputs that the loss reads; None means all outputs.
+    """
+    try:
+        with aside(model), staged(model) as stage:
+            args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
+            bench = prepare(stage, args, kwargs, _plainly, None, outputs, lead, graphs=True)
+            count = bench.examples.count
+            for graph in (0, count // 2, count - 1):
+                changed = bench.changed(graph, FrozenNorms())
+                if not changed[graph]:
+                    return _NOT_ITS_OWN.format(lead, graph)
+                if int(changed.sum()) > 1:
+                    return _GRAPHS_MEET.format(lead, graph)
+    except (Inconclusive, NotTraceable) as error:
+        return _NO_GRAPHS.format(lead, error)
+    return ""
+
+
+_NOT_ITS_OWN = (
+    "the input {!r} looks like the graph of each node, but other features of the nodes of graph {} "
+    "do not change its row of the outputs"
+)
+_GRAPHS_MEET = (
+    "the graphs that {!r} numbers are not independent examples: other features of the nodes of "
+    "graph {} change the outputs of other graphs. A norm over all nodes of a batch does that; "
+    "pass it the batch vector. If they are meant to interact, set check=False"
+)
+_NO_GRAPHS = (
+    "the input {!r} looks like the graph of each node, but it cannot be shown that the rows of the "
+    "outputs are these graphs: {}"
+)
+
+
 @contextmanager
 def _plainly(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
@@ -76,12 +127,13 @@ def _reason(seen: str, doubts: Sequence[str]) -> str:
 CAUSES = (
     "If dimension 0 is time, set batch_dim=1, or put the batch first (batch_first=True in "
     "recurrent and attention layers). If there is a single example, give it a batch dimension. If "
-    "the rows are nodes of a graph, attach to the module after the pooling"
+    "the rows are nodes of a graph, they exchange messages, and only graphs can be mixed, in a "
+    "layer after the pooling"
 )
 _ONE_SIZE = (
     "the model runs with this one batch size only, so neither its structure nor a numerical check "
     "can show that rows are independent examples ({}). Pass an example of the batch size it needs, "
-    "or set check=False"
+    "or set check=False. Nodes of a graph, which exchange messages, are not independent"
 )
 
 

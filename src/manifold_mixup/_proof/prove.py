@@ -20,6 +20,7 @@ from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, staged
 from manifold_mixup._dry_run.stand_ins import copied, level, plain
+from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
 from manifold_mixup._layers import ALL_RUNS, is_input, named_layers, split_run
 from manifold_mixup._mix import is_continuous
@@ -29,6 +30,7 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
 from manifold_mixup._proof.draws import alike
+from manifold_mixup._proof.graphs import Graphs, draw_graphs
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
@@ -38,8 +40,13 @@ RunModel = Callable[
     [nn.Module, tuple[Any, ...], dict[str, Any], MixPlan | None], AbstractContextManager[Any]
 ]
 
+# A dtype, and a function that draws examples of it.
+Way = tuple[torch.dtype, Callable[..., Examples]]
+
 # Few enough to be fast, and a cyclic shift of four rows is not its own inverse.
 _ROWS = 4
+# A cyclic shift of two graphs is its own inverse.
+_GRAPHS = 3
 # The outputs of different examples must differ by this many times the rounding error.
 _TELLING = 1000.0
 # Up to this many times the plain model's rounding error still counts as rounding.
@@ -60,6 +67,7 @@ def prove(
     outputs: Sequence[str] | None = None,
     lead: str | None = None,
     *,
+    graphs: bool = False,
     ends: bool = False,
     progress: bool = False,
 ) -> Report:
@@ -84,6 +92,7 @@ def prove(
             a module reads the union of both masks instead of the mixed mask.
         outputs: paths of the outputs that the loss reads; None means all outputs.
         lead: name of the input whose dimension 0 is the batch; None takes the likeliest.
+        graphs: whether the examples are graphs, and ``lead`` holds the graph of each node.
         ends: whether token ids choose positions of the output, so that padding must have its ids.
         progress: whether to show a progress line.
 
@@ -93,7 +102,8 @@ def prove(
     try:
         with aside(model), staged(model) as stage:
             args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
-            bench = prepare(stage, args, kwargs, run, mask, outputs, lead, ends=ends)
+            how = run, mask, outputs, lead
+            bench = prepare(stage, args, kwargs, *how, graphs=graphs, ends=ends)
             layers = watched(names, doing="proving", show=progress)
             return Report(tuple(bench.prove(name) for name in layers))
     except Inconclusive as error:
@@ -119,27 +129,16 @@ def prepare(
     outputs: Sequence[str] | None,
     lead: str | None,
     *,
+    graphs: bool = False,
     ends: bool = False,
 ) -> "_Bench":
     """Set the model up and run it unmixed, in float64 or, failing that, in float32."""
     _refuse_lazy(stage)
-    inputs = list(named_inputs(stage.model, args, kwargs))
-    rows = leading(inputs, lead)
-    # Some models run with one batch size only: they keep states, or were exported.
-    counts = dict.fromkeys((_ROWS, max(len(rows), 2)))
-    ways = product(counts, (torch.float64, torch.float32), batched_names(inputs, rows))
-    for count, dtype, batched in ways:
-        draw = functools.partial(
-            draw_examples,
-            stage.model,
-            args,
-            kwargs,
-            batched=batched,
-            count=count,
-            batch=len(rows),
-            mask=mask,
-            ends=ends,
-        )
+    if graphs and lead is not None:
+        ways = _ways_with_graphs(stage.model, args, kwargs, lead)
+    else:
+        ways = _ways(stage.model, args, kwargs, mask, lead, ends=ends)
+    for dtype, draw in ways:
         try:
             return _calibrated(stage, draw, dtype, run, mask, outputs)
         except (Inconclusive, NotTraceable):
@@ -148,6 +147,37 @@ def prepare(
             error = failed
     reason = f"its forward pass does not run ({type(error).__name__}: {error})"
     raise NotTraceable(reason) from error
+
+
+def _ways(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mask: str | None,
+    lead: str | None,
+    *,
+    ends: bool,
+) -> Iterator[Way]:
+    """Yield dtypes, each with a function that draws examples of it, the best way first."""
+    inputs = list(named_inputs(model, args, kwargs))
+    rows = leading(inputs, lead)
+    # Some models run with one batch size only: they keep states, or were exported.
+    counts = dict.fromkeys((_ROWS, max(len(rows), 2)))
+    ways = product(counts, (torch.float64, torch.float32), batched_names(inputs, rows))
+    for count, dtype, batched in ways:
+        drawn: Any = {"batched": batched, "count": count, "batch": len(rows)}
+        given = functools.partial(draw_examples, model, args, kwargs, mask=mask, ends=ends)
+        yield dtype, functools.partial(given, **drawn)
+
+
+def _ways_with_graphs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], lead: str
+) -> Iterator[Way]:
+    numbers = leading(list(named_inputs(model, args, kwargs)), lead)
+    if graphs_in(numbers) < _GRAPHS:
+        raise Inconclusive(f"pass a batch of {_GRAPHS} graphs or more")
+    for dtype, noise in product((torch.float64, torch.float32), (True, False)):
+        yield dtype, functools.partial(draw_graphs, model, args, kwargs, lead, noise=noise)
 
 
 def _calibrated(
@@ -211,6 +241,7 @@ class _Bench:
         self.padding = Padded(self.model, examples, mask)
         self.outputs = outputs
         self.examples = examples
+        self.of_graphs = isinstance(examples, Graphs)
         self.run = run
         self.devices = {
             tensor.device.type for _, tensor in named_inputs(self.model, *examples.inputs)
@@ -256,7 +287,7 @@ class _Bench:
         for path, output in plain.items():
             floor = torch.finfo(output.dtype).eps * float(output.abs().max())
             unsteady, stays = _distance(again[path], output), _distance(moved[path], output)
-            if not self._has_rows(output, moved[path], _ROUNDING * floor):
+            if not self._has_rows(path, output, moved[path], _ROUNDING * floor):
                 # Either the batch is at another dimension, or the output is the same for every
                 # order.
                 if stays > _TELLING * max(floor, unsteady):
@@ -264,7 +295,7 @@ class _Bench:
                 continue
             if not bool(output.isfinite().all()):
                 raise Inconclusive("the outputs are not finite with redrawn parameters")
-            order = _distance(moved[path], output[self.perm])
+            order = _distance(moved[path], output if self.of_graphs else output[self.perm])
             # Random numbers may depend on the position in the batch; that is not an interaction.
             self.by_place |= self.drew and order > _ROUNDING * floor
             own = 0.0 if self.drew else order
@@ -280,10 +311,14 @@ class _Bench:
         if not batched:
             raise Inconclusive(silent)
 
-    def _has_rows(self, output: Tensor, moved: Tensor, rounding: float) -> bool:
+    def _has_rows(self, path: str, output: Tensor, moved: Tensor, rounding: float) -> bool:
         """Return whether the rows of an output are the examples, not equally many by chance."""
+        if output.ndim and self.of_graphs and len(output) != self.examples.count:
+            raise Inconclusive(_NO_GRAPHS.format(path and f" {path!r}", tuple(output.shape)))
         if output.ndim == 0 or len(output) != self.examples.count:
             return False
+        if self.of_graphs:
+            return True
         same_order = _distance(moved, output) <= rounding
         return not same_order or _distance(moved, output[self.perm]) <= rounding
 
@@ -392,6 +427,19 @@ class _Bench:
                     return True
         return False
 
+    def changed(self, graph: int, mode: AbstractContextManager[Any]) -> Tensor:
+        """Return which rows of the outputs change, in a ``mode``, if one graph's nodes do."""
+        if not isinstance(self.examples, Graphs):
+            raise TypeError("the examples are no graphs")
+        self.also = mode
+        plain, rows = self._unmixed(), torch.zeros(self.examples.count, dtype=torch.bool)
+        with self._pass(None, None, call=self.examples.replaced(self.model, graph)) as changed:
+            for path in self.plain:
+                apart = (changed[path].detach() - plain[path]).abs().flatten(1).amax(1).cpu()
+                least = max(_ROUNDING * self.rounding[path], self.difference[path] / _TELLING)
+                rows |= ~(apart <= least)
+        return rows
+
     def _loses_gradient(self, layer: str) -> bool:
         """Return whether the model itself detaches the layer's state, even without mixing."""
         with self._watched(layer, None) as (outputs, watch):
@@ -452,6 +500,10 @@ class _Bench:
             }
 
 
+_NO_GRAPHS = (
+    "the output{} of shape {} has no row for each graph, and would stay unmixed. Name the outputs "
+    "that the loss reads, as in outputs='0'"
+)
 _DREW = (
     "the model draws from Python's or NumPy's generator by the position of an example in the "
     "batch, so outputs cannot be compared. Choose a layer after that, or turn the randomness off "

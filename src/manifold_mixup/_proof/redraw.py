@@ -87,7 +87,7 @@ def draw_examples(
     """
     inputs = dict(named_inputs(model, args, kwargs))
     rows = torch.arange(count, device="cpu") % batch
-    alike = all(_alike(inputs[name][rows]) for name in batched)
+    same = all(alike(inputs[name][rows]) for name in batched)
     generator = torch.Generator().manual_seed(0)
     padding = _Padding(inputs[mask][rows], mask) if mask in batched and mask in inputs else None
 
@@ -101,8 +101,8 @@ def draw_examples(
         if "mask" in name.lower():
             return tensor
         if is_continuous(tensor):
-            return _noisy(tensor, generator) if _alike(tensor) else tensor
-        ids = _rolled(tensor) if alike else tensor
+            return noisy(tensor, generator) if alike(tensor) else tensor
+        ids = _rolled(tensor) if same else tensor
         return ids if padding is None or padding.free else padding.filled(ids)
 
     return Examples(map_inputs(draw, model, args, kwargs), batched, count)
@@ -129,13 +129,14 @@ class _Padding:
         return torch.where(before & ~after, ids[~before][0], ids)
 
 
-def _alike(tensor: Tensor) -> bool:
+def alike(tensor: Tensor) -> bool:
     """Return whether a row equals the next one, so that a cyclic shift would not be visible."""
     same = tensor == tensor.roll(-1, 0)
     return bool(same.flatten(1).all(1).any()) if tensor.ndim > 1 else bool(same.any())
 
 
-def _noisy(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def noisy(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise at a tensor's own scale."""
     scale = float(tensor.std(correction=0)) or 1.0
     noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device="cpu")
     return tensor + scale * noise.to(tensor.device)

@@ -71,11 +71,18 @@ def _numbers(proof: LayerProof) -> str:
     return f"{error}, {difference}{'; ' if proof.reason else ''}"
 
 
-def require_proven(report: Report) -> None:
-    """Raise ValueError unless every layer is proven; for models that run with one batch size."""
+def require_proven(report: Report, *, graphs: bool) -> None:
+    """Raise ValueError unless every layer is proven, where one batch alone shows the structure.
+
+    Args:
+        report: the proof.
+        graphs: whether the examples are graphs; otherwise the model runs with one batch size only.
+    """
     if not report.ok:
+        once = "the model runs with one batch size only, so its"
+        why = "the examples are graphs, so their" if graphs else once
         raise ValueError(
-            f"the model runs with one batch size only, so its structure alone is not conclusive, "
-            f"and the numerical proof does not prove every layer:\n{report}\n"
+            f"{why} structure alone is not conclusive, and the numerical proof does not prove "
+            f"every layer:\n{report}\n"
             f"Name layers that are proven, or set check=False."
         )

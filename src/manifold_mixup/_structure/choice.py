@@ -57,6 +57,23 @@ def _choose(rows: Sequence[LayerRow]) -> Choice:
     return Choice()
 
 
+def choose_of_graphs(rows: Sequence[LayerRow]) -> Choice:
+    """Choose layers after the pooling of graphs, which usually ends after nearly all FLOPs.
+
+    The first is what was pooled, or the earliest layer after it. The second is nearest to the
+    middle of the parameters that follow. Something is learnt after each of them.
+    """
+    blocks = {row.name.rpartition(".")[0] for row in rows}
+    cuts = [replace(row, depth=row.parameters) for row in rows if row.cut and row.parameters < 1]
+    cuts = [row for row in cuts if row.run is None] or cuts
+    found = _outermost(_by_level([row for row in cuts if not row.carries] or cuts, blocks))
+    if len(found) < 2:
+        return Choice(tuple(row.name for row in found), "parameters")
+    middle = (found[0].depth + 1) / 2
+    second = min(found[1:], key=lambda row: abs(row.depth - middle))
+    return Choice((found[0].name, second.name), "parameters")
+
+
 def level(row: LayerRow) -> int:
     """Return how deeply a layer's name is nested: stages before blocks before layers."""
     return row.name.count(".")

@@ -52,6 +52,13 @@ _CAUSES = {
 }
 
 
+# Why a state before the pooling of graphs has no partners.
+_NODES = (
+    "not a row for each of the {} graphs: nodes and edges have no partners in another graph. Mix "
+    "the output of the module that pools, or a layer after it"
+)
+
+
 @dataclass(frozen=True)
 class _Depth:
     """A state at one moment of a recorded pass.
@@ -100,7 +107,7 @@ class RowBuilder:
         self, traces: Traces, mask: str | None = None, outputs: Sequence[str] | None = None
     ) -> None:
         require_known([leaf.path for leaf in traces.first.outputs], outputs)
-        self.scripted = traces.scripted
+        self.scripted, self.graphs = traces.scripted, traces.graphs
         self.first = _read_by_loss(traces.first, outputs)
         self.second = traces.second and _read_by_loss(traces.second, outputs)
         self.mask = mask
@@ -264,6 +271,8 @@ class RowBuilder:
         """
         sides = side_sources(around)
         names = self._names(sides)
+        if self.graphs:  # what is read after it are nodes and edges
+            return "", (), ""
         if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
             return "", (), ""
         found, fault = self._readers(sides[0], depth, crossing)
@@ -317,11 +326,13 @@ class RowBuilder:
             return "no output depends on it, or it has no batch"
         if not leaf.floating:
             return "it is not floating point"
+        if self.graphs and leaf.shape[0] != self.first.batch:
+            return f"it has shape {leaf.shape}, {_NODES.format(self.first.batch)}"
         return _CODES if leaf.node in self.codes else ""
 
     def _flow(self, outputs: Sequence[Leaf]) -> Flow:
         nodes = [leaf.node for leaf in outputs]
-        batched = [index for index in range(len(self.names)) if self._batched(index)]
+        batched = [index for index in range(len(self.names)) if self._holds_examples(index)]
         starts = {self.first.inputs[index].node: self._start(index) for index in batched}
         flow = Flow(self.first.nodes, starts, nodes)
         if not data_sources(flow.total):
@@ -334,6 +345,10 @@ class RowBuilder:
         leaf = self.first.inputs[index]
         side = is_side(leaf.path, self.mask, floating=leaf.floating)
         return side_colour(index) if side else data_colour(index)
+
+    def _holds_examples(self, index: int) -> bool:
+        # Graphs are spread over nodes, edges and whatever else the model is given.
+        return bool(self.first.inputs[index].shape) if self.graphs else self._batched(index)
 
     def _batched(self, index: int) -> bool:
         second = self.second.inputs[index].shape if self.second else None
@@ -397,8 +412,9 @@ class RowBuilder:
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
             f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
             f"or set batch_dim=1 if it is dimension 1 of the inputs; give a single example a batch "
-            f"dimension. For graphs batched as one, where dimension 0 counts nodes, attach to the "
-            f"module after the pooling: ManifoldMixup(model.head, ['input'])"
+            f"dimension. For graphs batched as one, where dimension 0 counts nodes, pass the model "
+            f"the graph of each node (0, 0, 1, ...), or attach to the module after the pooling: "
+            f"ManifoldMixup(model.head, ['input'])"
         )
 
     def own_fault(self, run: Run, mixed: Sequence[Leaf]) -> str:
@@ -452,7 +468,10 @@ class RowBuilder:
         resized = self._resized.get((run.layer, run.number, leaf.path))
         if self.batch_dim(run, leaf):
             return ""
-        seen = f"its output{_at(leaf)} has shape {leaf.shape} for a batch of {self.first.batch}"
+        seen = f"its output{_at(leaf)} has shape {leaf.shape}"
+        if self.graphs:
+            return f"{seen}, {_NODES.format(self.first.batch)}"
+        seen += f" for a batch of {self.first.batch}"
         if resized is None or len(resized) != len(leaf.shape):
             return f"{seen}: dimension 0 is not the batch"
         moved = _moved(leaf.shape, resized)

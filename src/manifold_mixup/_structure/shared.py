@@ -69,7 +69,7 @@ class _SharedRows:
             end,
             runs=len(runs),
             cut=False,
-            reason=reason,
+            reason=self.view.fault or reason,
             bypassed="",
             mask="",
             readers=(),

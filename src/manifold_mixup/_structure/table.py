@@ -9,7 +9,15 @@ from typing import TypeVar, overload
 from manifold_mixup import _html
 from manifold_mixup._layers import INPUT
 from manifold_mixup._structure.advice import pooling
-from manifold_mixup._structure.choice import EARLIEST, LATEST, Choice, choose, level, masked
+from manifold_mixup._structure.choice import (
+    EARLIEST,
+    LATEST,
+    Choice,
+    choose,
+    choose_of_graphs,
+    level,
+    masked,
+)
 from manifold_mixup._structure.row import InputRow, LayerRow
 
 _Row = TypeVar("_Row", LayerRow, InputRow)
@@ -17,6 +25,11 @@ _Row = TypeVar("_Row", LayerRow, InputRow)
 _NAMED = 4
 # Number of carried tensors in a line of a table.
 _SHOWN = 3
+# If graphs are pooled by a function, and by no module.
+_POOL = (
+    " Let a module pool, such as self.pool, so that its output can be mixed; or attach to the "
+    "module after the pooling: ManifoldMixup(model.head, ['input'])."
+)
 HEAD = ("", "layer", "depth", "shape", "why not, or what is mixed too")
 
 
@@ -35,6 +48,8 @@ class LayerTable(Sequence[LayerRow]):
             conclusive.
         batch_dim: the dimension of the inputs that holds the batch.
         output_dim: that of the outputs, and so of the targets.
+        graphs: whether the examples are graphs; the input ``lead`` then holds the graph of each
+            node.
     """
 
     rows: tuple[LayerRow, ...]
@@ -46,6 +61,7 @@ class LayerTable(Sequence[LayerRow]):
     once: bool = False
     batch_dim: int = 0
     output_dim: int = 0
+    graphs: bool = False
 
     @property
     def cuts(self) -> tuple[LayerRow, ...]:
@@ -66,7 +82,8 @@ class LayerTable(Sequence[LayerRow]):
         level has two, they may be of different levels. If there are no two by FLOPs, the share of
         the parameters counts in place of the depth. If there are no two either, it is the single
         cut point nearest to ⅜, or if there is none, two by the share of the operators; see
-        `measure`.
+        `measure`. Of a batch of graphs, they are the first layer after the pooling, and the one
+        nearest to the middle of the parameters that follow.
 
         Raises:
             ValueError: no hidden layer of the model can be mixed.
@@ -83,7 +100,7 @@ class LayerTable(Sequence[LayerRow]):
 
     @functools.cached_property
     def _choice(self) -> Choice:
-        return choose(self.rows)
+        return choose_of_graphs(self.rows) if self.graphs else choose(self.rows)
 
     def with_mask(self, mask: str) -> "LayerTable":
         """Return the table for ``ManifoldMixup(..., mask=mask)``, which mixes the mask too.
@@ -128,7 +145,10 @@ class LayerTable(Sequence[LayerRow]):
         return _html.table(HEAD, self._lines(), f"{self.model}. {self._legend()}")
 
     def _legend(self) -> str:
-        return f"*: the automatic choice{self.chosen_by()}, +: can also be mixed"
+        return f"*: the automatic choice{self.chosen_by()}, +: can also be mixed{self._examples()}"
+
+    def _examples(self) -> str:
+        return f"; the examples are the graphs that {self.lead!r} numbers" if self.graphs else ""
 
     def chosen_by(self) -> str:
         """Return a remark if the automatic choice did not go by FLOPs; otherwise nothing."""
@@ -137,6 +157,8 @@ class LayerTable(Sequence[LayerRow]):
         shares = {row.name: getattr(row, self.measure) for row in self}
         named = ", ".join(f"{shares[name]:.2f}" for name in self._choice.layers)
         of = "operators" if self.measure == "order" else "parameters"
+        if self.graphs:
+            return f" (by its share of the parameters, {named})"
         return (
             f" (by its share of the {of}, {named}, since too few layers end between {EARLIEST} and "
             f"{LATEST} of the FLOPs)"
@@ -160,9 +182,11 @@ class LayerTable(Sequence[LayerRow]):
 
     def _nothing_to_choose(self) -> str:
         masks = sorted({repr(side) for row in self.rows if masked(row) for side in row.side})
+        where = f"between depth {EARLIEST} and {LATEST}"
+        where = "before the last parameters" if self.graphs else where
         text = (
             f"no hidden layer of {self.model} can be chosen: none of its {len(self)} layers is a "
-            f"cut point between depth {EARLIEST} and {LATEST}."
+            f"cut point {where}."
         )
         if masks:
             text += f" Some would be, but the side input {', '.join(masks)} is read after them."
@@ -172,6 +196,8 @@ class LayerTable(Sequence[LayerRow]):
             kind, count = Counter(map(_kind, refused)).most_common(1)[0]
             row = next(row for row in refused if _kind(row) == kind)
             text += f" For {count} of them, such as {row.name!r}: {row.reason}."
+        if self.graphs and self.cuts:
+            text += _POOL
         if self._default_input():
             text += f' Mix the input: layers=["{INPUT}"].'
         # Name only the outermost layer of each depth.

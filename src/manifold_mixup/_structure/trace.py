@@ -5,9 +5,9 @@ needs values, they use copies of its tensors, with two rows.
 """
 
 import functools
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.left_behind import Watch
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, refuse, staged
+from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
@@ -36,6 +37,7 @@ class Traces:
         fake: whether fake tensors could be used.
         lead: name of the input whose dimension 0 is the batch.
         scripted: whether a part of the model is TorchScript.
+        graphs: whether the batch is one of graphs, of which ``lead`` holds the number of each node.
     """
 
     first: Trace
@@ -44,6 +46,7 @@ class Traces:
     fake: bool
     lead: str
     scripted: bool = False
+    graphs: bool = False
 
     @property
     def follows(self) -> bool:
@@ -89,6 +92,29 @@ def trace(
     return next((traces for traces in tried if traces.follows), tried[0])
 
 
+@in_own_context
+def trace_graphs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], neutral: Neutral, lead: str
+) -> Traces:
+    """Record a forward pass of a batch of graphs, once, on copies, because its size has a meaning.
+
+    Args:
+        model: the model. It runs on stand-ins and does not change.
+        args: positional arguments of its forward, one batch.
+        kwargs: keyword arguments of its forward.
+        neutral: the mode that neutralises random operators.
+        lead: name of the input that holds the graph of each node.
+
+    Raises:
+        NotTraceable: the model does not run on copies.
+    """
+    with aside(model), staged(model) as stage:
+        args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
+        numbers = leading(list(named_inputs(stage.model, args, kwargs)), lead)
+        given = stage, args, kwargs, lead, neutral, None
+        return _Recording(*given, first=graphs_in(numbers)).traces_of_graphs()
+
+
 def _watched(record_with: Callable[[Watch], Traces]) -> Traces:
     """Return the recordings after checking that the dry runs left no fake tensor behind."""
     watch = Watch()
@@ -120,13 +146,19 @@ def _trace(
         # give a proper error.
         with suppress(Exception), fakes_fail_silently():
             return _Recording.on_fake_tensors(*given, watch=watch).traces()
-        try:
+        with _must_run():
             return _Recording(*given, first=2).traces()
-        except NotTraceable:
-            raise
-        except Exception as error:
-            reason = f"its forward pass does not run ({type(error).__name__}: {error})"
-            raise NotTraceable(reason) from error
+
+
+@contextmanager
+def _must_run() -> Iterator[None]:
+    try:
+        yield
+    except NotTraceable:
+        raise
+    except Exception as error:
+        reason = f"its forward pass does not run ({type(error).__name__}: {error})"
+        raise NotTraceable(reason) from error
 
 
 @dataclass
@@ -168,8 +200,17 @@ class _Recording:
     def traces(self) -> Traces:
         """Record both passes."""
         self.stage.cast(self._stand_in)
+        return self._described(*self._both())
+
+    def traces_of_graphs(self) -> Traces:
+        """Record one pass of the batch as it is."""
+        self.stage.cast(self._stand_in)
+        with _must_run():
+            first = self._record(self.first, frozenset())
+        return replace(self._described(first, None), graphs=True)
+
+    def _described(self, first: Trace, second: Trace | None) -> Traces:
         layers = tuple(named_layers(self.stage.model))
-        first, second = self._both()
         if layers and not first.runs:
             raise NotTraceable("its forward pass runs none of its modules")
         parts = self.stage.model.modules()

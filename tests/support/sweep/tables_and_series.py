@@ -503,6 +503,23 @@ def _pooled_graphs(as_object: bool) -> Built:
     return Graphs(), (Batch.from_data_list(graphs),), {}
 
 
+def _pooled_by_a_module() -> Built:
+    from torch_geometric.nn import GIN, SumAggregation
+
+    class Graphs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.pool = GIN(6, 16, num_layers=3, norm="batch_norm"), SumAggregation()
+            self.head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 5))
+
+        def forward(
+            self, x: torch.Tensor, edge_index: torch.Tensor, batch: torch.Tensor
+        ) -> torch.Tensor:
+            return self.head(self.pool(self.body(x, edge_index), batch))
+
+    return Graphs(), (_random(len(BATCH), 6), _edges(), BATCH), {}
+
+
 def _classified_nodes() -> Built:
     from torch_geometric.nn import GCNConv
 
@@ -624,6 +641,7 @@ OTHERS: list[tuple[str, Callable[[], Built]]] = [
     ("speechbrain/Conformer", _speechbrain_conformer),
     ("torch-geometric/GCN of tensors", functools.partial(_pooled_graphs, False)),
     ("torch-geometric/GCN of a batch", functools.partial(_pooled_graphs, True)),
+    ("torch-geometric/GIN, pooled by a module", _pooled_by_a_module),
     ("torch-geometric/GCN of nodes", _classified_nodes),
     ("torch-geometric/SetTransformerAggregation", _set_transformer),
     ("chemprop/MPNN", _molecules),
