@@ -245,6 +245,23 @@ def test_runs_are_chosen_automatically():
     assert find_layers(Siamese(), *Siamese.example()).default == ("encoder.1@*",)
 
 
+def test_blocks_that_run_once_are_chosen_before_runs_at_an_outer_level():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions = nn.Linear(8, 8)
+            self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(self.positions(x).tanh())
+            return x
+
+    table = find_layers(Positions(), torch.ones(2, 8))
+    assert {"positions@0", "positions@1"} <= {row.name for row in table.cuts}
+    assert table.default == ("input", "blocks.0", "blocks.1")
+
+
 def test_a_long_loop_lists_its_runs_only_if_one_is_named():
     class Long(Unrolled):
         def forward(self, x):

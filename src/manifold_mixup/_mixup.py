@@ -42,8 +42,9 @@ class ManifoldMixup:
     Args:
         model: any module. Compile it first, and attach to the compiled model.
         layers: the eligible layers S: names, patterns such as ``"encoder.layer.*"``, or modules;
-            ``"input"`` is the model's input, ``"input:NAME"`` one of several. With None, they are
-            chosen from ``example``.
+            ``"input"`` is the model's input, ``"input:NAME"`` one of several. ``"block@3"`` is run
+            3, counted from 0, of a module that runs several times, and ``"block@*"`` each run that
+            can be mixed. With None, layers are chosen from ``example``.
         example: one batch: a tensor, a tuple of positional or a dict of keyword arguments.
         alpha: λ ~ Beta(alpha, alpha). A number above 0, or a callable that maps the step to such
             a number, or to None to leave that batch unmixed. The step counts training forward

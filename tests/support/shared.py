@@ -79,6 +79,35 @@ class Siamese(nn.Module):
         return self.head((x - y).abs())
 
 
+class Fuse(nn.Module):
+    """Compares two features that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, a, b):
+        return self.fc((a - b).abs())
+
+
+class Fused(Siamese):
+    """A siamese encoder whose last run alone is a cut point that carries the first."""
+
+    layers = ("encoder.1@*", "encoder@*")
+
+    def __init__(self):
+        super().__init__()
+        self.head = Fuse()
+
+    def forward(self, x, y):
+        return self.head(self.encoder(x), self.encoder(y))
+
+    def by_hand(self, plan, *pair):
+        for index, layer in enumerate(self.encoder):
+            pair = _at(plan, f"encoder.{index}@*", *map(layer, pair))
+        return self.head(*_at(plan, "encoder@*", *pair))
+
+
 class Unrolled(nn.Module):
     """A recurrent cell in a loop over time, of which the last state counts."""
 
@@ -109,4 +138,4 @@ class Unrolled(nn.Module):
         return self.head(state)
 
 
-SHARED = (Looped, Siamese, Unrolled)
+SHARED = (Looped, Siamese, Fused, Unrolled)

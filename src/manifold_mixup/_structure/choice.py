@@ -33,8 +33,9 @@ def choose(rows: Sequence[LayerRow]) -> Choice:
 
     Where no two lie between the depths by FLOPs, because one layer spends most of them, the share
     of the parameters counts in place of the depth. Where there is none by either, the share of the
-    operators does. Layers that carry nothing are preferred: less is mixed there. A single run of a
-    loop that carries what later runs are given is taken only if there is nothing else.
+    operators does. Layers that carry nothing are preferred: less is mixed there; and modules that
+    run once. A single run of a loop that carries what later runs are given is taken only if there
+    is nothing else.
     """
     # A module named like an input, or like a run of another, would be mistaken for it.
     rows = [row for row in rows if not (is_input(row.name) or _is_like_run(row))]
@@ -50,7 +51,8 @@ def _choose(rows: Sequence[LayerRow]) -> Choice:
     ways = [*product((_pair, _single), measured[:2]), *product((_pair, _single), measured[2:])]
     for find, (measure, cuts) in ways:
         alone = [row for row in cuts if not row.carries]
-        if found := find(alone, blocks) or find(cuts, blocks):
+        once = [row for row in alone if row.runs == 1]
+        if found := find(once, blocks) or find(alone, blocks) or find(cuts, blocks):
             return Choice(found, measure)
     if len(measured) > 1:
         return Choice(_single(measured[0][1], blocks, LATEST, _LAST_RESORT))

@@ -66,15 +66,10 @@ class _SharedRows:
             reason += _way_out(layer, each, len(runs))
         yield from each
         yield replace(
-            end,
+            _alone(end),
             runs=len(runs),
             cut=False,
             reason=self.view.fault or reason,
-            bypassed="",
-            mask="",
-            readers=(),
-            carries=(),
-            ends=(),
             checkpointed=layer in self._checkpointed,
         )
 
@@ -98,7 +93,7 @@ class _SharedRows:
         flops, order = self._before(ends)
         layer = end.name
         return replace(
-            end,
+            _alone(end),
             name=run_name(layer, ALL_RUNS),
             runs=len(runs),
             depth=flops if self.trace.flops else order,
@@ -155,6 +150,11 @@ class _SharedRows:
         """The modules that run inside themselves."""
         calls = self.trace.calls
         return {call.layer for call in calls if call.layer in {calls[i].layer for i in call.around}}
+
+
+def _alone(row: LayerRow) -> LayerRow:
+    """Return the row without what is mixed besides its output, or bypasses it."""
+    return replace(row, bypassed="", side=(), mask="", readers=(), carries=(), ends=())
 
 
 def _way_out(layer: str, rows: Sequence[LayerRow], count: int) -> str:
