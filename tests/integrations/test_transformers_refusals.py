@@ -13,7 +13,6 @@ from trainer_training import (
     IN_BERT,
     SEVERAL,
     bert,
-    build,
     make_trainer,
     trained,
     vit,
@@ -73,15 +72,6 @@ def test_a_loss_that_is_wrapped_already(tmp_path):
     wrapped = {"compute_loss_func": mixup.wrap(functional.cross_entropy)}
     with pytest.raises(TypeError, match="already wrapped"):
         add_to_trainer(make_trainer(model, CLASSES, tmp_path, given=wrapped), mixup)
-
-
-def test_models_with_other_losses(tmp_path):
-    config = transformers.GPT2Config(vocab_size=30, n_positions=8, n_embd=16, n_layer=1, n_head=2)
-    generates = build(transformers.GPT2LMHeadModel, config)
-    fills_in = bert(transformers.BertForMaskedLM)
-    for model in (generates, fills_in):
-        says = f"but not {type(model).__name__}. Give the Trainer a compute_loss_func"
-        refused(tmp_path, TypeError, says, model=model, layers=model.get_input_embeddings())
 
 
 def test_a_model_without_a_head(tmp_path):

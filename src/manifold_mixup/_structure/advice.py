@@ -4,7 +4,7 @@ from manifold_mixup._structure.row import InputRow
 
 # Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
 # receives the mask can receive the mixed mask instead.
-POOLING = """\
+_POOLING = """\
 It finds the end of a sequence by the token ids, which cannot be mixed. Pass the mask to a pooling \
 module, and mix the mask too, with mask="attention_mask":
 
@@ -24,7 +24,16 @@ class Classifier(nn.Module):
         return self.head(self.pool(h, attention_mask))"""
 
 
-def pooling(inputs: tuple[InputRow, ...], late: tuple[str, ...]) -> str:
-    """Return advice on pooling by a mask if the inputs read ``late`` include token ids."""
+_POSITIONS = (
+    " If {names} is the same in every row, leave it out: the model then numbers the positions "
+    "itself. If a row packs several sequences, an additive mask of shape (batch, 1, time, time) "
+    "keeps them apart without positions that restart, and mask= mixes it."
+)
+
+
+def on_late(inputs: tuple[InputRow, ...], late: tuple[str, ...]) -> str:
+    """Return advice on the inputs that are read ``late``: token positions, or token ids."""
+    if positions := [name for name in late if "position" in name.lower()]:
+        return _POSITIONS.format(names=" or ".join(map(repr, positions)))
     ids = {row.name for row in inputs if row.kind == "data" and not row.floating}
-    return f" {POOLING}" if ids & set(late) else ""
+    return f" {_POOLING}" if ids & set(late) else ""

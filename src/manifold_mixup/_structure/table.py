@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 
 from manifold_mixup import _html
 from manifold_mixup._layers import INPUT
-from manifold_mixup._structure.advice import pooling
+from manifold_mixup._structure.advice import on_late
 from manifold_mixup._structure.choice import (
     EARLIEST,
     LATEST,
@@ -206,7 +206,7 @@ class LayerTable(Sequence[LayerRow]):
             named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
             text += f" Cut points elsewhere, with their depths: {named}."
         late = {side for row in self if masked(row) for side in row.side}
-        return text + pooling(self.inputs, tuple(late))
+        return text + on_late(self.inputs, tuple(late))
 
 
 def _cut_with(row: _Row, mask: str) -> _Row:

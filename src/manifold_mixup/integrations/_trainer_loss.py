@@ -1,4 +1,4 @@
-"""Reimplement the loss that Transformers classifiers and regressors compute internally."""
+"""Reimplement the loss that models of Transformers compute internally."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 from transformers import Trainer
+
+from manifold_mixup.integrations._next_tokens import (
+    next_tokens,
+    predicts_next_tokens,
+    without_adapters,
+)
 
 _CLASSES = "single_label_classification"
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -16,10 +22,11 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 class ModelLoss:
-    """The loss that ``config.problem_type`` of a Trainer's model selects."""
+    """The loss of a Trainer's model: of next tokens, or as ``config.problem_type`` selects."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        self.shifts = predicts_next_tokens(without_adapters(trainer.model))
         self.kind = _CLASSES  # problem type at the latest batch
 
     @property
@@ -29,6 +36,8 @@ class ModelLoss:
 
     def targets(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Return labels in the shape that the loss needs; regression targets as floats."""
+        if self.shifts:
+            return next_tokens(labels, logits)
         self.kind = _kind(self.trainer.model)  # once per batch, because the config is slow to read
         if self.is_of_classes and labels.is_floating_point():
             raise ValueError(

@@ -1,12 +1,21 @@
 """Manifold Mixup in the Trainer of Hugging Face Transformers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback
 
 from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup.integrations._next_tokens import (
+    ONE_ROW,
+    is_one_row,
+    predicts_next_tokens,
+    require_one_loss,
+    require_unpadded,
+    without_adapters,
+)
 from manifold_mixup.integrations._trainer_loss import ModelLoss, logits_of
 
 
@@ -14,10 +23,11 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
     """Make a Trainer compute its loss with ``mixup``, log it, and save its stream of plans.
 
     If the Trainer has a ``compute_loss_func``, it is called with mixed targets. Otherwise the loss
-    is the one that the model's ``config.problem_type`` selects, with the Trainer's label smoothing.
-    With the training loss, the first process logs for its latest batch ``mixup_lam``,
-    ``mixup_layer`` (the index in ``mixup.layers``, -1 if it was not mixed) and, for classes without
-    a ``compute_loss_func``, ``mixup_accuracy`` on the mixed targets. A run that resumes from a
+    is the model's own, with the Trainer's label smoothing: that of the next tokens for a causal
+    language model, and for others the one that ``config.problem_type`` selects. With the training
+    loss, the first process logs for its latest batch ``mixup_lam``, ``mixup_layer`` (the index in
+    ``mixup.layers``, -1 if it was not mixed) and, for classes without a ``compute_loss_func``
+    except next tokens, ``mixup_accuracy`` on the mixed targets. A run that resumes from a
     checkpoint draws the same plans as an uninterrupted one.
 
     Args:
@@ -29,19 +39,21 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
     Raises:
         RuntimeError: the Trainer already mixes.
         TypeError: the Trainer has no ``compute_loss_func``, and its model is not for classification
-            or regression.
-        ValueError: there are options but no ``compute_loss_func``.
+            or regression and no causal language model.
+        ValueError: there are options but no ``compute_loss_func``, or the data collator makes a
+            single row of a batch.
     """
     given, model = trainer.compute_loss_func, trainer.model
     if isinstance(getattr(given, "__self__", None), _Mixing):
         raise RuntimeError("this Trainer already mixes; a second call would mix its targets twice.")
-    task = getattr(model, "loss_type", None) or "Classification"
-    generates = getattr(model, "can_generate", bool)()
-    if given is None and (generates or not task.endswith("Classification")):
+    if isinstance(trainer.data_collator, DataCollatorWithFlattening):
+        raise ValueError(ONE_ROW)
+    if given is None and not _has_known_loss(without_adapters(model)):
         raise TypeError(
-            f"add_to_trainer supports classification and regression models, but not "
-            f"{type(model).__name__}. Give the Trainer a compute_loss_func; for a language model "
-            f"it must shift the labels."
+            f"add_to_trainer supports classification, regression and causal language models whose "
+            f"forward calls self.loss_function, but not {type(without_adapters(model)).__name__}. "
+            f"Give the Trainer a compute_loss_func that computes this model's loss from its "
+            f"outputs and labels; if a position predicts the next token, it must shift the labels."
         )
     if given is None and options:
         raise ValueError(
@@ -49,7 +61,15 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
         )
     mixing = _Mixing(trainer, mixup, options)
     trainer.compute_loss_func = mixing.loss
+    trainer.compute_loss = mixing.noting_inputs(trainer.compute_loss)
     trainer.add_callback(mixing)
+
+
+def _has_known_loss(model: Any) -> bool:
+    if predicts_next_tokens(model):
+        return True
+    task = getattr(model, "loss_type", None) or "Classification"
+    return task.endswith("Classification") and not getattr(model, "can_generate", bool)()
 
 
 class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not read
@@ -63,6 +83,23 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
             self.given or self.plain, **(options if self.given else {"targets": "mix"})
         )
         self.latest: tuple[Tensor, MixedTarget] | None = None  # logits and classes of a batch
+        self.inputs: dict[str, Any] = {}  # of the running batch
+
+    def noting_inputs(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the Trainer's ``compute_loss``, which notes what a ``compute_loss_func`` lacks."""
+
+        def noting(model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+            self.inputs = dict(inputs)
+            try:
+                return compute_loss(model, inputs, *args, **options)
+            except ValueError as error:  # the layers are checked on the first batch
+                if is_one_row(self.inputs):
+                    raise ValueError(ONE_ROW) from error
+                raise
+            finally:
+                self.inputs = {}
+
+        return noting
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch; the Trainer calls this as its ``compute_loss_func``."""
@@ -73,13 +110,27 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
                 f"the targets 'labels', set remove_unused_columns=False for a model of your own, "
                 f"and remove a data collator that mixes."
             )
+        if self.mixup.plan is not None and torch.is_grad_enabled() and is_one_row(self.inputs):
+            raise ValueError(ONE_ROW)
         if self.given:
             return self.criterion(outputs, labels, num_items_in_batch=num_items_in_batch)
         logits = logits_of(outputs)
         targets = self.plain.targets(labels, logits)
-        if self.plain.is_of_classes and torch.is_grad_enabled():
+        if self.plain.shifts:  # whose logits are too many to be kept until they are logged
+            self._require_plain_tokens(outputs, targets)
+        elif self.plain.is_of_classes and torch.is_grad_enabled():
             self.latest = logits.detach(), MixedTarget(targets, self.mixup.plan)
         return self.criterion(logits, targets, num_items_in_batch=num_items_in_batch)
+
+    def _require_plain_tokens(self, outputs: Any, targets: Tensor) -> None:
+        if "shift_labels" in self.inputs:
+            raise ValueError(
+                "the batch holds shift_labels, which would not be mixed. Remove them: the labels "
+                "are shifted here."
+            )
+        require_one_loss(outputs, self.trainer.model.config)
+        if self.mixup.plan is not None and torch.is_grad_enabled():
+            require_unpadded(self.inputs, targets)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Continue with the plans of the checkpoint if the Trainer resumes from one."""
