@@ -13,6 +13,7 @@ structure says is compared with a proof in which the states are mixed by hand.
 import gc
 import importlib
 import os
+import re
 import sys
 import time
 import warnings
@@ -29,6 +30,7 @@ from torch import nn
 from architectures import disagreeing, layers_in, prove_by_hand
 from manifold_mixup import LayerTable, ManifoldMixup, find_layers
 from manifold_mixup._layers import is_input
+from manifold_mixup._structure.choice import EARLIEST, LATEST
 
 TABLE = Path(__file__).parents[2] / "docs" / "libraries.md"
 REQUIREMENTS = Path(__file__).parent / "sweep" / "requirements.txt"
@@ -191,10 +193,16 @@ def _line(result: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _at_sensible_depth(row: str) -> bool:
+    depths = re.findall(r"\d\.\d\d", row.split(" | ")[2])
+    return all(EARLIEST <= float(depth) <= LATEST for depth in depths)
+
+
 def _page(rows: list[str]) -> str:
     libraries = [line.partition("==")[0] for line in REQUIREMENTS.read_text().split()]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *libraries))
-    good = sum(" | proven | " in row for row in rows)
+    proven = [row for row in rows if " | proven | " in row]
+    good = sum(map(_at_sensible_depth, proven))
     return "\n".join(
         [
             "# Models of other libraries",
@@ -203,12 +211,15 @@ def _page(rows: list[str]) -> str:
             "`layers=None, example=x` chooses in small models of other libraries, and whether",
             "the permutation proof confirms them.",
             "",
-            f"{good} of {len(rows)} models have chosen layers that are proven. With {versions}.",
+            f"{len(proven)} of {len(rows)} models have chosen layers that are proven. In {good} of",
+            f"them the hidden layers lie at depths of {EARLIEST} to {LATEST}. With {versions}.",
             "",
             "- *depth*: fraction of the FLOPs, or of what is named, up to the end of the hidden",
             "  layers.",
             "- *with more*: whether other tensors that cross the depth are mixed too, and which",
             "  padding mask (`mask=`).",
+            "- A name that ends in `@1` is one run of a module that runs several times, and one in",
+            "  `@*` all of them.",
             "- *views agree*: modules on which structure and numbers agree, of those tried, when",
             "  the states are mixed by hand. Where the numbers do not decide, they do not agree.",
             "",

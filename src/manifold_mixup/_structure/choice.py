@@ -11,6 +11,8 @@ from manifold_mixup._structure.row import LayerRow
 # possible to depths 1/4 and 1/2.
 EARLIEST, LATEST, APART = 0.05, 0.70, 0.05
 _QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
+# By so much must runs of a shared module be nearer to these to be taken before other layers.
+_CLEARLY = 0.1
 # In a network of two or three layers, even the first may end later than that.
 _LAST_RESORT = 0.95
 
@@ -52,11 +54,23 @@ def _choose(rows: Sequence[LayerRow]) -> Choice:
     for find, (measure, cuts) in ways:
         alone = [row for row in cuts if not row.carries]
         once = [row for row in alone if row.runs == 1]
-        if found := find(once, blocks) or find(alone, blocks) or find(cuts, blocks):
+        found = _better(cuts, find(once, blocks), find(alone, blocks)) or find(cuts, blocks)
+        if found:
             return Choice(found, measure)
     if len(measured) > 1:
         return Choice(_single(measured[0][1], blocks, LATEST, _LAST_RESORT))
     return Choice()
+
+
+def _better(
+    cuts: Sequence[LayerRow], once: tuple[str, ...], runs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return modules that run once, unless runs of others are clearly nearer to the best depths."""
+    depths = {row.name: row.depth for row in cuts}
+    if len(once) == len(runs) == 2:
+        far, near = (_distance(*(depths[name] for name in pair)) for pair in (once, runs))
+        return runs if near < far - _CLEARLY else once
+    return once or runs
 
 
 def choose_of_graphs(rows: Sequence[LayerRow]) -> Choice:
@@ -106,7 +120,7 @@ def _pair(cuts: Sequence[LayerRow], blocks: Collection[str]) -> tuple[str, ...]:
     for group in (*levels, _outermost(levels)):
         pairs = [(a, b) for a, b in combinations(group, 2) if b.depth - a.depth >= APART]
         if pairs:
-            a, b = min(pairs, key=lambda pair: _distance(*pair))
+            a, b = min(pairs, key=lambda pair: _distance(pair[0].depth, pair[1].depth))
             return a.name, b.name
     return ()
 
@@ -155,5 +169,5 @@ def _adds_nothing(row: LayerRow, before: LayerRow | None, blocks: Collection[str
     )
 
 
-def _distance(a: LayerRow, b: LayerRow) -> float:
-    return abs(a.depth - _QUARTER) + abs(b.depth - _HALF)
+def _distance(first: float, second: float) -> float:
+    return abs(first - _QUARTER) + abs(second - _HALF)
