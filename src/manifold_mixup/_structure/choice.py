@@ -12,7 +12,7 @@ from manifold_mixup._structure.row import LayerRow
 EARLIEST, LATEST, APART = 0.05, 0.70, 0.05
 _QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
 # By so much must runs of a shared module be nearer to these to be taken before other layers.
-_CLEARLY = 0.1
+_CLEARLY = 0.3
 # In a network of two or three layers, even the first may end later than that.
 _LAST_RESORT = 0.95
 
