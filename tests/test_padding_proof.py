@@ -1,6 +1,7 @@
 """The proof for padded batches: padding at either end, outputs by position, pooling."""
 
 import random
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -193,6 +194,20 @@ def test_what_python_and_numpy_draw_for_one_example_after_the_other_is_made_alik
     assert ManifoldMixup(Augmented(draw), ["a", "b"], check=False).verify(x).ok
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
     assert (dict(vars(random)), dict(vars(np.random))) == drawing
+
+
+def test_another_thread_draws_as_before_while_a_model_is_proven():
+    class Beside(Augmented):
+        def forward(self, x: Tensor) -> Tensor:
+            drawn: list[float] = []
+            other = threading.Thread(target=lambda: drawn.extend(random.random() for _ in "ab"))
+            other.start()
+            other.join()
+            assert drawn[0] != drawn[1]
+            return super().forward(x)
+
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    assert ManifoldMixup(Beside(lambda: random.random()), ["b"], check=False).verify(x).ok
 
 
 def test_chance_by_place_is_named_and_what_comes_after_it_is_proven():

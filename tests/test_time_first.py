@@ -3,8 +3,6 @@
 The oracle is the same model with the batch in front, made so by hand.
 """
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -351,9 +349,3 @@ def test_compiled_with_a_full_graph():
             output = model(example(Encoder))
             mixup.target(None, output)
         torch.testing.assert_close(output, by_hand(Encoder, plan, unreduced)[0])
-
-
-def test_a_copy_keeps_the_dimension():
-    model = Tagger()
-    mixup = ManifoldMixup(model, ["rnn"], example=example(Tagger), batch_dim=1)
-    assert copy.deepcopy(mixup).layers == ("rnn",)

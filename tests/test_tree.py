@@ -91,10 +91,17 @@ class Store:
 
 
 class Nested(Store):
-    """Cannot be iterated over, as one of several kinds of nodes."""
+    """Raises when it is iterated over, as PyTorch Geometric's `HeteroData` does by design."""
 
     def __iter__(self):
         raise NotImplementedError
+
+
+class Empty(Store):
+    """Fails when it is iterated over, as PyTorch Geometric's `TemporalData` without events does."""
+
+    def __iter__(self):
+        raise AttributeError("num_events")
 
 
 class Events(Store):
@@ -178,7 +185,18 @@ def test_the_output_of_transformers():
 
 
 def test_what_is_no_container_is_passed_on():
-    for value in ("text", 3, None, object(), Output, {1, 2}, Nested(x=X), Events(x=X), Store):
+    for value in (
+        "text",
+        3,
+        None,
+        object(),
+        Output,
+        {1, 2},
+        Nested(x=X),
+        Empty(x=X),
+        Events(x=X),
+        Store,
+    ):
         assert map_leaves(lambda *_: pytest.fail("no tensor here"), value) is value
         assert list(leaves(value)) == []
         assert list(all_leaves(value)) == [("", value)]

@@ -54,7 +54,7 @@ def _is_store(value: Any) -> bool:
         return False
     try:
         first = next(iter(value), None)
-    except NotImplementedError:
+    except Exception:  # batches of several kinds of nodes have no iterator, empty ones may fail
         return False
     return isinstance(first, tuple) and len(first) == 2 and isinstance(first[0], str)
 

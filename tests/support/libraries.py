@@ -81,8 +81,8 @@ class Result:
     @property
     def good(self) -> bool:
         """Whether there are hidden layers at a sensible depth, and all are proven."""
-        latest = 1.0 if self.graphs else 0.7
-        inside = self.shares and all(0.05 <= share <= latest for share in self.shares)
+        latest = 1.0 if self.graphs else LATEST
+        inside = self.shares and all(EARLIEST <= share <= latest for share in self.shares)
         return bool(inside) and self.verdicts == "proven"
 
 

@@ -20,7 +20,7 @@ from manifold_mixup._dry_run.stage import staged
 from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._inputs import map_inputs
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._proof.prove import Inconclusive, OrderMatters, prepare
+from manifold_mixup._proof.prove import Bench, Inconclusive, OrderMatters, prepare
 
 
 @in_own_context
@@ -45,9 +45,7 @@ def meeting_rows(
             only.
     """
     try:
-        with aside(model), staged(model) as stage:
-            args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
-            bench = prepare(stage, args, kwargs, _plainly, None, outputs, lead)
+        with _unmixed(model, args, kwargs, lead, outputs) as bench:
             met = bench.couples(FrozenNorms())
     except OrderMatters as error:
         return _reason(str(error), doubts)
@@ -79,9 +77,7 @@ def meeting_graphs(
         outputs: paths of the outputs that the loss reads; None means all outputs.
     """
     try:
-        with aside(model), staged(model) as stage:
-            args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
-            bench = prepare(stage, args, kwargs, _plainly, None, outputs, lead, graphs=True)
+        with _unmixed(model, args, kwargs, lead, outputs, graphs=True) as bench:
             count = bench.examples.count
             for graph in (0, count // 2, count - 1):
                 changed = bench.changed(graph, FrozenNorms())
@@ -107,6 +103,22 @@ _NO_GRAPHS = (
     "the input {!r} looks like the graph of each node, but it cannot be shown that the rows of the "
     "outputs are these graphs: {}"
 )
+
+
+@contextmanager
+def _unmixed(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    lead: str,
+    outputs: Sequence[str] | None,
+    *,
+    graphs: bool = False,
+) -> Iterator[Bench]:
+    """Set the model up on stand-ins, to run without mixing; the errors are those of `prepare`."""
+    with aside(model), staged(model) as stage:
+        args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
+        yield prepare(stage, args, kwargs, _plainly, None, outputs, lead, graphs=graphs)
 
 
 @contextmanager

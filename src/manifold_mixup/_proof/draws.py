@@ -8,6 +8,7 @@ import functools
 import itertools
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ _OWN = {"seed", "getstate", "setstate", "get_state", "set_state"}
 
 
 @contextmanager
-def alike() -> Iterator[None]:
+def same_draws() -> Iterator[None]:
     """Let every draw inside the context start from the same state of its generator."""
     with ExitStack() as stack:
         generator = random._inst
@@ -39,9 +40,12 @@ def _patched(
         if getattr(function, "__self__", None) is generator and name not in _OWN
     }
 
+    thread = threading.get_ident()
+
     def from_start(draw: Callable[..., Any]) -> Callable[..., Any]:
         def drawn(*args: Any, **kwargs: Any) -> Any:
-            set_state(state)
+            if threading.get_ident() == thread:  # the draws of a thread that loads data are its own
+                set_state(state)
             return draw(*args, **kwargs)
 
         return drawn

@@ -29,7 +29,7 @@ from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
-from manifold_mixup._proof.draws import alike
+from manifold_mixup._proof.draws import same_draws
 from manifold_mixup._proof.graphs import Graphs, draw_graphs
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
@@ -131,7 +131,7 @@ def prepare(
     *,
     graphs: bool = False,
     ends: bool = False,
-) -> "_Bench":
+) -> "Bench":
     """Set the model up and run it unmixed, in float64 or, failing that, in float32."""
     _refuse_lazy(stage)
     if graphs and lead is not None:
@@ -187,13 +187,13 @@ def _calibrated(
     run: RunModel,
     mask: str | None,
     outputs: Sequence[str] | None,
-) -> "_Bench":
+) -> "Bench":
     """Set the model up in one way; if needed, make its kept states equal for all examples."""
 
-    def bench_with(make: Callable[[Tensor], Tensor]) -> _Bench:
+    def bench_with(make: Callable[[Tensor], Tensor]) -> Bench:
         stage.cast(make)
         redraw_parameters(stage.model)
-        return _Bench(stage, draw(dtype=dtype), run, outputs, mask)
+        return Bench(stage, draw(dtype=dtype), run, outputs, mask)
 
     bench = bench_with(lambda tensor: copied(tensor, dtype))
     try:
@@ -225,7 +225,7 @@ def _refuse_lazy(stage: Stage) -> None:
             )
 
 
-class _Bench:
+class Bench:
     """The model on which layers are tested, and its unmixed outputs."""
 
     def __init__(
@@ -489,7 +489,7 @@ class _Bench:
             stack.enter_context(isolated)
             stack.enter_context(self.neutral)
             stack.enter_context(self.also)
-            stack.enter_context(alike())
+            stack.enter_context(same_draws())
             before = _generators()
             output = stack.enter_context(self.run(self.model, args, kwargs, plan))
             self.drew |= _generators() != before
