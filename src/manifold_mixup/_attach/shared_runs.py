@@ -11,6 +11,7 @@ from torch.utils import checkpoint
 
 from manifold_mixup import _autograd
 from manifold_mixup._attach.passes import Passes
+from manifold_mixup._layers import module_name
 from manifold_mixup._module_hooks import Hook
 
 
@@ -54,8 +55,9 @@ class RunCounter(Hook):
 
     def _run_eagerly(self) -> None:
         running = self.passes.current()
-        if running is None:
-            return
+        plan = None if running is None else running.plan
+        if running is None or plan is None or module_name(plan.layer) != self.module:
+            return  # nothing is mixed at a run of this module
         starts = running.starts.setdefault(self.module, [])
         number = _autograd.running_number()
         if number is None or self.passes.recomputed() is None:
