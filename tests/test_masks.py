@@ -20,13 +20,36 @@ from padded import BATCH, FORMS, PERM, TIME, VALID
 def test_additive_masks_mix_what_they_stand_for(lam, seed, dtype):
     generator = torch.Generator().manual_seed(seed)
     mask = torch.randn(BATCH, 1, TIME, TIME, generator=generator, dtype=dtype)
-    mask = mask.masked_fill(torch.rand(mask.shape, generator=generator) < 0.3, -math.inf)
+    hidden = torch.rand(mask.shape, generator=generator) < 0.3
+    mask = mask.masked_fill(hidden & ~torch.eye(TIME).bool(), -math.inf)  # each sees itself
     mixed = masks.mix_mask(mask, torch.tensor(lam), PERM, VALID, dtype=torch.float32, weights=False)
     assert mixed.dtype == dtype
     assert mixed.isfinite().all()
     lam = torch.tensor(lam).double()
     expected = lam * mask.double().exp() + (1 - lam) * mask[PERM].double().exp()
     torch.testing.assert_close(mixed.double().exp(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["bool", "additive"])
+def test_where_a_query_is_padding_its_partner_s_row_shows_the_keys_that_are_there(form):
+    square = VALID[:, None, None] & VALID[:, None, :, None]
+    mask = square if form == "bool" else torch.where(square, 0.0, -math.inf)
+    lam = torch.linspace(0.1, 0.9, BATCH)
+    options = {"dtype": torch.float32, "weights": False}
+    mixed = masks.mix_mask(mask, lam, PERM, VALID, **options).exp()
+    lam = lam[:, None]
+    keys = lam * VALID + (1 - lam) * VALID[PERM]
+    union = VALID | VALID[PERM]
+    torch.testing.assert_close(mixed.squeeze(1), keys[:, None] * union[..., None])
+
+
+def test_a_causal_query_in_the_padding_sees_no_later_keys():
+    valid = VALID.flip(1)
+    mask = valid[:, None, None] & torch.ones(TIME, TIME).tril().bool()
+    lam = torch.tensor(0.3)
+    options = {"dtype": torch.float32, "weights": False}
+    mixed = masks.mix_mask(mask, lam, PERM, valid, **options).exp()
+    torch.testing.assert_close(mixed, lam * mask + (1 - lam) * mask[PERM])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,7 +1,5 @@
 """Padded sequences with mixed masks: exact at λ = 0 and 1, and independent of padding values."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,8 +22,8 @@ from padded import (
     Attention,
     Block,
     Encoder,
-    First,
     Mean,
+    Weighted,
     built,
     own,
 )
@@ -77,49 +75,6 @@ def test_exact_at_every_layer_for_masks_of_every_form(form):
 
 
 # Compared with another form of the same network: attention multiplies by the weights
-
-
-class Weighted(nn.Module):
-    """Runs an `Encoder` from a mixed state on, with weights and plain softmaxes."""
-
-    def __init__(self, model: Encoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def states(self, layer: str) -> Tensor:
-        h = self.model.embed(IDS)
-        if layer == "embed":
-            return h
-        h = h + self.model.places
-        for place in range(int(layer[-1]) + 1):
-            h = self.block(self.model.blocks[place], h, VALID.float())
-        return h
-
-    def block(self, block: Block, h: Tensor, weights: Tensor) -> Tensor:
-        normed = block.norm1(h)
-        parts = block.attention.qkv(normed).unflatten(-1, (3, 2, -1))
-        q, k, v = (parts[:, :, part].transpose(1, 2) for part in range(3))
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).exp() * weights[:, None, None]
-        attended = scores / scores.sum(-1, keepdim=True) @ v
-        h = h + block.attention.out(attended.transpose(1, 2).flatten(2))
-        return h + block.mlp(block.norm2(h))
-
-    def forward(self, plan: MixPlan) -> Tensor:
-        h, lam = self.states(plan.layer), plan.lam.view(-1, 1) if plan.lam.ndim else plan.lam
-        own, other = lam * VALID, (1 - lam) * VALID[plan.perm]
-        weights = own + other
-        mean = (own[..., None] * h + other[..., None] * h[plan.perm]) / weights[..., None].clamp(
-            min=1e-30
-        )
-        h = torch.where(weights[..., None] > 0, mean, h)
-        blocks = list(self.model.blocks)[0 if plan.layer == "embed" else int(plan.layer[-1]) + 1 :]
-        if plan.layer == "embed":
-            h = h + self.model.places
-        for block in blocks:
-            h = self.block(block, h, weights)
-        if isinstance(self.model.pool, First):
-            return self.model.head(h[:, 0])
-        return self.model.head((h * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
 
 
 @pytest.mark.parametrize("layer", OWN)

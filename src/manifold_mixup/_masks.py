@@ -4,6 +4,10 @@ A padded sequence is a set of positions with weight 1 or 0. A mixed position has
 ``w = lam * v_i + (1 - lam) * v_j``, where ``v`` is 1 at valid positions and 0 in padding. Its state
 is the mean of the valid states with the same weights. Attention multiplies by ``w``, so its
 additive mask holds ``log w``. λ = 1 gives the first example and λ = 0 the second.
+
+Some masks have a row for each position that attends (a query), and rows of padding let nothing
+through. Where one of the two examples is padded, it takes the row of the other, as far as its own
+keys go: so a key has the weight ``w`` in every row.
 """
 
 import torch
@@ -14,6 +18,8 @@ from manifold_mixup._interpolate import over_rows
 
 # Replaces -inf, to avoid differences of infinities; as a weight it is 0 in every dtype.
 _NEVER = -1e30
+# An additive mask with this value or less forbids a position.
+FORBIDDEN = -1e3
 
 
 def is_side(name: str, mask: str | None, *, floating: bool) -> bool:
@@ -100,27 +106,55 @@ def mix_mask(
         weights: whether a boolean mask becomes weights instead, for a module that takes means.
     """
     valid, lam, perm = (part.to(mask.device) for part in (valid, lam, perm))
-    lam = over_rows(lam, mask)
     if mask.is_floating_point():
         return _mix_numbers(mask, lam, perm)
-    share = _seen(mask, valid) if mask.dtype == torch.bool else mask
-    share = share.to(torch.promote_types(dtype, torch.float32))
-    share = lam * share + (1 - lam) * share[perm]
+    seen = _seen(mask, valid) if mask.dtype == torch.bool else mask
     if mask.dtype == torch.bool and not weights:
-        share = share.log().clamp(min=torch.finfo(dtype).min)
-    return share.to(dtype)
+        return mix_additive(additive(seen, dtype), additive(seen[perm], dtype), lam)
+    lam = over_rows(lam, mask)
+    share = seen.to(torch.promote_types(dtype, torch.float32))
+    return (lam * share + (1 - lam) * share[perm]).to(dtype)
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the additive mask of a boolean one that is true where a position is seen."""
+    forbidden = torch.finfo(dtype).min
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, forbidden)
+
+
+def mix_additive(own: Tensor, other: Tensor, lam: Tensor) -> Tensor:
+    """Mix additive masks, ``log(lam * exp(own) + (1 - lam) * exp(other))``.
+
+    Args:
+        own: an additive mask of the examples.
+        other: that of their partners.
+        lam: λ, ``()`` or ``(batch,)``.
+    """
+    lam = over_rows(lam.to(own.device), own)
+    wide = torch.promote_types(own.dtype, torch.float32)
+    first = _completed(own, other).to(wide).clamp(min=_NEVER) + lam.log().clamp(min=_NEVER)
+    second = _completed(other, own).to(wide).clamp(min=_NEVER) + (1 - lam).log().clamp(min=_NEVER)
+    mixed = torch.logaddexp(first, second)
+    return mixed.clamp(min=torch.finfo(own.dtype).min).to(own.dtype)
+
+
+def _completed(mask: Tensor, other: Tensor) -> Tensor:
+    """Let a query in the padding see those of its example's keys that the other example's sees."""
+    if mask.ndim < 3 or mask.shape[-1] != mask.shape[-2]:
+        return mask  # it has no queries
+    seen = mask > FORBIDDEN
+    padding, keys = ~seen.any(-1, keepdim=True), seen.any(-2, keepdim=True)
+    return torch.where(padding & keys, other, mask)
 
 
 def _mix_numbers(mask: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
-    wide = mask.to(torch.promote_types(mask.dtype, torch.float32))
-    own = wide.clamp(min=_NEVER) + lam.log().clamp(min=_NEVER)
-    other = wide[perm].clamp(min=_NEVER) + (1 - lam).log().clamp(min=_NEVER)
-    additive = torch.logaddexp(own, other).clamp(min=torch.finfo(mask.dtype).min)
-    shares = wide.clamp(0, 1)
-    shares = lam * shares + (1 - lam) * shares[perm]
+    mixed = mix_additive(mask, mask[perm], lam)
+    lam = over_rows(lam, mask)
+    shares = mask.to(torch.promote_types(mask.dtype, torch.float32)).clamp(0, 1)
+    shares = (lam * shares + (1 - lam) * shares[perm]).to(mask.dtype)
     # If nothing is padded, both forms are the same.
     are_weights = ((mask >= 0) & (mask <= 1)).all()
-    return torch.where(are_weights, shares, additive).to(mask.dtype)
+    return torch.where(are_weights, shares, mixed)
 
 
 def _seen(mask: Tensor, valid: Tensor) -> Tensor:

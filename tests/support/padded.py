@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from manifold_mixup import MixPlan
+
 BATCH, TIME, WIDTH, CLASSES = 6, 7, 16, 3
 LENGTHS = torch.tensor([7, 5, 2, 6, 3, 4])
 VALID = torch.arange(TIME) < LENGTHS[:, None]  # (batch, time)
@@ -112,6 +114,52 @@ class PadEncoder(nn.Module):
     def forward(self, ids: Tensor, src_key_padding_mask: Tensor) -> Tensor:
         h = self.encoder(self.embed(ids), src_key_padding_mask=src_key_padding_mask)
         return self.head(h[:, 0])
+
+
+# The same network by hand: attention multiplies by the weights
+
+
+class Weighted(nn.Module):
+    """Runs an `Encoder` from a mixed state on, with weights and plain softmaxes."""
+
+    def __init__(self, model: Encoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def states(self, layer: str) -> Tensor:
+        h = self.model.embed(IDS)
+        if layer == "embed":
+            return h
+        h = h + self.model.places
+        for place in range(int(layer[-1]) + 1):
+            h = self.block(self.model.blocks[place], h, VALID.float())
+        return h
+
+    def block(self, block: Block, h: Tensor, weights: Tensor) -> Tensor:
+        normed = block.norm1(h)
+        parts = block.attention.qkv(normed).unflatten(-1, (3, 2, -1))
+        q, k, v = (parts[:, :, part].transpose(1, 2) for part in range(3))
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).exp() * weights[:, None, None]
+        attended = scores / scores.sum(-1, keepdim=True) @ v
+        h = h + block.attention.out(attended.transpose(1, 2).flatten(2))
+        return h + block.mlp(block.norm2(h))
+
+    def forward(self, plan: MixPlan) -> Tensor:
+        h, lam = self.states(plan.layer), plan.lam.view(-1, 1) if plan.lam.ndim else plan.lam
+        own, other = lam * VALID, (1 - lam) * VALID[plan.perm]
+        weights = own + other
+        mean = (own[..., None] * h + other[..., None] * h[plan.perm]) / weights[..., None].clamp(
+            min=1e-30
+        )
+        h = torch.where(weights[..., None] > 0, mean, h)
+        blocks = list(self.model.blocks)[0 if plan.layer == "embed" else int(plan.layer[-1]) + 1 :]
+        if plan.layer == "embed":
+            h = h + self.model.places
+        for block in blocks:
+            h = self.block(block, h, weights)
+        if isinstance(self.model.pool, First):
+            return self.model.head(h[:, 0])
+        return self.model.head((h * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
 
 
 OWN = ["embed", "blocks.0", "blocks.1", "blocks.2"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _masks, _mix
-from manifold_mixup._attach import compiled
+from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim, mix_rows
@@ -252,15 +252,25 @@ class MaskHook(LaterHook):
         dtype = next(floating, torch.float32)
         mixed = {}
         for reader in self.reads[layer]:
-            mask, form = tensors.get(reader.path), (dtype, reader.pools)
+            mask, form = tensors.get(reader.path), (dtype, reader.pools, reader.forbids)
             if mask is None:
                 continue  # a model may drop a mask that masks nothing
             found = [done for source, used, done in known if source is mask and used == form]
             if not found:
-                found = [_masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.pools)]
+                found = [_mixed_for(reader, mask, lam, perm, valid, dtype)]
                 known.append((mask, form, found[0]))
             mixed[reader.path] = found[0]
         return replace_at(mixed, given) if mixed else None
+
+
+def _mixed_for(
+    reader: Reader, mask: Tensor, lam: Tensor, perm: Tensor, valid: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Mix a mask in the form that a module can read."""
+    if reader.forbids:
+        partners = mask.index_select(0, perm.to(mask.device))
+        return mask_pair.pair(mask, partners, lam.to(mask.device))
+    return _masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.pools)
 
 
 def put_on(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from manifold_mixup._batch_dim import find
-from manifold_mixup._structure.flow import Flow, side_colour
+from manifold_mixup._structure.flow import Flow, data_sources, side_colour
 from manifold_mixup._structure.record import Call, Leaf, Trace
 from manifold_mixup._structure.row import Reader
 
@@ -41,17 +41,53 @@ def readers_after(
     found: dict[Reader, list[int]] = {}
     for index in outermost:
         call = first.calls[index]
+        forbids = _forbids(call, source, flow)
         for leaf in masks[index]:
             if fault := _fault(call, leaf, index, first, second, positions):
                 return {}, fault
             pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
-            found.setdefault(Reader(call.layer, leaf.path, pools), []).append(leaf.node)
+            reader = Reader(call.layer, leaf.path, pools, forbids=forbids)
+            found.setdefault(reader, []).append(leaf.node)
     before = {call.layer for call in first.calls if call.steps < steps}
     early = {reader.layer for reader in found} & before
     again = {run.layer for run in first.runs if run.checkpointed}
     if early and (checkpointed or early & again):
         return {}, f", by {min(early)!r}, which also runs before it, in a checkpoint"
     return {replace(reader, early=reader.layer in early): ns for reader, ns in found.items()}, ""
+
+
+# Operators between scores and their softmax.
+_ON_SCORES = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "_unsafe_view"}
+_ON_SCORES |= {"masked_fill", "masked_fill_", "where"}
+_SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax", "logsumexp"}
+
+
+def _forbids(call: Call, source: int, flow: Flow) -> bool:
+    """Return whether a call fills states where a mask says so, and a softmax follows each time."""
+    inside = range(call.first, min(call.last, len(flow.nodes)))
+    filled = [number for number in inside if _is_filled(number, source, flow)]
+    return bool(filled) and all(_is_normalised(number, inside, flow) for number in filled)
+
+
+def _is_filled(number: int, source: int, flow: Flow) -> bool:
+    """Return whether a node holds states that were filled where the mask alone says so."""
+    chosen = flow.nodes[number].conditions
+    by_mask = any(flow.colours[parent] == side_colour(source) for parent in chosen)
+    return by_mask and bool(data_sources(flow.colours[number]))
+
+
+def _is_normalised(number: int, inside: range, flow: Flow) -> bool:
+    """Return whether a softmax reads a value, perhaps after sums and products by element."""
+    scores = {number}
+    for later in range(number + 1, inside.stop):
+        node = flow.nodes[later]
+        if scores.isdisjoint(node.parents):
+            continue
+        if node.operator in _SOFTMAX:
+            return True
+        if node.operator in _ON_SCORES or node.kind == "move":
+            scores.add(later)
+    return False
 
 
 def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:

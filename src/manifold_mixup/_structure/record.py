@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from manifold_mixup._dry_run.neutral import Neutral, bind, operator_name
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
-from manifold_mixup._masks import is_side
+from manifold_mixup._masks import FORBIDDEN, is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
 from manifold_mixup._storage import storage_of
@@ -44,6 +44,8 @@ class Node:
         biases: the parents that the operator adds to attention scores.
         learned: whether it is a parameter.
         flops: floating point operations of the operator, for the first of its results.
+        conditions: the parents that choose where it fills in another value; empty if that is a
+            number that forbids nothing.
     """
 
     parents: tuple[int, ...] = ()
@@ -57,6 +59,7 @@ class Node:
     biases: tuple[int, ...] = ()
     learned: bool = False
     flops: int = 0
+    conditions: tuple[int, ...] = ()
 
     @property
     def product(self) -> bool:
@@ -227,7 +230,7 @@ class _Recorder(TorchDispatchMode):
         self.trace.weights += sum(self.unused.pop(parent, 0) for parent in parents)
         chosen = self._nodes(call.indices), self._nodes(call.codes)
         inside = self.open[-1] if self.open else -1
-        biases = self._nodes(call.biases)
+        biases, conditions = self._nodes(call.biases), self._nodes(call.conditions)
         flops = _flops(func, args, kwargs, result)
         self.trace.flops += flops
         for tensor in (*made, *call.writes):  # each output of an operator is its own value
@@ -235,7 +238,7 @@ class _Recorder(TorchDispatchMode):
             kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
             over = self.held.get(self._key(tensor), -1)
             given = parents, *chosen, kind, integer, inside, over, call.name, biases
-            self._hold(tensor, Node(*given, flops=flops))
+            self._hold(tensor, Node(*given, flops=flops, conditions=conditions))
             flops = 0
         self._meet(call, result)
         self.trace.steps += 1
@@ -433,6 +436,8 @@ _MOVES |= {"round", "clamp", "clamp_min", "clamp_max", "nan_to_num", "constant_p
 _MOVES |= {"flip", "roll", "expand_copy", "unsafe_split", "split_with_sizes_copy", "view_copy"}
 # Arguments of attention operators that are added to the scores.
 _BIASES = ("attn_mask", "attn_bias")
+# Operators that fill in another value, and the arguments that choose where.
+_CONDITIONS = {"masked_fill": "mask", "masked_fill_": "mask", "where": "condition"}
 # Products of matrices, and convolutions.
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "_convolution"}
 _PRODUCTS |= {"mv", "addmv", "einsum", "_trilinear", "bilinear"}
@@ -453,6 +458,7 @@ class Operation:
         indices: those that choose rows of a table.
         codes: those that choose rows in any way.
         biases: those that it adds to attention scores.
+        conditions: those that choose where it fills in another value, which may forbid scores.
         writes: tensors it writes into.
     """
 
@@ -463,6 +469,7 @@ class Operation:
         self.indices: list[Tensor] = []
         self.codes: list[Tensor] = []
         self.biases: list[Tensor] = []
+        self.conditions: list[Tensor] = []
         self.writes: list[Tensor] = []
         if not hasattr(func, "_schema"):  # higher-order operators
             self.reads = list(tensors_in((args, kwargs)))
@@ -476,12 +483,17 @@ class Operation:
             self.reads = [tensor for tensor in self.reads if tensor is not named["self"]]
         if name == "set_":  # makes an alias and writes nothing
             self.reads, self.writes = [], []
-        if name in _LOOKUPS:
-            self.indices = list(tensors_in(named[_LOOKUPS[name]]))
-        if name in _CODES:
-            self.codes = list(tensors_in(named[_CODES[name]]))
-        if "attention" in name:
+        self._find_roles(named)
+
+    def _find_roles(self, named: dict[str, Any]) -> None:
+        if self.name in _LOOKUPS:
+            self.indices = list(tensors_in(named[_LOOKUPS[self.name]]))
+        if self.name in _CODES:
+            self.codes = list(tensors_in(named[_CODES[self.name]]))
+        if "attention" in self.name:
             self.biases = list(tensors_in([named.get(key) for key in _BIASES]))
+        if self.name in _CONDITIONS and not _is_mild(named.get("value")):
+            self.conditions = list(tensors_in(named[_CONDITIONS[self.name]]))
 
     def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
         """Return the kind of a result computed from values of the kinds ``given``; see `Node`."""
@@ -506,6 +518,11 @@ class Operation:
             gone = written and (overwrites or argument.is_out)
             self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
             self.writes += tensors if written else []
+
+
+def _is_mild(value: Any) -> bool:
+    """Return whether a value is known not to forbid the attention score that it replaces."""
+    return isinstance(value, int | float) and value > FORBIDDEN
 
 
 def _holds_several(tensor: Tensor) -> bool:

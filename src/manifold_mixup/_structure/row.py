@@ -14,12 +14,15 @@ class Reader:
         path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
         pools: whether the module pools over positions, so that its output has none.
         early: whether the module also runs before the layer, where the mask is not mixed.
+        forbids: whether the module reads the mask as yes or no: it fills attention scores with a
+            very negative value.
     """
 
     layer: str
     path: str
     pools: bool
     early: bool = False
+    forbids: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,395 @@
+"""Masks that attention reads as yes or no: it gets the weights of a mixed mask all the same."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+from manifold_mixup._attach.mask_pair import MaskPair, pair
+from padded import BATCH, CLASSES, IDS, LEAST, PERM, TARGET, TIME, VALID, Encoder, Weighted, built
+
+LAMS = {"one λ": torch.tensor(0.3), "λ per example": torch.linspace(0.1, 0.9, BATCH)}
+LAYERS = ["embed", "blocks.0", "blocks.1"]
+
+
+# The ways to forbid scores (batch, heads, queries, keys) by a mask (batch, keys)
+
+
+def masked_fill(scores, mask):
+    return scores.masked_fill(~mask.bool()[:, None, None], LEAST)
+
+
+def masked_fill_in_place(scores, mask):
+    scores.masked_fill_(mask[:, None, None] == 0, -math.inf)
+    return scores
+
+
+def masked_fill_by_name(scores, mask):
+    return scores.masked_fill(mask=mask.logical_not()[:, None, None], value=torch.tensor(-1e9))
+
+
+def where(scores, mask):
+    return torch.where(mask[:, None, None] > 0, scores, -1e9)
+
+
+def where_padding(scores, mask):
+    return torch.where(mask[:, None, None] < 1, torch.tensor(-1e9), scores)
+
+
+def where_method(scores, mask):
+    return scores.where(mask.unsqueeze(1).unsqueeze(2).to(torch.bool), -1e9)
+
+
+def where_tensor(scores, mask):
+    return torch.where(mask[:, None, None] != 0, scores, torch.full_like(scores, -1e9))
+
+
+def product(scores, mask):
+    """As DeBERTa does: a query in the padding sees nothing."""
+    mask = mask.long()[:, None, None]
+    square = mask * mask.squeeze(-2).unsqueeze(-1)
+    return scores.masked_fill(~square.bool(), LEAST)
+
+
+def square_by_and(scores, mask):
+    mask = mask.bool()
+    return scores.masked_fill(~(mask[:, None, :, None] & mask[:, None, None]), LEAST)
+
+
+def as_given(scores, mask):
+    """Reads a mask (batch, 1, queries, keys)."""
+    return scores.masked_fill(~mask.bool(), LEAST)
+
+
+WAYS = {
+    way.__name__: way
+    for way in (
+        masked_fill,
+        masked_fill_in_place,
+        masked_fill_by_name,
+        where,
+        where_padding,
+        where_method,
+        where_tensor,
+        product,
+        square_by_and,
+    )
+}
+
+
+class Attention(nn.Module):
+    """Attention that reads its mask as yes or no, and clears the states of padding."""
+
+    def __init__(self, attention: nn.Module, way: str) -> None:
+        super().__init__()
+        self.qkv, self.out = attention.qkv, attention.out
+        self.way = as_given if way == "as_given" else WAYS[way]
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        scores = self.way(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), mask)
+        h = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return self.out(h if mask.ndim > 2 else h.masked_fill((mask == 0)[..., None], 0.0))
+
+
+class OfBlocks(Encoder):
+    """Whose mask is given to each block."""
+
+    def __init__(self, way: str = "masked_fill", **options: object) -> None:
+        super().__init__(**options)
+        for block in self.blocks:
+            block.attention = Attention(block.attention, way)
+
+
+def batch_of(mask: Tensor) -> dict[str, Tensor]:
+    return {"ids": IDS, "mask": mask}
+
+
+def require_like_weights(model, mask, layer, lam, run=None):
+    """Assert outputs and gradients of a network that multiplies by the weights."""
+    oracle = Weighted(built(Encoder, "first"))
+    plan = MixPlan(layer, lam, PERM)
+    run = model if run is None else run
+    mixup = ManifoldMixup(run, LAYERS, mask="mask", example=batch_of(mask), seed=0)
+    with mixup.using(plan):
+        output = run(IDS, mask)
+    mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
+    expected = oracle(plan)
+    soft = F.one_hot(TARGET, CLASSES).float()
+    mixed = soft + (1 - lam).view(-1, *[1] * lam.ndim) * (soft[PERM] - soft)
+    F.cross_entropy(expected, mixed).backward()
+    assert type(output) is Tensor
+    torch.testing.assert_close(output, expected)
+    grads = {name: parameter.grad for name, parameter in oracle.model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name], msg=lambda t, n=name: f"{n}: {t}")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("lam", LAMS)
+@pytest.mark.parametrize("way", WAYS)
+def test_outputs_and_gradients_are_those_of_weighted_attention(way, lam, layer):
+    mask = VALID if way in ("masked_fill", "square_by_and") else VALID.long()
+    require_like_weights(built(OfBlocks, way), mask, layer, LAMS[lam])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("lam", LAMS)
+def test_in_an_activation_checkpoint_it_is_the_same(lam, reentrant, monkeypatch):
+    import padded
+
+    plain = padded.checkpoint
+    monkeypatch.setattr(
+        padded, "checkpoint", lambda *a, **k: plain(*a, **k | {"use_reentrant": reentrant})
+    )
+    model = built(OfBlocks, "product")
+    for block in model.blocks:
+        block.checkpointed = True
+    require_like_weights(model, VALID.long(), "blocks.0", LAMS[lam])
+
+
+class Stack(nn.Module):
+    """Receives the mask once, and hands it to blocks in checkpoints."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = torch.utils.checkpoint.checkpoint(block, h, mask, use_reentrant=True)
+        return h
+
+
+class OfStack(OfBlocks):
+    """Whose mask is given to a module that contains the blocks."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(way)
+        self.stack = Stack(self.blocks)
+        del self.blocks
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.stack(self.embed(ids) + self.places, mask)[:, 0])
+
+
+@pytest.mark.parametrize("lam", LAMS)
+def test_a_mask_that_goes_into_reentrant_checkpoints_keeps_its_partner(lam):
+    model, oracle = built(OfStack, "product"), Weighted(built(Encoder, "first"))
+    mixup = ManifoldMixup(model, ["embed"], mask="mask", example=batch_of(VALID), seed=0)
+    with mixup.using(MixPlan("embed", LAMS[lam], PERM)):
+        output = model(IDS, VALID)
+        mixup.target(None, output)
+    expected = oracle(MixPlan("embed", LAMS[lam], PERM))
+    torch.testing.assert_close(output, expected)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    for block, other in zip(model.stack.blocks, oracle.model.blocks, strict=True):
+        torch.testing.assert_close(block.attention.qkv.weight.grad, other.attention.qkv.weight.grad)
+
+
+class Squared(OfBlocks):
+    """Whose own code makes the product that DeBERTa makes, (batch, 1, queries, keys)."""
+
+    def read(self, mask: Tensor) -> Tensor:
+        return mask[:, None, None] * mask[:, None, :, None]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_square_mask_weighs_keys_as_a_mask_of_keys_does(layer):
+    require_like_weights(built(Squared, "as_given"), VALID.long(), layer, LAMS["one λ"])
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("way", ["masked_fill", "where", "product"])
+@pytest.mark.parametrize("lam", LAMS)
+def test_compiled_in_one_graph(way, lam):
+    model = built(OfBlocks, way)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    require_like_weights(model, VALID.long(), "blocks.0", LAMS[lam], run=compiled)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_in_two_graphs_is_refused_and_runs_outside_of_compiled_code():
+    class Broken(Attention):
+        def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+            mask = mask > 0
+            torch._dynamo.graph_break()
+            return super().forward(h, mask)
+
+    model = built(OfBlocks)
+    for block in model.blocks:
+        block.attention.__class__ = Broken
+    compiled = torch.compile(model, backend="aot_eager")
+    with pytest.raises(Exception, match=r"read.* as yes or no must be compiled into one graph"):
+        require_like_weights(model, VALID.long(), "blocks.0", LAMS["one λ"], run=compiled)
+    model = built(OfBlocks)
+    for block in model.blocks:
+        block.attention.__class__ = Broken
+        block.forward = torch.compiler.disable(block.forward)
+    compiled = torch.compile(model, backend="aot_eager")
+    require_like_weights(model, VALID.long(), "blocks.0", LAMS["one λ"], run=compiled)
+
+
+# Pooling
+
+
+class AttentionPool(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(16, 1)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        scores = self.score(h).squeeze(-1).masked_fill(mask == 0, -math.inf)
+        return (scores.softmax(1)[..., None] * h).sum(1)
+
+
+def test_attention_that_pools_gets_the_weights():
+    model = built(OfBlocks)
+    model.pool = built(AttentionPool)
+    plan = MixPlan("blocks.2", LAMS["λ per example"], PERM)
+    mixup = ManifoldMixup(model, ["blocks.2"], mask="mask", example=batch_of(VALID.long()))
+    with mixup.using(plan):
+        output = model(IDS, VALID.long())
+    own = plan.lam[:, None] * VALID
+    weights = own + (1 - plan.lam)[:, None] * VALID[PERM]
+    h = Weighted(built(Encoder, "first")).states("blocks.2")
+    mixed = own[..., None] * h + (weights - own)[..., None] * h[PERM]
+    mixed = mixed / weights[..., None].clamp(min=1e-30)
+    scores = model.pool.score(mixed).squeeze(-1).exp() * weights
+    pooled = (scores[..., None] * mixed).sum(1) / scores.sum(1, keepdim=True)
+    torch.testing.assert_close(output, model.head(pooled))
+
+
+class MaxPool(nn.Module):
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        return h.masked_fill((mask == 0)[..., None], -1e9).amax(1)
+
+
+class MeanPool(nn.Module):
+    """Attention and a mean in one module: the mean has no form for two masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = Attention(Encoder().blocks[0].attention, "masked_fill")
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        h = self.attend(h, mask) * mask[..., None]
+        return h.sum(1) / mask.sum(1, keepdim=True)
+
+
+class Unpadded(MeanPool):
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        h = self.attend(h, mask)
+        rows, places = (mask > 0).nonzero(as_tuple=True)
+        return torch.zeros_like(h[:, 0]).index_add(0, rows, h[rows, places])
+
+
+@pytest.mark.parametrize(
+    ("pool", "text"),
+    [
+        (MaxPool, "the outputs jump"),
+        (MeanPool, "'div' reads the padding mask together with states"),
+        (Unpadded, "where 'nonzero' takes numbers or positions from it"),
+    ],
+)
+def test_other_ways_to_read_the_mask_are_refused(pool, text):
+    model = built(OfBlocks)
+    model.pool = built(pool)
+    readers = {
+        reader.layer: reader.forbids
+        for row in find_layers(model, **batch_of(VALID.long()))
+        for reader in row.readers
+    }
+    assert readers == {
+        **dict.fromkeys(("blocks.0", "blocks.1", "blocks.2"), True),
+        "pool": pool is not MaxPool,
+    }
+    with pytest.raises(ValueError, match=text):
+        ManifoldMixup(model, ["blocks.1"], mask="mask", example=batch_of(VALID.long()))
+
+
+# Two masks at once
+
+
+def both(mask: Tensor = VALID, lam: Tensor = LAMS["one λ"]) -> MaskPair:
+    return pair(mask, mask[PERM], lam)
+
+
+SCORES = torch.randn(BATCH, 2, TIME, TIME, generator=torch.Generator().manual_seed(1))
+WEIGHTS = 0.3 * VALID + 0.7 * VALID[PERM]
+EXPECTED = SCORES.exp() * WEIGHTS[:, None, None]
+EXPECTED = EXPECTED / EXPECTED.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "masked",
+    [
+        lambda m: SCORES + (1.0 - m.float()[:, None, None]) * -1e9,
+        lambda m: (1.0 - m.float()[:, None, None]).mul(-1e9) + SCORES,
+        lambda m: SCORES + torch.where(m, 0.0, -math.inf)[:, None, None],
+        lambda m: SCORES.clone().add_(m.float().log()[:, None, None]),
+        lambda m: SCORES - 1e9 * (~m).float()[:, None, None],
+        lambda m: (
+            SCORES
+            + torch.zeros_like(m, dtype=torch.float).masked_fill_(~m, -math.inf)[:, None, None]
+        ),
+    ],
+)
+def test_a_sum_with_scores_multiplies_them_by_the_weights(masked):
+    torch.testing.assert_close(masked(both()).softmax(-1), EXPECTED)
+
+
+@pytest.mark.parametrize("form", ["bool", "additive"])
+def test_fused_attention_multiplies_by_the_weights(form):
+    q, k, v = torch.randn(3, BATCH, 2, TIME, 4, generator=torch.Generator().manual_seed(2))
+    mask = VALID if form == "bool" else torch.where(VALID, 0.0, -math.inf)
+    weights = (q @ k.transpose(-1, -2) / 2).exp() * WEIGHTS[:, None, None]
+    expected = weights / weights.sum(-1, keepdim=True) @ v
+    given = both(mask)[:, None, None]
+    torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, given), expected)
+    named = F.scaled_dot_product_attention(q, k, v, attn_mask=given)
+    torch.testing.assert_close(named, expected)
+
+
+def test_states_are_switched_off_where_both_examples_have_padding():
+    h, union = torch.randn(BATCH, TIME, 3), VALID | VALID[PERM]
+    cleared = h.masked_fill(~both()[..., None], 0.0)
+    torch.testing.assert_close(cleared, h * union[..., None], rtol=0, atol=0)
+    torch.testing.assert_close(h * both(VALID.long())[..., None], cleared, rtol=0, atol=0)
+
+
+def test_sizes_and_dtypes_are_the_masks_own():
+    mask = both(VALID.long())
+    assert (mask.shape, mask.dtype, mask.ndim, mask.size(1)) == (VALID.shape, torch.int64, 2, TIME)
+    assert mask.any().item() is True
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (lambda m: bool(m[0].all()), "'__bool__' takes numbers"),
+        (lambda m: m.sum(1).tolist(), "'tolist' takes numbers"),
+        (lambda m: m.sum(1).numpy(), "'numpy' takes numbers"),
+        (lambda m: m.nonzero(), "'nonzero' takes numbers"),
+        (lambda m: SCORES[m], "'__getitem__' reads the padding mask together with states"),
+        (lambda m: SCORES @ m.float()[:, None, :, None], "'matmul' reads the padding mask"),
+        (lambda m: torch.where(SCORES > 0, m[:, None, None], SCORES), "chooses between"),
+        (lambda m: SCORES + m[:, None, None], "that is not floating point is added"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(read, text):
+    with pytest.raises(RuntimeError, match=text):
+        read(both())
+
+
+@pytest.mark.parametrize("moved", [lambda m: m.t(), lambda m: m.T, lambda m: m.permute(1, 0)])
+def test_a_transposed_mask_with_a_λ_per_example_is_refused(moved):
+    with pytest.raises(RuntimeError, match="moves the batch of the padding mask from dimension 0"):
+        moved(both(lam=LAMS["λ per example"]))
+    assert isinstance(both(lam=LAMS["λ per example"])[:, None].transpose(1, 2), MaskPair)
+    assert isinstance(moved(both()), MaskPair)
