@@ -51,9 +51,14 @@ def along_dim(h, ids):
     return h.take_along_dim(((ids != PAD).sum(1) - 1)[:, None, None], 1)[:, 0]
 
 
+def at_marks(h, ids):
+    """As BART does."""
+    return h[(ids == STOP), :].view(len(ids), -1, h.shape[-1])[:, -1, :]
+
+
 POOLS = {
     p.__name__: p
-    for p in (at_index, at_argmax, at_stop, by_gather, by_gather_with_names, along_dim)
+    for p in (at_index, at_argmax, at_stop, at_marks, by_gather, by_gather_with_names, along_dim)
 }
 
 
@@ -96,6 +101,8 @@ class Decoder(nn.Module):
             if plan.layer == f"blocks.{name}":
                 h = over(h) * h + (1 - over(h)) * h[PERM]
         scores = self.score(h)
+        if plan.layer == "score":
+            scores = over(scores) * scores + (1 - over(scores)) * scores[PERM]
         own, partners = self.pool(scores, ids), self.pool(scores, ids[PERM])
         return over(own) * own + (1 - over(own)) * partners
 
@@ -120,7 +127,7 @@ def compare(model, mixup, ids, plan, run=None):
 @pytest.mark.parametrize("pool", POOLS)
 def test_outputs_and_gradients_are_those_of_the_pass_by_hand(pool, lam):
     model = Decoder(pool)
-    mixup = ManifoldMixup(model, ["blocks.*"], example=STOPPED)
+    mixup = ManifoldMixup(model, ["blocks.*", "score"], example=STOPPED)
     for layer in mixup.layers:
         compare(model, mixup, STOPPED, MixPlan(layer, LAMS[lam], PERM))
         model.zero_grad()
@@ -132,12 +139,11 @@ def test_the_module_is_found_and_every_layer_before_it_is_a_cut(pool):
     table = find_layers(model, STOPPED)
     found = {row.name: row for row in table}
     assert table.default == ("blocks.0", "blocks.1")
-    for name in ("embed", "blocks.0", "blocks.1", "blocks.2"):
+    for name in ("embed", "blocks.0", "blocks.1", "blocks.2", "score"):
         assert found[name].cut
         assert found[name].ends == (End("score", ""),)
-    assert not found["score"].cut
     assert "the end of each sequence in 'score'" in str(table)
-    assert ManifoldMixup(model, ["embed", "blocks.*"]).verify(STOPPED).ok
+    assert ManifoldMixup(model, ["embed", "blocks.*", "score"]).verify(STOPPED).ok
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -169,12 +175,48 @@ def test_without_an_example_the_first_batch_finds_it_and_other_lengths_follow():
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", sorted(POOLS.keys() - {"at_marks"}))  # which breaks a graph
 def test_compiled_in_one_graph(pool):
     model = Decoder(pool)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    layers = ["blocks.0", "score"]
+    mixup = ManifoldMixup(compiled, layers, example=STOPPED)
+    for layer in layers if pool == "at_index" else layers[:1]:
+        compare(model, mixup, STOPPED, MixPlan(layer, LAMS["one λ"], PERM), run=compiled)
+        model.zero_grad()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_marked_positions_are_mixed_after_a_graph_break():
+    model = Decoder("at_marks")
+    compiled = torch.compile(model, backend="aot_eager")
     mixup = ManifoldMixup(compiled, ["blocks.0"], example=STOPPED)
     compare(model, mixup, STOPPED, MixPlan("blocks.0", LAMS["one λ"], PERM), run=compiled)
+
+
+@pytest.mark.parametrize("lam", LAMS)
+def test_several_marked_positions_of_each_row_are_mixed_in_order(lam):
+    class Two(Decoder):
+        def __init__(self):
+            super().__init__("at_marks")
+            self.pool = lambda h, ids: (
+                h[(ids == STOP) | (torch.arange(TIME) == 0)].view(len(ids), 2, -1).flatten(1)
+            )
+
+    model = Two()
+    mixup = ManifoldMixup(model, ["blocks.1"], example=STOPPED)
+    compare(model, mixup, STOPPED, MixPlan("blocks.1", LAMS[lam], PERM))
+
+
+def test_unequal_numbers_of_marked_positions_are_refused():
+    model = Decoder()
+    model.pool = lambda h, ids: h[ids == STOP].view(len(ids), -1)
+    mixup = ManifoldMixup(model, ["blocks.1"], example=STOPPED, seed=0)
+    ids = torch.where(torch.arange(ROWS)[:, None] > 3, STOPPED, STOP)  # as many in all, or more
+    with pytest.raises(RuntimeError, match=r"marks \[8, 8, 8, 8, 1, 1\] of them.*as many in each"):
+        model(ids)
+    mixup.remove()
 
 
 class Other(Decoder):
@@ -263,6 +305,17 @@ KINDS = {
     ),
     "mistral": (transformers.MistralConfig, LLAMA, transformers.MistralForSequenceClassification),
 }
+BART = SIZES | {"d_model": 16, "decoder_start_token_id": STOP}
+BART |= {
+    f"{part}_{size}": 2 for part in ("encoder", "decoder") for size in ("layers", "attention_heads")
+}
+BART |= {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+T5 = SIZES | {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+T5 |= {"decoder_start_token_id": PAD}
+SEQUENCES = {
+    "bart": (transformers.BartConfig, BART, transformers.BartForSequenceClassification),
+    "t5": (transformers.T5Config, T5, transformers.T5ForSequenceClassification),
+}
 
 
 @pytest.mark.parametrize("side", ["right", "left", "right, without a mask"])
@@ -286,3 +339,26 @@ def test_decoders_of_transformers_are_proven_at_every_block(kind, side):
     for lam, expected in ((0.0, plain[PERM]), (1.0, plain)):
         with mixup.using(MixPlan(mixup.layers[0], torch.tensor(lam), PERM)), torch.no_grad():
             torch.testing.assert_close(model(**batch).logits, expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_encoder_decoders_that_mark_their_end_are_proven_at_every_block(kind, padded):
+    config, sizes, model = SEQUENCES[kind]
+    torch.manual_seed(0)
+    model = model(config(**sizes))
+    ids = STOPPED if padded else WORDS.index_fill(1, torch.tensor([TIME - 1]), STOP)
+    batch = {"input_ids": ids, **({"attention_mask": VALID.long()} if padded else {})}
+    blocks = ["model.*coder.layers.?"] if kind == "bart" else ["transformer.*coder.block.?"]
+    mask = "attention_mask" if padded else None
+    mixup = ManifoldMixup(model, blocks, mask=mask, outputs="logits", example=batch)
+    assert len(mixup.layers) == 5
+    assert mixup.verify(**batch).ok
+    model.eval()
+    with torch.no_grad():
+        plain = model(**batch).logits
+        assert (plain - plain[PERM]).abs().amax(1).min() > 1e-4
+        for layer in mixup.layers:
+            for lam, expected in ((0.0, plain[PERM]), (1.0, plain)):
+                with mixup.using(MixPlan(layer, torch.tensor(lam), PERM)):
+                    torch.testing.assert_close(model(**batch).logits, expected)

@@ -1,6 +1,7 @@
 """Masks that attention reads as yes or no: it gets the weights of a mixed mask all the same."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +10,20 @@ from torch.nn import functional as F
 
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._attach.mask_pair import MaskPair, pair
-from padded import BATCH, CLASSES, IDS, LEAST, PERM, TARGET, TIME, VALID, Encoder, Weighted, built
+from padded import (
+    BATCH,
+    CLASSES,
+    FORMS,
+    IDS,
+    LEAST,
+    PERM,
+    TARGET,
+    TIME,
+    VALID,
+    Encoder,
+    Weighted,
+    built,
+)
 
 LAMS = {"one λ": torch.tensor(0.3), "λ per example": torch.linspace(0.1, 0.9, BATCH)}
 LAYERS = ["embed", "blocks.0", "blocks.1"]
@@ -59,6 +73,22 @@ def square_by_and(scores, mask):
     return scores.masked_fill(~(mask[:, None, :, None] & mask[:, None, None]), LEAST)
 
 
+def added(scores, mask):
+    return scores + (1.0 - mask[:, None, None].float()) * -1e4
+
+
+def added_minus_one(scores, mask):
+    return scores.add_((mask.float() - 1)[:, None, None] * 1e9)
+
+
+def subtracted(scores, mask):
+    return scores - (1 - mask.float())[:, None, None] * 65500
+
+
+def logarithm(scores, mask):
+    return scores + mask[:, None, None].float().log()
+
+
 def as_given(scores, mask):
     """Reads a mask (batch, 1, queries, keys)."""
     return scores.masked_fill(~mask.bool(), LEAST)
@@ -76,8 +106,13 @@ WAYS = {
         where_tensor,
         product,
         square_by_and,
+        added,
+        added_minus_one,
+        subtracted,
+        logarithm,
     )
 }
+BOOLEAN = ("masked_fill", "square_by_and", "added", "subtracted")
 
 
 class Attention(nn.Module):
@@ -132,8 +167,57 @@ def require_like_weights(model, mask, layer, lam, run=None):
 @pytest.mark.parametrize("lam", LAMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_outputs_and_gradients_are_those_of_weighted_attention(way, lam, layer):
-    mask = VALID if way in ("masked_fill", "square_by_and") else VALID.long()
+    mask = VALID if way in BOOLEAN else VALID.long()
     require_like_weights(built(OfBlocks, way), mask, layer, LAMS[lam])
+
+
+# Fused attention, given what a block computes from the mask
+
+
+def fused_boolean(mask):
+    return mask[:, None, None].bool()
+
+
+def fused_square(mask):
+    return mask[:, None, None] * mask[:, None, :, None] > 0
+
+
+def fused_additive(mask):
+    return (1.0 - mask[:, None, None].float()) * LEAST
+
+
+def fused_filled(mask):
+    return torch.zeros(mask.shape).masked_fill(mask == 0, -math.inf)[:, None, None]
+
+
+class FusedAttention(Attention):
+    def __init__(self, attention: nn.Module, way: Callable[[Tensor], Tensor]) -> None:
+        nn.Module.__init__(self)
+        self.qkv, self.out, self.way = attention.qkv, attention.out, way
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v, self.way(mask))
+        return self.out(h.transpose(1, 2).flatten(2))
+
+
+def fused(way: Callable[[Tensor], Tensor]) -> Encoder:
+    model = built(Encoder)
+    for block in model.blocks:
+        block.attention = FusedAttention(block.attention, way)
+    return model
+
+
+@pytest.mark.parametrize("form", ["long", "weights", "bool"])
+@pytest.mark.parametrize("way", [fused_boolean, fused_square, fused_additive, fused_filled])
+def test_fused_attention_whose_mask_is_computed_gets_the_weights(way, form):
+    mask = FORMS[form]
+    if form == "bool" and way is fused_boolean:  # a cast that does nothing leaves no trace
+        with pytest.raises(ValueError, match="not every layer can be mixed"):
+            require_like_weights(fused(way), mask, "blocks.0", LAMS["one λ"])
+        return
+    for lam in LAMS.values():
+        require_like_weights(fused(way), mask, "blocks.0", lam)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -43,6 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "spikingjelly/LIFNode, time first": {"batch_dim": 1},
     "transformers/patchtst, prediction": {"outputs": "prediction_outputs"},
     "transformers/informer": {"outputs": "params"},
+    "transformers/bart": {"outputs": "logits"},
+    "transformers/bart, padded": {"outputs": "logits"},
 }
 
 Built = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]

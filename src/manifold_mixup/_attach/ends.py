@@ -41,8 +41,10 @@ class Sequences(Tensor):
             if partners is None:
                 return plain
             other = func(*partners[0], **partners[1])
-            lam = over_rows(given.lam.to(plain.device, plain.dtype), plain)
-            return torch.lerp(other, plain, lam)
+            lam = given.lam.to(plain.device, plain.dtype)
+            if lam.ndim and len(plain) != len(lam):  # a mask chose several of each row
+                lam = lam.repeat_interleave(len(plain) // len(lam))
+            return torch.lerp(other, plain, over_rows(lam, plain))
 
 
 _CHOICES = {Tensor.__getitem__, Tensor.gather, torch.gather, torch.take_along_dim}
@@ -55,6 +57,8 @@ def _of_partners(
     """Return the arguments that take the positions of the partners; None if none are taken."""
     if func is Tensor.__getitem__:
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if _marks(index[0], perm):
+            return (args[0], (_reordered(index[0], perm), *index[1:])), {}
         if len(index) < 2 or not _chooses(index[1], perm):
             return None
         return (args[0], (index[0], _reordered(index[1], perm), *index[2:])), {}
@@ -64,6 +68,22 @@ def _of_partners(
         for key, value in kwargs.items()
     }
     return partners, named
+
+
+def _marks(value: Any, perm: Tensor) -> bool:
+    """Return whether an index marks positions of each row; raise unless as many of each."""
+    if not (isinstance(value, Tensor) and value.dtype == torch.bool and value.ndim > 1):
+        return False
+    if value.shape[:1] != perm.shape:
+        return False
+    marked = value.flatten(1).sum(1)
+    if not torch.compiler.is_compiling() and not bool((marked == marked[0]).all()):
+        raise RuntimeError(
+            f"the model takes positions of each sequence by a mask that marks {marked.tolist()} of "
+            f"them, so those of two examples cannot be mixed one to one. Mark as many in each, "
+            f"such as the last end token alone."
+        )
+    return True
 
 
 def _reordered(positions: Tensor, perm: Tensor) -> Tensor:

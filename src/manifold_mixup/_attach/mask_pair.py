@@ -230,6 +230,13 @@ def _attend(func: Any, query: Tensor, key: Tensor, value: Tensor, *more: Any, **
     return func(query, key, value, *more, **named)
 
 
+def _attend_in_module(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run the function of PyTorch's attention modules, which by now has additive masks alone."""
+    dtype = args[0].dtype
+    args = tuple(_added(mask, dtype) for mask in args)
+    return func(*args, **{name: _added(mask, dtype) for name, mask in kwargs.items()})
+
+
 def _added(mask: Any, dtype: torch.dtype) -> Any:
     if not isinstance(mask, MaskPair):
         return mask
@@ -259,6 +266,7 @@ _SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Te
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 _OPERATORS: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attend,
+    F.multi_head_attention_forward: _attend_in_module,
     torch.where: _where,
     Tensor.where: lambda func, one, condition, two: _where(func, condition, one, two),
     **dict.fromkeys((torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_), _fill),

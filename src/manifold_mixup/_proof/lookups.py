@@ -16,25 +16,32 @@ class Lookups(TorchDispatchMode):
     """Watches for rows that are chosen by values cast from floating point.
 
     Attributes:
-        chose: whether any rows were.
+        chosen: the numbers of the rows, in the order in which they were chosen.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.chose = False
+        self.chosen: list[Tensor] = []
         self.codes: set[StorageWeakRef] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and track casts and look-ups."""
         call = Operation(func, args, dict(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        self.chose |= any(self._key(tensor) in self.codes for tensor in call.codes)
+        codes = (tensor for tensor in call.codes if self._key(tensor) in self.codes)
+        self.chosen += [tensor.detach().clone() for tensor in codes]
         for tensor in tensors_in(result):
             integer = not is_continuous(tensor) and tensor.dtype != torch.bool
             cast = call.kind(set(), integer=integer, new=True) == "cast"
             if integer and (cast or any(self._key(read) in self.codes for read in call.reads)):
                 self.codes.add(self._key(tensor))
         return result
+
+    def differs(self, other: "Lookups") -> bool:
+        """Return whether another pass chose other rows, which are then no mere positions."""
+        if len(self.chosen) != len(other.chosen):
+            return True
+        return not all(map(torch.equal, self.chosen, other.chosen))
 
     def _key(self, tensor: Tensor) -> Any:
         return storage_of(tensor) or id(tensor)

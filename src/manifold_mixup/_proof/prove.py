@@ -255,7 +255,7 @@ class Bench:
         self.also: AbstractContextManager[Any] = nullcontext()  # one more context for the passes
         self.drew = False  # whether Python's or NumPy's generator was used
         self.by_place = False  # whether that treats examples differently by position
-        self.looks_up = False  # whether values cast to integers chose rows
+        self.looks_up = False  # whether values of the examples, cast to integers, chose rows
         # Outputs of the plain pass whose rows are the examples.
         self.plain: dict[str, Tensor] = {}
         # For every output that differs between examples, its value if the examples are reordered.
@@ -278,10 +278,12 @@ class Bench:
             self._calibrate()
 
     def _calibrate(self) -> None:
-        self.also = lookups = Lookups()
+        self.also = first = Lookups()
         plain = self._unmixed()
-        self.also, self.looks_up = nullcontext(), lookups.chose
-        again, moved = self._unmixed(), self._unmixed(self.perm)
+        self.also = reordered = Lookups()
+        moved = self._unmixed(self.perm)
+        self.also, self.looks_up = nullcontext(), first.differs(reordered)
+        again = self._unmixed()
         silent = "no floating point output has the batch as its dimension 0"
         batched = False
         for path, output in plain.items():

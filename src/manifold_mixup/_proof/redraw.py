@@ -122,11 +122,20 @@ class _Padding:
         self.free = bool(self.before.all())  # whether the mask has no padding
 
     def filled(self, ids: Tensor) -> Tensor:
-        """Put the id of the padding where there is more padding now."""
+        """Put the id of the padding where there is more padding now, after the same last token.
+
+        A model may look for that one, such as the end of a sentence.
+        """
         if ids.shape != self.before.shape:
             return ids
         before, after = self.before.to(ids.device), self.after.to(ids.device)
-        return torch.where(before & ~after, ids[~before][0], ids)
+        kept = ids.scatter(1, _last(after), ids.gather(1, _last(before)))
+        return torch.where(before & ~after, ids[~before][0], kept)
+
+
+def _last(valid: Tensor) -> Tensor:
+    """Return the last valid position of each row, ``(batch, 1)``."""
+    return valid.shape[1] - 1 - valid.flip(1).int().argmax(1, keepdim=True)
 
 
 def alike(tensor: Tensor) -> bool:

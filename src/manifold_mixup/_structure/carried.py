@@ -323,7 +323,7 @@ class _Search:
             return False
         index, leaf = self.crossings.returned[states[0]]
         call = self.all_calls[index]
-        alone = len(self.crossings.calls[call.layer]) == 1 and call.first >= self.time
+        alone = len(self.crossings.calls[call.layer]) == 1
         only = all(map(self._takes_position, self.crossings.readers(states[0])))
         at = self.crossings.batch_dim(index, leaf, returned=True)
         if alone and only and at == BatchDim() and len(leaf.shape) > 1:

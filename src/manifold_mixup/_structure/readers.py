@@ -56,28 +56,66 @@ def readers_after(
     return {replace(reader, early=reader.layer in early): ns for reader, ns in found.items()}, ""
 
 
+_SUMS = {"add", "add_", "sub", "sub_", "baddbmm"}
+_MADE_BY_FUSED = {"logical_not", "bitwise_not", "masked_fill", "masked_fill_", "where"}
 # Operators between scores and their softmax.
-_ON_SCORES = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "_unsafe_view"}
+_ON_SCORES = _SUMS | {"mul", "mul_", "div", "div_", "_unsafe_view"}
 _ON_SCORES |= {"masked_fill", "masked_fill_", "where"}
 _SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax", "logsumexp"}
 
 
 def _forbids(call: Call, source: int, flow: Flow) -> bool:
-    """Return whether a call fills states where a mask says so, and a softmax follows each time."""
+    """Return whether a call forbids attention scores by what it computes from a mask.
+
+    It fills scores where the mask says so, or adds to them a value computed from the mask, and each
+    time a softmax follows. What is added as it is given can simply be given as weights, and fused
+    attention itself makes numbers of booleans.
+    """
     inside = range(call.first, min(call.last, len(flow.nodes)))
-    filled = [number for number in inside if _is_filled(number, source, flow)]
-    return bool(filled) and all(_is_normalised(number, inside, flow) for number in filled)
+    boolean = all(leaf.boolean for leaf in _of_source(call, source, flow))
+    given = _Given(inside, flow, _MADE_BY_FUSED if boolean else set())
+    marked = [number for number in inside if _meets_mask(number, source, flow, given)]
+    return bool(marked) and all(_is_normalised(number, inside, flow) for number in marked)
 
 
-def _is_filled(number: int, source: int, flow: Flow) -> bool:
-    """Return whether a node holds states that were filled where the mask alone says so."""
-    chosen = flow.nodes[number].conditions
-    by_mask = any(flow.colours[parent] == side_colour(source) for parent in chosen)
-    return by_mask and bool(data_sources(flow.colours[number]))
+class _Given:
+    """The values that a call was given, perhaps in another shape.
+
+    Args:
+        inside: the nodes that the call made.
+        flow: the flow of the recording.
+        made: further operators that fused attention may have run on what it was given.
+    """
+
+    def __init__(self, inside: range, flow: Flow, made: set[str]) -> None:
+        self.inside, self.nodes, self.colours, self.made = inside, flow.nodes, flow.colours, made
+
+    def __contains__(self, number: int) -> bool:
+        node = self.nodes[number]
+        if number not in self.inside:
+            return True
+        parents = [parent for parent in (*node.parents, *node.codes) if self.colours[parent]]
+        return (node.kind == "move" or node.operator in self.made) and all(
+            parent in self for parent in parents
+        )
+
+
+def _meets_mask(number: int, source: int, flow: Flow, given: _Given) -> bool:
+    """Return whether a node holds states that a mask fills, or to which one is added."""
+    node = flow.nodes[number]
+    if not data_sources(flow.colours[number]):
+        return False
+    added = (*node.biases, *(node.parents if node.operator in _SUMS else ()))
+    alone = side_colour(source)
+    return any(flow.colours[chosen] == alone for chosen in node.conditions) or any(
+        flow.colours[mask] == alone and mask not in given for mask in added
+    )
 
 
 def _is_normalised(number: int, inside: range, flow: Flow) -> bool:
     """Return whether a softmax reads a value, perhaps after sums and products by element."""
+    if flow.nodes[number].biases:
+        return True  # fused attention, with its softmax
     scores = {number}
     for later in range(number + 1, inside.stop):
         node = flow.nodes[later]

@@ -75,6 +75,7 @@ class Leaf:
     shape: tuple[int, ...]
     floating: bool
     node: int
+    boolean: bool = False
 
 
 @dataclass
@@ -359,7 +360,8 @@ class _Recorder(TorchDispatchMode):
         self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
-        return Leaf(path, tuple(tensor.shape), is_continuous(tensor), self._node(tensor))
+        boolean = tensor.dtype == torch.bool
+        return Leaf(path, tuple(tensor.shape), is_continuous(tensor), self._node(tensor), boolean)
 
     def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(map(self._node, tensors)))
