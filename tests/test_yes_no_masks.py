@@ -447,6 +447,30 @@ def test_states_are_switched_off_where_both_examples_have_padding():
     torch.testing.assert_close(h * both(VALID.long())[..., None], cleared, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("zero", [0.0, torch.tensor(0.0), torch.zeros(1, 1, 1)])
+def test_states_that_a_number_replaces_in_padding_keep_their_values(zero):
+    h, union = torch.randn(BATCH, TIME, 3), VALID | VALID[PERM]
+    kept = torch.where(both()[..., None], h, zero)
+    torch.testing.assert_close(kept, h * union[..., None], rtol=0, atol=0)
+    kept = torch.where(~both()[..., None], zero, h)
+    torch.testing.assert_close(kept, h * union[..., None], rtol=0, atol=0)
+
+
+class Cleared(Attention):
+    """Clears the states of padding by a tensor of one number, as x-transformers does."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        h = super().forward(h, mask)
+        return torch.where(mask[..., None], h, torch.tensor(0.0).expand(1, 1, 1))
+
+
+def test_a_module_that_also_clears_states_gets_the_weights():
+    model = built(OfBlocks)
+    for block in model.blocks:
+        block.attention.__class__ = Cleared
+    require_like_weights(model, VALID, "blocks.0", LAMS["one λ"])
+
+
 def test_sizes_and_dtypes_are_the_masks_own():
     mask = both(VALID.long())
     assert (mask.shape, mask.dtype, mask.ndim, mask.size(1)) == (VALID.shape, torch.int64, 2, TIME)

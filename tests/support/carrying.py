@@ -192,7 +192,56 @@ class Fusion(nn.Module):
 
 
 UNet.layers = ("input", "enc1", "enc2", "bottom", "up2")
-MODELS = {model.__name__: model for model in (UNet, Conditional, EncoderDecoder, Fusion)}
+
+
+class Forecaster(nn.Module):
+    """Scales a series, and returns the scale with the states, inside a body that does too."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, x):
+        spread, mean = torch.std_mean(x, 1, keepdim=True)
+        h = (x - mean) / spread
+        for block in self.blocks:
+            h = block(h).tanh()
+        return {"state": h, "scale": (spread, mean)}
+
+
+class Normalised(nn.Module):
+    """Undoes in its own code how its body scaled a series (reversible instance normalisation)."""
+
+    layers = ("input", "body.blocks.0", "body.blocks.1")
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = Forecaster(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        found = self.body(x)
+        spread, mean = found["scale"]
+        return self.head(found["state"]) * spread + mean
+
+    def by_hand(self, plan, x):
+        x = mixed(x, plan) if plan.layer == "input" else x
+        spread, mean = torch.std_mean(x, 1, keepdim=True)
+        h = (x - mean) / spread
+        for number, block in enumerate(self.body.blocks):
+            h = block(h)
+            if plan.layer == f"body.blocks.{number}":
+                h, spread, mean = (mixed(state, plan) for state in (h, spread, mean))
+            h = h.tanh()
+        return self.head(h) * spread + mean
+
+    @staticmethod
+    def example():
+        return (3 + 2 * torch.randn(ROWS, 8),)
+
+
+MODELS = {
+    model.__name__: model for model in (UNet, Conditional, EncoderDecoder, Fusion, Normalised)
+}
 CASES = [(name, layer) for name, model in MODELS.items() for layer in model.layers]
 
 

@@ -43,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "spikingjelly/LIFNode, time first": {"batch_dim": 1},
     "transformers/patchtst, prediction": {"outputs": "prediction_outputs"},
     "transformers/informer": {"outputs": "params"},
+    "transformers/clip": {"outputs": "image_embeds"},
     "transformers/bart": {"outputs": "logits"},
     "transformers/bart, padded": {"outputs": "logits"},
 }

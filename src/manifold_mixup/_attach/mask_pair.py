@@ -173,7 +173,7 @@ def _where(func: Any, condition: Any, one: Any, two: Any) -> Tensor:
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, Tensor) or value.ndim == 0
+    return not isinstance(value, Tensor) or value.numel() == 1
 
 
 def _weigh(

@@ -203,6 +203,7 @@ class _Search:
         self.flow, self.all_calls = crossings.flow, crossings.trace.calls
         self.arguments: dict[str, dict[str, Carry]] = {}  # by module and path
         self.outputs: dict[str, str] = {}  # by module: the source of its ids
+        self.returns: dict[Carry, None] = {}  # states that modules return later
         self.ends: dict[End, None] = {}
         self.sides = 0
         self.advanced: set[int] = set()  # later values, computed from old ones alone
@@ -304,6 +305,9 @@ class _Search:
             leaves = _given(self.all_calls[index], number)
             if leaves and self.all_calls[index].first >= self.time:
                 return self._swap(index, leaves, reader)
+        return "" if self._is_returned_later(reader) else self._only_code(number, reader)
+
+    def _only_code(self, number: int, reader: int) -> str:
         source = named(self.crossings.source(number))
         if reader == len(self.flow.nodes):
             return f"{source} is an output"
@@ -311,6 +315,20 @@ class _Search:
             f"the code of {self.crossings.place(reader)} reads {source}; a module in place of that "
             f"code could be mixed"
         )
+
+    def _is_returned_later(self, reader: int) -> bool:
+        """If a module returns a state after the layer, note that it is mixed in its output."""
+        if reader not in self.crossings.returned:
+            return False
+        index, leaf = self.crossings.returned[reader]
+        call = self.all_calls[index]
+        at = self.crossings.batch_dim(index, leaf, returned=True)
+        if not leaf.floating or at is None or len(self.crossings.calls[call.layer]) > 1:
+            return False
+        source = self.crossings.source(self.flow.nodes[reader].parents[0])
+        carry = Carry(call.layer, leaf.path, source, output=True, batch_dim=_unless_first(at))
+        self.returns[carry] = None
+        return True
 
     def _chooses_position(self, number: int, reader: int) -> bool:
         """If a value chooses a position of a later module's output, note that module."""
@@ -373,6 +391,7 @@ class _Search:
         return ""
 
     def _carries(self) -> Iterator[Carry]:
+        yield from self.returns
         for layer, paths in self.arguments.items():
             yield from (replace(carry, early=self._early(layer)) for carry in paths.values())
         for layer, source in self.outputs.items():

@@ -494,7 +494,8 @@ class Operation:
             self.codes = list(tensors_in(named[_CODES[self.name]]))
         if "attention" in self.name:
             self.biases = list(tensors_in([named.get(key) for key in _BIASES]))
-        if self.name in _CONDITIONS and not _is_mild(named.get("value")):
+        filled = [named.get(key) for key in ("value", "self", "other")]
+        if self.name in _CONDITIONS and not any(map(_is_mild, filled)):
             self.conditions = list(tensors_in(named[_CONDITIONS[self.name]]))
 
     def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
@@ -524,6 +525,9 @@ class Operation:
 
 def _is_mild(value: Any) -> bool:
     """Return whether a value is known not to forbid the attention score that it replaces."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = getattr(value, "constant", None)  # of a stand-in that was made of a number
+        value = value.item() if isinstance(value, Tensor) else None
     return isinstance(value, int | float) and value > FORBIDDEN
 
 

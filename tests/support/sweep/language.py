@@ -289,18 +289,24 @@ def _transformers(name: str, config: dict[str, Any], batch: str) -> Built:
 # x-transformers and perceiver-pytorch
 
 
+class _Mean(torch.nn.Module):
+    """Takes the mean of the positions that are no padding."""
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        mask = mask[..., None]
+        return (states * mask).sum(1) / mask.sum(1)
+
+
 class _Pooled(torch.nn.Module):
-    """A classifier that takes the mean of the positions that are no padding."""
+    """A classifier that pools in a module, as docs/padding.md asks for."""
 
     def __init__(self, model: torch.nn.Module, width: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pool = model, _Mean()
         self.fc = torch.nn.Linear(width, 5)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        states = self.model(ids, mask=mask, return_embeddings=True)
-        mask = mask[..., None]
-        return self.fc((states * mask).sum(1) / mask.sum(1))
+        return self.fc(self.pool(self.model(ids, mask=mask, return_embeddings=True), mask))
 
 
 def _x_transformer(kind: str) -> torch.nn.Module:
