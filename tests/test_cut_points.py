@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from architectures import PreActResNet, Recurrent, UNet, bert, padding, token_ids
 from graphs import Net, cuts_of, refused, rows_of
-from manifold_mixup import find_layers
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._batch_dim import BatchDim
+from manifold_mixup._structure.row import End
 
 x = torch.zeros(3, 4)
 
@@ -486,10 +487,28 @@ def test_a_padding_mask_that_is_still_read_is_named():
 
 
 def test_positions_that_choose_among_states_are_a_side_input():
-    model = Net(lambda m, x, places: m.c(m.a(x).gather(1, places)))
+    model = Net(lambda m, x, places: m.c((2 * m.a(x)).gather(1, places)))
     table = find_layers(model, x, places=torch.zeros(3, 4, dtype=torch.long))
     assert {row.name: row.side for row in table} == {"a": ("places",), "c": ()}
     assert [item.kind for item in table.inputs] == ["data", "side"]
+
+
+def test_positions_that_choose_among_the_outputs_of_a_layer_itself_are_mixed_there():
+    model = Net(lambda m, x, places: m.c(m.a(x).gather(1, places)))
+    places = torch.tensor([[0, 1, 2, 3], [3, 3, 2, 1], [1, 0, 0, 2]])
+    table = find_layers(model, x, places=places)
+    assert {row.name: (row.cut, row.ends) for row in table} == {
+        "a": (True, (End("a", ""),)),
+        "c": (True, ()),
+    }
+    mixup = ManifoldMixup(model, ["a"], example={"x": x, "places": places})
+    plan = MixPlan("a", torch.tensor(0.3), torch.tensor([1, 2, 0]))
+    with mixup.using(plan):
+        output = model(x, places)
+        mixup.target(None, output)
+    h = 0.3 * model.a(x) + 0.7 * model.a(x)[plan.perm]
+    taken = 0.3 * h.gather(1, places) + 0.7 * h.gather(1, places[plan.perm])
+    torch.testing.assert_close(output, model.c(taken))
 
 
 def test_a_floating_mask_is_a_side_input_too():

@@ -397,6 +397,45 @@ def test_other_ways_to_read_the_mask_are_refused(pool, text):
         ManifoldMixup(model, ["blocks.1"], mask="mask", example=batch_of(VALID.long()))
 
 
+class SoftmaxByHand(Attention):
+    """Forbids scores in a way that is not recognised, so that its mask becomes weights."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        scores = added(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), mask)
+        shares = (scores - scores.amax(-1, keepdim=True)).exp()
+        h = shares / shares.sum(-1, keepdim=True) @ v
+        return self.out(h.transpose(1, 2).flatten(2))
+
+
+class WeightsByHand(SoftmaxByHand):
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        shares = (scores - scores.amax(-1, keepdim=True)).exp() * mask[:, None, None]
+        h = shares / shares.sum(-1, keepdim=True) @ v
+        return self.out(h.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_the_intersection_of_two_masks_is_found_out(pool):
+    model = OfBlocks(pool=pool)
+    for block in model.blocks:
+        block.attention.__class__ = SoftmaxByHand
+    with pytest.raises(ValueError, match=r"(?s)blocks.0 .*that only one.*blocks.1 .*that only one"):
+        ManifoldMixup(model, ["blocks.*"], mask="mask", example=batch_of(VALID.long()))
+    for block in model.blocks:
+        block.attention.__class__ = WeightsByHand
+    ManifoldMixup(model, ["blocks.*"], mask="mask", example=batch_of(VALID.long()))
+
+
+def test_weights_by_hand_are_right():
+    model = built(OfBlocks)
+    for block in model.blocks:
+        block.attention.__class__ = WeightsByHand
+    require_like_weights(model, VALID.long(), "blocks.0", LAMS["λ per example"])
+
+
 # Two masks at once
 
 

@@ -29,6 +29,13 @@ class Padded:
     def __bool__(self) -> bool:
         return self.held is not None
 
+    @property
+    def valid(self) -> Tensor:
+        """The valid positions, ``(batch, time)``."""
+        if self.held is None:
+            raise ValueError("the examples have no padding mask")
+        return self.held
+
     def counted(self, output: Tensor, perm: Tensor) -> Tensor:
         """Set an output to 0 where the example ``perm`` has padding; targets there are ignored.
 

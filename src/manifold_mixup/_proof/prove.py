@@ -31,6 +31,7 @@ from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
 from manifold_mixup._proof.draws import same_draws
 from manifold_mixup._proof.graphs import Graphs, draw_graphs
+from manifold_mixup._proof.influence import Influence
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
@@ -256,6 +257,8 @@ class Bench:
         self.drew = False  # whether Python's or NumPy's generator was used
         self.by_place = False  # whether that treats examples differently by position
         self.looks_up = False  # whether values of the examples, cast to integers, chose rows
+        # Whether a module ignores positions that one example has; None if not yet measured.
+        self.forgets: bool | None = None
         # Outputs of the plain pass whose rows are the examples.
         self.plain: dict[str, Tensor] = {}
         # For every output that differs between examples, its value if the examples are reordered.
@@ -376,6 +379,11 @@ class Bench:
         """Return what is wrong between λ = 0 and 1, although both ends are right."""
         if self.padding and self._jumps(layer, _BARELY, self.permuted):
             return _UNION
+        if self.padding and self.forgets is not False:  # later layers have the same readers
+            end, middle = self._influence(layer, 1.0), self._influence(layer, 0.5)
+            self.forgets = end.lost(middle)
+            if self.forgets:
+                return _INTERSECTION
         if self.looks_up and self._jumps(layer, _NEARLY, self.plain):
             return _IDS
         return ""
@@ -413,6 +421,12 @@ class Bench:
                 self._error(mixed[path], end, perm) > self.difference[path] / _TELLING
                 for path, end in ends.items()
             )
+
+    def _influence(self, layer: str, lam: float) -> Influence:
+        """Measure, at a ``lam``, how much positions count that an example's partner has not."""
+        influence = Influence(self.padding.valid, self.perm)
+        with self._pass(None, self._plan(layer, lam, self.perm), influence):
+            return influence
 
     def couples(self, mode: AbstractContextManager[Any]) -> bool:
         """Return whether, in a ``mode``, an example's outputs depend on the other examples."""
@@ -474,7 +488,7 @@ class Bench:
         self,
         perm: Tensor | None,
         plan: MixPlan | None,
-        watch: "_Watch | None" = None,
+        watch: "_Watch | Influence | None" = None,
         call: Any = None,
     ) -> Iterator[dict[str, Tensor]]:
         """Run the model, always from the same state, and yield its outputs by path."""
@@ -523,6 +537,13 @@ _UNION = (
     "the outputs jump as soon as a small share of a partner is mixed in: a module does not use the "
     "mixed mask as weights, but treats every nonzero entry as fully valid. Pass it an additive "
     "mask, or a mask of weights"
+)
+
+
+_INTERSECTION = (
+    "between λ = 0 and 1, a position that only one of two examples has does not count: a module "
+    "forbids it as soon as its weight is less than 1, as (1 - mask) * -1e4 does. Pass the module "
+    "an additive mask"
 )
 
 

@@ -1,0 +1,82 @@
+"""Measure how much a position that one of two examples alone has counts for the others.
+
+Between λ = 0 and 1 it has a weight between 0 and 1. A module that computes ``(1 - mask) * -1e4``
+from such weights still forbids it, although it is right at both ends.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup._mix import is_continuous
+from manifold_mixup._module_hooks import hook_after
+from manifold_mixup._tree import leaves
+
+# Attention scores rarely differ by as much as the logarithm of this.
+_NOTHING = 1e-30
+
+
+class Influence:
+    """A forward hook on all modules that receive states and something that may be a mask.
+
+    Args:
+        held: the valid positions of the examples, ``(batch, time)``.
+        perm: the partners.
+    """
+
+    def __init__(self, held: Tensor, perm: Tensor) -> None:
+        partners = held[perm.to(held.device)]
+        self.alone, self.both = held & ~partners, held & partners
+        self.found: list[tuple[nn.Module, float]] = []
+        self._measuring = False
+
+    def put_on(self, model: nn.Module) -> None:
+        """Register on all modules."""
+        if bool(self.alone.any()):
+            for module in model.modules():
+                hook_after(module, self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given = [tensor for _, tensor in leaves((args, kwargs))]
+        states = [
+            tensor for tensor in given if tensor.requires_grad and self._has_positions(tensor)
+        ]
+        ends = [t for _, t in leaves(output) if t.requires_grad and is_continuous(t)]
+        if states and ends and any(map(self._may_be_mask, given)) and not self._measuring:
+            self._measuring = True  # a checkpoint may run modules again
+            self.found.append((module, self._measure(states[0], ends[0])))
+            self._measuring = False
+
+    def _has_positions(self, tensor: Tensor) -> bool:
+        return is_continuous(tensor) and tensor.shape[:2] == self.alone.shape
+
+    def _may_be_mask(self, tensor: Tensor) -> bool:
+        rows, positions = self.alone.shape
+        shape = tensor.shape
+        return not tensor.requires_grad and shape[:1] == (rows,) and positions in shape[1:]
+
+    def _measure(self, state: Tensor, end: Tensor) -> float:
+        """Return the largest gradient, of positions of both, at those that one example has."""
+        end = end[self.both.to(end.device)] if self._has_positions(end) else end
+        # Asymmetric weights, because the outputs of a norm sum to a constant.
+        weights = torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end)
+        end = (end * weights).sum()
+        try:
+            (gradient,) = torch.autograd.grad(end, state, retain_graph=True, materialize_grads=True)
+        except RuntimeError:  # a reentrant checkpoint gives no gradients of parts
+            return 0.0
+        return float(gradient[self.alone.to(gradient.device)].abs().max())
+
+    def lost(self, middle: "Influence") -> bool:
+        """Return whether a module has influence at λ = 1, where this was measured, but none later.
+
+        Args:
+            middle: the measurement between the ends.
+        """
+        pairs = zip(self.found, middle.found, strict=False)
+        return any(
+            module is other and math.isfinite(end) and end > 0 and inside <= _NOTHING * end
+            for (module, end), (other, inside) in pairs
+        )
