@@ -16,7 +16,7 @@ from heapq import heapify, heappop, heappush
 from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
 from manifold_mixup._structure.flow import Flow, data_sources
-from manifold_mixup._structure.record import Call, Leaf, Trace
+from manifold_mixup._structure.record import Leaf, Trace
 from manifold_mixup._structure.row import Carry, End, named
 
 _CHOICES = {"index", "gather"}  # operators that take positions
@@ -66,7 +66,11 @@ class Crossings:
         self.biases = Biases(flow.nodes, self._readers, self._weights)
         self._sources = {leaf.node: leaf.path for leaf in first.inputs}
         self.returned: dict[int, tuple[int, Leaf]] = {}  # by node: the call that returned it
+        # The same values cross many depths.
         self._places: dict[int, str] = {}
+        self._dims: dict[tuple[int, str, bool], BatchDim | None] = {}
+        self._biased: dict[tuple[int, int], bool] = {}
+        self._given: dict[tuple[int, int], list[Leaf]] = {}
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
@@ -164,6 +168,24 @@ class Crossings:
             self._places[reader] = " ".join([code, " and ".join(before + after)]).strip()
         return self._places[reader]
 
+    def is_bias(self, number: int, reader: int) -> bool:
+        """Return whether a value becomes a bias of attention through one of its readers."""
+        key = number, reader
+        if key not in self._biased:
+            self._biased[key] = self.biases.receive(number, reader)
+        return self._biased[key]
+
+    def given(self, index: int, number: int) -> list[Leaf]:
+        """List the arguments of a call that are a value; masks have a copy of their own."""
+        key = index, number
+        if key not in self._given:
+            call = self.trace.calls[index]
+            copies = {leaf.path for leaf in call.masks if leaf.node == number}
+            self._given[key] = [
+                leaf for leaf in call.given if leaf.node == number or leaf.path in copies
+            ]
+        return self._given[key]
+
     def is_state(self, number: int, reader: int) -> bool:
         """Return whether a value that is read later is a state, not a mask.
 
@@ -182,6 +204,12 @@ class Crossings:
 
     def batch_dim(self, index: int, leaf: Leaf, *, returned: bool = False) -> BatchDim | None:
         """Return where an argument or result of a call holds the batch; None if nowhere."""
+        key = index, leaf.path, returned
+        if key not in self._dims:
+            self._dims[key] = self._find_batch_dim(index, leaf, returned=returned)
+        return self._dims[key]
+
+    def _find_batch_dim(self, index: int, leaf: Leaf, *, returned: bool) -> BatchDim | None:
         first = BatchDim() if leaf.shape[:1] == (self.trace.batch,) else None
         if self._second is None:
             return first
@@ -269,7 +297,7 @@ class _Search:
             return ""  # read in another way
         for index in self.crossings.around(reader):
             call = self.all_calls[index]
-            if call.first < self.time or not _given(call, number):
+            if call.first < self.time or not self.crossings.given(index, number):
                 continue
             later = [leaf for i in self._later(call.layer) for leaf in self.all_calls[i].given]
             rows = [
@@ -295,15 +323,16 @@ class _Search:
             if not self._chooses_position(number, reader):
                 self.sides |= self.flow.needed[number]
             return ""
-        if self.crossings.biases.receive(number, reader):
+        if self.crossings.is_bias(number, reader):
             return (
                 f"{named(self.crossings.source(number))} is added to attention scores in "
                 f"{self.crossings.place(reader)}, where the mean of two biases is not what two "
                 f"examples would have got"
             )
         for index in around:
-            leaves = _given(self.all_calls[index], number)
-            if leaves and self.all_calls[index].first >= self.time:
+            if self.all_calls[index].first < self.time:
+                continue
+            if leaves := self.crossings.given(index, number):
                 return self._swap(index, leaves, reader)
         return "" if self._is_returned_later(reader) else self._only_code(number, reader)
 
@@ -412,9 +441,3 @@ class _Search:
 
 def _unless_first(at: BatchDim | None) -> BatchDim | None:
     return None if at == BatchDim() else at
-
-
-def _given(call: Call, number: int) -> list[Leaf]:
-    """List the arguments of a call that are a value; masks have a copy of their own."""
-    copies = {leaf.path for leaf in call.masks if leaf.node == number}
-    return [leaf for leaf in call.given if leaf.node == number or leaf.path in copies]

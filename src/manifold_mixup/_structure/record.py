@@ -364,7 +364,7 @@ class _Recorder(TorchDispatchMode):
         return Leaf(path, tuple(tensor.shape), is_continuous(tensor), self._node(tensor), boolean)
 
     def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(map(self._node, tensors)))
+        return tuple(dict.fromkeys(map(self._node, tensors))) if tensors else ()
 
     def _node(self, tensor: Tensor) -> int:
         """Return the node of a tensor's current value; parameters get theirs here."""

@@ -255,6 +255,15 @@ class RowBuilder:
         return found
 
     @functools.cached_property
+    def _special(self) -> dict[str, list[int]]:
+        """The values of a special kind, by kind."""
+        found: dict[str, list[int]] = {}
+        for index, node in enumerate(self.first.nodes):
+            if node.kind:
+                found.setdefault(node.kind, []).append(index)
+        return found
+
+    @functools.cached_property
     def crossings(self) -> Crossings:
         """The values of the pass, by the depths that they cross."""
         return Crossings(self.first, self.second, self.flow)
@@ -506,7 +515,7 @@ class RowBuilder:
     def _cause(self, ends: Sequence[int]) -> str:
         """Return the reason if data bypasses the values outside operators; empty otherwise."""
         for kind, reason in _CAUSES.items():
-            special = [index for index, node in enumerate(self.first.nodes) if node.kind == kind]
+            special = self._special.get(kind, [])
             if special and not data_sources(self.flow.bypassing([*ends, *special])):
                 return reason
         return ""
