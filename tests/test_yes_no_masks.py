@@ -112,6 +112,7 @@ WAYS = {
         logarithm,
     )
 }
+OTHERS = {"as_given": as_given}
 BOOLEAN = ("masked_fill", "square_by_and", "added", "subtracted")
 
 
@@ -121,7 +122,7 @@ class Attention(nn.Module):
     def __init__(self, attention: nn.Module, way: str) -> None:
         super().__init__()
         self.qkv, self.out = attention.qkv, attention.out
-        self.way = as_given if way == "as_given" else WAYS[way]
+        self.way = WAYS[way] if way in WAYS else OTHERS[way]
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
@@ -534,9 +535,176 @@ def test_what_cannot_be_mixed_is_refused(read, text):
         read(both())
 
 
-@pytest.mark.parametrize("moved", [lambda m: m.t(), lambda m: m.T, lambda m: m.permute(1, 0)])
-def test_a_transposed_mask_with_a_λ_per_example_is_refused(moved):
-    with pytest.raises(RuntimeError, match="moves the batch of the padding mask from dimension 0"):
-        moved(both(lam=LAMS["λ per example"]))
-    assert isinstance(both(lam=LAMS["λ per example"])[:, None].transpose(1, 2), MaskPair)
-    assert isinstance(moved(both()), MaskPair)
+def heads_first(scores, mask):
+    scores = scores.transpose(0, 1)
+    return scores.masked_fill(mask[None, :, None] == 0, LEAST).transpose(0, 1)
+
+
+def expanded(scores, mask):
+    mask = mask[None].expand(2, -1, -1)[:, :, None]
+    return scores.transpose(0, 1).masked_fill(mask == 0, LEAST).transpose(0, 1)
+
+
+def repeated(scores, mask):
+    """As for ``torch.bmm`` of all heads."""
+    mask = mask.repeat_interleave(2, 0)[:, None]
+    return scores.flatten(0, 1).masked_fill(mask == 0, LEAST).view_as(scores)
+
+
+def transposed(scores, mask):
+    scores = scores.permute(3, 2, 1, 0)
+    return scores.masked_fill(mask.t()[:, None, None] == 0, LEAST).permute(3, 2, 1, 0)
+
+
+def row_by_row(scores, mask):
+    rows = zip(scores, mask, strict=True)
+    return torch.stack([own.masked_fill(seen == 0, LEAST) for own, seen in rows])
+
+
+def any_query(scores, mask):
+    square = (mask[:, None] * mask[:, :, None]).any(1, keepdim=True)
+    return scores.masked_fill(~square[:, None], LEAST)
+
+
+def numbers_added(scores, mask):
+    return torch.sub(scores, (1 - mask)[:, None, None], alpha=10_000)
+
+
+def written(scores, mask):
+    forbidden = torch.zeros_like(mask, dtype=scores.dtype)
+    forbidden[mask == 0] = LEAST
+    return scores + forbidden[:, None, None]
+
+
+MOVED = (heads_first, expanded, repeated, transposed, row_by_row, any_query)
+OTHERS |= {way.__name__: way for way in (*MOVED, numbers_added, written)}
+
+
+@pytest.mark.parametrize("lam", LAMS)
+@pytest.mark.parametrize("way", [way.__name__ for way in (*MOVED, numbers_added, written)])
+def test_a_mask_may_be_moved_and_computed_with(way, lam):
+    require_like_weights(built(OfBlocks, way), VALID.long(), "blocks.0", LAMS[lam])
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (lambda m: m.sum(0), "'sum' reduces a padding mask over its examples"),
+        (lambda m: m + m.roll(1, 0), "combines the padding masks of different examples"),
+        (lambda m: torch.kron(m, m), "'kron' makes"),
+    ],
+)
+def test_with_a_λ_per_example_masks_of_different_examples_are_not_combined(read, text):
+    with pytest.raises(RuntimeError, match=text):
+        read(both(VALID.long(), lam=LAMS["λ per example"]))
+
+
+def scaled_later(scores, mask):
+    return scores.masked_fill(mask[:, None, None] == 0, -1e9) / 3
+
+
+def sum_scaled_later(scores, mask):
+    return (scores + (1.0 - mask[:, None, None].float()) * -1e9) * 0.5
+
+
+def masked_twice(scores, mask):
+    scores = scores.masked_fill(mask[:, None, None] == 0, -1e9)
+    return scores + (1.0 - mask[:, None, None].float()) * -1e4
+
+
+OTHERS |= {way.__name__: way for way in (scaled_later, sum_scaled_later, masked_twice)}
+
+
+@pytest.mark.parametrize(
+    ("way", "text"),
+    [
+        ("scaled_later", "scales attention scores after it masks them"),
+        ("sum_scaled_later", "scales attention scores after it masks them"),
+        ("masked_twice", "masks attention scores twice"),
+    ],
+)
+def test_scores_that_are_masked_otherwise_than_last_and_once_are_refused(way, text):
+    with pytest.raises(ValueError, match=f"by 'blocks.1', which {text}"):
+        require_like_weights(built(OfBlocks, way), VALID.long(), "blocks.0", LAMS["one λ"])
+
+
+class Scaling(nn.Module):
+    """Adds an additive mask as it is given, and scales the sum."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.qkv, self.out = attention.qkv, attention.out
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-1, -2) + mask[:, None, None]) * 0.5
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_an_additive_mask_that_is_scaled_with_the_scores_is_refused():
+    model = built(Encoder)
+    for block in model.blocks:
+        block.attention = Scaling(block.attention)
+    with pytest.raises(ValueError, match="scales attention scores after it masks them"):
+        require_like_weights(model, FORMS["additive"], "blocks.0", LAMS["one λ"])
+
+
+def test_frozen_weights_are_proven_too():
+    model = built(OfBlocks)
+    for block in model.blocks:
+        block.attention.__class__ = SoftmaxByHand
+    model.requires_grad_(False)
+    model.head.requires_grad_()
+    with pytest.raises(ValueError, match="that only one of two examples has does not count"):
+        ManifoldMixup(model, ["blocks.0"], mask="mask", example=batch_of(VALID.long()))
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
+class Returning(OfBlocks):
+    """Whose blocks hand the mask on, and which returns it."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.embed(ids) + self.places
+        for block in self.blocks:
+            h, mask = block(h, mask), block.attention.seen
+        return self.head(h[:, 0]), mask
+
+
+class Keeping(Attention):
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        self.seen = mask
+        return super().forward(h, mask)
+
+
+def test_a_mask_of_two_examples_does_not_leave_the_model():
+    model = built(Returning)
+    for block in model.blocks:
+        block.attention.__class__ = Keeping
+    mixup = ManifoldMixup(
+        model, ["embed"], mask="mask", example=batch_of(VALID.long()), outputs="0", check=False
+    )
+    with pytest.raises(RuntimeError, match=r"the model returns a padding mask \(6, 7\)"):
+        model(IDS, VALID.long())
+    mixup.remove()
+
+
+class LogAndMean(nn.Module):
+    """Adds the logarithm of weights to scores, and takes a mean by the same weights."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = Attention(attention, "logarithm")
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        h = self.attention(h, mask) * mask[..., None]
+        return h + h.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+
+
+def test_weights_that_are_used_as_such_stay_weights():
+    model = built(Encoder)
+    for block in model.blocks:
+        block.attention = LogAndMean(block.attention)
+    ManifoldMixup(model, ["embed"], mask="mask", example=batch_of(VALID.float()))

@@ -128,9 +128,10 @@ def mix_additive(own: Tensor, other: Tensor, lam: Tensor) -> Tensor:
     Args:
         own: an additive mask of the examples.
         other: that of their partners.
-        lam: λ, ``()`` or ``(batch,)``.
+        lam: λ, ``()``, ``(batch,)``, or that of each element in the shape of the mask.
     """
-    lam = over_rows(lam.to(own.device), own)
+    lam = lam.to(own.device)
+    lam = over_rows(lam, own) if lam.ndim == 1 else lam
     wide = torch.promote_types(own.dtype, torch.float32)
     first = _completed(own, other).to(wide).clamp(min=_NEVER) + lam.log().clamp(min=_NEVER)
     second = _completed(other, own).to(wide).clamp(min=_NEVER) + (1 - lam).log().clamp(min=_NEVER)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _mix
-from manifold_mixup._attach import compiled
+from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
 from manifold_mixup._attach.ends import EndHook, Ends
 from manifold_mixup._attach.eval_mode import EvalModeWatch
@@ -370,6 +370,7 @@ class Attachment:
             self._watch_blocks()  # its block may have been compiled after attaching
         finished.require_tensor(output)
         self.ends.require_taken(output)
+        mask_pair.require_none(output)
         if self._after_dry_run:
             from manifold_mixup._dry_run.left_behind import require_real  # once
 

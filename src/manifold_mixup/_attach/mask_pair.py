@@ -14,15 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manifold_mixup._attach.mask_rows import moves, rows_after, rows_by
 from manifold_mixup._masks import FORBIDDEN, additive, mix_additive
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
 
 
 class MaskPair(Tensor):
-    """The mask of an example, which has that of its partner with it."""
+    """The mask of an example, which has that of its partner with it.
+
+    Attributes:
+        other: the mask of the partner.
+        lam: λ, ``()`` or ``(batch,)``.
+        rows: with a λ for each example, the example of each element, in the shape of the mask.
+    """
 
     other: Tensor
     lam: Tensor
+    rows: Tensor | None
 
     @classmethod
     def __torch_function__(
@@ -36,7 +44,7 @@ class MaskPair(Tensor):
             if _reads_states(func, args, kwargs):
                 return _on_states(func, args, kwargs)
             own = func(*args, **kwargs)
-            if not isinstance(own, Tensor | tuple | list) and func not in _NUMBERS:
+            if not isinstance(own, Tensor | tuple | list) and func not in _WITH_VALUES:
                 return own  # a size, a dtype
             other = func(*_partners(args), **_partners(kwargs))
             return _joined(func, own, other, args, kwargs)
@@ -50,9 +58,29 @@ def pair(own: Tensor, other: Tensor, lam: Tensor) -> MaskPair:
         other: the same in the order of the partners.
         lam: λ, ``()`` or ``(batch,)``.
     """
+    return _paired(own, other, lam, rows_by(own) if lam.ndim else None)
+
+
+def require_none(output: Any) -> None:
+    """Raise if a model returns what it computed from the masks of both examples."""
+    found = next(_pairs(output), None)
+    if found is not None:
+        raise RuntimeError(
+            f"the model returns a padding mask {tuple(found.shape)} that it has from a module, "
+            f"where it stands for the masks of two examples. Return the mask that the model was "
+            f"given."
+        )
+
+
+def _paired(own: Tensor, other: Tensor, lam: Tensor, rows: Tensor | None) -> MaskPair:
     joined = own.as_subclass(MaskPair)
-    joined.other, joined.lam = other, lam
+    joined.other, joined.lam, joined.rows = other, lam, rows
     return joined
+
+
+def _share(mask: MaskPair) -> Tensor:
+    """Return λ, or that of each element."""
+    return mask.lam if mask.rows is None else mask.lam[mask.rows]
 
 
 def _plain(mask: MaskPair) -> Tensor:
@@ -84,31 +112,34 @@ def _reads_states(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
 def _joined(func: Any, own: Any, other: Any, args: Any, kwargs: Any) -> Any:
     """Return the results for both examples as one."""
     first = next(_pairs((args, kwargs)))
-    _require_rows_stay(func, first, own)
-    if func in _PLACES or func in _NUMBERS:
-        _require_equal(func, own, other)
+    if func in _PLACES or func in _WITH_VALUES:
+        if func not in _WRITES:
+            _require_equal(func, own, other)
         return own
-    others = dict(leaves(other))
+    others, rows = dict(leaves(other)), _rows_of(func, own, args, kwargs)
 
     def join(path: str, tensor: Tensor) -> Tensor:
         if path not in others:
             return tensor  # what only one of them has, such as a base of which it is a view
+        if isinstance(tensor, MaskPair):
+            return tensor
+        joined = _paired(tensor, others[path], first.lam, rows.get(path))
         if tensor.is_floating_point() and _forbids(args, kwargs):
-            return mix_additive(tensor, others[path], first.lam)
-        return tensor if isinstance(tensor, MaskPair) else pair(tensor, others[path], first.lam)
+            return mix_additive(tensor, joined.other, _share(joined))
+        return joined
 
     return map_leaves(join, own)
 
 
-def _require_rows_stay(func: Any, mask: MaskPair, result: Any) -> None:
-    """Raise if a mask is transposed although each of its rows has its own λ."""
-    if not mask.lam.ndim or func not in _TRANSPOSES:
-        return
-    if (result.shape[0], result.stride(0)) != (mask.shape[0], mask.stride(0)):
-        raise RuntimeError(
-            f"{_named(func)} moves the batch of the padding mask from dimension 0, where one λ per "
-            f"example is applied. Set per_sample=False, or keep the batch first."
-        )
+def _rows_of(func: Any, own: Any, args: Any, kwargs: Any) -> dict[str, Tensor]:
+    """Return the example of each element of a result, by path; empty with one λ for all."""
+    given = [mask.rows for mask in _pairs((args, kwargs)) if mask.rows is not None]
+    if not given:
+        return {}
+    if isinstance(args[0], MaskPair) and moves(func):
+        return dict(leaves(func(args[0].rows, *args[1:], **kwargs)))
+    options = args[1:], kwargs
+    return {path: rows_after(func, given, made.shape, options) for path, made in leaves(own)}
 
 
 def _forbids(args: Any, kwargs: Any) -> bool:
@@ -157,14 +188,14 @@ def _fill(func: Any, scores: Tensor, mask: Any, value: Any) -> Tensor:
     if not isinstance(mask, MaskPair):
         return func(scores, mask, value)  # type: ignore[no-any-return]
     filled = func(scores, mask & mask.other, value)
-    return _weigh(filled, ~mask, ~mask.other, mask.lam, value, in_place=func in _IN_PLACE)
+    return _weigh(filled, ~mask, ~mask.other, _share(mask), value, in_place=func in _IN_PLACE)
 
 
 def _where(func: Any, condition: Any, one: Any, two: Any) -> Tensor:
     """Run ``where`` of which one side is a number, or both are scores."""
     if not isinstance(condition, MaskPair):
         raise RuntimeError(f"torch.where chooses between a padding mask and states. {_WAY_OUT}")
-    own, other, lam = _plain(condition), condition.other, condition.lam
+    own, other, lam = _plain(condition), condition.other, _share(condition)
     if _is_number(two):
         return _weigh(torch.where(own | other, one, two), own, other, lam, two)
     if _is_number(one):
@@ -202,19 +233,23 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
-def _add(func: Any, one: Any, two: Any, **options: Any) -> Tensor:
+def _add(func: Any, one: Any, two: Any, *, alpha: Any = 1, **options: Any) -> Tensor:
     """Add an additive mask to scores, or subtract one from them."""
     sign = -1 if func in _DIFFERENCES else 1
     if isinstance(two, MaskPair):
-        mixed = mix_additive(sign * _floating(two), sign * two.other, two.lam)
-        return func(one, sign * mixed, **options)  # type: ignore[no-any-return]
-    return func(mix_additive(_floating(one), one.other, one.lam), two, **options)  # type: ignore[no-any-return]
+        return func(one, sign * _mixed(two, one.dtype, sign * alpha), **options)  # type: ignore[no-any-return]
+    options |= {} if alpha == 1 else {"alpha": alpha}
+    return func(_mixed(one, two.dtype), two, **options)  # type: ignore[no-any-return]
 
 
-def _floating(mask: MaskPair) -> Tensor:
-    if not mask.is_floating_point():
-        raise RuntimeError(f"a padding mask that is not floating point is added. {_WAY_OUT}")
-    return _plain(mask)
+def _mixed(mask: MaskPair, dtype: torch.dtype, scale: float = 1) -> Tensor:
+    """Return a mixed additive mask of numbers."""
+    if mask.dtype == torch.bool:
+        raise RuntimeError(f"a padding mask of booleans is added to states. {_WAY_OUT}")
+    own, other = (
+        part if part.is_floating_point() else part.to(dtype) for part in (_plain(mask), mask.other)
+    )
+    return mix_additive(scale * own, scale * other, _share(mask))
 
 
 def _multiply(func: Any, one: Any, two: Any) -> Tensor:
@@ -243,7 +278,7 @@ def _added(mask: Any, dtype: torch.dtype) -> Any:
     own, other = _plain(mask), mask.other
     if mask.dtype == torch.bool:
         own, other = additive(own, dtype), additive(other, dtype)
-    return mix_additive(own, other, mask.lam)
+    return mix_additive(own, other, _share(mask))
 
 
 # Functions that take no more than the form of their arguments.
@@ -252,14 +287,11 @@ _SHAPES |= {torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like
 # Functions that give Python the numbers of a mask.
 _NUMBERS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__bool__, Tensor.__int__}
 _NUMBERS |= {Tensor.__float__, Tensor.__index__, torch.equal, Tensor.equal, torch.is_nonzero}
+_WRITES = {Tensor.__setitem__}
+_WITH_VALUES = _NUMBERS | _WRITES  # whose result is no tensor
 # Functions whose results are positions.
 _PLACES = {torch.nonzero, Tensor.nonzero, torch.argwhere, Tensor.argwhere, torch.masked_select}
 _PLACES |= {Tensor.masked_select}
-_TRANSPOSES = {torch.transpose, Tensor.transpose, torch.permute, Tensor.permute, Tensor.t, torch.t}
-_TRANSPOSES |= {Tensor.movedim, torch.movedim, Tensor.transpose_, Tensor.t_}
-_TRANSPOSES |= {getattr(Tensor.T, "__get__"), getattr(Tensor.mT, "__get__")}  # noqa: B009 (mypy)
-_TRANSPOSES |= {torch.swapaxes, Tensor.swapaxes, torch.swapdims, Tensor.swapdims}
-_TRANSPOSES |= {torch.moveaxis, Tensor.moveaxis}
 _IN_PLACE = {Tensor.masked_fill_}
 _DIFFERENCES = {torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__}
 _SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}

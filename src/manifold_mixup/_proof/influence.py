@@ -14,12 +14,15 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after
 from manifold_mixup._tree import leaves
 
-# Attention scores rarely differ by as much as the logarithm of this.
-_NOTHING = 1e-30
+# Attention scores rarely differ by as much as the logarithm of this (35).
+_NOTHING = 1e-15
 
 
 class Influence:
     """A forward hook on all modules that receive states and something that may be a mask.
+
+    What a module does to positions in another way too, such as by a convolution, hides its mask,
+    and reentrant checkpoints cannot be measured.
 
     Args:
         held: the valid positions of the examples, ``(batch, time)``.
@@ -31,12 +34,21 @@ class Influence:
         self.alone, self.both = held & ~partners, held & partners
         self.found: list[tuple[nn.Module, float]] = []
         self._measuring = False
+        self._frozen: list[nn.Parameter] = []
 
     def put_on(self, model: nn.Module) -> None:
-        """Register on all modules."""
+        """Register on all modules, and let frozen parameters have gradients."""
         if bool(self.alone.any()):
+            self._frozen = [p for p in model.parameters() if _is_frozen(p)]
+            for parameter in self._frozen:
+                parameter.requires_grad_()
             for module in model.modules():
                 hook_after(module, self, with_kwargs=True)
+
+    def restore(self) -> None:
+        """Freeze again what was frozen."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = [tensor for _, tensor in leaves((args, kwargs))]
@@ -65,8 +77,10 @@ class Influence:
         end = (end * weights).sum()
         try:
             (gradient,) = torch.autograd.grad(end, state, retain_graph=True, materialize_grads=True)
-        except RuntimeError:  # a reentrant checkpoint gives no gradients of parts
-            return 0.0
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            return 0.0  # a reentrant checkpoint gives no gradients of parts
         return float(gradient[self.alone.to(gradient.device)].abs().max())
 
     def lost(self, middle: "Influence") -> bool:
@@ -80,3 +94,7 @@ class Influence:
             module is other and math.isfinite(end) and end > 0 and inside <= _NOTHING * end
             for (module, end), (other, inside) in pairs
         )
+
+
+def _is_frozen(parameter: nn.Parameter) -> bool:
+    return is_continuous(parameter) and parameter.is_leaf and not parameter.requires_grad

@@ -379,7 +379,7 @@ class Bench:
         """Return what is wrong between λ = 0 and 1, although both ends are right."""
         if self.padding and self._jumps(layer, _BARELY, self.permuted):
             return _UNION
-        if self.padding and self.forgets is not False:  # later layers have the same readers
+        if self.padding and self.forgets is not False:  # layers come in order
             end, middle = self._influence(layer, 1.0), self._influence(layer, 0.5)
             self.forgets = end.lost(middle)
             if self.forgets:
@@ -425,8 +425,11 @@ class Bench:
     def _influence(self, layer: str, lam: float) -> Influence:
         """Measure, at a ``lam``, how much positions count that an example's partner has not."""
         influence = Influence(self.padding.valid, self.perm)
-        with self._pass(None, self._plan(layer, lam, self.perm), influence):
-            return influence
+        try:
+            with self._pass(None, self._plan(layer, lam, self.perm), influence):
+                return influence
+        finally:
+            influence.restore()
 
     def couples(self, mode: AbstractContextManager[Any]) -> bool:
         """Return whether, in a ``mode``, an example's outputs depend on the other examples."""

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from manifold_mixup._batch_dim import find
-from manifold_mixup._structure.flow import Flow, data_sources, side_colour
+from manifold_mixup._structure.flow import Flow, side_colour
+from manifold_mixup._structure.masked_scores import MaskedScores
 from manifold_mixup._structure.record import Call, Leaf, Trace
 from manifold_mixup._structure.row import Reader
 
@@ -41,12 +42,15 @@ def readers_after(
     found: dict[Reader, list[int]] = {}
     for index in outermost:
         call = first.calls[index]
-        forbids = _forbids(call, source, flow)
+        boolean = all(leaf.boolean for leaf in masks[index])
+        scores = MaskedScores(call, source, flow, boolean=boolean)
+        if scores.fault:
+            return {}, f", by {call.layer!r}, which {scores.fault}"
         for leaf in masks[index]:
             if fault := _fault(call, leaf, index, first, second, positions):
                 return {}, fault
             pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
-            reader = Reader(call.layer, leaf.path, pools, forbids=forbids)
+            reader = Reader(call.layer, leaf.path, pools, forbids=scores.forbids)
             found.setdefault(reader, []).append(leaf.node)
     before = {call.layer for call in first.calls if call.steps < steps}
     early = {reader.layer for reader in found} & before
@@ -54,78 +58,6 @@ def readers_after(
     if early and (checkpointed or early & again):
         return {}, f", by {min(early)!r}, which also runs before it, in a checkpoint"
     return {replace(reader, early=reader.layer in early): ns for reader, ns in found.items()}, ""
-
-
-_SUMS = {"add", "add_", "sub", "sub_", "baddbmm"}
-_MADE_BY_FUSED = {"logical_not", "bitwise_not", "masked_fill", "masked_fill_", "where"}
-# Operators between scores and their softmax.
-_ON_SCORES = _SUMS | {"mul", "mul_", "div", "div_", "_unsafe_view"}
-_ON_SCORES |= {"masked_fill", "masked_fill_", "where"}
-_SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax", "logsumexp"}
-
-
-def _forbids(call: Call, source: int, flow: Flow) -> bool:
-    """Return whether a call forbids attention scores by what it computes from a mask.
-
-    It fills scores where the mask says so, or adds to them a value computed from the mask, and each
-    time a softmax follows. What is added as it is given can simply be given as weights, and fused
-    attention itself makes numbers of booleans.
-    """
-    inside = range(call.first, min(call.last, len(flow.nodes)))
-    boolean = all(leaf.boolean for leaf in _of_source(call, source, flow))
-    given = _Given(inside, flow, _MADE_BY_FUSED if boolean else set())
-    marked = [number for number in inside if _meets_mask(number, source, flow, given)]
-    return bool(marked) and all(_is_normalised(number, inside, flow) for number in marked)
-
-
-class _Given:
-    """The values that a call was given, perhaps in another shape.
-
-    Args:
-        inside: the nodes that the call made.
-        flow: the flow of the recording.
-        made: further operators that fused attention may have run on what it was given.
-    """
-
-    def __init__(self, inside: range, flow: Flow, made: set[str]) -> None:
-        self.inside, self.nodes, self.colours, self.made = inside, flow.nodes, flow.colours, made
-
-    def __contains__(self, number: int) -> bool:
-        node = self.nodes[number]
-        if number not in self.inside:
-            return True
-        parents = [parent for parent in (*node.parents, *node.codes) if self.colours[parent]]
-        return (node.kind == "move" or node.operator in self.made) and all(
-            parent in self for parent in parents
-        )
-
-
-def _meets_mask(number: int, source: int, flow: Flow, given: _Given) -> bool:
-    """Return whether a node holds states that a mask fills, or to which one is added."""
-    node = flow.nodes[number]
-    if not data_sources(flow.colours[number]):
-        return False
-    added = (*node.biases, *(node.parents if node.operator in _SUMS else ()))
-    alone = side_colour(source)
-    return any(flow.colours[chosen] == alone for chosen in node.conditions) or any(
-        flow.colours[mask] == alone and mask not in given for mask in added
-    )
-
-
-def _is_normalised(number: int, inside: range, flow: Flow) -> bool:
-    """Return whether a softmax reads a value, perhaps after sums and products by element."""
-    if flow.nodes[number].biases:
-        return True  # fused attention, with its softmax
-    scores = {number}
-    for later in range(number + 1, inside.stop):
-        node = flow.nodes[later]
-        if scores.isdisjoint(node.parents):
-            continue
-        if node.operator in _SOFTMAX:
-            return True
-        if node.operator in _ON_SCORES or node.kind == "move":
-            scores.add(later)
-    return False
 
 
 def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:

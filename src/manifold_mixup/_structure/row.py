@@ -14,8 +14,8 @@ class Reader:
         path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
         pools: whether the module pools over positions, so that its output has none.
         early: whether the module also runs before the layer, where the mask is not mixed.
-        forbids: whether the module reads the mask as yes or no: it fills attention scores with a
-            very negative value.
+        forbids: whether the module itself forbids attention scores by the mask: it fills them, or
+            adds to them, or to fused attention, what it computes from the mask.
     """
 
     layer: str
