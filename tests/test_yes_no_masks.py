@@ -527,7 +527,7 @@ def test_sizes_and_dtypes_are_the_masks_own():
         (lambda m: SCORES[m], "'__getitem__' reads the padding mask together with states"),
         (lambda m: SCORES @ m.float()[:, None, :, None], "'matmul' reads the padding mask"),
         (lambda m: torch.where(SCORES > 0, m[:, None, None], SCORES), "chooses between"),
-        (lambda m: SCORES + m[:, None, None], "that is not floating point is added"),
+        (lambda m: SCORES + (m > 0)[:, None, None], "of booleans is added to states"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(read, text):
@@ -624,7 +624,7 @@ OTHERS |= {way.__name__: way for way in (scaled_later, sum_scaled_later, masked_
     ],
 )
 def test_scores_that_are_masked_otherwise_than_last_and_once_are_refused(way, text):
-    with pytest.raises(ValueError, match=f"by 'blocks.1', which {text}"):
+    with pytest.raises(ValueError, match=f"by 'blocks.0', which {text}"):
         require_like_weights(built(OfBlocks, way), VALID.long(), "blocks.0", LAMS["one λ"])
 
 
