@@ -370,7 +370,8 @@ class Attachment:
             self._watch_blocks()  # its block may have been compiled after attaching
         finished.require_tensor(output)
         self.ends.require_taken(output)
-        mask_pair.require_none(output)
+        if self.padding.hooks:
+            mask_pair.require_none(output)
         if self._after_dry_run:
             from manifold_mixup._dry_run.left_behind import require_real  # once
 
