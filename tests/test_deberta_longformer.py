@@ -1,6 +1,7 @@
 """DeBERTa and Longformer, which read their mask as yes or no: proven, and the same by hand."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -205,6 +206,8 @@ def test_global_positions_of_the_user_s_are_a_second_mask_and_refused():
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_deberta_compiled():
+    if "fastai" in sys.modules:
+        pytest.skip("fastai replaces Tensor.as_subclass, on which the compiler then recurses")
     model = built("deberta-v2")
     layers = layers_of(model)[1:2]
     options = {"mask": "attention_mask", "outputs": "logits", "example": PADDED}

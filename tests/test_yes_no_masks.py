@@ -1,6 +1,7 @@
 """Masks that attention reads as yes or no: it gets the weights of a mixed mask all the same."""
 
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -300,6 +301,9 @@ def test_compiled_in_one_graph(way, lam):
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_in_two_graphs_is_refused_and_runs_outside_of_compiled_code():
+    if "fastai" in sys.modules:
+        pytest.skip("fastai replaces Tensor.as_subclass, on which the compiler then recurses")
+
     class Broken(Attention):
         def forward(self, h: Tensor, mask: Tensor) -> Tensor:
             mask = mask > 0
