@@ -90,20 +90,6 @@ class Store:
         return self
 
 
-class Nested(Store):
-    """Raises when it is iterated over, as PyTorch Geometric's `HeteroData` does by design."""
-
-    def __iter__(self):
-        raise NotImplementedError
-
-
-class Empty(Store):
-    """Fails when it is iterated over, as PyTorch Geometric's `TemporalData` without events does."""
-
-    def __iter__(self):
-        raise AttributeError("num_events")
-
-
 class Events(Store):
     """Iterates over itself in another way."""
 
@@ -192,13 +178,21 @@ def test_what_is_no_container_is_passed_on():
         object(),
         Output,
         {1, 2},
-        Nested(x=X),
-        Empty(x=X),
         Events(x=X),
         Store,
     ):
         assert map_leaves(lambda *_: pytest.fail("no tensor here"), value) is value
         assert list(leaves(value)) == []
+        assert list(all_leaves(value)) == [("", value)]
+
+
+def test_graphs_that_cannot_be_iterated_over_are_passed_on():
+    data = pytest.importorskip("torch_geometric.data")
+    nested = data.HeteroData(paper={"x": X})
+    for value, error in ((nested, NotImplementedError), (data.TemporalData(), AttributeError)):
+        with pytest.raises(error):
+            list(value)
+        assert map_leaves(lambda *_: pytest.fail("no tensor here"), value) is value
         assert list(all_leaves(value)) == [("", value)]
 
 

@@ -216,7 +216,7 @@ def _weigh(
         filled: the scores, with ``value`` where neither mask allows them.
         own: true where the example allows them.
         other: true where its partner does.
-        lam: λ, ``()`` or ``(batch,)``.
+        lam: λ, ``()``, or that of each element of the masks.
         value: what the scores are filled with; any but a very negative one forbids nothing.
         in_place: whether to write into ``filled``.
     """

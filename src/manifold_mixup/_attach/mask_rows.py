@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifold_mixup._interpolate import over_rows
+
 _WAY_OUT = "Set per_sample=False, or keep the batch of the mask at dimension 0."
 
 _SLICES = {"__getitem__", "select", "narrow", "index_select", "unbind", "split", "chunk", "flip"}
@@ -22,10 +24,10 @@ _MOVES = _SLICES | _SHAPES | _ORDERS
 _REDUCTIONS = {"any", "all", "sum", "amax", "amin", "mean", "prod", "argmax", "max", "min"}
 
 
-def rows_by(rows: Tensor) -> Tensor:
-    """Return the example of each element of a new mask ``(batch, ...)``, given its like."""
-    numbers = torch.arange(rows.shape[0], device=rows.device)
-    return numbers.view(-1, *(1 for _ in rows.shape[1:])).expand(rows.shape)
+def rows_by(mask: Tensor) -> Tensor:
+    """Return the example of each element of a mask ``(batch, ...)``."""
+    numbers = torch.arange(mask.shape[0], device=mask.device)
+    return over_rows(numbers, mask).expand(mask.shape)
 
 
 def moves(func: Any) -> bool:
@@ -37,7 +39,7 @@ def rows_after(func: Any, given: Sequence[Tensor], shape: torch.Size, options: A
     """Return the example of each element of what a function computes from masks.
 
     Args:
-        func: a function that does not `move <moves>` elements.
+        func: a function that does not only move elements; see `moves`.
         given: the examples of the elements of the masks it is given.
         shape: the shape of its result.
         options: its further positional arguments and its keyword arguments.

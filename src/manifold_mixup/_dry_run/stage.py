@@ -11,12 +11,28 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from manifold_mixup._dry_run.aside import aside
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._dry_run.snapshot import Snapshot
+from manifold_mixup._dry_run.stand_ins import plain
+from manifold_mixup._inputs import map_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._module_hooks import Hook, Place
 from manifold_mixup._storage import storage_of
 from manifold_mixup._tree import leaves
+
+
+@contextmanager
+def staged_with(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple["Stage", tuple[Any, ...], dict[str, Any]]]:
+    """Yield the stage of a model, apart from training, and its arguments as plain tensors.
+
+    Raises:
+        NotTraceable: the model is of a kind that cannot run on stand-ins.
+    """
+    with aside(model), staged(model) as stage:
+        yield stage, *map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
 
 
 @contextmanager

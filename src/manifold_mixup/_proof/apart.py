@@ -13,12 +13,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.aside import aside, in_own_context
+from manifold_mixup._dry_run.aside import in_own_context
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import bind, operator_name
-from manifold_mixup._dry_run.stage import staged
-from manifold_mixup._dry_run.stand_ins import plain
-from manifold_mixup._inputs import map_inputs
+from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._proof.prove import Bench, Inconclusive, OrderMatters, prepare
 
@@ -116,8 +114,7 @@ def _unmixed(
     graphs: bool = False,
 ) -> Iterator[Bench]:
     """Set the model up on stand-ins, to run without mixing; the errors are those of `prepare`."""
-    with aside(model), staged(model) as stage:
-        args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
+    with staged_with(model, args, kwargs) as (stage, args, kwargs):
         yield prepare(stage, args, kwargs, _plainly, None, outputs, lead, graphs=graphs)
 
 

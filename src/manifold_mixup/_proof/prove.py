@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from manifold_mixup._dry_run.aside import aside, in_own_context
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
-from manifold_mixup._dry_run.stage import Stage, staged
-from manifold_mixup._dry_run.stand_ins import copied, level, plain
+from manifold_mixup._dry_run.stage import Stage, staged_with
+from manifold_mixup._dry_run.stand_ins import copied, level
 from manifold_mixup._graphs import graphs_in
-from manifold_mixup._inputs import batched_names, leading, map_inputs, named_inputs
+from manifold_mixup._inputs import batched_names, leading, named_inputs
 from manifold_mixup._layers import ALL_RUNS, is_input, named_layers, split_run
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after
@@ -101,8 +101,7 @@ def prove(
         A verdict on every layer.
     """
     try:
-        with aside(model), staged(model) as stage:
-            args, kwargs = map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
+        with staged_with(model, args, kwargs) as (stage, args, kwargs):
             how = run, mask, outputs, lead
             bench = prepare(stage, args, kwargs, *how, graphs=graphs, ends=ends)
             layers = watched(names, doing="proving", show=progress)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._dry_run import stand_ins as _stand_ins
-from manifold_mixup._dry_run.aside import aside, fakes_fail_silently, in_own_context
+from manifold_mixup._dry_run.aside import fakes_fail_silently, in_own_context
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.left_behind import Watch
 from manifold_mixup._dry_run.neutral import Neutral
-from manifold_mixup._dry_run.stage import Stage, refuse, staged
+from manifold_mixup._dry_run.stage import Stage, refuse, staged_with
 from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
@@ -108,8 +108,7 @@ def trace_graphs(
     Raises:
         NotTraceable: the model does not run on copies.
     """
-    with aside(model), staged(model) as stage:
-        args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
+    with staged_with(model, args, kwargs) as (stage, args, kwargs):
         numbers = leading(list(named_inputs(stage.model, args, kwargs)), lead)
         given = stage, args, kwargs, lead, neutral, None
         return _Recording(*given, first=graphs_in(numbers)).traces_of_graphs()
@@ -138,9 +137,8 @@ def _trace(
     watch: Watch,
 ) -> Traces:
     """Run `trace`, given that the batch is dimension 0 of the input ``lead``."""
-    with aside(model), staged(model) as stage:
+    with staged_with(model, args, kwargs) as (stage, args, kwargs):
         watch.caches = stage.snapshot.caches()
-        args, kwargs = map_inputs(lambda _, tensor: _stand_ins.plain(tensor), model, args, kwargs)
         given = stage, args, kwargs, lead, neutral, mask
         # If the model's code fails on fake tensors, for whatever reason, try copies: they work or
         # give a proper error.
