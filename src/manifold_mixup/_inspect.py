@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._dry_run.aside import aside
+from manifold_mixup._dry_run.aside import aside, without_collections
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stand_ins import plain
@@ -129,8 +129,10 @@ def _inspect(
     if view.fault and mask is None:
         traces, view = _graphs(model, args, kwargs, neutral or Neutral(), outputs) or (traces, view)
     ran = {run.layer for run in traces.first.runs}
+    with without_collections():
+        rows = tuple(rows_of(view, traces.first, {module_name(name) for name in names}))
     table = LayerTable(
-        rows=tuple(rows_of(view, traces.first, {module_name(name) for name in names})),
+        rows=rows,
         inputs=tuple(view.input_row(index) for index in range(len(traces.first.inputs))),
         idle=tuple(layer for layer in traces.layers if layer not in ran),
         model=kind,

@@ -41,6 +41,8 @@ class Neutral(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, neutralised if it is random."""
+        if func is DEVICE:
+            return device_of(func, args)
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
             return func(*args, **kwargs)
@@ -49,6 +51,19 @@ class Neutral(TorchDispatchMode):
         drawn = _call(func, named)
         value = self.values.get(operator_name(func).rstrip("_"))
         return drawn if value is None else _settle(func, drawn, value(named))
+
+
+# PyTorch dispatches this one at almost every access of a fake tensor in C++.
+DEVICE = torch.ops.prim.device.default
+
+
+def device_of(func: Any, args: tuple[Any, ...]) -> Any:
+    """Run `DEVICE`, for a fake tensor without the modes below."""
+    tensor = args[0]
+    mode = getattr(tensor, "fake_mode", None)
+    if mode is None or mode.in_kernel_invocation:
+        return func(*args)
+    return tensor.fake_device
 
 
 def operator_name(func: Any) -> str:

@@ -14,7 +14,7 @@ def fake(tensor: Tensor, mode: Any) -> Tensor:
 
     Args:
         tensor: a tensor of the user.
-        mode: the `FakeTensorMode` of the new tensor.
+        mode: the `QuickFakes` of the new tensor.
 
     Raises:
         TypeError: the tensor is of a subclass that a fake tensor cannot represent.
@@ -33,9 +33,8 @@ def _fake(tensor: Tensor, mode: Any) -> Tensor:
     if not usual or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
         made: Tensor = mode.from_tensor(tensor.detach(), static_shapes=True)
         return made
-    with mode:
-        form = tensor.shape, tensor.stride()
-        return torch.empty_strided(*form, dtype=tensor.dtype, device=tensor.device)
+    blank: Tensor = mode.blank(tensor)
+    return blank
 
 
 def copied(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -71,6 +71,7 @@ class Crossings:
         self._dims: dict[tuple[int, str, bool], BatchDim | None] = {}
         self._biased: dict[tuple[int, int], bool] = {}
         self._given: dict[tuple[int, int], list[Leaf]] = {}
+        self._carries: dict[tuple[int, str, str], Carry] = {}
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
@@ -185,6 +186,15 @@ class Crossings:
                 leaf for leaf in call.given if leaf.node == number or leaf.path in copies
             ]
         return self._given[key]
+
+    def carry(self, index: int, leaf: Leaf, source: str) -> Carry:
+        """Return the row's entry for an argument of a call that is mixed there."""
+        key = index, leaf.path, source
+        if key not in self._carries:
+            at = _unless_first(self.batch_dim(index, leaf))
+            layer = self.trace.calls[index].layer
+            self._carries[key] = Carry(layer, leaf.path, source, batch_dim=at)
+        return self._carries[key]
 
     def is_state(self, number: int, reader: int) -> bool:
         """Return whether a value that is read later is a state, not a mask.
@@ -316,7 +326,7 @@ class _Search:
         """If a state crosses the depth, find the module that receives it."""
         around = self.crossings.around(reader)
         looked_up = number in self.crossings.ids and reader in self.crossings.ids
-        made_there = any(self.all_calls[index].layer in self.outputs for index in around)
+        made_there = self.outputs and any(self.all_calls[i].layer in self.outputs for i in around)
         if looked_up or made_there or not self.flow.needed[number]:
             return ""
         if not self.crossings.is_state(number, reader):
@@ -388,8 +398,7 @@ class _Search:
             return f"{named(source)} is given to {layer!r} after it, {fault}"
         mixed = self.arguments.setdefault(layer, {})
         for leaf in leaves:
-            at = self.crossings.batch_dim(index, leaf)
-            mixed[leaf.path] = Carry(layer, leaf.path, source, batch_dim=_unless_first(at))
+            mixed[leaf.path] = self.crossings.carry(index, leaf, source)
         return ""
 
     def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:

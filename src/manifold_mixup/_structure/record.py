@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.neutral import Neutral, bind, operator_name
+from manifold_mixup._dry_run.neutral import DEVICE, Neutral, bind, device_of, operator_name
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import FORBIDDEN, is_side
@@ -215,6 +215,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and record which values it computes from which."""
+        if func is DEVICE:
+            return device_of(func, args)
         with torch._C.DisableTorchFunction():  # `Outside` would be slow at every access of a shape
             return self._run(func, args, dict(kwargs or {}))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._dry_run import stand_ins as _stand_ins
-from manifold_mixup._dry_run.aside import fakes_fail_silently, in_own_context
+from manifold_mixup._dry_run.aside import fakes_fail_silently, in_own_context, without_collections
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.left_behind import Watch
 from manifold_mixup._dry_run.neutral import Neutral
@@ -142,7 +142,7 @@ def _trace(
         given = stage, args, kwargs, lead, neutral, mask
         # If the model's code fails on fake tensors, for whatever reason, try copies: they work or
         # give a proper error.
-        with suppress(Exception), fakes_fail_silently():
+        with suppress(Exception), fakes_fail_silently(), without_collections():
             return _Recording.on_fake_tensors(*given, watch=watch).traces()
         with _must_run():
             return _Recording(*given, first=2).traces()
@@ -183,9 +183,9 @@ class _Recording:
         mask: str | None,
         watch: Watch,
     ) -> "_Recording":
-        from torch._subclasses.fake_tensor import FakeTensorMode
+        from manifold_mixup._dry_run.quick_fakes import QuickFakes  # only a dry run needs it
 
-        mode = watch.over(FakeTensorMode(allow_non_fake_inputs=True))
+        mode = watch.over(QuickFakes(allow_non_fake_inputs=True))
         # In train mode, BatchNorm refuses a single value per channel.
         rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
         return cls(stage, args, kwargs, lead, neutral, mask, max(rows, 2), mode)
