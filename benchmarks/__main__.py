@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, counts, imports, memory, mixes, steps, tables, training
+from benchmarks import accuracy, counts, imports, look, memory, mixes, steps, tables, training
 from benchmarks.tasks import TASKS, resnet18
 from benchmarks.turns import Way, compare
 from manifold_mixup.lab.runs import provenance
@@ -45,6 +45,7 @@ class Effort:
         seeds: trainings of each recipe `fast`.
         root: folder of the data sets.
         imports: number of Python processes that are started.
+        families: number of models that are looked at.
         device: the device.
         compiled: whether compiled implementations are timed too.
     """
@@ -60,6 +61,7 @@ class Effort:
     seeds: int = 5
     root: str = "~/.cache/manifold-mixup"
     imports: int = 7
+    families: int = len(look.FAMILIES)
     device: str = "cpu"
     compiled: bool = False
 
@@ -76,6 +78,7 @@ QUICK = Effort(
     width=8,
     rounds=1,
     imports=1,
+    families=1,
 )
 
 
@@ -190,9 +193,21 @@ def start(effort: Effort) -> Found:
     return imports.times(effort.imports)
 
 
+def looks(effort: Effort) -> Found:
+    """Time looks at models, on one thread."""
+    say("looking")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return look.measure(effort.families, effort.rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
 PARTS: dict[str, Callable[[Effort], Found]] = {
     "counts": count,
     "imports": start,
+    "look": looks,
     "memory": peak,
     "mix": mix,
     "peers": peers,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.turns import FEWEST, WIDE, Timing
@@ -168,6 +168,28 @@ def _counts(found: Found) -> Iterator[str]:
     yield f"Graphs of a compiled model with 3 eligible layers: {found['graphs']}."
 
 
+def _look(found: Found) -> Iterator[str]:
+    yield "## Looking at a model"
+    yield (
+        "`find_layers` on timm's models with two images, processor time of one thread: the first "
+        "time in a process, and the median of further times. Operators: of a plain forward pass, "
+        "and of a look, which runs two on tensors without values and copies the output of every "
+        "module."
+    )
+    head = ("", "first, s", "again, s", "modules", "operators, plain", "operators, look")
+    rows = [
+        (
+            name,
+            *(f"{row[key]:.2f}" for key in ("first", "again")),
+            *(f"{row[key]:,}" for key in ("modules", "plain", "looked")),
+        )
+        for name, row in found.items()
+    ]
+    yield table(head, rows)
+    firsts = [row["first"] for row in found.values()]
+    yield f"First times: median {median(firsts):.2f} s, greatest {max(firsts):.2f} s."
+
+
 def _imports(found: Found) -> Iterator[str]:
     yield (
         f"Importing the library after torch: {found['manifold_mixup']:.0f} ms (torch itself: "
@@ -200,5 +222,6 @@ _WRITERS: dict[str, Callable[[Found], Iterator[str]]] = {
     "accuracy": _accuracy,
     "memory": _memory,
     "counts": _counts,
+    "look": _look,
     "imports": _imports,
 }

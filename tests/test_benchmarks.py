@@ -56,7 +56,7 @@ def test_counts_that_grow_are_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["speed"], "no part 'speed'. Known: counts, imports, memory, mix, peers"),
+        (["speed"], "no part 'speed'. Known: counts, imports, look, memory, mix, peers"),
         pytest.param(
             ["--device", "cuda"],
             "this PyTorch finds no GPU",

@@ -40,6 +40,38 @@ class Crossing:
     fault: str = ""
 
 
+@dataclass(frozen=True)
+class _Handed:
+    """A value as a call around its reader receives it: as some of its arguments.
+
+    Attributes:
+        first: number of the first node that the call made.
+        layer: the module that is called.
+        carries: the arguments, by path.
+        fault: why they cannot be mixed; empty if they can.
+    """
+
+    first: int
+    layer: str
+    carries: dict[str, Carry]
+    fault: str
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """A value and one that is computed from it: what is the same at every depth between them.
+
+    Attributes:
+        state: whether the value is a state there, and no mask.
+        bias: whether it is added to attention scores.
+        handed: the calls around the reader that receive it, the outermost first.
+    """
+
+    state: bool
+    bias: bool
+    handed: tuple[_Handed, ...]
+
+
 class Crossings:
     """The values of a recorded pass, by the depths that they cross.
 
@@ -69,9 +101,8 @@ class Crossings:
         # The same values cross many depths.
         self._places: dict[int, str] = {}
         self._dims: dict[tuple[int, str, bool], BatchDim | None] = {}
-        self._biased: dict[tuple[int, int], bool] = {}
         self._given: dict[tuple[int, int], list[Leaf]] = {}
-        self._carries: dict[tuple[int, str, str], Carry] = {}
+        self._edges: dict[tuple[int, int], _Edge] = {}
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
@@ -169,12 +200,43 @@ class Crossings:
             self._places[reader] = " ".join([code, " and ".join(before + after)]).strip()
         return self._places[reader]
 
-    def is_bias(self, number: int, reader: int) -> bool:
-        """Return whether a value becomes a bias of attention through one of its readers."""
+    def edge(self, number: int, reader: int) -> _Edge:
+        """Describe a value and one that is computed from it."""
         key = number, reader
-        if key not in self._biased:
-            self._biased[key] = self.biases.receive(number, reader)
-        return self._biased[key]
+        if key not in self._edges:
+            state = self._is_state(number, reader)
+            bias = state and self.biases.receive(number, reader)
+            calls = self.around(reader) if state and not bias else ()
+            handed = [
+                self._handed(i, leaves, reader) for i in calls if (leaves := self.given(i, number))
+            ]
+            self._edges[key] = _Edge(state, bias, tuple(handed))
+        return self._edges[key]
+
+    def _handed(self, index: int, leaves: list[Leaf], reader: int) -> _Handed:
+        """Describe the arguments of a call that are a value."""
+        call, source = self.trace.calls[index], self.source(leaves[0].node)
+        carries = {}
+        for leaf in leaves:
+            at = _unless_first(self.batch_dim(index, leaf))
+            carries[leaf.path] = Carry(call.layer, leaf.path, source, batch_dim=at)
+        if fault := self._unfit(index, leaves, reader):
+            fault = f"{named(source)} is given to {call.layer!r} after it, {fault}"
+        return _Handed(call.first, call.layer, carries, fault)
+
+    def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:
+        """Return why an argument of a call cannot be mixed; empty if it can."""
+        call = self.trace.calls[index]
+        for leaf in leaves:
+            if not leaf.floating:
+                return "as integers, which cannot be interpolated"
+            if self.batch_dim(index, leaf) is None:
+                return f"with shape {leaf.shape}, of which no dimension is the batch"
+        if reader < len(self.flow.nodes) and self.flow.nodes[reader].over == leaves[0].node:
+            outside = [n for n in self.readers(reader) if not call.first <= n < call.last]
+            if outside:
+                return "which writes into it in place"
+        return ""
 
     def given(self, index: int, number: int) -> list[Leaf]:
         """List the arguments of a call that are a value; masks have a copy of their own."""
@@ -187,16 +249,7 @@ class Crossings:
             ]
         return self._given[key]
 
-    def carry(self, index: int, leaf: Leaf, source: str) -> Carry:
-        """Return the row's entry for an argument of a call that is mixed there."""
-        key = index, leaf.path, source
-        if key not in self._carries:
-            at = _unless_first(self.batch_dim(index, leaf))
-            layer = self.trace.calls[index].layer
-            self._carries[key] = Carry(layer, leaf.path, source, batch_dim=at)
-        return self._carries[key]
-
-    def is_state(self, number: int, reader: int) -> bool:
+    def _is_state(self, number: int, reader: int) -> bool:
         """Return whether a value that is read later is a state, not a mask.
 
         A value that was made of integers or booleans alone is a state if weights have multiplied
@@ -248,9 +301,9 @@ class _Search:
 
     def crossing(self, checkpointed: bool) -> Crossing:
         """Find where everything can be mixed."""
-        edges = list(self._edges())
+        edges, ids = list(self._edges()), self.crossings.ids
         fault = (
-            next(filter(None, (self._look_up(*edge) for edge in edges)), "")
+            next(filter(None, (self._look_up(*edge) for edge in edges if edge[0] in ids)), "")
             or next(filter(None, (self._hand_over(*edge) for edge in edges)), "")
             or next(filter(None, map(self._unsteady, self.arguments)), "")
         )
@@ -286,7 +339,7 @@ class _Search:
         nodes, ids = self.flow.nodes, self.crossings.ids
         if reader == len(nodes) or (number in ids and number in nodes[reader].indices):
             return False
-        if reader not in ids and self.crossings.is_state(number, reader):
+        if reader not in ids and self.crossings.edge(number, reader).state:
             return False
         parents = [parent for parent in nodes[reader].parents if self.flow.colours[parent]]
         return all(map(self._is_old, parents))
@@ -299,9 +352,7 @@ class _Search:
         return (number < self.time and number not in self.own) or number in self.advanced
 
     def _look_up(self, number: int, reader: int) -> str:
-        """If ids cross the depth, find the module that makes states of them."""
-        if number not in self.crossings.ids:
-            return ""
+        """Find the module that makes states of ids that cross the depth."""
         node = self.flow.nodes[reader] if reader < len(self.flow.nodes) else None
         if node is None or not (reader in self.crossings.ids or number in node.indices):
             return ""  # read in another way
@@ -324,27 +375,32 @@ class _Search:
 
     def _hand_over(self, number: int, reader: int) -> str:
         """If a state crosses the depth, find the module that receives it."""
-        around = self.crossings.around(reader)
-        looked_up = number in self.crossings.ids and reader in self.crossings.ids
-        made_there = self.outputs and any(self.all_calls[i].layer in self.outputs for i in around)
-        if looked_up or made_there or not self.flow.needed[number]:
+        if not self.flow.needed[number] or self._is_made_anew(number, reader):
             return ""
-        if not self.crossings.is_state(number, reader):
+        edge = self.crossings.edge(number, reader)
+        if not edge.state:
             if not self._chooses_position(number, reader):
                 self.sides |= self.flow.needed[number]
             return ""
-        if self.crossings.is_bias(number, reader):
+        if edge.bias:
             return (
                 f"{named(self.crossings.source(number))} is added to attention scores in "
                 f"{self.crossings.place(reader)}, where the mean of two biases is not what two "
                 f"examples would have got"
             )
-        for index in around:
-            if self.all_calls[index].first < self.time:
-                continue
-            if leaves := self.crossings.given(index, number):
-                return self._swap(index, leaves, reader)
+        for handed in edge.handed:
+            if handed.first >= self.time:
+                if not handed.fault:
+                    self.arguments.setdefault(handed.layer, {}).update(handed.carries)
+                return handed.fault
         return "" if self._is_returned_later(reader) else self._only_code(number, reader)
+
+    def _is_made_anew(self, number: int, reader: int) -> bool:
+        """Return whether ids choose what a module makes, whose output is mixed."""
+        if number in self.crossings.ids and reader in self.crossings.ids:
+            return True
+        inside = self.crossings.around(reader) if self.outputs else ()
+        return any(self.all_calls[index].layer in self.outputs for index in inside)
 
     def _only_code(self, number: int, reader: int) -> str:
         source = named(self.crossings.source(number))
@@ -390,30 +446,6 @@ class _Search:
 
     def _takes_position(self, reader: int) -> bool:
         return reader < len(self.flow.nodes) and self.flow.nodes[reader].operator in _CHOICES
-
-    def _swap(self, index: int, leaves: list[Leaf], reader: int) -> str:
-        """Plan to mix arguments of a call; return why that is impossible, or nothing."""
-        layer, source = self.all_calls[index].layer, self.crossings.source(leaves[0].node)
-        if fault := self._unfit(index, leaves, reader):
-            return f"{named(source)} is given to {layer!r} after it, {fault}"
-        mixed = self.arguments.setdefault(layer, {})
-        for leaf in leaves:
-            mixed[leaf.path] = self.crossings.carry(index, leaf, source)
-        return ""
-
-    def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:
-        """Return why an argument of a call cannot be mixed; empty if it can."""
-        call = self.all_calls[index]
-        for leaf in leaves:
-            if not leaf.floating:
-                return "as integers, which cannot be interpolated"
-            if self.crossings.batch_dim(index, leaf) is None:
-                return f"with shape {leaf.shape}, of which no dimension is the batch"
-        if reader < len(self.flow.nodes) and self.flow.nodes[reader].over == leaves[0].node:
-            outside = [n for n in self.crossings.readers(reader) if not call.first <= n < call.last]
-            if outside:
-                return "which writes into it in place"
-        return ""
 
     def _unsteady(self, layer: str) -> str:
         """Return why a module that runs several times cannot be given mixed arguments."""
