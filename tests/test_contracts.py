@@ -20,6 +20,7 @@ from zoo import (
     hand_split,
     layers_of,
     logits,
+    plain_labels,
     plan_at,
 )
 
@@ -32,7 +33,7 @@ def attach(model, name, **options):
 
 
 @BY_PLACE
-@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("per_sample", [False, True, "repeats"])
 def test_output_and_gradients_are_those_of_the_hand_split_model(name, layer, per_sample):
     model, oracle = build(name), build(name)
     x, plan = example(model), plan_at(layer, per_sample=per_sample)
@@ -42,7 +43,8 @@ def test_output_and_gradients_are_those_of_the_hand_split_model(name, layer, per
         output = model(x)
     mixup.wrap(nn.CrossEntropyLoss())(logits(output), TARGET).backward()
     expected = hand_split(oracle, x, plan)
-    soft = MixedTarget(TARGET, plan).soft(CLASSES)
+    soft = plain_labels(TARGET, CLASSES, plan)
+    torch.testing.assert_close(MixedTarget(TARGET, plan).soft(CLASSES), soft)
     nn.functional.cross_entropy(logits(expected), soft).backward()
 
     torch.testing.assert_close(output, expected)

@@ -71,25 +71,71 @@ def test_copies_are_plans(copied):
         ("fc", LAM, [2, 0, 1], TypeError, "perm must be a tensor of torch.int64, but is list"),
         ("fc", LAM, PERM.int(), TypeError, "perm.*but is torch.int32"),
         ("fc", LAM, PERM.float(), TypeError, "perm.*but is torch.float32"),
-        ("fc", LAM, PERM[None], ValueError, r"\(batch,\).*\(1, 3\) and \(\)"),
-        ("fc", LAM, torch.tensor(0), ValueError, r"they have \(\) and \(\)"),
-        ("fc", LAM[None], PERM, ValueError, r"\(3,\) and \(1,\)"),
-        ("fc", LAM.expand(4), PERM, ValueError, r"\(3,\) and \(4,\)"),
-        ("fc", LAM.expand(3, 1), PERM, ValueError, r"\(3,\) and \(3, 1\)"),
+        ("fc", LAM, PERM[None], ValueError, r"\(batch,\), but has \(1, 3\)"),
+        ("fc", LAM, torch.tensor(0), ValueError, r"\(batch,\), but has \(\)"),
+        ("fc", LAM[None], PERM, ValueError, r"lam has \(1,\) and perm \(3,\)"),
+        ("fc", LAM.expand(4), PERM, ValueError, r"lam has \(4,\) and perm \(3,\)"),
+        ("fc", LAM.expand(3, 1), PERM, ValueError, r"lam has \(3, 1\) and perm \(3,\)"),
         ("fc", LAM.clone().requires_grad_(), PERM, ValueError, "must not require a gradient"),
         ("fc", torch.tensor(-0.1), PERM, ValueError, "lam must lie in 0 to 1"),
         ("fc", torch.tensor(1.1), PERM, ValueError, "lam must lie in 0 to 1"),
         ("fc", torch.tensor(torch.nan), PERM, ValueError, "lam must lie in 0 to 1"),
         ("fc", torch.tensor([0.5, 0.5, 2.0]), PERM, ValueError, "lam must lie in 0 to 1"),
-        ("fc", LAM, torch.tensor([0, 0, 1]), ValueError, "every row of 0 to 2 exactly once"),
-        ("fc", LAM, torch.tensor([1, 2, 3]), ValueError, "every row of 0 to 2 exactly once"),
-        ("fc", LAM, torch.tensor([-1, 1, 2]), ValueError, "every row of 0 to 2 exactly once"),
+        ("fc", LAM, torch.tensor([1, 2, 3]), ValueError, "0 to 2, but holds 1 to 3"),
+        ("fc", LAM, torch.tensor([-1, 1, 2]), ValueError, "0 to 2, but holds -1 to 2"),
         ("fc", LAM.to("meta"), PERM, ValueError, "one device, but are on meta and cpu"),
     ],
 )
 def test_what_is_no_plan_is_refused(layer, lam, perm, error, says):
     with pytest.raises(error, match=says):
         MixPlan(layer, lam, perm)
+
+
+LABEL = torch.tensor([0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "says"),
+    [
+        ("0.5", TypeError, r"label must be a tensor of torch.float32, but is str"),
+        (LABEL.double(), TypeError, r"label must be .* but is torch.float64"),
+        (LABEL[:2], ValueError, r"label has \(2,\) and perm \(3,\)"),
+        (-0.5, ValueError, "label must lie in 0 to 1"),
+        (LABEL * 2, ValueError, "label must lie in 0 to 1"),
+        (LABEL * torch.nan, ValueError, "label must lie in 0 to 1"),
+        (LABEL.clone().requires_grad_(), ValueError, "label must not require a gradient"),
+        (LABEL.to("meta"), ValueError, "label and perm must be on one device"),
+    ],
+)
+def test_what_is_no_share_of_the_labels_is_refused(label, error, says):
+    with pytest.raises(error, match=says):
+        MixPlan("fc", LAM, PERM, label=label)
+
+
+def test_the_targets_share_is_the_labels_or_else_that_of_the_states():
+    assert MixPlan("fc", LAM, PERM).target_lam is LAM
+    plan = MixPlan("fc", LAM, PERM, label=LABEL)
+    assert plan.target_lam is LABEL
+    assert repr(plan) == "MixPlan(layer='fc', lam=0.25, label=3 values, batch=3)"
+    assert MixPlan("fc", LAM, PERM, label=0.5).target_lam.item() == 0.5
+
+
+def test_a_plan_knows_whether_it_repeats_partners():
+    assert not MixPlan("fc", LAM, PERM).repeats
+    plan = MixPlan("fc", LAM, torch.tensor([0, 0, 1]), label=LABEL)
+    for same in (plan, copy.deepcopy(plan), pickle.loads(pickle.dumps(plan)), plan.to("cpu:0")):
+        assert same.repeats
+        assert torch.equal(same.label, LABEL)
+        assert torch.equal(same.perm, plan.perm)
+
+
+def test_plans_that_were_stored_before_labels_had_a_share_load():
+    stored = MixPlan.__new__(MixPlan)
+    for name, value in (("layer", "fc"), ("lam", LAM), ("perm", PERM)):
+        object.__setattr__(stored, name, value)
+    loaded = pickle.loads(pickle.dumps(stored))
+    assert (loaded.label, loaded.repeats) == (None, False)
+    assert torch.equal(loaded.target_lam, LAM)
 
 
 def test_moving_to_the_device_it_is_on_is_free():

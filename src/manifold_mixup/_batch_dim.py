@@ -89,7 +89,13 @@ def find(
 
 
 def mix_rows(
-    x: Tensor, at: BatchDim | None, lam: Tensor, perm: Tensor, valid: Tensor | None = None
+    x: Tensor,
+    at: BatchDim | None,
+    lam: Tensor,
+    perm: Tensor,
+    valid: Tensor | None = None,
+    *,
+    repeats: bool = False,
 ) -> Tensor:
     """Mix every example of a state with its partner.
 
@@ -100,18 +106,20 @@ def mix_rows(
         perm: the partners, ``(batch,)``.
         valid: the valid positions, ``(batch, time)``, if a padding mask is mixed too and ``x`` has
             positions.
+        repeats: whether some examples are partners of several others.
     """
     if at is None:
         if valid is not None and x.shape[1:2] == valid.shape[1:]:
-            return _masks.mix_states(x, lam, perm, valid)
-        return _mix.apply(x, lam, perm)
+            return _masks.mix_states(x, lam, perm, valid, repeats=repeats)
+        return _mix.apply(x, lam, perm, repeats=repeats)
     if valid is not None and at.front_shape(x.shape, perm.shape[0])[1:2] == valid.shape[1:]:
-        mixed = _masks.mix_states(at.to_front(x, perm.shape[0]), lam, perm, valid)
+        front = at.to_front(x, perm.shape[0])
+        mixed = _masks.mix_states(front, lam, perm, valid, repeats=repeats)
         return at.restore(mixed).contiguous()
-    return _mix_within(x, at, lam, perm)
+    return _mix_within(x, at, lam, perm, repeats=repeats)
 
 
-def _mix_within(x: Tensor, at: BatchDim, lam: Tensor, perm: Tensor) -> Tensor:
+def _mix_within(x: Tensor, at: BatchDim, lam: Tensor, perm: Tensor, *, repeats: bool) -> Tensor:
     """Mix along a dimension as rows of dimension 0, so that the result is contiguous."""
     batch = perm.shape[0]
     outer, groups = math.prod(x.shape[: at.dim]), x.shape[at.dim] // batch
@@ -120,4 +128,5 @@ def _mix_within(x: Tensor, at: BatchDim, lam: Tensor, perm: Tensor) -> Tensor:
     start = torch.arange(outer, device=perm.device)[:, None] * batch
     shares = lam.repeat(outer) if lam.ndim else lam
     rows = x.reshape(outer * batch, groups, *x.shape[at.dim + 1 :])
-    return _mix.apply(rows, shares, (start + perm).flatten()).view(x.shape)
+    mixed = _mix.apply(rows, shares, (start + perm).flatten(), repeats=repeats)
+    return mixed.view(x.shape)

@@ -66,7 +66,9 @@ def shortened(mask: Tensor, name: str) -> Tensor:
     return mask.masked_fill(dropped, "pad" in name.lower())
 
 
-def mix_states(x: Tensor, lam: Tensor, perm: Tensor, valid: Tensor) -> Tensor:
+def mix_states(
+    x: Tensor, lam: Tensor, perm: Tensor, valid: Tensor, *, repeats: bool = False
+) -> Tensor:
     """Mix states ``(batch, time, *features)`` position by position.
 
     Where one of the two examples is padded, take the other's state.
@@ -76,6 +78,7 @@ def mix_states(x: Tensor, lam: Tensor, perm: Tensor, valid: Tensor) -> Tensor:
         lam: λ, ``()`` or ``(batch,)``.
         perm: the partners, ``(batch,)``.
         valid: the valid positions, ``(batch, time)``, from `valid_positions`.
+        repeats: whether some examples are partners of several others.
     """
     valid, lam = valid.to(x.device), lam.to(x.device)
     perm = perm.to(x.device)
@@ -84,7 +87,7 @@ def mix_states(x: Tensor, lam: Tensor, perm: Tensor, valid: Tensor) -> Tensor:
     shares = torch.where(partner, torch.where(valid, shares, 0.0), 1.0)
     places = torch.arange(x.shape[1], device=x.device)
     pairs = perm[:, None] * x.shape[1] + places
-    mixed = _mix.apply(x.flatten(0, 1), shares.flatten(), pairs.flatten())
+    mixed = _mix.apply(x.flatten(0, 1), shares.flatten(), pairs.flatten(), repeats=repeats)
     return mixed.view(x.shape)
 
 

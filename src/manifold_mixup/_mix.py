@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _autograd, _interpolate
-from manifold_mixup._interpolate import interpolate
+from manifold_mixup._interpolate import interpolate, over_rows
 from manifold_mixup._plan import MixPlan
 
 
@@ -48,7 +48,7 @@ def mix(x: Tensor, plan: MixPlan, batch_dim: int = 0) -> Tensor:
             f"the plan pairs {plan.perm.shape[0]} examples but x has shape {tuple(x.shape)}. Is "
             f"dimension 0 of this tensor the batch?"
         )
-    return apply(x, plan.lam, plan.perm)
+    return apply(x, plan.lam, plan.perm, repeats=plan.repeats)
 
 
 def is_continuous(x: Tensor) -> bool:
@@ -56,8 +56,14 @@ def is_continuous(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
+def apply(x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False) -> Tensor:
     """Mix tensors whose dtype and batch size were already checked.
+
+    Args:
+        x: the state.
+        lam: λ, ``()`` or ``(batch,)``.
+        perm: the partners, ``(batch,)``.
+        repeats: whether some rows are partners of several others.
 
     Raises:
         TypeError: the tensor is nested or sparse.
@@ -75,7 +81,7 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
         # torch.compile accepts no Function with a forward-mode rule; these operators have their
         # own.
         return _interpolate.in_one_expression(x, lam, None, perm)
-    return _Mix.apply(x, lam, None, perm, None)  # type: ignore[no-any-return]
+    return _Mix.apply(x, lam, None, perm, None, repeats)  # type: ignore[no-any-return]
 
 
 _IRREGULAR = {
@@ -92,25 +98,33 @@ class _Mix(torch.autograd.Function):
 
     An ``other`` of None means ``1 - own``. The gradient of a gather by ``perm`` is a gather by its
     inverse, so the backward pass is the same operation with the inverse permutation. PyTorch's own
-    backward would scatter, which is several times slower.
+    backward would scatter, which is several times slower. With ``repeats``, when ``perm`` has no
+    inverse, it does scatter.
     """
 
     @staticmethod
     def forward(
-        x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inverse: Tensor | None
+        x: Tensor,
+        own: Tensor,
+        other: Tensor | None,
+        perm: Tensor,
+        inverse: Tensor | None,
+        repeats: bool,
     ) -> Tensor:
-        del inverse  # only the derivatives need it
+        del inverse, repeats  # only the derivatives need them
         return interpolate(x, own, other, perm)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         del output
-        _, own, other, perm, inverse = inputs
+        _, own, other, perm, inverse, ctx.repeats = inputs
         ctx.save_for_backward(own, other, perm, inverse)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         own, other, perm, inverse = ctx.saved_tensors
+        if ctx.repeats:
+            return _scatter(grad, own, perm), None, None, None, None, None
         if inverse is None:
             inverse = _invert(perm)
         if own.ndim:
@@ -119,11 +133,11 @@ class _Mix(torch.autograd.Function):
             other = (1 - own if other is None else other)[inverse]
         differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         mixed = (
-            _Mix.apply(grad, own, other, inverse, perm)  # for higher derivatives
+            _Mix.apply(grad, own, other, inverse, perm, False)  # for higher derivatives
             if differentiable
             else interpolate(grad, own, other, inverse)
         )
-        return mixed, None, None, None, None
+        return mixed, None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -148,5 +162,16 @@ def _invert(perm: Tensor) -> Tensor:
     return torch.empty_like(perm).scatter_(0, perm, rows)
 
 
-IN_BACKWARD = (_Mix.backward, _invert, *_interpolate.IN_BACKWARD)
+def _scatter(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+    """Give each row its own share of the gradient, and those of all rows whose partner it is."""
+    if grad.dtype != own.dtype:
+        return _scatter(grad.to(own.dtype), own, perm).to(grad.dtype)
+    kept = grad * over_rows(own, grad)
+    passed_on = grad - kept
+    if torch.compiler.is_compiling():
+        return kept.index_add(0, perm, passed_on)
+    return kept.index_add_(0, perm, passed_on)  # keeps the memory format
+
+
+IN_BACKWARD = (_Mix.backward, _invert, _scatter, *_interpolate.IN_BACKWARD)
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

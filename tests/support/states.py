@@ -8,7 +8,10 @@ from manifold_mixup import MixPlan
 HALF = [torch.float16, torch.bfloat16]
 REAL = [*HALF, torch.float32, torch.float64]
 DTYPES = [*REAL, torch.complex64, torch.complex128]
-EACH_KIND = pytest.mark.parametrize("per_sample", [False, True], ids=["scalar", "per_sample"])
+# λ for all rows; for each; and for each, with rows that are partners of several others.
+EACH_KIND = pytest.mark.parametrize(
+    "per_sample", [False, True, "repeats"], ids=["scalar", "per_sample", "repeats"]
+)
 
 
 def draw(batch=6, *, per_sample=False, seed=0, lam=None):
@@ -16,6 +19,9 @@ def draw(batch=6, *, per_sample=False, seed=0, lam=None):
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(batch, generator=generator)
     perm = torch.randperm(batch, generator=generator)
+    if per_sample == "repeats":
+        perm = torch.randint(max(batch, 1), (batch,), generator=generator)
+        perm[1:2] = perm[:1]
     if lam is not None:
         drawn = torch.full((batch,), lam)
     return MixPlan("layer", drawn if per_sample else drawn[0], perm)

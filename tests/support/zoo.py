@@ -271,10 +271,25 @@ def logits(output: Any) -> Tensor:
     return output["logits"] if isinstance(output, dict) else output
 
 
-def plan_at(layer: str, seed: int = 0, batch: int = BATCH, per_sample: bool = False) -> MixPlan:
+def plan_at(
+    layer: str, seed: int = 0, batch: int = BATCH, per_sample: bool | str = False
+) -> MixPlan:
+    """Return a plan with one λ, one a row, or also with repeated partners and shares of labels."""
     generator = torch.Generator().manual_seed(seed)
     lam = torch.rand(batch if per_sample else (), generator=generator)
-    return MixPlan(layer, lam, torch.randperm(batch, generator=generator))
+    perm = torch.randperm(batch, generator=generator)
+    if per_sample != "repeats":
+        return MixPlan(layer, lam, perm)
+    perm[1] = perm[0]
+    return MixPlan(layer, lam, perm, label=torch.rand(batch, generator=generator))
+
+
+def plain_labels(target: Tensor, classes: int, plan: MixPlan) -> Tensor:
+    """Mix one-hot labels with the formula of the paper, each by the share of its target."""
+    share = plan.lam if plan.label is None else plan.label
+    own = nn.functional.one_hot(target, classes).float()
+    share = share.view(-1, 1) if share.ndim else share
+    return share * own + (1 - share) * own[plan.perm]
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

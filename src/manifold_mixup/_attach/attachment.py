@@ -330,7 +330,7 @@ class Attachment:
                 return tensor
             if weights is None and at is None:
                 return _mix.mix(tensor, plan)
-            return mix_rows(tensor, at, plan.lam, plan.perm, weights)
+            return mix_rows(tensor, at, plan.lam, plan.perm, weights, repeats=plan.repeats)
 
         return map_inputs(mix_wanted, core, args, kwargs)
 

@@ -38,7 +38,9 @@ class CarryHook(LaterHook):
                 return None
             if self.carries[layer][0].early and self.active.compiled_mixes == 0:
                 return None  # it runs before the layer
-            return self._mix(layer, values, lam, perm, self.active.valid, None)
+            return self._mix(
+                layer, values, lam, perm, self.active.valid, None, repeats=self.active.repeats
+            )
         return self.run_eagerly(values)
 
     def _run_eagerly(self, values: Any) -> Any:
@@ -47,7 +49,15 @@ class CarryHook(LaterHook):
             return None
         running, plan = found
         known = running.carried if running is self.passes.running else None
-        return self._mix(plan.layer, values, plan.lam, plan.perm, running.valid, known)
+        return self._mix(
+            plan.layer,
+            values,
+            plan.lam,
+            plan.perm,
+            running.valid,
+            known,
+            repeats=plan.repeats,
+        )
 
     def _mix(
         self,
@@ -57,6 +67,8 @@ class CarryHook(LaterHook):
         perm: Tensor,
         valid: Tensor | None,
         known: list[tuple[Tensor, Tensor]] | None,
+        *,
+        repeats: bool,
     ) -> Any:
         tensors = dict(leaves(values))
         valid = valid if layer in self.padded else None
@@ -69,7 +81,8 @@ class CarryHook(LaterHook):
             found = [done for source, done in known or () if source is tensor]
             if not found:
                 _require_rows(carry, tensor, perm)
-                found = [mix_rows(tensor, carry.batch_dim, lam, perm, valid)]
+                at = carry.batch_dim
+                found = [mix_rows(tensor, at, lam, perm, valid, repeats=repeats)]
                 if known is not None:
                     known.append((tensor, found[0]))
             mixed[carry.path] = found[0]

@@ -31,6 +31,7 @@ class ActivePlan:
     lam: Tensor | None
     perm: Tensor | None
     valid: Tensor | None
+    repeats: bool
 
     def __init__(self) -> None:
         self.compiled_mixes = 0  # how often compiled code mixed in this pass
@@ -43,6 +44,7 @@ class ActivePlan:
         self.layer = None if plan is None else plan.layer
         self.lam = None if plan is None else plan.lam
         self.perm = None if plan is None else plan.perm
+        self.repeats = plan is not None and plan.repeats
         self.valid = None if plan is None or running is None else running.valid
 
 
@@ -132,7 +134,7 @@ class LayerHook(Hook):
                 self.active.compiled_mixes += 1
             else:
                 self.note_trace()
-            return self._mix(output, lam, perm, self.active.valid)
+            return self._mix(output, lam, perm, self.active.valid, repeats=self.active.repeats)
         return self.run_eagerly(output)
 
     def _compiled_run(self) -> int:
@@ -149,9 +151,11 @@ class LayerHook(Hook):
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
-        return self._mix(output, plan.lam, plan.perm, running.valid)
+        return self._mix(output, plan.lam, plan.perm, running.valid, repeats=plan.repeats)
 
-    def _mix(self, output: Any, lam: Tensor, perm: Tensor, valid: Tensor | None) -> Any:
+    def _mix(
+        self, output: Any, lam: Tensor, perm: Tensor, valid: Tensor | None, *, repeats: bool
+    ) -> Any:
         mixed = []
         valid = valid if self.masked else None
 
@@ -167,7 +171,8 @@ class LayerHook(Hook):
                     f"without check=False, so that the dimension is found."
                 )
             mixed.append(path)
-            return mix_rows(tensor, at if at != _FIRST else None, lam, perm, valid)
+            place = at if at != _FIRST else None
+            return mix_rows(tensor, place, lam, perm, valid, repeats=repeats)
 
         result = map_leaves(mix_leaf, output)
         if not mixed:

@@ -33,7 +33,9 @@ def interpolated(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     """Return a target with every floating tensor mixed, and other tensors unchanged."""
 
     def own(_: str, leaf: Tensor) -> Tensor:
-        return _mix.apply(leaf, plan.lam, plan.perm) if is_continuous(leaf) else leaf
+        if not is_continuous(leaf):
+            return leaf
+        return _mix.apply(leaf, plan.target_lam, plan.perm, repeats=plan.repeats)
 
     return back(map_leaves(own, front(value, dim)), dim)
 

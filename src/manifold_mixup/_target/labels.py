@@ -29,7 +29,9 @@ def soft(y: Tensor, plan: MixPlan | None, num_classes: int, *, asked: bool) -> T
         _require_soft(y, num_classes, asked)
     else:
         y = _one_hot(y, num_classes)
-    return y if plan is None else _mix.apply(y, plan.lam, plan.perm)
+    if plan is None:
+        return y
+    return _mix.apply(y, plan.target_lam, plan.perm, repeats=plan.repeats)
 
 
 def _require_soft(y: Tensor, num_classes: int, asked: bool) -> None:
@@ -67,7 +69,8 @@ def as_html(y: Any, plan: MixPlan | None, caption: str) -> str:
 
 
 def _row_of(y: Any, plan: MixPlan, example: int) -> tuple[str, ...]:
-    lam = plan.lam if plan.lam.ndim == 0 else plan.lam[example]
+    share = plan.target_lam
+    lam = share if share.ndim == 0 else share[example]
     partner = int(plan.perm[example])
     own, other = _target_of(y, example), _target_of(y, partner)
     return str(example), own, f"{lam.item():.3f}", str(partner), other
@@ -110,7 +113,8 @@ def _shared(predicted: Tensor, classes: Tensor, plan: MixPlan | None, ignore_ind
     if plan is not None:
         partners = classes[plan.perm.to(classes.device)]
         other, others = _hits(predicted, partners, ignore_index)
-        hit, counts = weighted(hit, other, plan.lam), weighted(counts, others, plan.lam)
+        lam = plan.target_lam
+        hit, counts = weighted(hit, other, lam), weighted(counts, others, lam)
     return hit.sum() / counts.sum()
 
 

@@ -42,7 +42,7 @@ def per_sample(
     _require_rows(own, plan.batch, dim, criterion)
     own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
-        return back(interpolate(own, partner, plan.lam), dim)
+        return back(interpolate(own, partner, plan.target_lam), dim)
     if known is not None and known.name == "ctc_loss":
         return _of_ctc(criterion, known, (own, partner), pair, plan)
     reduced = [evaluate(criterion, call).detach() for call in pair]
@@ -71,7 +71,8 @@ class _Fit:
 
     The divisor of the plain loss (elements, class weights, positions not ignored) is the ratio of
     the sum to the value. Permuting the batch does not change it, so both ends must give the same
-    divisor. If they do not, the loss is reduced by another rule.
+    divisor. If they do not, the loss is reduced by another rule. If some examples are partners of
+    several others, each end of one of PyTorch's losses has a divisor of its own.
 
     Args:
         rows: the losses per row, with the own targets and with the partners'.
@@ -91,10 +92,20 @@ class _Fit:
 
     def reduced(self) -> Tensor:
         """Return the loss between the two ends."""
+        if self.plan.repeats:
+            return self._reduced_apart()
         total, value = sum(self._sums), self.values[0] + self.values[1]
         factor = torch.where(value == 0, 1.0, value / total)
-        mixed = interpolate(*self.rows, self.plan.lam)
+        mixed = interpolate(*self.rows, self.plan.target_lam)
         return (mixed.sum(dtype=self.exact) * factor).to(self.dtype)  # type: ignore[no-any-return]
+
+    def _reduced_apart(self) -> Tensor:
+        """Return the loss between the two ends, each with its own divisor."""
+        own, partner = (
+            rows.to(self.exact) * torch.where(value == 0, 1.0, value / total)
+            for rows, value, total in zip(self.rows, self.values, self._sums, strict=True)
+        )
+        return interpolate(own, partner, self.plan.target_lam).sum().to(self.dtype)  # type: ignore[no-any-return]
 
     def divided(self, divisors: tuple[Tensor, Tensor] | None) -> "_Fit":
         """Return the fit of losses that are first divided by one number per row.
@@ -178,12 +189,12 @@ def _of_ctc(
     """Reduce like `torch.nn.CTCLoss`, whose mean divides each loss by its target's length."""
     given = criterion.keywords if isinstance(criterion, functools.partial) else {}
     if known.option("reduction", given, "mean") == "sum":
-        return interpolate(*rows, plan.lam).sum()  # type: ignore[no-any-return]
+        return interpolate(*rows, plan.target_lam).sum()  # type: ignore[no-any-return]
     own, partner = (
         loss / _lengths(call).to(loss.device).clamp_min(1)
         for loss, call in zip(rows, pair, strict=True)
     )
-    return interpolate(own, partner, plan.lam).mean()  # type: ignore[no-any-return]
+    return interpolate(own, partner, plan.target_lam).mean()  # type: ignore[no-any-return]
 
 
 def _lengths(call: Call) -> Tensor:

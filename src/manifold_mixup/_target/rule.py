@@ -213,8 +213,8 @@ def _between(
     own = pair[0]
     if len(pair) == 1:
         return evaluate(criterion, own)
-    if plan.lam.ndim == 0:
-        return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.lam)
+    if plan.target_lam.ndim == 0:
+        return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.target_lam)
     return per_sample(criterion, known, evaluate, (own, pair[1]), plan, dim)
 
 
