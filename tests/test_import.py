@@ -118,6 +118,8 @@ def test_the_public_names():
         "Report",
         "find_layers",
         "mix",
+        "Near",
+        "Remix",
         "sample_plan",
     }
     for name in manifold_mixup.__all__:

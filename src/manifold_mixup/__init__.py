@@ -6,8 +6,10 @@ if TYPE_CHECKING:
     from manifold_mixup._find import find_layers as find_layers
     from manifold_mixup._mix import mix as mix
     from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
+    from manifold_mixup._pairs import Near as Near
     from manifold_mixup._plan import MixPlan as MixPlan
     from manifold_mixup._proof.report import Report as Report
+    from manifold_mixup._remix import Remix as Remix
     from manifold_mixup._sample import sample_plan as sample_plan
     from manifold_mixup._structure.row import LayerRow as LayerRow
     from manifold_mixup._structure.table import LayerTable as LayerTable
@@ -19,6 +21,8 @@ __all__ = [
     "ManifoldMixup",
     "MixPlan",
     "MixedTarget",
+    "Near",
+    "Remix",
     "Report",
     "find_layers",
     "mix",
@@ -35,6 +39,8 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
         "ManifoldMixup": "_mixup",
         "MixPlan": "_plan",
         "MixedTarget": "_target.mixed_target",
+        "Near": "_pairs",
+        "Remix": "_remix",
         "Report": "_proof.report",
         "find_layers": "_find",
         "mix": "_mix",

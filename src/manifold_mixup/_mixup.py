@@ -19,8 +19,10 @@ from manifold_mixup._front import require_dimension
 from manifold_mixup._inputs import mixed_input
 from manifold_mixup._layers import ALL_RUNS, is_input, resolve, run_name, split_run, unwrap
 from manifold_mixup._outputs import as_paths
+from manifold_mixup._pairs import Pairs
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._proof.report import Report
+from manifold_mixup._remix import LabelRule
 from manifold_mixup._sample import Alpha, Stream
 from manifold_mixup._schedule import Schedule
 from manifold_mixup._structure.table import LayerTable
@@ -51,6 +53,13 @@ class ManifoldMixup:
             passes, except those in `paused` and `using`.
         p: fraction of the batches that are mixed, 0 to 1. The paper mixes all of them.
         per_sample: draw one λ per example instead of one per batch.
+        pairs: who is mixed with whom: ``"any"``, a uniform permutation; ``"same_class"``;
+            ``"other_class"``; `Near`, near in the label; or a function that maps the targets and a
+            generator to the partners, int64 ``(batch,)``. All but the first need `batch`. A row
+            without a partner of its kind keeps itself.
+        label: how much each target counts, if not λ: `Remix`, or a function that maps λ of each
+            row, the targets and the partners' targets to the share of the own target, ``(batch,)``.
+            It needs `batch`, and losses per row, as ``per_sample`` does.
         mask: name of the model argument that holds the padding mask, such as ``"attention_mask"``.
             The mask is mixed too, in every module that receives it after the mixed layer: a
             position's weight is the total share of the examples that are not padded there.
@@ -94,6 +103,8 @@ class ManifoldMixup:
         alpha: Alpha = 2.0,
         p: float = 1.0,
         per_sample: bool = False,
+        pairs: Pairs = "any",
+        label: LabelRule | None = None,
         mask: str | None = None,
         outputs: str | Iterable[str] | None = None,
         batch_dim: int = 0,
@@ -104,7 +115,8 @@ class ManifoldMixup:
         _refuse_arguments(model, layers, example, mask, batch_dim)
         paths = as_paths(outputs)
         seed = torch.initial_seed() if seed is None else seed
-        self._schedule = Schedule(Stream(alpha, p=p, per_sample=per_sample, seed=seed))
+        stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed, pairs=pairs, label=label)
+        self._schedule = Schedule(stream)
         previous = _previous_on(model, replace)
         self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim)
         self._attachment = Attachment(
@@ -144,6 +156,22 @@ class ManifoldMixup:
         return f"ManifoldMixup(layers={list(self.layers)}, {self._schedule}{skipped}{state})"
 
     # What a training loop calls
+
+    def batch(self, y: Any) -> None:
+        """Give the targets of the next training pass, on which its plan may depend.
+
+        Call it right before each training pass if ``pairs`` or ``label`` needs the targets; else it
+        only checks their number of rows. Exactly the next pass that draws a plan uses them.
+
+        Args:
+            y: the targets, with the batch at dimension 0: what ``pairs`` and ``label`` compare.
+
+        Raises:
+            RuntimeError: the targets that were given before have not been used. A training pass
+                without targets raises it too, if its plan depends on them.
+            ValueError: in the pass: they have another number of rows.
+        """
+        self._schedule.give(y)
 
     def wrap(
         self,

@@ -59,11 +59,11 @@ class MixPlan:
                 _take_number(self, name)
             _check_types(self.layer, self.lam, self.perm)
             _check_perm(self.perm)
-            _check_share("lam", self.lam, self.perm)
+            check_share("lam", self.lam, self.perm)
             if self.label is not None:
                 _check_type("label", self.label, torch.float32)
-                _check_share("label", self.label, self.perm)
-            object.__setattr__(self, "repeats", not _is_permutation(self.perm))
+                check_share("label", self.label, self.perm)
+            object.__setattr__(self, "repeats", not is_permutation(self.perm))
 
     @property
     def batch(self) -> int:
@@ -155,7 +155,8 @@ def _check_perm(perm: Tensor) -> None:
         )
 
 
-def _check_share(name: str, share: Tensor, perm: Tensor) -> None:
+def check_share(name: str, share: Tensor, perm: Tensor) -> None:
+    """Raise ValueError unless ``share`` holds a share for all rows, or one for each."""
     if share.shape not in (perm.shape, ()):
         raise ValueError(
             f"{name} must have shape () or (batch,), but {name} has {tuple(share.shape)} and perm "
@@ -171,5 +172,6 @@ def _check_share(name: str, share: Tensor, perm: Tensor) -> None:
         raise ValueError(f"{name} must lie in 0 to 1.")
 
 
-def _is_permutation(perm: Tensor) -> bool:
+def is_permutation(perm: Tensor) -> bool:
+    """Return whether every row is the partner of exactly one."""
     return torch.equal(perm.sort().values, torch.arange(len(perm), device=perm.device))

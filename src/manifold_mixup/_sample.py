@@ -5,12 +5,15 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from manifold_mixup._plan import MixPlan, unchecked
+from manifold_mixup._pairs import Near, Pairs, check_pairs, check_partners, check_targets
+from manifold_mixup._plan import MixPlan, check_share, is_permutation, unchecked
+from manifold_mixup._remix import LabelRule, check_rule
+from manifold_mixup._tree import map_leaves
 
 Alpha = float | Callable[[int], float | None]
 
@@ -21,26 +24,33 @@ def sample_plan(
     layers: Sequence[str],
     alpha: float,
     per_sample: bool = False,
+    pairs: Pairs = "any",
+    label: LabelRule | None = None,
+    y: Any = None,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> MixPlan:
     """Draw the layer, λ and the pairs of one training step (paper, section 2).
 
     The layer is uniform over ``layers``, λ ~ Beta(alpha, alpha) and the pairs are a uniform
-    permutation of the batch.
+    permutation of the batch, unless ``pairs`` or ``label`` makes them depend on the targets.
 
     Args:
         batch: number of examples, at least 1.
         layers: the eligible layers S, at least one.
         alpha: both parameters of the Beta distribution, above 0 and finite.
         per_sample: draw one λ per example instead of one for the batch.
+        pairs: who is mixed with whom; see `ManifoldMixup`.
+        label: how much each target counts; see `ManifoldMixup`.
+        y: the targets of the batch, if ``pairs`` or ``label`` depends on them.
         generator: a CPU generator; None takes a fresh one seeded by the operating system. The
             global generator is neither read nor advanced.
         device: device of the plan; None is the CPU. Drawing never waits for the device.
 
     Raises:
-        TypeError: ``alpha`` is not a number, or ``layers`` is a single name.
-        ValueError: ``batch``, ``layers`` or ``alpha`` is out of range.
+        TypeError: ``alpha`` is not a number, ``layers`` is a single name, or ``pairs`` or ``label``
+            cannot use ``y``.
+        ValueError: ``batch``, ``layers`` or ``alpha`` is out of range, or ``y`` is missing.
 
     Examples:
         >>> generator = torch.Generator().manual_seed(0)
@@ -54,15 +64,92 @@ def sample_plan(
         raise TypeError(f"layers must be a list of names, but is the single name {layers!r}.")
     if len(layers) == 0:
         raise ValueError("layers must name at least one eligible layer.")
+    check_pairs(pairs)
+    check_rule(label)
+    if y is None and needs_targets(pairs, label):
+        raise ValueError("pairs and label depend on the targets: pass y.")
+    y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
+    check_targets(pairs, y, batch)
     if generator is None:
         generator = torch.Generator("cpu")
         generator.seed()
     # Always draw on the CPU, whatever torch.set_default_device says.
     layer = layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
     lam = symmetric_beta(alpha, batch if per_sample else 1, generator).float()
-    perm = torch.randperm(batch, generator=generator, device="cpu")
-    plan = unchecked(layer, lam if per_sample else lam[0], perm)
+    perm = _partners(pairs, y, batch, generator)
+    plan = unchecked(
+        layer,
+        lam if per_sample else lam[0],
+        perm,
+        label=None if label is None else _share_of_labels(label, lam, y, perm),
+        repeats=pairs not in _PERMUTED and not is_permutation(perm),
+    )
     return plan if device is None else plan.to(device)
+
+
+def needs_targets(pairs: Pairs, label: LabelRule | None) -> bool:
+    """Return whether a plan depends on the targets."""
+    return pairs != "any" or label is not None
+
+
+_PERMUTED = ("any", "same_class")  # the rules whose partners are a permutation
+
+
+def _partners(pairs: Pairs, y: Any, batch: int, generator: torch.Generator) -> Tensor:
+    """Draw the partners, int64 ``(batch,)``."""
+    if pairs == "any":
+        return torch.randperm(batch, generator=generator, device="cpu")
+    if pairs == "same_class":
+        return _of_same_class(y, generator)
+    if pairs == "other_class":
+        return _of_other_class(y, generator)
+    if isinstance(pairs, Near):
+        return torch.multinomial(pairs.weights(y), 1, generator=generator)[:, 0]
+    return check_partners(pairs(y, generator), batch)
+
+
+def _of_same_class(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Permute the rows of each class, uniformly."""
+    rows, partners = (_by_class(y, generator) for _ in range(2))
+    perm = torch.empty_like(rows)
+    perm[rows] = partners
+    return perm
+
+
+def _by_class(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Return all rows sorted by class, those of each class in random order."""
+    order = torch.randperm(len(y), generator=generator, device="cpu")
+    return order[y[order].long().argsort(stable=True)]
+
+
+def _of_other_class(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a row of another class for each row; a row keeps itself if there is none."""
+    order = y.long().argsort(stable=True)
+    _, inverse, counts = y.long().unique(return_inverse=True, return_counts=True)
+    first = (counts.cumsum(0) - counts)[inverse]
+    own = counts[inverse]
+    others = len(y) - own
+    drawn = torch.rand(len(y), dtype=torch.float64, generator=generator, device="cpu")
+    place = (drawn * others).long().clamp(max=len(y) - 1)
+    place = torch.where(place < first, place, place + own)  # skips the own class
+    alone = torch.arange(len(y), device="cpu")
+    return torch.where(others == 0, alone, order[place.clamp(max=len(y) - 1)])
+
+
+def _share_of_labels(label: LabelRule, lam: Tensor, y: Any, perm: Tensor) -> Tensor:
+    """Return the share of each target by a rule.
+
+    Raises:
+        TypeError: the rule returns no tensor.
+        ValueError: a share lies outside 0 to 1, or there is not one for each row.
+    """
+    lam = lam.expand(len(perm))
+    share = label(lam, y, map_leaves(lambda _, leaf: leaf[perm], y))
+    if not isinstance(share, Tensor):
+        raise TypeError(f"the rule label must return a tensor, but gave a {type(share).__name__}.")
+    share = share.detach().to("cpu", torch.float32)
+    check_share("label", share, perm)
+    return share
 
 
 def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
@@ -87,9 +174,23 @@ class Stream:
         p: probability that a batch is mixed.
         per_sample: draw one λ per example.
         seed: an integer shared by all ranks.
+        pairs: who is mixed with whom.
+        label: how much each target counts.
     """
 
-    def __init__(self, alpha: Alpha, *, p: float, per_sample: bool, seed: SupportsIndex) -> None:
+    def __init__(
+        self,
+        alpha: Alpha,
+        *,
+        p: float,
+        per_sample: bool,
+        seed: SupportsIndex,
+        pairs: Pairs = "any",
+        label: LabelRule | None = None,
+    ) -> None:
+        check_pairs(pairs)
+        check_rule(label)
+        self.pairs, self.label = pairs, label
         if not callable(alpha):
             check_alpha(alpha)
         if not _is_number(p) or not 0 <= p <= 1:
@@ -102,8 +203,17 @@ class Stream:
         self.seed = operator.index(seed)  # turns NumPy's integers into int
         self.step = 0
 
-    def draw(self, layers: Sequence[str], batch: int, device: torch.device) -> MixPlan | None:
+    @property
+    def needs_targets(self) -> bool:
+        """Whether the plans depend on the targets."""
+        return needs_targets(self.pairs, self.label)
+
+    def draw(
+        self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
+    ) -> MixPlan | None:
         """Draw the plan of the next step; None leaves the batch unmixed."""
+        if y is not None:  # raise before anything is drawn
+            check_targets(self.pairs, y, batch)
         alpha = self.alpha(self.step) if callable(self.alpha) else self.alpha
         if alpha is not None:
             check_alpha(alpha)
@@ -117,6 +227,9 @@ class Stream:
             layers=layers,
             alpha=alpha,
             per_sample=self.per_sample,
+            pairs=self.pairs,
+            label=self.label,
+            y=y if self.needs_targets else None,
             generator=generator,
             device=device,
         )

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._sample import Stream
+from manifold_mixup._target.rule import require_rows
+from manifold_mixup._tree import map_leaves
 
 
 class Schedule:
@@ -19,17 +22,43 @@ class Schedule:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._overrides: list[MixPlan | None] = []  # by `using` and `paused`; innermost last
+        self._targets: list[Any] = []  # those of the next pass that draws, if they were given
 
     def __repr__(self) -> str:
         stream = self._stream
         alpha = getattr(stream.alpha, "__name__", stream.alpha)
         each = ", per_sample=True" if stream.per_sample else ""
-        return f"alpha={alpha}, p={stream.p}{each}, seed={stream.seed}, step={stream.step}"
+        rules = "" if stream.pairs == "any" else f", pairs={_named(stream.pairs)}"
+        rules += "" if stream.label is None else f", label={_named(stream.label)}"
+        return f"alpha={alpha}, p={stream.p}{each}{rules}, seed={stream.seed}, step={stream.step}"
 
     @property
     def overridden(self) -> bool:
         """Whether the user overrides the plan of the next pass."""
         return bool(self._overrides)
+
+    def give(self, y: Any) -> None:
+        """Keep the targets of the next pass that draws a plan.
+
+        Raises:
+            RuntimeError: no pass has used those that were given before.
+        """
+        if self._targets:
+            self._targets.clear()
+            raise RuntimeError(_UNUSED)
+        if self._stream.needs_targets:
+            y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
+        self._targets.append(y)
+
+    def _take_targets(self, batch: int) -> Any:
+        """Return the targets of a pass, which no other pass gets."""
+        if not self._targets:
+            if self._stream.needs_targets:
+                raise RuntimeError(_MISSING)
+            return None
+        y = self._targets.pop()
+        require_rows(y, batch, what="the targets that mixup.batch was given")
+        return y
 
     @contextmanager
     def override(self, plan: MixPlan | None) -> Iterator[None]:
@@ -53,10 +82,11 @@ class Schedule:
             device: the device of the inputs.
 
         Raises:
-            ValueError: the user's plan is for another batch size.
+            RuntimeError: the plans depend on the targets, which were not given.
+            ValueError: the user's plan, or the targets, are for another batch size.
         """
         if not self._overrides or self._overrides[-1] is None:
-            return self._stream.draw(layers, batch, device)
+            return self._stream.draw(layers, batch, device, self._take_targets(batch))
         # Move the plan once, so that all its passes share the same object.
         plan = self._overrides[-1] = self._overrides[-1].to(device)
         if plan.batch != batch:
@@ -82,3 +112,19 @@ class Schedule:
         if not good:
             raise ValueError(f"a state must hold the integers seed and step, but is {state!r}.")
         self._stream.seed, self._stream.step = state["seed"], state["step"]
+
+
+def _named(rule: Any) -> str:
+    return getattr(rule, "__name__", None) or repr(rule)
+
+
+_UNUSED = (
+    "mixup.batch(y) was called again before a training pass used the targets it had been given. "
+    "Call it right before each training pass, and not before passes that draw no plan: in eval "
+    "mode, without gradients, in using and in paused."
+)
+_MISSING = (
+    "the plans depend on the targets, by pairs or label, but this training pass has none: call "
+    "mixup.batch(y) right before each, once. Passes that must not be mixed belong in "
+    "mixup.paused()."
+)
