@@ -157,6 +157,11 @@ class ManifoldMixup:
 
     # What a training loop calls
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether `batch` must be called before each training pass: by ``pairs`` or ``label``."""
+        return self._schedule.needs_targets
+
     def batch(self, y: Any) -> None:
         """Give the targets of the next training pass, on which its plan may depend.
 

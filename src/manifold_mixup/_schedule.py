@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._sample import Stream
@@ -37,6 +38,11 @@ class Schedule:
         """Whether the user overrides the plan of the next pass."""
         return bool(self._overrides)
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether plans depend on the targets."""
+        return self._stream.needs_targets
+
     def give(self, y: Any) -> None:
         """Keep the targets of the next pass that draws a plan.
 
@@ -46,14 +52,14 @@ class Schedule:
         if self._targets:
             self._targets.clear()
             raise RuntimeError(_UNUSED)
-        if self._stream.needs_targets:
-            y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
+        if self.needs_targets:
+            y = map_leaves(lambda _, leaf: leaf.detach().cpu().as_subclass(Tensor), y)
         self._targets.append(y)
 
     def _take_targets(self, batch: int) -> Any:
         """Return the targets of a pass, which no other pass gets."""
         if not self._targets:
-            if self._stream.needs_targets:
+            if self.needs_targets:
                 raise RuntimeError(_MISSING)
             return None
         y = self._targets.pop()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import ManifoldMixup, Near, Remix
 
 if importlib.util.find_spec("fastai") is None:
     pytest.skip("fastai is not installed", allow_module_level=True)
@@ -55,6 +55,8 @@ def by_hand(epochs, criterion, batches=BATCHES, **options):
     for _ in range(epochs):
         for x, y in batches:
             optimizer.zero_grad()
+            if mixup.needs_targets:
+                mixup.batch(y)
             mixed(model(x), y).backward()
             optimizer.step()
     return model.state_dict()
@@ -83,6 +85,26 @@ def test_values_are_mixed_as_by_the_loss_that_fastai_flattens(per_sample):
     with learn.no_logging():
         learn.fit(2)
     expected = by_hand(2, nn.L1Loss(), VALUES, per_sample=per_sample)
+    torch.testing.assert_close(dict(learn.model.state_dict()), dict(expected))
+
+
+@pytest.mark.parametrize(
+    ("rules", "batches"),
+    [
+        ({"pairs": "other_class", "label": Remix((9, 3, 1))}, BATCHES),
+        ({"pairs": Near(0.5)}, VALUES),
+    ],
+)
+def test_plans_that_depend_on_the_targets_are_given_those_of_the_batch(rules, batches):
+    plain, flat = (
+        (nn.CrossEntropyLoss, CrossEntropyLossFlat)
+        if batches is BATCHES
+        else (nn.L1Loss, L1LossFlat)
+    )
+    learn = learner(ManifoldMixupCallback(LAYERS, seed=3, **rules), flat(), batches)
+    with learn.no_logging():
+        learn.fit(2)
+    expected = by_hand(2, plain(), batches, **rules)
     torch.testing.assert_close(dict(learn.model.state_dict()), dict(expected))
 
 

@@ -35,7 +35,7 @@ from lightning_training import (
     fit,
     loader,
 )
-from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan, Remix
 from manifold_mixup.integrations.lightning import ManifoldMixupCallback
 
 pytestmark = QUIET
@@ -58,6 +58,38 @@ def test_losses_plans_and_weights_are_those_of_a_loop_by_hand():
     assert {layer for layer, _, _ in plans} == set(LAYERS)
     assert list(lit.state_dict()) == keys
     assert_untouched(lit, criterion)
+
+
+class Given(Lit):
+    """Gives the targets of each pass itself."""
+
+    def training_step(self, batch, number):
+        self.mixing.batch(batch[1])
+        return super().training_step(batch, number)
+
+
+RULES = {"pairs": "other_class", "label": Remix((30, 10, 3))}
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_plans_that_depend_on_the_targets_are_given_those_of_the_batch(validate):
+    lit = Lit()
+    _, plans = fit(lit, ManifoldMixupCallback(LAYERS, seed=0, **RULES), validate=validate)
+    assert_same(lit, plans, by_hand(**RULES))
+
+
+def test_a_training_step_may_give_the_targets():
+    lit = Given()
+    lit.mixing = ManifoldMixupCallback(LAYERS, seed=0, targets_at=None, **RULES)
+    lit.mixing.batch(torch.zeros(3))  # outside a fit there is nothing to give them to
+    _, plans = fit(lit, lit.mixing)
+    assert_same(lit, plans, by_hand(**RULES))
+
+
+def test_targets_that_are_elsewhere_in_the_batch_are_asked_for():
+    mixing = ManifoldMixupCallback(LAYERS, seed=0, targets_at="label", **RULES)
+    with pytest.raises(TypeError, match="but the batch, a list, has none at 'label'"):
+        fit(Lit(), mixing)
 
 
 def test_the_first_loss_is_that_of_the_papers_equation():

@@ -11,7 +11,7 @@ import torch
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch import nn
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import ManifoldMixup, Remix
 
 skorch = pytest.importorskip("skorch")
 from manifold_mixup.integrations.skorch import ManifoldMixupCallback  # noqa: E402
@@ -55,6 +55,8 @@ def by_hand(criterion, epochs=3, probabilities=True, y=Y, outputs=3, **options):
     mixed = mixup.wrap(criterion)
     for _ in range(epochs):
         for rows in (slice(0, 20), slice(20, 40), slice(40, 60)):
+            if mixup.needs_targets:
+                mixup.batch(torch.from_numpy(y[rows]))
             output = model(torch.from_numpy(X[rows]))
             if probabilities:
                 output = torch.log(output + torch.finfo(torch.float32).eps)
@@ -66,6 +68,13 @@ def by_hand(criterion, epochs=3, probabilities=True, y=Y, outputs=3, **options):
 
 def mixed_by(**options):
     return ManifoldMixupCallback(["input", "fc1", "fc2"], seed=3, **options)
+
+
+@pytest.mark.parametrize("rules", [{"pairs": "other_class"}, {"label": Remix((9, 3, 1))}])
+def test_plans_that_depend_on_the_targets_are_given_those_of_the_batch(rules):
+    net = classifier(mixed_by(**rules), criterion=nn.NLLLoss)
+    net.fit(X, Y)
+    torch.testing.assert_close(weights(net), dict(by_hand(nn.NLLLoss(), **rules)))
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

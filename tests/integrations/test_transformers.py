@@ -86,6 +86,16 @@ def assert_same(ours, theirs, rtol=1e-4, atol=1e-6):
         )
 
 
+def test_plans_that_depend_on_the_targets_are_given_those_of_the_batch(tmp_path):
+    _, watch = trained("classes", tmp_path, mixup={"pairs": "same_class"}, eval_strategy="no")
+    for plan, batch in zip(watch.plans, watch.batches, strict=True):
+        assert torch.equal(batch["labels"][plan.perm], batch["labels"])
+    trainer, watch = trained("classes", tmp_path, mixup={"pairs": "other_class"})
+    for plan, batch in zip(watch.plans, watch.batches, strict=True):
+        assert (batch["labels"][plan.perm] != batch["labels"]).all()
+    trainer.evaluate(CLASSES)  # needs none
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
     trainer, watch = trained(case, tmp_path, mixup={"check": True}, gradient_accumulation_steps=4)

@@ -109,6 +109,8 @@ def by_hand(epochs=2, accumulate=1, autocast=None, **options):
     losses, plans = [], []
     batches = [numbered for _ in range(epochs) for numbered in enumerate(loader(), 1)]
     for number, (x, y) in batches:
+        if mixup.needs_targets:
+            mixup.batch(y)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
             loss = criterion(lit.model(x), y)
         (loss / accumulate).backward()

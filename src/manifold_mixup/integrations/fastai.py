@@ -61,6 +61,11 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         count = getattr(self.learn.dls, "n_inp", max(len(batch) - 1, 1))  # as the Learner splits it
         return tuple(batch[:count])
 
+    def before_batch(self) -> None:
+        """Give the targets to plans that depend on them."""
+        if self.mixup is not None and self.mixup.needs_targets:
+            self.mixup.batch(_one_or_all(self.learn.yb))
+
     def after_batch(self) -> None:
         """Keep the state of the stream."""
         if self.mixup is not None:
@@ -81,6 +86,10 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
             self.learn.loss_func, self.plain = self.plain, None
 
 
+def _one_or_all(targets: Any) -> Any:
+    return targets[0] if len(targets) == 1 else tuple(targets)
+
+
 class _Loss:
     """The mixed loss of a Learner; other attributes (activations, names) are those of the loss."""
 
@@ -88,7 +97,7 @@ class _Loss:
         self.plain, self.mixup, self.of_wrap = plain, mixup, of_wrap
 
     def __call__(self, output: Any, *targets: Any, **options: Any) -> Any:
-        y = targets[0] if len(targets) == 1 else tuple(targets)
+        y = _one_or_all(targets)
         plain = self.plain if len(targets) == 1 else lambda output, y: self.plain(output, *y)
         return self.mixup.target(y, output, **self.of_wrap).loss(plain, output, **options)
 

@@ -36,6 +36,8 @@ class ManifoldMixupCallback(Callback):
         module: name of the submodule to mix; None is the LightningModule itself.
         criterion: name of the attribute (a module or another callable) with which ``training_step``
             computes its loss; None if it uses `target` instead.
+        targets_at: index or key of the targets in a batch, for ``pairs`` and ``label``, which
+            depend on them; None if ``training_step`` calls `batch` before each pass.
         log: at the steps that the Trainer logs, log λ (``mixup_lam``), the index of the layer in
             ``mixup.layers`` (``mixup_layer``; -1 for an unmixed batch) and, for classes, the
             accuracy on the mixed targets (``mixup_accuracy``).
@@ -53,10 +55,12 @@ class ManifoldMixupCallback(Callback):
         *,
         module: str | None = "model",
         criterion: str | None = "criterion",
+        targets_at: int | str | None = 1,
         log: bool = True,
         **options: Any,
     ) -> None:
         self.layers, self.module, self.criterion = layers, module, criterion
+        self.targets_at = targets_at
         self.logs, (self.options, self.of_wrap) = log, split_options(options)
         if criterion is None and self.of_wrap:
             raise ValueError(
@@ -81,6 +85,11 @@ class ManifoldMixupCallback(Callback):
         if self.mixup is None:
             return MixedTarget(y, None, **options)
         return self.mixup.target(y, output, **options)
+
+    def batch(self, y: Any) -> None:
+        """Give the targets of the next pass, see `ManifoldMixup.batch`; nothing outside a fit."""
+        if self.mixup is not None and self._fitted is not None:
+            self.mixup.batch(y)
 
     # Called by the Trainer, in this order
 
@@ -139,9 +148,25 @@ class ManifoldMixupCallback(Callback):
         if self.mixup is not None and estimates_statistics(trainer):
             self._unmixed.enter_context(self.mixup.paused())
 
-    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
-        """Start to record outputs for the accuracy; in a finder they would stay in memory."""
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Record outputs for the accuracy (not in a finder), and give the targets to the plans."""
         self._notes = self.logs
+        if self.mixup is None or not self.mixup.needs_targets or self.targets_at is None:
+            return
+        if not estimates_statistics(trainer):
+            self.mixup.batch(self._targets_in(batch))
+
+    def _targets_in(self, batch: Any) -> Any:
+        try:
+            return batch[self.targets_at]
+        except (KeyError, IndexError, TypeError) as error:
+            raise TypeError(
+                f"pairs and label depend on the targets, but the batch, a {type(batch).__name__}, "
+                f"has none at {self.targets_at!r}. Name their place, targets_at=, or use "
+                f"targets_at=None and call callback.batch(y) in training_step before the model."
+            ) from error
 
     def _note(self, criterion: nn.Module, args: Any, options: Any, loss: Any) -> None:
         """Keep output and target for the accuracy until the end of the batch."""

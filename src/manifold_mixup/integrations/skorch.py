@@ -24,6 +24,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         alpha: see `ManifoldMixup`, also for the other arguments.
         p: fraction of the batches that are mixed.
         per_sample: draw one λ per example.
+        pairs: who is mixed with whom.
+        label: how much each target counts.
         mask: name of the module argument that holds the padding mask.
         check: check that nothing bypasses a layer.
         seed: seed of the plans.
@@ -36,11 +38,14 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         alpha: Any = 2.0,
         p: float = 1.0,
         per_sample: bool = False,
+        pairs: Any = "any",
+        label: Any = None,
         mask: str | None = None,
         check: bool = True,
         seed: int | None = None,
     ) -> None:
         self.layers, self.alpha, self.p, self.per_sample = layers, alpha, p, per_sample
+        self.pairs, self.label = pairs, label
         self.mask, self.check, self.seed = mask, check, seed
 
     def initialize(self) -> "ManifoldMixupCallback":
@@ -57,9 +62,11 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
     def on_batch_begin(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
     ) -> None:
-        """Attach before the first training batch."""
+        """Attach before the first training batch, and give the targets to plans that need them."""
         if training and self._plain is None:
             self._attach(net, batch)
+        if training and self.mixup_ is not None and self.mixup_.needs_targets:
+            self.mixup_.batch(to_tensor(unpack_data(batch)[1], device="cpu"))
 
     def on_batch_end(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
         """Save the state of the stream, for copies of the net."""
@@ -82,6 +89,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
             alpha=self.alpha,
             p=self.p,
             per_sample=self.per_sample,
+            pairs=self.pairs,
+            label=self.label,
             mask=self.mask,
             check=self.check,
             seed=self.seed,

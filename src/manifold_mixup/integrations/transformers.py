@@ -28,7 +28,8 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
     loss, the first process logs for its latest batch ``mixup_lam``, ``mixup_layer`` (the index in
     ``mixup.layers``, -1 if it was not mixed) and, for classes without a ``compute_loss_func``
     except next tokens, ``mixup_accuracy`` on the mixed targets. A run that resumes from a
-    checkpoint draws the same plans as an uninterrupted one.
+    checkpoint draws the same plans as an uninterrupted one. If ``pairs`` or ``label`` of ``mixup``
+    depends on the targets, these are the batch's ``labels``.
 
     Args:
         trainer: a Trainer before ``train()``.
@@ -90,6 +91,8 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
 
         def noting(model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
             self.inputs = dict(inputs)
+            if self.mixup.needs_targets and model.training and torch.is_grad_enabled():
+                self.mixup.batch(self.inputs.get("labels"))
             try:
                 return compute_loss(model, inputs, *args, **options)
             except ValueError as error:  # the layers are checked on the first batch
