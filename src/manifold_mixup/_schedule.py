@@ -9,8 +9,7 @@ from torch import Tensor
 
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._sample import Stream
-from manifold_mixup._target.rule import require_rows
-from manifold_mixup._tree import map_leaves
+from manifold_mixup._tree import leaves, map_leaves
 
 
 class Schedule:
@@ -63,7 +62,13 @@ class Schedule:
                 raise RuntimeError(_MISSING)
             return None
         y = self._targets.pop()
-        require_rows(y, batch, what="the targets that mixup.batch was given")
+        for path, leaf in leaves(y):
+            if leaf.shape[:1] != (batch,):
+                raise ValueError(
+                    f"mixup.batch was given targets of shape {tuple(leaf.shape)}"
+                    f"{path and f' at {path!r}'}, but this pass has {batch} examples: dimension 0 "
+                    f"must hold them. Give each pass the targets of its own batch."
+                )
         return y
 
     @contextmanager
