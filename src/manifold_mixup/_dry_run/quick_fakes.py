@@ -76,6 +76,12 @@ def _by_kernel(func: Any, *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
+def _convolution(func: Any, given: Tensor, weight: Tensor, *rest: Any) -> Tensor | None:
+    # In another memory format, the format of the result depends on the backend.
+    plain = given.is_contiguous() and weight.is_contiguous()
+    return func(given, weight, *rest) if plain else None
+
+
 def _like_first(func: Any, first: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
     del func, args, kwargs
     return _like(first) if first.dtype.is_floating_point else None
@@ -157,7 +163,7 @@ _KERNELS = (
     *(_aten._unsafe_view.default, _aten.t.default, _aten.transpose.int, _aten.permute.default),
     *(_aten.expand.default, _aten.slice.Tensor, _aten.select.int, _aten.unsqueeze.default),
     *(_aten.squeeze.dim, _aten.unbind.int, _aten.split.Tensor, _aten.split_with_sizes.default),
-    *(_aten.convolution.default, _aten.bmm.default, _aten._softmax.default),
+    *(_aten.bmm.default, _aten._softmax.default),
     *(_aten.avg_pool2d.default, _aten.max_pool2d_with_indices.default),
     *(_aten.constant_pad_nd.default, _aten._scaled_dot_product_flash_attention_for_cpu.default),
     *(_aten.relu_.default, _aten.add_.Tensor, _aten.mul_.Tensor),
@@ -173,6 +179,7 @@ _ANSWERS: dict[Any, _Answer] = {
     **dict.fromkeys(_KERNELS, _by_kernel),
     **dict.fromkeys(_UNARY, _like_first),
     **dict.fromkeys(_BINARY, _like_both),
+    _aten.convolution.default: _convolution,
     _aten.mm.default: _product,
     _aten.addmm.default: _sum_and_product,
     _aten.native_batch_norm.default: _batch_norm,
