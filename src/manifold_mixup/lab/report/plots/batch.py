@@ -49,7 +49,7 @@ def batch_picture(
         rows["mixed"] = mix(own, plan)
     low, high = own.min().item(), own.max().item()
     count = min(most, len(x))
-    shares = plan.lam.expand(len(x)).tolist()
+    shares = plan.target_lam.expand(len(x)).tolist()  # of the label, which Remix sets apart
     partners = [names[j] for j in plan.perm.tolist()]
     heights = [2.0] * len(rows) + [0.7]
     with canvas(1.9 * count + 0.8, sum(heights) + 0.6) as figure:
