@@ -190,6 +190,12 @@ def test_class_weights_are_averaged_at_each_end():
     torch.testing.assert_close(MixedTarget(Y, plan).loss(criterion, output), total)
 
 
+def test_a_share_for_each_label_needs_a_loss_for_each_row():
+    (plan,) = drawn(label=Remix(COUNTS))
+    with pytest.raises(TypeError, match=r"label= needs a loss for each of the 8.* use no label="):
+        MixedTarget(Y, plan).loss(lambda output, y: output[y].sum(), torch.randn(BATCH, 4))
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

@@ -39,7 +39,7 @@ def per_sample(
     unreduced = _unreduced(criterion)
     each = criterion if unreduced is None else unreduced
     own = evaluate(each, pair[0])
-    _require_rows(own, plan.batch, dim, criterion)
+    _require_rows(own, plan, dim, criterion)
     own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
         return back(interpolate(own, partner, plan.target_lam), dim)
@@ -54,16 +54,25 @@ def _without_reduction(call: Call) -> Call:
     return Call(call.args, {k: v for k, v in call.options.items() if k != "reduction"})
 
 
-def _require_rows(losses: Any, batch: int, dim: int, criterion: Criterion) -> None:
-    if isinstance(losses, Tensor) and is_rows(losses.shape, batch, dim):
+def _require_rows(losses: Any, plan: MixPlan, dim: int, criterion: Criterion) -> None:
+    if isinstance(losses, Tensor) and is_rows(losses.shape, plan.batch, dim):
         return
     seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
     raise TypeError(
-        f"per_sample=True needs a loss for each of the {batch} examples, but {name_of(criterion)} "
-        f"returned {seen}. Add a reduction attribute or argument that accepts 'none', do not "
-        f"reduce in the criterion, use per_sample=False, or, if its targets can be interpolated, "
-        f"targets='mix'."
+        f"{_option(plan)} needs a loss for each of the {plan.batch} examples, but "
+        f"{name_of(criterion)} returned {seen}. Add a reduction attribute or argument that accepts "
+        f"'none', do not reduce in the criterion, use {_without(plan)}, or, if its targets can be "
+        f"interpolated, targets='mix'."
     )
+
+
+def _option(plan: MixPlan) -> str:
+    """Name the option by which each example has a share of its own."""
+    return "per_sample=True" if plan.label is None else "label="
+
+
+def _without(plan: MixPlan) -> str:
+    return "per_sample=False" if plan.label is None else "no label="
 
 
 class _Fit:
@@ -165,7 +174,7 @@ def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion)
             f"{name_of(criterion)} reduces the losses of the examples by an unknown rule: it is "
             f"not their sum or mean, not a sum divided by one number for all, and not a sum with "
             f"each loss divided by its length. Do not reduce in the criterion and reduce what the "
-            f"wrapped criterion returns, or use per_sample=False."
+            f"wrapped criterion returns, or use {_without(fit.plan)}."
         )
     return loss
 
