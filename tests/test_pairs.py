@@ -260,6 +260,21 @@ def test_targets_of_another_batch_are_refused_and_draw_nothing():
     model(x)
 
 
+@pytest.mark.parametrize(
+    ("rules", "y"),
+    [({"pairs": "same_class"}, Y.float()), ({"label": Remix(COUNTS)}, Y + 1)],
+)
+def test_targets_that_a_rule_refuses_draw_nothing(rules, y):
+    model, mixup, x = attached(**rules)
+    mixup.batch(y)
+    with pytest.raises((TypeError, ValueError), match="classes"):
+        model(x)
+    assert mixup.state_dict()["step"] == 0
+    mixup.batch(Y)
+    model(x)
+    assert mixup.state_dict()["step"] == 1
+
+
 def test_targets_that_no_rule_needs_are_only_counted():
     model, mixup, x = attached()
     plain, other, _ = attached()

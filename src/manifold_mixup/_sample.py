@@ -212,27 +212,26 @@ class Stream:
         self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
     ) -> MixPlan | None:
         """Draw the plan of the next step; None leaves the batch unmixed."""
-        if y is not None:  # raise before anything is drawn
-            check_targets(self.pairs, y, batch)
         alpha = self.alpha(self.step) if callable(self.alpha) else self.alpha
         if alpha is not None:
             check_alpha(alpha)
         generator = step_generator(self.seed, _rank(), self.step)
-        self.step += 1
         # The first number always decides whether to mix, so that changing p changes nothing else.
-        if alpha is None or _uniform(generator) >= self.p:
-            return None
-        return sample_plan(
-            batch,
-            layers=layers,
-            alpha=alpha,
-            per_sample=self.per_sample,
-            pairs=self.pairs,
-            label=self.label,
-            y=y if self.needs_targets else None,
-            generator=generator,
-            device=device,
-        )
+        plan = None
+        if alpha is not None and _uniform(generator) < self.p:
+            plan = sample_plan(
+                batch,
+                layers=layers,
+                alpha=alpha,
+                per_sample=self.per_sample,
+                pairs=self.pairs,
+                label=self.label,
+                y=y if self.needs_targets else None,
+                generator=generator,
+                device=device,
+            )
+        self.step += 1  # not if the targets were refused
+        return plan
 
 
 def _uniform(generator: torch.Generator) -> float:
