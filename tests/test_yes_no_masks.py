@@ -712,3 +712,33 @@ def test_weights_that_are_used_as_such_stay_weights():
     for block in model.blocks:
         block.attention = LogAndMean(block.attention)
     ManifoldMixup(model, ["embed"], mask="mask", example=batch_of(VALID.float()))
+
+
+class WhereMask(nn.Module):
+    """Attention that chooses by a boolean mask."""
+
+    def forward(self, h, mask):
+        scores = h @ h.transpose(1, 2) + torch.where(mask, 0.0, -torch.inf)[:, None, :]
+        return scores.softmax(-1) @ h
+
+
+class WeightedMean(nn.Module):
+    def forward(self, h, mask):
+        weights = mask.to(h.dtype)[..., None]
+        return (weights * h).sum(1) / weights.sum(1)
+
+
+class ChoosesByMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.attend, self.pool = nn.Linear(4, 8), WhereMask(), WeightedMean()
+
+    def forward(self, x, mask):
+        return self.pool(self.attend(self.stem(x), mask), mask)
+
+
+def test_a_boolean_mask_that_a_module_chooses_by_is_refused_with_the_way_out():
+    x, mask = torch.randn(4, 5, 4), torch.arange(5) < torch.tensor([5, 3, 4, 2])[:, None]
+    says = r"boolean tensor(.|\n)*Pass the mask as integers, mask\.long\(\)"
+    with pytest.raises(ValueError, match=says):
+        ManifoldMixup(ChoosesByMask(), ["stem"], mask="mask", example=(x, mask))

@@ -342,8 +342,13 @@ class Bench:
         except NotTraceable as failed:
             return LayerProof(layer, "skipped", str(failed))
         except Exception as failed:  # from our hooks, or from the model on the mixed state
-            return LayerProof(layer, "failed", f"{type(failed).__name__}: {failed}")
+            way_out = _AS_INTEGERS if "boolean" in str(failed) and self._has_boolean_mask() else ""
+            return LayerProof(layer, "failed", f"{type(failed).__name__}: {failed}{way_out}")
         return LayerProof(layer, verdict, reason, error, self.difference[path], self.rounding[path])
+
+    def _has_boolean_mask(self) -> bool:
+        inputs = named_inputs(self.model, *self.examples.inputs)
+        return any(n == self.padding.mask and t.dtype == torch.bool for n, t in inputs)
 
     def _permutes(self, layer: str) -> tuple[str, float, Verdict, str]:
         """Test a layer at λ = 0; return the worst output, its error, the verdict and the reason."""
@@ -530,6 +535,10 @@ _DREW = (
 _IDS = (
     "the outputs jump as soon as a small share of a partner is mixed in: the state holds category "
     "ids, which forward casts to integers that choose rows. Mix a layer after that lookup"
+)
+_AS_INTEGERS = (
+    ". A mixed boolean mask is additive, and a module computes with it. Pass the mask as integers, "
+    "mask.long(), and let the module take mask.bool()"
 )
 _PADDING = (
     "the outputs depend on the values in the padding, even without mixing: a mean or a position "
