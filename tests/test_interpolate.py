@@ -49,11 +49,13 @@ def test_operator_calls_and_memory(layout, per_sample):
     assert len(backward.operators) <= 9, backward.operators  # the same, plus the inverse
     for costs in (forward, backward):
         large = [size for size in costs.allocated if size >= x.nbytes]
-        assert large == [x.nbytes], costs.allocated
-        assert sum(costs.allocated) - x.nbytes <= 4 * plan.perm.nbytes, costs.allocated
+        # what passes to the partners is scattered, if a row is the partner of several others
+        copies = 2 if costs is backward and plan.repeats else 1
+        assert large == copies * [x.nbytes], costs.allocated
+        assert sum(costs.allocated) - sum(large) <= 4 * plan.perm.nbytes, costs.allocated
 
 
-@EACH_KIND
+@pytest.mark.parametrize("per_sample", [False, True], ids=["scalar", "per_sample"])
 def test_the_permutation_is_inverted_once(per_sample):
     """The second derivative uses the inverse permutation of the first."""
     x, grad = randn(6, 4).requires_grad_(), randn(6, 4, seed=2).requires_grad_()

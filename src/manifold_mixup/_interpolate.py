@@ -92,6 +92,18 @@ def _in_chunks(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Te
     return mixed
 
 
+def copies_are_large(x: Tensor) -> bool:
+    """Return whether copies of a whole state would not stay in the cache, on the CPU."""
+    return x.ndim > 1 and x.device.type == "cpu" and x.numel() > _CHUNK
+
+
+def column_chunks(x: Tensor) -> Iterator[slice]:
+    """Divide dimension 1 so that all rows of a part together are one chunk."""
+    count = max(1, _CHUNK * x.shape[1] // x.numel())
+    for start in range(0, x.shape[1], count):
+        yield slice(start, start + count)
+
+
 def _gather_and_mix(
     x: Tensor, rows: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
 ) -> Tensor:
@@ -126,6 +138,6 @@ def _is_channels_last(x: Tensor, form: torch.memory_format | None) -> bool:
 
 IN_BACKWARD = (
     interpolate, in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
-    _gather_and_mix, over_rows, _gather, _is_channels_last,
+    _gather_and_mix, over_rows, _gather, _is_channels_last, copies_are_large, column_chunks,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -164,8 +164,17 @@ def _invert(perm: Tensor) -> Tensor:
 
 def _scatter(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     """Give each row its own share of the gradient, and those of all rows whose partner it is."""
+    if torch.compiler.is_compiling() or not _interpolate.copies_are_large(grad):
+        return _scatter_whole(grad, own, perm)
+    scattered = torch.empty_like(grad)
+    for these in _interpolate.column_chunks(grad):
+        scattered[:, these] = _scatter_whole(grad[:, these], own, perm)
+    return scattered
+
+
+def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     if grad.dtype != own.dtype:
-        return _scatter(grad.to(own.dtype), own, perm).to(grad.dtype)
+        return _scatter_whole(grad.to(own.dtype), own, perm).to(grad.dtype)
     kept = grad * over_rows(own, grad)
     passed_on = grad - kept
     if torch.compiler.is_compiling():
@@ -173,5 +182,5 @@ def _scatter(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     return kept.index_add_(0, perm, passed_on)  # keeps the memory format
 
 
-IN_BACKWARD = (_Mix.backward, _invert, _scatter, *_interpolate.IN_BACKWARD)
+IN_BACKWARD = (_Mix.backward, _invert, _scatter, _scatter_whole, *_interpolate.IN_BACKWARD)
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""
