@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from manifold_mixup._batch_dim import BatchDim
+from manifold_mixup._positions import Positions
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Carry:
             cannot be interpolated, such as token ids.
         early: whether the module also runs before the layer, where it is not mixed.
         batch_dim: where the tensor holds the batch; None for dimension 0.
+        shape: its shape when the model was inspected.
+        positions: its dimensions that are positions; None if they cannot be told.
     """
 
     layer: str
@@ -47,6 +50,8 @@ class Carry:
     output: bool = False
     early: bool = False
     batch_dim: BatchDim | None = None
+    shape: tuple[int, ...] = ()
+    positions: Positions | None = None
 
     def __str__(self) -> str:
         return f"{named(self.source)} in {self.layer!r}"
@@ -94,6 +99,9 @@ class LayerRow:
             where they hold it.
         ends: the later modules of whose output one position is taken that ids or a mask choose:
             there an example's position is mixed with that of its partner.
+        shapes: the paths of the tensors that are mixed, and their shapes when the model was
+            inspected.
+        positions: the paths of those whose positions can be told, and which dimensions they are.
     """
 
     name: str
@@ -116,6 +124,8 @@ class LayerRow:
     batch_dims: tuple[tuple[str, BatchDim], ...] = ()
     ends: tuple[End, ...] = ()
     run: int | None = None
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    positions: tuple[tuple[str, Positions], ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -153,6 +163,7 @@ class InputRow:
         readers: the modules that read that mask.
         carries: what else is mixed too, where modules receive it.
         ends: as those of a layer.
+        positions: its dimensions that are positions; None if they cannot be told.
     """
 
     name: str
@@ -167,6 +178,7 @@ class InputRow:
     readers: tuple[Reader, ...] = ()
     carries: tuple[Carry, ...] = ()
     ends: tuple[End, ...] = ()
+    positions: Positions | None = None
 
     @property
     def plain(self) -> bool:

@@ -178,6 +178,7 @@ class RowBuilder:
             parameters=run.weights / max(self.first.weights, 1),
             order=run.steps / max(self.first.steps, 1),
             batch_dims=tuple(self._batch_dims(run, mixed)),
+            shapes=tuple((leaf.path, leaf.shape) for leaf in mixed),
         )
 
     def mixed(self, run: Run) -> list[Leaf]:
