@@ -104,7 +104,9 @@ def inspect_once(
 def _with_batch_at(row: InputRow, dim: int) -> InputRow:
     """Return the row of an input that was moved, with its own shape."""
     shape = (*row.shape[1 : dim + 1], row.shape[0], *row.shape[dim + 1 :])
-    return replace(row, shape=shape, batch=None if row.batch is None else dim)
+    positions = row.positions and row.positions.moved(0, dim)
+    batch = None if row.batch is None else dim
+    return replace(row, shape=shape, batch=batch, positions=positions)
 
 
 def _inspect(

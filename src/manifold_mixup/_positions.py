@@ -1,7 +1,7 @@
 """Positions: the dimensions of a state that are places, in time or in space."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Positions:
     def axes(self) -> int:
         """Number of axes of a box of positions."""
         return len(self.dims if self.grid is None else self.grid)
+
+    def moved(self, source: int, to: int) -> "Positions":
+        """Return the same for a tensor of which one dimension, no position, is moved elsewhere."""
+        ndim = max(self.dims, default=0) + max(source, to) + 1
+        order = [dim for dim in range(ndim) if dim != source]
+        order.insert(to, source)
+        return replace(self, dims=tuple(sorted(order.index(dim) for dim in self.dims)))
 
     def sides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the number of positions along each axis, for a tensor of this shape.

@@ -16,6 +16,7 @@ from heapq import heapify, heappop, heappush
 from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
 from manifold_mixup._structure.flow import Flow, data_sources
+from manifold_mixup._structure.positions import PositionFinder
 from manifold_mixup._structure.record import Leaf, Trace
 from manifold_mixup._structure.row import Carry, End, named
 
@@ -79,10 +80,13 @@ class Crossings:
         first: the recording.
         second: the recording with another batch size, if there is one.
         flow: the flow of the first recording.
+        placed: finds which dimensions are positions.
     """
 
-    def __init__(self, first: Trace, second: Trace | None, flow: Flow) -> None:
-        self.trace, self.flow = first, flow
+    def __init__(
+        self, first: Trace, second: Trace | None, flow: Flow, placed: PositionFinder
+    ) -> None:
+        self.trace, self.flow, self.placed = first, flow, placed
         same = second is not None and len(second.calls) == len(first.calls)
         self._second = second if same else None
         self.ids = self._choosing_rows()
@@ -218,11 +222,25 @@ class Crossings:
         call, source = self.trace.calls[index], self.source(leaves[0].node)
         carries = {}
         for leaf in leaves:
-            at = _unless_first(self.batch_dim(index, leaf))
-            carries[leaf.path] = Carry(call.layer, leaf.path, source, batch_dim=at)
+            at = self.batch_dim(index, leaf)
+            carries[leaf.path] = self.carry(call.layer, leaf, source, at)
         if fault := self._unfit(index, leaves, reader):
             fault = f"{named(source)} is given to {call.layer!r} after it, {fault}"
         return _Handed(call.first, call.layer, carries, fault)
+
+    def carry(
+        self, layer: str, leaf: Leaf, source: str, at: BatchDim | None, *, output: bool = False
+    ) -> Carry:
+        """Describe a tensor that is mixed where a module receives or returns it."""
+        return Carry(
+            layer,
+            leaf.path,
+            source,
+            output=output,
+            batch_dim=None if at == BatchDim() else at,
+            shape=leaf.shape,
+            positions=self.placed.of(leaf, at),
+        )
 
     def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:
         """Return why an argument of a call cannot be mixed; empty if it can."""
@@ -421,8 +439,7 @@ class _Search:
         if not leaf.floating or at is None or len(self.crossings.calls[call.layer]) > 1:
             return False
         source = self.crossings.source(self.flow.nodes[reader].parents[0])
-        carry = Carry(call.layer, leaf.path, source, output=True, batch_dim=_unless_first(at))
-        self.returns[carry] = None
+        self.returns[self.crossings.carry(call.layer, leaf, source, at, output=True)] = None
         return True
 
     def _chooses_position(self, number: int, reader: int) -> bool:
@@ -468,8 +485,8 @@ class _Search:
             for index in self._later(layer)[:1]:
                 for leaf in self._made(index):
                     at = self.crossings.batch_dim(index, leaf, returned=True)
-                    early = self._early(layer)
-                    yield Carry(layer, leaf.path, source, True, early, _unless_first(at))
+                    carry = self.crossings.carry(layer, leaf, source, at, output=True)
+                    yield replace(carry, early=self._early(layer))
 
     def _made(self, index: int) -> list[Leaf]:
         """List the states that a module returns."""
@@ -478,7 +495,3 @@ class _Search:
 
     def _early(self, layer: str) -> bool:
         return any(self.all_calls[i].first < self.time for i in self.crossings.calls[layer])
-
-
-def _unless_first(at: BatchDim | None) -> BatchDim | None:
-    return None if at == BatchDim() else at

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
 from manifold_mixup._storage import storage_of
 from manifold_mixup._structure.meet import Meeting, meeting
+from manifold_mixup._structure.operators import Operator, View, operator, view
 from manifold_mixup._structure.outside import Outside
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 
@@ -76,6 +77,7 @@ class Leaf:
     floating: bool
     node: int
     boolean: bool = False
+    view: View | None = None  # None if it has no strides
 
 
 @dataclass
@@ -142,6 +144,7 @@ class Trace:
     outputs: list[Leaf] = field(default_factory=list)
     begun: int = 0  # number of the first node that is neither an input nor a tensor of the model
     meetings: list[Meeting] = field(default_factory=list)
+    operators: list[Operator] = field(default_factory=list)
     flops: int = 0
     steps: int = 0
     weights: int = 0
@@ -229,23 +232,41 @@ class _Recorder(TorchDispatchMode):
         made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
         if made or call.writes:
             self._require_written(call)
-        parents = (*self._nodes(call.reads), *self.behind)
+        numbers = list(map(self._node, call.reads))
+        parents = (*dict.fromkeys(numbers), *self.behind)
         self.trace.weights += sum(self.unused.pop(parent, 0) for parent in parents)
         chosen = self._nodes(call.indices), self._nodes(call.codes)
         inside = self.open[-1] if self.open else -1
         biases, conditions = self._nodes(call.biases), self._nodes(call.conditions)
         flops = _flops(func, args, kwargs, result)
         self.trace.flops += flops
+        results = []
         for tensor in (*made, *call.writes):  # each output of an operator is its own value
             integer = not is_continuous(tensor) and tensor.dtype != torch.bool
             kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
             over = self.held.get(self._key(tensor), -1)
             given = parents, *chosen, kind, integer, inside, over, call.name, biases
-            self._hold(tensor, Node(*given, flops=flops, conditions=conditions))
+            number = self._hold(tensor, Node(*given, flops=flops, conditions=conditions))
+            results.append((tensor, number))
             flops = 0
+        if results and call.named is not None:
+            self._keep(func, call, zip(call.reads, numbers, strict=True), results)
         self._meet(call, result)
         self.trace.steps += 1
         return result
+
+    def _keep(
+        self,
+        func: Any,
+        call: "Operation",
+        reads: Iterable[tuple[Tensor, int]],
+        made: Iterable[tuple[Tensor, int]],
+    ) -> None:
+        """Keep which dimensions an operator read and made, if they are usual."""
+        with suppress(NotImplementedError, RuntimeError):
+            read, written = [view(*each) for each in reads], [view(*each) for each in made]
+            kept = operator(func, call.name, call.named or {}, read, written)
+            self.trace.operators.append(kept)
 
     def _meet(self, call: "Operation", result: Any) -> None:
         """Note whether rows of the batch may have interacted."""
@@ -362,8 +383,11 @@ class _Recorder(TorchDispatchMode):
         self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
-        boolean = tensor.dtype == torch.bool
-        return Leaf(path, tuple(tensor.shape), is_continuous(tensor), self._node(tensor), boolean)
+        boolean, node = tensor.dtype == torch.bool, self._node(tensor)
+        leaf = Leaf(path, tuple(tensor.shape), is_continuous(tensor), node, boolean)
+        with suppress(NotImplementedError, RuntimeError):
+            leaf.view = view(tensor, node)
+        return leaf
 
     def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(map(self._node, tensors))) if tensors else ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._masks import is_side
 from manifold_mixup._outputs import is_named, require_known
+from manifold_mixup._positions import Positions
 from manifold_mixup._structure.carried import Crossing, Crossings
 from manifold_mixup._structure.codes import coded
 from manifold_mixup._structure.flow import (
@@ -17,6 +18,7 @@ from manifold_mixup._structure.flow import (
     side_sources,
 )
 from manifold_mixup._structure.meet import meet
+from manifold_mixup._structure.positions import PositionFinder
 from manifold_mixup._structure.readers import readers_after
 from manifold_mixup._structure.record import Leaf, Run, Trace
 from manifold_mixup._structure.row import Carry, End, InputRow, LayerRow, Reader
@@ -179,6 +181,7 @@ class RowBuilder:
             order=run.steps / max(self.first.steps, 1),
             batch_dims=tuple(self._batch_dims(run, mixed)),
             shapes=tuple((leaf.path, leaf.shape) for leaf in mixed),
+            positions=tuple(self.positions(run, mixed)),
         )
 
     def mixed(self, run: Run) -> list[Leaf]:
@@ -205,6 +208,7 @@ class RowBuilder:
             readers=way.readers,
             carries=way.carries,
             ends=way.ends,
+            positions=self._placed.of(leaf, BatchDim()) if self._batched(index) else None,
         )
 
     def _way(self, own: str, depth: "_Depth") -> "_Way":
@@ -267,7 +271,12 @@ class RowBuilder:
     @functools.cached_property
     def crossings(self) -> Crossings:
         """The values of the pass, by the depths that they cross."""
-        return Crossings(self.first, self.second, self.flow)
+        return Crossings(self.first, self.second, self.flow, self._placed)
+
+    @functools.cached_property
+    def _placed(self) -> PositionFinder:
+        """The positions of the values of the pass."""
+        return PositionFinder(self.first, self.flow.colours)
 
     def _mixable_mask(
         self, depth: "_Depth", around: int, crossing: Crossing | None = None
@@ -459,6 +468,13 @@ class RowBuilder:
         for leaf in mixed:
             if (at := self.batch_dim(run, leaf)) not in (None, BatchDim()):
                 yield leaf.path, at
+
+    def positions(self, run: Run, mixed: Sequence[Leaf]) -> Iterator[tuple[str, Positions]]:
+        """Yield the tensors whose positions can be told, and the dimensions that these are."""
+        for leaf in mixed:
+            found = self._placed.of(leaf, self.batch_dim(run, leaf))
+            if found is not None:
+                yield leaf.path, found
 
     def _front(self, run: Run, leaf: Leaf) -> tuple[int, ...]:
         at = self.batch_dim(run, leaf)

@@ -8,15 +8,18 @@ point if it carries what the others are given.)
 
 import functools
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._layers import ALL_RUNS, run_name
+from manifold_mixup._positions import Positions
 from manifold_mixup._structure.record import Leaf, Run, Trace
 from manifold_mixup._structure.row import LayerRow
 from manifold_mixup._structure.rows import RowBuilder
 
+Value = TypeVar("Value")
 # Modules that run more often than this have no row for each run, unless one is named.
 _LISTED = 16
 
@@ -104,7 +107,17 @@ class _SharedRows:
             unmixed=tuple(path for path in end.unmixed if path not in paths),
             checkpointed=layer in self._checkpointed,
             in_front=all(run.in_front for run in runs),
+            shapes=_same([(leaf.path, leaf.shape) for leaves in mixed for leaf in leaves]),
+            positions=self._same_positions(runs, mixed),
         )
+
+    def _same_positions(
+        self, runs: Sequence[Run], mixed: Sequence[Sequence[Leaf]]
+    ) -> tuple[tuple[str, Positions], ...]:
+        """Return the positions that can be told, and are the same in all runs."""
+        told = [dict(self.view.positions(*each)) for each in zip(runs, mixed, strict=True)]
+        paths = [(leaf.path, told[n].get(leaf.path)) for n, ls in enumerate(mixed) for leaf in ls]
+        return tuple((path, found) for path, found in _same(paths) if found is not None)
 
     def _alike(self, runs: Sequence[Run], mixed: Sequence[Sequence[Leaf]]) -> bool:
         """Return whether all runs hold the batch at the same dimension."""
@@ -155,6 +168,14 @@ class _SharedRows:
 def _alone(row: LayerRow) -> LayerRow:
     """Return the row without what is mixed besides its output, or bypasses it."""
     return replace(row, bypassed="", side=(), mask="", readers=(), carries=(), ends=())
+
+
+def _same(pairs: Iterable[tuple[str, Value]]) -> tuple[tuple[str, Value], ...]:
+    """Return the pairs of a path and a value for paths that have one value only."""
+    found: dict[str, dict[Value, None]] = {}
+    for path, value in pairs:
+        found.setdefault(path, {})[value] = None
+    return tuple((path, next(iter(values))) for path, values in found.items() if len(values) == 1)
 
 
 def _way_out(layer: str, rows: Sequence[LayerRow], count: int) -> str:
