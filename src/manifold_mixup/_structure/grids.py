@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from manifold_mixup._structure.operators import Operator, View
@@ -115,7 +116,7 @@ class Grids:
 
     def _of_convolution(self, op: Operator, made: View, dims: list[int]) -> _Search:
         """Ask about the result of a convolution, a pooling or similar."""
-        sides = [dim for dim in range(len(made.shape) - op.spatial, len(made.shape))]
+        sides = range(len(made.shape) - op.spatial, len(made.shape))
         long = [dim for dim in sides if made.shape[dim] > 1]
         if len(long) > 1:
             if dims == long:
@@ -155,7 +156,7 @@ class Grids:
             parts = _parts(made, tokens, read, back)
             if not parts:
                 continue
-            if all(outer[0] == inner[1] for outer, inner in zip(parts, parts[1:], strict=False)):
+            if all(outer[0] == inner[1] for outer, inner in pairwise(parts)):
                 found = yield Tokens(read, parts[-1][0], parts[0][1])
             else:
                 found = self._of_patches(read.node, parts)
@@ -174,7 +175,8 @@ class Grids:
         return Grid(tuple(high // low for low, high in parts))
 
 
-class _Taken(NamedTuple):
+@dataclass(frozen=True)
+class _Taken:
     """Some of the tokens along a dimension."""
 
     dim: int

@@ -28,7 +28,7 @@ class View(NamedTuple):
     @property
     def dims(self) -> list[int]:
         """The dimensions along which its memory extends, the outermost first."""
-        usual = [dim for dim, (n, s) in enumerate(zip(self.shape, self.stride)) if n > 1 and s]
+        usual = [dim for dim, n in enumerate(self.shape) if n > 1 and self.stride[dim]]
         return sorted(usual, key=lambda dim: -self.stride[dim])
 
     def span(self, dim: int) -> tuple[int, int]:
@@ -113,20 +113,23 @@ class Operator(NamedTuple):
             return _from_the_right(read, made)
         if self.product:
             return self._factors(number, made)
+        if self.name in _REDUCTIONS and number == 0:
+            return self._kept(read, made)
+        return self._named_pairs(number, made)
+
+    def _named_pairs(self, number: int, made: View) -> Pairs:
+        """Return the pairs of dimensions of an operator of its own kind."""
+        whole = tuple((dim, dim) for dim in range(len(self.reads[number].shape)))
         if self.attends and made == self.made[0]:
             # The positions of the result are those of the query, its channels the value's.
             return {0: ((0, 0), (1, 1), (2, 2)), 2: ((0, 0), (1, 1), (3, 3))}.get(number, ())
         if self.recurrent and number == 0 and made == self.made[0]:
             return ((0, 0), (1, 1))
-        if self.name == "embedding" and number == 1:
-            return tuple((dim, dim) for dim in range(len(read.shape)))
-        if self.name == "cat" and len(read.shape) == len(made.shape):
-            return tuple((dim, dim) for dim in range(len(read.shape)))
+        if (self.name == "embedding" and number == 1) or self.name == "cat":
+            return whole if len(whole) <= len(made.shape) else ()
         if self.name == "stack":
             at = self.along[0] % len(made.shape)
-            return tuple((dim, dim + (dim >= at)) for dim in range(len(read.shape)))
-        if self.name in _REDUCTIONS and number == 0:
-            return self._kept(read, made)
+            return tuple((dim, dim + (dim >= at)) for dim, _ in whole)
         return ()
 
     def reduced(self) -> set[int]:
