@@ -116,7 +116,7 @@ def require(model, args, expected):
         ),
         (
             "mixer_s16_224",
-            {"img_size": 32, "num_blocks": 2},
+            {"img_size": 32},
             32,
             {"stem": grid(2, 2), "blocks.0": grid(2, 2), "blocks.1": grid(2, 2), "head": NONE}
             # Products along the tokens contradict the norm along the channels.

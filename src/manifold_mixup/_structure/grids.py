@@ -148,21 +148,21 @@ class Grids:
         return replace(found, first=found.first + first) if found.sides else found
 
     def _of_operands(self, op: Operator, made: View, tokens: Tokens) -> _Search:
-        """Ask about the operands that have the same tokens."""
+        """Ask about the operands that have the same tokens, which must not have two grids."""
+        answers = []
         for number, read in enumerate(op.reads):
-            if not self.colours[read.node]:
-                continue
             back = {to: dim for dim, to in op.pairs(number, made)}
-            parts = _parts(made, tokens, read, back)
+            parts = _parts(made, tokens, read, back) if self.colours[read.node] else []
             if not parts:
                 continue
             if all(outer[0] == inner[1] for outer, inner in pairwise(parts)):
-                found = yield Tokens(read, parts[-1][0], parts[0][1])
+                answers.append((yield Tokens(read, parts[-1][0], parts[0][1])))
             else:
-                found = self._of_patches(read.node, parts)
-            if found is not None:
-                return found
-        return None
+                answers.append(self._of_patches(read.node, parts))
+        grids = {answer for answer in answers if answer is not None and answer.sides}
+        if grids:
+            return grids.pop() if len(grids) == 1 else None
+        return Grid() if answers and None not in answers else None
 
     def _of_patches(self, node: int, parts: list[tuple[int, int]]) -> Grid | None:
         """Return the grid of patches that were cut out of an image by reshaping it."""

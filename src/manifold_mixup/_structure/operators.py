@@ -1,5 +1,6 @@
 """The operators of a pass, as what they read and made, and which of the dimensions correspond."""
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -26,10 +27,9 @@ class View(NamedTuple):
     start: int = 0
 
     @property
-    def dims(self) -> list[int]:
+    def dims(self) -> tuple[int, ...]:
         """The dimensions along which its memory extends, the outermost first."""
-        usual = [dim for dim, n in enumerate(self.shape) if n > 1 and self.stride[dim]]
-        return sorted(usual, key=lambda dim: -self.stride[dim])
+        return _extended(self.shape, self.stride)
 
     def span(self, dim: int) -> tuple[int, int]:
         """Return the stride of a dimension, and that times its length."""
@@ -184,6 +184,12 @@ def view(tensor: Tensor, node: int) -> View:
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         raise NotImplementedError("inside a functional transform, a tensor hides dimensions")
     return View(node, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+
+
+@functools.lru_cache(maxsize=4096)  # most tensors of a model have one of a few forms
+def _extended(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    extended = [dim for dim, n in enumerate(shape) if n > 1 and stride[dim]]
+    return tuple(sorted(extended, key=lambda dim: -stride[dim]))
 
 
 def _from_the_right(read: View, made: View) -> Pairs:
