@@ -23,7 +23,7 @@ class Kind(Enum):
     @property
     def placed(self) -> bool:
         """Whether it is a position, if it is not the batch."""
-        return self in (Kind.POSITION, Kind.OTHER)
+        return self is Kind.POSITION or self is Kind.OTHER
 
 
 class Span(NamedTuple):
@@ -50,17 +50,20 @@ class Told(NamedTuple):
     def kind(self, view: View, dim: int) -> Kind | None:
         """Return what a dimension of the value is; None if that is not known."""
         low, high = view.span(dim)
-        found = [span for span in self.spans if span.low < high and low < span.high]
-        if not found:
-            return self.rest
-        kinds = {span.kind for span in found}
-        if kinds == {Kind.POSITION, Kind.OTHER}:
-            return Kind.POSITION
-        if len(kinds) > 1:
-            return None  # features of several positions in one dimension
-        if found[0].kind is Kind.CHANNEL and any(s.low < low or s.high > high for s in found):
+        kind, flattened = None, False
+        for span in self.spans:
+            if span.high <= low or high <= span.low:
+                continue
+            if kind is not None and kind is not span.kind:
+                if not (kind.placed and span.kind.placed):
+                    return None  # features of several positions in one dimension
+                kind = Kind.POSITION
+            else:
+                kind = span.kind
+            flattened |= span.low < low or span.high > high
+        if kind is Kind.CHANNEL and flattened:
             return None  # several dimensions were flattened to features
-        return found[0].kind
+        return kind or self.rest
 
     def complete(self, view: View) -> bool:
         """Return whether all dimensions of the value are told."""

@@ -134,7 +134,7 @@ class Call:
 
 @dataclass
 class Trace:
-    """A recorded forward pass, with its nodes in execution order."""
+    """A recorded forward pass, with its nodes and operators in execution order."""
 
     batch: int
     nodes: list[Node] = field(default_factory=list)
@@ -159,6 +159,8 @@ def record(
     neutral: Neutral,
     constants: Iterable[Tensor],
     mask: str | None = None,
+    *,
+    operators: bool = True,
 ) -> Trace:
     """Record a forward pass with its randomness neutralised.
 
@@ -174,8 +176,9 @@ def record(
         neutral: the mode that neutralises random operators.
         constants: the tensors that the model holds.
         mask: name of an input that always counts as a side input.
+        operators: whether to keep which dimensions each operator read and made.
     """
-    recorder = _Recorder(Trace(batch), mask)
+    recorder = _Recorder(Trace(batch), mask, operators=operators)
     with ExitStack() as stack:
         for name, module in named_layers(model).items():
             enter, leave = recorder.entry(name), recorder.boundary(name)
@@ -199,10 +202,11 @@ class _Recorder(TorchDispatchMode):
     Views share the storage and therefore the node; an in-place operator creates a new node.
     """
 
-    def __init__(self, trace: Trace, mask: str | None) -> None:
+    def __init__(self, trace: Trace, mask: str | None, *, operators: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.mask = mask
+        self.operators = operators
         self.open: list[int] = []  # indices of the running calls
         self.ended: Counter[str] = Counter()  # by layer: its runs
         self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
@@ -249,7 +253,7 @@ class _Recorder(TorchDispatchMode):
             number = self._hold(tensor, Node(*given, flops=flops, conditions=conditions))
             results.append((tensor, number))
             flops = 0
-        if results and call.named is not None:
+        if self.operators and results and call.named is not None:
             self._keep(func, call, zip(call.reads, numbers, strict=True), results)
         self._meet(call, result)
         self.trace.steps += 1

@@ -220,7 +220,8 @@ class _Recording:
         lead = leading(inputs, self.lead)
         for batched in batched_names(inputs, lead):
             try:
-                return self._record(self.first, batched), self._record(2 * self.first, batched)
+                first = self._record(self.first, batched)
+                return first, self._record(2 * self.first, batched, operators=False)
             except Exception as failed:
                 error = failed
         try:
@@ -230,7 +231,7 @@ class _Recording:
         finally:
             del error  # it holds this frame and so the whole recording
 
-    def _record(self, batch: int, batched: frozenset[str]) -> Trace:
+    def _record(self, batch: int, batched: frozenset[str], *, operators: bool = True) -> Trace:
         def resize(name: str, tensor: Tensor) -> Tensor:
             rows = batch if name in batched else len(tensor) if tensor.ndim else None
             return self._like(name, tensor, rows)
@@ -242,8 +243,8 @@ class _Recording:
         # Fake operators write nowhere, so tensors without a stand-in need no isolation.
         mode = self.fake_mode or isolated
         try:
-            held = self.stage.stand_ins.values()
-            return record(model, args, kwargs, batch, mode, self.neutral, held, self.mask)
+            given = self.neutral, self.stage.stand_ins.values(), self.mask
+            return record(model, args, kwargs, batch, mode, *given, operators=operators)
         finally:
             isolated.require()
 
