@@ -206,6 +206,18 @@ class Llama(nn.Module):
         return self.head(self.after(x))
 
 
+class Across(nn.Module):
+    """A norm over channels, then weights across positions, as in a gMLP."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(50, 8), nn.LayerNorm(8)
+        self.across, self.head = nn.Linear(6, 6), nn.Linear(8, 5)
+
+    def forward(self, ids):
+        return self.head(self.across(self.norm(self.embed(ids)).mT).mT)
+
+
 class UNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -308,6 +320,7 @@ IDS = torch.randint(0, 50, (2, 6))
         ),
         (lambda: Text(False), [IDS], {"embed": LINE, "blocks.layers.0": LINE, "blocks": LINE}),
         (Llama, [IDS], dict.fromkeys(["embed", "norm", "qkv", "out", "after", "head"], LINE)),
+        (Across, [IDS], {"embed": LINE, "norm": UNKNOWN, "across": UNKNOWN}),
         (
             volumes,
             [torch.randn(2, 2, 4, 5, 6)],
