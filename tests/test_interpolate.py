@@ -2,37 +2,12 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from costs import WAYS, Costs
 from manifold_mixup import _interpolate, mix
 from states import DTYPES, EACH_KIND, LAYOUTS, assert_rounded_once, draw, plain, randn
 
 # Cost
-
-
-class Costs(TorchDispatchMode):
-    """Records the operators that ran, and the bytes of every new block of memory."""
-
-    def __init__(self):
-        super().__init__()
-        self.operators, self.allocated, self._seen = [], [], {}
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        for tensor in args:
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor)
-        result = operator(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and not operator.is_view:
-            self.operators.append(operator.name())
-            if self._note(result):
-                self.allocated.append(result.untyped_storage().nbytes())
-        return result
-
-    def _note(self, tensor):
-        storage = tensor.untyped_storage()
-        fresh = storage._cdata not in self._seen
-        self._seen[storage._cdata] = storage  # kept alive, so that no address is reused
-        return fresh
 
 
 @EACH_KIND
@@ -69,8 +44,6 @@ def test_the_permutation_is_inverted_once(per_sample):
 
 # Large states have other code paths on the CPU
 
-WAYS = {"row by row": {"_SHARE": 0}, "in chunks": {"_SHARE": 2**40, "_CHUNK": 90}}
-
 
 def forward_and_back(x, plan, grad):
     x = x.detach().requires_grad_()
@@ -99,7 +72,7 @@ def test_every_way_gives_the_same_bits(shape, dtype, way, per_sample, monkeypatc
 
 def test_rows_are_mixed_along_the_cycles_of_the_permutation():
     """The partner of a row is the next row, whose second read comes from the cache."""
-    assert list(_interpolate._along_cycles([2, 0, 1, 5, 4, 3])) == [0, 2, 1, 3, 5, 4]
+    assert list(_interpolate.along_cycles([2, 0, 1, 5, 4, 3])) == [0, 2, 1, 3, 5, 4]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +83,7 @@ def test_rows_are_mixed_one_by_one_where_all_threads_work_on_them(
     threads, numbers, fill, monkeypatch
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert _interpolate._rows_fill_threads(torch.empty(3, numbers)) == fill
+    assert _interpolate.rows_fill_threads(torch.empty(3, numbers)) == fill
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

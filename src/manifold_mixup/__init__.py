@@ -3,9 +3,18 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from manifold_mixup._blend import Cut as Cut
+    from manifold_mixup._blend import Interpolate as Interpolate
+    from manifold_mixup._blend import OneOf as OneOf
+    from manifold_mixup._blend import PatchUp as PatchUp
+    from manifold_mixup._blend import SimilarityKernel as SimilarityKernel
+    from manifold_mixup._box import Box as Box
     from manifold_mixup._find import find_layers as find_layers
+    from manifold_mixup._holes import Holes as Holes
     from manifold_mixup._mix import mix as mix
     from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
+    from manifold_mixup._noise import DrawnNoise as DrawnNoise
+    from manifold_mixup._noise import Noise as Noise
     from manifold_mixup._pairs import Near as Near
     from manifold_mixup._plan import MixPlan as MixPlan
     from manifold_mixup._proof.report import Report as Report
@@ -16,14 +25,23 @@ if TYPE_CHECKING:
     from manifold_mixup._target.mixed_target import MixedTarget as MixedTarget
 
 __all__ = [
+    "Box",
+    "Cut",
+    "DrawnNoise",
+    "Holes",
+    "Interpolate",
     "LayerRow",
     "LayerTable",
     "ManifoldMixup",
     "MixPlan",
     "MixedTarget",
     "Near",
+    "Noise",
+    "OneOf",
+    "PatchUp",
     "Remix",
     "Report",
+    "SimilarityKernel",
     "find_layers",
     "mix",
     "sample_plan",
@@ -34,6 +52,15 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
     # PEP 562: torch takes seconds to load, so load it with the first name that needs it. The
     # --help of a command needs none.
     _HOMES = {
+        "SimilarityKernel": "_blend",
+        "PatchUp": "_blend",
+        "OneOf": "_blend",
+        "Noise": "_noise",
+        "Interpolate": "_blend",
+        "Holes": "_holes",
+        "DrawnNoise": "_noise",
+        "Cut": "_blend",
+        "Box": "_box",
         "LayerRow": "_structure.row",
         "LayerTable": "_structure.table",
         "ManifoldMixup": "_mixup",

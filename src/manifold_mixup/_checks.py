@@ -105,6 +105,7 @@ class Checks:
         layers = check_layers(table, layers) if self._wanted else tuple(layers)
         self._attachment.passes.checked |= self._wanted
         self._note(table, layers)
+        self._attachment.grids.refuse(layers)
         rows = rows_of(table, layers)
         unusual = [name for name, row in rows.items() if not row.plain]
         dim = self._batch_dim
@@ -201,6 +202,7 @@ class Checks:
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
         self._attachment.record_rows(rows_of(table, layers))
         self._attachment.lead, self._attachment.graphs = table.lead, table.graphs
+        self._attachment.input_shapes = {row.name: row.shape[1:] for row in table.inputs}
         self._attachment.passes.output_dim = table.output_dim
         self._inspected = True
 

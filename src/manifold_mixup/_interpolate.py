@@ -4,7 +4,8 @@ All ways give the same result: computed in at least float32, rounded once. An ``
 means ``1 - own``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,9 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
 
     Args:
         x: the state, ``(batch, *features)``.
-        own: weight of each example, or one for all, in the dtype of the arithmetic.
-        other: weight of each partner, ``(batch,)``.
+        own: weight of each example, or one for all, in the dtype of the arithmetic; or with as many
+            dimensions as ``x``, a weight of each position.
+        other: weight of each partner, with as many dimensions.
         perm: the partners.
     """
     if torch.compiler.is_compiling():
@@ -32,10 +34,10 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
     # On a GPU, reading a number would synchronise, and there is no cache to stay in.
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
     converted = x.dtype != own.dtype
-    if eager and other is None and _rows_fill_threads(x):
+    if eager and other is None and rows_fill_threads(x) and not (own.ndim > 1 and converted):
         return _row_by_row(x, own, perm)
     if eager and other is None and converted and not own.ndim:
-        return _gather(x, perm).lerp_(x, own.item())  # a number: lerp_ computes in float32
+        return gather(x, perm).lerp_(x, own.item())  # a number: lerp_ computes in float32
     if eager and converted and x.numel() > _CHUNK:
         return _in_chunks(x, own, other, perm)
     return _gather_and_mix(x, x, own, other, perm).to(x.dtype)
@@ -55,7 +57,7 @@ def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
     return torch.addcmul(partner * over_rows(other, x), x, over_rows(own, x))
 
 
-def _rows_fill_threads(x: Tensor) -> bool:
+def rows_fill_threads(x: Tensor) -> bool:
     """Return whether a row is large enough for all threads (at least two) to share it."""
     return x.numel() > _SHARE * max(1, torch.get_num_threads() - 1) * len(x)
 
@@ -64,13 +66,20 @@ def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     """Read both rows and write the mixed row in one pass, without a gather."""
     mixed = torch.empty_like(x)
     rows, into = x.unbind(), mixed.unbind()
-    weights, partners = own.expand(len(x)).tolist(), perm.tolist()
-    for row in _along_cycles(partners):
+    by_position = own.ndim > 1
+    weights: Any = each_row(own, len(x)) if by_position else own.expand(len(x)).tolist()
+    partners = perm.tolist()
+    for row in along_cycles(partners):
         torch.lerp(rows[partners[row]], rows[row], weights[row], out=into[row])
     return mixed
 
 
-def _along_cycles(partners: list[int]) -> Iterator[int]:
+def each_row(weight: Tensor, rows: int) -> Sequence[Tensor]:
+    """List the weight of each row, ``(*positions)``, of ``(1, ...)`` or ``(rows, ...)``."""
+    return weight.unbind() if len(weight) == rows else weight.unbind() * rows
+
+
+def along_cycles(partners: list[int]) -> Iterator[int]:
     """Visit each row, then its partner, which was just read and is still in the cache."""
     left = [True] * len(partners)
     for row in range(len(partners)):
@@ -86,7 +95,7 @@ def _in_chunks(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Te
     count = max(1, _CHUNK * len(x) // x.numel())
     for start in range(0, len(x), count):
         these = slice(start, start + count)
-        own_here = own[these] if own.ndim else own
+        own_here = own[these] if own.ndim and len(own) > 1 else own
         other_here = None if other is None else other[these]
         mixed[these] = _gather_and_mix(x, x[these], own_here, other_here, perm[these])
     return mixed
@@ -108,7 +117,7 @@ def _gather_and_mix(
     x: Tensor, rows: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
 ) -> Tensor:
     """Gather the partners of some rows and mix in place: one allocation in the dtype of ``own``."""
-    partners, rows = _gather(x, perm).to(own.dtype), rows.to(own.dtype)
+    partners, rows = gather(x, perm).to(own.dtype), rows.to(own.dtype)
     if other is None:
         return partners.lerp_(rows, over_rows(own, x))  # exact where both rows are equal
     return partners.mul_(over_rows(other, x)).addcmul_(rows, over_rows(own, x))
@@ -116,10 +125,10 @@ def _gather_and_mix(
 
 def over_rows(weight: Tensor, x: Tensor) -> Tensor:
     """Reshape weights ``()`` or ``(batch,)`` to broadcast over the rows of ``x``."""
-    return weight.view(-1, *(1 for _ in x.shape[1:])) if weight.ndim else weight
+    return weight.view(-1, *(1 for _ in x.shape[1:])) if weight.ndim == 1 else weight
 
 
-def _gather(x: Tensor, perm: Tensor) -> Tensor:
+def gather(x: Tensor, perm: Tensor) -> Tensor:
     """Return ``x[perm]``, in the memory format of ``x``."""
     channels_last = _CHANNELS_LAST.get(x.ndim)
     # A state with one channel has both formats. If it were taken for channels-last, so would be the
@@ -137,7 +146,8 @@ def _is_channels_last(x: Tensor, form: torch.memory_format | None) -> bool:
 
 
 IN_BACKWARD = (
-    interpolate, in_one_expression, _rows_fill_threads, _row_by_row, _along_cycles, _in_chunks,
-    _gather_and_mix, over_rows, _gather, _is_channels_last, copies_are_large, column_chunks,
+    interpolate, in_one_expression, rows_fill_threads, _row_by_row, along_cycles, _in_chunks,
+    _gather_and_mix, over_rows, gather, _is_channels_last, each_row, copies_are_large,
+    column_chunks,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

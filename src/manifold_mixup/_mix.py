@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifold_mixup import _autograd, _interpolate
+from manifold_mixup import _autograd, _interpolate, _select
 from manifold_mixup._interpolate import interpolate, over_rows
 from manifold_mixup._plan import MixPlan
 
@@ -61,7 +61,8 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False) -> Ten
 
     Args:
         x: the state.
-        lam: λ, ``()`` or ``(batch,)``.
+        lam: λ, ``()`` or ``(batch,)``; or a weight of each position, with as many dimensions as
+            ``x``, bool to select.
         perm: the partners, ``(batch,)``.
         repeats: whether some rows are partners of several others.
 
@@ -76,10 +77,13 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False) -> Ten
     if perm.device != x.device:  # the layers of one model may lie on several devices
         non_blocking = x.device.type != "cpu"  # the CPU might read before the copy has arrived
         lam, perm = (part.to(x.device, non_blocking=non_blocking) for part in (lam, perm))
-    lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
+    if lam.dtype != torch.bool:
+        lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
     if not torch.compiler.is_compiling() and _autograd.in_forward_mode():
         # torch.compile accepts no Function with a forward-mode rule; these operators have their
         # own.
+        if lam.dtype == torch.bool:
+            return _select.select_in_one_expression(x, lam, None, perm)
         return _interpolate.in_one_expression(x, lam, None, perm)
     return _Mix.apply(x, lam, None, perm, None, repeats)  # type: ignore[no-any-return]
 
@@ -112,7 +116,7 @@ class _Mix(torch.autograd.Function):
         repeats: bool,
     ) -> Tensor:
         del inverse, repeats  # only the derivatives need them
-        return interpolate(x, own, other, perm)
+        return _of_two(x, own, other, perm)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -127,15 +131,15 @@ class _Mix(torch.autograd.Function):
             return _scatter(grad, own, perm), None, None, None, None, None
         if inverse is None:
             inverse = _invert(perm)
-        if own.ndim:
+        if own.ndim and (own.ndim == 1 or len(own) > 1):
             # The gradient of row j is its own term plus that of the row whose partner it was,
             # weighted by that row's coefficient.
-            other = (1 - own if other is None else other)[inverse]
+            other = (_rest(own) if other is None else other)[inverse]
         differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         mixed = (
             _Mix.apply(grad, own, other, inverse, perm, False)  # for higher derivatives
             if differentiable
-            else interpolate(grad, own, other, inverse)
+            else _of_two(grad, own, other, inverse)
         )
         return mixed, None, None, None, None, None
 
@@ -144,7 +148,8 @@ class _Mix(torch.autograd.Function):
         """Mix a batch of batches."""
         if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
             # Only the state is batched, so the extra dimension acts as a feature dimension.
-            return _Mix.apply(inputs[0].movedim(in_dims[0], -1), *inputs[1:]), -1
+            own = inputs[1].unsqueeze(-1) if inputs[1].ndim > 1 else inputs[1]
+            return _Mix.apply(inputs[0].movedim(in_dims[0], -1), own, *inputs[2:]), -1
         pairs = list(zip(inputs, in_dims, strict=True))
         each = (
             [value if dim is None else value.select(dim, index) for value, dim in pairs]
@@ -155,6 +160,17 @@ class _Mix(torch.autograd.Function):
 
 # PyTorch reads the signature at every call, and computing it costs more than mixing a small batch.
 _Mix.forward.__signature__ = inspect.signature(_Mix.forward)  # type: ignore[attr-defined]
+
+
+def _of_two(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
+    if own.dtype == torch.bool:
+        return _select.select(x, own, other, perm)
+    return interpolate(x, own, other, perm)
+
+
+def _rest(own: Tensor) -> Tensor:
+    """Return what the partner gives."""
+    return ~own if own.dtype == torch.bool else 1 - own
 
 
 def _invert(perm: Tensor) -> Tensor:
@@ -168,19 +184,27 @@ def _scatter(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
         return _scatter_whole(grad, own, perm)
     scattered = torch.empty_like(grad)
     for these in _interpolate.column_chunks(grad):
-        scattered[:, these] = _scatter_whole(grad[:, these], own, perm)
+        own_here = own[:, these] if own.ndim > 1 and own.shape[1] > 1 else own
+        scattered[:, these] = _scatter_whole(grad[:, these], own_here, perm)
     return scattered
 
 
 def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
-    if grad.dtype != own.dtype:
-        return _scatter_whole(grad.to(own.dtype), own, perm).to(grad.dtype)
-    kept = grad * over_rows(own, grad)
-    passed_on = grad - kept
+    exact = own.dtype if own.dtype != torch.bool else torch.promote_types(grad.dtype, torch.float32)
+    if grad.dtype != exact:
+        return _scatter_whole(grad.to(exact), own, perm).to(grad.dtype)
+    if own.dtype == torch.bool:
+        kept, passed_on = torch.where(own, grad, 0), torch.where(own, 0, grad)
+    else:
+        kept = grad * over_rows(own, grad)
+        passed_on = grad - kept
     if torch.compiler.is_compiling():
         return kept.index_add(0, perm, passed_on)
     return kept.index_add_(0, perm, passed_on)  # keeps the memory format
 
 
-IN_BACKWARD = (_Mix.backward, _invert, _scatter, _scatter_whole, *_interpolate.IN_BACKWARD)
+IN_BACKWARD = (
+    _Mix.backward, _of_two, _rest, _invert, _scatter, _scatter_whole, *_interpolate.IN_BACKWARD,
+    *_select.IN_BACKWARD,
+)  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -12,12 +12,14 @@ from manifold_mixup._attach import compiled
 from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_on
 from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
+from manifold_mixup._blend import Blend, Interpolate, has_positions, ways_of
 from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs
 from manifold_mixup._front import require_dimension
 from manifold_mixup._inputs import mixed_input
 from manifold_mixup._layers import ALL_RUNS, is_input, resolve, run_name, split_run, unwrap
+from manifold_mixup._noise import Noise
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._pairs import Pairs
 from manifold_mixup._plan import MixPlan
@@ -31,6 +33,8 @@ from manifold_mixup._target.criterion import MixedCriterion
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.mixed_target import MixedTarget
 from manifold_mixup._target.rule import Declarations, Targets
+
+_PLAIN = Interpolate()
 
 
 class ManifoldMixup:
@@ -60,6 +64,10 @@ class ManifoldMixup:
         label: how much each target counts, if not λ: `Remix`, or a function that maps λ of each
             row, the targets and the partners' targets to the share of the own target, ``(batch,)``.
             It needs `batch`, and losses per row, as ``per_sample`` does.
+        blend: how a state is mixed with its partner: `Interpolate`; `Cut` (CutMix) and `PatchUp`,
+            which need positions; `SimilarityKernel`; or `OneOf` several. All but the first say
+            themselves how much each target counts.
+        noise: `Noise` on the mixed state, on top of any way.
         mask: name of the model argument that holds the padding mask, such as ``"attention_mask"``.
             The mask is mixed too, in every module that receives it after the mixed layer: a
             position's weight is the total share of the examples that are not padded there.
@@ -105,6 +113,8 @@ class ManifoldMixup:
         per_sample: bool = False,
         pairs: Pairs = "any",
         label: LabelRule | None = None,
+        blend: Blend = _PLAIN,
+        noise: Noise | None = None,
         mask: str | None = None,
         outputs: str | Iterable[str] | None = None,
         batch_dim: int = 0,
@@ -115,7 +125,9 @@ class ManifoldMixup:
         _refuse_arguments(model, layers, example, mask, batch_dim)
         paths = as_paths(outputs)
         seed = torch.initial_seed() if seed is None else seed
-        stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed, pairs=pairs, label=label)
+        rules: dict[str, Any] = {"pairs": pairs, "label": label, "blend": blend, "noise": noise}
+        stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed, **rules)
+        _refuse_mask(blend, mask)
         self._schedule = Schedule(stream)
         previous = _previous_on(model, replace)
         self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim)
@@ -128,6 +140,7 @@ class ManifoldMixup:
             batch_dim=batch_dim,
             mixes=self._schedule.mixes,
             next_plan=self._next_plan,
+            blend=blend,
         )
         self._checks = Checks(
             self._attachment, mask=mask, outputs=paths, wanted=check, batch_dim=batch_dim
@@ -138,7 +151,9 @@ class ManifoldMixup:
         for old in previous:
             old._mark_replaced()
         self._attachment.register()
-        compiled.warn_of_limit(model, len(self.layers), sometimes=p < 1 or callable(alpha))
+        compiled.warn_of_limit(
+            model, len(self.layers) * len(ways_of(blend)), sometimes=p < 1 or callable(alpha)
+        )
 
     @property
     def plan(self) -> MixPlan | None:
@@ -186,6 +201,7 @@ class ManifoldMixup:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
+        dense: bool | None = None,
     ) -> MixedCriterion:
         """Return a criterion that mixes the targets the way the output's pass was mixed.
 
@@ -201,6 +217,10 @@ class ManifoldMixup:
             with_output: names or positions of arguments that the model computed.
             whole: names or positions of arguments without a batch dimension, even if they have as
                 many rows as the batch.
+            dense: whether the target has positions, as a mask or a class per token has. If the
+                state was cut by a box, they are selected by the same box, and not weighed. None
+                finds out: classes ``(batch, *positions)``, and floating targets of as many
+                dimensions as maps.
 
         Returns:
             A module to call in place of ``criterion``. For outputs of passes that were not mixed
@@ -216,7 +236,8 @@ class ManifoldMixup:
                 "this criterion is already wrapped, and wrapping it twice would mix the targets "
                 "twice. Wrap the plain criterion, criterion.criterion."
             )
-        return MixedCriterion(criterion, self._behind, targets, with_target, with_output, whole)
+        said = targets, with_target, with_output, whole, dense
+        return MixedCriterion(criterion, self._behind, *said)
 
     def target(
         self,
@@ -227,6 +248,7 @@ class ManifoldMixup:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
+        dense: bool | None = None,
     ) -> MixedTarget:
         """Return the targets, mixed the way the forward pass behind ``output`` was.
 
@@ -235,10 +257,11 @@ class ManifoldMixup:
                 variance of a VAE; without this, backward through its loss raises.
             output: what the model returned, or anything computed from it; None means the latest
                 forward pass.
-            targets: see `wrap`, also for the next three.
+            targets: see `wrap`, also for the next four.
             with_target: further arguments of the criterion that are mixed with the target.
             with_output: arguments that the model computed.
             whole: arguments without a batch dimension.
+            dense: whether the target has positions.
 
         Raises:
             RuntimeError: in training, ``output`` comes from no forward pass, or from several.
@@ -246,7 +269,11 @@ class ManifoldMixup:
                 computed the targets.
         """
         declared = Declarations(
-            targets=targets, with_target=with_target, with_output=with_output, whole=whole
+            targets=targets,
+            with_target=with_target,
+            with_output=with_output,
+            whole=whole,
+            dense=dense,
         )
         source = self._behind(y, output)
         mixed = MixedTarget(y, source.plan, batch_dim=source.batch_dim, **declared)
@@ -371,6 +398,17 @@ class ManifoldMixup:
     def _mark_replaced(self) -> None:
         self.remove()
         self._replaced = True
+
+
+def _refuse_mask(blend: Blend, mask: str | None) -> None:
+    """Raise ValueError if positions are cut whose padding is mixed."""
+    cuts = [way for way in ways_of(blend) if has_positions(way)]
+    if mask is not None and cuts:
+        raise ValueError(
+            f"blend={cuts[0]!r} takes positions from the partner, and mask={mask!r} says that some "
+            f"are padding: sequences of different lengths have no common positions. Use "
+            f"Interpolate(), or pad all to one length and leave mask out."
+        )
 
 
 def _refuse_arguments(

@@ -1,10 +1,18 @@
 """MixPlan: what one forward pass mixes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from manifold_mixup._blend import SimilarityKernel
+from manifold_mixup._box import Box
+from manifold_mixup._holes import Holes
+from manifold_mixup._noise import DrawnNoise
+
+Weight = Tensor | Box | Holes | SimilarityKernel
+"""How the positions of a state are weighed; see `MixPlan`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +26,20 @@ class MixPlan:
             scalar tensor. It is never folded to max(λ, 1-λ).
         perm: row ``i`` is mixed with row ``perm[i]``; int64, ``(batch,)``. It is a permutation
             unless some rows are partners of several others, and others of none.
+        weight: how the positions of the state are weighed, if not all by λ. A tensor is the share
+            that an example keeps of itself at each position, bool or float32 from 0 to 1, ``(1,
+            *sides)`` or ``(batch, *sides)``, where sides may be those of a grid coarser than the
+            state's. A `Box` (CutMix), `Holes` (PatchUp) or `SimilarityKernel` becomes what it means
+            for the state when the layer has run.
         label: the share that every example's target keeps, if it is not that of its state (Remix,
-            for example); float32 from 0 to 1, ``()`` or ``(batch,)``. None means λ.
+            for example); float32 from 0 to 1, ``()`` or ``(batch,)``. None means the mean of
+            ``weight``, or λ.
+        noise: what is added to the mixed state.
 
     Raises:
         TypeError: a field has the wrong type or dtype.
-        ValueError: ``lam``, ``perm`` or ``label`` has the wrong shape or device, a share lies
-            outside 0 to 1, or ``perm`` outside the rows.
+        ValueError: ``lam``, ``perm``, ``weight`` or ``label`` has the wrong shape or device, a
+            share lies outside 0 to 1, or ``perm`` outside the rows.
 
     Examples:
         >>> MixPlan("layer1", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
@@ -34,7 +49,9 @@ class MixPlan:
     layer: str
     lam: Tensor
     perm: Tensor
+    weight: Weight | None = field(default=None, kw_only=True)
     label: Tensor | None = field(default=None, kw_only=True)
+    noise: DrawnNoise | None = field(default=None, kw_only=True)
     repeats: bool = field(default=False, init=False)
     """Whether a row is the partner of several others, so that ``perm`` is no permutation."""
 
@@ -46,7 +63,9 @@ class MixPlan:
             lam: Tensor | float,
             perm: Tensor,
             *,
+            weight: Weight | None = None,
             label: Tensor | float | None = None,
+            noise: DrawnNoise | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -63,6 +82,8 @@ class MixPlan:
             if self.label is not None:
                 _check_type("label", self.label, torch.float32)
                 check_share("label", self.label, self.perm)
+            _check_weight(self.weight, self.perm)
+            _check_noise(self.noise)
             object.__setattr__(self, "repeats", not is_permutation(self.perm))
 
     @property
@@ -72,13 +93,38 @@ class MixPlan:
 
     @property
     def target_lam(self) -> Tensor:
-        """The share that every example's target keeps: ``label``, or λ if that is None."""
-        return self.lam if self.label is None else self.label
+        """The share that every example's target keeps: ``label``, the mean of ``weight``, or λ.
+
+        Raises:
+            RuntimeError: it depends on the state, and the layer has not run.
+        """
+        if self.label is not None:
+            return self.label
+        if self.pending:
+            raise RuntimeError(
+                f"the share of the targets follows from the state at {self.layer!r}, by "
+                f"{self.weight!r}, but no pass has run it. Use mixup.plan after the forward pass."
+            )
+        return self.lam if self.weight is None else mean_weight(self.weight)  # type: ignore[arg-type]
+
+    @property
+    def pending(self) -> bool:
+        """Whether the state of the layer decides how it is mixed, and it has not run."""
+        if self.weight is None or isinstance(self.weight, Tensor):
+            return False
+        return self.label is None
 
     def __repr__(self) -> str:
-        label = "" if self.label is None else f", label={self._as_text(self.label)}"
-        lam = self._as_text(self.lam)
-        return f"MixPlan(layer={self.layer!r}, lam={lam}{label}, batch={self.batch})"
+        parts = [f"layer={self.layer!r}", f"lam={self._as_text(self.lam)}"]
+        if isinstance(self.weight, Tensor):
+            parts.append(f"weight={tuple(self.weight.shape)}")
+        elif self.weight is not None:
+            parts.append(f"weight={self.weight!r}")
+        if self.label is not None:
+            parts.append(f"label={self._as_text(self.label)}")
+        if self.noise is not None:
+            parts.append(f"noise={self.noise!r}")
+        return f"MixPlan({', '.join(parts)}, batch={self.batch})"
 
     def _as_text(self, share: Tensor) -> str:
         return f"{share.item():.4g}" if share.ndim == 0 else f"{self.batch} values"
@@ -104,24 +150,79 @@ class MixPlan:
             part.view(torch.float32).reshape(share.shape)
             for part, share in zip(moved, shares, strict=True)
         )
+        non_blocking = device.type != "cpu"
+        weight, noise = self.weight, self.noise
         return unchecked(
             self.layer,
             lam,
             perm.view(torch.int64),
+            weight=weight.to(device, non_blocking=non_blocking)
+            if isinstance(weight, Tensor | Box)
+            else weight,
             label=label[0] if label else None,
+            noise=noise and noise.to(device, non_blocking=non_blocking),
             repeats=self.repeats,
         )
 
 
 def unchecked(
-    layer: str, lam: Tensor, perm: Tensor, *, label: Tensor | None = None, repeats: bool = False
+    layer: str,
+    lam: Tensor,
+    perm: Tensor,
+    *,
+    weight: Weight | None = None,
+    label: Tensor | None = None,
+    noise: DrawnNoise | None = None,
+    repeats: bool = False,
 ) -> MixPlan:
     """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
-    parts = {"layer": layer, "lam": lam, "perm": perm, "label": label, "repeats": repeats}
+    parts: dict[str, Any] = {"layer": layer, "lam": lam, "perm": perm, "repeats": repeats}
+    parts |= {"weight": weight, "label": label, "noise": noise}
     for name, value in parts.items():
         object.__setattr__(plan, name, value)
     return plan
+
+
+def mean_weight(weight: Tensor) -> Tensor:
+    """Return the mean share that each example keeps, float32 ``()`` or ``(batch,)``."""
+    mean = weight.flatten(1).float().mean(1)
+    return mean[0] if len(weight) == 1 else mean
+
+
+def _check_noise(noise: object) -> None:
+    if not isinstance(noise, DrawnNoise | None):
+        raise TypeError(f"noise must be a DrawnNoise or None, but is a {type(noise).__name__}.")
+
+
+def _check_weight(weight: object, perm: Tensor) -> None:
+    if isinstance(weight, Tensor):
+        _check_weights(weight, perm)
+    elif not isinstance(weight, Box | Holes | SimilarityKernel | None):
+        raise TypeError(
+            f"weight must be a tensor, Box, Holes or SimilarityKernel, but is a "
+            f"{type(weight).__name__}."
+        )
+    elif isinstance(weight, Box) and len(weight.borders) != len(perm) and weight.borders.ndim == 4:
+        raise ValueError(f"there are {len(weight.borders)} boxes, but {len(perm)} rows in perm.")
+
+
+def _check_weights(weight: Tensor, perm: Tensor) -> None:
+    if weight.dtype not in (torch.bool, torch.float32):
+        raise TypeError(f"weight must be bool or torch.float32, but is {weight.dtype}.")
+    if not 2 <= weight.ndim <= 4 or len(weight) not in (1, len(perm)) or not weight.numel():
+        raise ValueError(
+            f"weight must have shape (1, *sides) or (batch, *sides), of one to three sides, but "
+            f"has {tuple(weight.shape)} and perm {tuple(perm.shape)}."
+        )
+    if weight.device != perm.device:
+        raise ValueError(
+            f"weight and perm must be on one device, but are on {weight.device} and {perm.device}."
+        )
+    if weight.requires_grad:
+        raise ValueError("weight must not require a gradient: it is a constant of the step.")
+    if not bool(((weight >= 0) & (weight <= 1)).all()):
+        raise ValueError("weight must lie in 0 to 1.")
 
 
 def _take_number(plan: MixPlan, name: str) -> None:

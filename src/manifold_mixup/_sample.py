@@ -10,11 +10,26 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
+from manifold_mixup._blend import (
+    Blend,
+    Cut,
+    Interpolate,
+    OneOf,
+    PatchUp,
+    SimilarityKernel,
+    Way,
+    check_blend,
+    ways_of,
+)
+from manifold_mixup._box import AXES, Box
+from manifold_mixup._holes import Holes
+from manifold_mixup._noise import DrawnNoise, Noise
 from manifold_mixup._pairs import Near, Pairs, check_pairs, check_partners, check_targets
-from manifold_mixup._plan import MixPlan, check_share, is_permutation, unchecked
+from manifold_mixup._plan import MixPlan, Weight, check_share, is_permutation, unchecked
 from manifold_mixup._remix import LabelRule, check_rule
 from manifold_mixup._tree import map_leaves
 
+_PLAIN = Interpolate()
 Alpha = float | Callable[[int], float | None]
 
 
@@ -26,6 +41,8 @@ def sample_plan(
     per_sample: bool = False,
     pairs: Pairs = "any",
     label: LabelRule | None = None,
+    blend: Blend = _PLAIN,
+    noise: Noise | None = None,
     y: Any = None,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
@@ -38,10 +55,13 @@ def sample_plan(
     Args:
         batch: number of examples, at least 1.
         layers: the eligible layers S, at least one.
-        alpha: both parameters of the Beta distribution, above 0 and finite.
-        per_sample: draw one λ per example instead of one for the batch.
+        alpha: both parameters of the Beta distribution, above 0 and finite; `Cut` and `PatchUp`
+            have their own.
+        per_sample: draw one λ, or one box, per example instead of one for the batch.
         pairs: who is mixed with whom; see `ManifoldMixup`.
         label: how much each target counts; see `ManifoldMixup`.
+        blend: how a state is mixed with its partner; see `ManifoldMixup`.
+        noise: noise on the mixed state; see `ManifoldMixup`.
         y: the targets of the batch, if ``pairs`` or ``label`` depends on them.
         generator: a CPU generator; None takes a fresh one seeded by the operating system. The
             global generator is neither read nor advanced.
@@ -66,6 +86,7 @@ def sample_plan(
         raise ValueError("layers must name at least one eligible layer.")
     check_pairs(pairs)
     check_rule(label)
+    check_ways(blend, noise, label)
     if y is None and needs_targets(pairs, label):
         raise ValueError("pairs and label depend on the targets: pass y.")
     y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
@@ -75,13 +96,18 @@ def sample_plan(
         generator.seed()
     # Always draw on the CPU, whatever torch.set_default_device says.
     layer = layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
+    way = blend.at(_uniform(generator)) if isinstance(blend, OneOf) else blend
+    alpha = way.alpha if isinstance(way, Cut | PatchUp) else alpha
     lam = symmetric_beta(alpha, batch if per_sample else 1, generator).float()
+    lam = lam if per_sample else lam[0]
     perm = _partners(pairs, y, batch, generator)
     plan = unchecked(
         layer,
-        lam if per_sample else lam[0],
+        lam,
         perm,
+        weight=_weight(way, lam, generator),
         label=None if label is None else _share_of_labels(label, lam, y, perm),
+        noise=None if noise is None else _drawn_noise(noise, generator),
         repeats=pairs not in _PERMUTED and not is_permutation(perm),
     )
     return plan if device is None else plan.to(device)
@@ -152,6 +178,28 @@ def _share_of_labels(label: LabelRule, lam: Tensor, y: Any, perm: Tensor) -> Ten
     return share
 
 
+def _weight(way: Way, lam: Tensor, generator: torch.Generator) -> Weight | None:
+    """Draw how positions are weighed; None if all by λ."""
+    if isinstance(way, Cut):
+        centre = torch.rand(
+            *lam.shape, AXES, dtype=torch.float64, generator=generator, device="cpu"
+        )
+        return Box(centre, 1 - lam.double())
+    if isinstance(way, PatchUp):
+        return Holes(way.block, way.rate, way.soft, _key(generator))
+    return way if isinstance(way, SimilarityKernel) else None
+
+
+def _drawn_noise(noise: Noise, generator: torch.Generator) -> DrawnNoise:
+    numbers = torch.rand(2, 6, dtype=torch.float64, generator=generator, device="cpu")
+    add, multiply = numbers.sort().values[:, 1].float()  # Beta(2, 5), an order statistic
+    return DrawnNoise(noise.add * add, noise.multiply * multiply, _key(generator))
+
+
+def _key(generator: torch.Generator) -> Tensor:
+    return torch.randint(2**62, (), generator=generator, dtype=torch.int64, device="cpu")
+
+
 def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     """Draw ``n`` values of Beta(alpha, alpha) in float64, for any alpha above 0.
 
@@ -176,6 +224,8 @@ class Stream:
         seed: an integer shared by all ranks.
         pairs: who is mixed with whom.
         label: how much each target counts.
+        blend: how a state is mixed with its partner.
+        noise: noise on the mixed state.
     """
 
     def __init__(
@@ -187,10 +237,13 @@ class Stream:
         seed: SupportsIndex,
         pairs: Pairs = "any",
         label: LabelRule | None = None,
+        blend: Blend = _PLAIN,
+        noise: Noise | None = None,
     ) -> None:
         check_pairs(pairs)
         check_rule(label)
-        self.pairs, self.label = pairs, label
+        check_ways(blend, noise, label)
+        self.pairs, self.label, self.blend, self.noise = pairs, label, blend, noise
         if not callable(alpha):
             check_alpha(alpha)
         if not _is_number(p) or not 0 <= p <= 1:
@@ -226,6 +279,8 @@ class Stream:
                 per_sample=self.per_sample,
                 pairs=self.pairs,
                 label=self.label,
+                blend=self.blend,
+                noise=self.noise,
                 y=y if self.needs_targets else None,
                 generator=generator,
                 device=device,
@@ -253,6 +308,25 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=8).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest))
+
+
+def check_ways(blend: Blend, noise: object, label: LabelRule | None) -> None:
+    """Raise unless ``blend`` and ``noise`` are what they should be, and agree with ``label``.
+
+    Raises:
+        TypeError: one is of another kind.
+        ValueError: both ``blend`` and ``label`` say how much a target counts.
+    """
+    check_blend(blend)
+    if not isinstance(noise, Noise | None):
+        given = f"the class {noise.__name__}" if isinstance(noise, type) else repr(noise)
+        raise TypeError(f"noise must be Noise(add=, multiply=) or None, but is {given}.")
+    others = [way for way in ways_of(blend) if not isinstance(way, Interpolate)]
+    if label is not None and others:
+        raise ValueError(
+            f"blend={others[0]!r} says itself how much each target counts, from the state, and so "
+            f"does label. Use label with Interpolate()."
+        )
 
 
 def check_alpha(alpha: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifold_mixup._blend import Interpolate
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._sample import Stream
 from manifold_mixup._tree import leaves, map_leaves
@@ -30,6 +31,8 @@ class Schedule:
         each = ", per_sample=True" if stream.per_sample else ""
         rules = "" if stream.pairs == "any" else f", pairs={_named(stream.pairs)}"
         rules += "" if stream.label is None else f", label={_named(stream.label)}"
+        rules += "" if stream.blend == Interpolate() else f", blend={stream.blend!r}"
+        rules += "" if stream.noise is None else f", noise={stream.noise!r}"
         return f"alpha={alpha}, p={stream.p}{each}{rules}, seed={stream.seed}, step={stream.step}"
 
     @property

@@ -13,12 +13,14 @@ from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
 from manifold_mixup._attach.ends import EndHook, Ends
 from manifold_mixup._attach.eval_mode import EvalModeWatch
+from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, LayerHook, MaskHook
 from manifold_mixup._attach.layer_runs import LayerRuns
 from manifold_mixup._attach.padding import Padding
 from manifold_mixup._attach.passes import ForwardPass, Passes, Source
 from manifold_mixup._attach.shared_runs import RunCounter
-from manifold_mixup._batch_dim import BatchDim, mix_rows
+from manifold_mixup._batch_dim import BatchDim
+from manifold_mixup._blend import Blend, Interpolate, SimilarityKernel
 from manifold_mixup._front import in_front, moved_names
 from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
@@ -26,9 +28,11 @@ from manifold_mixup._layers import ALL_RUNS, is_input, module_name, named_layers
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place, to_front
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import InputRow, LayerRow
+from manifold_mixup._weigh import completed, mix_state, needs_settling, settle
 
 Inputs = list[tuple[str, Tensor]]
 Rows = Mapping[str, LayerRow | InputRow]
+_PLAIN = Interpolate()
 
 
 class Attachment:
@@ -50,6 +54,7 @@ class Attachment:
         mixes: returns whether the next pass is mixed, given whether it trains.
         next_plan: returns the plan of a pass to mix, given its inputs by name, its arguments, and
             whether it trains.
+        blend: the ways of mixing, some of which need to know the positions of a state.
 
     Attributes:
         plan: the plan of the running or latest pass that trains or mixes; None if it is not mixed.
@@ -69,13 +74,17 @@ class Attachment:
         batch_dim: int,
         mixes: Callable[[bool], bool],
         next_plan: Callable[[Inputs, tuple[Any, ...], dict[str, Any], bool], MixPlan | None],
+        blend: Blend = _PLAIN,
     ) -> None:
         self.model = model
-        self.plan: MixPlan | None = None
+        self.blend = blend
+        self.grids = Grids(blend)
+        self._planned: ForwardPass | None = None
         self.skipped = 0
         self.lead: str | None = None
         self.batch_dim = batch_dim
         self.graphs = False
+        self.input_shapes: dict[str, tuple[int, ...]] = {}  # without the batch, when inspected
         self.passes = Passes(model, outputs, output_dim=batch_dim)
         self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
         self._active = ActivePlan()
@@ -104,7 +113,13 @@ class Attachment:
             counter = self._counters.setdefault(module, made)
         hook = LayerHook(self._owner, name, self._active, self.passes, counter)
         hook.usual = BatchDim(self.batch_dim)
+        hook.places = self.grids.places(name)
         return hook
+
+    @property
+    def plan(self) -> MixPlan | None:
+        """The plan of the running or latest pass that was to be mixed; None if it is not."""
+        return None if self._planned is None else self._planned.plan
 
     @property
     def attached(self) -> bool:
@@ -151,7 +166,7 @@ class Attachment:
             handle.remove()
         self._handles = []
         self._active.set(None)
-        self.plan = None
+        self._planned = None
 
     def fronted(self, inputs: Inputs) -> Inputs:
         """Return the inputs with the batch at dimension 0."""
@@ -193,8 +208,9 @@ class Attachment:
         self._rows.update(rows)
         for name, row in rows.items():
             self.padding.record_row(name, row)
+            self.grids.record_row(name, row)
             masked = bool(row.readers) and row.mask == self.padding.name
-            self.carrying.record_row(name, row, padded=masked)
+            self.carrying.record_row(name, row, padded=masked, places=self.grids.carried(name))
             self.ends.record_row(name, row)
             readers = [reader.layer for reader in (row.readers if masked else ())]
             if readers or row.carries or row.ends:
@@ -205,6 +221,7 @@ class Attachment:
                 hook = self._hooks[name]
                 hook.unmixed = row.unmixed
                 hook.batch_dims, hook.usual = dict(row.batch_dims), BatchDim()
+                hook.places = self.grids.places(name)
                 hook.counts, hook.total = not row.checkpointed, row.runs
                 if row.in_front:
                     to_front(named_layers(self.model)[module_name(name)], hook)
@@ -242,7 +259,10 @@ class Attachment:
             outputs=None,
             batch_dim=self.batch_dim,
             mixes=lambda training: True,
-            next_plan=lambda inputs, *_: plan.to(leading(inputs, self.lead).device),
+            next_plan=lambda inputs, *_: self.grids.weighed(plan).to(
+                leading(inputs, self.lead).device
+            ),
+            blend=self.blend,
         )
         attachment.lead = self.lead
         attachment.record_rows(
@@ -275,9 +295,9 @@ class Attachment:
             self._require_once(recomputed)
             running = recomputed
         self._active.compiled_mixes = self._active.compiled_runs = 0
-        self._active.set(running)
+        self._active.set(running, drawn=recomputed is not None)
         if running.plan is not None and is_input(running.plan.layer):
-            return self._mix_input(running.plan, running.valid, args, kwargs)
+            return self._mix_input(running, args, kwargs)
         return None
 
     def _start(
@@ -291,14 +311,33 @@ class Attachment:
                 compiled.warn_of_forward(self.model)
             inputs = self.fronted(list(named_inputs(unwrap(self.model), args, kwargs)))
             plan = self._next_plan(inputs, args, kwargs, training)
+            plan = plan and self._settled_ahead(plan, inputs)
             valid = None if plan is None else self.padding.valid(inputs)
         started = self.passes.start(plan, training=training, valid=valid)
         if training or mixing:
-            self.plan = plan
+            self._planned = started
         if training:
             self._eval_mode.reset()
         self._error_before = sys.exc_info()[1]
         return started
+
+    def _settled_ahead(self, plan: MixPlan, inputs: Inputs) -> MixPlan:
+        """Complete a plan for a layer inside a compiled checkpoint, which cannot tell its state."""
+        hook = self._hooks.get(plan.layer)
+        if hook is None or hook.counts or not needs_settling(plan):
+            return plan
+        if not compiled.runs_compiled(self.model, module_name(plan.layer)):
+            return plan
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in inputs}
+        if isinstance(plan.weight, SimilarityKernel) or shapes != self.input_shapes:
+            raise RuntimeError(_UNTOLD.format(plan.layer, plan.weight))
+        path, place = next(iter(hook.places.items()))
+        at = hook.batch_dims.get(path, hook.usual)
+        shape = list(dict(getattr(self._rows[plan.layer], "shapes", ())).get(path, ()))
+        shape[at.dim : at.dim + 1] = [plan.batch]
+        state = torch.empty((), device=plan.perm.device).expand(shape)
+        settled = settle(plan, state, at if at.dim else None, place)
+        return completed(plan, settled)
 
     def _require_once(self, recomputed: ForwardPass) -> None:
         """Raise if the same backward node has already recomputed a pass."""
@@ -311,26 +350,25 @@ class Attachment:
         self._recomputation = recomputation
 
     def _mix_input(
-        self,
-        plan: MixPlan,
-        valid: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, running: ForwardPass, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        core = unwrap(self.model)
+        assert running.plan is not None
+        layer, core = running.plan.layer, unwrap(self.model)
         inputs = list(named_inputs(core, args, kwargs))
         name = self.padding.name
-        wanted = mixed_input(plan.layer, self.fronted(inputs), name, plan.batch)
+        wanted = mixed_input(layer, self.fronted(inputs), name, running.plan.batch)
         moved = moved_names(inputs, self.batch_dim, name) if self.batch_dim else ()
         at = BatchDim(self.batch_dim) if wanted in moved else None
-        weights = valid if plan.layer in self.padding.inputs else None
+        valid = running.valid if layer in self.padding.inputs else None
+        place = self.grids.place(layer, "")
 
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
             if name != wanted:
                 return tensor
-            if weights is None and at is None:
+            plan = running.settled(lambda plan: settle(plan, tensor, at, place))
+            if valid is None and at is None and plan.weight is None and plan.noise is None:
                 return _mix.mix(tensor, plan)
-            return mix_rows(tensor, at, plan.lam, plan.perm, weights, repeats=plan.repeats)
+            return mix_state(tensor, at, plan, valid, place)
 
         return map_inputs(mix_wanted, core, args, kwargs)
 
@@ -359,11 +397,11 @@ class Attachment:
 
     def _account(self, finished: ForwardPass, output: Any) -> None:
         """Check that the plan's layer ran once; drop the plan if the layer was skipped."""
+        self._settle_compiled(finished)
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self.layer_runs.skipped(finished, self._active.compiled_mixes):
             finished.unmix()
-            self.plan = None
             self.skipped += 1
         elif hook is not None and hook.traced and not hook.watched:
             hook.watched = True  # compiled code ran this layer for the first time
@@ -393,10 +431,18 @@ class Attachment:
     def _enter_block(self, *_: Any) -> None:
         recomputed = self.passes.recomputed()
         if recomputed is not None:
-            self._active.set(recomputed)
+            self._active.set(recomputed, drawn=True)
 
     def _restore_active(self, *_: Any) -> None:
+        if self.passes.running is not None and self.passes.recomputed(strict=False) is None:
+            self._settle_compiled(self.passes.running)
         self._active.set(self.passes.running)
+
+    def _settle_compiled(self, running: ForwardPass) -> None:
+        """Complete the plan of a pass by what compiled code found it to mean."""
+        found = self._active.completed()
+        if found is not None and running.plan is running.drawn:
+            running.settle(found)
 
 
 def owners_on(model: nn.Module) -> list[object]:
@@ -412,6 +458,11 @@ def owners_on(model: nn.Module) -> list[object]:
 DATA_PARALLEL = (
     "nn.DataParallel runs replicas of the model in threads, each on a part of the batch, so no "
     "plan can apply to the whole batch. Use DistributedDataParallel, and attach in each process."
+)
+_UNTOLD = (
+    "layer {!r} lies in a compiled activation checkpoint, which cannot report the state by which "
+    "{} says how it is mixed, and the inputs have other shapes than when the model was inspected. "
+    "Attach with example=(a batch of this size), compile without checkpoints, or use Interpolate()."
 )
 _EXPORTED = (
     "the model is being exported or traced while it mixes: the result would mix every batch by the "

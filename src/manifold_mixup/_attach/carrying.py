@@ -1,5 +1,6 @@
 """Mix what a depth carries besides the layer's output, where later modules receive or make it."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
 from manifold_mixup._tree import leaves, replace_at
+from manifold_mixup._weigh import Given, Place, mix_state
 
 
 class CarryHook(LaterHook):
@@ -20,6 +22,7 @@ class CarryHook(LaterHook):
     Attributes:
         carries: for each mixed layer, the tensors.
         padded: the mixed layers after which a padding mask is mixed too.
+        places: for each mixed layer, where each of the tensors holds positions.
     """
 
     def __init__(
@@ -28,19 +31,18 @@ class CarryHook(LaterHook):
         super().__init__(owner, active, passes, layers)
         self.carries: dict[str, list[Carry]] = {}
         self.padded: set[str] = set()
+        self.places: dict[str, list[Place | None]] = {}
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
 
     def mix(self, values: Any) -> Any:
         """Return the values with the carried tensors mixed, or None to keep them as they are."""
         if torch.compiler.is_compiling():
-            layer, lam, perm = self.active.layer, self.active.lam, self.active.perm
-            if layer not in self.carries or lam is None or perm is None:
+            layer = self.active.layer
+            if layer not in self.carries:
                 return None
             if self.carries[layer][0].early and self.active.compiled_mixes == 0:
                 return None  # it runs before the layer
-            return self._mix(
-                layer, values, lam, perm, self.active.valid, None, repeats=self.active.repeats
-            )
+            return self._mix(layer, values, self.active, self.active.valid, None)
         return self.run_eagerly(values)
 
     def _run_eagerly(self, values: Any) -> Any:
@@ -49,44 +51,45 @@ class CarryHook(LaterHook):
             return None
         running, plan = found
         known = running.carried if running is self.passes.running else None
-        return self._mix(
-            plan.layer,
-            values,
-            plan.lam,
-            plan.perm,
-            running.valid,
-            known,
-            repeats=plan.repeats,
-        )
+        return self._mix(plan.layer, values, plan, running.valid, known)
 
     def _mix(
         self,
         layer: str,
         values: Any,
-        lam: Tensor,
-        perm: Tensor,
+        given: Given,
         valid: Tensor | None,
         known: list[tuple[Tensor, Tensor]] | None,
-        *,
-        repeats: bool,
     ) -> Any:
         tensors = dict(leaves(values))
         valid = valid if layer in self.padded else None
         mixed = {}
-        for carry in self.carries[layer]:
+        places = self.places.get(layer) or [None] * len(self.carries[layer])
+        for carry, place in zip(self.carries[layer], places, strict=True):
             tensor = tensors.get(carry.path)
             if tensor is None or not _mix.is_continuous(tensor):
                 continue  # a model may omit a condition
             # Several modules may receive the same tensor, which is then mixed once.
             found = [done for source, done in known or () if source is tensor]
             if not found:
-                _require_rows(carry, tensor, perm)
-                at = carry.batch_dim
-                found = [mix_rows(tensor, at, lam, perm, valid, repeats=repeats)]
+                _require_rows(carry, tensor, given.perm)
+                found = [_mixed(carry, tensor, given, valid, place)]
                 if known is not None:
                     known.append((tensor, found[0]))
             mixed[carry.path] = found[0]
         return replace_at(mixed, values) if mixed else None
+
+
+def _mixed(
+    carry: Carry, tensor: Tensor, given: Given, valid: Tensor | None, place: Place | None
+) -> Tensor:
+    """Mix a carried tensor; one without positions by the share of the labels."""
+    at, part = carry.batch_dim, zlib.crc32(carry.source.encode())
+    if given.weight is None or place is not None:
+        return mix_state(tensor, at, given, valid, place, part)
+    assert given.label is not None
+    mixed = mix_rows(tensor, at, given.label, given.perm, repeats=given.repeats)
+    return mixed if given.noise is None else given.noise.on(mixed, part)
 
 
 class ArgumentHook(CarryHook):
@@ -130,21 +133,31 @@ class Carrying:
         self._arguments: dict[str, ArgumentHook] = {}
         self._outputs: dict[str, OutputHook] = {}
 
-    def record_row(self, layer: str, row: LayerRow | InputRow, *, padded: bool) -> None:
+    def record_row(
+        self,
+        layer: str,
+        row: LayerRow | InputRow,
+        *,
+        padded: bool,
+        places: Mapping[Carry, Place] | None = None,
+    ) -> None:
         """Store what is carried past a layer.
 
         Args:
             layer: name of the layer or input.
             row: its row.
             padded: whether a padding mask is mixed too.
+            places: where carried tensors hold positions.
         """
         hooks: set[CarryHook] = set()
         for known in (*self._arguments.values(), *self._outputs.values()):
             known.carries.pop(layer, None)
+            known.places.pop(layer, None)
         for carry in row.carries:
             hook = self._hook(carry)
             hooks.add(hook)
             hook.carries.setdefault(layer, []).append(carry)
+            hook.places.setdefault(layer, []).append((places or {}).get(carry))
         for hook in hooks:
             (hook.padded.add if padded else hook.padded.discard)(layer)
 

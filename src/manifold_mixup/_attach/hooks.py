@@ -4,6 +4,7 @@ They are registered once and never change, so that compiled code around them sta
 attributes of the active plan change from pass to pass, and the compiler guards these.
 """
 
+import functools
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
@@ -14,38 +15,68 @@ from manifold_mixup import _masks, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._attach.shared_runs import RunCounter
-from manifold_mixup._batch_dim import BatchDim, mix_rows
+from manifold_mixup._batch_dim import BatchDim
+from manifold_mixup._blend import SimilarityKernel
+from manifold_mixup._box import Box
 from manifold_mixup._layers import named_layers, split_run
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
-from manifold_mixup._plan import MixPlan
+from manifold_mixup._noise import DrawnNoise
+from manifold_mixup._plan import MixPlan, Weight
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._tree import leaves, map_leaves, replace_at
+from manifold_mixup._weigh import Given, Place, Settled, mix_state, needs_settling, settle
 
 _FIRST = BatchDim()
+_NOTHING = torch.empty(0)
 
 
 class ActivePlan:
     """The plan of the running pass, in attributes that compiled code reads and guards."""
 
     layer: str | None
-    lam: Tensor | None
-    perm: Tensor | None
+    lam: Tensor
+    perm: Tensor
+    weight: Weight | None
+    label: Tensor | None
+    noise: DrawnNoise | None
     valid: Tensor | None
     repeats: bool
+    settled: bool  # whether compiled code completed the plan
 
     def __init__(self) -> None:
         self.compiled_mixes = 0  # how often compiled code mixed in this pass
         self.compiled_runs = 0  # how often it ran the module of the layer, if that is shared
         self.set(None)
 
-    def set(self, running: ForwardPass | None) -> None:
-        """Activate the plan of a pass; None mixes nothing."""
-        plan = None if running is None else running.plan
+    def set(self, running: ForwardPass | None, *, drawn: bool = False) -> None:
+        """Activate the plan of a pass; None mixes nothing.
+
+        Args:
+            running: the pass.
+            drawn: whether to take the plan as it was before its layer ran.
+        """
+        plan = None if running is None else running.drawn if drawn else running.plan
+        self.settled = False
         self.layer = None if plan is None else plan.layer
-        self.lam = None if plan is None else plan.lam
-        self.perm = None if plan is None else plan.perm
+        self.lam = _NOTHING if plan is None else plan.lam
+        self.perm = _NOTHING if plan is None else plan.perm
+        self.weight = None if plan is None else plan.weight
+        self.label = None if plan is None else plan.label
+        self.noise = None if plan is None else plan.noise
         self.repeats = plan is not None and plan.repeats
         self.valid = None if plan is None or running is None else running.valid
+
+    def complete(self, settled: Settled) -> None:
+        """Take what the plan means for the state of its layer."""
+        self.lam, self.weight, self.label = settled.lam, settled.weight, settled.label
+        self.settled = True
+
+    def completed(self) -> Settled | None:
+        """Return what compiled code found the plan to mean, if it did."""
+        if not self.settled:
+            return None
+        assert not isinstance(self.weight, Box | SimilarityKernel)
+        return Settled(self.lam, self.weight, self.label)
 
 
 class EagerHook(Hook):
@@ -101,6 +132,7 @@ class LayerHook(Hook):
         self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
         self.batch_dims: Mapping[str, BatchDim] = {}  # where tensors hold the batch, if not first
         self.usual = BatchDim()  # where the other tensors hold it
+        self.places: Mapping[str, Place] = {}  # where tensors hold positions
         self.masked = False  # whether a mask is read after it and mixed too
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
@@ -125,8 +157,7 @@ class LayerHook(Hook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the mixed output, or None to leave it as it is."""
         if torch.compiler.is_compiling():
-            lam, perm = self.active.lam, self.active.perm
-            if self.active.layer != self.layer or lam is None or perm is None:
+            if self.active.layer != self.layer:
                 return None
             if self.run is not None and self._compiled_run() != self.run:
                 return None
@@ -134,7 +165,9 @@ class LayerHook(Hook):
                 self.active.compiled_mixes += 1
             else:
                 self.note_trace()
-            return self._mix(output, lam, perm, self.active.valid, repeats=self.active.repeats)
+            if needs_settling(self.active):
+                self.active.complete(self._settled(output, self.active))
+            return self._mix(output, self.active, self.active.valid)
         return self.run_eagerly(output)
 
     def _compiled_run(self) -> int:
@@ -151,28 +184,40 @@ class LayerHook(Hook):
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
-        return self._mix(output, plan.lam, plan.perm, running.valid, repeats=plan.repeats)
+        plan = running.settled(functools.partial(self._settled, output))
+        return self._mix(output, plan, running.valid)
 
-    def _mix(
-        self, output: Any, lam: Tensor, perm: Tensor, valid: Tensor | None, *, repeats: bool
-    ) -> Any:
-        mixed = []
+    def _settled(self, output: Any, given: Given) -> Settled:
+        """Return what a plan means for the first of the tensors that are mixed."""
+        tensors = [(path, tensor) for path, tensor in leaves(output) if self._mixes(path, tensor)]
+        path, tensor = next((each for each in tensors if each[0] in self.places), tensors[0])
+        return settle(given, tensor, self._batch_at(path, tensor, given), self.places.get(path))
+
+    def _mixes(self, path: str, tensor: Tensor) -> bool:
+        return _mix.is_continuous(tensor) and path not in self.unmixed
+
+    def _batch_at(self, path: str, tensor: Tensor, given: Given) -> BatchDim | None:
+        """Return where a tensor holds the batch; None for dimension 0."""
+        at, rows = self.batch_dims.get(path, self.usual), given.perm.shape[0]
+        if not at.fits(tensor.shape, rows):
+            raise ValueError(
+                f"layer {self.layer!r} should mix {rows} examples, but its output"
+                f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension "
+                f"{at.dim} must be the batch. Choose another layer, or attach "
+                f"without check=False, so that the dimension is found."
+            )
+        return at if at != _FIRST else None
+
+    def _mix(self, output: Any, given: Given, valid: Tensor | None) -> Any:
+        mixed: list[str] = []
         valid = valid if self.masked else None
 
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
-            if not _mix.is_continuous(tensor) or path in self.unmixed:
+            if not self._mixes(path, tensor):
                 return tensor
-            at = self.batch_dims.get(path, self.usual)
-            if not at.fits(tensor.shape, perm.shape[0]):
-                raise ValueError(
-                    f"layer {self.layer!r} should mix {perm.shape[0]} examples, but its output"
-                    f"{path and f' at {path!r}'} has shape {tuple(tensor.shape)}: dimension "
-                    f"{at.dim} must be the batch. Choose another layer, or attach "
-                    f"without check=False, so that the dimension is found."
-                )
+            at = self._batch_at(path, tensor, given)
             mixed.append(path)
-            place = at if at != _FIRST else None
-            return mix_rows(tensor, place, lam, perm, valid, repeats=repeats)
+            return mix_state(tensor, at, given, valid, self.places.get(path), len(mixed) - 1)
 
         result = map_leaves(mix_leaf, output)
         if not mixed:
@@ -224,7 +269,7 @@ class MaskHook(LaterHook):
         if torch.compiler.is_compiling():
             layer, valid = self.active.layer, self.active.valid
             lam, perm = self.active.lam, self.active.perm
-            if layer not in self.reads or lam is None or perm is None or valid is None:
+            if layer not in self.reads or valid is None:
                 return None
             if self.reads[layer][0].early and self.active.compiled_mixes == 0:
                 return None  # it runs before the layer

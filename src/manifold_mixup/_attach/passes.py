@@ -3,7 +3,7 @@
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from manifold_mixup import _autograd
 from manifold_mixup._attach.claims import Memories, Outputs
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves
+from manifold_mixup._weigh import Settled, completed, needs_settling
 
 
 class ForwardPass:
@@ -25,7 +26,7 @@ class ForwardPass:
         nested: bool = False,
         valid: Tensor | None = None,
     ) -> None:
-        self.plan = outputs.plan
+        self.plan = self.drawn = outputs.plan
         self.outputs = outputs
         self.valid = valid  # valid positions; None without a mask
         # Masks that were already mixed, with their form, because many blocks read the same mask.
@@ -44,6 +45,22 @@ class ForwardPass:
     def unmix(self) -> None:
         """Drop the plan: its layer was skipped, so nothing was mixed."""
         self.plan = self.outputs.plan = None
+
+    def settled(self, by: Callable[[MixPlan], Settled]) -> MixPlan:
+        """Return the plan, completed by what it means for the state of its layer.
+
+        Args:
+            by: finds that, if it is not known.
+        """
+        assert self.plan is not None
+        if needs_settling(self.plan):
+            self.settle(by(self.plan))
+        return self.plan
+
+    def settle(self, settled: Settled) -> None:
+        """Complete the plan by what it means for the state of its layer."""
+        assert self.plan is not None
+        self.plan = self.outputs.plan = completed(self.plan, settled)
 
     def holds(self, number: int) -> bool:
         """Return whether the node with this sequence number was made in this pass."""

@@ -42,6 +42,7 @@ class MixedCriterion(nn.Module):
         with_target: further arguments of the criterion that are mixed with the target.
         with_output: arguments that the model computed.
         whole: arguments without a batch dimension.
+        dense: whether the target has positions.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class MixedCriterion(nn.Module):
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
+        dense: bool | None = None,
     ) -> None:
         super().__init__()
         self.criterion = criterion
         self._behind = behind
-        self._said = (targets, with_target, with_output, whole)
+        self._said = (targets, with_target, with_output, whole, dense)
         self._rule = Rule(*self._said)
         self._rule.arguments(criterion)  # raises here if a declared name is wrong
         self._looked = False

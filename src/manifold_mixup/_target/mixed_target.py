@@ -8,6 +8,7 @@ from manifold_mixup._front import front, require_dimension
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import labels as _labels
 from manifold_mixup._target.arguments import Keys
+from manifold_mixup._target.dense import selected
 from manifold_mixup._target.ends import is_rows
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_rows
@@ -37,6 +38,8 @@ class MixedTarget:
         with_output: names or positions of arguments that the model computed; they are not mixed.
         whole: names or positions of arguments without a batch dimension, even if they have as many
             rows as the batch.
+        dense: whether the target has positions, as a mask or a class per token has. If the state
+            was cut by a box, they are selected by the same box. None finds out.
 
     Raises:
         TypeError: ``y`` holds something that is neither a tensor nor None.
@@ -61,10 +64,11 @@ class MixedTarget:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
+        dense: bool | None = None,
     ) -> None:
         self.y = y
         self.plan = plan
-        self._rule = Rule(targets, with_target, with_output, whole)
+        self._rule = Rule(targets, with_target, with_output, whole, dense)
         self.batch_dim = batch_dim
         require_dimension(batch_dim)
         if plan is not None:
@@ -127,7 +131,8 @@ class MixedTarget:
         y = self._single("soft")
         if y.is_floating_point() and self._rule.targets == "ends":
             raise TypeError("targets='ends' means that targets cannot be interpolated.")
-        return _labels.soft(y, self.plan, num_classes, asked=self._rule.targets == "mix")
+        y, plan = self._selected(y)
+        return _labels.soft(y, plan, num_classes, asked=self._rule.targets == "mix")
 
     def accuracy(self, output: Tensor, ignore_index: int = -100) -> Tensor:
         """Return the accuracy weighted by λ: the share of the mixed target that is predicted.
@@ -150,7 +155,15 @@ class MixedTarget:
                 class, ``ignore_index`` nor a soft label of one class.
         """
         refuse_twice(self.plan)
-        return _labels.accuracy(self._single("accuracy"), self.plan, output, ignore_index)
+        y, plan = self._selected(self._single("accuracy"))
+        return _labels.accuracy(y, plan, output, ignore_index)
+
+    def _selected(self, y: Tensor) -> tuple[Tensor, MixPlan | None]:
+        """Return labels with positions selected, and no plan; others as they are, with the plan."""
+        if self.plan is None:
+            return y, None
+        dense = selected(y, self.plan, dense=self._rule.dense, probabilities=True)
+        return (y, self.plan) if dense is None else (dense, None)
 
     def _single(self, what: str) -> Tensor:
         if not isinstance(self.y, Tensor):

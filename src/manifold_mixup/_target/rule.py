@@ -10,6 +10,7 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import comparisons as _comparisons
 from manifold_mixup._target.arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
+from manifold_mixup._target.dense import selected
 from manifold_mixup._target.ends import by_rows, interpolate, interpolated, is_rows
 from manifold_mixup._target.losses import Criterion, Known
 from manifold_mixup._target.reductions import Evaluate, per_sample
@@ -47,6 +48,7 @@ class Declarations(TypedDict):
     with_target: Keys
     with_output: Keys
     whole: Keys
+    dense: bool | None
 
 
 class Rule:
@@ -63,7 +65,11 @@ class Rule:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
+        dense: bool | None = None,
     ) -> None:
+        if dense not in (None, True, False):
+            raise TypeError(f"dense must be True, False or None, but is {dense!r}.")
+        self.dense = dense
         if targets not in (None, "mix", "ends"):
             raise ValueError(f"targets must be 'mix', 'ends' or None, but is {targets!r}.")
         self.targets = targets
@@ -134,7 +140,18 @@ class Rule:
             call, compares = _looked_at(arguments, call, form, plan.batch, dim)
         else:
             compares = None
-        pair = self._pair(arguments, call, form, target, plan, dim)
+        names = {key: _named(key, form, arguments) for key in target}
+        dense = selected(
+            {names[key]: value for key, value in target.items()},
+            plan,
+            dim=dim,
+            dense=self.dense,
+            probabilities=arguments.known is not None and arguments.known.name == "cross_entropy",
+        )
+        if dense is None:
+            pair = self._pair(arguments, call, form, target, plan, dim)
+        else:
+            pair = (call.put({key: dense[names[key]] for key in target}),)
         if arguments.known is not None:  # it writes nowhere
             return _between(criterion, arguments.known, _evaluate, pair, plan, dim)
         evaluations = Evaluations(criterion, call, self._holders, first=compares)
@@ -195,6 +212,14 @@ class Rule:
         given = {**dict(zip(arguments.names, call.args, strict=False)), **call.options}
         alone = form.target is not None and len(target) == 1
         return alone and arguments.known.mixes(call[form.target], given)  # type: ignore[index]
+
+
+def _named(key: Key, form: Form, arguments: Arguments) -> str:
+    """Return what an argument is called in errors."""
+    if key == form.target:
+        return "target"
+    named = isinstance(key, int) and key < len(arguments.names)
+    return arguments.names[key] if named else str(key)  # type: ignore[index]
 
 
 def _evaluate(criterion: Criterion, call: Call) -> Any:

@@ -1,0 +1,278 @@
+"""Mix the positions of a state by weights of their own."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from manifold_mixup import _mix
+from manifold_mixup._batch_dim import BatchDim, mix_rows
+from manifold_mixup._blend import SimilarityKernel
+from manifold_mixup._box import Box
+from manifold_mixup._holes import Holes
+from manifold_mixup._noise import DrawnNoise
+from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
+from manifold_mixup._positions import Positions
+from manifold_mixup._similarity import share_of_pairs
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor holds positions, and how they follow the grid that is cut.
+
+    Attributes:
+        positions: its positions.
+        factor: on each axis, how many of its positions are one of the grid.
+        several: whether other tensors with positions are mixed with it.
+    """
+
+    positions: Positions
+    factor: tuple[int, ...]
+    several: bool = False
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the sides of the grid for a tensor of this shape.
+
+        Raises:
+            ValueError: its sides are no multiples of the factor.
+        """
+        sides = self.positions.sides(shape)
+        pairs = list(zip(sides, self.factor, strict=True))
+        if any(side % factor for side, factor in pairs):
+            raise ValueError(
+                f"a state with sides {sides} is mixed with one that is coarser by the factors "
+                f"{self.factor}, which do not divide its sides. Choose sizes of the input for "
+                f"which they do, or another layer."
+            )
+        return tuple(side // factor for side, factor in pairs)
+
+
+class Given(Protocol):
+    """How a state is mixed: a plan, or what compiled code knows of one."""
+
+    @property
+    def lam(self) -> Tensor: ...
+    @property
+    def perm(self) -> Tensor: ...
+    @property
+    def weight(self) -> Weight | None: ...
+    @property
+    def label(self) -> Tensor | None: ...
+    @property
+    def noise(self) -> DrawnNoise | None: ...
+    @property
+    def repeats(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a plan means for a state."""
+
+    lam: Tensor
+    weight: Tensor | Holes | None
+    label: Tensor | None
+
+
+def needs_settling(given: Given) -> bool:
+    """Return whether it depends on the state how it is mixed."""
+    weight = given.weight
+    return isinstance(weight, Box | SimilarityKernel) or (
+        isinstance(weight, Holes) and given.label is None
+    )
+
+
+def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) -> Settled:
+    """Return what a plan means for a state.
+
+    Args:
+        given: the plan.
+        x: the state.
+        at: where it holds the batch; None for dimension 0.
+        place: where it holds positions.
+
+    Raises:
+        ValueError: it has no positions, or no such ones.
+    """
+    weight, batch = given.weight, given.perm.shape[0]
+    if isinstance(weight, SimilarityKernel):
+        front = x if at is None else at.to_front(x, batch)
+        perm = given.perm.to(x.device)
+        lam = share_of_pairs(weight, given.lam.to(x.device), front, perm)
+        return Settled(lam, None, given.label)
+    place = require_place(place, x)
+    if isinstance(weight, Box):
+        own = weight.own(place.grid(x.shape))
+        return Settled(given.lam, own, mean_weight(own) if given.label is None else given.label)
+    assert isinstance(weight, Holes)
+    weight = replace(weight, together=weight.together or place.several)
+    own = _spread(weight, x, place, at, given.lam, given.lam, batch)
+    return Settled(given.lam, weight, mean_weight(own))
+
+
+def completed(plan: MixPlan, settled: Settled) -> MixPlan:
+    """Return a plan completed by what it means for the state of its layer."""
+    return unchecked(
+        plan.layer,
+        settled.lam,
+        plan.perm,
+        weight=settled.weight,
+        label=settled.label,
+        noise=plan.noise,
+        repeats=plan.repeats,
+    )
+
+
+def require_place(place: Place | None, x: Tensor) -> Place:
+    """Return the place.
+
+    Raises:
+        ValueError: it is not known, or the state has no positions.
+    """
+    if place is None or not place.positions.dims:
+        raise ValueError(
+            f"the plan weighs positions, but of the state of shape {tuple(x.shape)} it is not "
+            f"known which dimensions those are. Attach with blend=Cut(dims=...), or choose a layer "
+            f"with positions."
+        )
+    return place
+
+
+def mix_state(
+    x: Tensor,
+    at: BatchDim | None,
+    given: Given,
+    valid: Tensor | None = None,
+    place: Place | None = None,
+    part: int = 0,
+) -> Tensor:
+    """Mix every example of a state with its partner, as a plan says.
+
+    Args:
+        x: the state.
+        at: the dimension that holds the batch; None for dimension 0.
+        given: a plan that is settled.
+        valid: the valid positions, ``(batch, time)``, if a padding mask is mixed too.
+        place: where the state holds positions, if they have weights.
+        part: number of the tensor, if a state has several, each with noise of its own.
+
+    Raises:
+        ValueError: the plan's weights do not fit the state.
+    """
+    if given.weight is None:
+        mixed = mix_rows(x, at, given.lam, given.perm, valid, repeats=given.repeats)
+    elif valid is not None:
+        raise ValueError(
+            "the plan weighs positions, and a padding mask is mixed too, of which a box would take "
+            "another part from each sequence. Use a plan without weights where mask= is given."
+        )
+    else:
+        mixed = mix_weighed(x, at, given, place)
+    return mixed if given.noise is None else given.noise.on(mixed, part)
+
+
+def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | None) -> Tensor:
+    """Mix every position of a state by its weight; one without positions by the label's.
+
+    Args:
+        x: the state.
+        at: where it holds the batch; None for dimension 0.
+        given: a plan that is settled.
+        place: where the state holds positions.
+
+    Raises:
+        ValueError: the weights do not fit the state.
+    """
+    batch, weight = given.perm.shape[0], given.weight
+    assert isinstance(weight, Tensor | Holes)
+    place = require_place(place, x)
+    label = given.label
+    if label is None:
+        assert isinstance(weight, Tensor)
+        label = mean_weight(weight)
+    own = _spread(weight, x, place, at, given.lam, label, batch)
+    front = x if at is None else at.to_front(x, batch)
+    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats)
+    return mixed if at is None else at.restore(mixed).contiguous()
+
+
+def _spread(
+    weight: Tensor | Holes,
+    x: Tensor,
+    place: Place,
+    at: BatchDim | None,
+    lam: Tensor,
+    label: Tensor,
+    batch: int,
+) -> Tensor:
+    """Return the weight of an example's own share, to broadcast over a state, batch first."""
+    shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
+    dims = [_in_front(dim, at) for dim in place.positions.dims]
+    others = [dim for dim in range(1, len(shape)) if dim not in dims]
+    sides = place.positions.sides(tuple(x.shape))
+    if isinstance(weight, Holes):
+        features = [shape[dim] for dim in others]
+        own = weight.own(lam.to(x.device), features, place.grid(tuple(x.shape)), x.device)
+    else:
+        if weight.ndim != 1 + len(sides):
+            raise ValueError(
+                f"the plan has weights of {weight.ndim - 1} axes, but the state of shape "
+                f"{tuple(x.shape)} has {len(sides)}."
+            )
+        own = weight.to(x.device).view(len(weight), *(1 for _ in others), *weight.shape[1:])
+    own = refined(own, sides)
+    if place.positions.grid is not None:
+        own = _with_extra(own, len(sides), place.positions.first, shape[dims[0]], label)
+    order = [0] * len(shape)
+    for index, dim in enumerate([*others, *dims]):
+        order[dim] = index + 1
+    return own.permute(order)
+
+
+def _in_front(dim: int, at: BatchDim | None) -> int:
+    """Return where a dimension is once the batch is in front."""
+    return dim if at is None or dim > at.dim else dim + 1
+
+
+def refined(own: Tensor, sides: Sequence[int]) -> Tensor:
+    """Repeat weights of a coarser grid.
+
+    Raises:
+        ValueError: the sides are no multiples of the grid's.
+    """
+    first = own.ndim - len(sides)
+    for axis, side in enumerate(sides):
+        coarse = own.shape[first + axis]
+        if side % coarse:
+            raise ValueError(
+                f"the plan's weights have sides {tuple(own.shape[first:])}, which do not divide "
+                f"those of the state, {tuple(sides)}."
+            )
+        if side != coarse:
+            own = own.repeat_interleave(side // coarse, first + axis)
+    return own
+
+
+def _with_extra(own: Tensor, axes: int, first: int, tokens: int, label: Tensor) -> Tensor:
+    """Return weights of all tokens: those that are no patches have the label's."""
+    own = own.flatten(own.ndim - axes)
+    last = tokens - first - own.shape[-1]
+    if not first and not last:
+        return own
+    rows = max(len(own), len(label) if label.ndim else 1)
+    own = own.to(torch.float32).expand(rows, *own.shape[1:])
+    share = label.to(own.device, torch.float32).view(-1, *(1 for _ in own.shape[1:]))
+    share = share.expand(rows, *own.shape[1:-1], 1)
+    parts = [share.expand(*share.shape[:-1], count) for count in (first, last)]
+    return torch.cat([parts[0], own, parts[1]], dim=-1)
+
+
+def least_grid(sides: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Return the coarsest of several grids; None if it does not divide the others."""
+    least = tuple(min(of) for of in zip(*sides, strict=True))
+    divides = all(
+        side % coarse == 0 for of in sides for side, coarse in zip(of, least, strict=True)
+    )
+    return least if divides and math.prod(least) else None

@@ -1,0 +1,506 @@
+"""Every way of mixing in a model: compiled, checkpointed, resumed, with its targets."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from manifold_mixup import (
+    Box,
+    Cut,
+    Holes,
+    Interpolate,
+    ManifoldMixup,
+    MixedTarget,
+    MixPlan,
+    Noise,
+    OneOf,
+    PatchUp,
+    SimilarityKernel,
+    mix,
+)
+from with_positions import (
+    BATCH,
+    CLASSES,
+    TARGET,
+    Maps,
+    Tokens,
+    UNet,
+    build,
+    by_positions,
+    example,
+)
+from zoo import gradients
+
+WAYS = {
+    "cut": {"blend": Cut()},
+    "cut each": {"blend": Cut(), "per_sample": True},
+    "patches": {"blend": PatchUp(block=3)},
+    "patches each": {"blend": PatchUp(block=3), "per_sample": True},
+    "hard patches": {"blend": PatchUp(block=3, soft=False)},
+    "similarity": {"blend": SimilarityKernel()},
+    "noise": {"noise": Noise()},
+    "in turn": {"blend": OneOf((Interpolate(), 1), (Cut(), 1)), "noise": Noise()},
+}
+BY_WAY = pytest.mark.parametrize("way", WAYS)
+PLAIN = nn.CrossEntropyLoss()
+
+pytestmark = [
+    # The compiler reads `.grad` of tensors that cross a graph break.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
+
+
+def attach(model, layers, way, x, **options):
+    return ManifoldMixup(model, layers, example=x, seed=0, **WAYS[way], **options)
+
+
+def losses(model, mixup, x, steps=6):
+    criterion, found = mixup.wrap(PLAIN), []
+    for _ in range(steps):
+        loss = criterion(model(x), TARGET)
+        loss.backward()
+        found.append((loss.item(), mixup.plan))
+    return found
+
+
+def assert_same(found, expected):
+    for (loss, plan), (other, wanted) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(other, rel=1e-5)
+        assert plan.layer == wanted.layer
+        torch.testing.assert_close(plan.target_lam, wanted.target_lam)
+        if isinstance(wanted.weight, torch.Tensor):
+            assert torch.equal(plan.weight, wanted.weight)
+
+
+# Compiled and checkpointed
+
+
+@BY_WAY
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_compiled_code_mixes_as_eager_code_does(way, fullgraph):
+    eager, model = build("maps"), build("maps")
+    x, layers = example(eager), ["conv1", "conv3"]
+    if not fullgraph:
+        layers = ["input", *layers]
+    wanted = losses(eager, attach(eager, layers, way, x), x)
+    with torch._dynamo.config.patch(recompile_limit=32):
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=fullgraph)
+        mixup = attach(compiled, layers, way, x)
+        assert_same(losses(compiled, mixup, x), wanted)
+    torch.testing.assert_close(gradients(model), gradients(eager))
+    assert not mixup.skipped
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:4 eligible layers")
+@BY_WAY
+def test_the_default_backend(way):
+    eager, model = build("maps"), build("maps")
+    x, layers = example(eager), ["conv1", "conv3"]
+    wanted = losses(eager, attach(eager, layers, way, x), x)
+    compiled = torch.compile(model, fullgraph=True)
+    assert_same(losses(compiled, attach(compiled, layers, way, x), x), wanted)
+    torch.testing.assert_close(gradients(model), gradients(eager), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:4 eligible layers")
+def test_graphs_are_no_more_than_layers_and_ways():
+    model = build("maps")
+    x = example(model)
+    graphs = []
+
+    def counting(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=counting)
+    losses(compiled, attach(compiled, ["conv1", "conv3"], "in turn", x), x, steps=24)
+    # two layers, each interpolated and cut
+    assert len(graphs) == 4
+
+
+@BY_WAY
+@pytest.mark.parametrize("name", ["checkpoint", "reentrant"])
+def test_a_recomputation_mixes_as_the_pass_did(way, name):
+    plain, model = build("maps"), build(name)
+    x, layers = example(plain), ["input", "conv1", "conv2", "conv3"]
+    wanted = losses(plain, attach(plain, layers, way, x), x, steps=8)
+    assert_same(losses(model, attach(model, layers, way, x), x, steps=8), wanted)
+    torch.testing.assert_close(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "similarity"])
+def test_a_compiled_checkpoint(way):
+    plain, model = build("maps"), build("checkpoint")
+    x, layers = example(plain), ["conv2"]
+    wanted = losses(plain, attach(plain, layers, way, x), x)
+    compiled = torch.compile(model, backend="aot_eager")
+    assert_same(losses(compiled, attach(compiled, layers, way, x), x), wanted)
+    torch.testing.assert_close(gradients(model), gradients(plain))
+
+
+def test_a_compiled_checkpoint_cannot_tell_another_state():
+    model = build("checkpoint")
+    x = example(model)
+    compiled = torch.compile(model, backend="aot_eager")
+    mixup = attach(compiled, ["conv2"], "cut", x)
+    with pytest.raises(RuntimeError, match=r"compiled activation checkpoint.*example="):
+        compiled(x[..., :6])
+    mixup.remove()
+    attach(compiled, ["conv2"], "similarity", x)
+    with pytest.raises(RuntimeError, match="compiled activation checkpoint"):
+        compiled(x)
+
+
+# Plans
+
+
+@BY_WAY
+def test_a_plan_is_used_again_and_resumed(way):
+    model = build("maps")
+    x, layers = example(model), ["input", "conv1", "conv3"]
+    mixup = attach(model, layers, way, x)
+    first = losses(model, mixup, x, steps=3)
+    state = mixup.state_dict()
+    rest = losses(model, mixup, x, steps=3)
+    for loss, plan in first:
+        with mixup.using(plan):
+            again = mixup.wrap(PLAIN)(model(x), TARGET)
+        assert again.item() == pytest.approx(loss, rel=1e-6)
+    other = attach(build("maps"), layers, way, x)
+    other.load_state_dict(state)
+    assert_same(losses(other._attachment.model, other, x, steps=3), rest)
+
+
+@BY_WAY
+def test_ranks_draw_their_own(way, monkeypatch):
+    from manifold_mixup import _sample
+
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    (_, one) = losses(model, mixup, x, steps=1)[0]
+    mixup.load_state_dict({"seed": 0, "step": 0})
+    monkeypatch.setattr(_sample, "_rank", lambda: 1)
+    (_, two) = losses(model, mixup, x, steps=1)[0]
+    assert not torch.equal(one.perm, two.perm)
+
+
+@BY_WAY
+def test_eval_mode_and_pauses_are_left_alone(way):
+    model, plain = build("maps"), build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    with mixup.paused():
+        assert torch.equal(model(x), plain(x))
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+    assert mixup.plan is None or mixup.state_dict()["step"] == 0
+
+
+def test_a_schedule_switches_every_way_off():
+    model = build("maps")
+    x = example(model)
+    mixup = ManifoldMixup(
+        model, ["conv1"], example=x, blend=Cut(), alpha=lambda step: None if step else 1.0, seed=0
+    )
+    (_, on), (_, off) = losses(model, mixup, x, steps=2)
+    assert on is not None
+    assert off is None
+
+
+@BY_WAY
+def test_autocast_keeps_the_dtype(way):
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(x)
+    assert output.dtype == torch.bfloat16
+    mixup.wrap(PLAIN)(output.float(), TARGET).backward()
+
+
+# What each way is
+
+
+def state_of(model, layer, x):
+    """Return the state before and after it is mixed."""
+    seen = []
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda module, args, output: seen.append(output.detach().clone()), prepend=True
+    )
+    after = model.get_submodule(layer).register_forward_hook(
+        lambda module, args, output: seen.append(output.detach().clone())
+    )
+    model(x)
+    handle.remove()
+    after.remove()
+    return seen
+
+
+@pytest.mark.parametrize("way", ["patches", "patches each", "hard patches"])
+def test_patches_take_features_by_their_weights(way):
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    before, after = state_of(model, "conv1", x)
+    plan = mixup.plan
+    assert isinstance(plan.weight, Holes)
+    own = plan.weight.own(plan.lam, before.shape[1:2], before.shape[2:], x.device).float()
+    torch.testing.assert_close(after, own * before + (1 - own) * before[plan.perm])
+    torch.testing.assert_close(plan.label, own.flatten(1).mean(1).squeeze())
+
+
+def test_similarity_decides_by_the_state():
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], "similarity", x)
+    before, after = state_of(model, "conv1", x)
+    lam, perm = mixup.plan.lam, mixup.plan.perm
+    assert lam.shape == (BATCH,)
+    share = lam.view(-1, 1, 1, 1)
+    torch.testing.assert_close(after, share * before + (1 - share) * before[perm])
+
+
+def test_noise_is_on_top_of_the_mix():
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], "noise", x)
+    before, after = state_of(model, "conv1", x)
+    torch.testing.assert_close(after, mixup.plan.noise.on(mix(before, mixup.plan)))
+
+
+# Cut sets
+
+
+@pytest.mark.parametrize("way", ["cut", "cut each", "hard patches", "similarity", "noise"])
+def test_a_skipped_map_is_cut_by_the_same_box(way):
+    torch.manual_seed(0)
+    model = UNet()
+    x = model.example()
+    maps = torch.randint(CLASSES, (BATCH, *x.shape[2:]))
+    mixup = attach(model, ["down2"], way, x)
+    assert mixup.verify(x).ok
+    given = []
+    model.merge.register_forward_pre_hook(lambda module, args: given.append(args[1].detach()))
+    output = model(x)
+    plan = mixup.plan
+    skip = model.down1(x)
+    if way in ("cut", "cut each"):
+        assert plan.weight.shape[1:] == (4, 6)
+        torch.testing.assert_close(given[0], by_positions(skip, plan.weight, plan.perm, (2, 3)))
+        expected = by_positions(maps, plan.weight, plan.perm, (1, 2)).long()
+        loss = mixup.wrap(PLAIN)(output, maps)
+        assert torch.equal(loss, cross_entropy(output, expected))
+    if way == "hard patches":
+        own = plan.weight.own(plan.lam, [6], (4, 6), x.device)[:, 0]
+        torch.testing.assert_close(given[0], by_positions(skip, own, plan.perm, (2, 3)))
+
+
+# Dense targets
+
+
+class Segments(nn.Module):
+    """A network whose outputs have the positions of its input, or of half its sides."""
+
+    def __init__(self, axes=2, stride=1):
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d)[axes - 1]
+        self.stem, self.head = conv(2, 4, 3, stride, padding=1), conv(4, CLASSES, 1)
+        self.up = nn.Upsample(scale_factor=stride)
+
+    def forward(self, x):
+        return self.up(self.head(torch.relu(self.stem(x))))
+
+
+def segmented(axes=2, stride=1, way="cut"):
+    torch.manual_seed(0)
+    model = Segments(axes, stride)
+    x = torch.randn(BATCH, 2, *(8, 6)[:axes])
+    mixup = attach(model, ["stem"], way, x)
+    output = model(x)
+    sides = output.shape[2:]
+    return mixup, output, sides
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("way", ["cut", "cut each"])
+def test_a_class_for_each_position_is_selected(axes, stride, way):
+    mixup, output, sides = segmented(axes, stride, way)
+    y = torch.randint(CLASSES, (BATCH, *sides))
+    plan, dims = mixup.plan, tuple(range(1, 1 + axes))
+    expected = by_positions(y, plan.weight, plan.perm, dims).long()
+    for criterion in (
+        PLAIN,
+        nn.CrossEntropyLoss(reduction="none"),
+        lambda o, t: cross_entropy(o, t),
+    ):
+        assert torch.equal(mixup.wrap(criterion)(output, y), criterion(output, expected))
+    mixed = mixup.target(y, output)
+    one_hot = nn.functional.one_hot(expected, CLASSES).movedim(-1, 1).float()
+    assert torch.equal(mixed.soft(CLASSES), one_hot)
+    assert mixed.accuracy(output) == (output.argmax(1) == expected).float().mean()
+
+
+def test_maps_masks_and_weights_of_pixels_are_selected():
+    mixup, output, sides = segmented()
+    plan = mixup.plan
+    y = torch.rand(BATCH, CLASSES, *sides)
+    expected = by_positions(y, plan.weight, plan.perm, (2, 3))
+    torch.testing.assert_close(
+        mixup.wrap(nn.MSELoss())(output, y), (output - expected).square().mean()
+    )
+    probabilities = y / y.sum(1, keepdim=True)
+    wanted = cross_entropy(output, by_positions(probabilities, plan.weight, plan.perm, (2, 3)))
+    torch.testing.assert_close(mixup.wrap(PLAIN)(output, probabilities), wanted)
+
+    def weighted(output, y, weights):
+        return (cross_entropy(output, y, reduction="none") * weights).mean()
+
+    classes, weights = torch.randint(CLASSES, (BATCH, *sides)), torch.rand(BATCH, *sides)
+    loss = mixup.wrap(weighted, with_target="weights")(output, classes, weights)
+    both = (by_positions(part, plan.weight, plan.perm, (1, 2)) for part in (classes, weights))
+    own, counts = both
+    torch.testing.assert_close(loss, weighted(output, own.long(), counts))
+    with pytest.raises(ValueError, match=r"'target' has positions.*'weights' has none"):
+        mixup.wrap(
+            lambda o, y, weights: weighted(o, y, weights[:, None, None]), with_target="weights"
+        )(output, classes, torch.rand(BATCH))
+
+
+def test_labels_of_whole_examples_count_by_the_share():
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], "cut", x)
+    output = model(x)
+    plan = mixup.plan
+    loss = mixup.wrap(PLAIN)(output, TARGET)
+    share = plan.weight.float().mean()
+    wanted = share * cross_entropy(output, TARGET) + (1 - share) * cross_entropy(
+        output, TARGET[plan.perm]
+    )
+    torch.testing.assert_close(loss, wanted)
+
+
+def test_targets_whose_positions_do_not_fit_or_are_not_clear():
+    mixup, output, _ = segmented()
+    with pytest.raises(ValueError, match=r"no multiples of the 8 × 6"):
+        mixup.target(torch.randint(CLASSES, (BATCH, 7, 6)), output).soft(CLASSES)
+    mixup, output, sides = segmented(axes=1)
+    bits = torch.rand(BATCH, *sides)
+    per_place = lambda output, y: (output.mean(1) - y).square().mean()  # noqa: E731
+    with pytest.raises(ValueError, match="dense=True or dense=False"):
+        mixup.wrap(per_place)(output, bits)
+    chosen = by_positions(bits, mixup.plan.weight, mixup.plan.perm, (1,))
+    loss = mixup.wrap(per_place, dense=True)(output, bits)
+    torch.testing.assert_close(loss, per_place(output, chosen))
+    share = mixup.plan.target_lam
+    loss = mixup.wrap(per_place, dense=False)(output, bits)
+    wanted = share * per_place(output, bits) + (1 - share) * per_place(
+        output, bits[mixup.plan.perm]
+    )
+    torch.testing.assert_close(loss, wanted)
+    with pytest.raises(ValueError, match="has not 1 dimensions"):
+        mixup.target(TARGET, output, dense=True).soft(CLASSES)
+    with pytest.raises(TypeError, match="dense must be"):
+        mixup.wrap(PLAIN, dense="yes")
+
+
+def test_patches_have_no_dense_target():
+    mixup, output, sides = segmented(way="hard patches")
+    with pytest.raises(TypeError, match=r"partly of both examples.*Cut"):
+        mixup.wrap(PLAIN)(output, torch.randint(CLASSES, (BATCH, *sides)))
+
+
+# Refusals
+
+
+def test_a_layer_without_positions_is_refused_with_the_way_out():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    x = torch.randn(BATCH, 4)
+    with pytest.raises(ValueError, match=r"Cut cannot be used at '0': it has no positions.*dims="):
+        ManifoldMixup(model, ["0"], example=x, blend=Cut())
+    mixup = ManifoldMixup(model, ["0"], blend=Cut())
+    with pytest.raises(ValueError, match=r"Cut cannot be used at '0'"):
+        model(x)
+    mixup.remove()
+    mixup = ManifoldMixup(model, ["0"], blend=Cut(), check=False)
+    with pytest.raises(ValueError, match=r"Attach with blend=Cut\(dims=...\)"):
+        model(x)
+
+
+def test_dims_say_what_cannot_be_found():
+    model = build("maps")
+    x = example(model)
+    mixup = ManifoldMixup(model, ["conv1"], blend=Cut(dims={"conv1": 3}), check=False, seed=0)
+    model(x)
+    assert mixup.plan.weight.shape == (1, 8)
+
+
+def test_a_block_larger_than_the_state():
+    model = build("maps")
+    with pytest.raises(ValueError, match=r"PatchUp cannot be used at 'conv3'.*block of 7"):
+        ManifoldMixup(model, ["conv3"], example=example(model), blend=PatchUp())
+
+
+def test_masks_and_boxes_do_not_go_together():
+    class Masked(Maps):
+        def forward(self, x, mask=None):
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match=r"blend=Cut.*mask='mask'.*no common positions"):
+        ManifoldMixup(Masked(), ["conv1"], blend=Cut(), mask="mask")
+
+
+def test_a_plan_by_position_at_a_layer_of_which_nothing_is_known():
+    model = build("maps")
+    x = example(model)
+    mixup = ManifoldMixup(model, ["conv1"], check=False)
+    for weight in (Box((0.5, 0.5), 0.5), torch.ones(1, 3, 3)):
+        plan = MixPlan("conv1", 0.5, torch.arange(BATCH), weight=weight)
+        with mixup.using(plan), pytest.raises(ValueError, match="not known which dimensions"):
+            model(x)
+    mixup = ManifoldMixup(model, ["conv1"], example=x, replace=True)
+    plan = MixPlan("conv1", 0.5, torch.arange(BATCH), weight=torch.ones(1, 5, 3))
+    with mixup.using(plan), pytest.raises(ValueError, match=r"sides \(5, 3\).*do not divide"):
+        model(x)
+    plan = MixPlan("conv1", 0.5, torch.arange(BATCH), weight=torch.ones(1, 5))
+    with mixup.using(plan), pytest.raises(ValueError, match="weights of 1 axes"):
+        model(x)
+
+
+def test_tokens_of_another_size_than_the_inspected():
+    class Any(Tokens):
+        def forward(self, x):
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = Any()
+    mixup = ManifoldMixup(model, ["block1"], example=model.example(), blend=Cut(), seed=0)
+    with pytest.raises(ValueError, match=r"4 × 3"):
+        model(torch.randn(BATCH, 3, 8, 12))
+    assert mixup.plan.pending
+
+
+def test_maps_of_every_size_are_cut():
+    model = build("maps")
+    mixup = ManifoldMixup(model, ["conv1"], example=example(model), blend=Cut(), seed=0)
+    for sides in ((9, 8), (5, 4), (12, 20)):
+        model(torch.randn(BATCH, 2, *sides))
+        assert mixup.plan.weight.shape == (1, *sides)
+
+
+def test_the_wrong_share_of_the_label_would_be_seen():
+    """This shows that the tests above can fail."""
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], "cut", x)
+    model(x)
+    plan = mixup.plan
+    other = MixPlan(plan.layer, plan.lam, plan.perm)
+    assert not torch.allclose(
+        MixedTarget(TARGET, plan).soft(CLASSES), MixedTarget(TARGET, other).soft(CLASSES)
+    )
+    assert isinstance(model, Maps)
