@@ -110,6 +110,15 @@ def test_the_count_can_be_too_high():
 
 def test_the_public_names():
     assert set(manifold_mixup.__all__) == {
+        "Box",
+        "Cut",
+        "DrawnNoise",
+        "Holes",
+        "Interpolate",
+        "Noise",
+        "OneOf",
+        "PatchUp",
+        "SimilarityKernel",
         "LayerRow",
         "LayerTable",
         "ManifoldMixup",
@@ -157,7 +166,7 @@ import manifold_mixup, pickle
 print({{*manifold_mixup.__all__}} <= {{*dir(manifold_mixup)}})
 print(pickle.load(open({str(tmp_path / "plan")!r}, "rb")).layer)
 from manifold_mixup import mix
-print(mix is manifold_mixup.mix is vars(manifold_mixup)["mix"] is manifold_mixup._mix.mix)
+print(mix is manifold_mixup.mix is vars(manifold_mixup)["mix"] is manifold_mixup._weigh.mix)
 """
     assert printed(program) == ["True", "fc", "True"]
 

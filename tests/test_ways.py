@@ -268,7 +268,11 @@ def test_noise_is_on_top_of_the_mix():
     x = example(model)
     mixup = attach(model, ["conv1"], "noise", x)
     before, after = state_of(model, "conv1", x)
-    torch.testing.assert_close(after, mixup.plan.noise.on(mix(before, mixup.plan)))
+    torch.testing.assert_close(after, mix(before, mixup.plan))
+    lam, perm = mixup.plan.lam, mixup.plan.perm
+    plain = lam * before + (1 - lam) * before[perm]
+    torch.testing.assert_close(after, mixup.plan.noise.on(plain))
+    assert (after - plain).std() > 0.01
 
 
 # Cut sets
@@ -429,6 +433,34 @@ def test_a_layer_without_positions_is_refused_with_the_way_out():
     mixup = ManifoldMixup(model, ["0"], blend=Cut(), check=False)
     with pytest.raises(ValueError, match=r"Attach with blend=Cut\(dims=...\)"):
         model(x)
+
+
+def test_the_choice_leaves_out_what_has_no_positions():
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 400), nn.ReLU(), nn.Linear(400, 400),
+        nn.ReLU(), nn.Linear(400, 3),
+    )  # fmt: skip
+    x = torch.randn(BATCH, 2, 6, 6)
+    every = ManifoldMixup(model, example=x).layers
+    chosen = ManifoldMixup(model, example=x, blend=Cut(), replace=True).layers
+    assert 0 < len(chosen) < len(every)
+    assert set(chosen) < set(every)
+
+
+def test_mix_by_a_plan_that_weighs_positions():
+    x = torch.randn(BATCH, 2, 5, 4)
+    plan = MixPlan("", 0.75, torch.arange(BATCH).roll(1), weight=Box((0.3, 0.9), 0.25))
+    own = plan.weight.own((5, 4))
+    torch.testing.assert_close(mix(x, plan, dims=(2, 3)), by_positions(x, own, plan.perm, (2, 3)))
+    swapped = mix(x.transpose(0, 1), plan, batch_dim=1, dims=(2, 3)).transpose(0, 1)
+    assert torch.equal(swapped, mix(x, plan, dims=(2, 3)))
+    with pytest.raises(ValueError, match=r"pass dims="):
+        mix(x, plan)
+    with pytest.raises(ValueError, match=r"other than the batch"):
+        mix(x, plan, dims=(0, 2))
+    with pytest.raises(ValueError, match=r"pairs 6 examples"):
+        mix(x[:3], plan, dims=(2, 3))
 
 
 def test_dims_say_what_cannot_be_found():

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from manifold_mixup._box import Box as Box
     from manifold_mixup._find import find_layers as find_layers
     from manifold_mixup._holes import Holes as Holes
-    from manifold_mixup._mix import mix as mix
     from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
     from manifold_mixup._noise import DrawnNoise as DrawnNoise
     from manifold_mixup._noise import Noise as Noise
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from manifold_mixup._structure.row import LayerRow as LayerRow
     from manifold_mixup._structure.table import LayerTable as LayerTable
     from manifold_mixup._target.mixed_target import MixedTarget as MixedTarget
+    from manifold_mixup._weigh import mix as mix
 
 __all__ = [
     "Box",
@@ -70,7 +70,7 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
         "Remix": "_remix",
         "Report": "_proof.report",
         "find_layers": "_find",
-        "mix": "_mix",
+        "mix": "_weigh",
         "sample_plan": "_sample",
     }
 

@@ -29,6 +29,7 @@ class Holes:
     together: bool = False
 
     def __post_init__(self) -> None:
+        _numbers.register()
         if isinstance(self.key, int):
             key = torch.tensor(self.key, dtype=torch.int64, device="cpu")
             object.__setattr__(self, "key", key)

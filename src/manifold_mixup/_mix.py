@@ -1,4 +1,4 @@
-"""The tensor operation of Manifold Mixup: mix every row of a batch with its partner."""
+"""The tensor operation of Manifold Mixup, with its gradient: rows are mixed with others."""
 
 import inspect
 from typing import Any
@@ -8,47 +8,6 @@ from torch import Tensor
 
 from manifold_mixup import _autograd, _interpolate, _select
 from manifold_mixup._interpolate import interpolate, over_rows
-from manifold_mixup._plan import MixPlan
-
-
-def mix(x: Tensor, plan: MixPlan, batch_dim: int = 0) -> Tensor:
-    """Mix every row of a batch with its partner.
-
-    Row ``i`` of the result is ``lam[i] * x[i] + (1 - lam[i]) * x[perm[i]]`` (Mix_λ of the paper,
-    section 2), computed in at least float32 and rounded once to the dtype of ``x``.
-
-    Args:
-        x: hidden state, ``(batch, *features)``, floating point or complex. It is not modified.
-        plan: the coefficients and the pairs; its layer is ignored.
-        batch_dim: the dimension of ``x`` that holds the batch.
-
-    Returns:
-        The mixed state, with the shape, dtype, device and memory format of ``x``. It can be
-        differentiated any number of times.
-
-    Raises:
-        TypeError: ``x`` is neither floating point nor complex.
-        ValueError: that dimension of ``x`` is not the batch of the plan.
-
-    Examples:
-        >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
-        >>> mix(torch.tensor([[0.0], [10.0]]), plan)
-        tensor([[2.5000],
-                [7.5000]])
-    """
-    if not is_continuous(x):
-        raise TypeError(
-            f"only floating point states can be mixed, but x is {x.dtype}. For token ids, mix the "
-            f"output of the embedding layer."
-        )
-    if 0 < batch_dim < x.ndim:
-        return mix(x.movedim(batch_dim, 0), plan).movedim(0, batch_dim).contiguous()
-    if x.ndim == 0 or x.shape[0] != plan.perm.shape[0]:
-        raise ValueError(
-            f"the plan pairs {plan.perm.shape[0]} examples but x has shape {tuple(x.shape)}. Is "
-            f"dimension 0 of this tensor the batch?"
-        )
-    return apply(x, plan.lam, plan.perm, repeats=plan.repeats)
 
 
 def is_continuous(x: Tensor) -> bool:

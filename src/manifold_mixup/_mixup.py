@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from manifold_mixup._attach import compiled
 from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_on
+from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
 from manifold_mixup._blend import Blend, Interpolate, has_positions, ways_of
 from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
-from manifold_mixup._find import expand_runs
+from manifold_mixup._find import expand_runs, rows_of
 from manifold_mixup._front import require_dimension
 from manifold_mixup._inputs import mixed_input
 from manifold_mixup._layers import ALL_RUNS, is_input, resolve, run_name, split_run, unwrap
@@ -130,7 +131,7 @@ class ManifoldMixup:
         _refuse_mask(blend, mask)
         self._schedule = Schedule(stream)
         previous = _previous_on(model, replace)
-        self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim)
+        self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim, blend)
         self._attachment = Attachment(
             model,
             self.layers,
@@ -459,6 +460,7 @@ def _choose_layers(
     mask: str | None,
     outputs: tuple[str, ...] | None,
     batch_dim: int,
+    blend: Blend,
 ) -> tuple[tuple[str, ...], LayerTable | None]:
     """Return the names of the eligible layers, and the table of an example's layers."""
     named = () if layers is None else resolve(model, layers)
@@ -467,6 +469,8 @@ def _choose_layers(
         return named, None
     table = _inspect(model, named, *_as_call(example), mask, outputs, batch_dim)
     chosen = table.default if layers is None else expand_runs(table, named)
+    if layers is None and (fitting := Grids(blend).fitting(rows_of(table, chosen))):
+        chosen = fitting  # if none fits, the check says why
     return resolve(model, chosen), table
 
 

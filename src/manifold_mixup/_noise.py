@@ -51,6 +51,9 @@ class DrawnNoise:
     multiply: Tensor
     key: Tensor
 
+    def __post_init__(self) -> None:
+        _numbers.register()
+
     def __repr__(self) -> str:
         add, multiply = float(self.add), float(self.multiply)
         return f"DrawnNoise(add={add:.3g}, multiply={multiply:.3g})"

@@ -9,16 +9,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_libraries: list[torch.library.Library] = []
 
-@torch.library.custom_op("manifold_mixup::numbers", mutates_args=())
+
+def register() -> None:
+    """Make the operator, unless it is there; outside of compiled code.
+
+    Not on import, because most users never need it, and not by torch.library.custom_op, which takes
+    longer to call.
+    """
+    if not _libraries:
+        library = torch.library.Library("manifold_mixup", "DEF")
+        library.define("numbers(Tensor key, SymInt[] shape, Device device, bool normal) -> Tensor")
+        library.impl("numbers", _numbers, "CompositeExplicitAutograd")
+        torch.library.register_fake("manifold_mixup::numbers", _like_them, lib=library)
+        _libraries.append(library)  # which would be undone with it
+
+
 def _numbers(key: Tensor, shape: Sequence[int], device: torch.device, normal: bool) -> Tensor:
     generator = torch.Generator(device).manual_seed(int(key))
     made = torch.empty(shape, dtype=torch.float32, device=device)
     return made.normal_(generator=generator) if normal else made.uniform_(generator=generator)
 
 
-@_numbers.register_fake
-def _(key: Tensor, shape: Sequence[int], device: torch.device, normal: bool) -> Tensor:
+def _like_them(key: Tensor, shape: Sequence[int], device: torch.device, normal: bool) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=device)
 
 
@@ -30,7 +44,8 @@ def uniform(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
         shape: the shape of the numbers.
         device: their device.
     """
-    made: Tensor = _numbers(key, list(shape), device, False)
+    register()
+    made: Tensor = torch.ops.manifold_mixup.numbers(key, list(shape), device, False)
     return made
 
 
@@ -42,5 +57,6 @@ def normal(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
         shape: the shape of the numbers.
         device: their device.
     """
-    made: Tensor = _numbers(key, list(shape), device, True)
+    register()
+    made: Tensor = torch.ops.manifold_mixup.numbers(key, list(shape), device, True)
     return made

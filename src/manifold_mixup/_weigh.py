@@ -1,4 +1,4 @@
-"""Mix the positions of a state by weights of their own."""
+"""Mix a state as a plan says: all by λ, or each position by its weight."""
 
 import math
 from collections.abc import Sequence
@@ -276,3 +276,79 @@ def least_grid(sides: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
         side % coarse == 0 for of in sides for side, coarse in zip(of, least, strict=True)
     )
     return least if divides and math.prod(least) else None
+
+
+def mix(
+    x: Tensor, plan: MixPlan, batch_dim: int = 0, *, dims: int | Sequence[int] | None = None
+) -> Tensor:
+    """Mix every row of a batch with its partner.
+
+    Row ``i`` of the result is ``lam[i] * x[i] + (1 - lam[i]) * x[perm[i]]`` (Mix_λ of the paper,
+    section 2), computed in at least float32 and rounded once to the dtype of ``x``.
+
+    Args:
+        x: hidden state, ``(batch, *features)``, floating point or complex. It is not modified.
+        plan: the coefficients and the pairs; its layer is ignored.
+        batch_dim: the dimension of ``x`` that holds the batch.
+        dims: the dimensions of ``x`` that are positions, if the plan weighs positions; (2, 3) of
+            ``(batch, channels, height, width)``.
+
+    Returns:
+        The mixed state, with the shape, dtype, device and memory format of ``x``. It can be
+        differentiated any number of times.
+
+    Raises:
+        TypeError: ``x`` is neither floating point nor complex.
+        ValueError: that dimension of ``x`` is not the batch of the plan, or the plan weighs
+            positions and does not fit ``dims``.
+
+    Examples:
+        >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
+        >>> mix(torch.tensor([[0.0], [10.0]]), plan)
+        tensor([[2.5000],
+                [7.5000]])
+    """
+    if not _mix.is_continuous(x):
+        raise TypeError(
+            f"only floating point states can be mixed, but x is {x.dtype}. For token ids, mix the "
+            f"output of the embedding layer."
+        )
+    if plan.weight is not None or plan.noise is not None:
+        return _mix_by_plan(x, plan, batch_dim, dims)
+    if 0 < batch_dim < x.ndim:
+        return mix(x.movedim(batch_dim, 0), plan).movedim(0, batch_dim).contiguous()
+    if x.ndim == 0 or x.shape[0] != plan.perm.shape[0]:
+        raise ValueError(
+            f"the plan pairs {plan.perm.shape[0]} examples but x has shape {tuple(x.shape)}. Is "
+            f"dimension 0 of this tensor the batch?"
+        )
+    return _mix.apply(x, plan.lam, plan.perm, repeats=plan.repeats)
+
+
+def _mix_by_plan(
+    x: Tensor, plan: MixPlan, batch_dim: int, dims: int | Sequence[int] | None
+) -> Tensor:
+    """Mix a state by all that a plan says; see `mix`."""
+    at = BatchDim(batch_dim) if 0 < batch_dim < x.ndim else None
+    if not (at or BatchDim()).fits(tuple(x.shape), plan.batch):
+        raise ValueError(
+            f"the plan pairs {plan.batch} examples but x has shape {tuple(x.shape)}. Is dimension "
+            f"{batch_dim} of this tensor the batch?"
+        )
+    place = None
+    if dims is not None:
+        dims = (dims,) if isinstance(dims, int) else tuple(dims)
+        if not all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims):
+            raise ValueError(
+                f"dims must be dimensions of x other than the batch, but is {dims}, and x has "
+                f"shape {tuple(x.shape)}."
+            )
+        place = Place(Positions(dims), (1,) * len(dims))
+    elif plan.weight is not None and not isinstance(plan.weight, SimilarityKernel):
+        raise ValueError(
+            f"the plan weighs the positions of x, of shape {tuple(x.shape)}: pass dims=, the "
+            f"dimensions that are positions, such as (2, 3)."
+        )
+    if needs_settling(plan):
+        plan = completed(plan, settle(plan, x, at, place))
+    return mix_state(x, at, plan, None, place)

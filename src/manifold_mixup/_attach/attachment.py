@@ -366,8 +366,6 @@ class Attachment:
             if name != wanted:
                 return tensor
             plan = running.settled(lambda plan: settle(plan, tensor, at, place))
-            if valid is None and at is None and plan.weight is None and plan.noise is None:
-                return _mix.mix(tensor, plan)
             return mix_state(tensor, at, plan, valid, place)
 
         return map_inputs(mix_wanted, core, args, kwargs)

@@ -95,6 +95,16 @@ class Grids:
                     f"of {way.block}"
                 )
 
+    def fitting(self, rows: Mapping[str, LayerRow | InputRow]) -> tuple[str, ...]:
+        """Return those of some layers that can be mixed by the ways.
+
+        Args:
+            rows: their rows.
+        """
+        for name, row in rows.items():
+            self.record_row(name, row)
+        return tuple(name for name in rows if not (self.needed and name in self.faults))
+
     def weighed(self, plan: MixPlan) -> MixPlan:
         """Return a plan of one λ for all that mixes by weights, as the ways here do.
 
