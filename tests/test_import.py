@@ -110,6 +110,7 @@ def test_the_count_can_be_too_high():
 
 def test_the_public_names():
     assert set(manifold_mixup.__all__) == {
+        "Align",
         "Box",
         "Cut",
         "DrawnNoise",

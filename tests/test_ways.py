@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from manifold_mixup import (
+    Align,
     Box,
     Cut,
     Holes,
@@ -39,6 +40,7 @@ WAYS = {
     "patches each": {"blend": PatchUp(block=3), "per_sample": True},
     "hard patches": {"blend": PatchUp(block=3, soft=False)},
     "similarity": {"blend": SimilarityKernel()},
+    "aligned": {"blend": Align()},
     "noise": {"noise": Noise()},
     "in turn": {"blend": OneOf((Interpolate(), 1), (Cut(), 1)), "noise": Noise()},
 }
@@ -131,7 +133,7 @@ def test_a_recomputation_mixes_as_the_pass_did(way, name):
     torch.testing.assert_close(gradients(model), gradients(plain))
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "similarity"])
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("similarity", "aligned")])
 def test_a_compiled_checkpoint(way):
     plain, model = build("maps"), build("checkpoint")
     x, layers = example(plain), ["conv2"]
@@ -261,6 +263,70 @@ def test_similarity_decides_by_the_state():
     assert lam.shape == (BATCH,)
     share = lam.view(-1, 1, 1, 1)
     torch.testing.assert_close(after, share * before + (1 - share) * before[perm])
+
+
+@pytest.mark.parametrize("name", ["time", "maps", "channels last", "tokens"])
+def test_aligned_positions_are_those_of_a_transport_plan(name):
+    """Against Sinkhorn's algorithm on a kernel, and features moved by the plan."""
+    model = build(name)
+    layer = {"tokens": "block1", "channels last": "fc1"}.get(name, "conv1")
+    x, sides = example(model), set()
+    mixup = ManifoldMixup(model, [layer], example=x, blend=Align(rounds=2000), seed=0)
+    for _ in range(6):
+        before, after = state_of(model, layer, x)
+        plan, dims = mixup.plan, list(model.dims(layer))
+        sides.add(plan.weight.moves_own)
+        last = [dim for dim in range(1, before.ndim) if dim not in dims]
+        own, mixed = (
+            part.permute(0, *dims, *last).flatten(1, len(dims)).flatten(2).double()
+            for part in (before, after)
+        )
+        partner = own[plan.perm]
+        cost = (own[:, :, None] - partner[:, None]).square().sum(3)
+        kernel = torch.exp(-cost / cost.mean((1, 2), keepdim=True) / 0.1)
+        rows = torch.ones_like(kernel[:, :, :1])
+        for _ in range(2000):
+            columns = 1 / (kernel.mT @ rows)
+            rows = 1 / (kernel @ columns)
+        shares = rows * kernel * columns.mT
+        torch.testing.assert_close(shares.sum(1), torch.ones_like(shares.sum(1)), atol=1e-3, rtol=0)
+        if plan.weight.moves_own:
+            expected = plan.lam * (shares.mT @ own) + (1 - plan.lam) * partner
+        else:
+            expected = plan.lam * own + (1 - plan.lam) * (shares @ partner)
+        torch.testing.assert_close(mixed, expected, atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(plan.target_lam, plan.lam)
+    assert sides == {True, False}
+
+
+def test_ways_by_layer():
+    model = build("maps")
+    x = example(model)
+    blend = {"input": Cut(), "conv1": Interpolate(), "*": OneOf((PatchUp(block=3), 1))}
+    mixup = ManifoldMixup(model, ["input", "conv1", "conv2"], example=x, blend=blend, seed=0)
+    kinds = {}
+    for _, plan in losses(model, mixup, x, steps=20):
+        kinds.setdefault(plan.layer, set()).add(type(plan.weight))
+    assert kinds == {"input": {torch.Tensor}, "conv1": {type(None)}, "conv2": {Holes}}
+    assert mixup.verify(x).ok
+    with pytest.raises(ValueError, match=r"not that of the eligible layer 'conv1'"):
+        ManifoldMixup(model, ["input", "conv1"], blend={"input": Cut()}, replace=True)
+    with pytest.raises(ValueError, match=r"names the way of 'conv9'"):
+        ManifoldMixup(model, ["conv1"], blend={"conv9": Cut(), "*": Cut()}, replace=True)
+    with pytest.raises(TypeError, match=r"the class Cut"):
+        ManifoldMixup(model, ["conv1"], blend={"*": Cut}, replace=True)
+
+
+def test_only_layers_that_are_cut_need_positions():
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    x = torch.randn(BATCH, 2, 6, 6)
+    blend = {"input": Cut(), "2": Interpolate()}
+    mixup = ManifoldMixup(model, ["input", "2"], example=x, blend=blend, seed=0)
+    assert mixup.layers == ("input", "2")
+    with pytest.raises(ValueError, match=r"Cut cannot be used at '2'"):
+        ManifoldMixup(model, ["input", "2"], example=x, blend=Cut(), replace=True)
 
 
 def test_noise_is_on_top_of_the_mix():

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from manifold_mixup._blend import Align as Align
     from manifold_mixup._blend import Cut as Cut
     from manifold_mixup._blend import Interpolate as Interpolate
     from manifold_mixup._blend import OneOf as OneOf
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from manifold_mixup._weigh import mix as mix
 
 __all__ = [
+    "Align",
     "Box",
     "Cut",
     "DrawnNoise",
@@ -52,6 +54,7 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
     # PEP 562: torch takes seconds to load, so load it with the first name that needs it. The
     # --help of a command needs none.
     _HOMES = {
+        "Align": "_blend",
         "SimilarityKernel": "_blend",
         "PatchUp": "_blend",
         "OneOf": "_blend",

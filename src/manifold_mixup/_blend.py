@@ -1,7 +1,7 @@
 """The ways in which a state is mixed with its partner: interpolated, cut, or chosen by features."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -116,7 +116,40 @@ class SimilarityKernel:
         _check_positive("tau_std", self.tau_std)
 
 
-Way = Interpolate | Cut | PatchUp | SimilarityKernel
+@dataclass(frozen=True)
+class Align:
+    """Positions of one state are moved onto the other's, then both are interpolated (AlignMixup).
+
+    Venkataramanan et al., 2022, Eq. 6 to 8: a coin says which of the two is moved, by the transport
+    plan between their positions. The cost of moving is the squared distance of the features over
+    its mean. The state decides, without its gradient; so the plan is complete when the layer has
+    run. It is meant for the last map of a network.
+
+    Args:
+        alpha: λ ~ Beta(alpha, alpha).
+        epsilon: weight of the plan's entropy, above 0: the larger, the more positions are averaged.
+        rounds: rounds of Sinkhorn's algorithm, at least 1.
+        dims: as those of `Cut`.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
+    """
+
+    alpha: float = 2.0
+    epsilon: float = 0.1
+    rounds: int = 100
+    dims: Dims = None
+
+    def __post_init__(self) -> None:
+        _check_positive("alpha", self.alpha)
+        _check_positive("epsilon", self.epsilon)
+        _check_dims(self.dims)
+        if not isinstance(self.rounds, int) or isinstance(self.rounds, bool) or self.rounds < 1:
+            raise ValueError(f"rounds must be an integer of at least 1, but is {self.rounds!r}.")
+
+
+Way = Interpolate | Cut | PatchUp | SimilarityKernel | Align
 
 
 @dataclass(frozen=True, init=False)
@@ -159,33 +192,68 @@ class OneOf:
         return self.ways[-1][0]
 
 
-Blend = Way | OneOf
+Blend = Way | OneOf | Mapping[str, Way | OneOf]
+"""One way for all layers, or one for each by its name, ``"*"`` for the others."""
+OTHERS = "*"
 
 
 def check_blend(blend: object) -> None:
-    """Raise TypeError unless ``blend`` is a way of mixing."""
-    if not isinstance(blend, Way | OneOf):
-        given = f"the class {blend.__name__}" if isinstance(blend, type) else repr(blend)
-        raise TypeError(
-            f"blend must be Interpolate(), Cut(), PatchUp(), SimilarityKernel() or "
-            f"OneOf((way, weight), ...), but is {given}."
+    """Raise TypeError unless ``blend`` is a way of mixing, or ways by layer."""
+    for one in blend.values() if isinstance(blend, Mapping) else [blend]:
+        if not isinstance(one, Way | OneOf):
+            given = f"the class {one.__name__}" if isinstance(one, type) else repr(one)
+            raise TypeError(
+                f"blend must be Interpolate(), Cut(), PatchUp(), SimilarityKernel(), Align() or "
+                f"OneOf((way, weight), ...), or a dict of them by layer, but is {given}."
+            )
+
+
+def at_layer(blend: Blend, layer: str) -> Way | OneOf:
+    """Return the way, or the several, of a layer.
+
+    Raises:
+        ValueError: ``blend`` is by layer, and does not name this one.
+    """
+    if not isinstance(blend, Mapping):
+        return blend
+    found = blend.get(layer) or blend.get(OTHERS)
+    if found is None:
+        raise ValueError(
+            f"blend names the ways of {list(blend)}, but not that of the eligible layer {layer!r}. "
+            f"Name it too, or all others by '*'."
         )
+    return found
+
+
+def require_layers(blend: Blend, layers: Iterable[str]) -> None:
+    """Raise ValueError unless a blend by layer names the eligible layers and no others."""
+    if isinstance(blend, Mapping):
+        layers = list(layers)
+        unknown = [name for name in blend if name not in (*layers, OTHERS)]
+        if unknown:
+            raise ValueError(
+                f"blend names the way of {unknown[0]!r}, but the eligible layers are {layers}."
+            )
+        for layer in layers:
+            at_layer(blend, layer)
 
 
 def ways_of(blend: Blend) -> tuple[Way, ...]:
     """List the ways that a blend may take."""
+    if isinstance(blend, Mapping):
+        return tuple(way for one in blend.values() for way in ways_of(one))
     return tuple(way for way, _ in blend.ways) if isinstance(blend, OneOf) else (blend,)
 
 
 def has_positions(way: Way) -> bool:
     """Return whether a way weighs a state by its positions."""
-    return isinstance(way, Cut | PatchUp)
+    return isinstance(way, Cut | PatchUp | Align)
 
 
 def dims_at(blend: Blend, layer: str) -> tuple[int, ...] | None:
     """Return the dimensions that were declared to be positions at a layer, if any were."""
-    for way in ways_of(blend):
-        dims = way.dims if isinstance(way, Cut | PatchUp) else None
+    for way in ways_of(at_layer(blend, layer)):
+        dims = way.dims if isinstance(way, Cut | PatchUp | Align) else None
         dims = dims.get(layer) if isinstance(dims, Mapping) else dims
         if dims is not None:
             return (dims,) if isinstance(dims, int) else tuple(dims)

@@ -13,7 +13,7 @@ from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_
 from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
-from manifold_mixup._blend import Blend, Interpolate, has_positions, ways_of
+from manifold_mixup._blend import Blend, Interpolate, has_positions, require_layers, ways_of
 from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
@@ -66,8 +66,9 @@ class ManifoldMixup:
             row, the targets and the partners' targets to the share of the own target, ``(batch,)``.
             It needs `batch`, and losses per row, as ``per_sample`` does.
         blend: how a state is mixed with its partner: `Interpolate`; `Cut` (CutMix) and `PatchUp`,
-            which need positions; `SimilarityKernel`; or `OneOf` several. All but the first say
-            themselves how much each target counts.
+            which need positions; `SimilarityKernel`; `Align` (AlignMixup); `OneOf` several; or a
+            dict of them by layer, ``"*"`` for the others. All but the first say themselves how
+            much each target counts.
         noise: `Noise` on the mixed state, on top of any way.
         mask: name of the model argument that holds the padding mask, such as ``"attention_mask"``.
             The mask is mixed too, in every module that receives it after the mixed layer: a
@@ -132,6 +133,7 @@ class ManifoldMixup:
         self._schedule = Schedule(stream)
         previous = _previous_on(model, replace)
         self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim, blend)
+        require_layers(blend, self.layers)
         self._attachment = Attachment(
             model,
             self.layers,

@@ -10,8 +10,9 @@ from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import Box
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
+from manifold_mixup._transport import Aligned, Transport
 
-Weight = Tensor | Box | Holes | SimilarityKernel
+Weight = Tensor | Box | Holes | SimilarityKernel | Aligned | Transport
 """How the positions of a state are weighed; see `MixPlan`."""
 
 
@@ -29,8 +30,8 @@ class MixPlan:
         weight: how the positions of the state are weighed, if not all by λ. A tensor is the share
             that an example keeps of itself at each position, bool or float32 from 0 to 1, ``(1,
             *sides)`` or ``(batch, *sides)``, where sides may be those of a grid coarser than the
-            state's. A `Box` (CutMix), `Holes` (PatchUp) or `SimilarityKernel` becomes what it means
-            for the state when the layer has run.
+            state's. A `Box` (CutMix), `Holes` (PatchUp), `SimilarityKernel` or ``Aligned``
+            (AlignMixup) becomes what it means for the state when the layer has run.
         label: the share that every example's target keeps, if it is not that of its state (Remix,
             for example); float32 from 0 to 1, ``()`` or ``(batch,)``. None means the mean of
             ``weight``, or λ.
@@ -105,12 +106,12 @@ class MixPlan:
                 f"the share of the targets follows from the state at {self.layer!r}, by "
                 f"{self.weight!r}, but no pass has run it. Use mixup.plan after the forward pass."
             )
-        return self.lam if self.weight is None else mean_weight(self.weight)  # type: ignore[arg-type]
+        return mean_weight(self.weight) if isinstance(self.weight, Tensor) else self.lam
 
     @property
     def pending(self) -> bool:
         """Whether the state of the layer decides how it is mixed, and it has not run."""
-        if self.weight is None or isinstance(self.weight, Tensor):
+        if self.weight is None or isinstance(self.weight, Tensor | Transport):
             return False
         return self.label is None
 
@@ -157,7 +158,7 @@ class MixPlan:
             lam,
             perm.view(torch.int64),
             weight=weight.to(device, non_blocking=non_blocking)
-            if isinstance(weight, Tensor | Box)
+            if isinstance(weight, Tensor | Box | Transport)
             else weight,
             label=label[0] if label else None,
             noise=noise and noise.to(device, non_blocking=non_blocking),
@@ -198,9 +199,9 @@ def _check_noise(noise: object) -> None:
 def _check_weight(weight: object, perm: Tensor) -> None:
     if isinstance(weight, Tensor):
         _check_weights(weight, perm)
-    elif not isinstance(weight, Box | Holes | SimilarityKernel | None):
+    elif not isinstance(weight, Weight | None):
         raise TypeError(
-            f"weight must be a tensor, Box, Holes or SimilarityKernel, but is a "
+            f"weight must be a tensor, Box, Holes, SimilarityKernel or Aligned, but is a "
             f"{type(weight).__name__}."
         )
     elif isinstance(weight, Box) and len(weight.borders) != len(perm) and weight.borders.ndim == 4:

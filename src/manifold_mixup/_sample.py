@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifold_mixup._blend import (
+    Align,
     Blend,
     Cut,
     Interpolate,
@@ -18,6 +19,7 @@ from manifold_mixup._blend import (
     PatchUp,
     SimilarityKernel,
     Way,
+    at_layer,
     check_blend,
     ways_of,
 )
@@ -27,6 +29,7 @@ from manifold_mixup._noise import DrawnNoise, Noise
 from manifold_mixup._pairs import Near, Pairs, check_pairs, check_partners, check_targets
 from manifold_mixup._plan import MixPlan, Weight, check_share, is_permutation, unchecked
 from manifold_mixup._remix import LabelRule, check_rule
+from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import map_leaves
 
 _PLAIN = Interpolate()
@@ -55,8 +58,8 @@ def sample_plan(
     Args:
         batch: number of examples, at least 1.
         layers: the eligible layers S, at least one.
-        alpha: both parameters of the Beta distribution, above 0 and finite; `Cut` and `PatchUp`
-            have their own.
+        alpha: both parameters of the Beta distribution, above 0 and finite; `Cut`, `PatchUp`
+            and `Align` have their own.
         per_sample: draw one λ, or one box, per example instead of one for the batch.
         pairs: who is mixed with whom; see `ManifoldMixup`.
         label: how much each target counts; see `ManifoldMixup`.
@@ -96,8 +99,9 @@ def sample_plan(
         generator.seed()
     # Always draw on the CPU, whatever torch.set_default_device says.
     layer = layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
-    way = blend.at(_uniform(generator)) if isinstance(blend, OneOf) else blend
-    alpha = way.alpha if isinstance(way, Cut | PatchUp) else alpha
+    one = at_layer(blend, layer)
+    way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
+    alpha = way.alpha if isinstance(way, Cut | PatchUp | Align) else alpha
     lam = symmetric_beta(alpha, batch if per_sample else 1, generator).float()
     lam = lam if per_sample else lam[0]
     perm = _partners(pairs, y, batch, generator)
@@ -187,6 +191,8 @@ def _weight(way: Way, lam: Tensor, generator: torch.Generator) -> Weight | None:
         return Box(centre, 1 - lam.double())
     if isinstance(way, PatchUp):
         return Holes(way.block, way.rate, way.soft, _key(generator))
+    if isinstance(way, Align):
+        return Aligned(_uniform(generator) < 0.5, way.epsilon, way.rounds)
     return way if isinstance(way, SimilarityKernel) else None
 
 

@@ -17,6 +17,7 @@ from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
 from manifold_mixup._positions import Positions
 from manifold_mixup._similarity import share_of_pairs
+from manifold_mixup._transport import Aligned, Transport
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class Settled:
     """What a plan means for a state."""
 
     lam: Tensor
-    weight: Tensor | Holes | None
+    weight: Tensor | Holes | Transport | None
     label: Tensor | None
 
 
 def needs_settling(given: Given) -> bool:
     """Return whether it depends on the state how it is mixed."""
     weight = given.weight
-    return isinstance(weight, Box | SimilarityKernel) or (
+    return isinstance(weight, Box | SimilarityKernel | Aligned) or (
         isinstance(weight, Holes) and given.label is None
     )
 
@@ -103,6 +104,10 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         lam = share_of_pairs(weight, given.lam.to(x.device), front, perm)
         return Settled(lam, None, given.label)
     place = require_place(place, x)
+    if isinstance(weight, Aligned):
+        tokens = _tokens(x.detach(), at, place, batch)  # a recomputation does not repeat this
+        between = weight.between(tokens, tokens[given.perm.to(x.device)])
+        return Settled(given.lam, between, given.label)
     if isinstance(weight, Box):
         own = weight.own(place.grid(x.shape))
         return Settled(given.lam, own, mean_weight(own) if given.label is None else given.label)
@@ -186,8 +191,10 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
         ValueError: the weights do not fit the state.
     """
     batch, weight = given.perm.shape[0], given.weight
-    assert isinstance(weight, Tensor | Holes)
     place = require_place(place, x)
+    if isinstance(weight, Transport):
+        return _mix_aligned(x, at, given, place, weight)
+    assert isinstance(weight, Tensor | Holes)
     label = given.label
     if label is None:
         assert isinstance(weight, Tensor)
@@ -196,6 +203,35 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
     front = x if at is None else at.to_front(x, batch)
     mixed = _mix.apply(front, own, given.perm, repeats=given.repeats)
     return mixed if at is None else at.restore(mixed).contiguous()
+
+
+def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
+    """Return a state as ``(batch, positions, features)``."""
+    front = x if at is None else at.to_front(x, batch)
+    dims = [_in_front(dim, at) for dim in place.positions.dims]
+    others = [dim for dim in range(1, front.ndim) if dim not in dims]
+    moved = front.permute(0, *dims, *others)
+    return moved.reshape(batch, math.prod(moved.shape[1 : 1 + len(dims)]), -1)
+
+
+def _mix_aligned(
+    x: Tensor, at: BatchDim | None, given: Given, place: Place, transport: Transport
+) -> Tensor:
+    batch = given.perm.shape[0]
+    tokens = _tokens(x, at, place, batch)
+    if transport.shares.shape[1:] != (tokens.shape[1], tokens.shape[1]):
+        raise ValueError(
+            f"the plan moves {transport.shares.shape[1]} positions, but the state of shape "
+            f"{tuple(x.shape)} has {tokens.shape[1]}."
+        )
+    partners = tokens.index_select(0, given.perm.to(x.device))
+    mixed = transport.mix(tokens, partners, given.lam)
+    front = x if at is None else at.to_front(x, batch)
+    dims = [_in_front(dim, at) for dim in place.positions.dims]
+    order = [0, *dims, *(dim for dim in range(1, front.ndim) if dim not in dims)]
+    shaped = mixed.view([front.shape[dim] for dim in order])
+    back = shaped.permute([order.index(dim) for dim in range(front.ndim)])
+    return (back if at is None else at.restore(back)).contiguous()
 
 
 def _spread(

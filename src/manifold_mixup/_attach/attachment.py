@@ -28,6 +28,7 @@ from manifold_mixup._layers import ALL_RUNS, is_input, module_name, named_layers
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place, to_front
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import InputRow, LayerRow
+from manifold_mixup._transport import Aligned
 from manifold_mixup._weigh import completed, mix_state, needs_settling, settle
 
 Inputs = list[tuple[str, Tensor]]
@@ -329,7 +330,7 @@ class Attachment:
         if not compiled.runs_compiled(self.model, module_name(plan.layer)):
             return plan
         shapes = {name: tuple(tensor.shape[1:]) for name, tensor in inputs}
-        if isinstance(plan.weight, SimilarityKernel) or shapes != self.input_shapes:
+        if isinstance(plan.weight, SimilarityKernel | Aligned) or shapes != self.input_shapes:
             raise RuntimeError(_UNTOLD.format(plan.layer, plan.weight))
         path, place = next(iter(hook.places.items()))
         at = hook.batch_dims.get(path, hook.usual)

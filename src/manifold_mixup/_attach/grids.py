@@ -4,11 +4,21 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from manifold_mixup._blend import Blend, PatchUp, dims_at, has_positions, ways_of
+from manifold_mixup._blend import (
+    Align,
+    Blend,
+    PatchUp,
+    Way,
+    at_layer,
+    dims_at,
+    has_positions,
+    ways_of,
+)
 from manifold_mixup._holes import Holes
 from manifold_mixup._plan import MixPlan, Weight, unchecked
 from manifold_mixup._positions import Positions
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
+from manifold_mixup._transport import Aligned
 from manifold_mixup._weigh import Place, least_grid
 
 
@@ -19,16 +29,17 @@ class Grids:
         blend: the ways of mixing.
 
     Attributes:
-        needed: whether one of the ways weighs positions.
         faults: for each layer that was inspected and cannot be cut, the reason.
     """
 
     def __init__(self, blend: Blend) -> None:
         self.blend = blend
-        self.needed = any(map(has_positions, ways_of(blend)))
         self.faults: dict[str, str] = {}
         self._places: dict[str, dict[str, Place]] = {}
         self._carried: dict[str, dict[Carry, Place]] = {}
+
+    def _ways(self, layer: str) -> tuple[Way, ...]:
+        return ways_of(at_layer(self.blend, layer))
 
     def places(self, layer: str) -> Mapping[str, Place]:
         """Map the paths of a layer's tensors to where they hold positions."""
@@ -53,17 +64,22 @@ class Grids:
         axes = {positions.axes for positions, _ in own.values() if positions}
         if not fault and len(axes) > 1:
             fault = "its tensors have different numbers of axes"
+        if not fault and carried and any(isinstance(way, Align) for way in self._ways(layer)):
+            fault = "other tensors with positions are mixed with it, which Align cannot move too"
         if fault:
-            self.faults[layer], self._places[layer], self._carried[layer] = fault, {}, {}
+            self._places[layer], self._carried[layer] = {}, {}
+            if any(map(has_positions, self._ways(layer))):
+                self.faults[layer] = fault
             return
         # what has other positions than the state is interpolated
         carried = {carry: known for carry, known in carried.items() if known[0].axes in axes}
         sides = [_sides(*known) for known in (*own.values(), *carried.values())]
         grid = least_grid(sides)
         if grid is None:
-            self.faults[layer] = (
-                f"it is mixed with other tensors, whose sides {sides} do not divide"
-            )
+            if any(map(has_positions, self._ways(layer))):
+                self.faults[layer] = (
+                    f"it is mixed with other tensors, whose sides {sides} do not divide"
+                )
             return
         self._require_block(layer, grid)
         several = len(sides) > 1
@@ -88,7 +104,7 @@ class Grids:
         }
 
     def _require_block(self, layer: str, grid: tuple[int, ...]) -> None:
-        for way in ways_of(self.blend):
+        for way in self._ways(layer):
             if isinstance(way, PatchUp) and way.block > min(grid):
                 self.faults[layer] = (
                     f"it has sides of {' × '.join(map(str, grid))} positions, fewer than the block "
@@ -103,7 +119,7 @@ class Grids:
         """
         for name, row in rows.items():
             self.record_row(name, row)
-        return tuple(name for name in rows if not (self.needed and name in self.faults))
+        return tuple(name for name in rows if name not in self.faults)
 
     def weighed(self, plan: MixPlan) -> MixPlan:
         """Return a plan of one λ for all that mixes by weights, as the ways here do.
@@ -114,11 +130,14 @@ class Grids:
             plan: a plan of the proof.
         """
         places = list(self.places(plan.layer).values())
-        if not self.needed or not places or plan.weight is not None:
+        ways = [way for way in self._ways(plan.layer) if has_positions(way)]
+        if not ways or not places or plan.weight is not None:
             return plan
         lam = plan.lam.float()
-        if any(isinstance(way, PatchUp) for way in ways_of(self.blend)):
-            weight: Weight = Holes(1, math.inf, soft=bool(lam), key=0)
+        if isinstance(ways[0], Align):  # the side that does not count is moved
+            weight: Weight = Aligned(bool(lam < 0.5), ways[0].epsilon, 1)
+        elif any(isinstance(way, PatchUp) for way in ways):
+            weight = Holes(1, math.inf, soft=bool(lam), key=0)
         else:
             weight = lam.expand(1, *(1 for _ in range(places[0].positions.axes)))
             weight = weight if 0 < lam < 1 else weight.bool()
@@ -132,9 +151,10 @@ class Grids:
             layers: the eligible layers.
         """
         bad = {name: self.faults[name] for name in layers if name in self.faults}
-        if not self.needed or not bad:
+        if not bad:
             return
-        ways = " or ".join(type(way).__name__ for way in ways_of(self.blend) if has_positions(way))
+        found = [way for name in bad for way in self._ways(name) if has_positions(way)]
+        ways = " or ".join(dict.fromkeys(type(way).__name__ for way in found))
         raise ValueError(
             f"{ways} cannot be used at {'; '.join(f'{name!r}: {why}' for name, why in bad.items())}"
             f". Choose layers with positions, or name the dimensions that are positions in "

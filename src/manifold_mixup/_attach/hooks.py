@@ -23,6 +23,7 @@ from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_b
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight
 from manifold_mixup._structure.row import Reader
+from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 from manifold_mixup._weigh import Given, Place, Settled, mix_state, needs_settling, settle
 
@@ -75,7 +76,7 @@ class ActivePlan:
         """Return what compiled code found the plan to mean, if it did."""
         if not self.settled:
             return None
-        assert not isinstance(self.weight, Box | SimilarityKernel)
+        assert not isinstance(self.weight, Box | SimilarityKernel | Aligned)
         return Settled(self.lam, self.weight, self.label)
 
 
