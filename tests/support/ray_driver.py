@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lab_runs import by_run
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data.validation import Split
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import folder as kept
@@ -39,6 +40,23 @@ def trained(runs: Runs, task: Data, folder: Path) -> dict[Recipe, Result]:
     return by_run(
         train_all(runs, task, workers=1, on_epoch=lambda *_: None, folder=folder, on="ray")
     )
+
+
+def trained_but(
+    runs: Runs, split: Split, folder: Path
+) -> tuple[dict[Recipe, Result], dict[Recipe, str]]:
+    """Train runs, each on the data of its seed; return the results and the failures."""
+    failed: dict[Recipe, str] = {}
+    there = train_all(
+        runs,
+        split,
+        workers=1,
+        on_epoch=lambda *_: None,
+        on_failure=lambda run, error: failed.update({run: str(error)}),
+        folder=folder,
+        on="ray",
+    )
+    return by_run(there), failed
 
 
 def divergence(runs: Runs, task: Data, folder: Path) -> str:

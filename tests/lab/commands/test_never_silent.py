@@ -66,7 +66,7 @@ def break_the_last_step(monkeypatch, run, task):
 def test_a_last_step_that_diverges_is_no_finished_run(plain, task, tmp_path, monkeypatch, epochs):
     run = replace(plain, epochs=epochs)
     break_the_last_step(monkeypatch, run, task)
-    reason = f"no mixup, seed 0: the test loss is nan after epoch {epochs}, although"
+    reason = f"no mixup, seed 0: the loss on unseen examples is nan after epoch {epochs}, although"
     with pytest.raises(FloatingPointError, match=reason):
         train(run, task, folder=tmp_path)
     assert kept.finished(tmp_path) is None

@@ -15,6 +15,7 @@ import torch
 
 from after_worker import look_at, look_for_ever
 from lab_runs import by_run
+from manifold_mixup.lab.data.validation import HeldOut
 from manifold_mixup.lab.launch.processes import train_all
 
 
@@ -172,6 +173,33 @@ def test_a_failure_in_one_run_comes_out(task, runs):
     broken = replace(runs[0], lr=1e18)
     with pytest.raises(FloatingPointError, match="no mixup, seed 0"):
         list(train_all([broken, *runs], task, workers=1, on_epoch=lambda *_: None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_that_is_reported_does_not_stop_the_others(task, runs, workers):
+    broken, failed = replace(runs[0], lr=1e18), {}
+    found = train_all(
+        [broken, *runs[1:3]],
+        task,
+        workers=workers,
+        on_epoch=lambda *_: None,
+        on_failure=lambda run, error: failed.update({run: str(error)}),
+    )
+    assert {result.run for result in found} == set(runs[1:3])
+    assert set(failed) == {broken}
+    assert "no mixup, seed 0: the loss" in failed[broken]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_seed_may_have_its_own_data(task, runs, workers):
+    split = HeldOut(task, 0.2)
+    found = by_run(train_all(runs, split, workers=workers, on_epoch=lambda *_: None))
+    for seed in (0, 1):
+        own = [run for run in runs if run.seed == seed]
+        alone = by_run(train_all(own, split(seed), workers=1, on_epoch=lambda *_: None))
+        assert {run: found[run] for run in own} == alone
 
 
 def test_the_number_of_threads_is_as_before(task, runs):

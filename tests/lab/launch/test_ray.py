@@ -10,6 +10,7 @@ import pytest
 
 import ray_driver
 from lab_runs import by_run
+from manifold_mixup.lab.data.validation import HeldOut
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.runs import folder as kept
 
@@ -57,6 +58,14 @@ def test_leaving_early_saves_what_is_under_way(driver, task, runs, long, tmp_pat
 def test_a_failure_in_one_run_comes_out(driver, task, runs, tmp_path):
     broken = replace(runs[0], lr=1e18)
     assert "no mixup, seed 0" in driver(ray_driver.divergence, [broken], task, tmp_path)
+
+
+def test_a_failure_that_is_reported_does_not_stop_the_others(driver, task, runs, tmp_path):
+    broken, split = replace(runs[0], lr=1e18), HeldOut(task, 0.2)
+    there, failed = driver(ray_driver.trained_but, [broken, *runs[3:5]], split, tmp_path)
+    assert there == by_run(train_all(runs[3:5], split(1), workers=1, on_epoch=lambda *_: None))
+    assert set(failed) == {broken}
+    assert "no mixup, seed 0: the loss" in failed[broken]
 
 
 def test_a_folder_is_needed(task, runs):

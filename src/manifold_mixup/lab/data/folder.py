@@ -12,14 +12,19 @@ from torch import Tensor
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 
 
-def load(path: Path) -> Data:
+def load(path: Path, *, tested: str = "") -> Data:
     """Read all images of a folder in colour, with classes numbered in the order of their names.
+
+    Args:
+        path: the folder.
+        tested: the folder to read as the test set; by default ``test``, or else ``val``.
 
     Raises:
         ValueError: a part is missing, the classes differ, or the images differ in size.
         OSError: an image cannot be read.
     """
-    test = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    names = (tested,) if tested else ("test", "val")
+    test = next((path / name for name in names if (path / name).is_dir()), None)
     if not (path / "train").is_dir() or test is None:
         raise ValueError(
             f"{path} has no folders train and test (or val). Expected {path.name}/train/CLASS/* "
@@ -36,6 +41,11 @@ def load(path: Path) -> Data:
             f"have {tuple(x_test.shape[2:])}. Expected the same size."
         )
     return Data(path.name, x, y, x_test, y_test, classes=len(classes), **PIXELS)
+
+
+def has_validation(path: Path) -> bool:
+    """Return whether a folder has ``val`` beside ``test``, so that ``val`` is not the test set."""
+    return (path / "val").is_dir() and (path / "test").is_dir()
 
 
 def _part(path: Path) -> tuple[Tensor, Tensor, list[str]]:

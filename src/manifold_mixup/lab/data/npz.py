@@ -16,7 +16,7 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 Array = NDArray[Any]
 
 
-def load(path: Path) -> Data:
+def load(path: Path, *, tested: str = "test") -> Data:
     """Read a task from an ``.npz`` file.
 
     Inputs may be vectors ``(n, features)``, grey images ``(n, height, width)`` or colour images
@@ -24,35 +24,60 @@ def load(path: Path) -> Data:
     from 0 to 1 are kept. Other inputs are standardised by the mean and standard deviation of the
     training inputs, vectors feature by feature.
 
+    Args:
+        path: the file.
+        tested: ``"test"``, or ``"val"`` to read ``x_val`` and ``y_val`` in place of the test set.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file has another form; the message names the array and the row.
     """
-    arrays = _read(path)
-    for part in ("train", "test"):
+    arrays = _read(path, tested)
+    for part in ("train", tested):
         _check_inputs(path, f"x_{part}", arrays[f"x_{part}"])
         _check_labels(path, f"y_{part}", arrays[f"y_{part}"], count=len(arrays[f"x_{part}"]))
-    _check_agreement(path, arrays)
-    return _as_data(path.stem, arrays)
+    _check_agreement(path, arrays, tested)
+    return _as_data(path.stem, arrays, tested)
 
 
-def _read(path: Path) -> dict[str, Array]:
+def has_validation(path: Path) -> bool:
+    """Return whether a file has a validation set of its own, ``x_val`` and ``y_val``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an ``.npz`` file.
+    """
+    _require_npz(path)
+    with np.load(path, allow_pickle=False) as file:
+        return {"x_val", "y_val"} <= set(file.files)
+
+
+def _require_npz(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}. Expected an .npz with {', '.join(KEYS)}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path.name} is not an .npz file. Expected one with {', '.join(KEYS)}.")
+
+
+def _keys(tested: str) -> tuple[str, ...]:
+    return tuple(key.replace("test", tested) for key in KEYS)
+
+
+def _read(path: Path, tested: str) -> dict[str, Array]:
+    _require_npz(path)
+    keys = _keys(tested)
     with np.load(path, allow_pickle=False) as file:
-        missing = [key for key in KEYS if key not in file.files]
+        missing = [key for key in keys if key not in file.files]
         if missing:
             raise ValueError(
                 f"{path.name} has no {' and no '.join(missing)}; "
-                f"it has {', '.join(file.files) or 'nothing'}. Expected {', '.join(KEYS)}."
+                f"it has {', '.join(file.files) or 'nothing'}. Expected {', '.join(keys)}."
             )
         try:
-            arrays = {key: file[key] for key in KEYS}
+            arrays = {key: file[key] for key in keys}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path.name} cannot be read: {error}") from error
-    for part in ("train", "test"):
+    for part in ("train", tested):
         labels = arrays[f"y_{part}"]
         if labels.ndim == 2 and labels.shape[1] == 1:
             arrays[f"y_{part}"] = labels[:, 0]
@@ -88,13 +113,14 @@ def _check_labels(path: Path, key: str, y: Array, *, count: int) -> None:
         )
 
 
-def _check_agreement(path: Path, arrays: dict[str, Array]) -> None:
+def _check_agreement(path: Path, arrays: dict[str, Array], tested: str) -> None:
     """Raise a `ValueError` if the test set does not match the training set."""
-    x, y, x_test, y_test = (arrays[key] for key in KEYS)
+    x, y, x_test, y_test = (arrays[key] for key in _keys(tested))
     if x.shape[1:] != x_test.shape[1:] or x.dtype.kind != x_test.dtype.kind:
         raise ValueError(
             f"the rows of x_train in {path.name} are {x.dtype} of shape {x.shape[1:]}, but "
-            f"those of x_test are {x_test.dtype} of shape {x_test.shape[1:]}. Expected the same."
+            f"those of x_{tested} are {x_test.dtype} of shape {x_test.shape[1:]}. "
+            "Expected the same."
         )
     known = np.unique(y)
     if len(known) < 2 or known[-1] >= len(y):
@@ -106,14 +132,16 @@ def _check_agreement(path: Path, arrays: dict[str, Array]) -> None:
     if len(unseen):
         row = int(np.argmax(y_test == unseen[0]))
         raise ValueError(
-            f"y_test in {path.name} has the label {unseen[0]} in row {row}, "
+            f"y_{tested} in {path.name} has the label {unseen[0]} in row {row}, "
             "which y_train does not have."
         )
 
 
-def _as_data(name: str, arrays: dict[str, Array]) -> Data:
-    x, x_test = (_channels_first(arrays[key]) for key in ("x_train", "x_test"))
-    y, y_test = (torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test"))
+def _as_data(name: str, arrays: dict[str, Array], tested: str) -> Data:
+    x, x_test = (_channels_first(arrays[f"x_{part}"]) for part in ("train", tested))
+    y, y_test = (
+        torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)) for part in ("train", tested)
+    )
     attack: dict[str, Any] = PIXELS
     if x.dtype == np.uint8 and x.ndim == 4:
         pass  # stored as uint8; `as_input` scales them

@@ -1,4 +1,4 @@
-"""Callbacks for the progress of many runs."""
+"""Callbacks for the progress of many runs, and the data they train on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +12,28 @@ OnEpoch = Callable[[Recipe, Epoch], None]
 OnStep = Callable[[Recipe, float], None]
 OnNote = Callable[[Recipe, str], None]
 OnStart = Callable[[Recipe, Start], None]
+OnFailure = Callable[[Recipe, FloatingPointError], None]
 News = Epoch | Start | float | str
 """Progress of a run: a finished epoch, its start, the epochs done (a fraction), or a note."""
 After = Callable[[Path, Data, Callable[[str], None]], object]
 """Called with a finished run's folder, its data and a function that reports progress in words."""
+Source = Data | Callable[[int], Data]
+"""The data of all runs, or a function from the seed of a run to its data."""
+
+
+def data_of(run: Recipe, source: Source) -> Data:
+    """Return the data that a run trains on."""
+    return source if isinstance(source, Data) else source(run.seed)
 
 
 class Reports(NamedTuple):
-    """Callbacks for epochs, steps, notes and the start of resumed runs."""
+    """Callbacks for epochs, steps, notes, the start of resumed runs, and runs that diverged."""
 
     on_epoch: OnEpoch
     on_step: OnStep = lambda *_: None
     on_note: OnNote = lambda *_: None
     on_start: OnStart = lambda *_: None
+    on_failure: OnFailure | None = None
 
     def tell(self, run: Recipe, news: News) -> None:
         """Pass news of a run to its callback."""
@@ -36,3 +45,9 @@ class Reports(NamedTuple):
             self.on_note(run, news)
         else:
             self.on_step(run, news)
+
+    def fail(self, run: Recipe, error: FloatingPointError) -> None:
+        """Pass the divergence of a run to its callback; without one, raise it."""
+        if self.on_failure is None:
+            raise error
+        self.on_failure(run, error)

@@ -23,10 +23,13 @@ from manifold_mixup.lab.launch.callbacks import (
     After,
     News,
     OnEpoch,
+    OnFailure,
     OnNote,
     OnStart,
     OnStep,
     Reports,
+    Source,
+    data_of,
 )
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.launch.ray import train_on_ray
@@ -41,13 +44,14 @@ Told: TypeAlias = "SimpleQueue[tuple[Recipe, News]]"
 
 def train_all(
     runs: Sequence[Recipe],
-    data: Data,
+    data: Source,
     *,
     workers: int,
     on_epoch: OnEpoch,
     on_step: OnStep = lambda *_: None,
     on_note: OnNote = lambda *_: None,
     on_start: OnStart = lambda *_: None,
+    on_failure: OnFailure | None = None,
     folder: Path | None = None,
     after: After | None = None,
     on: Place = "here",
@@ -60,12 +64,14 @@ def train_all(
 
     Args:
         runs: the recipes, started in this order.
-        data: the data that all runs train on.
+        data: the data that all runs train on, or a function from the seed of a run to its data.
         workers: the number of runs in parallel; 1 trains in this process.
         on_epoch: called after every epoch of every run.
         on_step: called now and then with the number of epochs a run has done, a fraction.
         on_start: called if a run is resumed or already finished; not for runs on Ray.
         on_note: called with the notes of ``after``; not for runs on Ray.
+        on_failure: called with a run that diverged, and its error; the other runs go on. Without
+            it, the error is raised.
         folder: the parent of the runs' folders. Finished runs in it are read, and stopped runs are
             resumed.
         after: called in the process that trained a run, once the run is finished.
@@ -75,11 +81,11 @@ def train_all(
     All callbacks except ``after`` are called in this process.
 
     Raises:
-        FloatingPointError: a run diverged.
+        FloatingPointError: a run diverged, and there is no ``on_failure``.
         KeyboardInterrupt: Ctrl-C was pressed; with a folder, the current runs are saved.
         ChildProcessError: a worker process died.
     """
-    reports = Reports(on_epoch, on_step, on_note, on_start)
+    reports = Reports(on_epoch, on_step, on_note, on_start, on_failure)
     if on == "ray":
         if folder is None:
             raise ValueError("runs on Ray need a folder, on storage that all nodes share.")
@@ -90,18 +96,27 @@ def train_all(
 
 
 def _train_here(
-    runs: Sequence[Recipe], data: Data, reports: Reports, folder: Path | None, after: After | None
+    runs: Sequence[Recipe],
+    source: Source,
+    reports: Reports,
+    folder: Path | None,
+    after: After | None,
 ) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for run in runs:
-            # Only during training: the code that consumes the results is interrupted as usual.
-            with ctrl_c() as stop:
-                own, tell = _own(folder, run), partial(reports.tell, run)
-                result = train(
-                    run, data, folder=own, on_epoch=tell, on_step=tell, on_start=tell, stop=stop
-                )
+            own, tell = _own(folder, run), partial(reports.tell, run)
+            data = data_of(run, source)
+            try:
+                # Only during training: the code that consumes the results is interrupted as usual.
+                with ctrl_c() as stop:
+                    result = train(
+                        run, data, folder=own, on_epoch=tell, on_step=tell, on_start=tell, stop=stop
+                    )
+            except FloatingPointError as error:
+                reports.fail(run, error)
+                continue
             _then(after, own, data, tell)
             yield result
     except Stopped as error:
@@ -112,7 +127,7 @@ def _train_here(
 
 def _train_in_processes(
     runs: Sequence[Recipe],
-    data: Data,
+    source: Source,
     workers: int,
     reports: Reports,
     folder: Path | None,
@@ -122,16 +137,21 @@ def _train_in_processes(
     news: Told = context.SimpleQueue()
     stop = context.Event()
     # Pickled here, as torch would pass tensors through /dev/shm, which is tiny in containers.
-    arguments = (pickle.dumps((data, after)), news, stop, folder)
+    arguments = (pickle.dumps((source, after)), news, stop, folder)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+    recipes = dict[Future[Result], Recipe]()
     pending = set[Future[Result]]()
     try:
         with _ctrl_c_ignored():  # the workers inherit this
-            pending |= {pool.submit(_train_in_worker, run) for run in runs}
+            recipes |= {pool.submit(_train_in_worker, run): run for run in runs}
+        pending |= set(recipes)
         while pending:
             done, pending = _wait(pending, news, reports)
             for future in done:
-                yield future.result()
+                if isinstance(error := future.exception(), FloatingPointError):
+                    reports.fail(recipes[future], error)
+                else:
+                    yield future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
             f"one of the {workers} worker processes died, perhaps because memory ran out. "
@@ -157,6 +177,10 @@ def _wait(
     return done, pending
 
 
+# What a first run imports, besides this module: over a second for each worker.
+_IMPORTED_LATE = ("torch.utils.tensorboard", "torch._dynamo")
+
+
 def _context() -> Any:
     """Choose the start method of the workers.
 
@@ -166,7 +190,7 @@ def _context() -> Any:
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *_IMPORTED_LATE])
     return context
 
 
@@ -181,7 +205,7 @@ def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") ->
 
 
 class _Worker(NamedTuple):
-    data: Data
+    source: Source
     news: Told
     stop: Event
     folder: Path | None
@@ -202,8 +226,8 @@ def _start(
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells the workers to stop
     torch.set_num_threads(1)
-    data, after = pickle.loads(shared)
-    _worker = _Worker(data, news, stop, folder, after)
+    source, after = pickle.loads(shared)
+    _worker = _Worker(source, news, stop, folder, after)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
@@ -227,7 +251,8 @@ def _train_in_worker(run: Recipe) -> Result:
 def _train_and_tell(run: Recipe) -> Result:
     if _worker is None:
         raise RuntimeError("this function must run in a worker process of train_all.")
-    data, news, stop, folder, after = _worker
+    source, news, stop, folder, after = _worker
+    data = data_of(run, source)
     parent = multiprocessing.parent_process()
 
     def ending() -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.launch.callbacks import After, Reports
+from manifold_mixup.lab.launch.callbacks import After, Reports, Source, data_of
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import folder as kept
@@ -25,7 +24,7 @@ _LOOK = 1.0  # seconds between checks of the folders
 
 def train_on_ray(
     runs: Sequence[Recipe],
-    data: Data,
+    data: Source,
     *,
     reports: Reports,
     folder: Path,
@@ -39,19 +38,19 @@ def train_on_ray(
 
     Args:
         runs: the recipes.
-        data: the data that all runs train on.
+        data: the data that all runs train on, or a function from the seed of a run to its data.
         reports: the progress callbacks.
         folder: the parent of the runs' folders, on storage that all nodes share.
         after: called on the worker that trained a run, once it is finished; see `train_all`.
         gpus: the number of GPUs reserved for a run; at 0.5, two runs share one.
 
     Raises:
-        FloatingPointError: a run diverged.
+        FloatingPointError: a run diverged, and ``reports`` has no ``on_failure``.
         ChildProcessError: a worker died repeatedly.
     """
     ray = import_ray()
     errors = ray.exceptions
-    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    _join(ray)
     task = _task(ray, gpus)
     shared, folder = ray.put(data), folder.absolute()
     running = {task.remote(run, shared, folder, after): run for run in runs}
@@ -62,7 +61,12 @@ def train_on_ray(
             for run in running.values():
                 _tell(run, folder, reports, told)
             for one in done:
-                yield ray.get(one)
+                try:
+                    result = ray.get(one)
+                except FloatingPointError as error:
+                    reports.fail(running.pop(one), error)
+                    continue
+                yield result
                 del running[one]
     except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
         raise ChildProcessError(
@@ -76,6 +80,12 @@ def train_on_ray(
             ray.wait(list(running), num_returns=len(running), timeout=60)
 
 
+def _join(ray: Any) -> None:
+    """Join the cluster, unless this process has joined it before."""
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+
+
 def _task(ray: Any, gpus: float) -> Any:
     """Return `_train` as a Ray task that is retried if its worker dies."""
     return ray.remote(
@@ -87,8 +97,9 @@ def _task(ray: Any, gpus: float) -> Any:
     )(_train)
 
 
-def _train(run: Recipe, data: Data, folder: Path, after: After | None) -> Result:
+def _train(run: Recipe, source: Source, folder: Path, after: After | None) -> Result:
     torch.set_num_threads(1)
+    data = data_of(run, source)
     own = folder / kept.folder_name(run)
     with ctrl_c() as stop:
         result = train(run, data, folder=own, stop=stop)

@@ -115,10 +115,9 @@ def _require_finite(train_loss: float, run: Recipe, epoch: int) -> None:
 def _require_finite_after(epoch: Epoch, run: Recipe) -> None:
     """Raise if the last steps of an epoch diverged, which its training loss does not show."""
     if not math.isfinite(epoch.nll):
-        of = "test" if run.validation == 0 else "validation"
         raise FloatingPointError(
-            f"{run.method}, seed {run.seed}: the {of} loss is {epoch.nll} after epoch "
-            f"{epoch.epoch}, although the training loss was finite: the last steps diverged. "
+            f"{run.method}, seed {run.seed}: the loss on unseen examples is {epoch.nll} after "
+            f"epoch {epoch.epoch}, although the training loss was finite: the last steps diverged. "
             f"A learning rate below {run.lr:g} may help (--lr)."
         )
 

@@ -1,0 +1,196 @@
+"""Validation sets: examples on which settings are chosen, so that the test set stays unseen.
+
+A split is a function from a seed to a `Data` whose test set is a validation set. It holds no
+example of the test set, so nothing that is trained or measured on it can read one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.data import folder, mnist1d, npz
+from manifold_mixup.lab.data.arrays import Data, hold_out, take
+
+FRESH = 1000  # the first seed of generated data; no other part of the lab uses these seeds
+
+SHARE = 0.2
+
+
+class Split(Protocol):
+    """A function from a seed to training and validation examples."""
+
+    def __call__(self, seed: int, /) -> Data:
+        """Return the data of a seed, with validation examples in place of the test set."""
+        ...
+
+    def ready(self, seeds: Iterable[int]) -> Self:
+        """Return the same function, which other processes can call at once for these seeds."""
+        ...
+
+
+class Validation(NamedTuple):
+    """How a data set is validated.
+
+    Attributes:
+        split: returns the training and validation examples of a seed.
+        about: a sentence about it.
+        retrained: the training set of the final runs, in words.
+        examples: the number of training examples that were taken; ``None`` for all.
+    """
+
+    split: Split
+    about: str
+    retrained: str
+    examples: int | None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A share of the training set, drawn anew for each seed.
+
+    Attributes:
+        data: the data; its test set is not used and should be empty.
+        share: the share that is held out.
+    """
+
+    data: Data
+    share: float
+
+    def __call__(self, seed: int) -> Data:
+        """Return the split of a seed."""
+        return hold_out(self.data, share=self.share, seed=seed)
+
+    def ready(self, seeds: Iterable[int]) -> Self:
+        """Return itself, as a split takes no time."""
+        return self
+
+
+@dataclass(frozen=True)
+class Own:
+    """The validation set that comes with the data, the same for all seeds.
+
+    Attributes:
+        data: the data, with the validation set in place of the test set.
+    """
+
+    data: Data
+
+    def __call__(self, seed: int) -> Data:
+        """Return the data."""
+        return self.data
+
+    def ready(self, seeds: Iterable[int]) -> Self:
+        """Return itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class Generated:
+    """MNIST-1D generated anew for each seed, training signals too.
+
+    Held-out examples are missing in training, and mixing helps more with fewer examples. Generated
+    examples are therefore the better judge.
+
+    Attributes:
+        examples: the number of training examples; ``None`` for all.
+        made: signals that are generated already, by seed.
+    """
+
+    examples: int | None = None
+    made: Mapping[int, Data] = field(default_factory=dict)
+
+    def __call__(self, seed: int) -> Data:
+        """Return the signals of a seed."""
+        return self.made[seed] if seed in self.made else _generated(seed, self.examples)
+
+    def ready(self, seeds: Iterable[int]) -> Self:
+        """Return it with the signals of these seeds, which take seconds to generate."""
+        return replace(self, made={seed: self(seed) for seed in seeds})
+
+
+@lru_cache(maxsize=64)  # a megabyte each
+def _generated(seed: int, examples: int | None) -> Data:
+    data = replace(mnist1d.load(seed=FRESH + seed), name="MNIST-1D (validation)")
+    return data if examples is None else take(data, examples)
+
+
+def validation(
+    name: str,
+    *,
+    root: Path,
+    share: float | None = None,
+    examples: int | None = None,
+    usual: int | None = None,
+) -> Validation:
+    """Return the validation of a data set.
+
+    Args:
+        name: the name of the data set, as for `load`.
+        root: the folder of the data sets.
+        share: the share of the training set to hold out. By default, the data's own validation set
+            if it has one, or else a fifth.
+        examples: the number of training examples to take, a random subset.
+        usual: the same if ``examples`` is ``None``, but at most as many as there are; ``None`` for
+            all.
+
+    Raises:
+        ValueError: the share is out of range or leaves too few examples, there are not that many
+            examples, or the data are malformed.
+        OSError: a file cannot be read or downloaded.
+    """
+    if share is not None and not 0 < share < 1:
+        raise ValueError(f"--validation is {share:g}. Expected more than 0 and less than 1.")
+    if share is None:
+        if name == "mnist-1d":
+            return _of_generated(examples, usual)
+        if (own := _own(name)) is not None:
+            own, count = _few(own, examples, usual)
+            about = f"the data's own validation set, {len(own.x_test):,} examples"
+            return Validation(
+                Own(own), about, "the training set, without the validation set", count
+            )
+        share = SHARE
+    data, count = _few(without_test(datasets.load(name, root=root)), examples, usual)
+    held = round(share * len(data.x))
+    if held < 1 or len(data.x) - held < 2:
+        raise ValueError(
+            f"--validation {share:g} of {len(data.x)} training examples holds out {held} and "
+            f"leaves {len(data.x) - held}. Expected at least 1 and 2. Give another share."
+        )
+    about = f"each seed holds out {held:,} of the {len(data.x):,} training examples"
+    return Validation(
+        HeldOut(data, share), about, "the whole training set, held-out examples too", count
+    )
+
+
+def without_test(data: Data) -> Data:
+    """Return the data without the examples of its test set."""
+    return replace(data, x_test=data.x[:0], y_test=data.y[:0])
+
+
+def _own(name: str) -> Data | None:
+    """Return the data with its own validation set in place of the test set, if it has one."""
+    path = Path(name)
+    if name.endswith(".npz"):
+        found = npz.load(path, tested="val") if npz.has_validation(path) else None
+    elif path.is_dir():
+        found = folder.load(path, tested="val") if folder.has_validation(path) else None
+    else:
+        found = None
+    return None if found is None else replace(found, name=f"{found.name} (validation)")
+
+
+def _of_generated(examples: int | None, usual: int | None) -> Validation:
+    _, count = _few(_generated(0, None), examples, usual)
+    about = "each seed generates its own training and validation signals"
+    return Validation(Generated(count), about, "the published training set", count)
+
+
+def _few(data: Data, examples: int | None, usual: int | None) -> tuple[Data, int | None]:
+    """Return the data with as many training examples as were asked for, and their number."""
+    if examples is None and usual is not None:
+        examples = min(usual, len(data.x))
+    return (data if examples is None else take(data, examples)), examples
