@@ -88,13 +88,15 @@ def test_the_documented_options_exist():
     from dataclasses import fields
 
     from manifold_mixup.lab import data, evaluate, models
-    from manifold_mixup.lab.commands import layers, train
+    from manifold_mixup.lab.commands import layers, train, tune
     from manifold_mixup.lab.recipes import recipe as recipes
 
-    kinds = (recipes.Recipe, train.Options, layers.Options)
+    kinds = (recipes.Recipe, train.Options, tune.Options, layers.Options)
     known = {field.name for kind in kinds for field in fields(kind)}
     named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery"}
-    assert named <= {name.replace("_", "-") for name in known}
+    assert {name.removeprefix("no-") for name in named} <= {
+        name.replace("_", "-") for name in known
+    }
     for name in (*data.NAMES, *models.NAMES, *evaluate.PARTS):
         assert f"`{name}`" in LAB, name
 

@@ -34,6 +34,8 @@ NOT_READ = 141
 COMMANDS = {
     "compare": "Train no mixup, input mixup and manifold mixup; compare them over several seeds.",
     "train": "Train one run and keep it in a folder: recipe, metrics, checkpoints, result.",
+    "tune": "Search the best settings of each way of mixing, against no mixup with the same "
+    "budget.",
     "evaluate": "Evaluate a finished run on clean, attacked, deformed and corrupted test sets, "
     "and more.",
     "analyze": "Study why it works: the paper's theorem in numbers, and the spectra of hidden "

@@ -4,7 +4,6 @@ Every file has ``Options``, the dataclass that the command line is parsed into; 
 checks the options before any work starts; and ``run``, which works on the result of ``prepare``.
 No other room imports them.
 
-Imported by: choose.
-Imports: analyze, data, evaluate, launch, models, paper, playground, recipes, report, runs,
+Imports: analyze, data, evaluate, launch, models, paper, playground, recipes, report, runs, search,
 terminal, training.
 """

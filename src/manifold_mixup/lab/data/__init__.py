@@ -3,7 +3,8 @@
 Given a name and a folder for downloads, it returns a `Data`: training and test examples as tensors,
 reduced to the number a recipe asks for. It also makes batches, for any number of processes.
 
-Imported by: commands, evaluate, launch, models, playground, report, runs, terminal, training.
+Imported by: commands, evaluate, launch, models, playground, report, runs, search, terminal,
+training.
 Imports: recipes.
 """
 

@@ -3,6 +3,6 @@
 It trains recipes on a data set, yields the results as they finish, and reports progress to
 callbacks. Ctrl-C stops all runs between two steps.
 
-Imported by: commands.
+Imported by: commands, search.
 Imports: data, recipes, runs, training.
 """

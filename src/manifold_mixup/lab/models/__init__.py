@@ -3,7 +3,7 @@
 Given a name, the user's own file or a recipe, it returns a freshly initialised model, and the
 layers at which manifold mixup mixes it.
 
-Imported by: commands, runs, terminal, training.
+Imported by: commands, runs, search, terminal, training.
 Imports: data, recipes.
 """
 

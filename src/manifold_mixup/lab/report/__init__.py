@@ -4,5 +4,5 @@ It turns results, evaluations and the tables of the paper into text and pictures
 imports matplotlib.
 
 Imported by: commands.
-Imports: analyze, data, evaluate, paper, recipes, runs.
+Imports: analyze, data, evaluate, paper, recipes, runs, search.
 """

@@ -25,10 +25,24 @@ class Live:
     Args:
         runs: all runs that will be trained.
         console: the console to print on.
+        title: the title of the bar of all runs.
+        held_out: whether the runs are measured on validation examples instead of the test set; by
+            default, as their recipes say.
+        lines: whether epochs and finished runs get lines if the console is not a terminal.
     """
 
-    def __init__(self, runs: Sequence[Recipe], console: Console) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Recipe],
+        console: Console,
+        *,
+        title: str = "all runs",
+        held_out: bool = False,
+        lines: bool = True,
+    ) -> None:
         self._console = console
+        self._held_out = held_out
+        self._lines = lines and not console.is_terminal
         self._bars = Progress(
             *_columns(console.width),
             console=console,
@@ -36,7 +50,7 @@ class Live:
             disable=not console.is_terminal,
         )
         self._all = self._bars.add_task(
-            "all runs",
+            title,
             total=sum(run.epochs for run in runs),
             far=f"0/{len(runs)} runs",
             note="",
@@ -82,9 +96,9 @@ class Live:
     def epoch(self, run: Recipe, epoch: Epoch) -> None:
         """Show the metrics of an epoch of a run."""
         self.step(run, epoch.epoch)
-        of = "test" if run.validation == 0 else "validation"
+        of = "validation" if self._held_out or run.validation else "test"
         self.note(run, f"loss {_short(epoch.train_loss)}, {of} error {epoch.error:.1f} %")
-        if not self._console.is_terminal:
+        if self._lines:
             self._say(
                 f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss "
                 f"{_short(epoch.train_loss)}, {of} error {epoch.error:.2f} %, NLL "
@@ -97,15 +111,22 @@ class Live:
 
     def finished(self, result: Result) -> None:
         """Remove the bar of a finished run, or print its result."""
-        self._finished += 1
-        self._bars.advance(self._all, result.run.epochs - self._done.pop(result.run, 0.0))
-        if result.run in self._tasks:
-            self._bars.remove_task(self._tasks.pop(result.run))
-        self._bars.update(self._all, far=f"{self._finished}/{self._count} runs")
-        if not self._console.is_terminal:
+        self._end(result.run)
+        if self._lines:
             scores = f"error {result.last.error:.2f} %, NLL {result.last.nll:.3f}"
             took = "already finished" if result.run in self._before else f"{result.seconds:.1f} s"
             self._say(f"[{self._finished}/{self._count}] {_name(result.run)}: {scores}, {took}")
+
+    def failed(self, run: Recipe) -> None:
+        """Remove the bar of a run that diverged."""
+        self._end(run)
+
+    def _end(self, run: Recipe) -> None:
+        self._finished += 1
+        self._bars.advance(self._all, run.epochs - self._done.pop(run, 0.0))
+        if run in self._tasks:
+            self._bars.remove_task(self._tasks.pop(run))
+        self._bars.update(self._all, far=f"{self._finished}/{self._count} runs")
 
     def _bar(self, run: Recipe) -> TaskID:
         if run not in self._tasks:

@@ -14,12 +14,11 @@ from manifold_mixup.lab.report.summary import MEASURES, Row, When
 
 SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
 ARROW = {"lower": "↓", "higher": "↑"}
-LEGEND = (
+LAST_EPOCH = (
     "Mean ± standard deviation over the seeds. Below it, the paired difference to the first "
-    "column over the same seeds, with its 95 % interval (Student's t). The best epoch is selected "
-    "on the test set and therefore optimistic."
+    "column over the same seeds, with its 95 % interval (Student's t)."
 )
-
+LEGEND = f"{LAST_EPOCH} The best epoch is selected on the test set and therefore optimistic."
 
 SMOKE = (
     "A SMOKE TEST: it only tests that everything works. Its numbers mean nothing, so standard "
@@ -90,7 +89,7 @@ def _styled(cell: Cell) -> str:
 
 def markdown_table(rows: Sequence[Row], *, title: str, caption: str, smoke: bool = False) -> str:
     """Return rows as Markdown; a difference is bold if its interval excludes zero."""
-    legend = SMOKE if smoke else f"{LEGEND} Bold: the interval excludes zero."
+    legend = SMOKE if smoke else f"{legend_of(rows)} Bold: the interval excludes zero."
     header = _header(rows)
     lines = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
     for section, parts in _sections(rows):
@@ -98,6 +97,11 @@ def markdown_table(rows: Sequence[Row], *, title: str, caption: str, smoke: bool
         for label, cells in parts:
             lines.append(f"| {label} | {' | '.join(_markdown(cell) for cell in cells)} |")
     return "\n".join([*lines, "", f"{legend} {caption}", ""])
+
+
+def legend_of(rows: Sequence[Row]) -> str:
+    """Return what the numbers of a table are."""
+    return LEGEND if any(row.when == "best" for row in rows) else LAST_EPOCH
 
 
 def _markdown(cell: Cell) -> str:
@@ -125,6 +129,7 @@ def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]
             ],
         )
         for when, name in SECTIONS.items()
+        if any(row.when == when for row in rows)
     ]
 
 

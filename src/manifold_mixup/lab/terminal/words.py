@@ -7,7 +7,7 @@ from manifold_mixup.lab.terminal.listed import listed
 from manifold_mixup.lab.terminal.options import Option
 
 LISTED = {"--data": "data", "--unknown": "data", "--model": "models", "MODEL": "models"}
-LISTED |= {"TABLE": "tables", "--recipe": "recipes", "--mixing": "mixing"}
+LISTED |= {"TABLE": "tables", "--recipe": "recipes", "--mixing": "mixing", "--ways": "mixing"}
 """The list that the value ``list`` prints, for each option or positional argument."""
 
 

@@ -1,0 +1,90 @@
+"""The settings of the next trial: a function of the search's seed and of the trials before."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from manifold_mixup.lab.search.space import Settings, Space
+from manifold_mixup.lab.seeds import seeded
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+Sampler = Literal["tpe", "random", "grid"]
+
+
+def next_settings(
+    space: Space,
+    start: Settings,
+    *,
+    sampler: Sampler,
+    number: int,
+    before: "Sequence[FrozenTrial]",
+    trials: int,
+    seed: int,
+) -> Settings:
+    """Return the settings of a trial.
+
+    The first trial takes the recipe's own settings, unless they are outside the space. A quarter of
+    the trials, at least four, are drawn at random before ``tpe`` (Bergstra et al., "Algorithms for
+    Hyper-Parameter Optimization", 2011) uses the trials before. Numbers are rounded to three
+    digits.
+
+    Optuna draws in a study in memory, from a sampler seeded for this trial alone. So a search that
+    is resumed draws what an uninterrupted one would have drawn.
+
+    Args:
+        space: the search space.
+        start: the recipe's own settings.
+        sampler: ``"grid"`` takes the points of the grid in their order; the others draw.
+        number: the number of the trial, from 0.
+        before: the trials that the draw may depend on.
+        trials: the number of trials in all.
+        seed: the seed of the draw, for instance of the search and the way.
+    """
+    if sampler == "grid":
+        return space.grid()[number]
+    if number == 0 and space.contains(start):
+        return start
+    return _drawn(space, sampler, before, trials, seeded("trial", seed, number))
+
+
+def distributions(space: Space, *, grid: bool) -> "dict[str, BaseDistribution]":
+    """Return the space in Optuna's terms."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for name, values in space.numbers.items():
+        low, high = space.bounds(name)
+        found[name] = (
+            CategoricalDistribution(values)
+            if grid or low == high
+            else FloatDistribution(low, high, log=True)
+        )
+    if space.layers:
+        found["layers"] = CategoricalDistribution(space.choices)
+    return found
+
+
+def _drawn(
+    space: Space, sampler: Sampler, before: "Sequence[FrozenTrial]", trials: int, seed: int
+) -> Settings:
+    import optuna
+
+    seed %= 2**32  # the range of NumPy's seeds
+    draw: Any = (
+        optuna.samplers.RandomSampler(seed=seed)
+        if sampler == "random"
+        else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, trials // 4))
+    )
+    study = optuna.create_study(sampler=draw)
+    study.add_trials(before)
+    params = study.ask(distributions(space, grid=False)).params
+    return {name: _rounded(name, value, space) for name, value in params.items()}
+
+
+def _rounded(name: str, value: Any, space: Space) -> float | str:
+    if isinstance(value, str):
+        return value
+    low, high = space.bounds(name)
+    return min(max(float(f"{value:.3g}"), low), high)

@@ -1,0 +1,167 @@
+"""The search space of a way of mixing: which settings are searched, and within which bounds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.models.fresh import with_layers
+from manifold_mixup.lab.recipes.recipe import Recipe
+
+Settings = Mapping[str, float | str]
+"""The settings of a trial: lr, weight_decay and, for ways that mix, alpha and layers."""
+
+_NUMBERS = ("lr", "weight_decay", "alpha")
+_JOIN = "+"
+
+
+@dataclass(frozen=True)
+class Space:
+    """The search space of a way.
+
+    Several values of a number are the points of a grid, or else the smallest and the greatest of
+    them are the bounds of a range on a logarithmic scale.
+
+    Attributes:
+        lr: peak learning rates.
+        weight_decay: weight decays.
+        alpha: values of α; empty if the way does not mix.
+        layers: sets of eligible layers; empty if the way does not mix.
+    """
+
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    alpha: tuple[float, ...] = ()
+    layers: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The sets of layers as words, such as ``"input+hidden1"``."""
+        return tuple(map(_JOIN.join, self.layers))
+
+    @property
+    def numbers(self) -> dict[str, tuple[float, ...]]:
+        """The values of each number that is searched."""
+        return {name: values for name in _NUMBERS if (values := getattr(self, name))}
+
+    def grid(self) -> list[Settings]:
+        """Return all combinations of the values."""
+        axes: dict[str, Sequence[float | str]] = {**self.numbers}
+        if self.layers:
+            axes["layers"] = self.choices
+        return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Return the smallest and the greatest value of a number."""
+        return min(self.numbers[name]), max(self.numbers[name])
+
+    def contains(self, settings: Settings) -> bool:
+        """Return whether settings lie within the bounds."""
+        near = (
+            low * (1 - 1e-9) <= float(settings[name]) <= high * (1 + 1e-9)
+            for name in self.numbers
+            for low, high in [self.bounds(name)]
+        )
+        return all(near) and (not self.layers or settings["layers"] in self.choices)
+
+
+def around(run: Recipe, data: Data, *, grid: bool) -> Space:
+    """Return the space around the settings of a recipe.
+
+    Learning rates reach from a tenth to ten times that of the recipe, weight decays from a
+    hundredth to ten times, and α from 0.05 to 4, or further if the recipe's own α is outside. A
+    grid has three learning rates, the recipe's weight decay and three α.
+
+    Args:
+        run: the recipe of a way.
+        data: the data, for a model whose layers `find_layers` chooses.
+        grid: whether the space is for a grid.
+    """
+    lr, decay, alpha = run.lr, run.weight_decay, run.alpha
+    ranges: dict[str, tuple[float, ...]] = {
+        "lr": (_short(lr / 10), _short(lr * 10)),
+        "weight_decay": (_short(decay / 100), _short(decay * 10)) if decay else (0.0,),
+        "alpha": (min(0.05, _short(alpha / 2)), max(4.0, _short(alpha * 2))),
+    }
+    if grid:
+        ranges = {
+            "lr": (_short(lr / 3), lr, _short(lr * 3)),
+            "weight_decay": (decay,),
+            "alpha": (0.2, 0.5, 1.0),
+        }
+    if not run.layers:
+        return Space(ranges["lr"], ranges["weight_decay"])
+    return Space(**ranges, layers=layer_sets(run, data))
+
+
+def layer_sets(run: Recipe, data: Data) -> tuple[tuple[str, ...], ...]:
+    """Return the sets of eligible layers that are worth a try.
+
+    These are the recipe's own set, the hidden layers among it, and each hidden layer alone. The
+    recipe's own layers are the model's eligible ones, which are the paper's or those that
+    `find_layers` chooses. A recipe that mixes at the input only has only that set.
+    """
+    own = with_layers(run, data).layers
+    hidden = tuple(layer for layer in own if layer != "input")
+    if not hidden:
+        return (own,)
+    return tuple(dict.fromkeys((own, hidden, *((layer,) for layer in hidden))))
+
+
+def settings_of(run: Recipe) -> Settings:
+    """Return the settings of a recipe whose layers are known."""
+    found: dict[str, float | str] = {"lr": run.lr, "weight_decay": run.weight_decay}
+    if run.layers:
+        found |= {"alpha": run.alpha, "layers": _JOIN.join(run.layers)}
+    return found
+
+
+def applied(run: Recipe, settings: Settings) -> Recipe:
+    """Return the recipe with the settings of a trial."""
+    values: dict[str, Any] = dict(settings)
+    if "layers" in values:
+        values["layers"] = layers_of(values["layers"])
+    return replace(run, **values)
+
+
+def layers_of(words: str) -> tuple[str, ...]:
+    """Return a set of layers from its words.
+
+    Examples:
+        >>> layers_of("input+hidden1")
+        ('input', 'hidden1')
+    """
+    return tuple(words.split(_JOIN))
+
+
+def in_words(settings: Settings) -> str:
+    """Return settings as words.
+
+    Examples:
+        >>> in_words({"lr": 0.1, "weight_decay": 0.01, "alpha": 0.2, "layers": "input+hidden1"})
+        'learning rate 0.1, weight decay 0.01, α 0.2 at input, hidden1'
+    """
+    words = f"learning rate {settings['lr']:g}, weight decay {settings['weight_decay']:g}"
+    if "layers" not in settings:
+        return words
+    return f"{words}, α {settings['alpha']:g} at {', '.join(layers_of(str(settings['layers'])))}"
+
+
+def in_short(settings: Settings) -> str:
+    """Return settings as few words.
+
+    Examples:
+        >>> in_short({"lr": 0.1, "weight_decay": 0.01, "alpha": 0.2, "layers": "input+hidden1"})
+        'lr 0.1, wd 0.01, α 0.2 at input+hidden1'
+    """
+    words = f"lr {settings['lr']:g}, wd {settings['weight_decay']:g}"
+    if "layers" not in settings:
+        return words
+    return f"{words}, α {settings['alpha']:g} at {settings['layers']}"
+
+
+def _short(number: float) -> float:
+    """Round a number to three significant digits."""
+    return float(f"{number:.3g}") if math.isfinite(number) else number
