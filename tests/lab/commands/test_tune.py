@@ -252,9 +252,13 @@ def test_the_result_does_not_depend_on_the_number_of_workers(finished, file, tmp
 
 
 def test_trials_drawn_together_resume_to_the_same(file, tmp_path, monkeypatch):
-    command = ("--data", file, *SMALL, "--together", 2, "--ways", "none", "--no-test", "--study")
+    """The fifth to the eighth trial learn from those of earlier rounds, and from no others."""
+    command = (
+        "--data", file, "--trials", 8, "--together", 3, "--seeds", 1, "--final-seeds", 1,
+        "--epochs", 1, "--workers", 1, "--ways", "none", "--no-test", "--study",
+    )  # fmt: skip
     assert tune(*command, tmp_path / "whole.db") == 0
-    add, left = lab_study().add, 1
+    add, left = lab_study().add, 7
 
     def dying(*arguments):
         nonlocal left
@@ -264,8 +268,8 @@ def test_trials_drawn_together_resume_to_the_same(file, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(lab_study(), "add", dying)
-    assert tune(*command, tmp_path / "stopped.db") == 130  # one trial of the first round is kept
-    assert len(trials_of(tmp_path / "stopped.db", "none")) == 1
+    assert tune(*command, tmp_path / "stopped.db") == 130  # within the third round
+    assert len(trials_of(tmp_path / "stopped.db", "none")) == 7
     assert tune(*command, tmp_path / "stopped.db") == 0
     assert facts(tmp_path / "stopped.db", ["none"]) == facts(tmp_path / "whole.db", ["none"])
 
@@ -383,11 +387,14 @@ def test_two_processes_at_once_are_refused(file, tmp_path, capsys):
         (("--validation", 0.001), "250 training examples holds out 0 and leaves 250"),
         (("--lr", 0, 1), "--lr has the value 0. Expected a finite number above 0."),
         (("--weight-decay", 0, 1), "--weight-decay has the value 0. Expected a finite number"),
-        (("--lr", 1, 2, 3), "--lr has 3 values, but --sampler tpe takes the two bounds"),
+        (("--lr", 1, 2, 3), "--lr has 3 values, but a range has two bounds"),
         (("--sampler", "grid", "--trials", 2), "--sampler grid tries every combination"),
         (("--metric", "eror"), "no metric 'eror'. Did you mean 'error'? Known: error, nll, brier"),
         (("--ways", "manifolds"), "no kind of mixing 'manifolds'. Did you mean 'manifold'?"),
         (("--layers", "hiden1"), "'hiden1'"),
+        (("--ways", "input", "--layers", "hidden1"), "no way mixes hidden states: none, input."),
+        (("--ways", "none", "--alpha", 1), "--alpha was given, but no way mixes: none."),
+        (("--optimizer", "sgd", "--lr", 0.1), "are for adamw. Give --lr and --weight-decay too."),
         (("--layers", "input"), "--mixing none, input or manifold"),
         (("--gpus", -1), "--gpus is -1.0. Expected 0 or more."),
         (("--examples", 251), "251 training examples were requested"),

@@ -1,6 +1,5 @@
 """``manifold-mixup tune``: which way of mixing for these data, against no mixup tuned as much."""
 
-import math
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,9 @@ from manifold_mixup.lab.data.validation import Validation, validation
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.launch.callbacks import Source
 from manifold_mixup.lab.launch.ray import import_ray
-from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.command import train_command
-from manifold_mixup.lab.recipes.recipe import Recipe, check_recipe
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import summarise
 from manifold_mixup.lab.report.table import LAST_EPOCH, markdown_table, terminal_table
@@ -41,13 +39,12 @@ from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs.result import Result
 from manifold_mixup.lab.search.final import Finalist, finalists, look, looked, winner
 from manifold_mixup.lab.search.sampling import Sampler
-from manifold_mixup.lab.search.space import Space, around, layers_of
 from manifold_mixup.lab.search.study import StudyFile, import_optuna, opened
-from manifold_mixup.lab.search.trials import METRICS, Outcome, Search, Way, trials
+from manifold_mixup.lab.search.trials import METRICS, Outcome, Search, trials
+from manifold_mixup.lab.search.ways import Given
 from manifold_mixup.lab.suggest import unknown
 from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
-from manifold_mixup.lab.training.method import check
 
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: that of the recipe)")
 AROUND = tyro.conf.arg(help_behavior_hint="(default: around that of the recipe)")
@@ -185,7 +182,12 @@ def prepare(options: Options) -> Tuning:
         examples=options.examples,
         usual=recipes[BASE].examples,
     )
-    ways = tuple(_way(name, run, options, validated) for name, run in recipes.items())
+    given, few = _given(options), validated.split(0)
+    ways = tuple(
+        given.way(name, replace(run, examples=validated.examples), few, trials=options.trials)
+        for name, run in recipes.items()
+    )
+    given.require_used(ways)
     search = Search(
         ways, validated.split, options.sampler, METRICS[options.metric], options.seeds,
         options.seed, options.together,
@@ -248,8 +250,7 @@ def _check_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"{_flag(name)} is {value}. Expected 1 or more.")
-    for name in ("lr", "weight_decay", "alpha"):
-        _check_values(name, getattr(options, name), options.sampler)
+    _given(options).check()
     if options.sampler == "grid" and options.trials is not None:
         raise ValueError(
             f"--trials is {options.trials}, but --sampler grid tries every combination of the "
@@ -261,18 +262,14 @@ def _check_numbers(options: Options) -> None:
         raise ValueError(f"--gpus is {options.gpus}. Expected 0 or more.")
 
 
-def _check_values(name: str, values: Sequence[float], sampler: Sampler) -> None:
-    if sampler != "grid" and len(values) > 2:
-        raise ValueError(
-            f"{_flag(name)} has {len(values)} values, but --sampler {sampler} takes the two bounds "
-            f"of a range, or one fixed value. Use --sampler grid to try just these values."
-        )
-    # A range on a logarithmic scale cannot begin at 0.
-    zero = name == "weight_decay" and (sampler == "grid" or len(values) == 1)
-    for value in values:
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            least = "0 or more" if zero else "a finite number above 0"
-            raise ValueError(f"{_flag(name)} has the value {value:g}. Expected {least}.")
+def _given(options: Options) -> Given:
+    return Given(
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        alpha=options.alpha,
+        layers=options.layers,
+        grid=options.sampler == "grid",
+    )
 
 
 def _flag(name: str) -> str:
@@ -294,39 +291,20 @@ def _short_name(data: str) -> str:
 
 def _recipe(name: str, options: Options, device: str) -> Recipe:
     run = catalog.recipe(options.recipe, name, _short_name(options.data), options.model)
+    if (options.optimizer or run.optimizer) != run.optimizer and not (
+        options.lr and options.weight_decay
+    ):
+        raise ValueError(
+            f"--optimizer is {options.optimizer}, but the recipe's learning rate {run.lr:g} and "
+            f"weight decay {run.weight_decay:g} are for {run.optimizer}. Give --lr and "
+            f"--weight-decay too."
+        )
     return replace(
         run,
         epochs=options.epochs or run.epochs,
         optimizer=options.optimizer or run.optimizer,
         device=device,
     )
-
-
-def _way(name: str, run: Recipe, options: Options, validated: Validation) -> Way:
-    """Return a way with its search space, each of whose sets of layers was checked."""
-    few = validated.split(0)
-    run = with_layers(replace(run, examples=validated.examples), few)
-    space = _space(run, options, around(run, few, grid=options.sampler == "grid"))
-    for layers in space.layers or ((),):
-        tried = replace(run, layers=layers)
-        check_recipe(tried)
-        check(tried, few)
-    count = len(space.grid()) if options.sampler == "grid" else options.trials or 20
-    return Way(name, run, space, count)
-
-
-def _space(run: Recipe, options: Options, space: Space) -> Space:
-    """Return the space with the values that were given."""
-    space = replace(
-        space,
-        lr=options.lr or space.lr,
-        weight_decay=options.weight_decay or space.weight_decay,
-        alpha=(options.alpha or space.alpha) if run.layers else (),
-    )
-    hidden = run.layers not in ((), ("input",))
-    if options.layers and hidden:
-        return replace(space, layers=tuple(dict.fromkeys(map(layers_of, options.layers))))
-    return space
 
 
 def _default_study(options: Options) -> Path:

@@ -6,5 +6,5 @@ same seed, a search tries the same settings, wherever it was stopped and however
 trained in parallel.
 
 Imported by: commands, report.
-Imports: data, evaluate, launch, models, recipes, runs.
+Imports: data, evaluate, launch, models, recipes, runs, training.
 """
