@@ -15,7 +15,7 @@ from manifold_mixup.lab import cli
 from manifold_mixup.lab.commands.compare import Comparison
 from manifold_mixup.lab.commands.compare import run as compare
 from manifold_mixup.lab.data import folder
-from manifold_mixup.lab.recipes import recipe as recipes
+from manifold_mixup.lab.recipes.check import check_recipe
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import only_means, summarise
 from manifold_mixup.lab.report.table import SMOKE, markdown_table, terminal_table
@@ -177,15 +177,13 @@ def test_data_that_look_like_a_path(tmp_path, monkeypatch, capsys, name, reason)
 )
 def test_a_method_that_says_something_else_than_what_is_mixed(plain, method, layers, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
-        recipes.check_recipe(replace(plain, method=method, layers=layers))
+        check_recipe(replace(plain, method=method, layers=layers))
 
 
 @pytest.mark.parametrize("method", ["no mixup", "dropout 0.5", "mixed factors", "weight decay 0.1"])
 def test_other_names_of_a_method_are_free(plain, method):
-    recipes.check_recipe(replace(plain, method=method))
-    recipes.check_recipe(
-        replace(plain, method="manifold mixup α=2, mine", layers=("input", "hidden1"))
-    )
+    check_recipe(replace(plain, method=method))
+    check_recipe(replace(plain, method="manifold mixup α=2, mine", layers=("input", "hidden1")))
 
 
 # Progress

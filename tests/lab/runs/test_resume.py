@@ -34,6 +34,9 @@ VARIANTS = {
     "held-out examples": {"validation": 0.2},
     "bfloat16": {"precision": "bf16", "layers": ("input", "hidden2")},
     "compiled": {"compile": True, "layers": ("input", "hidden2")},
+    "other class": {"pairs": "other_class", "layers": ("input", "hidden2"), "dropout": 0.2},
+    "remix": {"label": "remix", "layers": ("input",), "p": 0.5},
+    "regmixup": {"clean": True, "layers": ("input", "hidden1"), "dropout": 0.2},
 }
 
 

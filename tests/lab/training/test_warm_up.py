@@ -34,6 +34,8 @@ RECIPES = {
     "no mixup": {"dropout": 0.2},
     "manifold mixup": {"layers": ("input", "hidden1", "hidden2"), "batch_norm": True},
     "per sample": {"layers": ("input", "hidden2"), "per_sample": True, "dropout": 0.2},
+    "other class": {"layers": ("hidden1",), "pairs": "other_class", "p": 0.7},
+    "regmixup": {"layers": ("input", "hidden1"), "clean": True},
     "in parts": {"layers": ("hidden1",), "accumulate": 2, "block_gradient": True},
 }
 

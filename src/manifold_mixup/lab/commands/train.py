@@ -20,7 +20,8 @@ from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL, T
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes import catalog
-from manifold_mixup.lab.recipes.recipe import Recipe, check_recipe
+from manifold_mixup.lab.recipes.check import check_recipe
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs import folder as run_folder
@@ -46,7 +47,8 @@ class Options:
     authors' protocol), compare (the settings of manifold-mixup compare), or fast (a target accuracy
     in the least time, for two tasks)."""
     mixing: str = "manifold"
-    """What to mix: none, input or manifold."""
+    """How to mix: none, input, manifold, or another way, such as remix or c-mixup; "list" prints
+    all."""
     out: Annotated[Path | None, NAMED] = None
     """Folder of the run. If it contains an unfinished run, that run is resumed."""
     root: Path = Path("~/.cache/manifold-mixup")

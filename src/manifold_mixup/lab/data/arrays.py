@@ -40,6 +40,11 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def regression(self) -> bool:
+        """Whether the targets are numbers instead of classes."""
+        return self.classes == 0
+
 
 PIXELS: dict[str, Any] = {"eps": 8 / 255, "space": "pixel space [0, 1]", "bounds": (0.0, 1.0)}
 """The settings of attacks on images."""

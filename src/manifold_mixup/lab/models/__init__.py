@@ -22,7 +22,7 @@ from manifold_mixup.lab.models.wide_resnet import wide_resnet
 from manifold_mixup.lab.recipes.recipe import HIDDEN
 from manifold_mixup.lab.suggest import unknown
 
-__all__ = ["NAMES", "build", "check_name", "eligible"]
+__all__ = ["NAMES", "build", "check_name", "eligible", "has_positions"]
 
 _WIDE = {"wrn-28-10": 10, "wrn-28-2": 2}
 _PREACT = {f"preact-resnet{depth}": depth for depth in DEPTHS}
@@ -104,6 +104,11 @@ def eligible(name: str, model: nn.Module, x: Tensor) -> tuple[str, ...]:
         x: some stored inputs.
     """
     return HIDDEN.get(name) or find_layers(model, as_input(x[:2])).default
+
+
+def has_positions(name: str) -> bool:
+    """Return whether the states of a model have positions, such as pixels; perceptrons have not."""
+    return name not in SHAPES
 
 
 def check_name(name: str) -> None:

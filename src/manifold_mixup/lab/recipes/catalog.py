@@ -4,14 +4,17 @@ from collections.abc import Callable
 
 from manifold_mixup.lab.recipes import paper as protocol
 from manifold_mixup.lab.recipes.fast import fast
-from manifold_mixup.lab.recipes.recipe import Recipe, input_mixup, manifold_mixup, three_methods
+from manifold_mixup.lab.recipes.recipe import (
+    Recipe,
+    input_mixup,
+    manifold_mixup,
+    mixed,
+    three_methods,
+)
+from manifold_mixup.lab.recipes.ways import WAYS
 from manifold_mixup.lab.suggest import unknown
 
-MIXING = {
-    "none": "No mixup.",
-    "input": "Input mixup: examples are mixed before they enter the model.",
-    "manifold": "Manifold mixup: hidden states are mixed, at a layer drawn for each batch.",
-}
+MIXING = {name: way.about for name, way in WAYS.items()}
 RECIPES = {
     "modern": "Cross-entropy, warm-up and cosine, bfloat16.",
     "paper": "The authors' protocol.",
@@ -25,7 +28,8 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
 
     Args:
         name: ``"modern"``, ``"paper"``, ``"compare"`` or ``"fast"``.
-        mixing: ``"none"``, ``"input"`` or ``"manifold"``.
+        mixing: the way of mixing, one of `MIXING`. No mixup, input mixup and manifold mixup have
+            the recipe's own values, the other ways those of their authors.
         data: the data set.
         model: the model.
 
@@ -42,7 +46,10 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
         "compare": three_methods,
         "fast": fast,
     }
-    return kinds[name](data, model)[list(MIXING).index(mixing)]
+    three = dict(zip(("none", "input", "manifold"), kinds[name](data, model), strict=True))
+    if mixing in three:
+        return three[mixing]
+    return mixed(three["none"], WAYS[mixing], alpha=three["manifold"].alpha)
 
 
 def paper(data: str, model: str) -> tuple[Recipe, ...]:

@@ -1,14 +1,13 @@
 """The settings of a run as a value, and the settings chosen for each comparison.
 
-No mixup, input mixup and manifold mixup differ only in the values of a `Recipe`.
-``docs/compare.md`` explains how the values were chosen, always on part of the training set.
+All methods differ only in the values of a `Recipe`. ``docs/compare.md`` explains how the values of
+a comparison were chosen, always on part of the training set.
 """
 
-import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
-from manifold_mixup.lab.suggest import closest
+from manifold_mixup.lab.recipes.ways import Way
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,22 @@ class Recipe:
         layers: layers to mix: none for no mixup, input for input mixup.
         alpha: parameter α of the Beta(α, α) distribution of λ.
         per_sample: draw a λ for every example instead of one per batch.
+        p: share of the batches that are mixed.
+        pairs: partners: any, same_class, other_class, or near for near in the target, as C-Mixup.
+        bandwidth: bandwidth of the pairs "near", in the units of the targets.
+        label: share of the own label: lam for λ, or remix, which favours the rarer class.
+        kappa: how many times rarer a class must be for remix.
+        tau: share of the rarer class from which remix leaves the label at λ.
+        blend: how two states are mixed: interpolate; cut, as CutMix; interpolate-or-cut, one of
+            the two for each batch; patchup-soft or patchup-hard, in blocks; or similarity, as
+            SK-Mixup.
+        block: side of a block of PatchUp, odd.
+        share: share of the state that PatchUp's blocks cover, about.
+        tau_max: how strongly "similarity" mixes; greater is stronger.
+        tau_std: how fast "similarity" mixes less with the distance; greater is slower.
+        noise_add: size of noise that is added to the mixed state, as in noisy feature mixup.
+        noise_multiply: size of noise by which the mixed state is multiplied.
+        clean: train on the unmixed batch in the same pass too, as RegMixup.
         block_gradient: stop the gradient of the mixed batch at the mixed layer, so that earlier
             layers do not learn from it.
         loss: loss function: cross_entropy, or softmax_bce as in the authors' code.
@@ -64,6 +79,22 @@ class Recipe:
     layers: tuple[str, ...] = ()
     alpha: float = 1.0
     per_sample: bool = False
+    p: float = 1.0
+    pairs: Literal["any", "same_class", "other_class", "near"] = "any"
+    bandwidth: float = 1.0
+    label: Literal["lam", "remix"] = "lam"
+    kappa: float = 3.0
+    tau: float = 0.5
+    blend: Literal[
+        "interpolate", "cut", "interpolate-or-cut", "patchup-soft", "patchup-hard", "similarity"
+    ] = "interpolate"
+    block: int = 7
+    share: float = 0.5
+    tau_max: float = 1.0
+    tau_std: float = 0.5
+    noise_add: float = 0.0
+    noise_multiply: float = 0.0
+    clean: bool = False
     block_gradient: bool = False
     loss: Literal["cross_entropy", "softmax_bce"] = "cross_entropy"
     label_smoothing: float = 0.0
@@ -94,6 +125,26 @@ class Recipe:
     device: str = "cpu"
 
 
+_LATER = (
+    "p", "pairs", "bandwidth", "label", "kappa", "tau", "blend", "block", "share", "tau_max",
+    "tau_std", "noise_add", "noise_multiply", "clean",
+)  # fmt: skip
+"""Settings that the first runs did not have."""
+
+
+def identity(run: Recipe) -> dict[str, Any]:
+    """Return the settings that identify a run.
+
+    Later settings are left out at their default, so that older runs keep their identity.
+    """
+    usual = {one.name: one.default for one in fields(Recipe)}
+    return {
+        name: value
+        for name, value in asdict(run).items()
+        if name not in _LATER or value != usual[name]
+    }
+
+
 HIDDEN = {
     "mlp": ("input", "hidden1", "hidden2"),
     "cnn": ("input", "stage1", "stage2"),
@@ -108,9 +159,8 @@ bottleneck. For other models, `find_layers` chooses them."""
 
 FOUND = ("found",)
 """Placeholder for the layers that `find_layers` chooses."""
-
-
-_MIXED = ("no mixup", "input mixup", "manifold mixup")
+FOUND_HIDDEN = ("found hidden",)
+"""Placeholder for those of them that are not the input."""
 
 
 def input_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
@@ -122,6 +172,32 @@ def manifold_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
     """Return the recipe with manifold mixup at the model's eligible layers."""
     layers = HIDDEN.get(plain.model, FOUND)
     return replace(plain, method="manifold mixup", layers=layers, alpha=alpha)
+
+
+def mixed(plain: Recipe, way: Way, *, alpha: float) -> Recipe:
+    """Return the recipe with a way of mixing.
+
+    Args:
+        plain: the recipe without mixing.
+        way: the way.
+        alpha: α, unless the way's authors have their own.
+    """
+    layers = HIDDEN.get(plain.model, FOUND)
+    at = {
+        "nowhere": (),
+        "input": ("input",),
+        "layers": layers,
+        "hidden": FOUND_HIDDEN if layers == FOUND else tuple(x for x in layers if x != "input"),
+    }
+    own = way.alphas.get(plain.data, way.alpha)
+    return replace(
+        plain,
+        method=way.method,
+        layers=at[way.at],
+        alpha=alpha if own is None else own,
+        **way.makes,
+        **way.defaults,
+    )
 
 
 def three_methods(data: str, model: str) -> tuple[Recipe, ...]:
@@ -159,55 +235,3 @@ def _anything(data: str, model: str) -> tuple[Recipe, ...]:
     """Return settings for a data set and a model without chosen ones."""
     plain = Recipe(data=data, model=model, width=None, epochs=50, lr=1e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)
-
-
-def check_recipe(run: Recipe) -> None:
-    """Raise a `ValueError` if a number of a recipe is out of range."""
-    least = {"epochs": 1, "batch": 1, "accumulate": 1, "crop": 0, "cutout": 0, "weight_decay": 0}
-    for name in ("width", "examples", "per_class"):
-        least |= {name: 1} if getattr(run, name) is not None else {}
-    for name, bound in least.items():
-        value = getattr(run, name)
-        if not (value >= bound and math.isfinite(value)):
-            raise ValueError(f"{name} is {value}. Expected {bound} or more.")
-    if not (run.lr > 0 and math.isfinite(run.lr)):
-        raise ValueError(f"lr is {run.lr}. Expected a finite number above 0.")
-    if run.layers and not (run.alpha > 0 and math.isfinite(run.alpha)):
-        raise ValueError(f"alpha is {run.alpha}. Expected a finite number above 0.")
-    _check_method(run)
-    for name in ("label_smoothing", "ema", "dropout", "validation"):
-        value = getattr(run, name)
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
-    _check_execution(run)
-
-
-def _check_method(run: Recipe) -> None:
-    """Raise a `ValueError` if the method's name contradicts the layers that are mixed."""
-    says = run.method.lower()
-    short = {"none": "no mixup", "input": "input mixup", "manifold": "manifold mixup"}
-    near = [short[says]] if says in short else closest(says, _MIXED, cutoff=0.7)
-    if near and not says.startswith(tuple(_MIXED)):
-        raise ValueError(
-            f"method is {run.method!r}, but it is only the name in tables. Did you mean "
-            f"{near[0]!r}? Choose what is mixed with --mixing none, input or manifold."
-        )
-    kind = "input" if run.layers == ("input",) else "manifold" if run.layers else "no"
-    told = says.split(" ")[0]
-    if says.startswith(tuple(_MIXED)) and told != kind:
-        raise ValueError(
-            f"method is {run.method!r}, but with layers {' '.join(run.layers) or '(none)'} it is "
-            f"{kind} mixup. Choose with --mixing none, input or manifold, or give another --method."
-        )
-
-
-def _check_execution(run: Recipe) -> None:
-    if run.batch < run.accumulate:
-        raise ValueError(
-            f"a batch of {run.batch} cannot be split into {run.accumulate} parts. Expected "
-            f"accumulate to be at most the batch size."
-        )
-    if run.cuda_graphs and not run.compile:
-        raise ValueError("cuda_graphs needs a compiled model: set compile too (--compile).")
-    if run.cuda_graphs and not run.device.startswith("cuda"):
-        raise ValueError(f"cuda_graphs needs a GPU, but the device is {run.device!r}.")

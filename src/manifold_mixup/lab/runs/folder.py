@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.recipes.recipe import Recipe, identity
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs.result import Result, read_result, read_run
 
@@ -73,7 +73,7 @@ def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
 
 def fingerprint(run: Recipe, data: Data) -> str:
     """Return the SHA-256 of a recipe and its data, which identifies a checkpoint's run."""
-    text = json.dumps([dataclasses.asdict(run), provenance.fingerprint(data)], sort_keys=True)
+    text = json.dumps([identity(run), provenance.fingerprint(data)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -109,7 +109,7 @@ def recipe(folder: Path) -> Recipe:
 
 def folder_name(run: Recipe) -> str:
     """Return a readable folder name for a run, unique to its recipe."""
-    text = json.dumps(dataclasses.asdict(run), sort_keys=True)
+    text = json.dumps(identity(run), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     words = (run.data, run.model, run.method, f"seed {run.seed}", digest)
     return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
@@ -117,7 +117,8 @@ def folder_name(run: Recipe) -> str:
 
 def _require_same(path: Path, own: dict[str, Any]) -> None:
     there, here = _read(path), json.loads(json.dumps(own))
-    theirs, ours = there["run"], here["run"]
+    usual = json.loads(json.dumps(dataclasses.asdict(Recipe())))
+    theirs, ours = {**usual, **there["run"]}, here["run"]  # older runs have fewer settings
     differ = [
         f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here"
         for key in {**theirs, **ours}

@@ -22,6 +22,7 @@ from manifold_mixup.lab.seeds import seeded
 from manifold_mixup.lab.training import malloc, optimizers
 from manifold_mixup.lab.training.ema import Average
 from manifold_mixup.lab.training.method import Method
+from manifold_mixup.lab.training.mixing import class_counts
 
 _AUTOCAST = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -45,6 +46,7 @@ class Job:
         seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
         self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
         self.loader = self._load(seen)
+        self.counts = class_counts(seen)
         self.core = fresh_model(run, data)  # without the wrapper that trains it
         self.model, self.optimizer, self.average, self.method = self._prepare()
         self.clear_gradients()
@@ -68,7 +70,9 @@ class Job:
         """Return the wrapped model, its optimizer, its average, and its mixing."""
         run, few = self.run, as_input(self.data.x[:2])
         # A sharded model cannot be inspected, so its layers are checked before.
-        sharded = Method(self.core, run, example=few) if self.accelerator.is_fsdp2 else None
+        sharded = None
+        if self.accelerator.is_fsdp2:
+            sharded = Method(self.core, run, counts=self.counts, example=few)
         model, prepared = self.accelerator.prepare(self.core, optimizers.build(self.core, run))
         # The wrapped optimizer is needed only with a gradient scaler, and its step is slow: it
         # searches for an installed package each time.
@@ -77,7 +81,8 @@ class Job:
         average = Average(self.core, run.ema)  # copied here, before the mixing hooks are attached
         # Checking a compiled model's layers now avoids recompilation of its graphs later.
         example = few.to(self.device) if run.compile else None
-        return model, optimizer, average, sharded or Method(model, run, example=example)
+        method = sharded or Method(model, run, counts=self.counts, example=example)
+        return model, optimizer, average, method
 
     @property
     def steps(self) -> int:
@@ -108,7 +113,7 @@ class Job:
         self.draw_by(step)
         optimizers.set_rate(self.optimizer, self.run, progress=step / self.steps)
         for part, labels in parts(x, y, self.run.accumulate):
-            loss = self.method.criterion(self.model(part), labels)
+            loss = self.method.loss(self.model, part, labels)
             self.accelerator.backward(loss * (len(labels) / len(y)))
             sums[0] += loss.detach() * len(labels)
         sums[1] += len(y)

@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from manifold_mixup import sample_plan
+from manifold_mixup import MixPlan, sample_plan
 from manifold_mixup.lab.data.loader import parts
 from manifold_mixup.lab.training.job import Job
+from manifold_mixup.lab.training.method import beside_clean
 
 
 def warm_up(job: Job) -> None:
@@ -23,8 +24,8 @@ def warm_up(job: Job) -> None:
     job.model.train()
     with torch.random.fork_rng():
         for x, y in _shapes(job):
-            for layer in job.run.layers or (None,):
-                _pass(job, x, y, layer)
+            for plan in _plans(job, x):
+                _pass(job, x, y, plan)
     job.clear_gradients()
     with torch.no_grad():
         for name, value in job.core.named_buffers():
@@ -41,13 +42,24 @@ def _shapes(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
                 yield x, y
 
 
-def _pass(job: Job, x: Tensor, y: Tensor, layer: str | None) -> None:
+def _plans(job: Job, x: Tensor) -> Iterator[MixPlan | None]:
+    """Yield a plan of every kind that has a graph of its own; ``None`` mixes nothing."""
+    run = job.run
+    if not run.layers or run.p < 1:
+        yield None
+    for layer in run.layers:
+        plan = sample_plan(len(x), layers=[layer], alpha=1.0, per_sample=run.per_sample)
+        yield (beside_clean(plan) if run.clean else plan).to(x.device)
+        if run.pairs in ("other_class", "near"):  # partners that repeat
+            yield MixPlan(layer, plan.lam, torch.zeros_like(plan.perm)).to(x.device)
+
+
+def _pass(job: Job, x: Tensor, y: Tensor, plan: MixPlan | None) -> None:
     mixing: AbstractContextManager[None] = nullcontext()
-    if job.method.mixup is not None and layer is not None:
-        plan = sample_plan(
-            len(y), layers=[layer], alpha=1.0, per_sample=job.run.per_sample, device=x.device
-        )
+    if job.method.mixup is not None:
         mixing = job.method.mixup.using(plan)
+    if job.run.clean:
+        x, y = torch.cat([x, x]), torch.cat([y, y])
     with mixing:
         output = job.model(x)
     job.accelerator.backward(job.method.criterion(output, y))

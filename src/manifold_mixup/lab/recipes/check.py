@@ -1,0 +1,145 @@
+"""Whether the settings of a recipe are in range and agree with each other."""
+
+import math
+
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.recipes.ways import USUAL, WAYS, Way
+from manifold_mixup.lab.suggest import closest
+
+_OFTEN = ("no mixup", "input mixup", "manifold mixup")
+"""The methods whose misspelt names are recognised."""
+
+
+def check_recipe(run: Recipe) -> None:
+    """Raise a `ValueError` if a number of a recipe is out of range, or settings disagree."""
+    least = {"epochs": 1, "batch": 1, "accumulate": 1, "crop": 0, "cutout": 0, "weight_decay": 0}
+    for name in ("width", "examples", "per_class"):
+        least |= {name: 1} if getattr(run, name) is not None else {}
+    for name, bound in least.items():
+        value = getattr(run, name)
+        if not (value >= bound and math.isfinite(value)):
+            raise ValueError(f"{name} is {value}. Expected {bound} or more.")
+    _require_positive(run, "lr")
+    _check_way(run)
+    _check_method(run)
+    for name in ("label_smoothing", "ema", "dropout", "validation"):
+        value = getattr(run, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
+    _check_execution(run)
+
+
+def _require_positive(run: Recipe, *names: str) -> None:
+    for name in names:
+        value = getattr(run, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is {value}. Expected a finite number above 0.")
+
+
+def _check_way(run: Recipe) -> None:
+    """Raise a `ValueError` if the settings of the mixing are out of range or disagree."""
+    if not run.layers:
+        _require_nothing_mixed(run)
+        return
+    _require_positive(run, "alpha", "bandwidth", "tau_max", "tau_std")
+    finite = math.inf
+    ranges = {
+        "p": (0 < run.p <= 1, "more than 0, and at most 1"),
+        "share": (0 < run.share <= 1, "more than 0, and at most 1"),
+        "kappa": (1 < run.kappa < finite, "a finite number above 1"),
+        "tau": (0 <= run.tau <= 1, "a number from 0 to 1"),
+        "block": (run.block > 0 and run.block % 2 == 1, "an odd number, such as 7"),
+        "noise_add": (0 <= run.noise_add < finite, "a finite number, 0 or more"),
+        "noise_multiply": (0 <= run.noise_multiply < finite, "a finite number, 0 or more"),
+    }
+    for name, (fits, expected) in ranges.items():
+        if not fits:
+            raise ValueError(f"{name} is {getattr(run, name)}. Expected {expected}.")
+    _check_clean(run)
+
+
+def _require_nothing_mixed(run: Recipe) -> None:
+    for name, usual in USUAL.items():
+        value = getattr(run, name)
+        if value != usual:
+            raise ValueError(
+                f"{name} is {value!r}, but no layer is mixed. Name the layers (--layers), or "
+                f"choose what is mixed with --mixing."
+            )
+
+
+def _check_clean(run: Recipe) -> None:
+    """Raise a `ValueError` if the pass over clean and mixed examples cannot be what is asked."""
+    if not run.clean:
+        return
+    other = [name for name, usual in USUAL.items() if getattr(run, name) != usual]
+    other += ["p"] if run.p != 1 else []
+    other += [name for name in ("per_sample", "block_gradient") if getattr(run, name)]
+    wrong = [name for name in other if name != "clean"]
+    if wrong:
+        raise ValueError(
+            f"clean is on, which mixes by plain interpolation, one λ for each batch, but "
+            f"{wrong[0]} is {getattr(run, wrong[0])!r}. Leave one of the two out."
+        )
+
+
+def _check_method(run: Recipe) -> None:
+    """Raise a `ValueError` if the method's name contradicts what is mixed."""
+    says = run.method.lower()
+    titles = {way.method.lower(): way.method for way in WAYS.values()}
+    told = max((title for title in titles if says.startswith(title)), key=len, default="")
+    if not told:
+        _require_no_typing_error(run.method)
+        return
+    is_ = way_of(run)
+    if is_ != titles[told]:
+        with_ = f"layers {' '.join(run.layers) or '(none)'}"
+        other = [f"{n} {getattr(run, n)}" for n, usual in USUAL.items() if getattr(run, n) != usual]
+        raise ValueError(
+            f"method is {run.method!r}, but with {', '.join([with_, *other])} it is "
+            f"{is_ or 'another way of mixing'}. Choose with --mixing {', '.join(WAYS)}, or give "
+            f"another --method."
+        )
+
+
+def _require_no_typing_error(method: str) -> None:
+    says = method.lower()
+    near = [WAYS[says].method] if says in WAYS else closest(says, _OFTEN, cutoff=0.7)
+    if near:
+        raise ValueError(
+            f"method is {method!r}, but it is only the name in tables. Did you mean "
+            f"{near[0]!r}? Choose what is mixed with --mixing {', '.join(WAYS)}."
+        )
+
+
+def way_of(run: Recipe) -> str:
+    """Return the method of the way in which a run mixes, or "" if it has no name."""
+    if not run.layers:
+        return WAYS["none"].method
+    alike = [way for way in WAYS.values() if way.at != "nowhere" and _makes(way, run)]
+    at_input = run.layers == ("input",)
+    here = [way for way in alike if (way.at == "input") == at_input]
+    return next((way.method for way in (*here, *alike)), "")
+
+
+def _makes(way: Way, run: Recipe) -> bool:
+    """Return whether a run has a way's settings; the size of its noise may differ."""
+    wanted = {**USUAL, **way.makes}
+    return all(
+        bool(getattr(run, name)) == bool(value)
+        if isinstance(value, float)
+        else getattr(run, name) == value
+        for name, value in wanted.items()
+    )
+
+
+def _check_execution(run: Recipe) -> None:
+    if run.batch < run.accumulate:
+        raise ValueError(
+            f"a batch of {run.batch} cannot be split into {run.accumulate} parts. Expected "
+            f"accumulate to be at most the batch size."
+        )
+    if run.cuda_graphs and not run.compile:
+        raise ValueError("cuda_graphs needs a compiled model: set compile too (--compile).")
+    if run.cuda_graphs and not run.device.startswith("cuda"):
+        raise ValueError(f"cuda_graphs needs a GPU, but the device is {run.device!r}.")

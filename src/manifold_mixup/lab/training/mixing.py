@@ -1,0 +1,118 @@
+"""The mixing of a recipe, as a `ManifoldMixup` on its model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+import manifold_mixup
+from manifold_mixup import ManifoldMixup, Near, Remix
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.models import has_positions
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.recipes.ways import CUTTING
+from manifold_mixup.lab.suggest import unknown
+
+
+def attach(
+    run: Recipe, model: nn.Module, *, counts: Sequence[int] = (), example: Tensor | None = None
+) -> ManifoldMixup:
+    """Attach what a recipe mixes to a model.
+
+    Args:
+        run: the recipe, which mixes at some layer.
+        model: the model.
+        counts: number of training examples of each class, for Remix.
+        example: inputs to check the layers with now; without them, the first batch does it.
+
+    Raises:
+        ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
+    """
+    more: dict[str, Any] = {}
+    if run.blend != "interpolate":
+        more["blend"] = _blend(run)
+    if run.noise_add or run.noise_multiply:
+        more["noise"] = _from_library("Noise")(add=run.noise_add, multiply=run.noise_multiply)
+    return ManifoldMixup(
+        model,
+        run.layers,
+        example=example,
+        alpha=run.alpha,
+        p=run.p,
+        per_sample=run.per_sample,
+        pairs=Near(run.bandwidth) if run.pairs == "near" else run.pairs,
+        label=Remix(counts, run.kappa, run.tau) if run.label == "remix" else None,
+        seed=run.seed,
+        **more,
+    )
+
+
+def needs_targets(run: Recipe) -> bool:
+    """Return whether partners or labels depend on the targets."""
+    return run.pairs != "any" or run.label != "lam"
+
+
+def class_counts(data: Data) -> tuple[int, ...]:
+    """Return the number of training examples of each class; empty without classes."""
+    if data.y.is_floating_point():
+        return ()
+    return tuple(data.y.bincount(minlength=data.classes).tolist())
+
+
+def check_way(run: Recipe, data: Data) -> None:
+    """Raise a `ValueError` if the data or the model do not suit a recipe's way of mixing."""
+    if not run.layers:
+        return
+    if run.pairs == "near" and not data.regression:
+        raise ValueError(
+            f"{run.method} draws partners that are near in the target, but {data.name} has "
+            f"classes. Use --mixing same-class or other-class, or a data set with numbers as "
+            f"targets."
+        )
+    if (run.pairs in ("same_class", "other_class") or run.label == "remix") and (
+        data.y.is_floating_point()
+    ):
+        what = "numbers as targets" if data.regression else "soft labels"
+        way_out = "c-mixup or manifold" if data.regression else "manifold"
+        raise ValueError(
+            f"{run.method} needs classes, but {data.name} has {what}. Use --mixing {way_out}."
+        )
+    if run.blend in CUTTING and not has_positions(run.model):
+        raise ValueError(
+            f"{run.method} cuts positions, such as pixels, but the states of {run.model} have "
+            f"none. Use a network that has them (--model cnn), or another way of mixing."
+        )
+
+
+_BLENDS: dict[str, Callable[[Recipe], Any]] = {
+    "cut": lambda run: _from_library("Cut")(alpha=run.alpha),
+    "interpolate-or-cut": lambda run: _from_library("OneOf")(
+        (_from_library("Interpolate")(), 0.5), (_from_library("Cut")(alpha=run.alpha), 0.5)
+    ),
+    "patchup-soft": lambda run: _patchup(run, soft=True),
+    "patchup-hard": lambda run: _patchup(run, soft=False),
+    "similarity": lambda run: _from_library("SimilarityKernel")(
+        tau_max=run.tau_max, tau_std=run.tau_std
+    ),
+}
+
+
+def _blend(run: Recipe) -> Any:
+    if run.blend not in _BLENDS:
+        raise ValueError(f"{unknown('blend', run.blend, ('interpolate', *_BLENDS))}.")
+    return _BLENDS[run.blend](run)
+
+
+def _patchup(run: Recipe, *, soft: bool) -> Any:
+    kind = _from_library("PatchUp")
+    return kind(block=run.block, share=run.share, soft=soft, alpha=run.alpha)
+
+
+def _from_library(name: str) -> Any:
+    """Return a class of the library that may be newer than this installation."""
+    if not hasattr(manifold_mixup, name):
+        raise ValueError(
+            f"this way of mixing needs manifold_mixup.{name}, which version "
+            f"{manifold_mixup.__version__} does not have. Use another --mixing."
+        )
+    return getattr(manifold_mixup, name)
