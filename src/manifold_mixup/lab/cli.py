@@ -32,7 +32,7 @@ NOT_READ = 141
 
 
 COMMANDS = {
-    "compare": "Train no mixup, input mixup and manifold mixup; compare them over several seeds.",
+    "compare": "Train no mixup, input mixup, manifold mixup or others; compare them over seeds.",
     "train": "Train one run and keep it in a folder: recipe, metrics, checkpoints, result.",
     "tune": "Search the best settings of each way of mixing, against no mixup with the same "
     "budget.",

@@ -81,7 +81,44 @@ def test_options_override_what_was_chosen(tmp_path, npz):
     assert len(comparison.data.x) == 100
 
 
+def test_methods_of_any_number_with_no_mixup_first(tmp_path, npz):
+    methods = ("manifold,remix", "none", "remix", "same-class")
+    comparison = prepare(Compare(data=str(npz), methods=methods, seeds=2, out=tmp_path))
+    assert comparison.methods == ["no mixup", "manifold mixup", "Remix", "same-class mixup"]
+    assert len(comparison.runs) == 8
+    assert "Remix: learning rate 0.001, α 1 at input, label remix" in comparison.caption
+
+
+def test_layers_of_hidden_methods_only_are_overridden(tmp_path, npz):
+    methods = ("none", "input", "remix", "same-class", "manifold")
+    options = Compare(data=str(npz), methods=methods, layers=("hidden2",), seeds=1, out=tmp_path)
+    layers = [run.layers for run in prepare(options).runs]
+    assert layers == [(), ("input",), ("input",), ("hidden2",), ("hidden2",)]
+
+
+def test_other_methods_end_to_end(tmp_path, npz, capsys):
+    out = tmp_path / "out"
+    methods = ("--methods", "none", "manifold", "other-class", "remix", "regmixup")
+    few = ("--epochs", 2, "--seeds", 2, "--workers", 1)
+    assert run("--data", npz, *methods, *few, "--out", out) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert [one["run"]["pairs"] for one in content["runs"]] == 2 * [
+        "any",
+        "any",
+        "other_class",
+        "any",
+        "any",
+    ]
+    gaps = [row["to_manifold"] is None for row in content["summary"]]
+    assert gaps == 2 * [True, True, False, False, False]
+    assert "difference to manifold mixup" in (out / "table.md").read_text()
+
+
 BAD = {
+    "method": (["--methods", "none", "remx"], "no kind of mixing 'remx'. Did you mean 'remix'?"),
+    "no method": (["--methods"], "--methods names no method."),
+    "method without positions": (["--methods", "none", "cutmix"], "(--model cnn)"),
+    "method of another task": (["--methods", "none", "c-mixup"], "but blobs has classes"),
     "data set": (["--data", "fashion-minst"], "no data set 'fashion-minst'. Did you mean 'fashion"),
     "model": (["--model", "cmn"], "no model 'cmn'. Did you mean 'cnn'? Known: mlp, "),
     "layer": (["--layers", "hiden1"], "hidden1"),

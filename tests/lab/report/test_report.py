@@ -119,6 +119,43 @@ def test_markdown_marks_what_is_clear(results):
     assert "ε = 0.1" in text
 
 
+ALL = ["no mixup", "manifold mixup", "Remix"]
+
+
+@pytest.fixture
+def three(results) -> list[Result]:
+    return results + [result("Remix", seed, 27.0 + 2 * seed) for seed in range(3)]
+
+
+def test_another_method_is_compared_with_manifold_mixup_too(three):
+    plain, manifold, remix = summarise(three, ALL)[:3]
+    assert plain.to_manifold is None
+    assert manifold.to_manifold is None
+    assert remix.to_manifold["error"] == paired_difference([27, 29, 31], [28, 30.5, 29])
+    assert remix.difference["error"] == paired_difference([27, 29, 31], [30, 32, 31])
+
+
+@pytest.mark.parametrize("methods", [["no mixup", "Remix"], ["manifold mixup", "Remix"], METHODS])
+def test_there_is_no_second_comparison_without_a_third_method(three, methods):
+    rows = summarise(three, methods)
+    assert all(row.to_manifold is None for row in rows)
+    assert "epoch, difference to" not in markdown_table(rows, title="", caption="")
+
+
+def test_the_table_has_the_differences_to_manifold_mixup(three):
+    rows = summarise(three, ALL)
+    text = markdown_table(rows, title="", caption="")
+    *_, last = text.partition("| *last epoch, difference to manifold mixup* | | | |\n")
+    gap = paired_difference([27, 29, 31], [28, 30.5, 29])
+    shown = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]".replace("-", "−")
+    assert last.startswith(f"| error % ↓ |  |  | {shown} |\n")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(terminal_table(rows, title=""))
+    label, *_ = capture.get().partition(shown)
+    assert label.split()[-3:] == ["error", "%", "↓"]
+
+
 def test_one_seed_is_shown_without_intervals(results):
     rows = summarise([results[0], results[3]], METHODS)
     text = markdown_table(rows, title="", caption="")

@@ -1,4 +1,4 @@
-"""``manifold-mixup compare``: three methods, several seeds, one table and one picture."""
+"""``manifold-mixup compare``: a few methods, several seeds, one table and one picture."""
 
 import math
 import time
@@ -16,7 +16,8 @@ from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.models.fresh import with_layers
-from manifold_mixup.lab.recipes.recipe import Recipe, three_methods
+from manifold_mixup.lab.recipes import catalog
+from manifold_mixup.lab.recipes.recipe import Recipe, way_settings
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
 from manifold_mixup.lab.report.table import LEGEND, SMOKE, markdown_table, terminal_table
@@ -32,7 +33,7 @@ ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 
 @dataclass(frozen=True)
 class Options:
-    """Train no mixup, input mixup and manifold mixup; compare them over several seeds.
+    """Train no mixup, input mixup, manifold mixup or others; compare them over seeds.
 
     Without options, it trains an MLP on MNIST-1D, which is generated locally, with 5 seeds. That
     takes one to two and a half minutes on two CPU cores. The default settings were chosen for each
@@ -44,6 +45,9 @@ class Options:
     and y_test; "list" prints all."""
     model: str = "mlp"
     """Model, such as mlp or cnn; "list" prints all."""
+    methods: tuple[str, ...] = ("none", "input", "manifold")
+    """Methods to compare, as for train --mixing, in the order of the table; no mixup comes first.
+    "list" prints all."""
     seeds: int = 5
     """Number of seeds. Every method trains once per seed."""
     epochs: Annotated[int | None, CHOSEN] = None
@@ -51,9 +55,9 @@ class Options:
     examples: Annotated[int | None, CHOSEN] = None
     """Number of training examples, a random subset that is the same for all runs."""
     alpha: Annotated[float | None, CHOSEN] = None
-    """Parameter α of the Beta(α, α) distribution of λ, for both kinds of mixup."""
+    """Parameter α of the Beta(α, α) distribution of λ, for all methods that mix."""
     layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
-    """Layers that manifold mixup mixes, such as input hidden1 hidden2."""
+    """Layers that manifold mixup and other methods at hidden layers mix, such as input hidden1."""
     lr: Annotated[float | None, CHOSEN] = None
     """Peak learning rate, for all methods."""
     weight_decay: Annotated[float | None, CHOSEN] = None
@@ -126,12 +130,13 @@ def prepare(options: Options) -> Comparison:
         OSError: a file cannot be read, or the folder cannot be written.
     """
     _check_numbers(options)
+    chosen = _chosen(options)
     models.check_name(options.model)
     datasets.check_name(options.data)
     device = find_device(options.device)
     files.writable_folder(options.out)
     data = datasets.load(options.data, root=options.root.expanduser())
-    methods = [_overridden(run, options, data, device) for run in _chosen(options)]
+    methods = [_overridden(run, options, data, device) for run in chosen]
     if methods[0].examples is not None:
         data = datasets.take(data, methods[0].examples)
     if options.eps is not None:
@@ -181,9 +186,18 @@ def run(comparison: Comparison) -> bool:
     return complete
 
 
-def _chosen(options: Options) -> tuple[Recipe, ...]:
-    name = Path(options.data).name if options.data.endswith(".npz") else options.data
-    return three_methods(name, options.model)
+def _chosen(options: Options) -> list[Recipe]:
+    """Return the recipe of each method, no mixup first.
+
+    Raises:
+        ValueError: there is no such method, or no method at all.
+    """
+    data = Path(options.data).name if options.data.endswith(".npz") else options.data
+    given = [name for word in options.methods for name in word.split(",") if name]
+    if not given:
+        raise ValueError("--methods names no method. Leave it out for none, input and manifold.")
+    names = sorted(dict.fromkeys(given), key=lambda name: name != "none")
+    return [catalog.recipe("compare", name, data, options.model) for name in names]
 
 
 def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
@@ -218,7 +232,8 @@ def _model(run: Recipe) -> str:
 
 def _settings(run: Recipe) -> str:
     mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
-    return f"{run.method}: learning rate {run.lr:g}{mixing}"
+    more = "".join(f", {name} {value}" for name, value in way_settings(run).items())
+    return f"{run.method}: learning rate {run.lr:g}{mixing}{more}"
 
 
 def _hardware(device: str) -> str:

@@ -125,11 +125,19 @@ class Recipe:
     device: str = "cpu"
 
 
-_LATER = (
+WAY = (
     "p", "pairs", "bandwidth", "label", "kappa", "tau", "blend", "block", "share", "tau_max",
     "tau_std", "noise_add", "noise_multiply", "clean",
 )  # fmt: skip
-"""Settings that the first runs did not have."""
+"""The settings of the way of mixing, beside the layers and α."""
+_LATER = WAY
+"""The settings that the first runs did not have."""
+
+
+def way_settings(run: Recipe) -> dict[str, Any]:
+    """Return the settings of a run's way of mixing that differ from the default."""
+    usual = Recipe()
+    return {name: getattr(run, name) for name in WAY if getattr(run, name) != getattr(usual, name)}
 
 
 def identity(run: Recipe) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from manifold_mixup.lab import paper
 from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL
 from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import Row, Table
-from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.recipes.recipe import WAY, Recipe
 from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
 from manifold_mixup.lab.runs.result import Result
 
@@ -161,7 +161,7 @@ def _table(recipes: Sequence[Recipe]) -> Table:
 
 def _apart(run: Recipe, other: Recipe) -> int:
     """Count the settings, other than the mixing, in which two recipes differ."""
-    mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient"))
+    mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient", *WAY))
     one, two = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
     return sum(one[name] != two[name] for name in one)
 

@@ -1,4 +1,4 @@
-"""Summary rows of a comparison: each method's spread over seeds, and its difference to no mixup."""
+"""Summary rows of a comparison: each method's spread over seeds, and its paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,28 @@ from manifold_mixup.lab.runs.result import Result
 When = Literal["last", "best"]
 
 
+MANIFOLD = "manifold mixup"
 MEASURES = (ERROR, NLL, ECE, FGSM, SECONDS)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method at its last or best epoch; ``difference`` is ``None`` for the baseline."""
+    """A method at its last or best epoch.
+
+    Attributes:
+        method: the method.
+        when: the epoch.
+        spread: the spread of each measure over the seeds.
+        difference: the difference to the first method; ``None`` for that one.
+        to_manifold: the difference to manifold mixup; ``None`` for the first method and for
+            manifold mixup itself, and without it.
+    """
 
     method: str
     when: When
     spread: dict[str, Spread]
     difference: dict[str, Difference] | None
+    to_manifold: dict[str, Difference] | None = None
 
 
 def complete_seeds(results: Sequence[Result], methods: Sequence[str]) -> list[int]:
@@ -49,12 +60,14 @@ def summarise(results: Sequence[Result], methods: Sequence[str]) -> list[Row]:
     times: tuple[When, When] = ("last", "best")
     rows = []
     for when in times:
-        base: dict[str, list[float]] | None = None
-        for method in methods:
-            values = _values([found[method, seed] for seed in seeds], when)
+        of = {m: _values([found[m, seed] for seed in seeds], when) for m in methods}
+        for method, values in of.items():
             spreads = {key: spread(value) for key, value in values.items()}
-            rows.append(Row(method, when, spreads, _differences(values, base)))
-            base = base or values
+            first = None if method == methods[0] else of[methods[0]]
+            third = method not in (methods[0], MANIFOLD)
+            manifold = of.get(MANIFOLD) if third and methods[0] != MANIFOLD else None
+            gaps = _differences(values, first), _differences(values, manifold)
+            rows.append(Row(method, when, spreads, *gaps))
     return rows
 
 
@@ -65,6 +78,7 @@ def only_means(rows: Sequence[Row]) -> list[Row]:
             row,
             spread={key: replace(one, std=math.nan) for key, one in row.spread.items()},
             difference=None,
+            to_manifold=None,
         )
         for row in rows
     ]

@@ -1,22 +1,23 @@
 """The table of a comparison, for the terminal and as Markdown: metrics down, methods across."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from manifold_mixup.lab.evaluate.measures import Measure, Verdict
+from manifold_mixup.lab.evaluate.measures import ERROR, Measure, Verdict
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread
-from manifold_mixup.lab.report.summary import MEASURES, Row, When
+from manifold_mixup.lab.report.summary import MANIFOLD, MEASURES, Row, When
 
 SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
 ARROW = {"lower": "↓", "higher": "↑"}
 LAST_EPOCH = (
     "Mean ± standard deviation over the seeds. Below it, the paired difference to the first "
-    "column over the same seeds, with its 95 % interval (Student's t)."
+    "column over the same seeds, with its 95 % interval (Student's t); further down, that to "
+    "manifold mixup, if other methods stand beside it."
 )
 LEGEND = f"{LAST_EPOCH} The best epoch is selected on the test set and therefore optimistic."
 
@@ -28,9 +29,9 @@ _WIDE = 80
 
 
 class Cell(NamedTuple):
-    """A mean with its standard deviation, and the difference to no mixup if there is one."""
+    """A mean with its standard deviation, and a difference; either may be missing."""
 
-    value: str
+    value: str = ""
     difference: str = ""
     verdict: Verdict = "unclear"
 
@@ -84,7 +85,7 @@ def _across(rows: Sequence[Row]) -> int:
 
 def _styled(cell: Cell) -> str:
     style = {"better": "[green]{}[/]", "worse": "[red]{}[/]", "unclear": "{}"}[cell.verdict]
-    return f"{cell.value}\n{style.format(escape(cell.difference))}".rstrip()
+    return f"{cell.value}\n{style.format(escape(cell.difference))}".strip()
 
 
 def markdown_table(rows: Sequence[Row], *, title: str, caption: str, smoke: bool = False) -> str:
@@ -108,7 +109,8 @@ def _markdown(cell: Cell) -> str:
     if not cell.difference:
         return cell.value
     mark = "" if cell.verdict == "unclear" else "**"
-    return f"{cell.value}<br>{mark}{cell.difference}{mark}"
+    value = f"{cell.value}<br>" if cell.value else ""
+    return f"{value}{mark}{cell.difference}{mark}"
 
 
 def _header(rows: Sequence[Row]) -> list[str]:
@@ -119,17 +121,21 @@ def _header(rows: Sequence[Row]) -> list[str]:
 
 def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]]]]]:
     """Return the sections of the table: lines of a label and a cell per method."""
+    kinds = [("", _cell)]
+    if any(_gap(row.to_manifold, ERROR) for row in rows):
+        kinds.append((f", difference to {MANIFOLD}", _to_manifold))
     return [
         (
-            name,
+            f"{name}{more}",
             [
-                (_label(measure), [_cell(row, measure) for row in rows if row.when == when])
+                (_label(measure), [cell(row, measure) for row in rows if row.when == when])
                 for measure in MEASURES
                 if (when, measure.key) != ("best", "seconds")  # seconds are those of the whole run
             ],
         )
         for when, name in SECTIONS.items()
         if any(row.when == when for row in rows)
+        for more, cell in kinds
     ]
 
 
@@ -139,10 +145,23 @@ def _label(measure: Measure) -> str:
 
 def _cell(row: Row, measure: Measure) -> Cell:
     value = spread_text(row.spread[measure.key], measure.digits)
-    if row.difference is None or row.difference[measure.key].n == 1:
+    gap = _gap(row.difference, measure)
+    if gap is None:
         return Cell(value)
-    gap = row.difference[measure.key]
     return Cell(value, difference_text(gap, measure.digits), measure.verdict(gap))
+
+
+def _to_manifold(row: Row, measure: Measure) -> Cell:
+    gap = _gap(row.to_manifold, measure)
+    if gap is None:
+        return Cell()
+    return Cell("", difference_text(gap, measure.digits), measure.verdict(gap))
+
+
+def _gap(differences: Mapping[str, Difference] | None, measure: Measure) -> Difference | None:
+    """Return a difference that has an interval, or None."""
+    gap = None if differences is None else differences[measure.key]
+    return None if gap is None or gap.n == 1 else gap
 
 
 def spread_text(value: Spread, digits: int) -> str:

@@ -7,7 +7,8 @@ from manifold_mixup.lab.terminal.listed import listed
 from manifold_mixup.lab.terminal.options import Option
 
 LISTED = {"--data": "data", "--unknown": "data", "--model": "models", "MODEL": "models"}
-LISTED |= {"TABLE": "tables", "--recipe": "recipes", "--mixing": "mixing", "--ways": "mixing"}
+LISTED |= {"TABLE": "tables", "--recipe": "recipes"}
+LISTED |= dict.fromkeys(("--mixing", "--methods", "--ways"), "mixing")
 """The list that the value ``list`` prints, for each option or positional argument."""
 
 

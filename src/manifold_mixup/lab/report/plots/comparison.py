@@ -1,6 +1,7 @@
 """The picture of a comparison: bars, reliability diagram and training curves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +27,9 @@ AXES = {
     "ece": ("Calibration error (ECE)", "%"),
     "fgsm_accuracy": ("Accuracy under FGSM", "%"),
 }
+
+_BESIDE = 4
+"""Bars of more methods are labelled upright."""
 
 Curve = NDArray[np.float64]
 
@@ -88,6 +92,7 @@ def _bars(
     axes: Axes, methods: dict[str, list[Result]], rows: Sequence[Row], measure: Measure
 ) -> None:
     """Draw a bar per method with the standard deviation over seeds, and a dot per seed."""
+    upright: dict[str, Any] = {} if len(rows) <= _BESIDE else {"rotation": 90, "fontsize": 8}
     for k, row in enumerate(rows):
         value = row.spread[measure.key]
         axes.bar(k, value.mean, width=0.66, color=colour(k), alpha=0.85)
@@ -99,15 +104,24 @@ def _bars(
         text = f"{value.mean:.{min(measure.digits, 2)}f}"
         reach = max([value.mean + np.nan_to_num(value.std), *dots])
         axes.annotate(
-            text, (k, reach), (0, 5), textcoords="offset points", ha="center", fontweight="bold"
+            text,
+            (k, reach),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+            **upright,
         )
     name, unit = AXES[measure.key]
     axes.set_title(f"{name} {'↓' if measure.better == 'lower' else '↑'}")
     axes.set_ylabel(unit)
-    axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
+    if len(rows) <= _BESIDE:
+        axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
+    else:
+        axes.set_xticks(range(len(rows)), [row.method for row in rows], rotation=90, fontsize=9)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
-    axes.margins(y=0.14)
+    axes.margins(y=0.14 if len(rows) <= _BESIDE else 0.3)
 
 
 def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]]) -> None:
@@ -123,7 +137,7 @@ def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]
     axes.plot([0, 1], [0, 1], ":", color="#999999", linewidth=1.5, label="calibrated")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     axes.set_title("Reliability")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", fontsize=None if len(methods) <= _BESIDE else 9)
 
 
 def _pool(parts: Sequence[Reliability]) -> tuple[Curve, Curve, Curve]:
