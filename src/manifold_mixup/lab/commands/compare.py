@@ -54,6 +54,9 @@ class Options:
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
     """Number of training examples, a random subset that is the same for all runs."""
+    imbalance: float = 1.0
+    """How many times more training examples the first class has than the last, with an exponential
+    profile between them. The test set stays as it is."""
     alpha: Annotated[float | None, CHOSEN] = None
     """Parameter α of the Beta(α, α) distribution of λ, for all methods that mix."""
     layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
@@ -137,8 +140,7 @@ def prepare(options: Options) -> Comparison:
     files.writable_folder(options.out)
     data = datasets.load(options.data, root=options.root.expanduser())
     methods = [_overridden(run, options, data, device) for run in chosen]
-    if methods[0].examples is not None:
-        data = datasets.take(data, methods[0].examples)
+    data = datasets.reduced(data, methods[0])
     if options.eps is not None:
         data = replace(data, eps=options.eps)
     methods = [with_layers(run, data) for run in methods]
@@ -213,6 +215,7 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         run,
         epochs=2 if options.smoke else options.epochs or run.epochs,
         examples=examples,
+        imbalance=options.imbalance,
         alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
         layers=run.layers if layers is None else layers,
         optimizer=options.optimizer or run.optimizer,
@@ -245,6 +248,8 @@ def _check_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")
+    if not 1 <= options.imbalance < math.inf:
+        raise ValueError(f"--imbalance is {options.imbalance}. Expected 1 or more.")
     if options.layers == ():
         raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")
     for name in ("lr", "eps", "alpha"):

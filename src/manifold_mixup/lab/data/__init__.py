@@ -33,6 +33,7 @@ from manifold_mixup.lab.data.arrays import (
     take_per_class,
     take_tested,
 )
+from manifold_mixup.lab.data.long_tail import long_tailed
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.suggest import unknown
 
@@ -43,6 +44,7 @@ __all__ = [
     "hold_out",
     "load",
     "load_for",
+    "reduced",
     "take",
     "take_per_class",
     "take_tested",
@@ -121,10 +123,20 @@ def load_for(run: Recipe, *, root: Path) -> Data:
         ValueError: there is no such data set, or not that many examples.
         OSError: a file cannot be read or downloaded.
     """
-    data = load(run.data, root=root)
+    return reduced(load(run.data, root=root), run)
+
+
+def reduced(data: Data, run: Recipe) -> Data:
+    """Return the training examples of a data set that a run takes, the same for all seeds.
+
+    Raises:
+        ValueError: there are not that many examples.
+    """
     if run.per_class is not None:
         data = take_per_class(data, run.per_class)
-    return data if run.examples is None else take(data, run.examples)
+    if run.examples is not None:
+        data = take(data, run.examples)
+    return data if run.imbalance == 1 else long_tailed(data, run.imbalance)
 
 
 def check_name(name: str) -> None:

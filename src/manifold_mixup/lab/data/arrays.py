@@ -66,7 +66,7 @@ def take(data: Data, count: int, *, seed: int = 0) -> Data:
             f"{count} training examples were requested, but {data.name} has {len(data.x)}. "
             f"Give a number from 2 to {len(data.x)}, or leave it out for the recipe's own number."
         )
-    rows = _shuffled(len(data.x), seed)[:count]
+    rows = shuffled(len(data.x), seed)[:count]
     return replace(data, x=data.x[rows], y=data.y[rows])
 
 
@@ -78,7 +78,7 @@ def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
     """
     if count < 1:
         raise ValueError(f"{count} examples per class were requested. Expected 1 or more.")
-    rows = _shuffled(len(data.x), seed)
+    rows = shuffled(len(data.x), seed)
     of_class = [rows[data.y[rows] == label][:count] for label in range(data.classes)]
     kept = torch.cat(of_class).sort().values
     return replace(data, x=data.x[kept], y=data.y[kept])
@@ -86,7 +86,7 @@ def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
 
 def take_tested(data: Data, count: int, *, seed: int = 0) -> Data:
     """Keep at most ``count`` random test examples; the training set stays."""
-    rows = _shuffled(len(data.x_test), seed)[:count].sort().values
+    rows = shuffled(len(data.x_test), seed)[:count].sort().values
     return replace(data, x_test=data.x_test[rows], y_test=data.y_test[rows])
 
 
@@ -109,7 +109,7 @@ def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
 
     Settings are chosen on the result, which does not contain the true test set.
     """
-    rows = _shuffled(len(data.x), seed)
+    rows = shuffled(len(data.x), seed)
     held, kept = rows.split([round(share * len(rows)), len(rows) - round(share * len(rows))])
     return replace(
         data,
@@ -121,5 +121,6 @@ def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
     )
 
 
-def _shuffled(count: int, seed: int) -> Tensor:
+def shuffled(count: int, seed: int) -> Tensor:
+    """Return the numbers below ``count`` in an order that depends on the seed only."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

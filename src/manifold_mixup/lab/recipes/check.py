@@ -19,6 +19,8 @@ def check_recipe(run: Recipe) -> None:
         value = getattr(run, name)
         if not (value >= bound and math.isfinite(value)):
             raise ValueError(f"{name} is {value}. Expected {bound} or more.")
+    if not 1 <= run.imbalance < math.inf:
+        raise ValueError(f"imbalance is {run.imbalance}. Expected a finite number, 1 or more.")
     _require_positive(run, "lr")
     _check_way(run)
     _check_method(run)

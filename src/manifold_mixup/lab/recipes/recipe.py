@@ -61,6 +61,9 @@ class Recipe:
         cutout: side length of a random square that is blanked in every image.
         examples: number of training examples, a random subset; None takes all.
         per_class: number of training examples per class; None takes all.
+        imbalance: how many times more examples the first class has than the last, with an
+            exponential profile between them, of those that examples and per_class leave; 1 keeps
+            all. The test set stays as it is.
         validation: share of the training set to hold out; it is evaluated after every epoch instead
             of the test set.
         precision: training precision: float32, or bf16 or fp16 with autocast.
@@ -115,6 +118,7 @@ class Recipe:
     cutout: int = 0
     examples: int | None = None
     per_class: int | None = None
+    imbalance: float = 1.0
     validation: float = 0.0
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     accumulate: int = 1
@@ -130,7 +134,7 @@ WAY = (
     "tau_std", "noise_add", "noise_multiply", "clean",
 )  # fmt: skip
 """The settings of the way of mixing, beside the layers and α."""
-_LATER = WAY
+_LATER = (*WAY, "imbalance")
 """The settings that the first runs did not have."""
 
 
