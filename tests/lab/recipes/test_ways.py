@@ -130,7 +130,7 @@ def test_a_way_without_a_layer_is_refused():
 )  # fmt: skip
 def test_clean_goes_with_plain_interpolation_only(other):
     (name,) = other
-    with pytest.raises(ValueError, match=f"clean is on, .* but {name} is "):
+    with pytest.raises(ValueError, match=f"clean is True, .* but {name} is "):
         check_recipe(replace(MIXED, clean=True, **other))
 
 

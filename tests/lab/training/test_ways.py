@@ -81,7 +81,7 @@ def test_remix_shares_the_label_by_the_counts_of_the_training_set(task):
 
 def test_held_out_examples_do_not_count_for_remix(task):
     run = replace(named("remix", task), validation=0.2)
-    assert sum(Job(run, task).counts) == 200
+    assert sum(class_counts(Job(run, task).trained)) == 200
 
 
 def test_p_leaves_batches_unmixed(task):

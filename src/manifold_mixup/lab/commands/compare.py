@@ -61,6 +61,8 @@ class Options:
     """Parameter α of the Beta(α, α) distribution of λ, for all methods that mix."""
     layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
     """Layers that manifold mixup and other methods at hidden layers mix, such as input hidden1."""
+    bandwidth: Annotated[float | None, CHOSEN] = None
+    """Bandwidth of near pairs (C-Mixup), in the units of the targets."""
     lr: Annotated[float | None, CHOSEN] = None
     """Peak learning rate, for all methods."""
     weight_decay: Annotated[float | None, CHOSEN] = None
@@ -114,12 +116,17 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """The definition of the attack and of the seconds, and the settings of each method."""
+        """The definition of the measures, and the settings of each method."""
         first = self.runs[0]
         settings = "; ".join(_settings(run) for run in self.runs if run.seed == first.seed)
+        measure = (
+            "RMSE: in the units of the targets. R²: the share of their variance that is explained."
+            if self.data.regression
+            else f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
+            f"{self.data.space}."
+        )
         return (
-            f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
-            f"{self.data.space}. Seconds: training time on {_hardware(first.device)}, without "
+            f"{measure} Seconds: training time on {_hardware(first.device)}, without "
             f"evaluation. "
             f"Optimizer {first.optimizer}, weight decay {first.weight_decay:g}; {settings}."
         )
@@ -211,6 +218,7 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         examples = min(examples or len(data.x), len(data.x), 500)
     mixes_hidden = bool(run.layers) and run.layers != ("input",)
     layers = options.layers if mixes_hidden else None
+    near = run.pairs in ("near", "near_in_batch")
     return replace(
         run,
         epochs=2 if options.smoke else options.epochs or run.epochs,
@@ -218,6 +226,7 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         imbalance=options.imbalance,
         alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
         layers=run.layers if layers is None else layers,
+        bandwidth=options.bandwidth if options.bandwidth and near else run.bandwidth,
         optimizer=options.optimizer or run.optimizer,
         lr=options.lr or run.lr,
         weight_decay=run.weight_decay if options.weight_decay is None else options.weight_decay,
@@ -252,7 +261,7 @@ def _check_numbers(options: Options) -> None:
         raise ValueError(f"--imbalance is {options.imbalance}. Expected 1 or more.")
     if options.layers == ():
         raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")
-    for name in ("lr", "eps", "alpha"):
+    for name in ("lr", "eps", "alpha", "bandwidth"):
         value = getattr(options, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"--{name} is {value}. Expected a finite number above 0.")
@@ -300,6 +309,15 @@ def _head(comparison: Comparison) -> dict[str, Any]:
             "classes": data.classes,
             "sha256": provenance.fingerprint(data),
         },
+        **_measured(data),
+    }
+
+
+def _measured(data: Data) -> dict[str, Any]:
+    """Return the units of the measures, and the attack of classifiers."""
+    if data.regression:
+        return {"units": {"rmse": "units of the targets", "r2": "1 at best", "seconds": "s"}}
+    return {
         "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
         "units": {"error": "%", "nll": "nats", "ece": "%", "fgsm_accuracy": "%", "seconds": "s"},
     }

@@ -16,7 +16,16 @@ from rich.table import Table
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL, TOP5_ERROR
+from manifold_mixup.lab.evaluate.measures import (
+    BRIER,
+    ECE,
+    ERROR,
+    FGSM,
+    NLL,
+    R2,
+    RMSE,
+    TOP5_ERROR,
+)
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes import catalog
@@ -173,8 +182,9 @@ def _scores(result: Result, data: Data) -> Table:
     table.add_column("test set")
     table.add_column(f"last epoch ({result.run.epochs})", justify="right")
     table.add_column(f"best epoch ({result.best_epoch})", justify="right")
-    attack = f"{FGSM.title}, ε = {data.eps:.3g} in {data.space}"
-    for measure in (ERROR, TOP5_ERROR, NLL, ECE, BRIER, replace(FGSM, title=attack)):
+    attack = replace(FGSM, title=f"{FGSM.title}, ε = {data.eps:.3g} in {data.space}")
+    shown = (RMSE, R2) if data.regression else (ERROR, TOP5_ERROR, NLL, ECE, BRIER, attack)
+    for measure in shown:
         values = (getattr(scores, measure.key) for scores in (result.last, result.best))
         table.add_row(measure.title, *(f"{value:.{measure.digits}f}" for value in values))
     table.add_row("seconds of training", f"{result.seconds:.1f}")

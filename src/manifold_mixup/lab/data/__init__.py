@@ -22,6 +22,7 @@ from manifold_mixup.lab.data import (
     npz,
     spirals,
     svhn,
+    tabular,
     tiny_imagenet,
 )
 from manifold_mixup.lab.data.arrays import (
@@ -60,6 +61,8 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
     "svhn": svhn.load,
     "tiny-imagenet": tiny_imagenet.load,
     "spirals": lambda _: spirals.load(),
+    "california-housing": tabular.california_housing,
+    "diabetes": lambda _: tabular.diabetes(),
     "factors-a": lambda _: factors.load("a"),
     "factors-b": lambda _: factors.load("b"),
     "factors-c": lambda _: factors.load("c"),
@@ -79,6 +82,8 @@ ABOUT = {
     "svhn": "Street view house numbers. Downloaded if not in --root.",
     "tiny-imagenet": "Photos of 64 x 64 pixels, 200 classes. Downloaded if not in --root.",
     "spirals": "Two spirals in the plane. Generated.",
+    "california-housing": "House values by district: regression. Downloaded if not in --root.",
+    "diabetes": "A score of the disease of 442 patients: regression. Part of scikit-learn.",
     "factors-a": "Rendered ones and sevens; the label is the side they lean to. Generated.",
     "factors-b": "As factors-a, with other test angles. Generated.",
     "factors-c": "Rendered ones and sevens; the label is the digit. Generated.",

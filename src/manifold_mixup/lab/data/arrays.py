@@ -1,4 +1,4 @@
-"""`Data`: a classification task as tensors in memory, and functions that take subsets of it."""
+"""`Data`: a task as tensors in memory, and functions that take subsets of it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,22 +9,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Data:
-    """A classification task in memory.
+    """A task in memory: inputs with classes, or with numbers for regression.
 
     Attributes:
         name: its name in tables and files.
         x: training inputs: vectors ``(n, features)``, float32, or images ``(n, channels, height,
             width)``, uint8 or float32. `as_input` scales uint8 pixels to 0 to 1.
-        y: training labels: classes from 0 to ``classes - 1``, ``(n,)``, int64, or soft labels,
-            ``(n, classes)``, float32.
+        y: training labels: classes from 0 to ``classes - 1``, ``(n,)``, int64, soft labels,
+            ``(n, classes)``, float32, or the numbers of a regression, ``(n,)``, float32.
         x_test: test inputs, like ``x``.
         y_test: test labels.
-        classes: number of classes.
+        classes: number of classes; 0 for a regression.
         eps: size ε of the FGSM attack on these inputs.
         space: the unit of ``eps``, in words.
         bounds: minimal and maximal value of an attacked input, or ``None`` for no limits.
-        mean: the mean that models subtract, one number per channel or one for all; ``None`` to
-            compute it from the training inputs.
+        mean: the mean that models subtract, one number per channel or feature, or one for all;
+            ``None`` to compute it from the training inputs.
         std: the standard deviation that they divide by, likewise.
     """
 
@@ -44,6 +44,11 @@ class Data:
     def regression(self) -> bool:
         """Whether the targets are numbers instead of classes."""
         return self.classes == 0
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of a model: one for each class, or a single number."""
+        return self.classes or 1
 
 
 PIXELS: dict[str, Any] = {"eps": 8 / 255, "space": "pixel space [0, 1]", "bounds": (0.0, 1.0)}
@@ -74,10 +79,15 @@ def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
     """Keep at most ``count`` random training examples per class.
 
     Raises:
-        ValueError: ``count`` is less than 1.
+        ValueError: ``count`` is less than 1, or there are no classes.
     """
     if count < 1:
         raise ValueError(f"{count} examples per class were requested. Expected 1 or more.")
+    if data.regression:
+        raise ValueError(
+            f"{count} examples per class were requested, but {data.name} has numbers as targets. "
+            f"Give --examples."
+        )
     rows = shuffled(len(data.x), seed)
     of_class = [rows[data.y[rows] == label][:count] for label in range(data.classes)]
     kept = torch.cat(of_class).sort().values

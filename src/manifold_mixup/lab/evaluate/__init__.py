@@ -17,13 +17,16 @@ from manifold_mixup.lab.evaluate.metrics import (
     Reliability,
     brier,
     error,
+    mse,
     nll,
+    r2,
     reliability,
+    rmse,
     top_error,
 )
 from manifold_mixup.lab.evaluate.neighbours import features, knn_error
 from manifold_mixup.lab.evaluate.outliers import Separation, separation
-from manifold_mixup.lab.evaluate.scores import Scores, scores
+from manifold_mixup.lab.evaluate.scores import Scores, number_scores, scores
 
 __all__ = [
     "CORRUPTIONS",
@@ -48,9 +51,13 @@ __all__ = [
     "interpolated_nll",
     "knn_error",
     "logits",
+    "mse",
     "nll",
+    "number_scores",
     "perturb",
+    "r2",
     "reliability",
+    "rmse",
     "scores",
     "separation",
     "top_error",

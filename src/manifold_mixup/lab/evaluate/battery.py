@@ -407,6 +407,11 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
     Raises:
         ValueError: there is no such part, or it does not suit the data.
     """
+    if data.regression:
+        raise ValueError(
+            f"only classifiers can be evaluated, but {data.name} has numbers as targets. The "
+            f"result of the run has its RMSE and R²."
+        )
     if battery is None:
         return tuple(part for part in PARTS if part not in ON_REQUEST and not _unfit(part, data))
     for part in battery:

@@ -1,5 +1,6 @@
-"""Error, likelihood, Brier score and calibration, from logits and labels."""
+"""Error, likelihood, Brier score and calibration from logits, and the errors of numbers."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,31 @@ def brier(logits: Tensor, y: Tensor) -> float:
     gap = logits.double().softmax(1)
     gap[torch.arange(len(y), device=y.device), y] -= 1
     return gap.square().sum(1).mean().item()
+
+
+def mse(predictions: Tensor, y: Tensor) -> float:
+    """Return the mean squared error of predicted numbers."""
+    return (predictions.double() - y.double()).square().mean().item()
+
+
+def rmse(predictions: Tensor, y: Tensor) -> float:
+    """Return the root mean squared error of predicted numbers, in their units.
+
+    Examples:
+        >>> rmse(torch.tensor([1.0, 5.0]), torch.tensor([4.0, 1.0]))
+        3.5355339059327378
+    """
+    return math.sqrt(mse(predictions, y))
+
+
+def r2(predictions: Tensor, y: Tensor) -> float:
+    """Return the share of the variance that is explained, R², at most 1.
+
+    Examples:
+        >>> r2(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 3.0]))
+        0.0
+    """
+    return 1 - mse(predictions, y) / y.double().var(correction=0).item()
 
 
 @dataclass(frozen=True)

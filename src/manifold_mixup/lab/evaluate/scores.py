@@ -12,7 +12,9 @@ from manifold_mixup.lab.evaluate.metrics import (
     brier,
     error,
     nll,
+    r2,
     reliability,
+    rmse,
     top_error,
 )
 
@@ -21,7 +23,8 @@ from manifold_mixup.lab.evaluate.metrics import (
 class Scores:
     """The scores of a model on a test set; shares are in percent, likelihoods in nats.
 
-    ``top5_error`` and ``brier`` are ``nan`` if they were not computed.
+    ``top5_error`` and ``brier`` are ``nan`` if they were not computed. A model of numbers has only
+    ``rmse``, in the units of the targets, and ``r2``; a classifier has not.
     """
 
     error: float
@@ -31,6 +34,8 @@ class Scores:
     reliability: Reliability
     top5_error: float = math.nan
     brier: float = math.nan
+    rmse: float = math.nan
+    r2: float = math.nan
 
 
 def scores(
@@ -47,6 +52,21 @@ def scores(
         clean = logits(model, x)
         attacked = attack_all(model, x, y, one_step(eps), bounds=bounds)
         return _scores(clean, y, fgsm_accuracy=100 - error(logits(model, attacked), y))
+
+
+def number_scores(model: nn.Module, x: Tensor, y: Tensor) -> Scores:
+    """Return the scores of a model of numbers in eval mode."""
+    with in_eval_mode(model):
+        found, y = logits(model, x), y.to(device_of(model, x))
+    return Scores(
+        error=math.nan,
+        nll=math.nan,
+        ece=math.nan,
+        fgsm_accuracy=math.nan,
+        reliability=Reliability((), (), ()),
+        rmse=rmse(found, y),
+        r2=r2(found, y),
+    )
 
 
 def _scores(clean: Tensor, y: Tensor, *, fgsm_accuracy: float) -> Scores:

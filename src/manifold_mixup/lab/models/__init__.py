@@ -16,6 +16,7 @@ from manifold_mixup import find_layers
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.models import external
 from manifold_mixup.lab.models.cnn import cnn, factor_cnn
+from manifold_mixup.lab.models.in_units import InUnits
 from manifold_mixup.lab.models.mlp import SHAPES, mlp
 from manifold_mixup.lab.models.preact_resnet import DEPTHS, preact_resnet
 from manifold_mixup.lab.models.wide_resnet import wide_resnet
@@ -60,7 +61,7 @@ def build(
 
     Args:
         name: one of `NAMES`, ``"timm:NAME"`` or ``"torchvision:NAME"``.
-        data: the data to classify.
+        data: the data to classify, or to predict the numbers of.
         width: units of a hidden layer, or channels of the first stage; ``None`` for the model's
             own.
         dropout: dropout probability, in models that have dropout.
@@ -72,6 +73,8 @@ def build(
         ValueError: there is no such model, or it does not support this kind of data.
     """
     check_name(name)
+    if data.regression:
+        _require_numbers(name, data)
     if name in SHAPES:
         normed = batch_norm is True
         model = mlp(data, SHAPES[name], width=width, dropout=dropout, batch_norm=normed)
@@ -80,17 +83,22 @@ def build(
     elif ":" in name:
         model = external.build(data, name, dropout=dropout)
     else:
-        _require_images(name, data)
-        if name == "factor-cnn":
-            model = factor_cnn(data, width=width)
-        elif name in _PREACT:
-            model = preact_resnet(data, depth=_PREACT[name], width=width, dropout=dropout)
-        else:
-            widen = _WIDE[name]
-            model = wide_resnet(data, depth=28, widen=widen, width=width, dropout=dropout)
+        model = _of_images(name, data, width, dropout)
     if batch_norm is False:
         _without_norms(model)
+    if data.regression:
+        model.add_module("units", InUnits(data.y))
     return _with_noise(model, noise) if noise else model
+
+
+def _of_images(name: str, data: Data, width: int | None, dropout: float) -> nn.Module:
+    """Build a network of the lab that takes images only."""
+    _require_images(name, data)
+    if name == "factor-cnn":
+        return factor_cnn(data, width=width)
+    if name in _PREACT:
+        return preact_resnet(data, depth=_PREACT[name], width=width, dropout=dropout)
+    return wide_resnet(data, depth=28, widen=_WIDE[name], width=width, dropout=dropout)
 
 
 def eligible(name: str, model: nn.Module, x: Tensor) -> tuple[str, ...]:
@@ -119,6 +127,13 @@ def check_name(name: str) -> None:
         external.check_name(name)
         return
     raise ValueError(f"{unknown('model', name, (*NAMES, 'timm:NAME', 'torchvision:NAME'))}.")
+
+
+def _require_numbers(name: str, data: Data) -> None:
+    if name != "cnn" and name not in SHAPES:
+        raise ValueError(
+            f"{name} predicts classes, but {data.name} has numbers as targets. Use mlp or cnn."
+        )
 
 
 def _require_images(name: str, data: Data) -> None:

@@ -32,7 +32,7 @@ def cnn(data: Data, *, width: int | None, dropout: float) -> nn.Module:
     layers["pool"] = nn.AdaptiveAvgPool1d(1) if signal else nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["dropout"] = nn.Dropout(dropout)
-    layers["head"] = nn.Linear(4 * width, data.classes)
+    layers["head"] = nn.Linear(4 * width, data.outputs)
     return nn.Sequential(layers)
 
 
@@ -57,7 +57,7 @@ def factor_cnn(data: Data, *, width: int | None) -> nn.Module:
         )
         channels, height, breadth = out, (height + 1) // 2, (breadth + 1) // 2
     layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(channels * height * breadth, data.classes)
+    layers["head"] = nn.Linear(channels * height * breadth, data.outputs)
     return nn.Sequential(layers)
 
 

@@ -70,7 +70,7 @@ def mlp(
         if k == shape.before and shape.bottleneck:
             units = shape.bottleneck
             layers["bottleneck"] = nn.Sequential(nn.Linear(width, units), *_norm(units, batch_norm))
-    layers["head"] = nn.Linear(units, data.classes)
+    layers["head"] = nn.Linear(units, data.outputs)
     return nn.Sequential(layers)
 
 

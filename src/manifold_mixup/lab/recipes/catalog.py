@@ -1,10 +1,12 @@
 """Recipes by name, for any data set and model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from manifold_mixup.lab.recipes import paper as protocol
 from manifold_mixup.lab.recipes.fast import fast
 from manifold_mixup.lab.recipes.recipe import (
+    REGRESSIONS,
     Recipe,
     input_mixup,
     manifold_mixup,
@@ -47,6 +49,8 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
         "fast": fast,
     }
     three = dict(zip(("none", "input", "manifold"), kinds[name](data, model), strict=True))
+    if data in REGRESSIONS:
+        three = {mixing: replace(run, loss="mse") for mixing, run in three.items()}
     if mixing in three:
         return three[mixing]
     return mixed(three["none"], WAYS[mixing], alpha=three["manifold"].alpha)

@@ -21,6 +21,11 @@ def check_recipe(run: Recipe) -> None:
             raise ValueError(f"{name} is {value}. Expected {bound} or more.")
     if not 1 <= run.imbalance < math.inf:
         raise ValueError(f"imbalance is {run.imbalance}. Expected a finite number, 1 or more.")
+    if run.regression and run.label_smoothing:
+        raise ValueError(
+            f"label_smoothing is {run.label_smoothing:g}, but the loss is mse, which has no "
+            f"labels. Leave it at 0."
+        )
     _require_positive(run, "lr")
     _check_way(run)
     _check_method(run)
@@ -57,7 +62,7 @@ def _check_way(run: Recipe) -> None:
     for name, (fits, expected) in ranges.items():
         if not fits:
             raise ValueError(f"{name} is {getattr(run, name)}. Expected {expected}.")
-    _check_clean(run)
+    _check_doubled(run)
 
 
 def _require_nothing_mixed(run: Recipe) -> None:
@@ -70,19 +75,19 @@ def _require_nothing_mixed(run: Recipe) -> None:
             )
 
 
-def _check_clean(run: Recipe) -> None:
-    """Raise a `ValueError` if the pass over clean and mixed examples cannot be what is asked."""
-    if not run.clean:
+def _check_doubled(run: Recipe) -> None:
+    """Raise a `ValueError` if a pass over a doubled batch cannot be what is asked."""
+    kind = "clean" if run.clean else "pairs" if run.pairs == "near" else ""
+    if not kind:
         return
-    other = [name for name, usual in USUAL.items() if getattr(run, name) != usual]
-    other += ["p"] if run.p != 1 else []
-    other += [name for name in ("per_sample", "block_gradient") if getattr(run, name)]
-    wrong = [name for name in other if name != "clean"]
-    if wrong:
-        raise ValueError(
-            f"clean is on, which mixes by plain interpolation, one λ for each batch, but "
-            f"{wrong[0]} is {getattr(run, wrong[0])!r}. Leave one of the two out."
-        )
+    usual = {**USUAL, "p": 1.0, "per_sample": False, "block_gradient": False}
+    for name, value in usual.items():
+        if name != kind and getattr(run, name) != value:
+            raise ValueError(
+                f"{kind} is {getattr(run, kind)!r}, which doubles the batch and mixes by plain "
+                f"interpolation, one λ for each batch, but {name} is {getattr(run, name)!r}. "
+                f"Leave one of the two out."
+            )
 
 
 def _check_method(run: Recipe) -> None:

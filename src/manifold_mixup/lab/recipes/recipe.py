@@ -22,8 +22,9 @@ class Recipe:
         alpha: parameter α of the Beta(α, α) distribution of λ.
         per_sample: draw a λ for every example instead of one per batch.
         p: share of the batches that are mixed.
-        pairs: partners: any, same_class, other_class, or near for near in the target, as C-Mixup.
-        bandwidth: bandwidth of the pairs "near", in the units of the targets.
+        pairs: partners: any, same_class, other_class, or near in the target as in C-Mixup: near
+            from the whole training set, near_in_batch from the batch.
+        bandwidth: bandwidth of near pairs, in the units of the targets.
         label: share of the own label: lam for λ, or remix, which favours the rarer class.
         kappa: how many times rarer a class must be for remix.
         tau: share of the rarer class from which remix leaves the label at λ.
@@ -39,7 +40,8 @@ class Recipe:
         clean: train on the unmixed batch in the same pass too, as RegMixup.
         block_gradient: stop the gradient of the mixed batch at the mixed layer, so that earlier
             layers do not learn from it.
-        loss: loss function: cross_entropy, or softmax_bce as in the authors' code.
+        loss: loss function: cross_entropy, or softmax_bce as in the authors' code; mse for numbers
+            as targets, in units of their variance.
         label_smoothing: share of the target that is spread evenly over the classes.
         epochs: passes over the training set.
         batch: examples per optimizer step.
@@ -83,7 +85,7 @@ class Recipe:
     alpha: float = 1.0
     per_sample: bool = False
     p: float = 1.0
-    pairs: Literal["any", "same_class", "other_class", "near"] = "any"
+    pairs: Literal["any", "same_class", "other_class", "near", "near_in_batch"] = "any"
     bandwidth: float = 1.0
     label: Literal["lam", "remix"] = "lam"
     kappa: float = 3.0
@@ -99,7 +101,7 @@ class Recipe:
     noise_multiply: float = 0.0
     clean: bool = False
     block_gradient: bool = False
-    loss: Literal["cross_entropy", "softmax_bce"] = "cross_entropy"
+    loss: Literal["cross_entropy", "softmax_bce", "mse"] = "cross_entropy"
     label_smoothing: float = 0.0
     epochs: int = 100
     batch: int = 100
@@ -127,6 +129,11 @@ class Recipe:
     channels_last: bool = False
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def regression(self) -> bool:
+        """Whether the targets are numbers instead of classes."""
+        return self.loss == "mse"
 
 
 WAY = (
@@ -186,6 +193,11 @@ def manifold_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
     return replace(plain, method="manifold mixup", layers=layers, alpha=alpha)
 
 
+BANDWIDTHS = {"california-housing": 3.0, "diabetes": 100.0}
+"""The bandwidth of near pairs for single data sets, in the units of their targets, chosen on
+validation splits (docs/lab.md)."""
+
+
 def mixed(plain: Recipe, way: Way, *, alpha: float) -> Recipe:
     """Return the recipe with a way of mixing.
 
@@ -202,13 +214,13 @@ def mixed(plain: Recipe, way: Way, *, alpha: float) -> Recipe:
         "hidden": FOUND_HIDDEN if layers == FOUND else tuple(x for x in layers if x != "input"),
     }
     own = way.alphas.get(plain.data, way.alpha)
+    near = {"bandwidth": BANDWIDTHS.get(plain.data, plain.bandwidth)}
     return replace(
         plain,
         method=way.method,
         layers=at[way.at],
         alpha=alpha if own is None else own,
-        **way.makes,
-        **way.defaults,
+        **{**way.makes, **way.defaults, **(near if way.makes.get("pairs") == "near" else {})},
     )
 
 
@@ -241,6 +253,10 @@ def _fashion_mnist_mlp() -> tuple[Recipe, ...]:
 def _fashion_mnist_cnn() -> tuple[Recipe, ...]:
     plain = Recipe(data="fashion-mnist", model="cnn", width=16, epochs=10, lr=3e-3, examples=5_000)
     return plain, input_mixup(plain), manifold_mixup(plain)
+
+
+REGRESSIONS = ("california-housing", "diabetes")
+"""The data sets with numbers as targets."""
 
 
 def _anything(data: str, model: str) -> tuple[Recipe, ...]:

@@ -84,6 +84,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         )
     items = [_item(folder) for folder in done]
     _require_one_data_set(items)
+    _require_classes(items)
     recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
     at = {recipe: index for index, recipe in enumerate(recipes)}
     items.sort(key=lambda item: (at[replace(item.result.run, seed=0)], item.result.run.seed))
@@ -133,6 +134,15 @@ def _require_one_data_set(items: Iterable[Item]) -> None:
             f"the runs have different data: {listed}. Make one report per data set, from the "
             f"folders of its runs."
         )
+
+
+def _require_classes(items: Iterable[Item]) -> None:
+    for item in items:
+        if item.result.run.regression:
+            raise ValueError(
+                f"the run in {item.folder} predicts numbers, but reports are about classifiers. "
+                f"Use manifold-mixup compare for a table of such runs."
+            )
 
 
 def _order(run: Recipe) -> tuple[Any, ...]:

@@ -97,12 +97,13 @@ class Live:
         """Show the metrics of an epoch of a run."""
         self.step(run, epoch.epoch)
         of = "validation" if self._held_out or run.validation else "test"
-        self.note(run, f"loss {_short(epoch.train_loss)}, {of} error {epoch.error:.1f} %")
+        error = f"RMSE {epoch.error:.4g}" if run.regression else f"error {epoch.error:.1f} %"
+        self.note(run, f"loss {_short(epoch.train_loss)}, {of} {error}")
         if self._lines:
+            more = f"error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
             self._say(
                 f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss "
-                f"{_short(epoch.train_loss)}, {of} error {epoch.error:.2f} %, NLL "
-                f"{_short(epoch.nll)}"
+                f"{_short(epoch.train_loss)}, {of} {error if run.regression else more}"
             )
 
     def note(self, run: Recipe, words: str) -> None:
@@ -113,7 +114,10 @@ class Live:
         """Remove the bar of a finished run, or print its result."""
         self._end(result.run)
         if self._lines:
-            scores = f"error {result.last.error:.2f} %, NLL {result.last.nll:.3f}"
+            last = result.last
+            scores = f"error {last.error:.2f} %, NLL {last.nll:.3f}"
+            if result.run.regression:
+                scores = f"RMSE {last.rmse:.4g}, R² {last.r2:.4f}"
             took = "already finished" if result.run in self._before else f"{result.seconds:.1f} s"
             self._say(f"[{self._finished}/{self._count}] {_name(result.run)}: {scores}, {took}")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from manifold_mixup.lab.evaluate.measures import ECE, ERROR, FGSM, NLL, SECONDS
+from manifold_mixup.lab.evaluate.measures import ECE, ERROR, FGSM, NLL, R2, RMSE, SECONDS, Measure
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
 from manifold_mixup.lab.runs.result import Result
 
@@ -14,6 +14,12 @@ When = Literal["last", "best"]
 
 MANIFOLD = "manifold mixup"
 MEASURES = (ERROR, NLL, ECE, FGSM, SECONDS)
+OF_NUMBERS = (RMSE, R2, SECONDS)
+
+
+def measures_of(row: "Row") -> tuple[Measure, ...]:
+    """Return the measures that a row has: those of a classifier, or those of a regression."""
+    return tuple(one for one in (*MEASURES[:-1], *OF_NUMBERS) if one.key in row.spread)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def _values(results: Sequence[Result], when: When) -> dict[str, list[float]]:
     scores = [getattr(result, when) for result in results]
     values = {
         measure.key: [getattr(score, measure.key) for score in scores]
-        for measure in MEASURES
+        for measure in (OF_NUMBERS if results[0].run.regression else MEASURES)
         if measure.key != "seconds"
     }
     return values | {"seconds": [result.seconds for result in results]}

@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from manifold_mixup.lab.evaluate.measures import ERROR, Measure, Verdict
+from manifold_mixup.lab.evaluate.measures import SECONDS, Measure, Verdict
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread
-from manifold_mixup.lab.report.summary import MANIFOLD, MEASURES, Row, When
+from manifold_mixup.lab.report.summary import MANIFOLD, Row, When, measures_of
 
 SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
 ARROW = {"lower": "↓", "higher": "↑"}
@@ -114,7 +114,7 @@ def _markdown(cell: Cell) -> str:
 
 
 def _header(rows: Sequence[Row]) -> list[str]:
-    n = rows[0].spread["error"].n
+    n = rows[0].spread["seconds"].n
     methods = dict.fromkeys(row.method for row in rows)
     return [f"{n} seed{'' if n == 1 else 's'}", *methods]
 
@@ -122,14 +122,14 @@ def _header(rows: Sequence[Row]) -> list[str]:
 def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]]]]]:
     """Return the sections of the table: lines of a label and a cell per method."""
     kinds = [("", _cell)]
-    if any(_gap(row.to_manifold, ERROR) for row in rows):
+    if any(_gap(row.to_manifold, SECONDS) for row in rows):
         kinds.append((f", difference to {MANIFOLD}", _to_manifold))
     return [
         (
             f"{name}{more}",
             [
                 (_label(measure), [cell(row, measure) for row in rows if row.when == when])
-                for measure in MEASURES
+                for measure in measures_of(rows[0])
                 if (when, measure.key) != ("best", "seconds")  # seconds are those of the whole run
             ],
         )

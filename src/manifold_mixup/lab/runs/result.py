@@ -18,7 +18,8 @@ class Epoch:
         epoch: its number, from 1.
         train_loss: the mean training loss, of mixed batches if the run mixes.
         error: error in percent, on the held-out examples if there are any, else on the test set.
-        nll: negative log-likelihood on the same examples.
+            For a regression, the root mean squared error in the units of the targets.
+        nll: negative log-likelihood on the same examples; for a regression, the mean squared error.
     """
 
     epoch: int

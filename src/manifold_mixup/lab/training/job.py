@@ -1,6 +1,7 @@
 """The parts of a training, built from a recipe, and their state as tensors."""
 
 import math
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +23,6 @@ from manifold_mixup.lab.seeds import seeded
 from manifold_mixup.lab.training import malloc, optimizers
 from manifold_mixup.lab.training.ema import Average
 from manifold_mixup.lab.training.method import Method
-from manifold_mixup.lab.training.mixing import class_counts
 
 _AUTOCAST = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -46,7 +46,8 @@ class Job:
         seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
         self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
         self.loader = self._load(seen)
-        self.counts = class_counts(seen)
+        # On the device, like the batches.
+        self.trained = replace(seen, x=self.loader.x, y=self.loader.y)
         self.core = fresh_model(run, data)  # without the wrapper that trains it
         self.model, self.optimizer, self.average, self.method = self._prepare()
         self.clear_gradients()
@@ -72,7 +73,7 @@ class Job:
         # A sharded model cannot be inspected, so its layers are checked before.
         sharded = None
         if self.accelerator.is_fsdp2:
-            sharded = Method(self.core, run, counts=self.counts, example=few)
+            sharded = Method(self.core, run, data=self.trained, example=few)
         model, prepared = self.accelerator.prepare(self.core, optimizers.build(self.core, run))
         # The wrapped optimizer is needed only with a gradient scaler, and its step is slow: it
         # searches for an installed package each time.
@@ -81,7 +82,7 @@ class Job:
         average = Average(self.core, run.ema)  # copied here, before the mixing hooks are attached
         # Checking a compiled model's layers now avoids recompilation of its graphs later.
         example = few.to(self.device) if run.compile else None
-        method = sharded or Method(model, run, counts=self.counts, example=example)
+        method = sharded or Method(model, run, data=self.trained, example=example)
         return model, optimizer, average, method
 
     @property
@@ -152,9 +153,13 @@ class Job:
     def close_epoch(self, at: State, train_loss: float) -> None:
         """Evaluate an epoch, add it to the curve, and keep the weights if they are the best."""
         x, y = self.watched
-        logits = evaluate.logits(self.average.model.eval(), x)
+        outputs = evaluate.logits(self.average.model.eval(), x)
+        if self.run.regression:
+            found = [evaluate.rmse(outputs, y), evaluate.mse(outputs, y)]
+        else:
+            found = [evaluate.error(outputs, y), evaluate.nll(outputs, y)]
         # The batch norms of the processes differ, so the first process's metrics count.
-        error, nll = broadcast_object_list([evaluate.error(logits, y), evaluate.nll(logits, y)])
+        error, nll = broadcast_object_list(found)
         if error < min((epoch.error for epoch in at.curve), default=math.inf):
             at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
         at.curve.append(Epoch(at.epoch, train_loss, error, nll))
@@ -164,6 +169,8 @@ class Job:
         """Return the scores on the test set."""
         x, y = (part.to(self.device) for part in (self.data.x_test, self.data.y_test))
         model, data = self.average.model.eval(), self.data
+        if self.run.regression:
+            return evaluate.number_scores(model, x, y)
         return evaluate.scores(model, x, y, eps=data.eps, bounds=data.bounds)
 
     def weights(self) -> dict[str, Tensor]:

@@ -17,7 +17,9 @@ def build(name: str, *, label_smoothing: float = 0.0) -> nn.Module:
         return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     if name == "softmax_bce":
         return SoftmaxBCE(label_smoothing=label_smoothing)
-    raise ValueError(f"no loss {name!r}. Known: cross_entropy, softmax_bce.")
+    if name == "mse":
+        return nn.MSELoss()
+    raise ValueError(f"no loss {name!r}. Known: cross_entropy, softmax_bce, mse.")
 
 
 class SoftmaxBCE(nn.Module):

@@ -1,17 +1,17 @@
 """The mixing of a run: what it adds to a plain training step."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import ManifoldMixup, MixPlan, sample_plan
-from manifold_mixup.lab.data import Data
+from manifold_mixup import ManifoldMixup, MixPlan, mix, sample_plan
+from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.training import losses
 from manifold_mixup.lab.training.mixing import attach, check_way, class_counts, needs_targets
+from manifold_mixup.lab.training.partners import NearPartners, beside_partners
 
 
 class Method:
@@ -20,7 +20,7 @@ class Method:
     Args:
         model: the model that training calls, including its wrapper.
         run: the recipe.
-        counts: number of training examples of each class, for Remix.
+        data: the training examples, if the loss or the mixing depends on them.
         example: inputs to check the layers with now; without them, the first batch does it.
 
     Raises:
@@ -32,15 +32,25 @@ class Method:
         model: nn.Module,
         run: Recipe,
         *,
-        counts: Sequence[int] = (),
+        data: Data | None = None,
         example: Tensor | None = None,
     ) -> None:
         self.run = run
-        self.criterion = losses.build(run.loss, label_smoothing=run.label_smoothing)
+        self.data = data
+        # The loss of a regression is in units of the variance, so that lr means the same for all.
+        self.scale = 1.0
+        if data is not None and data.regression:
+            self.scale = 1 / data.y.double().var().item()
+        self.partners: NearPartners | None = None
+        if data is not None and run.layers and run.pairs == "near":
+            self.partners = NearPartners(data.y, run.bandwidth)
+        counts = () if data is None else class_counts(data)
+        self.plain = losses.build(run.loss, label_smoothing=run.label_smoothing)
+        self.criterion = self.plain
         self.mixup: ManifoldMixup | None = None
         if run.layers:
             self.mixup = attach(run, model, counts=counts, example=example)
-            self.criterion = self.mixup.wrap(self.criterion)
+            self.criterion = self.mixup.wrap(self.plain)
             if run.block_gradient:
                 _block_gradient(model, self.mixup)
 
@@ -53,25 +63,43 @@ class Method:
             y: targets.
         """
         if self.mixup is not None and self.run.clean:
-            return self._beside_clean(self.mixup, model, x, y)
-        if self.mixup is not None and needs_targets(self.run):
-            self.mixup.batch(y)
-        loss: Tensor = self.criterion(model(x), y)
-        return loss
+            loss = self._beside_clean(self.mixup, model, x, y)
+        elif self.mixup is not None and self.run.pairs == "near":
+            loss = self._with_partners(self.mixup, model, x, y)
+        else:
+            if self.mixup is not None and needs_targets(self.run):
+                self.mixup.batch(y)
+            loss = self.criterion(model(x), y)
+        return loss * self.scale if self.scale != 1 else loss
 
     def _beside_clean(self, mixup: ManifoldMixup, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean loss of the clean and of the mixed batch, in one pass (RegMixup)."""
-        # A step seeds the global generator, so that the plan depends on seed, rank and step only.
-        half = sample_plan(
-            len(x),
-            layers=mixup.layers,
-            alpha=self.run.alpha,
-            generator=torch.default_generator,
-        )
-        with mixup.using(beside_clean(half).to(x.device)):
+        with mixup.using(beside_clean(self._draw(mixup, len(x))).to(x.device)):
             output = model(torch.cat([x, x]))
         loss: Tensor = self.criterion(output, torch.cat([y, y]))
         return loss
+
+    def _with_partners(
+        self, mixup: ManifoldMixup, model: nn.Module, x: Tensor, y: Tensor
+    ) -> Tensor:
+        """Return the loss of a batch whose partners come from all training examples (C-Mixup)."""
+        if self.partners is None or self.data is None:
+            raise ValueError("pairs is 'near', which needs the training examples.")
+        plan = beside_partners(self._draw(mixup, len(x))).to(x.device)
+        rows = self.partners.draw(y, torch.default_generator)
+        both = torch.cat([x, as_input(self.data.x.index_select(0, rows))])
+        wanted = mix(torch.cat([y, self.data.y.index_select(0, rows)]), plan)
+        with mixup.using(plan):
+            output = model(both)
+        mixup.target(None, output)  # the targets are mixed here, as partners have no loss
+        loss: Tensor = self.plain(output[: len(x)], wanted[: len(x)])
+        return loss
+
+    def _draw(self, mixup: ManifoldMixup, count: int) -> MixPlan:
+        """Draw a plan; a step seeds the global generator by seed, rank and step."""
+        return sample_plan(
+            count, layers=mixup.layers, alpha=self.run.alpha, generator=torch.default_generator
+        )
 
     def state_dict(self) -> dict[str, int]:
         """Return the position of the mixing in its stream of plans."""
@@ -90,7 +118,7 @@ def check(run: Recipe, data: Data) -> None:
         ValueError: a name is unknown, a number is out of range, or a layer cannot be mixed.
     """
     check_way(run, data)
-    Method(fresh_model(run, data), run, counts=class_counts(data))
+    Method(fresh_model(run, data), run, data=data)
 
 
 def beside_clean(plan: MixPlan) -> MixPlan:

@@ -40,7 +40,7 @@ def attach(
         alpha=run.alpha,
         p=run.p,
         per_sample=run.per_sample,
-        pairs=Near(run.bandwidth) if run.pairs == "near" else run.pairs,
+        pairs=_pairs(run),
         label=Remix(counts, run.kappa, run.tau) if run.label == "remix" else None,
         seed=run.seed,
         **more,
@@ -48,22 +48,29 @@ def attach(
 
 
 def needs_targets(run: Recipe) -> bool:
-    """Return whether partners or labels depend on the targets."""
-    return run.pairs != "any" or run.label != "lam"
+    """Return whether the library draws partners or labels by the targets."""
+    return run.pairs not in ("any", "near") or run.label != "lam"
+
+
+def _pairs(run: Recipe) -> Any:
+    if run.pairs == "near_in_batch":
+        return Near(run.bandwidth)
+    return "any" if run.pairs == "near" else run.pairs  # `NearPartners` draws from all examples
 
 
 def class_counts(data: Data) -> tuple[int, ...]:
     """Return the number of training examples of each class; empty without classes."""
-    if data.y.is_floating_point():
+    if data.y.is_floating_point() or data.classes == 0:
         return ()
     return tuple(data.y.bincount(minlength=data.classes).tolist())
 
 
 def check_way(run: Recipe, data: Data) -> None:
-    """Raise a `ValueError` if the data or the model do not suit a recipe's way of mixing."""
+    """Raise a `ValueError` if the data or the model do not suit a recipe's loss or its mixing."""
+    _check_loss(run, data)
     if not run.layers:
         return
-    if run.pairs == "near" and not data.regression:
+    if run.pairs in ("near", "near_in_batch") and not data.regression:
         raise ValueError(
             f"{run.method} draws partners that are near in the target, but {data.name} has "
             f"classes. Use --mixing same-class or other-class, or a data set with numbers as "
@@ -81,6 +88,19 @@ def check_way(run: Recipe, data: Data) -> None:
         raise ValueError(
             f"{run.method} cuts positions, such as pixels, but the states of {run.model} have "
             f"none. Use a network that has them (--model cnn), or another way of mixing."
+        )
+
+
+def _check_loss(run: Recipe, data: Data) -> None:
+    if data.regression and not run.regression:
+        raise ValueError(
+            f"the loss {run.loss} needs classes, but {data.name} has numbers as targets. Use mse "
+            f"(--loss mse)."
+        )
+    if run.regression and not data.regression:
+        raise ValueError(
+            f"the loss mse needs numbers as targets, but {data.name} has classes. Use "
+            f"cross_entropy (--loss cross_entropy)."
         )
 
 

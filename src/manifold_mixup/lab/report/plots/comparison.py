@@ -18,7 +18,7 @@ from manifold_mixup.lab.report.plots.canvas import (
     colour,
     picture,
 )
-from manifold_mixup.lab.report.summary import MEASURES, Row
+from manifold_mixup.lab.report.summary import Row, measures_of
 from manifold_mixup.lab.runs.result import Epoch, Result
 
 AXES = {
@@ -26,6 +26,8 @@ AXES = {
     "nll": ("Negative log-likelihood", "nats"),
     "ece": ("Calibration error (ECE)", "%"),
     "fgsm_accuracy": ("Accuracy under FGSM", "%"),
+    "rmse": ("Root mean squared error", "units of the target"),
+    "r2": ("Explained variance, R²", ""),
 }
 
 _BESIDE = 4
@@ -50,29 +52,35 @@ def comparison_picture(
     with canvas(13.33, 7.5) as figure:
         parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
         top, bottom = parts[:, 0]
-        shown = [measure for measure in MEASURES if measure.key in AXES]
+        shown = [measure for measure in measures_of(last[0]) if measure.key in AXES]
         for axes, measure in zip(top.subplots(1, len(shown)), shown, strict=True):
             _bars(axes, methods, last, measure)
-        reliability, error, nll = bottom.subplots(1, 3)
-        bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
-        _reliability_diagram(reliability, bins)
-        training_curves(
-            error,
-            methods,
-            lambda epoch: epoch.error,
-            "Test error over training",
-            "%",
-            band=not smoke,
-        )
-        training_curves(
-            nll, methods, lambda epoch: epoch.nll, "Test NLL over training", "nats", band=not smoke
-        )
-        seeds = last[0].spread["error"].n
+        if results[0].run.regression:
+            _number_curves(bottom, methods, band=not smoke)
+        else:
+            _class_curves(bottom, methods, band=not smoke)
+        seeds = last[0].spread["seconds"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
         if smoke:
             spread = f"SMOKE TEST: the numbers mean nothing (means of {seeds} seeds, dots)"
         figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
         return picture(figure)
+
+
+def _class_curves(part: Any, methods: Mapping[str, list[Result]], *, band: bool) -> None:
+    reliability, error, nll = part.subplots(1, 3)
+    bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
+    _reliability_diagram(reliability, bins)
+    title, other = "Test error over training", "Test NLL over training"
+    training_curves(error, methods, lambda epoch: epoch.error, title, "%", band=band)
+    training_curves(nll, methods, lambda epoch: epoch.nll, other, "nats", band=band)
+
+
+def _number_curves(part: Any, methods: Mapping[str, list[Result]], *, band: bool) -> None:
+    axes = part.subplots()
+    title, unit = "Test RMSE over training", "units of the target"
+    training_curves(axes, methods, lambda epoch: epoch.error, title, unit, band=band)
+    axes.legend(loc="upper right", fontsize=9)
 
 
 def reliability_picture(methods: Mapping[str, Sequence[Reliability]], *, title: str) -> Picture:
