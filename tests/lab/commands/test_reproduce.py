@@ -178,6 +178,17 @@ def test_every_attack_states_its_eps_and_space(images):
     assert stated["PGD-200 unbounded"]["eps"] is None
 
 
+def test_adversarial_training_is_a_row_that_is_trained(images):
+    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, adversarial",))
+    assert reproduce(prepare(options))
+    plain, attacked = written(options)["rows"]
+    assert attacked["label"] == "cifar-10, adversarial training, PGD-7"
+    assert attacked["paper"] == {"fgsm": [56.1]}
+    (run,) = attacked["runs"]
+    assert (run["run"]["pgd_steps"], run["run"]["pgd_eps"]) == (7, 8 / 255)
+    assert run["weights"] != plain["runs"][0]["weights"]
+
+
 def test_rows_are_chosen_with_what_they_are_compared_with(images):
     chosen = prepare(smoke(images, "table-1a", rows=("resnet18, manifold",)))
     assert [row.label for row in chosen.table.rows] == [

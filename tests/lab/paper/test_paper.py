@@ -14,6 +14,7 @@ from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.paper_table import paper_table
 from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.training.adversarial import attack_of
 
 EVERY = [paper.table(name) for name in paper.TABLES]
 
@@ -46,6 +47,8 @@ def test_rows_are_compared_with_a_row_without_mixing_on_the_same_data(table):
             batch_norm=None,
             weight_decay=base.weight_decay,
             per_sample=False,
+            pgd_steps=0,
+            pgd_eps=None,
             data=one.run.data.removesuffix("-mixed"),
         )
         assert same == base
@@ -100,6 +103,7 @@ def test_the_protocol_of_tiny_imagenet():
         ("table-5", "S = {0, 1, 2}", "error", (2.77,)),
         ("table-6", "input mixup α=0.5", "error", (3.32,)),
         ("table-7", "svhn, manifold mixup α=2", "fgsm", (65.91,)),
+        ("table-7", "svhn, adversarial training, PGD-7", "fgsm", (72.80,)),
         ("table-8", "task B, mixed factors", "error", (15.98,)),
         ("table-8", "task C, no mixup", "nll", (4.2871,)),
         ("table-9", "input mixup α=2", "shear ±171.9°", (25.27,)),
@@ -112,6 +116,19 @@ def test_the_protocol_of_tiny_imagenet():
 )
 def test_numbers_of_the_paper(table, label, key, value):
     assert row(table, label).paper[key] == value
+
+
+@pytest.mark.parametrize(
+    ("table", "data"), [("table-1a", "cifar-10"), ("table-1b", "cifar-100"), ("table-7", "svhn")]
+)
+def test_adversarial_training_is_that_of_madry(table, data, task):
+    found = [one.run for one in paper.table(table).rows if "adversarial" in one.label]
+    assert all(run is not None and run.pgd_steps == 7 for run in found)
+    run = next(run for run in found if run.data == data)
+    attack = attack_of(run, task)
+    assert (attack.eps, attack.step_size, attack.steps) == (8 / 255, 2 / 255, 7)
+    assert attack.projected
+    assert attack.random_start
 
 
 def test_table_4_is_a_part_of_table_9():
@@ -127,6 +144,12 @@ def test_tables_share_the_runs_they_have_in_common():
     assert row("table-5", "S = {0, 1, 2}").run == row("table-6", "manifold mixup α=2").run
     assert row("table-5", "S = {0}").run == row("table-6", "input mixup α=2").run
     plain = row("table-1a", "preact-resnet18, no mixup").run
+    attacked = "adversarial training, PGD-7"
+    ours, theirs = (
+        row("table-1a", f"preact-resnet18, {attacked}"),
+        row("table-7", f"cifar-10, {attacked}"),
+    )
+    assert ours.run == theirs.run
     assert row("knn", "no mixup").run == row("table-7", "cifar-10, no mixup").run == plain
     assert row("gradient-block", "no mixup").run == row("outliers", "no mixup").run == plain
 

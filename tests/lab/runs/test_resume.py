@@ -35,6 +35,7 @@ VARIANTS = {
     "bfloat16": {"precision": "bf16", "layers": ("input", "hidden2")},
     "compiled": {"compile": True, "layers": ("input", "hidden2")},
     "other class": {"pairs": "other_class", "layers": ("input", "hidden2"), "dropout": 0.2},
+    "adversarial": {"pgd_steps": 2, "layers": ("hidden1",), "batch_norm": True},
     "remix": {"label": "remix", "layers": ("input",), "p": 0.5},
     "regmixup": {"clean": True, "layers": ("input", "hidden1"), "dropout": 0.2},
 }

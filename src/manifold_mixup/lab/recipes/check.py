@@ -21,11 +21,8 @@ def check_recipe(run: Recipe) -> None:
             raise ValueError(f"{name} is {value}. Expected {bound} or more.")
     if not 1 <= run.imbalance < math.inf:
         raise ValueError(f"imbalance is {run.imbalance}. Expected a finite number, 1 or more.")
-    if run.regression and run.label_smoothing:
-        raise ValueError(
-            f"label_smoothing is {run.label_smoothing:g}, but the loss is mse, which has no "
-            f"labels. Leave it at 0."
-        )
+    _check_regression(run)
+    _check_attack(run)
     _require_positive(run, "lr")
     _check_way(run)
     _check_method(run)
@@ -34,6 +31,28 @@ def check_recipe(run: Recipe) -> None:
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
     _check_execution(run)
+
+
+def _check_regression(run: Recipe) -> None:
+    for name in ("label_smoothing", "pgd_steps"):
+        if run.regression and getattr(run, name):
+            raise ValueError(
+                f"{name} is {getattr(run, name):g}, but the loss is mse, which has no labels. "
+                f"Leave it at 0."
+            )
+
+
+def _check_attack(run: Recipe) -> None:
+    if run.pgd_steps < 0:
+        raise ValueError(f"pgd_steps is {run.pgd_steps}. Expected 0 or more.")
+    if run.pgd_eps is None:
+        return
+    if not run.pgd_steps:
+        raise ValueError(
+            f"pgd_eps is {run.pgd_eps:g}, but no batch is attacked. Set pgd_steps too, to 7 for "
+            f"example (--pgd-steps 7)."
+        )
+    _require_positive(run, "pgd_eps")
 
 
 def _require_positive(run: Recipe, *names: str) -> None:

@@ -37,6 +37,15 @@ def manifold(run: Recipe, alpha: float = 2.0, layers: tuple[str, ...] = ()) -> R
     return replace(run, method=f"manifold mixup α={alpha:g}", layers=eligible, alpha=alpha)
 
 
+def adversarial(run: Recipe) -> Recipe:
+    """Return the recipe with adversarial training: PGD-7 at 8/255 in pixels (Madry et al., 2018).
+
+    The paper quotes its numbers. Madry et al. trained on attacked examples only.
+    """
+    plain = none(run)
+    return replace(plain, method="adversarial training, PGD-7", pgd_steps=7, pgd_eps=8 / 255)
+
+
 def supervised(data: str, model: str) -> Recipe:
     """Return the protocol of Tables 1 and 2: 1,200 epochs, or 400 for wide ResNets."""
     wide = model.startswith("wrn")

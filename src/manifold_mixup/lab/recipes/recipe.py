@@ -38,6 +38,9 @@ class Recipe:
         noise_add: size of noise that is added to the mixed state, as in noisy feature mixup.
         noise_multiply: size of noise by which the mixed state is multiplied.
         clean: train on the unmixed batch in the same pass too, as RegMixup.
+        pgd_steps: steps of a PGD attack on each training batch, for adversarial training; 0 for
+            none.
+        pgd_eps: size ε of that attack, in the units of the data; None for the data's own.
         block_gradient: stop the gradient of the mixed batch at the mixed layer, so that earlier
             layers do not learn from it.
         loss: loss function: cross_entropy, or softmax_bce as in the authors' code; mse for numbers
@@ -100,6 +103,8 @@ class Recipe:
     noise_add: float = 0.0
     noise_multiply: float = 0.0
     clean: bool = False
+    pgd_steps: int = 0
+    pgd_eps: float | None = None
     block_gradient: bool = False
     loss: Literal["cross_entropy", "softmax_bce", "mse"] = "cross_entropy"
     label_smoothing: float = 0.0
@@ -141,7 +146,7 @@ WAY = (
     "tau_std", "noise_add", "noise_multiply", "clean",
 )  # fmt: skip
 """The settings of the way of mixing, beside the layers and α."""
-_LATER = (*WAY, "imbalance")
+_LATER = (*WAY, "imbalance", "pgd_steps", "pgd_eps")
 """The settings that the first runs did not have."""
 
 

@@ -1,6 +1,7 @@
 """The parts of a training, built from a recipe, and their state as tensors."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from manifold_mixup.lab.runs.checkpoint import State
 from manifold_mixup.lab.runs.result import Epoch
 from manifold_mixup.lab.seeds import seeded
 from manifold_mixup.lab.training import malloc, optimizers
+from manifold_mixup.lab.training.adversarial import attack_of, attacked
 from manifold_mixup.lab.training.ema import Average
 from manifold_mixup.lab.training.method import Method
 
@@ -48,6 +50,7 @@ class Job:
         self.loader = self._load(seen)
         # On the device, like the batches.
         self.trained = replace(seen, x=self.loader.x, y=self.loader.y)
+        self.attack = attack_of(run, data)
         self.core = fresh_model(run, data)  # without the wrapper that trains it
         self.model, self.optimizer, self.average, self.method = self._prepare()
         self.clear_gradients()
@@ -114,13 +117,22 @@ class Job:
         self.draw_by(step)
         optimizers.set_rate(self.optimizer, self.run, progress=step / self.steps)
         for part, labels in parts(x, y, self.run.accumulate):
-            loss = self.method.loss(self.model, part, labels)
+            loss = self.method.loss(self.model, self._attacked(part, labels), labels)
             self.accelerator.backward(loss * (len(labels) / len(y)))
             sums[0] += loss.detach() * len(labels)
         sums[1] += len(y)
         self.optimizer.step()
         self.clear_gradients()
         self.average.update()
+
+    def _attacked(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return a batch under the attack of the recipe, or the batch itself."""
+        if self.attack is None:
+            return x
+        mixup = self.method.mixup
+        # Without the wrapper, as no gradient of a parameter is shared between processes.
+        with nullcontext() if mixup is None else mixup.paused():
+            return attacked(self.core, x, y, self.attack, bounds=self.data.bounds)
 
     def clear_gradients(self) -> None:
         """Clear the gradients of a step.

@@ -68,6 +68,11 @@ def class_counts(data: Data) -> tuple[int, ...]:
 def check_way(run: Recipe, data: Data) -> None:
     """Raise a `ValueError` if the data or the model do not suit a recipe's loss or its mixing."""
     _check_loss(run, data)
+    if run.pgd_steps and run.pgd_eps is None and not data.eps > 0:
+        raise ValueError(
+            f"adversarial training needs the size of its attack, but {data.name} has none of its "
+            f"own. Set pgd_eps (--pgd-eps)."
+        )
     if not run.layers:
         return
     if run.pairs in ("near", "near_in_batch") and not data.regression:
