@@ -94,6 +94,18 @@ def test_an_average_that_is_loaded_is_gone_on_with():
     assert average.model.weight.item() == pytest.approx(9.0)
 
 
+def test_a_warm_average_is_the_mean_until_its_decay_is_reached():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, values = Average(model, decay=0.75, warm_up=True), [1.0, 5.0, -2.0, 8.0, 4.0, 6.0]
+    seen = []
+    for step, value in enumerate(values):
+        torch.nn.init.constant_(model.weight, value)
+        average.update(step)
+        seen.append(average.model.weight.item())
+    assert seen[:4] == pytest.approx([1.0, 3.0, 4 / 3, 3.0])
+    assert seen[4:] == pytest.approx([3.25, 3.9375])
+
+
 def test_without_decay_the_model_is_its_own_average():
     model = torch.nn.Linear(1, 1)
     average = Average(model, decay=0.0)

@@ -147,7 +147,8 @@ def prepare(options: Options) -> Comparison:
     files.writable_folder(options.out)
     data = datasets.load(options.data, root=options.root.expanduser())
     methods = [_overridden(run, options, data, device) for run in chosen]
-    data = datasets.reduced(data, methods[0])
+    # Methods that use no unlabelled examples ignore them.
+    data = datasets.reduced(data, max(methods, key=lambda run: run.ict_weight))
     if options.eps is not None:
         data = replace(data, eps=options.eps)
     methods = [with_layers(run, data) for run in methods]

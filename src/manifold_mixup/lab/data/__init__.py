@@ -9,8 +9,11 @@ Imports: recipes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from manifold_mixup.lab.data import (
     cifar,
@@ -134,9 +137,20 @@ def load_for(run: Recipe, *, root: Path) -> Data:
 def reduced(data: Data, run: Recipe) -> Data:
     """Return the training examples of a data set that a run takes, the same for all seeds.
 
+    If the run learns without labels too, the other examples are its unlabelled ones.
+
     Raises:
         ValueError: there are not that many examples.
     """
+    if not run.ict_weight:
+        return _labelled(data, run)
+    found = _labelled(replace(data, x=torch.arange(len(data.x))), run)
+    rest = torch.ones(len(data.x), dtype=torch.bool)
+    rest[found.x] = False
+    return replace(found, x=data.x[found.x], unlabelled=data.x[rest])
+
+
+def _labelled(data: Data, run: Recipe) -> Data:
     if run.per_class is not None:
         data = take_per_class(data, run.per_class)
     if run.examples is not None:

@@ -26,6 +26,7 @@ class Data:
         mean: the mean that models subtract, one number per channel or feature, or one for all;
             ``None`` to compute it from the training inputs.
         std: the standard deviation that they divide by, likewise.
+        unlabelled: further training inputs, like ``x``, for training without their labels.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Data:
     bounds: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    unlabelled: Tensor | None = None
 
     @property
     def regression(self) -> bool:

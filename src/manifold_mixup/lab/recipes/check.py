@@ -82,6 +82,7 @@ def _check_way(run: Recipe) -> None:
         if not fits:
             raise ValueError(f"{name} is {getattr(run, name)}. Expected {expected}.")
     _check_doubled(run)
+    _check_ict(run)
 
 
 def _require_nothing_mixed(run: Recipe) -> None:
@@ -107,6 +108,28 @@ def _check_doubled(run: Recipe) -> None:
                 f"interpolation, one λ for each batch, but {name} is {getattr(run, name)!r}. "
                 f"Leave one of the two out."
             )
+
+
+def _check_ict(run: Recipe) -> None:
+    if not 0 <= run.ict_weight < math.inf:
+        raise ValueError(f"ict_weight is {run.ict_weight}. Expected a finite number, 0 or more.")
+    if not run.ict_weight:
+        return
+    if not 0 < run.ict_ramp <= 1:
+        raise ValueError(f"ict_ramp is {run.ict_ramp}. Expected more than 0, and at most 1.")
+    if not run.ema:
+        raise ValueError(
+            "ict_weight is set, whose teacher is the average of the weights, but ema is 0. Set it, "
+            "to 0.999 for example (--ema 0.999)."
+        )
+    for name, usual in {"pgd_steps": 0, "pairs": "any", "label": "lam"}.items():
+        if getattr(run, name) != usual:
+            raise ValueError(
+                f"ict_weight is {run.ict_weight:g}, which mixes examples without labels, but "
+                f"{name} is {getattr(run, name)!r}. Leave one of the two out."
+            )
+    if run.regression:
+        raise ValueError("ict_weight is set, which compares probabilities, but the loss is mse.")
 
 
 def _check_method(run: Recipe) -> None:

@@ -38,6 +38,9 @@ class Recipe:
         noise_add: size of noise that is added to the mixed state, as in noisy feature mixup.
         noise_multiply: size of noise by which the mixed state is multiplied.
         clean: train on the unmixed batch in the same pass too, as RegMixup.
+        ict_weight: greatest weight of the consistency on unlabelled examples, as in ICT: those that
+            examples, per_class and imbalance leave out. The averaged weights are the teacher.
+        ict_ramp: share of the training over which that weight rises.
         pgd_steps: steps of a PGD attack on each training batch, for adversarial training; 0 for
             none.
         pgd_eps: size ε of that attack, in the units of the data; None for the data's own.
@@ -103,6 +106,8 @@ class Recipe:
     noise_add: float = 0.0
     noise_multiply: float = 0.0
     clean: bool = False
+    ict_weight: float = 0.0
+    ict_ramp: float = 0.25
     pgd_steps: int = 0
     pgd_eps: float | None = None
     block_gradient: bool = False
@@ -144,6 +149,7 @@ class Recipe:
 WAY = (
     "p", "pairs", "bandwidth", "label", "kappa", "tau", "blend", "block", "share", "tau_max",
     "tau_std", "noise_add", "noise_multiply", "clean",
+    "ict_weight", "ict_ramp",
 )  # fmt: skip
 """The settings of the way of mixing, beside the layers and α."""
 _LATER = (*WAY, "imbalance", "pgd_steps", "pgd_eps")

@@ -36,6 +36,7 @@ USUAL = {
     "noise_add": 0.0,
     "noise_multiply": 0.0,
     "clean": False,
+    "ict_weight": 0.0,
 }
 """The settings of plain interpolation. A way names those in which it differs."""
 
@@ -139,6 +140,15 @@ WAYS = {
         alpha=1.0,
         makes={"blend": "similarity"},
         defaults={"tau_max": 1.0, "tau_std": 0.5},
+    ),
+    "ict": Way(
+        "ICT",
+        "Input mixup of unlabelled examples, with a mean teacher's guesses, for few labels "
+        "(Verma et al., 2019).",
+        at="input",
+        alpha=1.0,
+        makes={"ict_weight": 100.0},
+        defaults={"ict_ramp": 0.25, "ema": 0.999},
     ),
 }
 """Every way of mixing by its name on the command line."""

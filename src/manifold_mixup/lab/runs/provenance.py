@@ -66,7 +66,8 @@ def rank() -> int:
 
 def fingerprint(data: Data) -> str:
     """Return the SHA-256 of a data set's arrays."""
-    return digest(data.x, data.y, data.x_test, data.y_test)
+    more = () if data.unlabelled is None else (data.unlabelled,)
+    return digest(data.x, data.y, data.x_test, data.y_test, *more)
 
 
 def digest(*tensors: Tensor) -> str:

@@ -37,13 +37,13 @@ def attacked(
         attack: the attack.
         bounds: the minimal and maximal value of the data.
     """
-    with _buffers_as_before(model):
+    with buffers_as_before(model):
         found = perturb(model, x, y, attack, bounds=bounds, generator=torch.default_generator)
     return found.detach()
 
 
 @contextmanager
-def _buffers_as_before(model: nn.Module) -> Iterator[None]:
+def buffers_as_before(model: nn.Module) -> Iterator[None]:
     """Restore the running statistics, which every pass in train mode moves."""
     before = {name: value.clone() for name, value in model.named_buffers()}
     try:

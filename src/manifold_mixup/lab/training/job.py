@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +24,7 @@ from manifold_mixup.lab.runs.result import Epoch
 from manifold_mixup.lab.seeds import seeded
 from manifold_mixup.lab.training import malloc, optimizers
 from manifold_mixup.lab.training.adversarial import attack_of, attacked
+from manifold_mixup.lab.training.consistency import Unlabelled, consistency, ramp, teach
 from manifold_mixup.lab.training.ema import Average
 from manifold_mixup.lab.training.method import Method
 
@@ -50,6 +52,7 @@ class Job:
         self.loader = self._load(seen)
         # On the device, like the batches.
         self.trained = replace(seen, x=self.loader.x, y=self.loader.y)
+        self.unlabelled = self._unlabelled(seen)
         self.attack = attack_of(run, data)
         self.core = fresh_model(run, data)  # without the wrapper that trains it
         self.model, self.optimizer, self.average, self.method = self._prepare()
@@ -70,6 +73,18 @@ class Job:
             channels_last=run.channels_last,
         )
 
+    def _unlabelled(self, data: Data) -> Unlabelled | None:
+        """Return the examples without labels, if the recipe learns from them."""
+        if data.unlabelled is None or not self.run.ict_weight:
+            return None
+        return Unlabelled(
+            data.unlabelled.to(self.device),
+            self.loader.augment,
+            seed=self.run.seed,
+            rank=self.rank,
+            channels_last=self.run.channels_last,
+        )
+
     def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer, Average, Method]:
         """Return the wrapped model, its optimizer, its average, and its mixing."""
         run, few = self.run, as_input(self.data.x[:2])
@@ -82,7 +97,8 @@ class Job:
         # searches for an installed package each time.
         scaled = self.accelerator.scaler is not None
         optimizer: torch.optim.Optimizer = prepared if scaled else prepared.optimizer
-        average = Average(self.core, run.ema)  # copied here, before the mixing hooks are attached
+        # Copied here, before the mixing hooks are attached.
+        average = Average(self.core, run.ema, warm_up=bool(run.ict_weight))
         # Checking a compiled model's layers now avoids recompilation of its graphs later.
         example = few.to(self.device) if run.compile else None
         method = sharded or Method(model, run, data=self.trained, example=example)
@@ -116,14 +132,25 @@ class Job:
         """
         self.draw_by(step)
         optimizers.set_rate(self.optimizer, self.run, progress=step / self.steps)
-        for part, labels in parts(x, y, self.run.accumulate):
-            loss = self.method.loss(self.model, self._attacked(part, labels), labels)
+        for k, (part, labels) in enumerate(parts(x, y, self.run.accumulate)):
+            loss = self._loss(part, labels, step, k)
             self.accelerator.backward(loss * (len(labels) / len(y)))
             sums[0] += loss.detach() * len(labels)
         sums[1] += len(y)
         self.optimizer.step()
         self.clear_gradients()
-        self.average.update()
+        self.average.update(step)
+
+    def _loss(self, x: Tensor, y: Tensor, step: int, part: int) -> Tensor:
+        """Return the loss of a part of a batch."""
+        if self.unlabelled is None or self.method.mixup is None:
+            return self.method.loss(self.model, self._attacked(x, y), y)
+        with self.method.mixup.paused():
+            known = self.method.loss(self.model, x, y)
+        weight = self.run.ict_weight * ramp(step / self.steps, self.run.ict_ramp)
+        guess = partial(teach, self.average.model)
+        others = self.unlabelled.batch(len(x), step, part)
+        return known + weight * consistency(self.model, self.method.mixup, guess, others)
 
     def _attacked(self, x: Tensor, y: Tensor) -> Tensor:
         """Return a batch under the attack of the recipe, or the batch itself."""

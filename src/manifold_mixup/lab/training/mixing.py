@@ -75,6 +75,12 @@ def check_way(run: Recipe, data: Data) -> None:
         )
     if not run.layers:
         return
+    if run.ict_weight and (data.unlabelled is None or not len(data.unlabelled)):
+        raise ValueError(
+            f"{run.method} learns from examples without labels, but all {len(data.x):,} of "
+            f"{data.name} have one. Take the labels of a part only (--per-class 25 or --examples "
+            f"250)."
+        )
     if run.pairs in ("near", "near_in_batch") and not data.regression:
         raise ValueError(
             f"{run.method} draws partners that are near in the target, but {data.name} has "

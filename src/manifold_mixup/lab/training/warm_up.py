@@ -45,7 +45,7 @@ def _shapes(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
 def _plans(job: Job, x: Tensor) -> Iterator[MixPlan | None]:
     """Yield a plan of every kind that has a graph of its own; ``None`` mixes nothing."""
     run = job.run
-    if not run.layers or run.p < 1:
+    if not run.layers or run.p < 1 or run.ict_weight:  # labelled batches are not mixed in ICT
         yield None
     for layer in run.layers:
         plan = sample_plan(len(x), layers=[layer], alpha=1.0, per_sample=run.per_sample)
