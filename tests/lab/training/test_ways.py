@@ -1,6 +1,7 @@
 """Every way of mixing trains as its definition says, and is refused where it cannot."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from manifold_mixup.lab.data import as_input
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.ways import WAYS
+from manifold_mixup.lab.training import mixing
 from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.loop import train
 from manifold_mixup.lab.training.method import Method, check
@@ -28,8 +30,8 @@ NEWER = {
 """What a way needs of the library beyond its first version."""
 
 
-def named(mixing, data, model="mlp"):
-    run = catalog.recipe("compare", mixing, data.name, model)
+def named(way, data, model="mlp"):
+    run = catalog.recipe("compare", way, data.name, model)
     return replace(run, epochs=2, batch=50, width=8)
 
 
@@ -45,12 +47,12 @@ def plans(run, data, *, steps=8):
     return found
 
 
-@pytest.mark.parametrize("mixing", [name for name in WAYS if name not in ("c-mixup", "ict")])
-def test_a_way_trains_to_finite_scores(task, mixing):
-    newer = NEWER.get(mixing)
+@pytest.mark.parametrize("way", [name for name in WAYS if name not in ("c-mixup", "ict")])
+def test_a_way_trains_to_finite_scores(task, way):
+    newer = NEWER.get(way)
     if newer and not hasattr(manifold_mixup, newer):
         pytest.skip(f"manifold_mixup has no {newer} yet")
-    run = named(mixing, task, model="cnn" if mixing in NEWER else "mlp")
+    run = replace(named(way, task, model="cnn" if way in NEWER else "mlp"), block=3)
     check(run, task)
     assert 0 <= train(run, task).last.error < 75
 
@@ -143,17 +145,17 @@ def test_near_targets_need_numbers(task):
         check(named("c-mixup", task), task)
 
 
-@pytest.mark.parametrize("mixing", ["same-class", "other-class", "remix"])
-def test_ways_of_classes_need_classes(task, mixing):
-    title = WAYS[mixing].method
+@pytest.mark.parametrize("way", ["same-class", "other-class", "remix"])
+def test_ways_of_classes_need_classes(task, way):
+    title = WAYS[way].method
     with pytest.raises(ValueError, match=f"{title} needs classes, but blobs has soft labels"):
-        check(named(mixing, task), soft(task))
+        check(named(way, task), soft(task))
 
 
-@pytest.mark.parametrize("mixing", ["cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-hard"])
-def test_a_perceptron_has_no_positions_to_cut(npz, mixing, capsys):
+@pytest.mark.parametrize("way", ["cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-hard"])
+def test_a_perceptron_has_no_positions_to_cut(npz, way, capsys):
     options = ("--recipe", "compare", "--data", npz, "--model", "mlp", "--device", "cpu")
-    assert command("train", *options, "--mixing", mixing) == 2
+    assert command("train", *options, "--mixing", way) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "the states of mlp have none" in err
@@ -166,8 +168,15 @@ def test_c_mixup_on_the_command_line(npz, capsys):
     assert "Use --mixing same-class" in capsys.readouterr().err
 
 
+def test_a_block_larger_than_a_layer_is_refused_before_training(task):
+    if not hasattr(manifold_mixup, "PatchUp"):
+        pytest.skip("manifold_mixup has no PatchUp yet")
+    with pytest.raises(ValueError, match="fewer than the block of 7"):
+        check(named("patchup-soft", task, model="cnn"), task)
+
+
 def test_a_way_that_the_library_lacks_is_refused(task, monkeypatch):
-    monkeypatch.delattr(manifold_mixup, "Cut", raising=False)
+    monkeypatch.setattr(mixing, "manifold_mixup", SimpleNamespace(__version__="0.1.0"))
     with pytest.raises(ValueError, match=r"needs manifold_mixup\.Cut, which version"):
         check(named("cutmix", task, model="cnn"), task)
 

@@ -9,6 +9,7 @@ from manifold_mixup import ManifoldMixup, MixPlan, mix, sample_plan
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.recipes.ways import CUTTING
 from manifold_mixup.lab.training import losses
 from manifold_mixup.lab.training.mixing import attach, check_way, class_counts, needs_targets
 from manifold_mixup.lab.training.partners import NearPartners, beside_partners
@@ -118,7 +119,9 @@ def check(run: Recipe, data: Data) -> None:
         ValueError: a name is unknown, a number is out of range, or a layer cannot be mixed.
     """
     check_way(run, data)
-    Method(fresh_model(run, data), run, data=data)
+    # What is cut depends on the positions of a layer, which only an example shows.
+    example = as_input(data.x[:2]) if run.blend in CUTTING and run.layers else None
+    Method(fresh_model(run, data), run, data=data, example=example)
 
 
 def beside_clean(plan: MixPlan) -> MixPlan:

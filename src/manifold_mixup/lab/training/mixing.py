@@ -28,11 +28,9 @@ def attach(
     Raises:
         ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
     """
-    more: dict[str, Any] = {}
+    more = _noise(run)
     if run.blend != "interpolate":
         more["blend"] = _blend(run)
-    if run.noise_add or run.noise_multiply:
-        more["noise"] = _from_library("Noise")(add=run.noise_add, multiply=run.noise_multiply)
     return ManifoldMixup(
         model,
         run.layers,
@@ -45,6 +43,22 @@ def attach(
         seed=run.seed,
         **more,
     )
+
+
+def plan_options(run: Recipe) -> list[dict[str, Any]]:
+    """Return options of `sample_plan` for every kind of plan that a recipe draws."""
+    if run.blend == "interpolate":
+        return [_noise(run)]
+    if run.blend == "interpolate-or-cut":
+        return [_noise(run), {"blend": _BLENDS["cut"](run), **_noise(run)}]
+    return [{"blend": _blend(run), **_noise(run)}]
+
+
+def _noise(run: Recipe) -> dict[str, Any]:
+    if not (run.noise_add or run.noise_multiply):
+        return {}
+    noise = _from_library("Noise")(add=run.noise_add, multiply=run.noise_multiply)
+    return {"noise": noise}
 
 
 def needs_targets(run: Recipe) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from manifold_mixup import MixPlan, sample_plan
 from manifold_mixup.lab.data.loader import parts
 from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.method import beside_clean
+from manifold_mixup.lab.training.mixing import plan_options
+from manifold_mixup.lab.training.partners import beside_partners
 
 
 def warm_up(job: Job) -> None:
@@ -47,18 +51,21 @@ def _plans(job: Job, x: Tensor) -> Iterator[MixPlan | None]:
     run = job.run
     if not run.layers or run.p < 1 or run.ict_weight:  # labelled batches are not mixed in ICT
         yield None
-    for layer in run.layers:
-        plan = sample_plan(len(x), layers=[layer], alpha=1.0, per_sample=run.per_sample)
-        yield (beside_clean(plan) if run.clean else plan).to(x.device)
-        if run.pairs in ("other_class", "near"):  # partners that repeat
-            yield MixPlan(layer, plan.lam, torch.zeros_like(plan.perm)).to(x.device)
+    kinds = plan_options(run)
+    for layer, kind in product(run.layers, kinds):
+        plan = sample_plan(len(x), layers=[layer], alpha=1.0, per_sample=run.per_sample, **kind)
+        if run.clean or run.pairs == "near":
+            plan = beside_clean(plan) if run.clean else beside_partners(plan)
+        yield plan.to(x.device)
+        if run.pairs in ("other_class", "near_in_batch"):  # partners that repeat
+            yield replace(plan, perm=torch.zeros_like(plan.perm)).to(x.device)
 
 
 def _pass(job: Job, x: Tensor, y: Tensor, plan: MixPlan | None) -> None:
     mixing: AbstractContextManager[None] = nullcontext()
     if job.method.mixup is not None:
         mixing = job.method.mixup.using(plan)
-    if job.run.clean:
+    if job.run.clean or job.run.pairs == "near":
         x, y = torch.cat([x, x]), torch.cat([y, y])
     with mixing:
         output = job.model(x)
