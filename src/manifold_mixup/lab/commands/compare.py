@@ -246,7 +246,8 @@ def _model(run: Recipe) -> str:
 def _settings(run: Recipe) -> str:
     mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
     more = "".join(f", {name} {value}" for name, value in way_settings(run).items())
-    return f"{run.method}: learning rate {run.lr:g}{mixing}{more}"
+    average = f", averaged with decay {run.ema:g}" if run.ema else ""
+    return f"{run.method}: learning rate {run.lr:g}{mixing}{more}{average}"
 
 
 def _hardware(device: str) -> str:
