@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple, TypeAlias
 
 from manifold_mixup.lab.data.validation import Split
-from manifold_mixup.lab.evaluate.measures import BRIER, ERROR, NLL, Measure
+from manifold_mixup.lab.evaluate.measures import BRIER, ERROR, NLL, RMSE, Measure
 from manifold_mixup.lab.launch.callbacks import Source
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.folder import folder_name
@@ -18,10 +18,10 @@ from manifold_mixup.lab.search.space import Settings, Space, applied, settings_o
 from manifold_mixup.lab.search.study import StudyFile, Trial
 from manifold_mixup.lab.seeds import seeded
 
-METRICS: Mapping[str, Measure] = {measure.key: measure for measure in (ERROR, NLL, BRIER)}
+METRICS: Mapping[str, Measure] = {measure.key: measure for measure in (ERROR, NLL, BRIER, RMSE)}
 """The metrics by which settings can be chosen; lower is better in all."""
 
-SCORES = ("error", "nll", "ece", "fgsm_accuracy", "top5_error", "brier")
+SCORES = ("error", "nll", "ece", "fgsm_accuracy", "top5_error", "brier", "rmse", "r2")
 """The scores that a trial keeps for each seed."""
 
 Outcome: TypeAlias = "Result | str"

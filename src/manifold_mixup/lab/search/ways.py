@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models.fresh import with_layers
-from manifold_mixup.lab.recipes.recipe import Recipe, check_recipe
+from manifold_mixup.lab.recipes.check import check_recipe
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.search.space import Space, around, layers_of
 from manifold_mixup.lab.search.trials import Way
 from manifold_mixup.lab.training.method import check

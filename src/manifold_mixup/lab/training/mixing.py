@@ -5,8 +5,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import manifold_mixup
-from manifold_mixup import ManifoldMixup, Near, Remix
+from manifold_mixup import (
+    Cut,
+    Interpolate,
+    ManifoldMixup,
+    Near,
+    Noise,
+    OneOf,
+    PatchUp,
+    Remix,
+    SimilarityKernel,
+)
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models import has_positions
 from manifold_mixup.lab.recipes.recipe import Recipe
@@ -57,7 +66,7 @@ def plan_options(run: Recipe) -> list[dict[str, Any]]:
 def _noise(run: Recipe) -> dict[str, Any]:
     if not (run.noise_add or run.noise_multiply):
         return {}
-    noise = _from_library("Noise")(add=run.noise_add, multiply=run.noise_multiply)
+    noise = Noise(add=run.noise_add, multiply=run.noise_multiply)
     return {"noise": noise}
 
 
@@ -130,15 +139,11 @@ def _check_loss(run: Recipe, data: Data) -> None:
 
 
 _BLENDS: dict[str, Callable[[Recipe], Any]] = {
-    "cut": lambda run: _from_library("Cut")(alpha=run.alpha),
-    "interpolate-or-cut": lambda run: _from_library("OneOf")(
-        (_from_library("Interpolate")(), 0.5), (_from_library("Cut")(alpha=run.alpha), 0.5)
-    ),
+    "cut": lambda run: Cut(alpha=run.alpha),
+    "interpolate-or-cut": lambda run: OneOf((Interpolate(), 0.5), (Cut(alpha=run.alpha), 0.5)),
     "patchup-soft": lambda run: _patchup(run, soft=True),
     "patchup-hard": lambda run: _patchup(run, soft=False),
-    "similarity": lambda run: _from_library("SimilarityKernel")(
-        tau_max=run.tau_max, tau_std=run.tau_std
-    ),
+    "similarity": lambda run: SimilarityKernel(tau_max=run.tau_max, tau_std=run.tau_std),
 }
 
 
@@ -149,15 +154,4 @@ def _blend(run: Recipe) -> Any:
 
 
 def _patchup(run: Recipe, *, soft: bool) -> Any:
-    kind = _from_library("PatchUp")
-    return kind(block=run.block, share=run.share, soft=soft, alpha=run.alpha)
-
-
-def _from_library(name: str) -> Any:
-    """Return a class of the library that may be newer than this installation."""
-    if not hasattr(manifold_mixup, name):
-        raise ValueError(
-            f"this way of mixing needs manifold_mixup.{name}, which version "
-            f"{manifold_mixup.__version__} does not have. Use another --mixing."
-        )
-    return getattr(manifold_mixup, name)
+    return PatchUp(block=run.block, share=run.share, soft=soft, alpha=run.alpha)
