@@ -223,6 +223,15 @@ def test_the_distribution_function_is_that_of_scipy(a):
     torch.testing.assert_close(beta_cdf(x, torch.full_like(x, a)), expected, rtol=0, atol=3e-5)
 
 
+def test_the_distribution_function_in_float32():
+    """Some devices have no float64."""
+    x = torch.linspace(0, 1, 41, dtype=torch.float64)
+    for a in (0.01, 0.5, 1.0, 1.2, 30.0, 1990.0, 1e5):
+        exact = beta_cdf(x, torch.full_like(x, a))
+        found = beta_cdf(x.float(), torch.full_like(x, a).float())
+        assert (found - exact).abs().max() < 2e-3
+
+
 def test_the_average_pair_keeps_lam_and_near_pairs_are_mixed_most():
     kernel = SimilarityKernel()
     x = torch.tensor([[0.0], [1.0], [1.1], [3.0]])

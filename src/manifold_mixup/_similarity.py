@@ -48,15 +48,16 @@ def share_of_pairs(kernel: SimilarityKernel, lam: Tensor, x: Tensor, perm: Tenso
     states = x.detach().flatten(1)
     states = torch.view_as_real(states).flatten(1) if states.is_complex() else states
     exact = states.to(torch.promote_types(states.dtype, torch.float32))
-    squared = (exact - exact[perm]).square().sum(1).double()
+    most = torch.float32 if x.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+    squared = (exact - exact[perm]).square().sum(1).to(most)
     mean = squared.mean()
     ratio = torch.where(mean > 0, squared / mean, torch.ones_like(squared))
     tau = torch.exp((ratio - 1) / (2 * kernel.tau_std**2)) / kernel.tau_max
-    return beta_cdf(lam.double().expand(len(tau)), tau).to(torch.float32)
+    return beta_cdf(lam.to(most).expand(len(tau)), tau).to(torch.float32)
 
 
 def beta_cdf(x: Tensor, a: Tensor) -> Tensor:
-    """Return the distribution function of Beta(a, a) at x, float64, with an error below 1e-5.
+    """Return the distribution function of Beta(a, a) at x, with an error below 1e-5 in float64.
 
     By Gaussian quadrature of the density, and for large ``a`` by a normal distribution of a
     transformed variable (Peizer and Pratt, 1968).
@@ -75,7 +76,7 @@ def _of_small(x: Tensor, a: Tensor) -> Tensor:
     nodes, weights = x.new_tensor(_NODES), x.new_tensor(_WEIGHTS)
     inner = x[:, None] * nodes ** (1 / a[:, None])
     total = (torch.exp((a[:, None] - 1) * torch.log1p(-inner)) * weights).sum(1)
-    return torch.exp(a * x.clamp(min=1e-300).log() - _log_beta(a)) / a * total
+    return torch.exp(a * x.clamp(min=torch.finfo(x.dtype).tiny).log() - _log_beta(a)) / a * total
 
 
 def _of_middle(x: Tensor, a: Tensor) -> Tensor:
@@ -85,9 +86,9 @@ def _of_middle(x: Tensor, a: Tensor) -> Tensor:
     width = (x - least).clamp(min=0)
     # in the square root of the distance, whose density is smooth at 0 for every a
     u = least[:, None] + width[:, None] * nodes.square()
-    density = (a[:, None] - 1) * (u.clamp(min=1e-300).log() + torch.log1p(-u)) - _log_beta(a)[
-        :, None
-    ]
+    density = (a[:, None] - 1) * (
+        u.clamp(min=torch.finfo(x.dtype).tiny).log() + torch.log1p(-u)
+    ) - _log_beta(a)[:, None]
     return 2 * width * (density.exp() * nodes * weights).sum(1)
 
 
@@ -97,7 +98,7 @@ def _log_beta(a: Tensor) -> Tensor:
 
 def _by_normal(x: Tensor, a: Tensor) -> Tensor:
     """Return the distribution function by the transformation of Peizer and Pratt for equal a."""
-    inner = x.clamp(1e-300, 1 - 1e-16)
+    inner = x.clamp(torch.finfo(x.dtype).tiny, 0.5)
     n = 2 * a - 1
     # z² / 2 is the deviance of a binomial with n trials, with their correction.
     deviance = (a - 0.5) * (torch.log(0.5 / inner) + torch.log(0.5 / (1 - inner)))

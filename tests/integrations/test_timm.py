@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from manifold_mixup import MixPlan
+from manifold_mixup import Cut, MixPlan
 from manifold_mixup.integrations.timm import create_mixup
 
 BATCH, CLASSES = 6, 5
@@ -249,6 +249,9 @@ def test_targets_of_another_form():
     [
         ({"mixup_mode": "pair"}, ValueError, "'batch' or 'elem', but is 'pair'"),
         ({"mixup_alpha": 0.0}, ValueError, "alpha must be above 0"),
+        ({"cutmix_alpha": -1.0}, ValueError, "alpha must be above 0"),
+        ({"cutmix_alpha": 1.0, "blend": Cut()}, ValueError, "both say how"),
+        ({"cutmix_alpha": 1.0, "mixup_switch_prob": 2}, ValueError, "mixup_switch_prob"),
         ({"mixup_prob": 2}, ValueError, "fraction of the batches"),
         ({"loss": losses.JsdCrossEntropy()}, ValueError, "JsdCrossEntropy has no mixed targets"),
         (
@@ -256,7 +259,6 @@ def test_targets_of_another_form():
             ValueError,
             "Pass the smoothing to LabelSmoothingCrossEntropy itself",
         ),
-        ({"cutmix_alpha": 1.0}, TypeError, "cutmix_alpha"),
     ],
 )
 def test_wrong_uses(options, error, fragment):
@@ -281,3 +283,38 @@ def test_the_recipes_run():
     names = {}
     exec(blocks[0], names)
     assert names["mixup"].state_dict()["step"] == 8
+
+
+@pytest.mark.parametrize(
+    ("alphas", "switch", "shares"),
+    [
+        ((0.8, 1.0), 0.5, (0.5, 0.5)),
+        ((0.8, 1.0), 0.25, (0.75, 0.25)),
+        ((0.0, 1.0), 0.5, (0.0, 1.0)),
+    ],
+)
+def test_cutmix_in_turn_as_in_timm(alphas, switch, shares):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 36, CLASSES))
+    batch = torch.randn(8, 3, 6, 6), torch.randint(CLASSES, (8,))
+    mixup, criterion = create_mixup(
+        model,
+        ["input", "0"],
+        loader=[batch],
+        mixup_alpha=alphas[0],
+        cutmix_alpha=alphas[1],
+        mixup_switch_prob=switch,
+        smoothing=0.1,
+        seed=0,
+    )
+    cuts = 0
+    for _ in range(200):
+        output = model(batch[0])
+        loss = criterion(output, batch[1])
+        plan = mixup.plan
+        cuts += plan.weight is not None
+        soft = torch.full((8, CLASSES), 0.1 / CLASSES)
+        soft[torch.arange(8), batch[1]] += 0.9
+        share = plan.target_lam
+        wanted = share * soft + (1 - share) * soft[plan.perm]
+        torch.testing.assert_close(loss, losses.SoftTargetCrossEntropy()(output, wanted))
+    assert abs(cuts / 200 - shares[1]) <= 0.2 * (0 < shares[1] < 1)

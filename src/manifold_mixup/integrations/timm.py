@@ -6,7 +6,7 @@ from typing import Any
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import Cut, Interpolate, ManifoldMixup, OneOf
 from manifold_mixup.integrations._loaders import refuse_mixed
 from manifold_mixup.integrations._timm_losses import TimmCriterion, as_mixed
 
@@ -20,7 +20,9 @@ def create_mixup(
     loader: Any,
     loss: nn.Module | None = None,
     mixup_alpha: float | Callable[[int], float | None] = 1.0,
+    cutmix_alpha: float = 0.0,
     mixup_prob: float = 1.0,
+    mixup_switch_prob: float = 0.5,
     mixup_mode: str = "batch",
     mixup_off_epoch: int = 0,
     smoothing: float = 0.0,
@@ -36,8 +38,11 @@ def create_mixup(
         loss: a loss of timm or PyTorch, as for training without mixing; None is
             `SoftTargetCrossEntropy` with ``smoothing``, or `BinaryCrossEntropy` if ``multi_label``.
         mixup_alpha: λ ~ Beta(mixup_alpha, mixup_alpha). A number above 0, or a callable of the
-            step, see `ManifoldMixup`.
+            step, see `ManifoldMixup`. 0 with a ``cutmix_alpha`` means CutMix alone.
+        cutmix_alpha: λ ~ Beta(cutmix_alpha, cutmix_alpha) of CutMix, at any of the layers; 0 means
+            no CutMix.
         mixup_prob: fraction of the batches that are mixed.
+        mixup_switch_prob: probability of CutMix where both alphas are above 0.
         mixup_mode: ``"batch"`` for one λ per batch, ``"elem"`` for one λ per example.
         mixup_off_epoch: the first epoch, counted from 0, without mixing; 0 means never.
         smoothing: label smoothing of `SoftTargetCrossEntropy`. Other losses have their own.
@@ -48,8 +53,8 @@ def create_mixup(
         The attachment, and the criterion to call with the output and the loader's targets.
 
     Raises:
-        ValueError: an argument is out of range, the loss has no mixed targets, or the loader's
-            batches are already mixed.
+        ValueError: an argument is out of range, the loss has no mixed targets, the loader's batches
+            are already mixed, or a layer has no positions to cut.
 
     Examples:
         >>> import torch
@@ -69,6 +74,10 @@ def create_mixup(
     if loss is None:
         loss = BinaryCrossEntropy(smoothing=0.0) if multi_label else SoftTargetCrossEntropy()
     plain, label_smoothing = as_mixed(loss, smoothing, multi_label)
+    if cutmix_alpha:
+        _refuse_two_ways(options)
+        options["blend"] = _cutmix(mixup_alpha, cutmix_alpha, mixup_switch_prob)
+        mixup_alpha = mixup_alpha or cutmix_alpha
     alpha: Any = mixup_alpha
     if mixup_off_epoch:
         off = mixup_off_epoch * len(loader)
@@ -83,3 +92,22 @@ def create_mixup(
         model, layers, alpha=alpha, p=mixup_prob, per_sample=per_sample, **options
     )
     return mixup, TimmCriterion(mixup.wrap(plain, targets="mix"), label_smoothing, multi_label)
+
+
+def _refuse_two_ways(options: dict[str, Any]) -> None:
+    if "blend" in options:
+        raise ValueError(
+            f"cutmix_alpha and blend={options['blend']!r} both say how states are mixed. Leave one "
+            f"of them out."
+        )
+
+
+def _cutmix(mixup_alpha: Any, cutmix_alpha: float, switch: float) -> Cut | Interpolate | OneOf:
+    """Return CutMix, or it and interpolation in turn, as timm's Mixup does."""
+    if not mixup_alpha or switch == 1:
+        return Cut(cutmix_alpha)
+    if not 0 <= switch <= 1:
+        raise ValueError(f"mixup_switch_prob must lie in 0 to 1, but is {switch!r}.")
+    if switch == 0:
+        return Interpolate()
+    return OneOf((Interpolate(), 1 - switch), (Cut(cutmix_alpha), switch))
