@@ -24,6 +24,8 @@ AUTHORS = {
     "patchup-hard": {"alpha": 2.0, "block": 7, "share": 0.5, "p": 0.7},
     "nfm": {"alpha": 1.0, "noise_add": 0.4, "noise_multiply": 0.2},
     "sk-mixup": {"tau_max": 1.0, "tau_std": 0.5},
+    "mixup-cutmix": {"alpha": 0.8, "p": 1.0, "layers": ("input",)},
+    "alignmixup": {"alpha": 2.0},
 }
 
 
@@ -56,10 +58,9 @@ def test_ways_differ_in_nothing_but_the_mixing(mixing):
     assert replace(run, **{name: getattr(plain, name) for name in own}) == plain
 
 
-def test_patchup_leaves_the_input_to_others():
-    run = catalog.recipe("compare", "patchup-soft", "fashion-mnist", "cnn")
-    assert run.layers == ("stage1", "stage2")
-    assert catalog.recipe("compare", "nfm", "fashion-mnist", "cnn").layers[0] == "input"
+def test_alignmixup_is_at_the_last_map():
+    run = catalog.recipe("compare", "alignmixup", "fashion-mnist", "cnn")
+    assert run.layers == ("input", "stage3")
 
 
 def test_no_two_ways_share_a_method():

@@ -20,7 +20,7 @@ from manifold_mixup.lab.training.mixing import class_counts
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYERS = ("input", "hidden1")
-CUTS = ("cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-soft", "patchup-hard")
+CUTS = ("cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-soft", "patchup-hard", "alignmixup")
 
 
 def named(way, data, model="mlp"):

@@ -7,7 +7,7 @@ from torch import nn
 
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.recipes.recipe import FOUND, FOUND_HIDDEN, Recipe
+from manifold_mixup.lab.recipes.recipe import FOUND, Recipe
 
 _GRAPHS = 256
 """Limit of compiled graphs per model class. It counts all runs of a process, and every layer and
@@ -38,16 +38,7 @@ def fresh_model(run: Recipe, data: Data) -> nn.Module:
 
 
 def with_layers(run: Recipe, data: Data) -> Recipe:
-    """Return the recipe with its layers, found by `find_layers` if it names none.
-
-    Raises:
-        ValueError: the way of mixing needs hidden layers, but none was found.
-    """
-    if run.layers not in (FOUND, FOUND_HIDDEN):
+    """Return the recipe with its layers, found by `find_layers` if it names none."""
+    if run.layers != FOUND:
         return run
-    layers = models.eligible(run.model, fresh_model(run, data), data.x)
-    if run.layers == FOUND_HIDDEN:
-        layers = tuple(name for name in layers if name != "input")
-    if not layers:
-        raise ValueError(f"{run.model} has no hidden layer to mix. Name the layers (--layers).")
-    return replace(run, layers=layers)
+    return replace(run, layers=models.eligible(run.model, fresh_model(run, data), data.x))

@@ -97,7 +97,13 @@ class Recipe:
     kappa: float = 3.0
     tau: float = 0.5
     blend: Literal[
-        "interpolate", "cut", "interpolate-or-cut", "patchup-soft", "patchup-hard", "similarity"
+        "interpolate",
+        "cut",
+        "interpolate-or-cut",
+        "patchup-soft",
+        "patchup-hard",
+        "similarity",
+        "align",
     ] = "interpolate"
     block: int = 7
     share: float = 0.5
@@ -187,10 +193,16 @@ HIDDEN = {
 """The eligible layers S of each model, as in the paper: the input and the first stages, or the
 bottleneck. For other models, `find_layers` chooses them."""
 
+LAST = {
+    "cnn": "stage3",
+    "factor-cnn": "stage4",
+    **{f"preact-resnet{depth}": "layer4" for depth in (18, 34, 50, 152)},
+    **{f"wrn-28-{widen}": "layer3" for widen in (2, 10)},
+}
+"""The layer with the last map of each model, before the pooling."""
+
 FOUND = ("found",)
 """Placeholder for the layers that `find_layers` chooses."""
-FOUND_HIDDEN = ("found hidden",)
-"""Placeholder for those of them that are not the input."""
 
 
 def input_mixup(plain: Recipe, *, alpha: float = 0.2) -> Recipe:
@@ -222,7 +234,7 @@ def mixed(plain: Recipe, way: Way, *, alpha: float) -> Recipe:
         "nowhere": (),
         "input": ("input",),
         "layers": layers,
-        "hidden": FOUND_HIDDEN if layers == FOUND else tuple(x for x in layers if x != "input"),
+        "last": ("input", LAST[plain.model]) if plain.model in LAST else layers,
     }
     own = way.alphas.get(plain.data, way.alpha)
     near = {"bandwidth": BANDWIDTHS.get(plain.data, plain.bandwidth)}

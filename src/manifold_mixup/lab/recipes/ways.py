@@ -12,8 +12,8 @@ class Way:
     Attributes:
         method: its name in tables and reports.
         about: a line of description, with its source.
-        at: where it mixes: nowhere, at the input, at the model's eligible layers, or at those of
-            them that are hidden.
+        at: where it mixes: nowhere, at the input, at the model's eligible layers, or at the input
+            and the last map.
         alpha: its authors' α; ``None`` for that of manifold mixup in the same recipe.
         alphas: its authors' α for single data sets.
         makes: the settings that make it what it is. With others, a run has another method.
@@ -22,7 +22,7 @@ class Way:
 
     method: str
     about: str
-    at: Literal["nowhere", "input", "layers", "hidden"]
+    at: Literal["nowhere", "input", "layers", "last"]
     alpha: float | None = None
     alphas: Mapping[str, float] = field(default_factory=dict)
     makes: Mapping[str, Any] = field(default_factory=dict)
@@ -105,23 +105,24 @@ WAYS = {
     ),
     "mixup-cutmix": Way(
         "mixup or CutMix",
-        "Input mixup or CutMix, drawn for each batch (Wightman, timm).",
+        "Input mixup or CutMix with an α of 1, drawn for each batch (Wightman, timm).",
         at="input",
-        alpha=1.0,
+        alpha=0.8,
         makes={"blend": "interpolate-or-cut"},
     ),
     "patchup-soft": Way(
         "soft PatchUp",
-        "Blocks of hidden states are interpolated (Faramarzi et al., 2020).",
-        at="hidden",
+        "Blocks of hidden states are interpolated, the input is cut (Faramarzi et al., 2020).",
+        at="layers",
         alpha=2.0,
         makes={"blend": "patchup-soft"},
         defaults={"block": 7, "share": 0.75},
     ),
     "patchup-hard": Way(
         "hard PatchUp",
-        "Blocks of hidden states come from the partner (Faramarzi et al., 2020).",
-        at="hidden",
+        "Blocks of hidden states come from the partner, as does a box of the input "
+        "(Faramarzi et al., 2020).",
+        at="layers",
         alpha=2.0,
         makes={"blend": "patchup-hard"},
         defaults={"block": 7, "share": 0.5, "p": 0.7},
@@ -141,6 +142,14 @@ WAYS = {
         makes={"blend": "similarity"},
         defaults={"tau_max": 1.0, "tau_std": 0.5},
     ),
+    "alignmixup": Way(
+        "AlignMixup",
+        "Input mixup, or the last map after its positions were aligned, drawn for each batch "
+        "(Venkataramanan et al., 2022).",
+        at="last",
+        alpha=2.0,
+        makes={"blend": "align"},
+    ),
     "ict": Way(
         "ICT",
         "Input mixup of unlabelled examples, with a mean teacher's guesses, for few labels "
@@ -153,5 +162,5 @@ WAYS = {
 }
 """Every way of mixing by its name on the command line."""
 
-CUTTING = ("cut", "interpolate-or-cut", "patchup-soft", "patchup-hard")
+CUTTING = ("cut", "interpolate-or-cut", "patchup-soft", "patchup-hard", "align")
 """The blends that need positions, such as pixels."""

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from manifold_mixup import (
+    Align,
     Cut,
     Interpolate,
     ManifoldMixup,
@@ -59,7 +60,7 @@ def plan_options(run: Recipe) -> list[dict[str, Any]]:
     if run.blend == "interpolate":
         return [_noise(run)]
     if run.blend == "interpolate-or-cut":
-        return [_noise(run), {"blend": _BLENDS["cut"](run), **_noise(run)}]
+        return [_noise(run), {"blend": Cut(alpha=1.0), **_noise(run)}]
     return [{"blend": _blend(run), **_noise(run)}]
 
 
@@ -140,10 +141,11 @@ def _check_loss(run: Recipe, data: Data) -> None:
 
 _BLENDS: dict[str, Callable[[Recipe], Any]] = {
     "cut": lambda run: Cut(alpha=run.alpha),
-    "interpolate-or-cut": lambda run: OneOf((Interpolate(), 0.5), (Cut(alpha=run.alpha), 0.5)),
+    "interpolate-or-cut": lambda run: OneOf((Interpolate(), 0.5), (Cut(alpha=1.0), 0.5)),
     "patchup-soft": lambda run: _patchup(run, soft=True),
     "patchup-hard": lambda run: _patchup(run, soft=False),
     "similarity": lambda run: SimilarityKernel(tau_max=run.tau_max, tau_std=run.tau_std),
+    "align": lambda run: _at_input(run, Interpolate(), Align(alpha=run.alpha)),
 }
 
 
@@ -154,4 +156,10 @@ def _blend(run: Recipe) -> Any:
 
 
 def _patchup(run: Recipe, *, soft: bool) -> Any:
-    return PatchUp(block=run.block, share=run.share, soft=soft, alpha=run.alpha)
+    patches = PatchUp(block=run.block, share=run.share, soft=soft, alpha=run.alpha)
+    return _at_input(run, Cut(alpha=run.alpha), patches)
+
+
+def _at_input(run: Recipe, at_input: Any, elsewhere: Any) -> Any:
+    """Return one way for the input, if it is mixed, and one for hidden layers."""
+    return {"input": at_input, "*": elsewhere} if "input" in run.layers else elsewhere
