@@ -368,6 +368,33 @@ def test_a_skipped_map_is_cut_by_the_same_box(way):
         torch.testing.assert_close(given[0], by_positions(skip, own, plan.perm, (2, 3)))
 
 
+class Conditional(nn.Module):
+    """A condition without positions is read after the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shift = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(5, 4)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x, condition):
+        h = torch.relu(self.stem(x)) + self.shift(condition)[:, :, None, None]
+        return self.head(torch.relu(h).mean((2, 3)))
+
+
+@pytest.mark.parametrize("way", ["cut", "cut each", "patches", "hard patches", "aligned"])
+def test_what_has_no_positions_is_interpolated_by_the_share(way):
+    torch.manual_seed(0)
+    model, given = Conditional(), []
+    x, condition = torch.randn(BATCH, 2, 6, 5), torch.randn(BATCH, 5)
+    mixup = attach(model, ["stem"], way, (x, condition))
+    model.shift.register_forward_pre_hook(lambda module, args: given.append(args[0].detach()))
+    model(x, condition)
+    share, perm = mixup.plan.target_lam, mixup.plan.perm
+    share = share.view(-1, 1) if share.ndim else share
+    torch.testing.assert_close(given[0], share * condition + (1 - share) * condition[perm])
+    assert mixup.verify(x, condition).ok
+
+
 # Dense targets
 
 

@@ -117,6 +117,13 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
     return Settled(given.lam, weight, mean_weight(own))
 
 
+def share_of_targets(given: Given) -> Tensor:
+    """Return the share that every target keeps, by a plan that is settled."""
+    if given.label is not None:
+        return given.label
+    return mean_weight(given.weight) if isinstance(given.weight, Tensor) else given.lam
+
+
 def completed(plan: MixPlan, settled: Settled) -> MixPlan:
     """Return a plan completed by what it means for the state of its layer."""
     return unchecked(
@@ -195,11 +202,7 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
     if isinstance(weight, Transport):
         return _mix_aligned(x, at, given, place, weight)
     assert isinstance(weight, Tensor | Holes)
-    label = given.label
-    if label is None:
-        assert isinstance(weight, Tensor)
-        label = mean_weight(weight)
-    own = _spread(weight, x, place, at, given.lam, label, batch)
+    own = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
     front = x if at is None else at.to_front(x, batch)
     mixed = _mix.apply(front, own, given.perm, repeats=given.repeats)
     return mixed if at is None else at.restore(mixed).contiguous()

@@ -13,7 +13,7 @@ from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
 from manifold_mixup._tree import leaves, replace_at
-from manifold_mixup._weigh import Given, Place, mix_state
+from manifold_mixup._weigh import Given, Place, mix_state, share_of_targets
 
 
 class CarryHook(LaterHook):
@@ -87,8 +87,7 @@ def _mixed(
     at, part = carry.batch_dim, zlib.crc32(carry.source.encode())
     if given.weight is None or place is not None:
         return mix_state(tensor, at, given, valid, place, part)
-    assert given.label is not None
-    mixed = mix_rows(tensor, at, given.label, given.perm, repeats=given.repeats)
+    mixed = mix_rows(tensor, at, share_of_targets(given), given.perm, repeats=given.repeats)
     return mixed if given.noise is None else given.noise.on(mixed, part)
 
 
