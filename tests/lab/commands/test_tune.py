@@ -395,7 +395,7 @@ def test_two_processes_at_once_are_refused(file, tmp_path, capsys):
         (("--ways", "input", "--layers", "hidden1"), "no way mixes hidden states: none, input."),
         (("--ways", "none", "--alpha", 1), "--alpha was given, but no way mixes: none."),
         (("--optimizer", "sgd", "--lr", 0.1), "are for adamw. Give --lr and --weight-decay too."),
-        (("--layers", "input"), "--mixing none, input or manifold"),
+        (("--layers", "input"), "--mixing none, input, manifold"),
         (("--gpus", -1), "--gpus is -1.0. Expected 0 or more."),
         (("--examples", 251), "251 training examples were requested"),
         (("--model", "preact-resnet18"), "preact-resnet18 takes images"),
