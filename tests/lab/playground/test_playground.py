@@ -461,6 +461,24 @@ def test_a_choice_is_in_its_link(browser, address):
     again.page.close()
 
 
+# The lightness of an element's background and of its text, from 0 to 255.
+LIGHTNESS = """element => ['backgroundColor', 'color'].map(name => {
+    const parts = getComputedStyle(element)[name].match(/\\d+/g).slice(0, 3).map(Number);
+    return parts.reduce((sum, one) => sum + one) / 3;
+})"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_bar_on_a_phone_is_readable_in_both_themes(browser, address, theme):
+    """It stays on top of the page as that scrolls, so it has a background of its own."""
+    tab = Tab(browser, address, viewport={"width": 400, "height": 800}, color_scheme=theme)
+    background, text = tab.page.locator(".bar").evaluate(LIGHTNESS)
+    assert abs(background - text) > 150
+    assert (background < text) == (theme == "dark")
+    tab.page.close()
+
+
 @pytest.mark.slow
 def test_a_link_is_shown_and_not_run(browser, address):
     query = urlencode({"method": HOSTILE, HOSTILE: HOSTILE, "alpha": 9})

@@ -40,6 +40,7 @@ figcaption { font-size: .85rem; }
 .numbers thead th { border-bottom: 1px solid currentColor; font-weight: 600; }
 input[type=range] { width: 100%; height: 1.75rem; accent-color: #0072B2; }
 .complaint { border-left: 4px solid #D55E00; padding-left: .75rem; overflow-wrap: anywhere; }
+.body--dark { color-scheme: dark; }
 .body--dark .nicegui-link { color: #7CC4F2 !important; }
 @media (max-width: 52rem) {
   .columns { grid-template: "bar" "view" "choice" / minmax(0, 1fr); }
