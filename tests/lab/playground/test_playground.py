@@ -30,14 +30,35 @@ from manifold_mixup.lab.models.mlp import SHAPES
 from manifold_mixup.lab.playground import choice as choices
 from manifold_mixup.lab.playground import session as sessions
 from manifold_mixup.lab.playground.choice import BOUNDS, LAYERS, Choice, methods, read
+from manifold_mixup.lab.playground.choice import names as method_names
 from manifold_mixup.lab.playground.learner import Learner
+from manifold_mixup.lab.playground.offered import about, left_out, refusal
 from manifold_mixup.lab.playground.paint import FIRST, SECOND, SIDE, paint
 from manifold_mixup.lab.playground.session import Session
+from manifold_mixup.lab.recipes.check import check_recipe, way_of
+from manifold_mixup.lab.recipes.recipe import mixed
+from manifold_mixup.lab.recipes.ways import WAYS
 from manifold_mixup.lab.runs import weights
 from manifold_mixup.lab.training.loop import train
+from manifold_mixup.lab.training.mixing import check_way
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<img src=x onerror=alert(1)>"
+ALPHAS = {
+    "input mixup": 1.0,
+    "manifold mixup": 2.0,
+    "same-class mixup": 2.0,
+    "other-class mixup": 2.0,
+    "RegMixup": 10.0,
+    "noisy feature mixup": 1.0,
+    "SK-Mixup": 1.0,
+}
+"""The ways of mixing on the page, and the α of each."""
+REGULARISERS = ("weight decay 0.001", "noise 0.1", "dropout 0.5", "batch norm")
+NO_POSITIONS = (
+    "cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-soft", "patchup-hard", "alignmixup",
+)  # fmt: skip
+HIDDEN_MIXING = ("manifold mixup", "same-class mixup", "other-class mixup", "noisy feature mixup")
 
 
 def of_link(query):
@@ -47,7 +68,7 @@ def of_link(query):
 @given(
     st.builds(
         Choice,
-        method=st.sampled_from([*methods()][1:]),
+        method=st.sampled_from(method_names()),
         alpha=st.floats(*BOUNDS["alpha"][:2]),
         layers=st.sets(st.sampled_from(LAYERS), min_size=1).map(
             lambda some: tuple(layer for layer in LAYERS if layer in some)
@@ -66,7 +87,7 @@ def test_a_link_holds_the_whole_choice(choice):
     [
         (
             {"alpha": "banana"},
-            "alpha is 'banana', not a number from 0.1 to 8. The default is used: 2.0.",
+            "alpha is 'banana', not a number from 0.1 to 10. The default is used: 2.0.",
         ),
         ({"alpha": "nan"}, "alpha is 'nan', not a number"),
         ({"noise": "-1"}, "noise is '-1', not a number from 0 to 3"),
@@ -79,7 +100,20 @@ def test_a_link_holds_the_whole_choice(choice):
             {"method": HOSTILE},
             f"There is no method {HOSTILE!r}. The default is used: manifold mixup.",
         ),
-        ({"method": "no mixup"}, "There is no method 'no mixup'."),
+        (
+            {"method": "no mixup"},
+            "The first network always learns with no mixup. The default is used: manifold mixup.",
+        ),
+        (
+            {"method": "CutMix"},
+            "CutMix is not offered: points in the plane have no positions, such as pixels. The "
+            "default is used: manifold mixup.",
+        ),
+        ({"method": "Remix"}, "Remix is not offered: both classes have the same number of points"),
+        ({"method": "c-mixup"}, "C-Mixup is not offered: the targets are classes, not numbers."),
+        ({"method": "ict"}, "ICT is not offered: every point has a label."),
+        ({"method": "nfm"}, "no method 'nfm'. Did you mean 'noisy feature mixup'?"),
+        ({"method": "input mixpu"}, "no method 'input mixpu'. Did you mean 'input mixup'?"),
         (
             {"layers": "bottleneck,roof"},
             "There is no layer 'roof'. The default is used: bottleneck.",
@@ -112,6 +146,77 @@ def test_every_field_of_a_choice_decides_something():
         assert (other.runs() == usual.runs()) == (name == "noise")
 
 
+def test_it_offers_the_ways_that_suit_points():
+    assert {*method_names()} == {*ALPHAS, *REGULARISERS}
+    assert next(iter(methods())) == "no mixup"
+    offered = {way.method for way in WAYS.values()} & {*methods()}
+    refused = [method for ways in left_out().values() for method in ways]
+    assert len(refused) == len({*refused}) == len(WAYS) - len(offered) == 9
+    assert offered.isdisjoint(refused)
+
+
+@pytest.mark.parametrize("key", WAYS)
+def test_a_way_is_offered_if_the_points_suit_it(key):
+    """Training refuses the same ways, except Remix, which is input mixup for equal classes."""
+    way, data = WAYS[key], Choice().data()
+    run = mixed(methods()["no mixup"], way, alpha=2.0)
+    if way.method in methods() or key == "remix":
+        check_way(run, data)
+    else:
+        with pytest.raises(ValueError, match=re.escape(way.method)):
+            check_way(run, data)
+    assert data.y.bincount().unique().numel() == 1  # neither class is rarer
+
+
+@pytest.mark.parametrize("key", WAYS)
+def test_a_link_cannot_choose_a_way_that_is_not_offered(key):
+    way = WAYS[key]
+    for name in (key, way.method, way.method.upper()):
+        choice, complaints = read({"method": name})
+        if name in ALPHAS:
+            assert (choice.method, complaints) == (name, [])
+        else:
+            assert choice == Choice()
+            (complaint,) = complaints
+            assert way.method in complaint
+    assert ("no positions" in refusal(key)) == (key in NO_POSITIONS)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_method_has_its_own_settings(method):
+    choice = Choice(width=8, alpha=0.7).switch(method)
+    run = choice.runs()[1]
+    check_recipe(run)
+    assert choice.alpha == ALPHAS.get(method, 0.7)
+    assert choice.mixes == bool(run.layers) == (method in ALPHAS)
+    assert choice.mixes_hidden == (method in HIDDEN_MIXING)
+    if method in ALPHAS:
+        assert way_of(run) == method
+        assert run.alpha == choice.alpha
+        layers = ("bottleneck",) if method in HIDDEN_MIXING else ("input",)
+        assert run.layers == layers
+    other = replace(choice, layers=("hidden1",)).runs()[1]
+    assert (other == run) == (method not in HIDDEN_MIXING)
+    other = replace(choice, alpha=3.3).runs()[1]
+    assert other == (replace(run, alpha=3.3) if method in ALPHAS else run)
+    assert read({"method": method, "width": "8"}) == (
+        Choice(width=8, method=method, alpha=ALPHAS.get(method, 2.0)), [],
+    )  # fmt: skip
+
+
+def test_a_wrong_alpha_is_replaced_by_that_of_the_method():
+    for query in ({"alpha": "x", "method": "RegMixup"}, {"method": "RegMixup", "alpha": "x"}):
+        choice, (complaint,) = read(query)
+        assert choice.alpha == 10
+        assert complaint.endswith("The default is used: 10.0.")
+
+
+def test_a_method_is_described_in_a_line():
+    for way in WAYS.values():
+        assert about(way.method) == way.about or way.method not in methods()
+    assert all("Figure 2" in about(method) for method in REGULARISERS)
+
+
 def test_it_offers_layers_that_can_be_mixed():
     """It offers all of them, and the network has no others."""
     choice = Choice(width=8, layers=LAYERS)
@@ -120,10 +225,10 @@ def test_it_offers_layers_that_can_be_mixed():
     assert learner.job.method.mixup.layers == LAYERS
 
 
-@pytest.mark.parametrize("method", ["manifold mixup", "input mixup", "dropout 0.5", "noise 0.1"])
+@pytest.mark.parametrize("method", [*ALPHAS, "dropout 0.5", "noise 0.1"])
 def test_it_learns_what_train_learns(method):
     """The results are bit-identical although another network is trained in between."""
-    choice = Choice(method=method, width=16, layers=("input", "bottleneck"))
+    choice = Choice(width=16, layers=("input", "bottleneck")).switch(method)
     plain, run = (replace(one, epochs=3) for one in choice.runs())
     other, learner = Learner(plain, choice.data()), Learner(run, choice.data())
     for _ in range(3):
@@ -461,6 +566,52 @@ def test_a_choice_is_in_its_link(browser, address):
     again.page.close()
 
 
+@pytest.mark.slow
+def test_a_way_of_mixing_is_chosen_with_its_own_alpha(browser, address):
+    tab = Tab(browser, f"{address}/?alpha=0.5")
+    page = tab.page
+    alpha = page.get_by_role("slider", name="α")
+    boxes = page.get_by_role("checkbox")
+    assert (alpha.input_value(), boxes.first.is_enabled()) == ("0.5", True)
+    assert page.get_by_text(WAYS["manifold"].about).count() == 1
+    page.get_by_role("combobox").click()
+    assert {*page.get_by_role("option").all_inner_texts()} == {*method_names()}
+    page.get_by_role("option", name="RegMixup").click()
+    page.get_by_role("heading", name="RegMixup").wait_for()
+    assert page.get_by_text(WAYS["regmixup"].about).count() == 1
+    page.get_by_text("α, λ ~ Beta(α, α): 10").wait_for()
+    assert (alpha.input_value(), alpha.is_enabled()) == ("10", True)
+    assert not any(box.is_enabled() for box in boxes.all())
+    assert of_link(page.url.partition("?")[2]) == (Choice(method="RegMixup", alpha=10.0), [])
+    page.get_by_role("button", name="Step").click()
+    tab.shows(1)
+    alpha.focus()
+    alpha.press("ArrowLeft")
+    page.wait_for_url("**alpha=9.9**")
+    page.get_by_role("combobox").click()
+    page.get_by_role("option", name="noisy feature mixup").click()
+    page.get_by_text("α, λ ~ Beta(α, α): 1", exact=True).wait_for()
+    assert alpha.input_value() == "1"
+    assert all(box.is_enabled() for box in boxes.all())
+    assert tab.said == []
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_way_that_is_not_offered_is_explained(browser, address):
+    tab = Tab(browser, f"{address}/?method=cutmix")
+    page = tab.page
+    alert = page.get_by_role("alert").inner_text()
+    assert alert.startswith("CutMix is not offered: points in the plane have no positions")
+    page.get_by_role("heading", name="manifold mixup", exact=True).wait_for()
+    item = page.get_by_role("listitem").filter(has_text="C-Mixup")
+    assert not item.is_visible()
+    page.get_by_text("ways of mixing that are not offered").click()
+    item.wait_for()
+    assert item.inner_text() == "C-Mixup: the targets are classes, not numbers."
+    page.close()
+
+
 # The lightness of an element's background and of its text, from 0 to 255.
 LIGHTNESS = """element => ['backgroundColor', 'color'].map(name => {
     const parts = getComputedStyle(element)[name].match(/\\d+/g).slice(0, 3).map(Number);
@@ -481,7 +632,7 @@ def test_the_bar_on_a_phone_is_readable_in_both_themes(browser, address, theme):
 
 @pytest.mark.slow
 def test_a_link_is_shown_and_not_run(browser, address):
-    query = urlencode({"method": HOSTILE, HOSTILE: HOSTILE, "alpha": 9})
+    query = urlencode({"method": HOSTILE, HOSTILE: HOSTILE, "alpha": 11})
     tab = Tab(browser, f"{address}/?{query}", viewport={"width": 400, "height": 800})
     page = tab.page
     assert page.get_by_role("alert").locator("> *").count() == 3

@@ -11,8 +11,8 @@ from ipaddress import ip_address
 class Options:
     """Watch networks learn two spirals live in the browser, with and without mixup.
 
-    It serves a local page with controls for alpha, layers, noise and width. The page's link
-    contains the settings.
+    It serves a local page with controls for the method, alpha, layers, noise and width. The page's
+    link contains the settings.
     """
 
     host: str = "127.0.0.1"

@@ -9,7 +9,9 @@ from urllib.parse import urlencode
 
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.data import Data, spirals
-from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.playground.offered import offered, refusal
+from manifold_mixup.lab.recipes.recipe import Recipe, mixed
+from manifold_mixup.lab.suggest import nearest
 
 LAYERS = (
     "input", "hidden1", "hidden2", "hidden3", "hidden4", "bottleneck", "hidden5", "hidden6",
@@ -17,8 +19,8 @@ LAYERS = (
 )  # fmt: skip
 """The layers of the spiral network that can be mixed, in order."""
 
+NONE = "no mixup"
 MANIFOLD = "manifold mixup"
-INPUT = "input mixup"
 
 
 class Bounds(NamedTuple):
@@ -30,7 +32,7 @@ class Bounds(NamedTuple):
 
 
 BOUNDS = {
-    "alpha": Bounds(0.1, 8, 0.1),
+    "alpha": Bounds(0.1, 10, 0.1),
     "noise": Bounds(0, 3, 0.1),
     "width": Bounds(8, 256, 8),
     "seed": Bounds(0, 99, 1),
@@ -43,8 +45,8 @@ class Choice:
 
     Attributes:
         method: the method to compare with no mixup.
-        alpha: λ ~ Beta(α, α), for both kinds of mixup.
-        layers: the eligible layers of manifold mixup.
+        alpha: λ ~ Beta(α, α), for methods that mix.
+        layers: the eligible layers, for methods that mix hidden states.
         noise: the maximal shift of a point's coordinates; the two spirals are about 3 apart.
         width: units of a hidden layer.
         seed: seed of the weights, the order of the points and the mixing.
@@ -61,11 +63,26 @@ class Choice:
         """Return the recipes of no mixup and of the method."""
         plain, run = (
             replace(methods()[name], width=self.width, seed=self.seed)
-            for name in ("no mixup", self.method)
+            for name in (NONE, self.method)
         )
-        if self.method == MANIFOLD:
+        if self.mixes_hidden:
             run = replace(run, layers=self.layers)
-        return plain, replace(run, alpha=self.alpha) if run.layers else run
+        return plain, replace(run, alpha=self.alpha) if self.mixes else run
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the method mixes, so that α matters."""
+        return bool(methods()[self.method].layers)
+
+    @property
+    def mixes_hidden(self) -> bool:
+        """Whether the method mixes hidden states, so that the layers matter."""
+        return methods()[self.method].layers not in ((), ("input",))
+
+    def switch(self, method: str) -> "Choice":
+        """Return these settings with another method, and with its own α if it mixes."""
+        other = replace(self, method=method)
+        return replace(other, alpha=methods()[method].alpha) if other.mixes else other
 
     def data(self) -> Data:
         """Draw the points."""
@@ -79,21 +96,33 @@ class Choice:
 
 @cache
 def methods() -> dict[str, Recipe]:
-    """Return the recipes of Figure 2 by their names, without α."""
-    rows = paper.table("figure-2").rows
-    return {row.run.method.split(" α")[0]: row.run for row in rows if row.run is not None}
+    """Return a recipe for each method by its name, starting with no mixup.
+
+    The methods are the ways of mixing that suit the points, and the rows of Figure 2. A way that
+    is not in the figure has its authors' settings, or the α of manifold mixup in the figure.
+    """
+    rows = (row.run for row in paper.table("figure-2").rows)
+    figure = {run.method.split(" α")[0]: run for run in rows if run is not None}
+    plain, alpha = figure[NONE], figure[MANIFOLD].alpha
+    return {way.method: mixed(plain, way, alpha=alpha) for way in offered()} | figure
+
+
+def names() -> list[str]:
+    """Return the names of the methods that can be compared with no mixup."""
+    return [name for name in methods() if name != NONE]
 
 
 def read(query: Mapping[str, str]) -> tuple[Choice, list[str]]:
     """Return the settings in a link, and a complaint for each invalid value, which is ignored."""
-    usual, found, said = Choice(), dict[str, object](), list[str]()
+    found, said = dict[str, object](), list[str]()
+    method = query.get("method", "")
+    usual = Choice().switch(method) if method in names() else Choice()
     for name, text in query.items():
         try:
             if name == "method":
-                found[name] = _one_of("method", text, [*methods()][1:])
+                found[name] = _method(text)
             elif name == "layers":
-                chosen = {_one_of("layer", layer, LAYERS) for layer in text.split(",")}
-                found[name] = tuple(layer for layer in LAYERS if layer in chosen)
+                found[name] = _layers(text)
             elif name in BOUNDS:
                 found[name] = _number(name, text)
             else:
@@ -105,10 +134,18 @@ def read(query: Mapping[str, str]) -> tuple[Choice, list[str]]:
     return replace(usual, **found), said  # type: ignore[arg-type]
 
 
-def _one_of(kind: str, text: str, known: list[str] | tuple[str, ...]) -> str:
-    if text not in known:
-        raise ValueError(f"There is no {kind} {text!r}.")
-    return text
+def _method(text: str) -> str:
+    if text in names():
+        return text
+    raise ValueError(refusal(text) or f"There is no method {text!r}.{nearest(text, names())}")
+
+
+def _layers(text: str) -> tuple[str, ...]:
+    chosen = text.split(",")
+    for layer in chosen:
+        if layer not in LAYERS:
+            raise ValueError(f"There is no layer {layer!r}.")
+    return tuple(layer for layer in LAYERS if layer in chosen)
 
 
 def _number(name: str, text: str) -> float:

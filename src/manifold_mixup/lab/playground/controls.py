@@ -6,7 +6,8 @@ from typing import Any
 
 from nicegui import ui
 
-from manifold_mixup.lab.playground.choice import BOUNDS, INPUT, LAYERS, MANIFOLD, Choice, methods
+from manifold_mixup.lab.playground.choice import BOUNDS, LAYERS, NONE, Choice, names
+from manifold_mixup.lab.playground.offered import about, left_out
 from manifold_mixup.lab.playground.parts import Slider, Text
 
 _LABELS = {
@@ -40,11 +41,18 @@ class Controls:
 
     def _method(self) -> None:
         ui.select(
-            [name for name in methods() if name != "no mixup"],
+            names(),
             value=self._choice.method,
-            label="method to compare with no mixup",
-            on_change=lambda event: self._change(method=event.value),
+            label=f"method to compare with {NONE}",
+            on_change=lambda event: self._switch(event.value),
         ).classes("w-full")
+        # Screen readers read the line when another method is chosen.
+        self._about = Text("p", text=about(self._choice.method)).props("aria-live=polite")
+        with Text("details"):
+            Text("summary", text="ways of mixing that are not offered")
+            with Text("ul"):
+                for why, ways in left_out().items():
+                    Text("li", text=f"{', '.join(ways)}: {why}.")
 
     def _slider(self, name: str) -> Slider:
         value = getattr(self._choice, name)
@@ -79,8 +87,17 @@ class Controls:
         for layer in self._choice.layers:
             self._boxes[layer].set_value(True)
 
+    def _switch(self, method: str) -> None:
+        """Take another method; its α is then its own."""
+        choice = self._choice.switch(method)
+        self._about.set_text(about(method))
+        self._alpha.set_value(choice.alpha)
+        self._take(choice)
+
     def _change(self, **values: Any) -> None:
-        choice = replace(self._choice, **values)
+        self._take(replace(self._choice, **values))
+
+    def _take(self, choice: Choice) -> None:
         if choice == self._choice:
             return
         self._choice = choice
@@ -91,9 +108,9 @@ class Controls:
 
     def _enable(self) -> None:
         """Enable only the controls that affect the method."""
-        self._alpha.set_enabled(self._choice.method in (INPUT, MANIFOLD))
+        self._alpha.set_enabled(self._choice.mixes)
         for box in self._boxes.values():
-            box.set_enabled(self._choice.method == MANIFOLD)
+            box.set_enabled(self._choice.mixes_hidden)
 
     def _address(self) -> str:
         return f"/?{self._choice.query()}"

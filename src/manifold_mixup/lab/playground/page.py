@@ -39,6 +39,10 @@ figcaption { font-size: .85rem; }
 .numbers th:first-child { text-align: left; padding-left: 0; }
 .numbers thead th { border-bottom: 1px solid currentColor; font-weight: 600; }
 input[type=range] { width: 100%; height: 1.75rem; accent-color: #0072B2; }
+.choice p, .choice details { font-size: .85rem; margin: 0; }
+.choice summary { cursor: pointer; display: list-item; list-style: inside disclosure-closed; }
+.choice details[open] summary { list-style-type: disclosure-open; }
+.choice ul { list-style: disc; margin: .25rem 0 0; padding-left: 1.25rem; }
 .complaint { border-left: 4px solid #D55E00; padding-left: .75rem; overflow-wrap: anywhere; }
 .body--dark { color-scheme: dark; }
 .body--dark .nicegui-link { color: #7CC4F2 !important; }

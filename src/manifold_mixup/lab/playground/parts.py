@@ -37,11 +37,17 @@ class Slider(Element):
         on_release: Callable[[float], None],
     ) -> None:
         super().__init__("input")
+        self._on_drag = on_drag
         self.props.update(type="range", min=low, max=high, step=step, value=value)
         self.on("input", lambda event: on_drag(float(event.args)), js_handler=_VALUE)
         self.on(
             "change", lambda event: self._leave(float(event.args), on_release), js_handler=_VALUE
         )
+
+    def set_value(self, value: float) -> None:
+        """Drag the slider to a value without releasing it."""
+        self.props["value"] = value
+        self._on_drag(value)
 
     def set_enabled(self, enabled: bool) -> None:
         """Enable or disable the slider."""

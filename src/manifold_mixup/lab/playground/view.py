@@ -7,6 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
+from manifold_mixup.lab.playground.choice import NONE
 from manifold_mixup.lab.playground.learner import Sight
 from manifold_mixup.lab.playground.paint import SIDE
 from manifold_mixup.lab.playground.parts import Text
@@ -49,7 +50,7 @@ class View:
         if before is None or frame.choice != before.choice or frame.epoch <= before.epoch:
             self._curve.clear()
         self._shown = frame
-        names = ("no mixup", frame.choice.method)
+        names = (NONE, frame.choice.method)
         for k, name in enumerate(names):
             self._show(k, name, frame)
         self._draw_curve(frame, names)
