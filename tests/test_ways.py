@@ -156,6 +156,17 @@ def test_a_compiled_checkpoint_cannot_tell_another_state():
         compiled(x)
 
 
+@pytest.mark.parametrize("way", ["noise", "cut", "similarity"])
+def test_what_is_mixed_besides_breaks_no_graph(way):
+    eager, model = UNet(), UNet()
+    model.load_state_dict(eager.state_dict())
+    x, y = model.example(), torch.randint(CLASSES, (BATCH, 8, 12))
+    wanted = attach(eager, ["down2"], way, x).wrap(PLAIN)(eager(x), y)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    loss = attach(compiled, ["down2"], way, x).wrap(PLAIN)(compiled(x), y)
+    torch.testing.assert_close(loss, wanted)
+
+
 # Plans
 
 

@@ -23,6 +23,7 @@ class CarryHook(LaterHook):
         carries: for each mixed layer, the tensors.
         padded: the mixed layers after which a padding mask is mixed too.
         places: for each mixed layer, where each of the tensors holds positions.
+        parts: for each mixed layer, the number of each tensor, which has noise of its own.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class CarryHook(LaterHook):
         self.carries: dict[str, list[Carry]] = {}
         self.padded: set[str] = set()
         self.places: dict[str, list[Place | None]] = {}
+        self.parts: dict[str, list[int]] = {}
         self.run_eagerly = torch.compiler.disable(self._run_eagerly)
 
     def mix(self, values: Any) -> Any:
@@ -64,8 +66,8 @@ class CarryHook(LaterHook):
         tensors = dict(leaves(values))
         valid = valid if layer in self.padded else None
         mixed = {}
-        places = self.places.get(layer) or [None] * len(self.carries[layer])
-        for carry, place in zip(self.carries[layer], places, strict=True):
+        each = zip(self.carries[layer], self.places[layer], self.parts[layer], strict=True)
+        for carry, place, part in each:
             tensor = tensors.get(carry.path)
             if tensor is None or not _mix.is_continuous(tensor):
                 continue  # a model may omit a condition
@@ -73,7 +75,7 @@ class CarryHook(LaterHook):
             found = [done for source, done in known or () if source is tensor]
             if not found:
                 _require_rows(carry, tensor, given.perm)
-                found = [_mixed(carry, tensor, given, valid, place)]
+                found = [_mixed(tensor, carry.batch_dim, given, valid, place, part)]
                 if known is not None:
                     known.append((tensor, found[0]))
             mixed[carry.path] = found[0]
@@ -81,10 +83,14 @@ class CarryHook(LaterHook):
 
 
 def _mixed(
-    carry: Carry, tensor: Tensor, given: Given, valid: Tensor | None, place: Place | None
+    tensor: Tensor,
+    at: BatchDim | None,
+    given: Given,
+    valid: Tensor | None,
+    place: Place | None,
+    part: int,
 ) -> Tensor:
     """Mix a carried tensor; one without positions by the share of the labels."""
-    at, part = carry.batch_dim, zlib.crc32(carry.source.encode())
     if given.weight is None or place is not None:
         return mix_state(tensor, at, given, valid, place, part)
     mixed = mix_rows(tensor, at, share_of_targets(given), given.perm, repeats=given.repeats)
@@ -152,11 +158,14 @@ class Carrying:
         for known in (*self._arguments.values(), *self._outputs.values()):
             known.carries.pop(layer, None)
             known.places.pop(layer, None)
+            known.parts.pop(layer, None)
         for carry in row.carries:
             hook = self._hook(carry)
             hooks.add(hook)
             hook.carries.setdefault(layer, []).append(carry)
             hook.places.setdefault(layer, []).append((places or {}).get(carry))
+            # not when mixing, because the compiler cannot trace it
+            hook.parts.setdefault(layer, []).append(zlib.crc32(carry.source.encode()))
         for hook in hooks:
             (hook.padded.add if padded else hook.padded.discard)(layer)
 
