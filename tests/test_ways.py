@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from manifold_mixup import (
     Align,
@@ -165,6 +166,53 @@ def test_what_is_mixed_besides_breaks_no_graph(way):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     loss = attach(compiled, ["down2"], way, x).wrap(PLAIN)(compiled(x), y)
     torch.testing.assert_close(loss, wanted)
+
+
+class Conditioned(nn.Module):
+    """A linear layer, a second input that joins after it, then attention, perhaps padded."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.join = nn.Linear(2, 6), Join()
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x, more, pad=None):
+        h = checkpoint(self.join, self.stem(x), more, use_reentrant=False)
+        h = checkpoint(self.block, h, None, pad, use_reentrant=False)
+        return self.head(h[:, 0])
+
+    def inputs(self, padded):
+        x, more = torch.randn(BATCH, 6, 2), torch.randn(BATCH, 6, 2)
+        pad = torch.arange(6) >= torch.tensor([6, 4, 5, 3, 6, 2])[:, None]
+        return {"x": x, "more": more, **({"pad": pad} if padded else {})}
+
+
+class Join(nn.Module):
+    def forward(self, h, more):
+        return torch.cat([torch.relu(h), more], -1)
+
+
+@pytest.mark.parametrize("what", ["blocks", "model"])
+@pytest.mark.parametrize("layer", ["input:x", "stem"])
+@pytest.mark.parametrize("way", ["cut", "similarity", "masked similarity"])
+def test_compiled_code_after_the_layer_mixes_as_the_state_says(way, layer, what):
+    way, masked = way.removeprefix("masked "), way.startswith("masked")
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = Conditioned()
+        batch = model.inputs(masked)
+        options = {"mask": "pad"} if masked else {}
+        mixup = attach(model, [layer], way, batch, **options)
+        for module in (model.join, model.block) if what == "blocks" else (model,):
+            if compiled:
+                module.compile(backend="aot_eager")
+        loss = mixup.wrap(PLAIN)(model(**batch), TARGET)
+        loss.backward()
+        found.append((loss.detach(), *gradients(model).values()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 # Plans

@@ -296,7 +296,7 @@ class Attachment:
             self._require_once(recomputed)
             running = recomputed
         self._active.compiled_mixes = self._active.compiled_runs = 0
-        self._active.set(running, drawn=recomputed is not None)
+        self._active.set(running, drawn=running.completed_in is module)
         if running.plan is not None and is_input(running.plan.layer):
             return self._mix_input(running, args, kwargs)
         return None
@@ -367,6 +367,7 @@ class Attachment:
             if name != wanted:
                 return tensor
             plan = running.settled(lambda plan: settle(plan, tensor, at, place))
+            self._active.set(running)  # compiled code reads it
             return mix_state(tensor, at, plan, valid, place)
 
         return map_inputs(mix_wanted, core, args, kwargs)
@@ -376,7 +377,7 @@ class Attachment:
             if self.passes.recomputed(strict=False) is None:
                 output = self._finish(output)
         finally:
-            self._restore_active()
+            self._restore_active(module)
         return output
 
     def _finish(self, output: Any) -> Any:
@@ -396,7 +397,7 @@ class Attachment:
 
     def _account(self, finished: ForwardPass, output: Any) -> None:
         """Check that the plan's layer ran once; drop the plan if the layer was skipped."""
-        self._settle_compiled(finished)
+        self._settle_compiled(finished, self.model)
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self.layer_runs.skipped(finished, self._active.compiled_mixes):
@@ -405,6 +406,9 @@ class Attachment:
         elif hook is not None and hook.traced and not hook.watched:
             hook.watched = True  # compiled code ran this layer for the first time
             self._watch_blocks()  # its block may have been compiled after attaching
+        elif self._active.newly_compiled:
+            self._active.newly_compiled = False
+            self._watch_blocks()
         finished.require_tensor(output)
         self.ends.require_taken(output)
         if self.padding.hooks:
@@ -427,21 +431,22 @@ class Attachment:
                 self._handles.append(block.register_forward_pre_hook(enter))
                 self._handles.append(block.register_forward_hook(leave, always_call=True))
 
-    def _enter_block(self, *_: Any) -> None:
+    def _enter_block(self, block: nn.Module, *_: Any) -> None:
         recomputed = self.passes.recomputed()
         if recomputed is not None:
-            self._active.set(recomputed, drawn=True)
+            self._active.set(recomputed, drawn=recomputed.completed_in is block)
 
-    def _restore_active(self, *_: Any) -> None:
+    def _restore_active(self, module: nn.Module, *_: Any) -> None:
         if self.passes.running is not None and self.passes.recomputed(strict=False) is None:
-            self._settle_compiled(self.passes.running)
+            self._settle_compiled(self.passes.running, module)
         self._active.set(self.passes.running)
 
-    def _settle_compiled(self, running: ForwardPass) -> None:
-        """Complete the plan of a pass by what compiled code found it to mean."""
+    def _settle_compiled(self, running: ForwardPass, module: nn.Module) -> None:
+        """Complete the plan of a pass by what compiled code in a module found it to mean."""
         found = self._active.completed()
         if found is not None and running.plan is running.drawn:
             running.settle(found)
+            running.completed_in = module
 
 
 def owners_on(model: nn.Module) -> list[object]:

@@ -44,6 +44,7 @@ class CarryHook(LaterHook):
                 return None
             if self.carries[layer][0].early and self.active.compiled_mixes == 0:
                 return None  # it runs before the layer
+            self.note_trace()
             return self._mix(layer, values, self.active, self.active.valid, None)
         return self.run_eagerly(values)
 

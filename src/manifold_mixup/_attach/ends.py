@@ -111,6 +111,7 @@ class EndHook(LaterHook):
             layer, lam, perm = self.active.layer, self.active.lam, self.active.perm
             if layer not in self.paths or lam is None or perm is None:
                 return None
+            self.note_trace()
             return self._mark(self.paths[layer], output, lam, perm)
         return self.run_eagerly(output)
 

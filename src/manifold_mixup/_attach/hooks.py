@@ -47,6 +47,7 @@ class ActivePlan:
     def __init__(self) -> None:
         self.compiled_mixes = 0  # how often compiled code mixed in this pass
         self.compiled_runs = 0  # how often it ran the module of the layer, if that is shared
+        self.newly_compiled = False  # whether code was traced that reads the plan after its layer
         self.set(None)
 
     def set(self, running: ForwardPass | None, *, drawn: bool = False) -> None:
@@ -54,7 +55,8 @@ class ActivePlan:
 
         Args:
             running: the pass.
-            drawn: whether to take the plan as it was before its layer ran.
+            drawn: whether to take the plan as it was before its layer ran, which compiled code is
+                about to complete once more.
         """
         plan = None if running is None else running.drawn if drawn else running.plan
         self.settled = False
@@ -185,7 +187,9 @@ class LayerHook(Hook):
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
-        plan = running.settled(functools.partial(self._settled, output))
+        if needs_settling(plan):
+            plan = running.settled(functools.partial(self._settled, output))
+            self.active.set(running)  # compiled blocks after this layer read it
         return self._mix(output, plan, running.valid)
 
     def _settled(self, output: Any, given: Given) -> Settled:
@@ -241,6 +245,12 @@ class LaterHook(Hook):
         self.passes = passes
         self.layers = layers
 
+        def note_trace() -> bool:
+            active.newly_compiled = True
+            return True
+
+        self.note_trace = torch.compiler.assume_constant_result(note_trace)
+
     def mixed_pass(self, layers: Container[str]) -> tuple[ForwardPass, MixPlan] | None:
         """Return the pass and its plan if the plan's layer, one of these, has run; else None."""
         running = self.passes.current()
@@ -274,6 +284,7 @@ class MaskHook(LaterHook):
                 return None
             if self.reads[layer][0].early and self.active.compiled_mixes == 0:
                 return None  # it runs before the layer
+            self.note_trace()
             # Blocks with the same mask repeat this work, which the compiler can deduplicate.
             return self._mix(layer, (args, kwargs), lam, perm, valid, [])
         return self.run_eagerly(args, kwargs)

@@ -27,6 +27,7 @@ class ForwardPass:
         valid: Tensor | None = None,
     ) -> None:
         self.plan = self.drawn = outputs.plan
+        self.completed_in: nn.Module | None = None  # the compiled module that completed the plan
         self.outputs = outputs
         self.valid = valid  # valid positions; None without a mask
         # Masks that were already mixed, with their form, because many blocks read the same mask.
