@@ -547,7 +547,7 @@ def test_targets_whose_positions_do_not_fit_or_are_not_clear():
     mixup, output, sides = segmented(axes=1)
     bits = torch.rand(BATCH, *sides)
     per_place = lambda output, y: (output.mean(1) - y).square().mean()  # noqa: E731
-    with pytest.raises(ValueError, match="dense=True or dense=False"):
+    with pytest.raises(ValueError, match=r"Pass dense=\(1,\) to.*or dense=False"):
         mixup.wrap(per_place)(output, bits)
     chosen = by_positions(bits, mixup.plan.weight, mixup.plan.perm, (1,))
     loss = mixup.wrap(per_place, dense=True)(output, bits)
@@ -562,6 +562,120 @@ def test_targets_whose_positions_do_not_fit_or_are_not_clear():
         mixup.target(TARGET, output, dense=True).soft(CLASSES)
     with pytest.raises(TypeError, match="dense must be"):
         mixup.wrap(PLAIN, dense="yes")
+
+
+def cut_plan(*sides):
+    own = torch.ones(1, *sides, dtype=torch.bool)
+    own[(0, *(slice(side // 2) for side in sides))] = False
+    return MixPlan("x", 0.5, torch.arange(BATCH).roll(1), weight=own)
+
+
+def squared_error_of(y, plan, **options):
+    return MixedTarget(y, plan, **options).loss(nn.MSELoss(), torch.zeros_like(y))
+
+
+# the sides of the state, the shape of the target, and the dimensions that are positions
+CLEAR = {
+    "maps": ((4, 4), (BATCH, 3, 8, 8), (2, 3)),
+    "channels last": ((8, 8), (BATCH, 32, 32, 16), (1, 2)),
+    "channels last, of which some fit": ((4, 4), (BATCH, 8, 8, 4), (1, 2)),
+    "a mask": ((4, 4), (BATCH, 8, 8), (1, 2)),
+    "sequences": ((8,), (BATCH, 8, 5), (1,)),
+    "sequences, channels first": ((8,), (BATCH, 5, 16), (2,)),
+}
+UNCLEAR = {
+    "channels as many as times": ((8,), (BATCH, 8, 16), (1,)),
+    "objects with four numbers": ((4, 4), (BATCH, 16, 4), ()),
+    "tokens with features": ((8, 8), (BATCH, 64, 192), (1,)),
+    "tokens or a mask": ((8, 8), (BATCH, 64, 64), (1,)),
+    "numbers of tokens": ((4, 3), (BATCH, 12), (1,)),
+    "a cube": ((4, 4), (BATCH, 8, 8, 8), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("case", CLEAR)
+def test_positions_of_numbers_are_found_where_one_reading_fits(case):
+    sides, shape, dims = CLEAR[case]
+    y, plan = torch.rand(shape), cut_plan(*sides)
+    wanted = by_positions(y, plan.weight, plan.perm, dims).square().mean()
+    torch.testing.assert_close(squared_error_of(y, plan), wanted)
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+def test_positions_of_numbers_are_asked_for_where_several_fit(case):
+    sides, shape, dims = UNCLEAR[case]
+    y, plan = torch.rand(shape), cut_plan(*sides)
+    with pytest.raises(ValueError, match=r"which dimensions.*dense=\(.*or dense=False"):
+        squared_error_of(y, plan)
+    own = plan.weight.flatten(1) if dims == (1,) else plan.weight
+    wanted = by_positions(y, own, plan.perm, dims) if dims else y
+    loss = squared_error_of(y, plan, dense=dims or False)
+    if dims:
+        torch.testing.assert_close(loss, wanted.square().mean())
+    else:
+        share = plan.target_lam
+        mixed = share * y + (1 - share) * y[plan.perm]
+        torch.testing.assert_close(loss, mixed.square().mean())
+
+
+def test_a_class_for_each_token_is_selected_row_by_row():
+    plan, output = cut_plan(4, 3), torch.randn(BATCH, 8, 12)
+    own = plan.weight.flatten(1)
+    classes, soft = torch.randint(8, (BATCH, 12)), torch.rand(BATCH, 8, 12).softmax(1)
+    for y, dim in ((classes, 1), (soft, 2)):
+        expected = by_positions(y, own, plan.perm, (dim,)).to(y.dtype)
+        loss = MixedTarget(y, plan).loss(PLAIN, output)
+        torch.testing.assert_close(loss, cross_entropy(output, expected))
+    assert torch.equal(
+        MixedTarget(classes, plan).soft(8).argmax(1), torch.where(own, classes, classes[plan.perm])
+    )
+
+
+def test_probabilities_are_not_selected_by_class():
+    plan, output = cut_plan(8), torch.randn(BATCH, 8, 5)
+    y = torch.rand(BATCH, 8, 5).softmax(1)
+    with pytest.raises(ValueError, match="no multiples of the 8"):
+        MixedTarget(y, plan).loss(PLAIN, output)
+
+
+def test_lists_of_classes_have_no_positions():
+    plan, share = cut_plan(10), cut_plan(10).target_lam
+    y, output = torch.randint(1, 5, (BATCH, 10)), torch.randn(20, BATCH, 5).log_softmax(2)
+    lengths = torch.full((BATCH,), 20), torch.full((BATCH,), 10)
+    criterion = nn.CTCLoss()
+    wanted = share * criterion(output, y, *lengths)
+    wanted = wanted + (1 - share) * criterion(output, y[plan.perm], *lengths)
+    torch.testing.assert_close(MixedTarget(y, plan).loss(criterion, output, *lengths), wanted)
+    y, output = torch.full((BATCH, 10), -1), torch.randn(BATCH, 10)
+    y[:, 0] = torch.arange(BATCH)
+    criterion = nn.MultiLabelMarginLoss()
+    wanted = share * criterion(output, y) + (1 - share) * criterion(output, y[plan.perm])
+    torch.testing.assert_close(MixedTarget(y, plan).loss(criterion, output), wanted)
+
+
+def test_dimensions_count_as_the_target_has_them():
+    plan, y = cut_plan(8), torch.rand(8, BATCH, 16)
+    wanted = by_positions(y.movedim(1, 0), plan.weight, plan.perm, (1,)).square().mean()
+    loss = squared_error_of(y, plan, batch_dim=1, dense=(0,))
+    torch.testing.assert_close(loss, wanted)
+    with pytest.raises(ValueError, match=r"\(8, 6, 16\).*dense=\(0,\) or dense=\(2,\)"):
+        squared_error_of(y, plan, batch_dim=1)
+
+
+@pytest.mark.parametrize(
+    ("dense", "kind", "message"),
+    [
+        (1, TypeError, r"as in \(1, 2\), but is 1"),
+        ((), ValueError, "different dimensions"),
+        ((1, 1), ValueError, "different dimensions"),
+        ((0, 1), ValueError, "the batch at dimension 0"),
+        ((1, 5), ValueError, "2 axes"),
+        ((3,), ValueError, "no multiples"),
+    ],
+)
+def test_dimensions_that_are_none(dense, kind, message):
+    with pytest.raises(kind, match=message):
+        squared_error_of(torch.rand(BATCH, 3, 8, 8), cut_plan(4, 4), dense=dense)
 
 
 def test_patches_have_no_dense_target():
