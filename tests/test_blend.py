@@ -316,7 +316,7 @@ def test_what_is_drawn_without_a_way_is_what_it_was():
     [
         (lambda: Cut(alpha=0), ValueError, "above 0"),
         (lambda: Cut(alpha="1"), TypeError, "must be a number"),
-        (lambda: Cut(dims=(0, 1)), ValueError, "above 0, which is the batch"),
+        (lambda: Cut(dims=(-1, 1)), ValueError, "counted from 0"),
         (lambda: Cut(dims=(2, 2)), ValueError, "different"),
         (lambda: Cut(dims=("h",)), TypeError, "integers"),
         (lambda: Cut(dims={"a": (1, 2, 3, 4)}), ValueError, "one to three"),

@@ -737,6 +737,56 @@ def test_dims_say_what_cannot_be_found():
     assert mixup.plan.weight.shape == (1, 8)
 
 
+class TimeFirst(nn.Module):
+    """A layer for each of the times of ``(time, batch, features)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(2, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_dims_count_the_batch_where_it_is(check):
+    model, x = TimeFirst(), torch.randn(5, BATCH, 2)
+    options = {"example": x if check else None, "check": check, "batch_dim": 1, "seed": 0}
+    mixup = ManifoldMixup(model, ["first"], blend=Cut(dims=0), **options)
+    y = torch.randint(CLASSES, (5, BATCH))
+    loss = mixup.wrap(lambda o, t: cross_entropy(o.flatten(0, 1), t.flatten()))(model(x), y)
+    plan = mixup.plan
+    assert plan.weight.shape == (1, 5)
+    state = model.first(x).movedim(1, 0)  # hooks are idle out of a pass
+    state = by_positions(state, plan.weight, plan.perm, (1,)).movedim(0, 1)
+    chosen = torch.where(plan.weight.T, y, y[:, plan.perm])
+    wanted = cross_entropy(model.head(torch.tanh(state)).flatten(0, 1), chosen.flatten())
+    torch.testing.assert_close(loss, wanted)
+    mixup.remove()
+
+    def attach_and_run():
+        ManifoldMixup(model, ["first"], blend=Cut(dims=1), **options)
+        model(x)
+
+    with pytest.raises(ValueError, match=r"dimension 1 of .*holds the batch"):
+        attach_and_run()
+
+
+def test_the_order_of_dims_is_that_of_the_state():
+    model = Segments()
+    x, y = torch.randn(BATCH, 2, 8, 6), torch.randint(CLASSES, (BATCH, 8, 6))
+    mixup = ManifoldMixup(model, ["stem"], example=x, blend=Cut(dims=(3, 2)), seed=0)
+    output = model(x)
+    assert mixup.plan.weight.shape == (1, 8, 6)
+    mixup.wrap(PLAIN)(output, y)
+
+
+def test_ways_in_turn_have_the_same_dims():
+    both = OneOf((Cut(dims=(2,)), 1), (PatchUp(block=3, dims=(2, 3)), 1))
+    with pytest.raises(ValueError, match=r"\(2,\) and \(2, 3\) of layer 'conv1'"):
+        ManifoldMixup(build("maps"), ["conv1"], blend=both, check=False)
+
+
 def test_a_block_larger_than_the_state():
     model = build("maps")
     with pytest.raises(ValueError, match=r"PatchUp cannot be used at 'conv3'.*block of 7"):

@@ -103,7 +103,7 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         perm = given.perm.to(x.device)
         lam = share_of_pairs(weight, given.lam.to(x.device), front, perm)
         return Settled(lam, None, given.label)
-    place = require_place(place, x)
+    place = require_place(place, x, at)
     if isinstance(weight, Aligned):
         tokens = _tokens(x.detach(), at, place, batch)  # a recomputation does not repeat this
         between = weight.between(tokens, tokens[given.perm.to(x.device)])
@@ -137,17 +137,23 @@ def completed(plan: MixPlan, settled: Settled) -> MixPlan:
     )
 
 
-def require_place(place: Place | None, x: Tensor) -> Place:
+def require_place(place: Place | None, x: Tensor, at: BatchDim | None) -> Place:
     """Return the place.
 
     Raises:
-        ValueError: it is not known, or the state has no positions.
+        ValueError: it is not known, or the state has no positions, or one of them is the batch.
     """
     if place is None or not place.positions.dims:
         raise ValueError(
             f"the plan weighs positions, but of the state of shape {tuple(x.shape)} it is not "
             f"known which dimensions those are. Attach with blend=Cut(dims=...), or choose a layer "
             f"with positions."
+        )
+    batch = 0 if at is None else at.dim
+    if batch in place.positions.dims:
+        raise ValueError(
+            f"dims={place.positions.dims} are said to be positions, but dimension {batch} of the "
+            f"state of shape {tuple(x.shape)} holds the batch. Name the others in Cut(dims=...)."
         )
     return place
 
@@ -198,7 +204,7 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
         ValueError: the weights do not fit the state.
     """
     batch, weight = given.perm.shape[0], given.weight
-    place = require_place(place, x)
+    place = require_place(place, x, at)
     if isinstance(weight, Transport):
         return _mix_aligned(x, at, given, place, weight)
     assert isinstance(weight, Tensor | Holes)
