@@ -96,6 +96,22 @@ def test_vmap_over_states(kind):
     torch.testing.assert_close(torch.func.vmap(mixed)(many), torch.stack([*map(mixed, many)]))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@EACH_KIND
+@REPEATS
+def test_vmap_over_gradients(kind, repeats):
+    plan = plan_by("", weights((4,), kind, batch=3), repeats=repeats, batch=3)
+    x = randn(3, 2, 4, dtype=torch.float64)
+
+    def mixed(x):
+        return _mix.apply(x, spread(plan.weight, x, (2,)), plan.perm, repeats=repeats).square()
+
+    def plain(x):
+        return by_positions(x, plan.weight, plan.perm, (2,)).square()
+
+    torch.testing.assert_close(torch.func.jacrev(mixed)(x), torch.func.jacrev(plain)(x))
+
+
 @REPEATS
 @pytest.mark.parametrize("kind", ["hard", "hard each"])
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])

@@ -107,8 +107,11 @@ class _Mix(torch.autograd.Function):
         """Mix a batch of batches."""
         if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
             # Only the state is batched, so the extra dimension acts as a feature dimension.
-            own = inputs[1].unsqueeze(-1) if inputs[1].ndim > 1 else inputs[1]
-            return _Mix.apply(inputs[0].movedim(in_dims[0], -1), own, *inputs[2:]), -1
+            own, other = (
+                weight.unsqueeze(-1) if weight is not None and weight.ndim > 1 else weight
+                for weight in inputs[1:3]
+            )
+            return _Mix.apply(inputs[0].movedim(in_dims[0], -1), own, other, *inputs[3:]), -1
         pairs = list(zip(inputs, in_dims, strict=True))
         each = (
             [value if dim is None else value.select(dim, index) for value, dim in pairs]
