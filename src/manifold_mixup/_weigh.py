@@ -105,7 +105,8 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         return Settled(lam, None, given.label)
     place = require_place(place, x, at)
     if isinstance(weight, Aligned):
-        tokens = _tokens(x.detach(), at, place, batch)  # a recomputation does not repeat this
+        # a recomputation does not repeat this
+        tokens = _patches(_tokens(x.detach(), at, place, batch), place)
         between = weight.between(tokens, tokens[given.perm.to(x.device)])
         return Settled(given.lam, between, given.label)
     if isinstance(weight, Box):
@@ -215,7 +216,7 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
 
 
 def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
-    """Return a state as ``(batch, positions, features)``."""
+    """Return a state as ``(batch, positions, features)``, class tokens included."""
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
     others = [dim for dim in range(1, front.ndim) if dim not in dims]
@@ -223,18 +224,30 @@ def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
     return moved.reshape(batch, math.prod(moved.shape[1 : 1 + len(dims)]), -1)
 
 
+def _patches(tokens: Tensor, place: Place) -> Tensor:
+    """Return the tokens that are positions, without class tokens and registers."""
+    grid, first = place.positions.grid, place.positions.first
+    return tokens if grid is None else tokens[:, first : first + math.prod(grid)]
+
+
 def _mix_aligned(
     x: Tensor, at: BatchDim | None, given: Given, place: Place, transport: Transport
 ) -> Tensor:
-    batch = given.perm.shape[0]
+    batch, first = given.perm.shape[0], place.positions.first
     tokens = _tokens(x, at, place, batch)
-    if transport.shares.shape[1:] != (tokens.shape[1], tokens.shape[1]):
+    patches = _patches(tokens, place)
+    count = patches.shape[1]
+    if transport.shares.shape[1:] != (count, count):
         raise ValueError(
             f"the plan moves {transport.shares.shape[1]} positions, but the state of shape "
-            f"{tuple(x.shape)} has {tokens.shape[1]}."
+            f"{tuple(x.shape)} has {count}."
         )
-    partners = tokens.index_select(0, given.perm.to(x.device))
-    mixed = transport.mix(tokens, partners, given.lam)
+    partners = patches.index_select(0, given.perm.to(x.device))
+    mixed = transport.mix(patches, partners, given.lam)
+    if count < tokens.shape[1]:
+        others = torch.cat([tokens[:, :first], tokens[:, first + count :]], 1)
+        others = _mix.apply(others, given.lam, given.perm, repeats=given.repeats)
+        mixed = torch.cat([others[:, :first], mixed, others[:, first:]], 1)
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
     order = [0, *dims, *(dim for dim in range(1, front.ndim) if dim not in dims)]
