@@ -20,6 +20,7 @@ from manifold_mixup import (
     PatchUp,
     SimilarityKernel,
     mix,
+    sample_plan,
 )
 from with_positions import (
     BATCH,
@@ -233,6 +234,34 @@ def test_a_plan_is_used_again_and_resumed(way):
     other = attach(build("maps"), layers, way, x)
     other.load_state_dict(state)
     assert_same(losses(other._attachment.model, other, x, steps=3), rest)
+
+
+@pytest.mark.parametrize("way", ["cut", "cut each", "patches", "hard patches"])
+def test_two_passes_by_one_drawn_plan_have_one_loss(way):
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    blend, each = WAYS[way]["blend"], WAYS[way].get("per_sample", False)
+    plan = sample_plan(BATCH, layers=["conv1"], alpha=1.0, blend=blend, per_sample=each)
+    with mixup.using(plan):
+        one, other = model(x), model(x)
+    criterion = nn.CrossEntropyLoss()
+    loss = mixup.wrap(criterion)(one + other, TARGET)
+    with mixup.using(mixup.plan):
+        wanted = mixup.wrap(criterion)(2 * model(x), TARGET)
+    torch.testing.assert_close(loss, wanted)
+
+
+@pytest.mark.parametrize("way", ["similarity", "aligned"])
+def test_passes_whose_states_decide_are_not_one(way):
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    plan = sample_plan(BATCH, layers=["conv1"], alpha=1.0, **WAYS[way])
+    with mixup.using(plan):
+        both = model(x) + model(2 * x)
+    with pytest.raises(RuntimeError, match=r"several forward passes.*using\(mixup.plan\)"):
+        mixup.wrap(PLAIN)(both, TARGET)
 
 
 @BY_WAY

@@ -185,6 +185,24 @@ def unchecked(
     return plan
 
 
+def mixes_alike(one: MixPlan | None, other: MixPlan | None) -> bool:
+    """Return whether two passes were mixed in the same way: by one plan, or by its completions."""
+    if one is other:
+        return True
+    if one is None or other is None or one.perm is not other.perm or one.lam is not other.lam:
+        return False  # of one plan, every completion has these tensors, unless a state decided λ
+    if isinstance(one.weight, Holes) and isinstance(other.weight, Holes):
+        weights_agree = one.weight.key is other.weight.key
+    else:
+        weights_agree = _are_equal(one.weight, other.weight)
+    return weights_agree and _are_equal(one.label, other.label)
+
+
+def _are_equal(one: object, other: object) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return torch.equal(one, other) if both else one is other  # type: ignore[arg-type]
+
+
 def mean_weight(weight: Tensor) -> Tensor:
     """Return the mean share that each example keeps, float32 ``()`` or ``(batch,)``."""
     mean = weight.flatten(1).float().mean(1)
