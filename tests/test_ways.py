@@ -252,6 +252,18 @@ def test_two_passes_by_one_drawn_plan_have_one_loss(way):
     torch.testing.assert_close(loss, wanted)
 
 
+def test_a_completed_plan_of_patches_is_for_its_sides():
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], "patches", x)
+    model(x)
+    plan = mixup.plan
+    with mixup.using(plan):
+        model(x)
+        with pytest.raises(ValueError, match=r"sides \(9, 8\), but this one has \(9, 16\)"):
+            model(torch.cat([x, x], 3))
+
+
 @pytest.mark.parametrize("way", ["similarity", "aligned"])
 def test_passes_whose_states_decide_are_not_one(way):
     model = build("maps")

@@ -20,6 +20,8 @@ class Holes:
         soft: whether patches are interpolated by λ; otherwise they come from the partner.
         key: from which the patches are drawn; an integer, or int64 on the CPU.
         together: whether all channels have the same patches.
+        sides: those of the state by which a plan was completed, whose share of the label holds for
+            these only; None if that is open, or compiled code completed it.
     """
 
     block: int
@@ -27,6 +29,7 @@ class Holes:
     soft: bool
     key: Tensor | int
     together: bool = False
+    sides: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _numbers.register()
@@ -50,8 +53,14 @@ class Holes:
             each example if each has its λ.
 
         Raises:
-            ValueError: a patch does not fit into the sides.
+            ValueError: a patch does not fit into the sides, or the plan was completed by others.
         """
+        if self.sides is not None and self.sides != tuple(sides):
+            raise ValueError(
+                f"the plan's patches and its share of the label are those of a state with sides "
+                f"{self.sides}, but this one has {tuple(sides)}. Draw a plan for it: only "
+                f"mixup.plan of a pass of this size can be used again."
+            )
         if min(sides) < self.block:
             raise ValueError(
                 f"PatchUp has patches of {self.block} positions, but the state has sides of "

@@ -113,7 +113,9 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         own = weight.own(place.grid(x.shape))
         return Settled(given.lam, own, mean_weight(own) if given.label is None else given.label)
     assert isinstance(weight, Holes)
-    weight = replace(weight, together=weight.together or place.several)
+    compiling = torch.compiler.is_compiling()  # sides may be symbolic
+    sides = None if compiling else tuple(map(int, place.grid(tuple(x.shape))))
+    weight = replace(weight, together=weight.together or place.several, sides=sides)
     own = _spread(weight, x, place, at, given.lam, given.lam, batch)
     return Settled(given.lam, weight, mean_weight(own))
 
