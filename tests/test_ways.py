@@ -158,6 +158,24 @@ def test_a_compiled_checkpoint_cannot_tell_another_state():
         compiled(x)
 
 
+class CheckpointedRows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.stem, x, use_reentrant=False))
+
+
+def test_a_box_for_a_compiled_checkpoint_without_positions():
+    x = torch.randn(BATCH, 4)
+    model = torch.compile(CheckpointedRows(), backend="aot_eager")
+    mixup = ManifoldMixup(model, ["stem"], example=x)
+    plan = MixPlan("stem", 0.5, torch.arange(BATCH).roll(1), weight=Box((0.5,), 0.5))
+    with mixup.using(plan), pytest.raises(ValueError, match="choose a layer with positions"):
+        model(x)
+
+
 @pytest.mark.parametrize("way", ["noise", "cut", "similarity"])
 def test_what_is_mixed_besides_breaks_no_graph(way):
     eager, model = UNet(), UNet()
