@@ -786,8 +786,9 @@ def test_mix_by_a_plan_that_weighs_positions():
     assert torch.equal(swapped, mix(x, plan, dims=(2, 3)))
     with pytest.raises(ValueError, match=r"pass dims="):
         mix(x, plan)
-    with pytest.raises(ValueError, match=r"other than the batch"):
-        mix(x, plan, dims=(0, 2))
+    for dims in ((0, 2), (2, 2), (), (-1,), (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match=r"one to three different .* other than the batch"):
+            mix(x[..., None], plan, dims=dims)
     with pytest.raises(ValueError, match=r"pairs 6 examples"):
         mix(x[:3], plan, dims=(2, 3))
 

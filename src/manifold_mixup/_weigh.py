@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold_mixup import _mix
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import Box
+from manifold_mixup._box import AXES, Box
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
@@ -398,10 +398,11 @@ def _mix_by_plan(
     place = None
     if dims is not None:
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
-        if not all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims):
+        others = all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims)
+        if not others or not 1 <= len(set(dims)) == len(dims) <= AXES:
             raise ValueError(
-                f"dims must be dimensions of x other than the batch, but is {dims}, and x has "
-                f"shape {tuple(x.shape)}."
+                f"dims must be one to three different dimensions of x other than the batch, but "
+                f"is {dims}, and x has shape {tuple(x.shape)}."
             )
         place = Place(Positions(dims), (1,) * len(dims))
     elif plan.weight is not None and not isinstance(plan.weight, SimilarityKernel):
