@@ -84,6 +84,8 @@ class MixPlan:
                 _check_type("label", self.label, torch.float32)
                 check_share("label", self.label, self.perm)
             _check_weight(self.weight, self.perm)
+            if isinstance(self.weight, Box):
+                object.__setattr__(self, "weight", self.weight.to(self.perm.device))
             _check_noise(self.noise)
             object.__setattr__(self, "repeats", not is_permutation(self.perm))
 
