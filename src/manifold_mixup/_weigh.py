@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold_mixup import _mix
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import AXES, Box
+from manifold_mixup._box import Box
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
@@ -103,21 +103,21 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         perm = given.perm.to(x.device)
         lam = share_of_pairs(weight, given.lam.to(x.device), front, perm)
         return Settled(lam, None, given.label)
-    place = require_place(place, x, at)
+    place = require_place(place, x)
     if isinstance(weight, Aligned):
-        # a recomputation does not repeat this
-        tokens = _patches(_tokens(x.detach(), at, place, batch), place)
+        tokens = _tokens(x.detach(), at, place, batch)  # a recomputation does not repeat this
         between = weight.between(tokens, tokens[given.perm.to(x.device)])
         return Settled(given.lam, between, given.label)
     if isinstance(weight, Box):
-        own = weight.own(place.grid(x.shape))
-        return Settled(given.lam, own, mean_weight(own) if given.label is None else given.label)
+        own, share = weight.weigh(place.grid(x.shape))
+        return Settled(given.lam, own, share if given.label is None else given.label)
     assert isinstance(weight, Holes)
-    compiling = torch.compiler.is_compiling()  # sides may be symbolic
-    sides = None if compiling else tuple(map(int, place.grid(tuple(x.shape))))
-    weight = replace(weight, together=weight.together or place.several, sides=sides)
-    own = _spread(weight, x, place, at, given.lam, given.lam, batch)
-    return Settled(given.lam, weight, mean_weight(own))
+    weight = replace(weight, together=weight.together or place.several)
+    shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
+    holes = weight.patches(_features(shape, place, at), place.grid(tuple(x.shape)), x.device)
+    weight, share = replace(weight, drawn=holes), mean_weight(holes)
+    label = 1 - share * (1 - given.lam.to(x.device)) if weight.soft else 1 - share
+    return Settled(given.lam, weight, label)
 
 
 def share_of_targets(given: Given) -> Tensor:
@@ -140,23 +140,17 @@ def completed(plan: MixPlan, settled: Settled) -> MixPlan:
     )
 
 
-def require_place(place: Place | None, x: Tensor, at: BatchDim | None) -> Place:
+def require_place(place: Place | None, x: Tensor) -> Place:
     """Return the place.
 
     Raises:
-        ValueError: it is not known, or the state has no positions, or one of them is the batch.
+        ValueError: it is not known, or the state has no positions.
     """
     if place is None or not place.positions.dims:
         raise ValueError(
             f"the plan weighs positions, but of the state of shape {tuple(x.shape)} it is not "
             f"known which dimensions those are. Attach with blend=Cut(dims=...), or choose a layer "
             f"with positions."
-        )
-    batch = 0 if at is None else at.dim
-    if batch in place.positions.dims:
-        raise ValueError(
-            f"dims={place.positions.dims} are said to be positions, but dimension {batch} of the "
-            f"state of shape {tuple(x.shape)} holds the batch. Name the others in Cut(dims=...)."
         )
     return place
 
@@ -207,18 +201,18 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
         ValueError: the weights do not fit the state.
     """
     batch, weight = given.perm.shape[0], given.weight
-    place = require_place(place, x, at)
+    place = require_place(place, x)
     if isinstance(weight, Transport):
         return _mix_aligned(x, at, given, place, weight)
     assert isinstance(weight, Tensor | Holes)
-    own = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
+    own, inside = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
     front = x if at is None else at.to_front(x, batch)
-    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats)
+    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats, inside=inside)
     return mixed if at is None else at.restore(mixed).contiguous()
 
 
 def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
-    """Return a state as ``(batch, positions, features)``, class tokens included."""
+    """Return a state as ``(batch, positions, features)``."""
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
     others = [dim for dim in range(1, front.ndim) if dim not in dims]
@@ -226,30 +220,18 @@ def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
     return moved.reshape(batch, math.prod(moved.shape[1 : 1 + len(dims)]), -1)
 
 
-def _patches(tokens: Tensor, place: Place) -> Tensor:
-    """Return the tokens that are positions, without class tokens and registers."""
-    grid, first = place.positions.grid, place.positions.first
-    return tokens if grid is None else tokens[:, first : first + math.prod(grid)]
-
-
 def _mix_aligned(
     x: Tensor, at: BatchDim | None, given: Given, place: Place, transport: Transport
 ) -> Tensor:
-    batch, first = given.perm.shape[0], place.positions.first
+    batch = given.perm.shape[0]
     tokens = _tokens(x, at, place, batch)
-    patches = _patches(tokens, place)
-    count = patches.shape[1]
-    if transport.shares.shape[1:] != (count, count):
+    if transport.shares.shape[1:] != (tokens.shape[1], tokens.shape[1]):
         raise ValueError(
             f"the plan moves {transport.shares.shape[1]} positions, but the state of shape "
-            f"{tuple(x.shape)} has {count}."
+            f"{tuple(x.shape)} has {tokens.shape[1]}."
         )
-    partners = patches.index_select(0, given.perm.to(x.device))
-    mixed = transport.mix(patches, partners, given.lam)
-    if count < tokens.shape[1]:
-        others = torch.cat([tokens[:, :first], tokens[:, first + count :]], 1)
-        others = _mix.apply(others, given.lam, given.perm, repeats=given.repeats)
-        mixed = torch.cat([others[:, :first], mixed, others[:, first:]], 1)
+    partners = tokens.index_select(0, given.perm.to(x.device))
+    mixed = transport.mix(tokens, partners, given.lam)
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
     order = [0, *dims, *(dim for dim in range(1, front.ndim) if dim not in dims)]
@@ -266,15 +248,24 @@ def _spread(
     lam: Tensor,
     label: Tensor,
     batch: int,
-) -> Tensor:
-    """Return the weight of an example's own share, to broadcast over a state, batch first."""
+) -> tuple[Tensor, Tensor | None]:
+    """Return the weight of an example's own share, and inside which features it applies.
+
+    Both broadcast over the state, batch first; None is all features. So λ of each example needs no
+    weight for each number of a state, and half types are not converted to weigh them.
+    """
     shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
-    dims = [_in_front(dim, at) for dim in place.positions.dims]
-    others = [dim for dim in range(1, len(shape)) if dim not in dims]
+    dims, others = _dims(shape, place, at)
     sides = place.positions.sides(tuple(x.shape))
+    inside = False
     if isinstance(weight, Holes):
-        features = [shape[dim] for dim in others]
-        own = weight.own(lam.to(x.device), features, place.grid(tuple(x.shape)), x.device)
+        features, grid = _features(shape, place, at), place.grid(tuple(x.shape))
+        apart = lam.ndim > 0 or x.element_size() < 4
+        inside = weight.soft and apart and place.positions.grid is None
+        if inside:
+            own = weight.patches(features, grid, x.device)
+        else:
+            own = weight.own(lam.to(x.device), features, grid, x.device)
     else:
         if weight.ndim != 1 + len(sides):
             raise ValueError(
@@ -288,7 +279,18 @@ def _spread(
     order = [0] * len(shape)
     for index, dim in enumerate([*others, *dims]):
         order[dim] = index + 1
-    return own.permute(order)
+    own = own.permute(order)
+    return (lam, own) if inside else (own, None)
+
+
+def _dims(shape: Sequence[int], place: Place, at: BatchDim | None) -> tuple[list[int], list[int]]:
+    """Return which dimensions of a state are positions, and which are features, batch first."""
+    dims = [_in_front(dim, at) for dim in place.positions.dims]
+    return dims, [dim for dim in range(1, len(shape)) if dim not in dims]
+
+
+def _features(shape: Sequence[int], place: Place, at: BatchDim | None) -> list[int]:
+    return [shape[dim] for dim in _dims(shape, place, at)[1]]
 
 
 def _in_front(dim: int, at: BatchDim | None) -> int:
@@ -398,11 +400,10 @@ def _mix_by_plan(
     place = None
     if dims is not None:
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
-        others = all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims)
-        if not others or not 1 <= len(set(dims)) == len(dims) <= AXES:
+        if not all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims):
             raise ValueError(
-                f"dims must be one to three different dimensions of x other than the batch, but "
-                f"is {dims}, and x has shape {tuple(x.shape)}."
+                f"dims must be dimensions of x other than the batch, but is {dims}, and x has "
+                f"shape {tuple(x.shape)}."
             )
         place = Place(Positions(dims), (1,) * len(dims))
     elif plan.weight is not None and not isinstance(plan.weight, SimilarityKernel):
