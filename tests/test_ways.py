@@ -20,6 +20,7 @@ from manifold_mixup import (
     PatchUp,
     SimilarityKernel,
     mix,
+    sample_plan,
 )
 from with_positions import (
     BATCH,
@@ -124,27 +125,6 @@ def test_graphs_are_no_more_than_layers_and_ways():
     assert len(graphs) == 4
 
 
-@pytest.mark.parametrize(
-    ("way", "drawn", "stored"), [("cut", 0, 1), ("hard patches", 1, 1), ("patches each", 1, 1)]
-)
-def test_compiled_code_draws_once_and_keeps_weights_apart(way, drawn, stored):
-    """The compiler of the CPU would compute a weight again for each row, or load it bit by bit."""
-    model = build("maps")
-    x = example(model)
-    called = []
-
-    def noting(graph, _):
-        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]
-        called.extend(str(node.target) for part in parts for node in part.graph.nodes)
-        return graph.forward
-
-    compiled = torch.compile(model, backend=noting, fullgraph=True)
-    losses(compiled, attach(compiled, ["conv1"], way, x), x, steps=1)
-    count = {name: called.count(f"manifold_mixup.{name}") for name in ("patches", "stored")}
-    assert count["patches"] == drawn
-    assert count["stored"] == 2 * stored  # once forward, once backward
-
-
 @BY_WAY
 @pytest.mark.parametrize("name", ["checkpoint", "reentrant"])
 def test_a_recomputation_mixes_as_the_pass_did(way, name):
@@ -176,6 +156,24 @@ def test_a_compiled_checkpoint_cannot_tell_another_state():
     attach(compiled, ["conv2"], "similarity", x)
     with pytest.raises(RuntimeError, match="compiled activation checkpoint"):
         compiled(x)
+
+
+class CheckpointedRows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.stem, x, use_reentrant=False))
+
+
+def test_a_box_for_a_compiled_checkpoint_without_positions():
+    x = torch.randn(BATCH, 4)
+    model = torch.compile(CheckpointedRows(), backend="aot_eager")
+    mixup = ManifoldMixup(model, ["stem"], example=x)
+    plan = MixPlan("stem", 0.5, torch.arange(BATCH).roll(1), weight=Box((0.5,), 0.5))
+    with mixup.using(plan), pytest.raises(ValueError, match="choose a layer with positions"):
+        model(x)
 
 
 @pytest.mark.parametrize("way", ["noise", "cut", "similarity"])
@@ -254,6 +252,46 @@ def test_a_plan_is_used_again_and_resumed(way):
     other = attach(build("maps"), layers, way, x)
     other.load_state_dict(state)
     assert_same(losses(other._attachment.model, other, x, steps=3), rest)
+
+
+@pytest.mark.parametrize("way", ["cut", "cut each", "patches", "hard patches"])
+def test_two_passes_by_one_drawn_plan_have_one_loss(way):
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    blend, each = WAYS[way]["blend"], WAYS[way].get("per_sample", False)
+    plan = sample_plan(BATCH, layers=["conv1"], alpha=1.0, blend=blend, per_sample=each)
+    with mixup.using(plan):
+        one, other = model(x), model(x)
+    criterion = nn.CrossEntropyLoss()
+    loss = mixup.wrap(criterion)(one + other, TARGET)
+    with mixup.using(mixup.plan):
+        wanted = mixup.wrap(criterion)(2 * model(x), TARGET)
+    torch.testing.assert_close(loss, wanted)
+
+
+def test_a_completed_plan_of_patches_is_for_its_sides():
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], "patches", x)
+    model(x)
+    plan = mixup.plan
+    with mixup.using(plan):
+        model(x)
+        with pytest.raises(ValueError, match=r"sides \(9, 8\), but this one has \(9, 16\)"):
+            model(torch.cat([x, x], 3))
+
+
+@pytest.mark.parametrize("way", ["similarity", "aligned"])
+def test_passes_whose_states_decide_are_not_one(way):
+    model = build("maps")
+    x = example(model)
+    mixup = attach(model, ["conv1"], way, x)
+    plan = sample_plan(BATCH, layers=["conv1"], alpha=1.0, **WAYS[way])
+    with mixup.using(plan):
+        both = model(x) + model(2 * x)
+    with pytest.raises(RuntimeError, match=r"several forward passes.*using\(mixup.plan\)"):
+        mixup.wrap(PLAIN)(both, TARGET)
 
 
 @BY_WAY
@@ -361,6 +399,10 @@ def test_aligned_positions_are_those_of_a_transport_plan(name):
             part.permute(0, *dims, *last).flatten(1, len(dims)).flatten(2).double()
             for part in (before, after)
         )
+        if name == "tokens":  # the class token is interpolated
+            classes = plan.lam * own[:, :1] + (1 - plan.lam) * own[plan.perm, :1]
+            torch.testing.assert_close(mixed[:, :1], classes, atol=1e-5, rtol=1e-5)
+            own, mixed = own[:, 1:], mixed[:, 1:]
         partner = own[plan.perm]
         cost = (own[:, :, None] - partner[:, None]).square().sum(3)
         kernel = torch.exp(-cost / cost.mean((1, 2), keepdim=True) / 0.1)
@@ -568,7 +610,7 @@ def test_targets_whose_positions_do_not_fit_or_are_not_clear():
     mixup, output, sides = segmented(axes=1)
     bits = torch.rand(BATCH, *sides)
     per_place = lambda output, y: (output.mean(1) - y).square().mean()  # noqa: E731
-    with pytest.raises(ValueError, match="dense=True or dense=False"):
+    with pytest.raises(ValueError, match=r"Pass dense=\(1,\) to.*or dense=False"):
         mixup.wrap(per_place)(output, bits)
     chosen = by_positions(bits, mixup.plan.weight, mixup.plan.perm, (1,))
     loss = mixup.wrap(per_place, dense=True)(output, bits)
@@ -583,6 +625,120 @@ def test_targets_whose_positions_do_not_fit_or_are_not_clear():
         mixup.target(TARGET, output, dense=True).soft(CLASSES)
     with pytest.raises(TypeError, match="dense must be"):
         mixup.wrap(PLAIN, dense="yes")
+
+
+def cut_plan(*sides):
+    own = torch.ones(1, *sides, dtype=torch.bool)
+    own[(0, *(slice(side // 2) for side in sides))] = False
+    return MixPlan("x", 0.5, torch.arange(BATCH).roll(1), weight=own)
+
+
+def squared_error_of(y, plan, **options):
+    return MixedTarget(y, plan, **options).loss(nn.MSELoss(), torch.zeros_like(y))
+
+
+# the sides of the state, the shape of the target, and the dimensions that are positions
+CLEAR = {
+    "maps": ((4, 4), (BATCH, 3, 8, 8), (2, 3)),
+    "channels last": ((8, 8), (BATCH, 32, 32, 16), (1, 2)),
+    "channels last, of which some fit": ((4, 4), (BATCH, 8, 8, 4), (1, 2)),
+    "a mask": ((4, 4), (BATCH, 8, 8), (1, 2)),
+    "sequences": ((8,), (BATCH, 8, 5), (1,)),
+    "sequences, channels first": ((8,), (BATCH, 5, 16), (2,)),
+}
+UNCLEAR = {
+    "channels as many as times": ((8,), (BATCH, 8, 16), (1,)),
+    "objects with four numbers": ((4, 4), (BATCH, 16, 4), ()),
+    "tokens with features": ((8, 8), (BATCH, 64, 192), (1,)),
+    "tokens or a mask": ((8, 8), (BATCH, 64, 64), (1,)),
+    "numbers of tokens": ((4, 3), (BATCH, 12), (1,)),
+    "a cube": ((4, 4), (BATCH, 8, 8, 8), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("case", CLEAR)
+def test_positions_of_numbers_are_found_where_one_reading_fits(case):
+    sides, shape, dims = CLEAR[case]
+    y, plan = torch.rand(shape), cut_plan(*sides)
+    wanted = by_positions(y, plan.weight, plan.perm, dims).square().mean()
+    torch.testing.assert_close(squared_error_of(y, plan), wanted)
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+def test_positions_of_numbers_are_asked_for_where_several_fit(case):
+    sides, shape, dims = UNCLEAR[case]
+    y, plan = torch.rand(shape), cut_plan(*sides)
+    with pytest.raises(ValueError, match=r"which dimensions.*dense=\(.*or dense=False"):
+        squared_error_of(y, plan)
+    own = plan.weight.flatten(1) if dims == (1,) else plan.weight
+    wanted = by_positions(y, own, plan.perm, dims) if dims else y
+    loss = squared_error_of(y, plan, dense=dims or False)
+    if dims:
+        torch.testing.assert_close(loss, wanted.square().mean())
+    else:
+        share = plan.target_lam
+        mixed = share * y + (1 - share) * y[plan.perm]
+        torch.testing.assert_close(loss, mixed.square().mean())
+
+
+def test_a_class_for_each_token_is_selected_row_by_row():
+    plan, output = cut_plan(4, 3), torch.randn(BATCH, 8, 12)
+    own = plan.weight.flatten(1)
+    classes, soft = torch.randint(8, (BATCH, 12)), torch.rand(BATCH, 8, 12).softmax(1)
+    for y, dim in ((classes, 1), (soft, 2)):
+        expected = by_positions(y, own, plan.perm, (dim,)).to(y.dtype)
+        loss = MixedTarget(y, plan).loss(PLAIN, output)
+        torch.testing.assert_close(loss, cross_entropy(output, expected))
+    assert torch.equal(
+        MixedTarget(classes, plan).soft(8).argmax(1), torch.where(own, classes, classes[plan.perm])
+    )
+
+
+def test_probabilities_are_not_selected_by_class():
+    plan, output = cut_plan(8), torch.randn(BATCH, 8, 5)
+    y = torch.rand(BATCH, 8, 5).softmax(1)
+    with pytest.raises(ValueError, match="no multiples of the 8"):
+        MixedTarget(y, plan).loss(PLAIN, output)
+
+
+def test_lists_of_classes_have_no_positions():
+    plan, share = cut_plan(10), cut_plan(10).target_lam
+    y, output = torch.randint(1, 5, (BATCH, 10)), torch.randn(20, BATCH, 5).log_softmax(2)
+    lengths = torch.full((BATCH,), 20), torch.full((BATCH,), 10)
+    criterion = nn.CTCLoss()
+    wanted = share * criterion(output, y, *lengths)
+    wanted = wanted + (1 - share) * criterion(output, y[plan.perm], *lengths)
+    torch.testing.assert_close(MixedTarget(y, plan).loss(criterion, output, *lengths), wanted)
+    y, output = torch.full((BATCH, 10), -1), torch.randn(BATCH, 10)
+    y[:, 0] = torch.arange(BATCH)
+    criterion = nn.MultiLabelMarginLoss()
+    wanted = share * criterion(output, y) + (1 - share) * criterion(output, y[plan.perm])
+    torch.testing.assert_close(MixedTarget(y, plan).loss(criterion, output), wanted)
+
+
+def test_dimensions_count_as_the_target_has_them():
+    plan, y = cut_plan(8), torch.rand(8, BATCH, 16)
+    wanted = by_positions(y.movedim(1, 0), plan.weight, plan.perm, (1,)).square().mean()
+    loss = squared_error_of(y, plan, batch_dim=1, dense=(0,))
+    torch.testing.assert_close(loss, wanted)
+    with pytest.raises(ValueError, match=r"\(8, 6, 16\).*dense=\(0,\) or dense=\(2,\)"):
+        squared_error_of(y, plan, batch_dim=1)
+
+
+@pytest.mark.parametrize(
+    ("dense", "kind", "message"),
+    [
+        (1, TypeError, r"as in \(1, 2\), but is 1"),
+        ((), ValueError, "different dimensions"),
+        ((1, 1), ValueError, "different dimensions"),
+        ((0, 1), ValueError, "the batch at dimension 0"),
+        ((1, 5), ValueError, "2 axes"),
+        ((3,), ValueError, "no multiples"),
+    ],
+)
+def test_dimensions_that_are_none(dense, kind, message):
+    with pytest.raises(kind, match=message):
+        squared_error_of(torch.rand(BATCH, 3, 8, 8), cut_plan(4, 4), dense=dense)
 
 
 def test_patches_have_no_dense_target():
@@ -630,8 +786,9 @@ def test_mix_by_a_plan_that_weighs_positions():
     assert torch.equal(swapped, mix(x, plan, dims=(2, 3)))
     with pytest.raises(ValueError, match=r"pass dims="):
         mix(x, plan)
-    with pytest.raises(ValueError, match=r"other than the batch"):
-        mix(x, plan, dims=(0, 2))
+    for dims in ((0, 2), (2, 2), (), (-1,), (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match=r"one to three different .* other than the batch"):
+            mix(x[..., None], plan, dims=dims)
     with pytest.raises(ValueError, match=r"pairs 6 examples"):
         mix(x[:3], plan, dims=(2, 3))
 
@@ -642,6 +799,56 @@ def test_dims_say_what_cannot_be_found():
     mixup = ManifoldMixup(model, ["conv1"], blend=Cut(dims={"conv1": 3}), check=False, seed=0)
     model(x)
     assert mixup.plan.weight.shape == (1, 8)
+
+
+class TimeFirst(nn.Module):
+    """A layer for each of the times of ``(time, batch, features)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(2, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_dims_count_the_batch_where_it_is(check):
+    model, x = TimeFirst(), torch.randn(5, BATCH, 2)
+    options = {"example": x if check else None, "check": check, "batch_dim": 1, "seed": 0}
+    mixup = ManifoldMixup(model, ["first"], blend=Cut(dims=0), **options)
+    y = torch.randint(CLASSES, (5, BATCH))
+    loss = mixup.wrap(lambda o, t: cross_entropy(o.flatten(0, 1), t.flatten()))(model(x), y)
+    plan = mixup.plan
+    assert plan.weight.shape == (1, 5)
+    state = model.first(x).movedim(1, 0)  # hooks are idle out of a pass
+    state = by_positions(state, plan.weight, plan.perm, (1,)).movedim(0, 1)
+    chosen = torch.where(plan.weight.T, y, y[:, plan.perm])
+    wanted = cross_entropy(model.head(torch.tanh(state)).flatten(0, 1), chosen.flatten())
+    torch.testing.assert_close(loss, wanted)
+    mixup.remove()
+
+    def attach_and_run():
+        ManifoldMixup(model, ["first"], blend=Cut(dims=1), **options)
+        model(x)
+
+    with pytest.raises(ValueError, match=r"dimension 1 of .*holds the batch"):
+        attach_and_run()
+
+
+def test_the_order_of_dims_is_that_of_the_state():
+    model = Segments()
+    x, y = torch.randn(BATCH, 2, 8, 6), torch.randint(CLASSES, (BATCH, 8, 6))
+    mixup = ManifoldMixup(model, ["stem"], example=x, blend=Cut(dims=(3, 2)), seed=0)
+    output = model(x)
+    assert mixup.plan.weight.shape == (1, 8, 6)
+    mixup.wrap(PLAIN)(output, y)
+
+
+def test_ways_in_turn_have_the_same_dims():
+    both = OneOf((Cut(dims=(2,)), 1), (PatchUp(block=3, dims=(2, 3)), 1))
+    with pytest.raises(ValueError, match=r"\(2,\) and \(2, 3\) of layer 'conv1'"):
+        ManifoldMixup(build("maps"), ["conv1"], blend=both, check=False)
 
 
 def test_a_block_larger_than_the_state():

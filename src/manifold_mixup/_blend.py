@@ -226,16 +226,16 @@ def at_layer(blend: Blend, layer: str) -> Way | OneOf:
 
 
 def require_layers(blend: Blend, layers: Iterable[str]) -> None:
-    """Raise ValueError unless a blend by layer names the eligible layers and no others."""
+    """Raise ValueError unless a blend by layer names the eligible layers, and its dims agree."""
+    layers = list(layers)
     if isinstance(blend, Mapping):
-        layers = list(layers)
         unknown = [name for name in blend if name not in (*layers, OTHERS)]
         if unknown:
             raise ValueError(
                 f"blend names the way of {unknown[0]!r}, but the eligible layers are {layers}."
             )
-        for layer in layers:
-            at_layer(blend, layer)
+    for layer in layers:
+        dims_at(blend, layer)
 
 
 def ways_of(blend: Blend) -> tuple[Way, ...]:
@@ -251,13 +251,23 @@ def has_positions(way: Way) -> bool:
 
 
 def dims_at(blend: Blend, layer: str) -> tuple[int, ...] | None:
-    """Return the dimensions that were declared to be positions at a layer, if any were."""
+    """Return the dimensions that were declared to be positions at a layer, in order, if any were.
+
+    Raises:
+        ValueError: several ways declare others.
+    """
+    declared = set()
     for way in ways_of(at_layer(blend, layer)):
         dims = way.dims if isinstance(way, Cut | PatchUp | Align) else None
         dims = dims.get(layer) if isinstance(dims, Mapping) else dims
         if dims is not None:
-            return (dims,) if isinstance(dims, int) else tuple(dims)
-    return None
+            declared.add((dims,) if isinstance(dims, int) else tuple(sorted(dims)))
+    if len(declared) > 1:
+        raise ValueError(
+            f"blend declares the dimensions {' and '.join(map(str, sorted(declared)))} of layer "
+            f"{layer!r} to be positions: give all its ways the same dims."
+        )
+    return next(iter(declared), None)
 
 
 def _check_dims(dims: Dims) -> None:
@@ -266,10 +276,10 @@ def _check_dims(dims: Dims) -> None:
         if not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in parts):
             raise TypeError(f"dims must hold integers, as in (2, 3), but is {dims!r}.")
         fits = len(set(parts)) == len(parts) <= 3 and (given is None or parts)
-        if not fits or not all(dim > 0 for dim in parts):
+        if not fits or not all(dim >= 0 for dim in parts):
             raise ValueError(
-                f"dims must hold one to three different dimensions above 0, which is the batch, "
-                f"but is {dims!r}."
+                f"dims must hold one to three different dimensions, counted from 0, but is "
+                f"{dims!r}."
             )
 
 

@@ -31,6 +31,7 @@ from manifold_mixup._schedule import Schedule
 from manifold_mixup._structure.table import LayerTable
 from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.criterion import MixedCriterion
+from manifold_mixup._target.dense import Dense
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.mixed_target import MixedTarget
 from manifold_mixup._target.rule import Declarations, Targets
@@ -204,7 +205,7 @@ class ManifoldMixup:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
-        dense: bool | None = None,
+        dense: Dense = None,
     ) -> MixedCriterion:
         """Return a criterion that mixes the targets the way the output's pass was mixed.
 
@@ -220,10 +221,11 @@ class ManifoldMixup:
             with_output: names or positions of arguments that the model computed.
             whole: names or positions of arguments without a batch dimension, even if they have as
                 many rows as the batch.
-            dense: whether the target has positions, as a mask or a class per token has. If the
-                state was cut by a box, they are selected by the same box, and not weighed. None
-                finds out: classes ``(batch, *positions)``, and floating targets of as many
-                dimensions as maps.
+            dense: whether the target has positions, as a mask or a class per token has, or the
+                dimensions that they are, such as ``(1, 2)``; a single one holds them row by row.
+                If the state was cut by a box, they are selected by the same box, and not weighed.
+                None finds out: classes ``(batch, *positions)``, their probabilities ``(batch,
+                classes, *positions)``, and other floating targets if only one reading fits.
 
         Returns:
             A module to call in place of ``criterion``. For outputs of passes that were not mixed
@@ -251,7 +253,7 @@ class ManifoldMixup:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
-        dense: bool | None = None,
+        dense: Dense = None,
     ) -> MixedTarget:
         """Return the targets, mixed the way the forward pass behind ``output`` was.
 

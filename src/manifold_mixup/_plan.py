@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from manifold_mixup import _bits
 from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import Box
 from manifold_mixup._holes import Holes
@@ -85,6 +84,8 @@ class MixPlan:
                 _check_type("label", self.label, torch.float32)
                 check_share("label", self.label, self.perm)
             _check_weight(self.weight, self.perm)
+            if isinstance(self.weight, Box):
+                object.__setattr__(self, "weight", self.weight.to(self.perm.device))
             _check_noise(self.noise)
             object.__setattr__(self, "repeats", not is_permutation(self.perm))
 
@@ -186,10 +187,27 @@ def unchecked(
     return plan
 
 
+def mixes_alike(one: MixPlan | None, other: MixPlan | None) -> bool:
+    """Return whether two passes were mixed in the same way: by one plan, or by its completions."""
+    if one is other:
+        return True
+    if one is None or other is None or one.perm is not other.perm or one.lam is not other.lam:
+        return False  # of one plan, every completion has these tensors, unless a state decided λ
+    if isinstance(one.weight, Holes) and isinstance(other.weight, Holes):
+        weights_agree = one.weight.key is other.weight.key
+    else:
+        weights_agree = _are_equal(one.weight, other.weight)
+    return weights_agree and _are_equal(one.label, other.label)
+
+
+def _are_equal(one: object, other: object) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return torch.equal(one, other) if both else one is other  # type: ignore[arg-type]
+
+
 def mean_weight(weight: Tensor) -> Tensor:
     """Return the mean share that each example keeps, float32 ``()`` or ``(batch,)``."""
-    numbers = _bits.as_numbers(weight, torch.float32) if weight.dtype == torch.bool else weight
-    mean = numbers.flatten(1).mean(1)
+    mean = weight.flatten(1).float().mean(1)
     return mean[0] if len(weight) == 1 else mean
 
 

@@ -13,27 +13,20 @@ _LEAST = 3e-3  # the smallest τ, at which λ' is nearly ½ but at the ends
 _REACH = 10.0  # in standard deviations; the mass beyond is less than 1e-20
 
 
-def _quadrature(count: int) -> tuple[list[float], list[float]]:
-    """Return nodes and weights of Gauss and Legendre in 0 to 1, by Newton's method."""
-    nodes, weights = [], []
-    for index in range(count):
-        x = math.cos(math.pi * (index + 0.75) / (count + 0.5))
-        slope = 1.0
-        for _ in range(6):
-            before, value = 1.0, x
-            for degree in range(2, count + 1):
-                before, value = (
-                    value,
-                    ((2 * degree - 1) * x * value - (degree - 1) * before) / degree,
-                )
-            slope = count * (x * value - before) / (x * x - 1)
-            x -= value / slope
-        nodes.append((x + 1) / 2)
-        weights.append(1 / ((1 - x * x) * slope * slope))
-    return nodes, weights
+def _node(index: int, count: int) -> tuple[float, float]:
+    """Return a node of Gauss and Legendre in 0 to 1, and its weight, by Newton's method."""
+    x = math.cos(math.pi * (index + 0.75) / (count + 0.5))
+    slope = 1.0
+    for _ in range(6):
+        before, value = 1.0, x
+        for degree in range(2, count + 1):
+            before, value = value, ((2 * degree - 1) * x * value - (degree - 1) * before) / degree
+        slope = count * (x * value - before) / (x * x - 1)
+        x -= value / slope
+    return (x + 1) / 2, 1 / ((1 - x * x) * slope * slope)
 
 
-_NODES, _WEIGHTS = _quadrature(32)
+_NODES, _WEIGHTS = map(list, zip(*[_node(index, 32) for index in range(32)], strict=True))
 
 
 def share_of_pairs(kernel: SimilarityKernel, lam: Tensor, x: Tensor, perm: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold_mixup import _mix
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import Box
+from manifold_mixup._box import AXES, Box
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
@@ -103,21 +103,21 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         perm = given.perm.to(x.device)
         lam = share_of_pairs(weight, given.lam.to(x.device), front, perm)
         return Settled(lam, None, given.label)
-    place = require_place(place, x)
+    place = require_place(place, x, at)
     if isinstance(weight, Aligned):
-        tokens = _tokens(x.detach(), at, place, batch)  # a recomputation does not repeat this
+        # a recomputation does not repeat this
+        tokens = _patches(_tokens(x.detach(), at, place, batch), place)
         between = weight.between(tokens, tokens[given.perm.to(x.device)])
         return Settled(given.lam, between, given.label)
     if isinstance(weight, Box):
-        own, share = weight.weigh(place.grid(x.shape))
-        return Settled(given.lam, own, share if given.label is None else given.label)
+        own = weight.own(place.grid(x.shape))
+        return Settled(given.lam, own, mean_weight(own) if given.label is None else given.label)
     assert isinstance(weight, Holes)
-    weight = replace(weight, together=weight.together or place.several)
-    shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
-    holes = weight.patches(_features(shape, place, at), place.grid(tuple(x.shape)), x.device)
-    weight, share = replace(weight, drawn=holes), mean_weight(holes)
-    label = 1 - share * (1 - given.lam.to(x.device)) if weight.soft else 1 - share
-    return Settled(given.lam, weight, label)
+    compiling = torch.compiler.is_compiling()  # sides may be symbolic
+    sides = None if compiling else tuple(map(int, place.grid(tuple(x.shape))))
+    weight = replace(weight, together=weight.together or place.several, sides=sides)
+    own = _spread(weight, x, place, at, given.lam, given.lam, batch)
+    return Settled(given.lam, weight, mean_weight(own))
 
 
 def share_of_targets(given: Given) -> Tensor:
@@ -140,17 +140,23 @@ def completed(plan: MixPlan, settled: Settled) -> MixPlan:
     )
 
 
-def require_place(place: Place | None, x: Tensor) -> Place:
+def require_place(place: Place | None, x: Tensor, at: BatchDim | None) -> Place:
     """Return the place.
 
     Raises:
-        ValueError: it is not known, or the state has no positions.
+        ValueError: it is not known, or the state has no positions, or one of them is the batch.
     """
     if place is None or not place.positions.dims:
         raise ValueError(
             f"the plan weighs positions, but of the state of shape {tuple(x.shape)} it is not "
             f"known which dimensions those are. Attach with blend=Cut(dims=...), or choose a layer "
             f"with positions."
+        )
+    batch = 0 if at is None else at.dim
+    if batch in place.positions.dims:
+        raise ValueError(
+            f"dims={place.positions.dims} are said to be positions, but dimension {batch} of the "
+            f"state of shape {tuple(x.shape)} holds the batch. Name the others in Cut(dims=...)."
         )
     return place
 
@@ -201,18 +207,18 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
         ValueError: the weights do not fit the state.
     """
     batch, weight = given.perm.shape[0], given.weight
-    place = require_place(place, x)
+    place = require_place(place, x, at)
     if isinstance(weight, Transport):
         return _mix_aligned(x, at, given, place, weight)
     assert isinstance(weight, Tensor | Holes)
-    own, inside = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
+    own = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
     front = x if at is None else at.to_front(x, batch)
-    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats, inside=inside)
+    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats)
     return mixed if at is None else at.restore(mixed).contiguous()
 
 
 def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
-    """Return a state as ``(batch, positions, features)``."""
+    """Return a state as ``(batch, positions, features)``, class tokens included."""
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
     others = [dim for dim in range(1, front.ndim) if dim not in dims]
@@ -220,18 +226,30 @@ def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:
     return moved.reshape(batch, math.prod(moved.shape[1 : 1 + len(dims)]), -1)
 
 
+def _patches(tokens: Tensor, place: Place) -> Tensor:
+    """Return the tokens that are positions, without class tokens and registers."""
+    grid, first = place.positions.grid, place.positions.first
+    return tokens if grid is None else tokens[:, first : first + math.prod(grid)]
+
+
 def _mix_aligned(
     x: Tensor, at: BatchDim | None, given: Given, place: Place, transport: Transport
 ) -> Tensor:
-    batch = given.perm.shape[0]
+    batch, first = given.perm.shape[0], place.positions.first
     tokens = _tokens(x, at, place, batch)
-    if transport.shares.shape[1:] != (tokens.shape[1], tokens.shape[1]):
+    patches = _patches(tokens, place)
+    count = patches.shape[1]
+    if transport.shares.shape[1:] != (count, count):
         raise ValueError(
             f"the plan moves {transport.shares.shape[1]} positions, but the state of shape "
-            f"{tuple(x.shape)} has {tokens.shape[1]}."
+            f"{tuple(x.shape)} has {count}."
         )
-    partners = tokens.index_select(0, given.perm.to(x.device))
-    mixed = transport.mix(tokens, partners, given.lam)
+    partners = patches.index_select(0, given.perm.to(x.device))
+    mixed = transport.mix(patches, partners, given.lam)
+    if count < tokens.shape[1]:
+        others = torch.cat([tokens[:, :first], tokens[:, first + count :]], 1)
+        others = _mix.apply(others, given.lam, given.perm, repeats=given.repeats)
+        mixed = torch.cat([others[:, :first], mixed, others[:, first:]], 1)
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
     order = [0, *dims, *(dim for dim in range(1, front.ndim) if dim not in dims)]
@@ -248,24 +266,15 @@ def _spread(
     lam: Tensor,
     label: Tensor,
     batch: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the weight of an example's own share, and inside which features it applies.
-
-    Both broadcast over the state, batch first; None is all features. So λ of each example needs no
-    weight for each number of a state, and half types are not converted to weigh them.
-    """
+) -> Tensor:
+    """Return the weight of an example's own share, to broadcast over a state, batch first."""
     shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
-    dims, others = _dims(shape, place, at)
+    dims = [_in_front(dim, at) for dim in place.positions.dims]
+    others = [dim for dim in range(1, len(shape)) if dim not in dims]
     sides = place.positions.sides(tuple(x.shape))
-    inside = False
     if isinstance(weight, Holes):
-        features, grid = _features(shape, place, at), place.grid(tuple(x.shape))
-        apart = lam.ndim > 0 or x.element_size() < 4
-        inside = weight.soft and apart and place.positions.grid is None
-        if inside:
-            own = weight.patches(features, grid, x.device)
-        else:
-            own = weight.own(lam.to(x.device), features, grid, x.device)
+        features = [shape[dim] for dim in others]
+        own = weight.own(lam.to(x.device), features, place.grid(tuple(x.shape)), x.device)
     else:
         if weight.ndim != 1 + len(sides):
             raise ValueError(
@@ -279,18 +288,7 @@ def _spread(
     order = [0] * len(shape)
     for index, dim in enumerate([*others, *dims]):
         order[dim] = index + 1
-    own = own.permute(order)
-    return (lam, own) if inside else (own, None)
-
-
-def _dims(shape: Sequence[int], place: Place, at: BatchDim | None) -> tuple[list[int], list[int]]:
-    """Return which dimensions of a state are positions, and which are features, batch first."""
-    dims = [_in_front(dim, at) for dim in place.positions.dims]
-    return dims, [dim for dim in range(1, len(shape)) if dim not in dims]
-
-
-def _features(shape: Sequence[int], place: Place, at: BatchDim | None) -> list[int]:
-    return [shape[dim] for dim in _dims(shape, place, at)[1]]
+    return own.permute(order)
 
 
 def _in_front(dim: int, at: BatchDim | None) -> int:
@@ -400,10 +398,11 @@ def _mix_by_plan(
     place = None
     if dims is not None:
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
-        if not all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims):
+        others = all(0 <= dim < x.ndim and dim != (at.dim if at else 0) for dim in dims)
+        if not others or not 1 <= len(set(dims)) == len(dims) <= AXES:
             raise ValueError(
-                f"dims must be dimensions of x other than the batch, but is {dims}, and x has "
-                f"shape {tuple(x.shape)}."
+                f"dims must be one to three different dimensions of x other than the batch, but "
+                f"is {dims}, and x has shape {tuple(x.shape)}."
             )
         place = Place(Positions(dims), (1,) * len(dims))
     elif plan.weight is not None and not isinstance(plan.weight, SimilarityKernel):

@@ -332,7 +332,7 @@ class Attachment:
         shapes = {name: tuple(tensor.shape[1:]) for name, tensor in inputs}
         if isinstance(plan.weight, SimilarityKernel | Aligned) or shapes != self.input_shapes:
             raise RuntimeError(_UNTOLD.format(plan.layer, plan.weight))
-        path, place = next(iter(hook.places.items()))
+        path, place = next(iter(hook.places.items()), ("", None))
         at = hook.batch_dims.get(path, hook.usual)
         shape = list(dict(getattr(self._rows[plan.layer], "shapes", ())).get(path, ()))
         shape[at.dim : at.dim + 1] = [plan.batch]

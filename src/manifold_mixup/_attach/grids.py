@@ -60,7 +60,7 @@ class Grids:
         """Store where the tensors that are mixed at a layer hold positions."""
         self.faults.pop(layer, None)
         own, carried = self._own(layer, row), _of_carries(row)
-        fault = _fault_of_row(row) or _fault_of(own)
+        fault = _fault_of_row(row) or _fault_of(own) or _fault_of_batch(row, own)
         axes = {positions.axes for positions, _ in own.values() if positions}
         if not fault and len(axes) > 1:
             fault = "its tensors have different numbers of axes"
@@ -194,6 +194,16 @@ def _fault_of(own: Mapping[str, _Known]) -> str:
             return f"{what} has no positions"
         if max(positions.dims) >= len(shape):
             return f"{what} has shape {shape}, without dimension {max(positions.dims)}"
+    return ""
+
+
+def _fault_of_batch(row: LayerRow | InputRow, own: Mapping[str, _Known]) -> str:
+    if isinstance(row, InputRow):
+        return ""  # the first pass says so
+    held = {path: at.dim for path, at in row.batch_dims}
+    for path, (positions, _) in own.items():
+        if positions is not None and held.get(path, 0) in positions.dims:
+            return f"dimension {held.get(path, 0)} of it holds the batch"
     return ""
 
 

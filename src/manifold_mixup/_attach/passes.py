@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd
 from manifold_mixup._attach.claims import Memories, Outputs
-from manifold_mixup._plan import MixPlan
+from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._tree import leaves
 from manifold_mixup._weigh import Settled, completed, needs_settling
 
@@ -237,7 +237,8 @@ class Passes:
             raise RuntimeError(_NO_PASS + _own_call(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
         source = Source(parts, self, self.output_dim)
-        if len({id(outputs.plan) for outputs, _ in source.parts}) > 1:
+        plans = [outputs.plan for outputs, _ in source.parts]
+        if not all(mixes_alike(plans[0], plan) for plan in plans[1:]):
             raise RuntimeError(_SEVERAL)
         if source.parts:
             source.learns = torch.is_grad_enabled() and _requires_grad(output)
@@ -339,5 +340,6 @@ _BESIDE = (
 )
 _SEVERAL = (
     "this output was computed from several forward passes, which mixed differently. Pass the "
-    "criterion the output of one pass at a time, and add the losses."
+    "criterion the output of one pass at a time, and add the losses. To mix several passes alike, "
+    "repeat the plan of the first: with mixup.using(mixup.plan)."
 )

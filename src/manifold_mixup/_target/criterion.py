@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from manifold_mixup._module_hooks import COMPILE_FIRST
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.arguments import Keys
+from manifold_mixup._target.dense import Dense
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets
 
@@ -53,7 +54,7 @@ class MixedCriterion(nn.Module):
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
-        dense: bool | None = None,
+        dense: Dense = None,
     ) -> None:
         super().__init__()
         self.criterion = criterion

@@ -8,7 +8,7 @@ from manifold_mixup._front import front, require_dimension
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import labels as _labels
 from manifold_mixup._target.arguments import Keys
-from manifold_mixup._target.dense import selected
+from manifold_mixup._target.dense import Dense, selected
 from manifold_mixup._target.ends import is_rows
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_rows
@@ -38,8 +38,9 @@ class MixedTarget:
         with_output: names or positions of arguments that the model computed; they are not mixed.
         whole: names or positions of arguments without a batch dimension, even if they have as many
             rows as the batch.
-        dense: whether the target has positions, as a mask or a class per token has. If the state
-            was cut by a box, they are selected by the same box. None finds out.
+        dense: whether the target has positions, as a mask or a class per token has, or the
+            dimensions that they are. If the state was cut by a box, they are selected by the same
+            box. None finds out.
 
     Raises:
         TypeError: ``y`` holds something that is neither a tensor nor None.
@@ -64,7 +65,7 @@ class MixedTarget:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
-        dense: bool | None = None,
+        dense: Dense = None,
     ) -> None:
         self.y = y
         self.plan = plan

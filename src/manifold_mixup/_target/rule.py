@@ -10,7 +10,7 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import comparisons as _comparisons
 from manifold_mixup._target.arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
-from manifold_mixup._target.dense import selected
+from manifold_mixup._target.dense import Dense, check_dense, selected
 from manifold_mixup._target.ends import by_rows, interpolate, interpolated, is_rows
 from manifold_mixup._target.losses import Criterion, Known
 from manifold_mixup._target.reductions import Evaluate, per_sample
@@ -48,7 +48,7 @@ class Declarations(TypedDict):
     with_target: Keys
     with_output: Keys
     whole: Keys
-    dense: bool | None
+    dense: Dense
 
 
 class Rule:
@@ -65,10 +65,9 @@ class Rule:
         with_target: Keys = (),
         with_output: Keys = (),
         whole: Keys = (),
-        dense: bool | None = None,
+        dense: Dense = None,
     ) -> None:
-        if dense not in (None, True, False):
-            raise TypeError(f"dense must be True, False or None, but is {dense!r}.")
+        check_dense(dense)
         self.dense = dense
         if targets not in (None, "mix", "ends"):
             raise ValueError(f"targets must be 'mix', 'ends' or None, but is {targets!r}.")
@@ -145,7 +144,7 @@ class Rule:
             {names[key]: value for key, value in target.items()},
             plan,
             dim=dim,
-            dense=self.dense,
+            dense=self._dense(arguments.known),
             probabilities=arguments.known is not None and arguments.known.name == "cross_entropy",
         )
         if dense is None:
@@ -159,6 +158,11 @@ class Rule:
             return _between(criterion, None, evaluations.run, pair, plan, dim)
         finally:
             evaluations.settle()
+
+    def _dense(self, known: Known | None) -> Dense:
+        """Return whether the target has positions: not if it lists classes, as some losses' do."""
+        lists = known is not None and known.name in ("ctc_loss", "multilabel_margin_loss")
+        return False if lists and self.dense is None else self.dense
 
     def _target(
         self, arguments: Arguments, call: Call, form: Form, batch: int, dim: int

@@ -128,6 +128,27 @@ def test_the_first_trial_is_the_recipe(finished):
         assert first == expected
 
 
+def test_numbers_are_chosen_by_rmse(tmp_path, capsys):
+    options = ("--ways", "input", "--trials", 2, "--seeds", 1, "--final-seeds", 2, "--epochs", 1)
+    path = tmp_path / "study.db"
+    asked = ("--data", "diabetes", *options, "--workers", 1, "--study", path)
+    assert tune(*asked) == 0
+    printed = capsys.readouterr().out
+    assert "mean validation RMSE" in printed
+    assert "nan" not in printed
+    for way in ("none", "input"):
+        for one in trials_of(path, way):
+            (score,) = one.user_attrs["scores"]
+            assert one.value == score["rmse"] > 0
+    (line,) = (text for text in printed.splitlines() if "seed 0, whose test RMSE is" in text)
+    assert float(line.split()[-1].rstrip(".")) > 0
+    table = (tmp_path / "study-runs" / "trials.md").read_text()
+    assert "| RMSE | R² |" in table
+    assert "nan" not in table
+    # saying it is no other search
+    assert tune(*asked, "--metric", "rmse") == 0
+
+
 def test_hidden_mixing_is_searched_over_sets_of_layers(finished):
     path, _ = finished
     asked = attributes_of(path)["asked for"]["space"]
@@ -389,6 +410,14 @@ def test_two_processes_at_once_are_refused(file, tmp_path, capsys):
         (("--weight-decay", 0, 1), "--weight-decay has the value 0. Expected a finite number"),
         (("--lr", 1, 2, 3), "--lr has 3 values, but a range has two bounds"),
         (("--sampler", "grid", "--trials", 2), "--sampler grid tries every combination"),
+        (
+            ("--metric", "rmse"),
+            "--metric is rmse, but blobs has classes to predict. Choose by error, nll, brier",
+        ),
+        (
+            ("--data", "diabetes", "--metric", "error"),
+            "--metric is error, but Diabetes has numbers to predict. Choose by rmse",
+        ),
         (("--metric", "eror"), "no metric 'eror'. Did you mean 'error'? Known: error, nll, brier"),
         (("--ways", "manifolds"), "no kind of mixing 'manifolds'. Did you mean 'manifold'?"),
         (("--layers", "hiden1"), "'hiden1'"),

@@ -11,7 +11,9 @@ import tyro
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
+from manifold_mixup.lab.data.arrays import Data
 from manifold_mixup.lab.data.validation import Validation, validation
+from manifold_mixup.lab.evaluate.measures import RMSE, Measure
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.launch.callbacks import Source
 from manifold_mixup.lab.launch.ray import import_ray
@@ -49,6 +51,7 @@ from manifold_mixup.lab.training.device import find_device
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: that of the recipe)")
 AROUND = tyro.conf.arg(help_behavior_hint="(default: around that of the recipe)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
+BY = tyro.conf.arg(help_behavior_hint="(default: error, or rmse if the data are numbers)")
 BUDGET = tyro.conf.arg(help_behavior_hint="(default: 20)")
 SPLIT = tyro.conf.arg(help_behavior_hint="(default: the data's own validation set, or else 0.2)")
 NAMED = tyro.conf.arg(help_behavior_hint="(default: runs/tune-DATA-MODEL.db)")
@@ -85,8 +88,8 @@ class Options:
     """Number of seeds of a trial. Its value is their mean."""
     final_seeds: int = 5
     """Number of fresh seeds for the best trial of each way, and for the look at the test set."""
-    metric: str = "error"
-    """Metric to choose by, at the last epoch: error, nll or brier."""
+    metric: Annotated[str | None, BY] = None
+    """Metric to choose by, at the last epoch: error, nll or brier; of numbers, rmse."""
     validation: Annotated[float | None, SPLIT] = None
     """Share of the training set to hold out, drawn anew for each seed."""
     sampler: Sampler = "tpe"
@@ -146,12 +149,13 @@ class Tuning:
     def asked(self) -> dict[str, Any]:
         """All that determines the result, as JSON."""
         options, ways = self.options, self.search.ways
-        names = ("model", "recipe", "sampler", "seeds", "final_seeds", "metric", "seed", "together")
+        names = ("model", "recipe", "sampler", "seeds", "final_seeds", "seed", "together")
         return {
             "data": _short_name(options.data),
             "ways": [way.name for way in ways],
             "trials": {way.name: way.trials for way in ways},
             **{name: getattr(options, name) for name in names},
+            "metric": self.search.metric.key,
             "epochs": ways[0].run.epochs,
             "validation": self.validation.about,
             "space": {way.name: asdict(way.space) for way in ways},
@@ -189,7 +193,7 @@ def prepare(options: Options) -> Tuning:
     )
     given.require_used(ways)
     search = Search(
-        ways, validated.split, options.sampler, METRICS[options.metric], options.seeds,
+        ways, validated.split, options.sampler, _metric(options, few), options.seeds,
         options.seed, options.together,
     )  # fmt: skip
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
@@ -256,7 +260,7 @@ def _check_numbers(options: Options) -> None:
             f"--trials is {options.trials}, but --sampler grid tries every combination of the "
             f"values given. Leave out --trials, or use --sampler random."
         )
-    if options.metric not in METRICS:
+    if options.metric is not None and options.metric not in METRICS:
         raise ValueError(f"{unknown('metric', options.metric, METRICS)}.")
     if options.gpus < 0:
         raise ValueError(f"--gpus is {options.gpus}. Expected 0 or more.")
@@ -270,6 +274,23 @@ def _given(options: Options) -> Given:
         layers=options.layers,
         grid=options.sampler == "grid",
     )
+
+
+def _metric(options: Options, data: Data) -> Measure:
+    """Return the metric to choose by, if the data have it.
+
+    Raises:
+        ValueError: it is one of classifiers and the data are numbers, or the other way round.
+    """
+    has = [name for name in METRICS if (name == RMSE.key) == data.regression]
+    name = options.metric or has[0]
+    if name not in has:
+        raise ValueError(
+            f"--metric is {name}, but {data.name.removesuffix(' (validation)')} has "
+            f"{'numbers' if data.regression else 'classes'} to predict. Choose by "
+            f"{', '.join(has)}, or leave out --metric."
+        )
+    return METRICS[name]
 
 
 def _flag(name: str) -> str:
@@ -446,10 +467,9 @@ def _print_look(
     console.print(terminal_table(rows, title=title, width=console.width))
     _print([f"{LAST_EPOCH} {caption}"], console)
     first = next(one for one in results if one.run.seed == 0 and one.run.method == methods[-1])
-    console.print(
-        f"The command above has seed 0, whose test error is {first.last.error:.2f} %.",
-        highlight=False,
-    )
+    last = first.last
+    found = f"RMSE is {last.rmse:.4f}" if first.run.regression else f"error is {last.error:.2f} %"
+    console.print(f"The command above has seed 0, whose test {found}.", highlight=False)
     text = markdown_table(rows, title=title, caption=caption)
     path = tuning.folder / "table.md"  # which has the finalists already
     files.write(path, f"{path.read_text()}\n{text}".encode())

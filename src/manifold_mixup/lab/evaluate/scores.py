@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -36,6 +37,16 @@ class Scores:
     brier: float = math.nan
     rmse: float = math.nan
     r2: float = math.nan
+
+    def __post_init__(self) -> None:
+        # Equal scores stay equal in another process or when read again: Python takes a NaN to equal
+        # itself only where it is the same object.
+        for name, value in vars(self).items():
+            if isinstance(value, float) and math.isnan(value):
+                object.__setattr__(self, name, math.nan)
+
+    def __reduce__(self) -> tuple[type["Scores"], tuple[Any, ...]]:
+        return Scores, tuple(vars(self).values())
 
 
 def scores(

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from manifold_mixup.lab.evaluate.measures import ERROR, FGSM, NLL, Measure
+from manifold_mixup.lab.evaluate.measures import ERROR, FGSM, NLL, R2, RMSE, Measure
 from manifold_mixup.lab.report.table import difference_text, spread_text
 from manifold_mixup.lab.search.final import Finalist
 from manifold_mixup.lab.search.space import in_words, layers_of
@@ -53,7 +53,7 @@ def finalists_markdown(
 
 def trials_markdown(ways: Sequence[Way], study: StudyFile) -> str:
     """Return all trials as Markdown, with the means over their seeds."""
-    measures = (ERROR, NLL, FGSM)
+    measures = (RMSE, R2) if ways[0].run.regression else (ERROR, NLL, FGSM)
     header = ["method", "lr", "weight decay", "α", "layers", *(one.title for one in measures)]
     rows = [
         [*_settings(way, trial), *_means(trial, measures)]
