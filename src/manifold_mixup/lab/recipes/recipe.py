@@ -28,7 +28,7 @@ class Recipe:
         label: share of the own label: lam for λ, or remix, which favours the rarer class.
         kappa: how many times rarer a class must be for remix.
         tau: share of the rarer class from which remix leaves the label at λ.
-        blend: how two states are mixed: interpolate; cut, as CutMix; interpolate-or-cut, one of
+        blend: how two states are mixed: interpolate; cut, as CutMix; mix-or-cut, one of
             the two for each batch; patchup-soft or patchup-hard, in blocks; or similarity, as
             SK-Mixup.
         block: side of a block of PatchUp, odd.
@@ -99,7 +99,7 @@ class Recipe:
     blend: Literal[
         "interpolate",
         "cut",
-        "interpolate-or-cut",
+        "mix-or-cut",
         "patchup-soft",
         "patchup-hard",
         "similarity",

@@ -108,7 +108,7 @@ WAYS = {
         "Input mixup or CutMix with an α of 1, drawn for each batch (Wightman, timm).",
         at="input",
         alpha=0.8,
-        makes={"blend": "interpolate-or-cut"},
+        makes={"blend": "mix-or-cut"},
     ),
     "patchup-soft": Way(
         "soft PatchUp",
@@ -162,5 +162,5 @@ WAYS = {
 }
 """Every way of mixing by its name on the command line."""
 
-CUTTING = ("cut", "interpolate-or-cut", "patchup-soft", "patchup-hard", "align")
+CUTTING = ("cut", "mix-or-cut", "patchup-soft", "patchup-hard", "align")
 """The blends that need positions, such as pixels."""

@@ -59,7 +59,7 @@ def plan_options(run: Recipe) -> list[dict[str, Any]]:
     """Return options of `sample_plan` for every kind of plan that a recipe draws."""
     if run.blend == "interpolate":
         return [_noise(run)]
-    if run.blend == "interpolate-or-cut":
+    if run.blend == "mix-or-cut":
         return [_noise(run), {"blend": Cut(alpha=1.0), **_noise(run)}]
     return [{"blend": _blend(run), **_noise(run)}]
 
@@ -141,7 +141,7 @@ def _check_loss(run: Recipe, data: Data) -> None:
 
 _BLENDS: dict[str, Callable[[Recipe], Any]] = {
     "cut": lambda run: Cut(alpha=run.alpha),
-    "interpolate-or-cut": lambda run: OneOf((Interpolate(), 0.5), (Cut(alpha=1.0), 0.5)),
+    "mix-or-cut": lambda run: OneOf((Interpolate(), 0.5), (Cut(alpha=1.0), 0.5)),
     "patchup-soft": lambda run: _patchup(run, soft=True),
     "patchup-hard": lambda run: _patchup(run, soft=False),
     "similarity": lambda run: SimilarityKernel(tau_max=run.tau_max, tau_std=run.tau_std),
