@@ -23,12 +23,15 @@ from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, s
 from manifold_mixup.lab.report.table import LEGEND, SMOKE, markdown_table, terminal_table
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.search.tuned import Tuned, tuned
 from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
 from manifold_mixup.lab.training.method import check
 
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: chosen per data set and model)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
+THREE = tyro.conf.arg(help_behavior_hint="(default: none input manifold, or the ways of --tuned)")
+EVEN = tyro.conf.arg(help_behavior_hint="(default: 1, or that of --tuned)")
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,18 @@ class Options:
     and y_test; "list" prints all."""
     model: str = "mlp"
     """Model, such as mlp or cnn; "list" prints all."""
-    methods: tuple[str, ...] = ("none", "input", "manifold")
+    methods: Annotated[tuple[str, ...] | None, THREE] = None
     """Methods to compare, as for train --mixing, in the order of the table; no mixup comes first.
     "list" prints all."""
+    tuned: Path | None = None
+    """Study of manifold-mixup tune: each method has the settings of its best trial there."""
     seeds: int = 5
     """Number of seeds. Every method trains once per seed."""
     epochs: Annotated[int | None, CHOSEN] = None
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
     """Number of training examples, a random subset that is the same for all runs."""
-    imbalance: float = 1.0
+    imbalance: Annotated[float | None, EVEN] = None
     """How many times more training examples the first class has than the last, with an exponential
     profile between them. The test set stays as it is."""
     alpha: Annotated[float | None, CHOSEN] = None
@@ -97,6 +102,7 @@ class Comparison:
     workers: int
     out: Path
     smoke: bool = False
+    tuned: Tuned | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -118,7 +124,11 @@ class Comparison:
     def caption(self) -> str:
         """The definition of the measures, and the settings of each method."""
         first = self.runs[0]
-        settings = "; ".join(_settings(run) for run in self.runs if run.seed == first.seed)
+        once = [run for run in self.runs if run.seed == first.seed]
+        decays = {run.weight_decay for run in once}
+        decay = f", weight decay {first.weight_decay:g}" if len(decays) == 1 else ""
+        settings = "; ".join(_settings(run, decay=not decay) for run in once)
+        chosen = "" if self.tuned is None else f" {self.tuned.about}"
         measure = (
             "RMSE: in the units of the targets. R²: the share of their variance that is explained."
             if self.data.regression
@@ -127,8 +137,7 @@ class Comparison:
         )
         return (
             f"{measure} Seconds: training time on {_hardware(first.device)}, without "
-            f"evaluation. "
-            f"Optimizer {first.optimizer}, weight decay {first.weight_decay:g}; {settings}."
+            f"evaluation.{chosen} Optimizer {first.optimizer}{decay}; {settings}."
         )
 
 
@@ -140,9 +149,10 @@ def prepare(options: Options) -> Comparison:
         OSError: a file cannot be read, or the folder cannot be written.
     """
     _check_numbers(options)
-    chosen = _chosen(options)
     models.check_name(options.model)
     datasets.check_name(options.data)
+    study = None if options.tuned is None else _tuned(options, options.tuned)
+    chosen = _chosen(options) if study is None else list(study.runs.values())
     device = find_device(options.device)
     files.writable_folder(options.out)
     data = datasets.load(options.data, root=options.root.expanduser())
@@ -158,7 +168,7 @@ def prepare(options: Options) -> Comparison:
     grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
     workers = min(workers, len(grid_runs))
-    return Comparison(grid_runs, data, workers, options.out, options.smoke)
+    return Comparison(grid_runs, data, workers, options.out, options.smoke, study)
 
 
 def run(comparison: Comparison) -> bool:
@@ -202,12 +212,41 @@ def _chosen(options: Options) -> list[Recipe]:
     Raises:
         ValueError: there is no such method, or no method at all.
     """
-    data = Path(options.data).name if options.data.endswith(".npz") else options.data
+    data = datasets.short_name(options.data)
+    names = _names(options) or [*catalog.MIXING][:3]
+    return [catalog.recipe("compare", name, data, options.model) for name in names]
+
+
+def _names(options: Options) -> list[str] | None:
+    """Return the methods' names that were given, no mixup first, each once."""
+    if options.methods is None:
+        return None
     given = [name for word in options.methods for name in word.split(",") if name]
     if not given:
         raise ValueError("--methods names no method. Leave it out for none, input and manifold.")
-    names = sorted(dict.fromkeys(given), key=lambda name: name != "none")
-    return [catalog.recipe("compare", name, data, options.model) for name in names]
+    return sorted(dict.fromkeys(given), key=lambda name: name != "none")
+
+
+def _tuned(options: Options, path: Path) -> Tuned:
+    """Return what a search chose, if it was about the same data and model.
+
+    Raises:
+        ValueError: it was not, or a setting is given that the search chose.
+    """
+    fixed = ("lr", "weight_decay", "alpha", "layers", "optimizer")
+    if given := [name for name in fixed if getattr(options, name) is not None]:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} was given, but --tuned chooses it. Leave out one."
+        )
+    found = tuned(path, _names(options))
+    asked = (datasets.short_name(options.data), options.model)
+    if asked != (found.data, found.model):
+        raise ValueError(
+            f"{path} is a search with {found.model} on {found.data}, but --data is {asked[0]} and "
+            f"--model is {asked[1]}. Give --data {found.data} --model {found.model}, or another "
+            f"study."
+        )
+    return found
 
 
 def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
@@ -224,7 +263,7 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         run,
         epochs=2 if options.smoke else options.epochs or run.epochs,
         examples=examples,
-        imbalance=options.imbalance,
+        imbalance=run.imbalance if options.imbalance is None else options.imbalance,
         alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
         layers=run.layers if layers is None else layers,
         bandwidth=options.bandwidth if options.bandwidth and near else run.bandwidth,
@@ -243,11 +282,12 @@ def _model(run: Recipe) -> str:
     return f"{name}{width}{norms[run.batch_norm]}"
 
 
-def _settings(run: Recipe) -> str:
+def _settings(run: Recipe, *, decay: bool) -> str:
     mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
     more = "".join(f", {name} {value}" for name, value in way_settings(run).items())
     average = f", averaged with decay {run.ema:g}" if run.ema else ""
-    return f"{run.method}: learning rate {run.lr:g}{mixing}{more}{average}"
+    own = f", weight decay {run.weight_decay:g}" if decay else ""
+    return f"{run.method}: learning rate {run.lr:g}{own}{mixing}{more}{average}"
 
 
 def _hardware(device: str) -> str:
@@ -259,7 +299,7 @@ def _check_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")
-    if not 1 <= options.imbalance < math.inf:
+    if options.imbalance is not None and not 1 <= options.imbalance < math.inf:
         raise ValueError(f"--imbalance is {options.imbalance}. Expected 1 or more.")
     if options.layers == ():
         raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")

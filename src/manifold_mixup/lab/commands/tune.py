@@ -1,5 +1,6 @@
 """``manifold-mixup tune``: which way of mixing for these data, against no mixup tuned as much."""
 
+import math
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,9 @@ class Options:
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
     """Number of training examples, a random subset that is the same for all runs."""
+    imbalance: float = 1.0
+    """How many times more training examples the first class has than the last, with an exponential
+    profile between them. Validation and test examples stay as they are."""
     optimizer: Annotated[Literal["adamw", "adam", "sgd"] | None, CHOSEN] = None
     """Optimizer, for all ways."""
     lr: Annotated[tuple[float, ...], AROUND] = ()
@@ -151,7 +155,7 @@ class Tuning:
         options, ways = self.options, self.search.ways
         names = ("model", "recipe", "sampler", "seeds", "final_seeds", "seed", "together")
         return {
-            "data": _short_name(options.data),
+            "data": datasets.short_name(options.data),
             "ways": [way.name for way in ways],
             "trials": {way.name: way.trials for way in ways},
             **{name: getattr(options, name) for name in names},
@@ -185,6 +189,7 @@ def prepare(options: Options) -> Tuning:
         share=options.validation,
         examples=options.examples,
         usual=recipes[BASE].examples,
+        imbalance=options.imbalance,
     )
     given, few = _given(options), validated.split(0)
     ways = tuple(
@@ -254,6 +259,8 @@ def _check_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"{_flag(name)} is {value}. Expected 1 or more.")
+    if not 1 <= options.imbalance < math.inf:
+        raise ValueError(f"--imbalance is {options.imbalance}. Expected 1 or more.")
     _given(options).check()
     if options.sampler == "grid" and options.trials is not None:
         raise ValueError(
@@ -305,13 +312,8 @@ def _ways(options: Options) -> list[str]:
     return list(dict.fromkeys([BASE, *options.ways]))
 
 
-def _short_name(data: str) -> str:
-    """Return the name of a file or folder without its path, which says nothing about a run."""
-    return Path(data).name if data.endswith(".npz") or Path(data).is_dir() else data
-
-
 def _recipe(name: str, options: Options, device: str) -> Recipe:
-    run = catalog.recipe(options.recipe, name, _short_name(options.data), options.model)
+    run = catalog.recipe(options.recipe, name, datasets.short_name(options.data), options.model)
     if (options.optimizer or run.optimizer) != run.optimizer and not (
         options.lr and options.weight_decay
     ):
@@ -323,13 +325,14 @@ def _recipe(name: str, options: Options, device: str) -> Recipe:
     return replace(
         run,
         epochs=options.epochs or run.epochs,
+        imbalance=options.imbalance,
         optimizer=options.optimizer or run.optimizer,
         device=device,
     )
 
 
 def _default_study(options: Options) -> Path:
-    words = (_short_name(options.data).removesuffix(".npz"), options.model)
+    words = (datasets.short_name(options.data).removesuffix(".npz"), options.model)
     name = "-".join("".join(c if c.isalnum() else "-" for c in word) for word in words)
     return Path("runs") / f"tune-{name}.db"
 
@@ -453,8 +456,7 @@ def _look(
 def _whole(tuning: Tuning) -> datasets.Data:
     options = tuning.options
     data = datasets.load(options.data, root=options.root.expanduser())
-    examples = tuning.validation.examples
-    return data if examples is None else datasets.take(data, examples)
+    return datasets.reduced(data, tuning.search.ways[0].run)
 
 
 def _print_look(

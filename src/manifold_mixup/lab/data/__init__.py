@@ -158,6 +158,11 @@ def _labelled(data: Data, run: Recipe) -> Data:
     return data if run.imbalance == 1 else long_tailed(data, run.imbalance)
 
 
+def short_name(name: str) -> str:
+    """Return the name of a file or folder without its path, which says nothing about a run."""
+    return Path(name).name if name.endswith(".npz") or Path(name).is_dir() else name
+
+
 def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, Self
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import folder, mnist1d, npz
 from manifold_mixup.lab.data.arrays import Data, hold_out, take
+from manifold_mixup.lab.data.long_tail import long_tailed
 
 FRESH = 1000  # the first seed of generated data; no other part of the lab uses these seeds
 
@@ -111,6 +112,27 @@ class Generated:
         return replace(self, made={seed: self(seed) for seed in seeds})
 
 
+@dataclass(frozen=True)
+class LongTailed:
+    """A split whose training examples have a long tail; its validation examples stay.
+
+    Attributes:
+        split: the split.
+        imbalance: how many times more examples the first class has than the last.
+    """
+
+    split: Split
+    imbalance: float
+
+    def __call__(self, seed: int) -> Data:
+        """Return the split of a seed."""
+        return long_tailed(self.split(seed), self.imbalance)
+
+    def ready(self, seeds: Iterable[int]) -> Self:
+        """Return it with its split ready."""
+        return replace(self, split=self.split.ready(seeds))
+
+
 @lru_cache(maxsize=64)  # a megabyte each
 def _generated(seed: int, examples: int | None) -> Data:
     data = replace(mnist1d.load(seed=FRESH + seed), name="MNIST-1D (validation)")
@@ -124,6 +146,7 @@ def validation(
     share: float | None = None,
     examples: int | None = None,
     usual: int | None = None,
+    imbalance: float = 1.0,
 ) -> Validation:
     """Return the validation of a data set.
 
@@ -135,6 +158,7 @@ def validation(
         examples: the number of training examples to take, a random subset.
         usual: the same if ``examples`` is ``None``, but at most as many as there are; ``None`` for
             all.
+        imbalance: how many times more training examples the first class has than the last.
 
     Raises:
         ValueError: the share is out of range or leaves too few examples, there are not that many
@@ -143,6 +167,18 @@ def validation(
     """
     if share is not None and not 0 < share < 1:
         raise ValueError(f"--validation is {share:g}. Expected more than 0 and less than 1.")
+    found = _balanced(name, root, share, examples, usual)
+    if imbalance == 1:
+        return found
+    return found._replace(
+        split=LongTailed(found.split, imbalance),
+        about=f"{found.about}; the classes of the others get rarer, up to 1:{imbalance:g}",
+    )
+
+
+def _balanced(
+    name: str, root: Path, share: float | None, examples: int | None, usual: int | None
+) -> Validation:
     if share is None:
         if name == "mnist-1d":
             return _of_generated(examples, usual)

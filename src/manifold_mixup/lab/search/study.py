@@ -148,6 +148,30 @@ def opened(path: Path, *, asked: Mapping[str, Any], ways: Sequence[str]) -> Iter
         lock.release()
 
 
+@contextmanager
+def read(path: Path) -> Iterator[tuple[Mapping[str, Any], StudyFile]]:
+    """Open the file of a search to read what it was asked for, and its trials.
+
+    Raises:
+        ValueError: there is no such file, or `manifold-mixup tune` did not make it.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no study {path}. manifold-mixup tune makes one.")
+    _check_path(path)
+    with _storage(path) as storage:
+        import optuna
+
+        there = {
+            one.study_name: one.user_attrs[_ASKED]
+            for one in optuna.get_all_study_summaries(storage)
+            if _ASKED in one.user_attrs
+        }
+        if not there:
+            raise ValueError(f"{path} has no study that manifold-mixup tune made.")
+        studies = {name: optuna.load_study(study_name=name, storage=storage) for name in there}
+        yield next(iter(there.values())), StudyFile(studies)
+
+
 def _check_path(path: Path) -> None:
     if path.is_dir():
         raise ValueError(
