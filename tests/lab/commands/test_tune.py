@@ -149,6 +149,49 @@ def test_numbers_are_chosen_by_rmse(tmp_path, capsys):
     assert tune(*asked, "--metric", "rmse") == 0
 
 
+@pytest.fixture
+def houses(tmp_path):
+    """A file with numbers as targets, in large units."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(250, 4))
+    y = 1e5 * (x[:, 0] + 0.1 * rng.normal(size=250)) + 3e5
+    np.savez(
+        tmp_path / "houses.npz", x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:]
+    )
+    return tmp_path / "houses.npz"
+
+
+def test_numbers_of_a_file_and_the_bandwidth_of_their_pairs(houses, tmp_path, capsys, one_thread):
+    path = tmp_path / "study.db"
+    options = ("--ways", "c-mixup", "--trials", 3, "--seeds", 1, "--final-seeds", 1, "--epochs", 9)
+    asked = ("--data", houses, *options, "--lr", 0.001, 0.03, "--workers", 1, "--study", path)
+    assert tune(*asked) == 0
+    printed = capsys.readouterr().out
+    std = np.load(houses)["y_train"].std()
+    first, *others = (one.params["bandwidth"] for one in trials_of(path, "c-mixup"))
+    assert first == pytest.approx(std, rel=0.005)
+    assert all(std / 11 < one < 3.1 * std for one in others)
+    assert len({first, *others}) == 3
+    assert "bandwidth" not in trials_of(path, "none")[0].params
+    assert f", bandwidth {first:g} |" in (tmp_path / "study-runs" / "trials.md").read_text()
+    (line,) = (text for text in printed.splitlines() if text.startswith("  manifold-mixup train"))
+    _, *words = shlex.split(line)
+    assert lab_runs.run(*words, "--out", tmp_path / "run") == 0
+    trained = json.loads((tmp_path / "run" / "result.json").read_text())["result"]
+    assert f"seed 0, whose test RMSE is {trained['last']['rmse']:.4f}." in printed
+    assert trained["last"]["rmse"] < std
+
+
+def test_the_share_of_blocks_is_searched(tmp_path, capsys):
+    from manifold_mixup.lab.commands.tune import Options, prepare
+
+    ways = ("patchup-soft", "patchup-hard", "cutmix")
+    options = Options(model="cnn", ways=ways, examples=50, share=(0.3, 0.6), study=tmp_path / "a")
+    spaces = {way.name: way.space for way in prepare(options).search.ways}
+    assert spaces["patchup-soft"].share == spaces["patchup-hard"].share == (0.3, 0.6)
+    assert spaces["cutmix"].share == spaces["none"].share == ()
+
+
 def test_hidden_mixing_is_searched_over_sets_of_layers(finished):
     path, _ = finished
     asked = attributes_of(path)["asked for"]["space"]
@@ -428,6 +471,9 @@ def test_two_processes_at_once_are_refused(file, tmp_path, capsys):
         (("--imbalance", 0.5), "--imbalance is 0.5. Expected 1 or more."),
         (("--imbalance", 1000), "leaves no example of class"),
         (("--data", "diabetes", "--imbalance", 3), "has no classes as labels. Leave it at 1."),
+        (("--bandwidth", 1), "--bandwidth was given, but no way has it: none, input, manifold."),
+        (("--share", 0.5, 1), "--share has the value 1. Expected less than 1."),
+        (("--share", 0.5), "Ways with it: patchup-soft, patchup-hard."),
         (("--gpus", -1), "--gpus is -1.0. Expected 0 or more."),
         (("--examples", 251), "251 training examples were requested"),
         (("--model", "preact-resnet18"), "preact-resnet18 takes images"),

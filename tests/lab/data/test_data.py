@@ -199,6 +199,26 @@ def test_labels_may_be_a_column(tmp_path):
     assert load_npz(tmp_path, y_train=np.arange(30)[:, None] % 3).y.shape == (30,)
 
 
+def test_floating_point_targets_are_numbers(tmp_path):
+    y = np.linspace(-1e3, 2e3, 39)
+    task = load_npz(tmp_path, y_train=y[:30, None], y_test=y[30:])
+    assert task.regression
+    assert (task.classes, task.outputs) == (0, 1)
+    assert task.y.dtype == torch.float32
+    assert task.y.tolist() == pytest.approx(y[:30].tolist(), rel=1e-6)
+    assert task.y_test.tolist() == pytest.approx(y[30:].tolist(), rel=1e-6)
+    assert datasets.target_std(str(tmp_path / "task.npz")) == pytest.approx(y[:30].std())
+
+
+def test_without_numbers_there_is_no_deviation(tmp_path):
+    load_npz(tmp_path)
+    assert datasets.target_std(str(tmp_path / "task.npz")) is None
+    assert datasets.target_std(str(tmp_path / "nothing.npz")) is None
+    assert datasets.target_std("mnist-1d") is None
+    np.savez(tmp_path / "bad.npz", **arrays(y_train=np.full(30, np.nan)))
+    assert datasets.target_std(str(tmp_path / "bad.npz")) is None
+
+
 MALFORMED = {
     "missing arrays": (
         {"y_train": None, "y_test": None},
@@ -206,11 +226,31 @@ MALFORMED = {
     ),
     "lengths": (
         {"y_train": np.arange(29) % 3},
-        r"y_train in task\.npz has shape \(29,\), but x_train has 30 rows\. Expected one label per",
+        r"y_train in task\.npz has shape \(29,\), but x_train has 30 rows\. Expected one target",
     ),
-    "float labels": (
+    "classes and numbers": (
         {"y_test": np.zeros(9)},
-        r"y_test in task\.npz has type float64\. Expected integer class labels",
+        r"y_train in task\.npz has type int64, but y_test has float64\. Expected integers in both",
+    ),
+    "text as targets": (
+        {"y_test": np.array(["a"] * 9)},
+        r"y_test in task\.npz has type <U1\. Expected integers for classes, or floating point",
+    ),
+    "complex targets": (
+        {"y_test": np.zeros(9, complex)},
+        r"y_test in task\.npz has type complex128\. Expected integers for classes, or floating",
+    ),
+    "no finite number": (
+        {"y_train": np.where(np.arange(30) == 4, np.nan, 1.5), "y_test": np.zeros(9)},
+        r"y_train in task\.npz has the target nan in row 4\. Expected finite numbers",
+    ),
+    "number beyond single precision": (
+        {"y_train": np.linspace(0, 1, 30), "y_test": np.full(9, 1e39)},
+        r"y_test in task\.npz has the target 1e\+39 in row 0\. Expected finite numbers of single",
+    ),
+    "equal numbers": (
+        {"y_train": np.full(30, 2.5), "y_test": np.zeros(9)},
+        r"all targets in y_train of task\.npz are 2\.5\. Expected numbers that differ",
     ),
     "negative label": (
         {"y_train": np.where(np.arange(30) == 4, -1, np.arange(30) % 3)},

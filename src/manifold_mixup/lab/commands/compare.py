@@ -214,7 +214,8 @@ def _chosen(options: Options) -> list[Recipe]:
     """
     data = datasets.short_name(options.data)
     names = _names(options) or [*catalog.MIXING][:3]
-    return [catalog.recipe("compare", name, data, options.model) for name in names]
+    std = datasets.target_std(options.data)
+    return [catalog.recipe("compare", name, data, options.model, target_std=std) for name in names]
 
 
 def _names(options: Options) -> list[str] | None:
@@ -233,7 +234,7 @@ def _tuned(options: Options, path: Path) -> Tuned:
     Raises:
         ValueError: it was not, or a setting is given that the search chose.
     """
-    fixed = ("lr", "weight_decay", "alpha", "layers", "optimizer")
+    fixed = ("lr", "weight_decay", "alpha", "layers", "bandwidth", "optimizer")
     if given := [name for name in fixed if getattr(options, name) is not None]:
         raise ValueError(
             f"--{given[0].replace('_', '-')} was given, but --tuned chooses it. Leave out one."

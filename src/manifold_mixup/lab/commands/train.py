@@ -94,7 +94,13 @@ def defaults(args: Sequence[str]) -> Options:
     ):
         peek.add_argument(f"--{name}", nargs="?", const=value, default=value)
     given, _ = peek.parse_known_args(args)
-    run = catalog.recipe(given.recipe, given.mixing, given.data, given.model)
+    run = catalog.recipe(
+        given.recipe,
+        given.mixing,
+        given.data,
+        given.model,
+        target_std=datasets.target_std(given.data),
+    )
     run = replace(run, device=usual_device())
     return replace(start, recipe=given.recipe, mixing=given.mixing, run=run)
 

@@ -113,6 +113,10 @@ class Options:
     """Values of alpha, likewise."""
     layers: Annotated[tuple[str, ...], AROUND] = ()
     """Sets of layers for hidden mixing, such as input+hidden1 hidden1."""
+    bandwidth: Annotated[tuple[float, ...], AROUND] = ()
+    """Bandwidths of near pairs (c-mixup), in the units of the targets, as for --lr."""
+    share: Annotated[tuple[float, ...], AROUND] = ()
+    """Shares of a state that PatchUp's blocks cover, as for --lr."""
     seed: int = 0
     """Seed of the search."""
     together: int = 1
@@ -279,6 +283,8 @@ def _given(options: Options) -> Given:
         weight_decay=options.weight_decay,
         alpha=options.alpha,
         layers=options.layers,
+        bandwidth=options.bandwidth,
+        share=options.share,
         grid=options.sampler == "grid",
     )
 
@@ -313,7 +319,8 @@ def _ways(options: Options) -> list[str]:
 
 
 def _recipe(name: str, options: Options, device: str) -> Recipe:
-    run = catalog.recipe(options.recipe, name, datasets.short_name(options.data), options.model)
+    data, std = datasets.short_name(options.data), datasets.target_std(options.data)
+    run = catalog.recipe(options.recipe, name, data, options.model, target_std=std)
     if (options.optimizer or run.optimizer) != run.optimizer and not (
         options.lr and options.weight_decay
     ):
@@ -426,6 +433,7 @@ def _command(tuning: Tuning, chosen: Finalist) -> str:
         mixing=chosen.way.name,
         data=options.data,
         root=None if options.root == Options.root else options.root,
+        target_std=datasets.target_std(options.data),
     )
     return shlex.join(words)
 

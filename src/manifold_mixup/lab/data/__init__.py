@@ -163,6 +163,11 @@ def short_name(name: str) -> str:
     return Path(name).name if name.endswith(".npz") or Path(name).is_dir() else name
 
 
+def target_std(name: str) -> float | None:
+    """Return the standard deviation of the targets of a file with numbers as targets, or None."""
+    return npz.target_std(Path(name)) if name.endswith(".npz") else None
+
+
 def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():

@@ -20,7 +20,8 @@ def load(path: Path, *, tested: str = "test") -> Data:
     """Read a task from an ``.npz`` file.
 
     Inputs may be vectors ``(n, features)``, grey images ``(n, height, width)`` or colour images
-    with the channels first or last. uint8 inputs are pixels and are scaled to 0 to 1. Float images
+    with the channels first or last. Integer targets are classes, floating point targets numbers:
+    a regression. uint8 inputs are pixels and are scaled to 0 to 1. Float images
     from 0 to 1 are kept. Other inputs are standardised by the mean and standard deviation of the
     training inputs, vectors feature by feature.
 
@@ -35,8 +36,11 @@ def load(path: Path, *, tested: str = "test") -> Data:
     arrays = _read(path, tested)
     for part in ("train", tested):
         _check_inputs(path, f"x_{part}", arrays[f"x_{part}"])
-        _check_labels(path, f"y_{part}", arrays[f"y_{part}"], count=len(arrays[f"x_{part}"]))
-    _check_agreement(path, arrays, tested)
+        _check_targets(path, f"y_{part}", arrays[f"y_{part}"], count=len(arrays[f"x_{part}"]))
+    _check_same_form(path, arrays, tested)
+    (_check_numbers if arrays["y_train"].dtype.kind == "f" else _check_classes)(
+        path, arrays, tested
+    )
     return _as_data(path.stem, arrays, tested)
 
 
@@ -50,6 +54,19 @@ def has_validation(path: Path) -> bool:
     _require_npz(path)
     with np.load(path, allow_pickle=False) as file:
         return {"x_val", "y_val"} <= set(file.files)
+
+
+def target_std(path: Path) -> float | None:
+    """Return the standard deviation of the training targets, or None if they are no numbers.
+
+    None too if the file cannot be read as expected; `load` then says why.
+    """
+    try:
+        y = _read(path, "test")["y_train"]
+        _check_targets(path, "y_train", y, count=len(y))
+    except (OSError, ValueError):
+        return None
+    return float(y.std(dtype=np.float64)) or None if y.dtype.kind == "f" else None
 
 
 def _require_npz(path: Path) -> None:
@@ -98,22 +115,32 @@ def _check_inputs(path: Path, key: str, x: Array) -> None:
         raise ValueError(f"{key} in {path.name} contains NaN or infinity, first in row {row}.")
 
 
-def _check_labels(path: Path, key: str, y: Array, *, count: int) -> None:
-    if y.dtype.kind not in "iu":
-        raise ValueError(f"{key} in {path.name} has type {y.dtype}. Expected integer class labels.")
+def _check_targets(path: Path, key: str, y: Array, *, count: int) -> None:
+    if y.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{key} in {path.name} has type {y.dtype}. Expected integers for classes, or floating "
+            f"point numbers for a regression."
+        )
     if y.ndim != 1 or len(y) != count:
         raise ValueError(
             f"{key} in {path.name} has shape {y.shape}, but {key.replace('y', 'x')} has {count} "
-            f"rows. Expected one label per row, ({count},)."
+            f"rows. Expected one target per row, ({count},)."
         )
-    if y.min() < 0:
+    single = np.abs(y.astype(np.float64)) <= np.finfo(np.float32).max  # false for NaN too
+    if not single.all():
+        row = int(np.argmin(single))
+        raise ValueError(
+            f"{key} in {path.name} has the target {y[row]:g} in row {row}. Expected finite numbers "
+            f"of single precision."
+        )
+    if y.dtype.kind != "f" and y.min() < 0:
         row = int(np.argmax(y < 0))
         raise ValueError(
             f"{key} in {path.name} has the label {y[row]} in row {row}. Expected 0 or more."
         )
 
 
-def _check_agreement(path: Path, arrays: dict[str, Array], tested: str) -> None:
+def _check_same_form(path: Path, arrays: dict[str, Array], tested: str) -> None:
     """Raise a `ValueError` if the test set does not match the training set."""
     x, y, x_test, y_test = (arrays[key] for key in _keys(tested))
     if x.shape[1:] != x_test.shape[1:] or x.dtype.kind != x_test.dtype.kind:
@@ -122,6 +149,24 @@ def _check_agreement(path: Path, arrays: dict[str, Array], tested: str) -> None:
             f"those of x_{tested} are {x_test.dtype} of shape {x_test.shape[1:]}. "
             "Expected the same."
         )
+    if (y.dtype.kind == "f") != (y_test.dtype.kind == "f"):
+        raise ValueError(
+            f"y_train in {path.name} has type {y.dtype}, but y_{tested} has {y_test.dtype}. "
+            f"Expected integers in both for classes, or floating point numbers in both for a "
+            f"regression."
+        )
+
+
+def _check_numbers(path: Path, arrays: dict[str, Array], tested: str) -> None:
+    y = arrays["y_train"]
+    if np.ptp(y.astype(np.float32)) == 0:
+        raise ValueError(
+            f"all targets in y_train of {path.name} are {y[0]:g}. Expected numbers that differ."
+        )
+
+
+def _check_classes(path: Path, arrays: dict[str, Array], tested: str) -> None:
+    y, y_test = arrays["y_train"], arrays[f"y_{tested}"]
     known = np.unique(y)
     if len(known) < 2 or known[-1] >= len(y):
         raise ValueError(
@@ -139,9 +184,9 @@ def _check_agreement(path: Path, arrays: dict[str, Array], tested: str) -> None:
 
 def _as_data(name: str, arrays: dict[str, Array], tested: str) -> Data:
     x, x_test = (_channels_first(arrays[f"x_{part}"]) for part in ("train", tested))
-    y, y_test = (
-        torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)) for part in ("train", tested)
-    )
+    numbers = arrays["y_train"].dtype.kind == "f"
+    kind = np.float32 if numbers else np.int64
+    y, y_test = (torch.from_numpy(arrays[f"y_{part}"].astype(kind)) for part in ("train", tested))
     attack: dict[str, Any] = PIXELS
     if x.dtype == np.uint8 and x.ndim == 4:
         pass  # stored as uint8; `as_input` scales them
@@ -150,7 +195,7 @@ def _as_data(name: str, arrays: dict[str, Array], tested: str) -> Data:
     else:
         x, x_test = _standardised(x, x_test)
         attack = {"eps": 0.1, "space": "standard deviations"}
-    classes = int(y.max()) + 1
+    classes = 0 if numbers else int(y.max()) + 1
     return Data(name, _tensor(x), y, _tensor(x_test), y_test, classes=classes, **attack)
 
 

@@ -25,7 +25,9 @@ RECIPES = {
 }
 
 
-def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
+def recipe(
+    name: str, mixing: str, data: str, model: str, *, target_std: float | None = None
+) -> Recipe:
     """Return the settings of a recipe for a data set and a model.
 
     Args:
@@ -34,6 +36,8 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
             the recipe's own values, the other ways those of their authors.
         data: the data set.
         model: the model.
+        target_std: the standard deviation of the targets of a file with numbers; the bandwidth of
+            near pairs starts from it. ``None`` for classes, and for data sets that are known.
 
     Raises:
         ValueError: there is no such recipe, or no such kind of mixing.
@@ -49,11 +53,13 @@ def recipe(name: str, mixing: str, data: str, model: str) -> Recipe:
         "fast": fast,
     }
     three = dict(zip(("none", "input", "manifold"), kinds[name](data, model), strict=True))
-    if data in REGRESSIONS:
+    if data in REGRESSIONS or target_std is not None:
         three = {mixing: replace(run, loss="mse") for mixing, run in three.items()}
     if mixing in three:
         return three[mixing]
-    return mixed(three["none"], WAYS[mixing], alpha=three["manifold"].alpha)
+    run = mixed(three["none"], WAYS[mixing], alpha=three["manifold"].alpha)
+    near = target_std is not None and run.pairs == "near"
+    return replace(run, bandwidth=float(f"{target_std:.3g}")) if near else run
 
 
 def paper(data: str, model: str) -> tuple[Recipe, ...]:

@@ -13,7 +13,13 @@ _ALWAYS = ("seed", "device")  # their defaults differ between machines, or invit
 
 
 def train_command(
-    run: Recipe, *, recipe: str, mixing: str, data: str, root: Path | None
+    run: Recipe,
+    *,
+    recipe: str,
+    mixing: str,
+    data: str,
+    root: Path | None,
+    target_std: float | None = None,
 ) -> list[str]:
     """Return the words of the command that trains a run.
 
@@ -23,10 +29,12 @@ def train_command(
         mixing: its kind of mixing.
         data: the data set, as it is typed.
         root: the folder of the data sets; ``None`` for the usual one.
+        target_std: the standard deviation of the targets of a file with numbers.
     """
     words = ["manifold-mixup", "train", "--recipe", recipe, "--mixing", mixing]
     words += ["--data", data, "--model", run.model]
-    start, hints = catalog.recipe(recipe, mixing, data, run.model), get_type_hints(Recipe)
+    start = catalog.recipe(recipe, mixing, data, run.model, target_std=target_std)
+    hints = get_type_hints(Recipe)
     for field in fields(Recipe):
         value = getattr(run, field.name)
         if field.name in _NAMED:

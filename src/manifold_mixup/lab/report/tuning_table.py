@@ -10,7 +10,7 @@ from rich.table import Table
 from manifold_mixup.lab.evaluate.measures import ERROR, FGSM, NLL, R2, RMSE, Measure
 from manifold_mixup.lab.report.table import difference_text, spread_text
 from manifold_mixup.lab.search.final import Finalist
-from manifold_mixup.lab.search.space import in_words, layers_of
+from manifold_mixup.lab.search.space import in_words, layers_of, own_words
 from manifold_mixup.lab.search.study import StudyFile, Trial
 from manifold_mixup.lab.search.trials import Way
 
@@ -101,7 +101,8 @@ def _verdict(one: Finalist, base: Finalist, metric: Measure) -> str:
 
 def _settings(way: Way, trial: Trial) -> list[str]:
     numbers = [f"{trial.settings[name]:g}" for name in ("lr", "weight_decay")]
-    alpha = f"{trial.settings['alpha']:g}" if "alpha" in trial.settings else ""
+    mixes = "alpha" in trial.settings
+    alpha = f"{trial.settings['alpha']:g}{own_words(trial.settings)}" if mixes else ""
     layers = " ".join(layers_of(str(trial.settings["layers"]))) if alpha else ""
     return [way.run.method, *numbers, alpha, layers]
 

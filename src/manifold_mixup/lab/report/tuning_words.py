@@ -14,7 +14,13 @@ LOOK = (
     "set."
 )
 
-_NAMES = {"lr": "learning rate", "weight_decay": "weight decay", "alpha": "α"}
+_NAMES = {
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "alpha": "α",
+    "bandwidth": "bandwidth",
+    "share": "share",
+}
 
 
 def head(search: Search, validation: Validation, *, recipe: str) -> list[str]:

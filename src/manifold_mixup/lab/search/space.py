@@ -11,9 +11,9 @@ from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes.recipe import Recipe
 
 Settings = Mapping[str, float | str]
-"""The settings of a trial: lr, weight_decay and, for ways that mix, alpha and layers."""
+"""The settings of a trial: lr, weight_decay and, for ways that mix, alpha, layers and their own."""
 
-_NUMBERS = ("lr", "weight_decay", "alpha")
+_NUMBERS = ("lr", "weight_decay", "alpha", "bandwidth", "share")
 _JOIN = "+"
 
 
@@ -29,12 +29,16 @@ class Space:
         weight_decay: weight decays.
         alpha: values of α; empty if the way does not mix.
         layers: sets of eligible layers; empty if the way does not mix.
+        bandwidth: bandwidths of near pairs; empty for other ways.
+        share: shares of a state that are covered by blocks; empty for other ways.
     """
 
     lr: tuple[float, ...]
     weight_decay: tuple[float, ...]
     alpha: tuple[float, ...] = ()
     layers: tuple[tuple[str, ...], ...] = ()
+    bandwidth: tuple[float, ...] = ()
+    share: tuple[float, ...] = ()
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -71,8 +75,9 @@ def around(run: Recipe, data: Data, *, grid: bool) -> Space:
     """Return the space around the settings of a recipe.
 
     Learning rates reach from a tenth to ten times that of the recipe, weight decays from a
-    hundredth to ten times, and α from 0.05 to 4, or further if the recipe's own α is outside. A
-    grid has three learning rates, the recipe's weight decay and three α.
+    hundredth to ten times, and α from 0.05 to 4, or further if the recipe's own α is outside. The
+    bandwidth of near pairs reaches from a tenth to three times, the share of PatchUp's blocks from
+    0.2 to 0.9. A grid has three learning rates, three α, and the recipe's other settings.
 
     Args:
         run: the recipe of a way.
@@ -93,7 +98,23 @@ def around(run: Recipe, data: Data, *, grid: bool) -> Space:
         }
     if not run.layers:
         return Space(ranges["lr"], ranges["weight_decay"])
-    return Space(**ranges, layers=layer_sets(run, data))
+    return Space(**ranges, **_own(run, grid=grid), layers=layer_sets(run, data))
+
+
+def own_settings(run: Recipe) -> tuple[str, ...]:
+    """Return the names of the settings that only this way of mixing has and that are searched."""
+    near = ("bandwidth",) if run.pairs in ("near", "near_in_batch") else ()
+    blocks = ("share",) if run.blend in ("patchup-soft", "patchup-hard") else ()
+    return (*near, *blocks) if run.layers else ()
+
+
+def _own(run: Recipe, *, grid: bool) -> dict[str, tuple[float, ...]]:
+    own, share = run.bandwidth, run.share
+    ranges = {
+        "bandwidth": (_short(own / 10), _short(own * 3)),
+        "share": (min(0.2, share), max(0.9, share)),
+    }
+    return {name: (getattr(run, name),) if grid else ranges[name] for name in own_settings(run)}
 
 
 def layer_sets(run: Recipe, data: Data) -> tuple[tuple[str, ...], ...]:
@@ -115,6 +136,7 @@ def settings_of(run: Recipe) -> Settings:
     found: dict[str, float | str] = {"lr": run.lr, "weight_decay": run.weight_decay}
     if run.layers:
         found |= {"alpha": run.alpha, "layers": _JOIN.join(run.layers)}
+        found |= {name: getattr(run, name) for name in own_settings(run)}
     return found
 
 
@@ -146,7 +168,8 @@ def in_words(settings: Settings) -> str:
     words = f"learning rate {settings['lr']:g}, weight decay {settings['weight_decay']:g}"
     if "layers" not in settings:
         return words
-    return f"{words}, α {settings['alpha']:g} at {', '.join(layers_of(str(settings['layers'])))}"
+    layers = ", ".join(layers_of(str(settings["layers"])))
+    return f"{words}, α {settings['alpha']:g}{own_words(settings)} at {layers}"
 
 
 def in_short(settings: Settings) -> str:
@@ -159,7 +182,13 @@ def in_short(settings: Settings) -> str:
     words = f"lr {settings['lr']:g}, wd {settings['weight_decay']:g}"
     if "layers" not in settings:
         return words
-    return f"{words}, α {settings['alpha']:g} at {settings['layers']}"
+    return f"{words}, α {settings['alpha']:g}{own_words(settings)} at {settings['layers']}"
+
+
+def own_words(settings: Settings) -> str:
+    """Return the settings that only this way has, as words, each after a comma."""
+    own = (name for name in ("bandwidth", "share") if name in settings)
+    return "".join(f", {name} {settings[name]:g}" for name in own)
 
 
 def _short(number: float) -> float:

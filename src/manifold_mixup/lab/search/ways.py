@@ -8,11 +8,14 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.models.fresh import with_layers
 from manifold_mixup.lab.recipes.check import check_recipe
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.search.space import Space, around, layers_of
+from manifold_mixup.lab.search.space import Space, around, layers_of, own_settings
 from manifold_mixup.lab.search.trials import Way
 from manifold_mixup.lab.training.method import check
 
 TRIALS = 20
+
+_WITH = {"bandwidth": ("c-mixup",), "share": ("patchup-soft", "patchup-hard")}
+_OWN = tuple(_WITH)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Given:
         weight_decay: weight decays, likewise.
         alpha: values of α, likewise.
         layers: sets of layers for hidden mixing, as words such as ``"input+hidden1"``.
+        bandwidth: bandwidths of near pairs, in the units of the targets, likewise.
+        share: shares of a state that PatchUp's blocks cover, likewise.
         grid: whether the values are the points of a grid.
     """
 
@@ -31,11 +36,13 @@ class Given:
     weight_decay: tuple[float, ...] = ()
     alpha: tuple[float, ...] = ()
     layers: tuple[str, ...] = ()
+    bandwidth: tuple[float, ...] = ()
+    share: tuple[float, ...] = ()
     grid: bool = False
 
     def check(self) -> None:
         """Raise a `ValueError` if a number is out of range, or a range has more than two ends."""
-        for name in ("lr", "weight_decay", "alpha"):
+        for name in ("lr", "weight_decay", "alpha", *_OWN):
             values, flag = getattr(self, name), f"--{name.replace('_', '-')}"
             if not self.grid and len(values) > 2:
                 raise ValueError(
@@ -48,6 +55,8 @@ class Given:
                 if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
                     least = "0 or more" if zero else "a finite number above 0"
                     raise ValueError(f"{flag} has the value {value:g}. Expected {least}.")
+                if name == "share" and value >= 1:
+                    raise ValueError(f"--share has the value {value:g}. Expected less than 1.")
 
     def way(self, name: str, run: Recipe, data: Data, *, trials: int | None) -> Way:
         """Return a way with its space, in which every set of layers was checked.
@@ -74,6 +83,12 @@ class Given:
         names = ", ".join(way.name for way in ways)
         if self.alpha and not any(way.run.layers for way in ways):
             raise ValueError(f"--alpha was given, but no way mixes: {names}. Add one with --ways.")
+        for name in _OWN:
+            if getattr(self, name) and not any(name in own_settings(way.run) for way in ways):
+                raise ValueError(
+                    f"--{name} was given, but no way has it: {names}. Ways with it: "
+                    f"{', '.join(_WITH[name])}."
+                )
         if self.layers and not any(_hidden(way.run) for way in ways):
             raise ValueError(
                 f"--layers was given, but no way mixes hidden states: {names}. Add one with --ways."
@@ -88,6 +103,7 @@ class Given:
             weight_decay=self.weight_decay or space.weight_decay,
             alpha=(self.alpha or space.alpha) if run.layers else (),
             layers=layers if layers and _hidden(run) else space.layers,
+            **{name: getattr(self, name) or getattr(space, name) for name in own_settings(run)},
         )
 
 
