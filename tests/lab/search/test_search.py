@@ -65,6 +65,16 @@ def test_a_draw_depends_on_seed_number_and_history_alone():
     assert drawn(15, before, sampler="random") == drawn(15, sampler="random")
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_at_random_all_ways_try_the_same_learning_rates(sampler):
+    mixing = replace(SPACE, bandwidth=(0.1, 1.0))
+    plain = Space(SPACE.lr, SPACE.weight_decay)
+    for number in range(1, 10):
+        one, other = (drawn(number, space=each, sampler=sampler) for each in (mixing, plain))
+        assert one["lr"] == other["lr"]
+        assert one["weight_decay"] == other["weight_decay"]
+
+
 def test_tpe_learns_from_the_trials_before():
     before = history(30)
     after = [drawn(30, before, seed=seed) for seed in range(20)]

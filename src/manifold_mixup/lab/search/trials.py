@@ -151,6 +151,8 @@ def _round_end(done: int, together: int) -> int:
 def _settings(search: Search, study: StudyFile, way: Way, number: int) -> Settings:
     # Only earlier rounds count, so that the draw does not depend on which trial finished first.
     before = study.raw(way.name)[: number // search.together * search.together]
+    # All ways draw with the same seed, so that at random their n-th trials have the same learning
+    # rate, and no way is ahead because it happened to draw a better one.
     return next_settings(
         way.space,
         way.start,
@@ -158,7 +160,7 @@ def _settings(search: Search, study: StudyFile, way: Way, number: int) -> Settin
         number=number,
         before=before,
         trials=way.trials,
-        seed=seeded("tune", search.seed, way.name),
+        seed=seeded("tune", search.seed),
     )
 
 
