@@ -250,6 +250,13 @@ def test_the_average_pair_keeps_lam_and_near_pairs_are_mixed_most():
     )
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_similarity_does_not_depend_on_the_unit_of_the_states(scale):
+    x, perm, lam = randn(6, 3), torch.arange(6).roll(1), torch.tensor(0.3)
+    expected = share_of_pairs(SimilarityKernel(), lam, x, perm)
+    torch.testing.assert_close(share_of_pairs(SimilarityKernel(), lam, scale * x, perm), expected)
+
+
 def test_the_ends_stay_ends():
     for lam in (0.0, 1.0):
         share = share_of_pairs(

@@ -42,7 +42,11 @@ def share_of_pairs(kernel: SimilarityKernel, lam: Tensor, x: Tensor, perm: Tenso
     states = torch.view_as_real(states).flatten(1) if states.is_complex() else states
     exact = states.to(torch.promote_types(states.dtype, torch.float32))
     most = torch.float32 if x.device.type == "mps" else torch.float64  # which Apple's GPUs lack
-    squared = (exact - exact[perm]).square().sum(1).to(most)
+    gap = exact - exact[perm]
+    # Only ratios of distances matter, and the squares of large states would be infinite.
+    greatest = torch.linalg.vector_norm(gap, ord=math.inf)
+    gap = gap / torch.where(greatest > 0, greatest, torch.ones_like(greatest))
+    squared = gap.square().sum(1).to(most)
     mean = squared.mean()
     ratio = torch.where(mean > 0, squared / mean, torch.ones_like(squared))
     tau = torch.exp((ratio - 1) / (2 * kernel.tau_std**2)) / kernel.tau_max
