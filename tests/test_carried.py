@@ -115,6 +115,19 @@ def test_compiled_in_one_graph(name, layer):
     torch.testing.assert_close(compiled(*args), oracle(*args))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize(("name", "layer"), CASES)
+def test_where_all_modules_but_the_layer_are_compiled(name, layer):
+    """Compiled modules know whether the layer, which is not compiled, was mixed already."""
+    model, args = build(name), MODELS[name].example()
+    mixup = ManifoldMixup(model, [layer], example=args)
+    for child, module in model.named_children():
+        if layer.split(".")[0] != child and type(module).forward is not nn.Module.forward:
+            module.compile(backend="eager")
+    compare(model, mixup, args, MixPlan(layer, LAMS["one λ"], PERM), oracle=build(name))
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("layer", ["enc1", "enc2", "bottom", "up2"])
 def test_recomputed_by_a_checkpoint(layer, reentrant):

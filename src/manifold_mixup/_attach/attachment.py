@@ -295,7 +295,7 @@ class Attachment:
         else:
             self._require_once(recomputed)
             running = recomputed
-        self._active.compiled_mixes = self._active.compiled_runs = 0
+        self._active.start()
         self._active.set(running, drawn=running.completed_in is module)
         if running.plan is not None and is_input(running.plan.layer):
             return self._mix_input(running, args, kwargs)

@@ -42,7 +42,7 @@ class CarryHook(LaterHook):
             layer = self.active.layer
             if layer not in self.carries:
                 return None
-            if self.carries[layer][0].early and self.active.compiled_mixes == 0:
+            if self.carries[layer][0].early and not self.active.mixed:
                 return None  # it runs before the layer
             self.note_trace()
             return self._mix(layer, values, self.active, self.active.valid, None)

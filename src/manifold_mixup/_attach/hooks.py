@@ -46,6 +46,7 @@ class ActivePlan:
 
     def __init__(self) -> None:
         self.compiled_mixes = 0  # how often compiled code mixed in this pass
+        self.mixed_eagerly = False  # whether code that is not compiled mixed in this pass
         self.compiled_runs = 0  # how often it ran the module of the layer, if that is shared
         self.newly_compiled = False  # whether code was traced that reads the plan after its layer
         self.set(None)
@@ -68,6 +69,16 @@ class ActivePlan:
         self.noise = None if plan is None else plan.noise
         self.repeats = plan is not None and plan.repeats
         self.valid = None if plan is None or running is None else running.valid
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the layer was mixed in this pass, compiled or not."""
+        return self.mixed_eagerly or self.compiled_mixes > 0
+
+    def start(self) -> None:
+        """Begin to count for a pass."""
+        self.compiled_mixes = self.compiled_runs = 0
+        self.mixed_eagerly = False
 
     def complete(self, settled: Settled) -> None:
         """Take what the plan means for the state of its layer."""
@@ -190,6 +201,7 @@ class LayerHook(Hook):
         if needs_settling(plan):
             plan = running.settled(functools.partial(self._settled, output))
             self.active.set(running)  # compiled blocks after this layer read it
+        self.active.mixed_eagerly = True
         return self._mix(output, plan, running.valid)
 
     def _settled(self, output: Any, given: Given) -> Settled:
@@ -282,7 +294,7 @@ class MaskHook(LaterHook):
             lam, perm = self.active.lam, self.active.perm
             if layer not in self.reads or valid is None:
                 return None
-            if self.reads[layer][0].early and self.active.compiled_mixes == 0:
+            if self.reads[layer][0].early and not self.active.mixed:
                 return None  # it runs before the layer
             self.note_trace()
             # Blocks with the same mask repeat this work, which the compiler can deduplicate.
