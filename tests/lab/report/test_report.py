@@ -156,6 +156,31 @@ def test_the_table_has_the_differences_to_manifold_mixup(three):
     assert label.split()[-3:] == ["error", "%", "↓"]
 
 
+def test_many_methods_stand_below_each_other_with_the_same_cells(results):
+    others = [f"way {number}" for number in range(4)]
+    more = [
+        result(name, seed, 27.0 + 2 * seed + number)
+        for number, name in enumerate(others)
+        for seed in range(3)
+    ]
+    few, many = (summarise(results + more, METHODS + names) for names in (others[:2], others))
+    across, down = (markdown_table(rows, title="a title", caption="") for rows in (few, many))
+    heads = [line for line in down.splitlines() if line.startswith("| 3 seeds")]
+    last = "error % ↓ | NLL ↓ | ECE % ↓ | FGSM acc. % ↑"
+    assert heads == [
+        f"| 3 seeds, *last epoch* | {last} | seconds ↓ |",
+        f"| 3 seeds, *last epoch, difference to manifold mixup* | {last} | seconds ↓ |",
+        f"| 3 seeds, *best epoch* | {last} |",
+        f"| 3 seeds, *best epoch, difference to manifold mixup* | {last} |",
+    ]
+    lines = down.splitlines()
+    assert [sum(line.startswith(f"| {name} |") for line in lines) for name in METHODS] == [2, 2]
+    assert [sum(line.startswith(f"| {name} |") for line in lines) for name in others] == [4] * 4
+    row = next(line for line in across.splitlines() if line.startswith("| error % ↓ | 31.00"))
+    for name, cell in zip(METHODS + others[:2], row.split(" | ")[1:], strict=True):
+        assert f"| {name} | {cell.removesuffix(' |')} |" in down
+
+
 def test_one_seed_is_shown_without_intervals(results):
     rows = summarise([results[0], results[3]], METHODS)
     text = markdown_table(rows, title="", caption="")

@@ -1,7 +1,10 @@
-"""The table of a comparison, for the terminal and as Markdown: metrics down, methods across."""
+"""The table of a comparison, for the terminal and as Markdown.
+
+Few methods stand beside each other, many below each other.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -16,7 +19,7 @@ SECTIONS: dict[When, str] = {"last": "last epoch", "best": "best epoch"}
 ARROW = {"lower": "↓", "higher": "↑"}
 LAST_EPOCH = (
     "Mean ± standard deviation over the seeds. Below it, the paired difference to the first "
-    "column over the same seeds, with its 95 % interval (Student's t); further down, that to "
+    "method over the same seeds, with its 95 % interval (Student's t); further down, that to "
     "manifold mixup, if other methods stand beside it."
 )
 LEGEND = f"{LAST_EPOCH} The best epoch is selected on the test set and therefore optimistic."
@@ -26,6 +29,7 @@ SMOKE = (
     "deviations and intervals are left out."
 )
 _WIDE = 80
+_MOST_ACROSS = 4  # methods that fit beside each other on a page
 
 
 class Cell(NamedTuple):
@@ -89,15 +93,42 @@ def _styled(cell: Cell) -> str:
 
 
 def markdown_table(rows: Sequence[Row], *, title: str, caption: str, smoke: bool = False) -> str:
-    """Return rows as Markdown; a difference is bold if its interval excludes zero."""
+    """Return rows as Markdown; a difference is bold if its interval excludes zero.
+
+    More than four methods stand below each other, in a table for each section.
+    """
     legend = SMOKE if smoke else f"{legend_of(rows)} Bold: the interval excludes zero."
+    few = len(_header(rows)) - 1 <= _MOST_ACROSS
+    lines = _one_table(rows) if few else _tables(rows)
+    return "\n".join([f"**{title}**", "", *lines, "", f"{legend} {caption}", ""])
+
+
+def _one_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the lines of a table with the methods across."""
     header = _header(rows)
-    lines = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    yield from _head(header)
     for section, parts in _sections(rows):
-        lines.append(f"| *{section}* |{' |' * (len(header) - 1)}")
+        yield f"| *{section}* |{' |' * (len(header) - 1)}"
         for label, cells in parts:
-            lines.append(f"| {label} | {' | '.join(_markdown(cell) for cell in cells)} |")
-    return "\n".join([*lines, "", f"{legend} {caption}", ""])
+            yield f"| {label} | {' | '.join(_markdown(cell) for cell in cells)} |"
+
+
+def _tables(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the lines of a table for each section, with the methods down."""
+    seeds, *methods = _header(rows)
+    for number, (section, parts) in enumerate(_sections(rows)):
+        labels, columns = zip(*parts, strict=True)
+        yield from [""] if number else []
+        yield from _head([f"{seeds}, *{section}*", *labels])
+        for method, cells in zip(methods, zip(*columns, strict=True), strict=True):
+            if any(
+                cell.value or cell.difference for cell in cells
+            ):  # manifold mixup has none to itself
+                yield f"| {method} | {' | '.join(_markdown(cell) for cell in cells)} |"
+
+
+def _head(header: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
 
 
 def legend_of(rows: Sequence[Row]) -> str:
