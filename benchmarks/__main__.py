@@ -19,7 +19,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, counts, imports, look, memory, mixes, steps, tables, training
+from benchmarks import (
+    accuracy,
+    counts,
+    imports,
+    look,
+    memory,
+    mixes,
+    steps,
+    tables,
+    training,
+    ways,
+)
 from benchmarks.tasks import TASKS, resnet18
 from benchmarks.turns import Way, compare
 from manifold_mixup.lab.runs import provenance
@@ -45,6 +56,7 @@ class Effort:
         seeds: trainings of each recipe `fast`.
         root: folder of the data sets.
         imports: number of Python processes that are started.
+        share: by how much the batches of `ways` are divided.
         families: number of models that are looked at.
         device: the device.
         compiled: whether compiled implementations are timed too.
@@ -61,6 +73,7 @@ class Effort:
     seeds: int = 5
     root: str = "~/.cache/manifold-mixup"
     imports: int = 7
+    share: int = 1
     families: int = len(look.FAMILIES)
     device: str = "cpu"
     compiled: bool = False
@@ -78,6 +91,7 @@ QUICK = Effort(
     width=8,
     rounds=1,
     imports=1,
+    share=64,
     families=1,
 )
 
@@ -96,6 +110,28 @@ def mix(effort: Effort) -> Found:
 def mix_kept(effort: Effort) -> Found:
     """Time the mix with freed memory kept, as in the lab; empty if the C library cannot do that."""
     return mix(effort) if effort.device == "cpu" and malloc.keep_freed() else {"cells": []}
+
+
+def way(effort: Effort) -> Found:
+    """Time CutMix and PatchUp, alone and at the input, where torchvision's CutMix is too."""
+    found: Found = {"cells": [], "inputs": []}
+    asked = {"share": effort.share, "device": effort.device}
+    with torch._dynamo.config.patch(recompile_limit=256, fail_on_recompile_limit_hit=True):
+        for cell in ways.cells(effort.seconds, compiled=effort.compiled, **asked):
+            say(", ".join(["ways", cell.shape, cell.dtype, cell.layout, cell.mode, cell.phase]))
+            timings = list(map(dataclasses.asdict, cell.timings))
+            found["cells"].append({**cell._asdict(), "timings": timings})
+    for side in ways.inputs(effort.seconds, **asked):
+        say(f"ways, input of {side['shape']}")
+        timings = list(map(dataclasses.asdict, side["timings"]))
+        found["inputs"].append({**side, "timings": timings})
+    return found
+
+
+def ways_kept(effort: Effort) -> Found:
+    """Time the ways with freed memory kept; empty if the C library cannot do that."""
+    kept = effort.device == "cpu" and malloc.keep_freed()
+    return way(effort) if kept else {"cells": [], "inputs": []}
 
 
 # There is a graph for each layer; graphs beyond the default limit would silently run eagerly.
@@ -184,7 +220,15 @@ def count(_: Effort) -> Found:
     """Count what mixing adds to a step: operators, bytes, reads, and graphs if compiled."""
     say("counting")
     beyond = {layers: dataclasses.asdict(counts.beyond_plain(layers)) for layers in (1, 3, 12)}
-    return {"beyond": beyond, "state": counts.STATE, "graphs": counts.graphs(3)}
+    by_way = {
+        name: dataclasses.asdict(counts.beyond_by(blend)) for name, blend in counts.WAYS.items()
+    }
+    return {
+        "beyond": beyond,
+        "ways": by_way,
+        "state": counts.STATE,
+        "graphs": counts.graphs(3),
+    }
 
 
 def start(effort: Effort) -> Found:
@@ -212,10 +256,12 @@ PARTS: dict[str, Callable[[Effort], Found]] = {
     "mix": mix,
     "peers": peers,
     "step": step,
+    "ways": way,
     # The lab's training keeps freed memory from here on, for the rest of the process.
     "accuracy": times_to_accuracy,
     "training": loops,
     "mix-kept": mix_kept,
+    "ways-kept": ways_kept,
 }
 
 

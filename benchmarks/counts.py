@@ -14,11 +14,21 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import Cut, Interpolate, ManifoldMixup, PatchUp
+from manifold_mixup._blend import Blend
 
 BATCH, CHANNELS, SIDE, CLASSES = 16, 16, 8, 10
 STATE = 4 * BATCH * CHANNELS * SIDE * SIDE
 """Bytes of one hidden state of the tower."""
+
+
+PLAIN = Interpolate()
+WAYS = {
+    "Cut()": Cut(),
+    "PatchUp(block=3)": PatchUp(block=3),
+    "PatchUp(block=3, soft=False)": PatchUp(block=3, soft=False),
+}
+"""Ways of mixing whose cost is counted too."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
-def step_cost(eligible: int, *, per_sample: bool = False) -> Cost:
+def step_cost(eligible: int, *, per_sample: bool = False, blend: Blend = PLAIN) -> Cost:
     """Count a training step of the tower with a number of eligible layers; 0 is the plain step."""
     torch.manual_seed(0)
     model = Tower()
@@ -126,7 +136,8 @@ def step_cost(eligible: int, *, per_sample: bool = False) -> Cost:
     criterion: nn.Module = nn.CrossEntropyLoss()
     if eligible:
         layers = [str(block) for block in range(eligible)]
-        criterion = ManifoldMixup(model, layers, per_sample=per_sample, seed=0).wrap(criterion)
+        mixup = ManifoldMixup(model, layers, per_sample=per_sample, blend=blend, seed=0)
+        criterion = mixup.wrap(criterion)
 
     def step() -> None:
         model.zero_grad()
@@ -135,9 +146,14 @@ def step_cost(eligible: int, *, per_sample: bool = False) -> Cost:
     return count(step)
 
 
-def beyond_plain(eligible: int, *, per_sample: bool = False) -> Cost:
+def beyond_plain(eligible: int, *, per_sample: bool = False, blend: Blend = PLAIN) -> Cost:
     """Count the cost that Manifold Mixup adds to the plain step of the tower."""
-    return step_cost(eligible, per_sample=per_sample) - step_cost(0)
+    return step_cost(eligible, per_sample=per_sample, blend=blend) - step_cost(0)
+
+
+def beyond_by(blend: Blend) -> Cost:
+    """Count what a way of mixing adds to the plain step of the tower, at one of three layers."""
+    return beyond_plain(3, blend=blend)
 
 
 def graphs(eligible: int) -> int:
@@ -177,4 +193,25 @@ def broken(found: dict[str, Any]) -> list[str]:
         f"{one['peak']} bytes at peak, at most one state": one["peak"] <= state + small,
         f"{found['graphs']} graphs for 3 layers, one each": found["graphs"] == 3,
     }
+    for name, cost in found["ways"].items():
+        rules |= _rules_of(name, cost, state, small)
     return [rule for rule, kept in rules.items() if not kept]
+
+
+def _rules_of(name: str, cost: dict[str, int], state: int, small: int) -> dict[str, bool]:
+    """Return the limits of a way that weighs positions, and whether each is kept.
+
+    The tower has 16 examples, so a weight of all channels is a sixteenth of a state, and there are
+    a few of them for a moment: the patches, and their weights forward and backward.
+    """
+    weights = state // 2
+    return {
+        f"{name}: {cost['calls']} operator calls, at most 80": cost["calls"] <= 80,
+        f"{name}: {cost['reads']} numbers read, at most 10": cost["reads"] <= 10,
+        f"{name}: {cost['allocated']} bytes allocated, at most two states and weights": (
+            cost["allocated"] <= 2 * state + weights + small
+        ),
+        f"{name}: {cost['peak']} bytes at peak, at most one state and weights": (
+            cost["peak"] <= state + weights // 2 + small
+        ),
+    }

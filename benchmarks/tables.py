@@ -51,6 +51,35 @@ def _in_cell(timing: Timing, *, first: bool) -> str:
     return timing.fault or f"{timing.ratio:.2f}"
 
 
+def _ways(title: str, found: Found) -> Iterator[str]:
+    """Write a table for each type, memory format and mode: copies forward and backward."""
+    groups: dict[tuple[str, ...], list[Found]] = {}
+    for cell in found["cells"]:
+        groups.setdefault((cell["dtype"], cell["layout"], cell["mode"]), []).append(cell)
+    if groups:
+        yield from (f"## {title}", _OF_A_COPY)
+    for settings, cells in groups.items():
+        header = [f"{cell['shape']} {cell['phase']}" for cell in cells]
+        names = [timing["name"] for timing in cells[0]["timings"]]
+        rows = [
+            (name, *(_in_cell(Timing(**cell["timings"][k]), first=k == 0) for cell in cells))
+            for k, name in enumerate(names)
+        ]
+        yield f"{', '.join(settings)}:\n\n{table(('', *header), rows)}"
+    for side in found["inputs"]:
+        rounds = side["timings"][0]["rounds"]
+        yield (
+            f"Draw, mix, model and loss at the input, {side['batch']} x 3 x {side['shape']} "
+            f"({rounds} rounds):\n\n{_timings(side['timings'], 2)}"
+        )
+
+
+_OF_A_COPY = (
+    "Ratios to a copy of a state of 64 MB, forward, or of its gradient, backward. Forward, a drawn "
+    "plan becomes positions or patches, and the state is mixed."
+)
+
+
 def _peers(found: Found) -> Iterator[str]:
     yield "## A step with other implementations"
     yield _timings(found["timings"])
@@ -62,11 +91,11 @@ def _step(found: Found) -> Iterator[str]:
         yield f"{name} ({timings[0]['rounds']} rounds):\n\n{_timings(timings)}"
 
 
-def _timings(rows: Sequence[Found]) -> str:
+def _timings(rows: Sequence[Found], digits: int = 1) -> str:
     return table(
         ("", "ms", "ratio"),
         [
-            (one.name, f"{one.milliseconds:.1f}", _ratio(one))
+            (one.name, f"{one.milliseconds:.{digits}f}", _ratio(one))
             for one in (Timing(**row) for row in rows)
         ],
     )
@@ -161,6 +190,25 @@ def _counts(found: Found) -> Iterator[str]:
             for layers, cost in found["beyond"].items()
         ],
     )
+    yield table(
+        (
+            "way, 3 eligible layers",
+            "operator calls",
+            "numbers read",
+            "allocated, in states",
+            "at peak",
+        ),
+        [
+            (
+                f"`{name}`",
+                f"+{cost['calls']}",
+                f"+{cost['reads']}",
+                f"+{cost['allocated'] / state:.2f}",
+                f"+{cost['peak'] / state:.2f}",
+            )
+            for name, cost in found["ways"].items()
+        ],
+    )
     yield (
         "Two of the numbers read are drawn on the CPU. The third is λ, which is read only on the "
         "CPU. So no read waits for a GPU."
@@ -216,6 +264,8 @@ _WRITERS: dict[str, Callable[[Found], Iterator[str]]] = {
         "Above, large freed blocks return to the system, which zeroes every page before it hands "
         "it out again. Here they stay with the process, as in the lab.",
     ),
+    "ways": partial(_ways, "Ways of mixing"),
+    "ways-kept": partial(_ways, "Ways of mixing, with freed memory kept"),
     "peers": _peers,
     "step": _step,
     "training": _training,

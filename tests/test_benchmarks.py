@@ -2,14 +2,16 @@
 
 import runpy
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
 import torch
-from benchmarks import counts, memory, tables
+from benchmarks import counts, memory, tables, ways
 from benchmarks.tasks import mlp
 from benchmarks.turns import FEWEST, WIDE, Timing, Way, compare
+
+from manifold_mixup import MixedTarget, MixPlan, mix
 
 CLEAR = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - 0.4 * WIDE, 1.5 + 0.4 * WIDE)
 WIDER = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - WIDE, 1.5 + WIDE)
@@ -28,9 +30,9 @@ def test_a_ratio_is_given_only_where_it_is_one(timing, fault):
 
 def test_ways_take_turns_and_are_compared_with_the_first():
     ran = []
-    ways = {name: Way(lambda name=name: ran.append(name)) for name in ("a", "b")}
-    ways["c"] = Way(ran.append, prepare=lambda: "c")
-    first, *others = compare(ways, 0)
+    timed = {name: Way(lambda name=name: ran.append(name)) for name in ("a", "b")}
+    timed["c"] = Way(ran.append, prepare=lambda: "c")
+    first, *others = compare(timed, 0)
     assert (first.ratio, first.rounds) == (1.0, 1)
     assert [one.name for one in others] == ["b", "c"]
     rounds = [
@@ -41,12 +43,20 @@ def test_ways_take_turns_and_are_compared_with_the_first():
 
 def test_counts_that_grow_are_named():
     cost = {"calls": 52, "allocated": 2 * counts.STATE, "peak": counts.STATE, "reads": 2}
-    found = {"beyond": dict.fromkeys((1, 3, 12), cost), "state": counts.STATE, "graphs": 3}
+    found = {
+        "beyond": dict.fromkeys((1, 3, 12), cost),
+        "ways": {"Cut()": cost},
+        "state": counts.STATE,
+        "graphs": 3,
+    }
     assert counts.broken(found) == []
     for name in cost:
         grown = dict.fromkeys((1, 3, 12), cost | {name: 10 * cost[name]})
         (rule,) = counts.broken(found | {"beyond": grown})
         assert str(10 * cost[name]) in rule
+    for name in cost:
+        (rule,) = counts.broken(found | {"ways": {"Cut()": cost | {name: 10 * cost[name]}}})
+        assert rule.startswith(f"Cut(): {10 * cost[name]} ")
     (rule,) = counts.broken(found | {"beyond": {1: cost, 3: cost, 12: cost | {"calls": 53}}})
     assert rule.startswith("they grow with the eligible layers")
     (rule,) = counts.broken(found | {"graphs": 0})
@@ -87,6 +97,39 @@ def test_tables_of_accuracy_say_how_many_seeds_came_to_the_target():
     found = {"a task": {"target": 2.0, "recipe": {"epochs": 15}, "rows": [row]}}
     text = "\n".join(tables._accuracy(found))
     assert "| no mixup | 8.0 ± 1.4 | 2.00 ± 0.71 | 1.50 ± 0.71 | 1 of 2 |" in text
+
+
+def test_tables_of_ways_give_copies_and_the_steps_beside_them():
+    timings = [asdict(replace(CLEAR, name="copy", ratio=1.0)), asdict(replace(CLEAR, name="Cut"))]
+    settings = {"shape": "32 x 32", "dtype": "float32", "layout": "contiguous", "mode": "eager"}
+    cells = [settings | {"phase": phase, "timings": timings} for phase in ("forward", "backward")]
+    side = {"shape": "32 x 32", "batch": 128, "timings": timings}
+    text = "\n".join(tables._ways("Ways", {"cells": cells, "inputs": [side]}))
+    assert "|  | 32 x 32 forward | 32 x 32 backward |" in text
+    assert "| Cut | 1.50 | 1.50 |" in text
+    assert "128 x 3 x 32 x 32 (5 rounds)" in text
+    assert list(tables._ways("Ways", {"cells": [], "inputs": []})) == []
+
+
+def test_the_plans_of_the_ways_are_mixed_in_a_state_of_their_layout():
+    state = ways._State((4, 3, 8, 8), torch.float32, "channels last", 1, "cpu")
+    for phase in ("forward", "backward"):
+        for name, way in state.ways("eager", phase).items():
+            made = way.run(*(() if way.prepare is None else (way.prepare(),)))
+            found = made[0] if isinstance(made, tuple) else made
+            assert found.stride() == state.x.stride(), name
+
+
+def test_a_step_at_the_input_is_that_of_its_parts():
+    """Both our steps mix by the same formula; here with everything kept, so that all agree."""
+    x, y = torch.randn(4, 3, 8, 8), torch.arange(4) % 3
+    model = ways.Small()
+    plan = MixPlan("input", 1.0, torch.arange(4), weight=torch.ones(1, 8, 8, dtype=torch.bool))
+    expected = torch.nn.functional.cross_entropy(model(x), y)
+    mixed = mix(x, plan, dims=(2, 3))
+    assert MixedTarget(y, plan).loss(torch.nn.CrossEntropyLoss(), model(mixed)) == expected
+    for step in (ways._torchvision, ways._attached, ways._by_values, ways._plain):
+        assert step(model, x, y)().isfinite()
 
 
 def test_tables_of_training_give_images_a_second():

@@ -109,6 +109,24 @@ def test_boxes_are_those_of_the_authors_up_to_rounding():
                 assert max(len(ours), len(those)) <= 2
 
 
+@pytest.mark.parametrize("sides", [(7,), (1,), (8, 5), (4, 3, 6)], ids=str)
+def test_a_single_box_is_that_of_many(sides):
+    """A single one is computed in Python, several by operators."""
+    generator = torch.Generator().manual_seed(0)
+    centres, shares = (
+        torch.rand(*shape, generator=generator, dtype=torch.float64) for shape in ((50, 3), (50,))
+    )
+    shares[:2] = torch.tensor([0.0, 1.0])
+    many = Box(centres, shares)
+    for row in range(50):
+        one = Box(centres[row], shares[row])
+        assert torch.equal(one.borders, many.borders[row])
+        assert torch.equal(one.own(sides)[0], many.own(sides)[row])
+        torch.testing.assert_close(one.weigh(sides)[1], many.weigh(sides)[1][row])
+    own, share = many.weigh(sides)
+    torch.testing.assert_close(share, own.float().flatten(1).mean(1))
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_a_box_is_drawn_for_the_batch_or_for_each(per_sample):
     plan = drawn(blend=Cut(alpha=0.5), per_sample=per_sample, batch=5)
@@ -190,6 +208,33 @@ def test_the_label_is_the_mean_weight(soft, lam):
         kept = Holes(3, 0.5, soft=False, key=1).own(torch.as_tensor(lam), [6], (9, 9), x.device)
         share = kept.float().mean()
         torch.testing.assert_close(found.label, share + (1 - share) * torch.as_tensor(lam))
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.06, 0.5, 0.95])
+def test_centres_of_patches_are_independent(rate):
+    """On the CPU the gaps between them are drawn: as many as a coin for each position gives."""
+    found = torch.stack(
+        [
+            Holes(1, rate, soft=False, key=key).patches([40], (25,), torch.device("cpu")).flatten()
+            for key in range(200)
+        ]
+    ).double()
+    count = found.numel()
+    assert abs(found.mean() - rate) < 5 * math.sqrt(rate * (1 - rate) / count)
+    for lag in (1, 2, 25):
+        both = (found[:, lag:] * found[:, :-lag]).mean()
+        assert abs(both - rate**2) < 5 * math.sqrt(2 * rate**2 / count) + 5 / count
+    per_draw = found.sum(1)
+    assert 0.6 < per_draw.var() / (1000 * rate * (1 - rate)) < 1.5
+    places = found.mean(0)  # no place is preferred, the first and the last neither
+    for end in (places[:10], places[-10:]):
+        assert abs(end.mean() - rate) < 5 * math.sqrt(rate * (1 - rate) / 2000) + 1e-3
+
+
+def test_patches_that_are_all_or_nearly_none():
+    for rate, expected in ((math.inf, 1.0), (1.0, 1.0), (1e-300, 0.0)):
+        holes = Holes(1, rate, soft=False, key=0).patches([4], (5, 6), torch.device("cpu"))
+        assert holes.float().mean() == expected
 
 
 def test_the_same_key_gives_the_same_patches_and_another_others():

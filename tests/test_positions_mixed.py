@@ -1,11 +1,24 @@
 """Mixing by positions at every layer: against hand-split models and the plain formula."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from costs import WAYS, Costs
-from manifold_mixup import Cut, ManifoldMixup, MixedTarget, _interpolate, _mix
+from manifold_mixup import (
+    Box,
+    Cut,
+    Holes,
+    ManifoldMixup,
+    MixedTarget,
+    MixPlan,
+    PatchUp,
+    _interpolate,
+    _mix,
+    mix,
+)
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._positions import Positions
 from manifold_mixup._weigh import Place, mix_weighed
@@ -127,6 +140,163 @@ def test_a_value_that_is_not_selected_is_not_read(kind, repeats, value):
     assert found.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["hard", "hard each"])
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_row_by_row_neither(kind, value, dtype, monkeypatch):
+    """Weights of 0 and 1 make NaN of it, which is found; bits do not."""
+    monkeypatch.setattr(_interpolate, "_SHARE", 0)
+    plan = plan_by("", weights((4,), kind))
+    own = spread(plan.weight, torch.empty(6, 2, 4), (2,))
+    x, grad = randn(6, 2, 4, dtype=dtype), randn(6, 2, 4, dtype=dtype, seed=2)
+    spoilt = x.masked_fill(own.expand(x.shape).logical_not(), value)
+    mixed = _mix.apply(spoilt.requires_grad_(), own, plan.perm)
+    expected = torch.where(own, spoilt, spoilt[plan.perm])
+    torch.testing.assert_close(mixed, expected, equal_nan=True, rtol=0, atol=0)
+    given = ~own.expand(x.shape)[plan.perm.argsort()]
+    dropped = ~own & ~given  # of the gradient, what neither a row nor its partner takes
+    spoilt_grad = grad.masked_fill(dropped, value)
+    (found,) = torch.autograd.grad(mixed, spoilt, spoilt_grad)
+    by_hand = torch.where(own, spoilt_grad, 0) + torch.where(
+        given, spoilt_grad[plan.perm.argsort()], 0
+    )
+    torch.testing.assert_close(found, by_hand, equal_nan=True, rtol=0, atol=0)
+
+
+def test_differences_that_overflow_are_taken_exactly(monkeypatch):
+    largest = torch.finfo(torch.float32).max
+    x = torch.tensor([[largest, -largest], [-largest, largest]])
+    own, perm = torch.tensor([[True, False]]), torch.tensor([1, 0])
+    for share in (0, 2**15):
+        monkeypatch.setattr(_interpolate, "_SHARE", share)
+        assert torch.equal(_mix.apply(x, own, perm), torch.where(own, x, x[perm]))
+
+
+BOXES = {
+    "inside": (slice(1, 3), slice(0, 2)),
+    "one position": (slice(3, 4), slice(2, 3)),
+    "all": (slice(None), slice(None)),
+    "none": (slice(0, 0), slice(0, 0)),
+}
+
+
+@REPEATS
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_box_of_small_rows_is_copied(box, repeats, dtype):
+    weight = torch.ones(1, 4, 3, dtype=torch.bool)
+    weight[0][BOXES[box]] = False
+    plan = plan_by("", weight, repeats=repeats)
+    for layout in LAYOUTS.values():
+        x, grad = (layout(randn(6, 5, 4, 3, dtype=dtype, seed=seed)) for seed in (1, 2))
+        own = spread(plan.weight, x, (2, 3))
+        x = x.detach().requires_grad_()
+        mixed = _mix.apply(x, own, plan.perm, repeats=repeats)
+        assert torch.equal(mixed, torch.where(own, x, x[plan.perm]))
+        (found,) = torch.autograd.grad(mixed, x, grad)
+        (wanted,) = torch.autograd.grad(torch.where(own, x, x[plan.perm]), x, grad)
+        torch.testing.assert_close(found, wanted)
+
+
+def test_rows_with_one_box_of_positions_between_them_are_no_box():
+    """The false positions are a box of rows too, but each row has partners of its own."""
+    weight = torch.ones(6, 4, 3, dtype=torch.bool)
+    weight[2:4, 1:3] = False
+    plan = plan_by("", weight)
+    x = randn(6, 20, 4, 3)  # many channels, of which the weight is a small part
+    own = spread(plan.weight, x, (2, 3))
+    assert torch.equal(_mix.apply(x, own, plan.perm), torch.where(own, x, x[plan.perm]))
+
+
+# λ inside of some features only
+
+
+def within(*features, seed=4):
+    return torch.rand(1, *features, generator=torch.Generator().manual_seed(seed)) > 0.4
+
+
+EACH_LAM = pytest.mark.parametrize("each", [False, True], ids=["scalar", "per_sample"])
+
+
+def lam_plan(each, *, repeats=False, batch=6):
+    plan = plan_by("", weights((1,), "soft"), repeats=repeats, batch=batch)
+    lam = torch.rand(batch, generator=torch.Generator().manual_seed(3))
+    return lam if each else lam[0], plan.perm
+
+
+def as_weight(lam, inside, dtype):
+    return torch.where(inside, lam.to(dtype).view(-1, *[1] * (inside.ndim - 1)), 1)
+
+
+@EACH_LAM
+@REPEATS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inside_is_the_weight_that_is_1_elsewhere(each, repeats, dtype, layout):
+    lam, perm = lam_plan(each, repeats=repeats)
+    inside = within(5, 4, 3)
+    x, grad = (LAYOUTS[layout](randn(6, 5, 4, 3, dtype=dtype, seed=seed)) for seed in (1, 2))
+    x = x.detach().requires_grad_()
+    mixed = _mix.apply(x, lam, perm, repeats=repeats, inside=inside)
+    (found,) = torch.autograd.grad(mixed, x, grad)
+    exact = torch.promote_types(dtype, torch.float64)
+    twin, weight = x.detach().to(exact).requires_grad_(), as_weight(lam, inside, exact)
+    expected = weight * twin + (1 - weight) * twin[perm]
+    (wanted,) = torch.autograd.grad(expected, twin, grad.to(exact))
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(mixed.to(exact), expected, rtol=2 * eps, atol=4 * eps)
+    torch.testing.assert_close(found.to(exact), wanted, rtol=2 * eps, atol=8 * eps)
+    assert torch.equal(*(torch.where(inside, 0, one) for one in (mixed, x)))
+    assert mixed.dtype == dtype
+
+
+@EACH_LAM
+@REPEATS
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_way_inside_gives_the_same_bits(each, repeats, way, dtype, monkeypatch):
+    lam, perm = lam_plan(each, repeats=repeats)
+    inside = within(5, 4, 3)
+    for layout in LAYOUTS.values():
+        x, grad = (layout(randn(6, 5, 4, 3, dtype=dtype, seed=seed)) for seed in (1, 2))
+
+        def both(x=x, grad=grad):
+            x = x.detach().requires_grad_()
+            mixed = _mix.apply(x, lam, perm, repeats=repeats, inside=inside)
+            return mixed, torch.autograd.grad(mixed, x, grad)[0]
+
+        expected = both()
+        with monkeypatch.context() as patch:
+            for limit, value in WAYS[way].items():
+                patch.setattr(_interpolate, limit, value)
+            for one, other in zip(both(), expected, strict=True):
+                assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@EACH_LAM
+@REPEATS
+def test_higher_derivatives_and_vmap_inside(each, repeats):
+    lam, perm = lam_plan(each, repeats=repeats, batch=3)
+    inside = within(2, 4)
+
+    def mixed(x):
+        return _mix.apply(x, lam, perm, repeats=repeats, inside=inside).sin()
+
+    x = randn(3, 2, 4, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(mixed, x)
+    assert torch.autograd.gradgradcheck(mixed, x)
+    tangent = randn(3, 2, 4, dtype=torch.float64, seed=3)
+    _, forward = torch.func.jvp(mixed, (x.detach(),), (tangent,))
+    jacobian = torch.autograd.functional.jacobian(mixed, x.detach())
+    torch.testing.assert_close(forward, torch.tensordot(jacobian, tangent, 3))
+    many = randn(5, 3, 2, 4)
+    torch.testing.assert_close(torch.func.vmap(mixed)(many), torch.stack([*map(mixed, many)]))
+
+
+# What it costs
+
+
 @EACH_KIND
 @REPEATS
 @pytest.mark.parametrize("way", WAYS)
@@ -150,21 +320,79 @@ def test_every_way_gives_the_same_bits(kind, repeats, way, dtype, monkeypatch):
                 assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft"])
+LARGE = (48, 12, 64, 64)
+EACH = torch.linspace(0.1, 0.9, LARGE[0])
+BLENDS = {
+    "a box": (torch.tensor(0.4), Box((0.4, 0.6), 0.4)),
+    "a box each": (EACH, Box(torch.rand(48, 3, generator=torch.Generator()), 1 - EACH.double())),
+    "hard patches": (torch.tensor(0.4), Holes(5, 0.5, False, 1)),
+    "soft patches": (torch.tensor(0.4), Holes(5, 0.5, True, 1)),
+    "soft patches, λ each": (EACH, Holes(5, 0.5, True, 1)),
+}
+ROWS, ROW = LARGE[0], math.prod(LARGE[1:])
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_large_states_need_no_memory_but_the_result(kind, channels_last):
-    x, grad = (randn(16, 64, 64, 64, seed=seed) for seed in (1, 2))
+def test_large_states_need_the_result_and_no_more_than_some_rows(blend, dtype, channels_last):
+    lam, weight = BLENDS[blend]
+    x, grad = (randn(*LARGE, dtype=dtype, seed=seed) for seed in (1, 2))
     if channels_last:
         x, grad = (LAYOUTS["channels last"](one) for one in (x, grad))
-    plan = plan_by("", weights((64, 64), kind), batch=16)
-    own = spread(plan.weight, x, (2, 3))
+    plan = MixPlan("", lam, torch.arange(ROWS).roll(1), weight=weight)
     x.requires_grad_()
     with Costs() as forward:
-        mixed = _mix.apply(x, own, plan.perm)
+        mixed = mix(x, plan, dims=(2, 3))
     with Costs() as backward:
         torch.autograd.grad(mixed, x, grad)
     for costs in (forward, backward):
-        assert [size for size in costs.allocated if size > 2**20] == [x.nbytes]
+        assert costs.allocated.count(x.nbytes) == 1
+        rest = [size for size in costs.allocated if size < x.nbytes]
+        assert len(rest) == len(costs.allocated) - 1
+        if dtype == torch.float32:  # a weight of all channels for one row, or of none for each
+            assert max(rest) <= x.nbytes // LARGE[1]
+
+
+@pytest.mark.parametrize(
+    ("blend", "forward", "backward"),
+    [
+        ("a box", 2, 2),  # lerp and max
+        ("a box each", 2, 3),  # mul, addcmul and max
+        ("hard patches", 2, 2),
+        ("soft patches", 1, 1),  # lerp
+        ("soft patches, λ each", 3, 4),  # and two to put back what is outside
+    ],
+)
+def test_operators_for_each_row(blend, forward, backward):
+    """So many for each row, and few for all; the plain formula reads and writes whole states."""
+    lam, weight = BLENDS[blend]
+    x, grad = (randn(*LARGE, seed=seed).requires_grad_() for seed in (1, 2))
+    plan = MixPlan("", lam, torch.arange(ROWS).roll(1), weight=weight)
+    with Costs() as ahead:
+        mixed = mix(x, plan, dims=(2, 3))
+    with Costs() as back:
+        torch.autograd.grad(mixed, x, grad)
+    for costs, each in ((ahead, forward), (back, backward)):
+        assert each * ROWS <= len(costs.operators) <= each * ROWS + 40, costs.operators
+
+
+def test_the_memory_for_the_gradient_is_no_weight_of_the_whole_state():
+    lam, weight = BLENDS["soft patches, λ each"]
+    x = randn(*LARGE).requires_grad_()
+    mixed = mix(x, MixPlan("", lam, torch.arange(ROWS).roll(1), weight=weight), dims=(2, 3))
+    saved = [one for one in mixed.grad_fn.saved_tensors if one is not None]
+    assert sum(one.nbytes for one in saved) < x.nbytes / 16
+
+
+def test_patches_are_drawn_once_in_a_pass():
+    model = build("maps")
+    x = example(model)
+    mixup = ManifoldMixup(model, ["conv1"], example=x, blend=PatchUp(block=3), seed=0)
+    with Costs() as costs:
+        model(x)
+    assert costs.operators.count("manifold_mixup::patches") == 1
+    assert mixup.plan.weight.drawn is not None
 
 
 @EACH_KIND

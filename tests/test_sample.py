@@ -10,7 +10,12 @@ import torch
 from scipy import stats
 
 from manifold_mixup import _sample, sample_plan
-from manifold_mixup._sample import Stream, step_generator, symmetric_beta
+from manifold_mixup._sample import (
+    Stream,
+    one_of_symmetric_beta,
+    step_generator,
+    symmetric_beta,
+)
 
 CPU = torch.device("cpu")
 LAYERS = ["input", "layer1", "layer2"]
@@ -85,6 +90,17 @@ def test_extreme_alphas_give_numbers(alpha):
     values = symmetric_beta(alpha, 1000, generator())
     assert ((values >= 0) & (values <= 1)).all()
     assert abs(values.mean() - 0.5) < 0.06
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-3, *ALPHAS, 1e8, 1e300])
+def test_one_number_is_that_of_many(alpha):
+    """In float32, of which a plan's λ is; and the generator goes on as after the other."""
+    for seed in range(100):
+        one, other = generator(seed), generator(seed)
+        value = one_of_symmetric_beta(alpha, one)
+        (expected,) = symmetric_beta(alpha, 1, other)
+        assert torch.equal(torch.tensor(value), expected.float())
+        assert torch.equal(one.get_state(), other.get_state())
 
 
 # Joint distribution of layer, λ and pairs

@@ -125,6 +125,27 @@ def test_graphs_are_no_more_than_layers_and_ways():
     assert len(graphs) == 4
 
 
+@pytest.mark.parametrize(
+    ("way", "drawn", "stored"), [("cut", 0, 1), ("hard patches", 1, 1), ("patches each", 1, 1)]
+)
+def test_compiled_code_draws_once_and_keeps_weights_apart(way, drawn, stored):
+    """The compiler of the CPU would compute a weight again for each row, or load it bit by bit."""
+    model = build("maps")
+    x = example(model)
+    called = []
+
+    def noting(graph, _):
+        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]
+        called.extend(str(node.target) for part in parts for node in part.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=noting, fullgraph=True)
+    losses(compiled, attach(compiled, ["conv1"], way, x), x, steps=1)
+    count = {name: called.count(f"manifold_mixup.{name}") for name in ("patches", "stored")}
+    assert count["patches"] == drawn
+    assert count["stored"] == 2 * stored  # once forward, once backward
+
+
 @BY_WAY
 @pytest.mark.parametrize("name", ["checkpoint", "reentrant"])
 def test_a_recomputation_mixes_as_the_pass_did(way, name):

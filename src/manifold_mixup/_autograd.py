@@ -26,11 +26,17 @@ def _private(name: str, module: Any) -> Callable[[], Any]:
 _next_number = _private("_get_sequence_nr", torch.autograd)
 _running_node = _private("_current_autograd_node", torch._C)
 _running_task = _private("_current_graph_task_id", torch._C)
+_in_transform = _private("_are_functorch_transforms_active", torch._C)
 
 
 def in_forward_mode() -> bool:
     """Return whether forward-mode differentiation is on, as in `torch.func.jvp`."""
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
+
+
+def records(x: Tensor) -> bool:
+    """Return whether operations on ``x`` are differentiated, or transformed by torch.func."""
+    return (x.requires_grad and torch.is_grad_enabled()) or bool(_in_transform())
 
 
 def next_number() -> int:

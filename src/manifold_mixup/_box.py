@@ -1,10 +1,14 @@
 """Box: the part of a state's positions that comes from the partner (CutMix)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from manifold_mixup import _operators
 
 AXES = 3
 """The most axes that positions have."""
@@ -55,13 +59,15 @@ class Box:
                 f"but has {tuple(share.shape)}."
             )
         for name, values in (("centre", centre), ("share", share)):
-            if not bool(((values >= 0) & (values <= 1)).all()):
+            if not _are_shares(values):
                 raise ValueError(f"{name} must lie in 0 to 1, but is {values.tolist()}.")
-        missing = AXES - centre.shape[-1]
-        centre = torch.nn.functional.pad(centre, (0, missing), value=0.5)
+        if missing := AXES - centre.shape[-1]:
+            centre = torch.nn.functional.pad(centre, (0, missing), value=0.5)
         object.__setattr__(self, "centre", centre)
         object.__setattr__(self, "share", share)
-        object.__setattr__(self, "borders", _borders(centre, share))
+        borders = _borders(centre, share) if share.ndim else _borders_of_one(centre, share)
+        object.__setattr__(self, "borders", borders)
+        _operators.register()
 
     def __repr__(self) -> str:
         if isinstance(self.share, Tensor) and self.share.ndim:
@@ -79,16 +85,66 @@ class Box:
 
     def own(self, sides: Sequence[int]) -> Tensor:
         """Return which positions an example keeps, bool ``(1, *sides)`` or ``(batch, *sides)``."""
+        ranges = self._ranges(sides)
+        if ranges is not None:  # filled, not compared
+            own = torch.ones(1, *sides, dtype=torch.bool, device="cpu")
+            own[0][tuple(slice(*both) for both in ranges)] = False
+            return own
         borders = self.borders[..., len(sides) - 1, :, :].reshape(-1, AXES, 2)
-        inside = None
+        inside: Tensor | None = None
         for axis, side in enumerate(sides):
-            # rounded to the nearest position
-            low, high = ((borders[:, axis] * side + _UNIT // 2) >> 30).unbind(1)
+            low, high = _nearest(borders[:, axis], side).unbind(1)
             places = torch.arange(side, device=borders.device)
             along = (places >= low[:, None]) & (places < high[:, None])
             along = along.view(-1, *(side if axis == at else 1 for at in range(len(sides))))
             inside = along if inside is None else inside & along
         return ~inside  # type: ignore[operator]
+
+    def weigh(self, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return `own`, and the share of the positions that is kept, ``()`` or ``(batch,)``."""
+        own, ranges = self.own(sides), self._ranges(sides)
+        if ranges is not None:
+            kept = 1 - math.prod(high - low for low, high in ranges) / math.prod(sides)
+            return own, torch.tensor(kept, dtype=torch.float32, device="cpu")
+        mean = own.flatten(1).float().mean(1)
+        return own, mean if self.borders.ndim == 4 else mean[0]
+
+    def _ranges(self, sides: Sequence[int]) -> list[tuple[int, int]] | None:
+        """Return the first position on each axis and the one after the last, of a single box."""
+        borders = self.borders
+        if borders.ndim == 4 or borders.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        of_axes = borders[len(sides) - 1].tolist()
+        return [
+            (_nearest(low, side), _nearest(high, side))
+            for (low, high), side in zip(of_axes, sides, strict=False)
+        ]
+
+
+def _nearest(border: Any, side: int) -> Any:
+    """Return the number of positions before a border, rounded; of an integer or of integers."""
+    return (border * side + _UNIT // 2) >> 30
+
+
+def _are_shares(values: Tensor) -> bool:
+    if values.ndim > 1:
+        return bool(((values >= 0) & (values <= 1)).all())
+    numbers: Any = values.tolist() if values.ndim else [values.item()]
+    return all(0 <= number <= 1 for number in numbers)
+
+
+def _borders_of_one(centre: Tensor, share: Tensor) -> Tensor:
+    """Return the borders of a single box, in Python, which takes a tenth of the time."""
+    centres, taken, borders = centre.tolist(), share.item(), []
+    for axes in range(1, AXES + 1):
+        half = taken ** (1 / axes) / 2
+        for at in centres:
+            low, high = at - half, at + half
+            borders += [
+                round(low * _UNIT) if low > 0 else 0,
+                round(high * _UNIT) if high < 1 else _UNIT,
+            ]
+    return torch.tensor(borders, device="cpu").view(AXES, AXES, 2)
 
 
 def _borders(centre: Tensor, share: Tensor) -> Tensor:

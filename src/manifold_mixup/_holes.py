@@ -1,13 +1,12 @@
 """Holes: the patches of features that come from the partner, or are interpolated (PatchUp)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from manifold_mixup import _numbers
+from manifold_mixup import _bits, _operators
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +21,8 @@ class Holes:
         together: whether all channels have the same patches.
         sides: those of the state by which a plan was completed, whose share of the label holds for
             these only; None if that is open, or compiled code completed it.
+        drawn: the patches of the state that is mixed, once they are drawn, so that they are drawn
+            once.
     """
 
     block: int
@@ -30,9 +31,10 @@ class Holes:
     key: Tensor | int
     together: bool = False
     sides: tuple[int, ...] | None = None
+    drawn: Tensor | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _numbers.register()
+        _operators.register()
         if isinstance(self.key, int):
             key = torch.tensor(self.key, dtype=torch.int64, device="cpu")
             object.__setattr__(self, "key", key)
@@ -55,6 +57,26 @@ class Holes:
         Raises:
             ValueError: a patch does not fit into the sides, or the plan was completed by others.
         """
+        holes = self.patches(features, sides, device)
+        if not self.soft:
+            return ~holes
+        share = lam.view(-1, *(1 for _ in holes.shape[1:]))
+        inside, outside = (_bits.as_numbers(part, torch.float32) for part in (holes, ~holes))
+        return inside * share + outside
+
+    def patches(
+        self, features: Sequence[int], sides: Sequence[int], device: torch.device
+    ) -> Tensor:
+        """Return where patches are, bool ``(1, *features, *sides)``.
+
+        Args:
+            features: the sizes of the dimensions that are no positions, without the batch.
+            sides: those of the positions.
+            device: the device of the state.
+
+        Raises:
+            ValueError: a patch does not fit into the sides, or the plan was completed by others.
+        """
         if self.sides is not None and self.sides != tuple(sides):
             raise ValueError(
                 f"the plan's patches and its share of the label are those of a state with sides "
@@ -66,22 +88,12 @@ class Holes:
                 f"PatchUp has patches of {self.block} positions, but the state has sides of "
                 f"{tuple(sides)}. Choose a smaller block, or a layer with more positions."
             )
-        holes = self._holes([1 for _ in features] if self.together else features, sides, device)
-        if not self.soft:
-            return ~holes
-        share = lam.view(-1, *(1 for _ in holes.shape[1:]))
-        return torch.where(holes, share, torch.ones_like(share))
-
-    def _holes(self, features: Sequence[int], sides: Sequence[int], device: torch.device) -> Tensor:
-        # Ghiasi et al. (2018), Eq. 1: so many centres give about that share of holes.
-        block, rate, channels = self.block, self.rate, 1
-        for side in sides:  # not by math.prod, which no compiler follows with symbolic sizes
-            rate = rate * side / (block * (side - block + 1))
-        for size in features:
+        shape, channels = [1, *(1 if self.together else size for size in features), *sides], 1
+        drawn = self.drawn
+        if drawn is not None and drawn.device == device and list(drawn.shape) == shape:
+            return drawn
+        for size in shape[1 : 1 + len(features)]:  # math.prod stops compilers if sizes are symbols
             channels = channels * size
-        shape = [channels, *sides]
         assert isinstance(self.key, Tensor)
-        centres = (_numbers.uniform(self.key, shape, device) < rate).float()
-        pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(sides) - 1]
-        holes = pool(centres, self.block, stride=1, padding=self.block // 2) > 0
-        return holes.view(1, *features, *sides)
+        made = _operators.patches(self.key, [channels, *sides], device, self.rate, self.block)
+        return made.view(shape)

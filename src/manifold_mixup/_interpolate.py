@@ -4,11 +4,14 @@ All ways give the same result: computed in at least float32, rounded once. An ``
 means ``1 - own``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from manifold_mixup import _bits
+from manifold_mixup._operators import stored
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -19,7 +22,9 @@ _CHUNK = 2**20
 """Elements per chunk where copies are needed, so that the copies stay in the cache."""
 
 
-def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
+def interpolate(
+    x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None = None
+) -> Tensor:
     """Mix the rows of a state.
 
     Args:
@@ -28,19 +33,22 @@ def interpolate(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> T
             dimensions as ``x``, a weight of each position.
         other: weight of each partner, with as many dimensions.
         perm: the partners.
+        inside: where rows are mixed, if they keep the rest: bool, ``(1, *features)``.
     """
-    if torch.compiler.is_compiling():
-        return in_one_expression(x, own, other, perm)
     # On a GPU, reading a number would synchronise, and there is no cache to stay in.
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
-    converted = x.dtype != own.dtype
-    if eager and other is None and rows_fill_threads(x) and not (own.ndim > 1 and converted):
-        return _row_by_row(x, own, perm)
-    if eager and other is None and converted and not own.ndim:
-        return gather(x, perm).lerp_(x, own.item())  # a number: lerp_ computes in float32
-    if eager and converted and x.numel() > _CHUNK:
-        return _in_chunks(x, own, other, perm)
-    return _gather_and_mix(x, x, own, other, perm).to(x.dtype)
+    exact = x.dtype == own.dtype
+    numbers = other is None and own.ndim < 2  # which lerp takes in any dtype
+    restorable = inside is None or _bits.has_bits(x)
+    if eager and restorable and (exact or numbers) and rows_fill_threads(x):
+        return _row_by_row(x, own, other, perm, inside)
+    if eager and other is None and not exact and not own.ndim:
+        mixed = gather(x, perm).lerp_(x, own.item())  # a number: lerp_ computes in float32
+    elif eager and not exact and x.numel() > _CHUNK:
+        mixed = _in_chunks(x, own, other, perm)
+    else:
+        mixed = _gather_and_mix(x, x, own, other, perm).to(x.dtype)
+    return mixed if inside is None else _restored(mixed, x, inside, by_bits=eager and restorable)
 
 
 def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -51,10 +59,10 @@ def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor
     """
     if x.dtype != own.dtype:
         return in_one_expression(x.to(own.dtype), own, other, perm).to(x.dtype)
-    partner = x.index_select(0, perm)
+    partner, own = x.index_select(0, perm), stored(own)
     if other is None:
         return torch.lerp(partner, x, over_rows(own, x))
-    return torch.addcmul(partner * over_rows(other, x), x, over_rows(own, x))
+    return torch.addcmul(partner * over_rows(stored(other), x), x, over_rows(own, x))
 
 
 def rows_fill_threads(x: Tensor) -> bool:
@@ -62,16 +70,48 @@ def rows_fill_threads(x: Tensor) -> bool:
     return x.numel() > _SHARE * max(1, torch.get_num_threads() - 1) * len(x)
 
 
-def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+def _row_by_row(
+    x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
+) -> Tensor:
     """Read both rows and write the mixed row in one pass, without a gather."""
     mixed = torch.empty_like(x)
-    rows, into = x.unbind(), mixed.unbind()
-    by_position = own.ndim > 1
-    weights: Any = each_row(own, len(x)) if by_position else own.expand(len(x)).tolist()
-    partners = perm.tolist()
+    rows, into, partners = x.unbind(), mixed.unbind(), perm.tolist()
+    mix_row = _by_one_weight(own, len(x)) if other is None else _by_two_weights(own, other)
+    restore = None if inside is None else _restoring(x, mixed, inside)
     for row in along_cycles(partners):
-        torch.lerp(rows[partners[row]], rows[row], weights[row], out=into[row])
+        mix_row(row, rows[row], rows[partners[row]], into[row])
+        if restore is not None:
+            restore(row)
     return mixed
+
+
+def _by_one_weight(own: Tensor, rows: int) -> Callable[..., Tensor]:
+    """Return a function that mixes a row, by its number, with its partner into a third."""
+    weights: Any = each_row(own, rows) if own.ndim > 1 else own.expand(rows).tolist()
+    return lambda row, x, partner, into: torch.lerp(partner, x, weights[row], out=into)
+
+
+def _by_two_weights(own: Tensor, other: Tensor) -> Callable[..., Tensor]:
+    mine, theirs = own.unbind(), other.unbind()
+    return lambda row, x, partner, into: torch.mul(partner, theirs[row], out=into).addcmul_(
+        x, mine[row]
+    )
+
+
+def _restored(mixed: Tensor, x: Tensor, inside: Tensor, *, by_bits: bool) -> Tensor:
+    """Give a mixed state its own numbers back where it is not ``inside``, and return it."""
+    if not by_bits:
+        return torch.where(inside, mixed, x, out=mixed)
+    into = _bits.bits(mixed)
+    _bits.choose(into, _bits.bits(x), into, _bits.as_factor(inside, x))
+    return mixed
+
+
+def _restoring(x: Tensor, mixed: Tensor, inside: Tensor) -> Callable[[int], None]:
+    """Return a function that does so for a row, by its number."""
+    rows, into = _bits.bits(x).unbind(), _bits.bits(mixed).unbind()
+    factor = _bits.as_factor(inside, x)[0]
+    return lambda row: _bits.choose(into[row], rows[row], into[row], factor)
 
 
 def each_row(weight: Tensor, rows: int) -> Sequence[Tensor]:
@@ -146,8 +186,8 @@ def _is_channels_last(x: Tensor, form: torch.memory_format | None) -> bool:
 
 
 IN_BACKWARD = (
-    interpolate, in_one_expression, rows_fill_threads, _row_by_row, along_cycles, _in_chunks,
-    _gather_and_mix, over_rows, gather, _is_channels_last, each_row, copies_are_large,
-    column_chunks,
+    interpolate, in_one_expression, rows_fill_threads, _row_by_row, _by_one_weight, _by_two_weights,
+    _restored, _restoring, along_cycles, _in_chunks, _gather_and_mix, over_rows, gather,
+    _is_channels_last, each_row, copies_are_large, column_chunks, *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

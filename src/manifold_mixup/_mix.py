@@ -8,6 +8,7 @@ from torch import Tensor
 
 from manifold_mixup import _autograd, _interpolate, _select
 from manifold_mixup._interpolate import interpolate, over_rows
+from manifold_mixup._operators import stored
 
 
 def is_continuous(x: Tensor) -> bool:
@@ -15,7 +16,9 @@ def is_continuous(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def apply(x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False) -> Tensor:
+def apply(
+    x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False, inside: Tensor | None = None
+) -> Tensor:
     """Mix tensors whose dtype and batch size were already checked.
 
     Args:
@@ -24,6 +27,8 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False) -> Ten
             ``x``, bool to select.
         perm: the partners, ``(batch,)``.
         repeats: whether some rows are partners of several others.
+        inside: bool with as many dimensions as ``x``: where rows are mixed, if they keep the rest.
+            Then ``lam`` is λ.
 
     Raises:
         TypeError: the tensor is nested or sparse.
@@ -38,13 +43,15 @@ def apply(x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False) -> Ten
         lam, perm = (part.to(x.device, non_blocking=non_blocking) for part in (lam, perm))
     if lam.dtype != torch.bool:
         lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
-    if not torch.compiler.is_compiling() and _autograd.in_forward_mode():
+    if torch.compiler.is_compiling():
+        return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+    if _autograd.in_forward_mode():
         # torch.compile accepts no Function with a forward-mode rule; these operators have their
         # own.
-        if lam.dtype == torch.bool:
-            return _select.select_in_one_expression(x, lam, None, perm)
-        return _interpolate.in_one_expression(x, lam, None, perm)
-    return _Mix.apply(x, lam, None, perm, None, repeats)  # type: ignore[no-any-return]
+        return _in_one_expression(x, lam, None, perm, inside)
+    if _autograd.records(x):
+        return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+    return _of_two(x, lam, None, perm, inside)
 
 
 _IRREGULAR = {
@@ -62,7 +69,7 @@ class _Mix(torch.autograd.Function):
     An ``other`` of None means ``1 - own``. The gradient of a gather by ``perm`` is a gather by its
     inverse, so the backward pass is the same operation with the inverse permutation. PyTorch's own
     backward would scatter, which is several times slower. With ``repeats``, when ``perm`` has no
-    inverse, it does scatter.
+    inverse, it does scatter. Outside of ``inside``, the operation is the identity.
     """
 
     @staticmethod
@@ -73,21 +80,22 @@ class _Mix(torch.autograd.Function):
         perm: Tensor,
         inverse: Tensor | None,
         repeats: bool,
+        inside: Tensor | None,
     ) -> Tensor:
         del inverse, repeats  # only the derivatives need them
-        return _of_two(x, own, other, perm)
+        return _of_two(x, own, other, perm, inside)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         del output
-        _, own, other, perm, inverse, ctx.repeats = inputs
-        ctx.save_for_backward(own, other, perm, inverse)
+        _, own, other, perm, inverse, ctx.repeats, inside = inputs
+        ctx.save_for_backward(own, other, perm, inverse, inside)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        own, other, perm, inverse = ctx.saved_tensors
+        own, other, perm, inverse, inside = ctx.saved_tensors
         if ctx.repeats:
-            return _scatter(grad, own, perm), None, None, None, None, None
+            return _scatter(grad, own, perm, inside), *_NO_GRADIENTS
         if inverse is None:
             inverse = _invert(perm)
         if own.ndim and (own.ndim == 1 or len(own) > 1):
@@ -96,22 +104,23 @@ class _Mix(torch.autograd.Function):
             other = (_rest(own) if other is None else other)[inverse]
         differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         mixed = (
-            _Mix.apply(grad, own, other, inverse, perm, False)  # for higher derivatives
+            _Mix.apply(grad, own, other, inverse, perm, False, inside)  # for higher derivatives
             if differentiable
-            else _of_two(grad, own, other, inverse)
+            else _of_two(grad, own, other, inverse, inside)
         )
-        return mixed, None, None, None, None, None
+        return mixed, *_NO_GRADIENTS
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         """Mix a batch of batches."""
         if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
             # Only the state is batched, so the extra dimension acts as a feature dimension.
-            own, other = (
+            moved = inputs[0].movedim(in_dims[0], -1)
+            own, other, inside = (
                 weight.unsqueeze(-1) if weight is not None and weight.ndim > 1 else weight
-                for weight in inputs[1:3]
+                for weight in (inputs[1], inputs[2], inputs[6])
             )
-            return _Mix.apply(inputs[0].movedim(in_dims[0], -1), own, other, *inputs[3:]), -1
+            return _Mix.apply(moved, own, other, *inputs[3:6], inside), -1
         pairs = list(zip(inputs, in_dims, strict=True))
         each = (
             [value if dim is None else value.select(dim, index) for value, dim in pairs]
@@ -124,10 +133,26 @@ class _Mix(torch.autograd.Function):
 _Mix.forward.__signature__ = inspect.signature(_Mix.forward)  # type: ignore[attr-defined]
 
 
-def _of_two(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
+_NO_GRADIENTS = (None,) * 6  # of all arguments but the state
+
+
+def _of_two(
+    x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
+) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _in_one_expression(x, own, other, perm, inside)
     if own.dtype == torch.bool:
         return _select.select(x, own, other, perm)
-    return interpolate(x, own, other, perm)
+    return interpolate(x, own, other, perm, inside)
+
+
+def _in_one_expression(
+    x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
+) -> Tensor:
+    if own.dtype == torch.bool:
+        return _select.select_in_one_expression(x, own, other, perm)
+    mixed = _interpolate.in_one_expression(x, own, other, perm)
+    return mixed if inside is None else torch.where(stored(inside), mixed, x)
 
 
 def _rest(own: Tensor) -> Tensor:
@@ -140,25 +165,32 @@ def _invert(perm: Tensor) -> Tensor:
     return torch.empty_like(perm).scatter_(0, perm, rows)
 
 
-def _scatter(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+def _scatter(grad: Tensor, own: Tensor, perm: Tensor, inside: Tensor | None) -> Tensor:
     """Give each row its own share of the gradient, and those of all rows whose partner it is."""
     if torch.compiler.is_compiling() or not _interpolate.copies_are_large(grad):
-        return _scatter_whole(grad, own, perm)
+        return _scatter_whole(grad, own, perm, inside)
     scattered = torch.empty_like(grad)
     for these in _interpolate.column_chunks(grad):
-        own_here = own[:, these] if own.ndim > 1 and own.shape[1] > 1 else own
-        scattered[:, these] = _scatter_whole(grad[:, these], own_here, perm)
+        parts = (
+            part[:, these] if part is not None and part.ndim > 1 and part.shape[1] > 1 else part
+            for part in (own, inside)
+        )
+        own_here, inside_here = parts
+        assert own_here is not None
+        scattered[:, these] = _scatter_whole(grad[:, these], own_here, perm, inside_here)
     return scattered
 
 
-def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor, inside: Tensor | None) -> Tensor:
     exact = own.dtype if own.dtype != torch.bool else torch.promote_types(grad.dtype, torch.float32)
     if grad.dtype != exact:
-        return _scatter_whole(grad.to(exact), own, perm).to(grad.dtype)
+        return _scatter_whole(grad.to(exact), own, perm, inside).to(grad.dtype)
     if own.dtype == torch.bool:
         kept, passed_on = torch.where(own, grad, 0), torch.where(own, 0, grad)
     else:
         kept = grad * over_rows(own, grad)
+        if inside is not None:
+            kept = torch.where(inside, kept, grad)
         passed_on = grad - kept
     if torch.compiler.is_compiling():
         return kept.index_add(0, perm, passed_on)
@@ -166,7 +198,7 @@ def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
 
 
 IN_BACKWARD = (
-    _Mix.backward, _of_two, _rest, _invert, _scatter, _scatter_whole, *_interpolate.IN_BACKWARD,
-    *_select.IN_BACKWARD,
+    _Mix.backward, _of_two, _in_one_expression, _rest, _invert, _scatter, _scatter_whole,
+    *_interpolate.IN_BACKWARD, *_select.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from manifold_mixup import _numbers
+from manifold_mixup import _operators
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DrawnNoise:
     key: Tensor
 
     def __post_init__(self) -> None:
-        _numbers.register()
+        _operators.register()
 
     def __repr__(self) -> str:
         add, multiply = float(self.add), float(self.multiply)
@@ -75,7 +75,7 @@ class DrawnNoise:
         if x.is_complex():
             return torch.view_as_complex(self.on(torch.view_as_real(x), part))
         key = self.key ^ (part << 1)
-        scale = _numbers.uniform(key, x.shape, x.device) * 2 - 1
-        shift = _numbers.normal(key ^ 1, x.shape, x.device)
+        scale = _operators.uniform(key, x.shape, x.device) * 2 - 1
+        shift = _operators.normal(key ^ 1, x.shape, x.device)
         noisy = x * (1 + self.multiply.to(x.device) * scale) + self.add.to(x.device) * shift
         return noisy.to(x.dtype)

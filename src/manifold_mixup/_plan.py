@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from manifold_mixup import _bits
 from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import Box
 from manifold_mixup._holes import Holes
@@ -207,7 +208,8 @@ def _are_equal(one: object, other: object) -> bool:
 
 def mean_weight(weight: Tensor) -> Tensor:
     """Return the mean share that each example keeps, float32 ``()`` or ``(batch,)``."""
-    mean = weight.flatten(1).float().mean(1)
+    numbers = _bits.as_numbers(weight, torch.float32) if weight.dtype == torch.bool else weight
+    mean = numbers.flatten(1).mean(1)
     return mean[0] if len(weight) == 1 else mean
 
 

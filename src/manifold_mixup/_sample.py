@@ -102,8 +102,11 @@ def sample_plan(
     one = at_layer(blend, layer)
     way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
     alpha = way.alpha if isinstance(way, Cut | PatchUp | Align) else alpha
-    lam = symmetric_beta(alpha, batch if per_sample else 1, generator).float()
-    lam = lam if per_sample else lam[0]
+    if per_sample:
+        lam = symmetric_beta(alpha, batch, generator).float()
+    else:
+        value = one_of_symmetric_beta(alpha, generator)
+        lam = torch.tensor(value, dtype=torch.float32, device="cpu")
     perm = _partners(pairs, y, batch, generator)
     plan = unchecked(
         layer,
@@ -188,7 +191,7 @@ def _weight(way: Way, lam: Tensor, generator: torch.Generator) -> Weight | None:
         centre = torch.rand(
             *lam.shape, AXES, dtype=torch.float64, generator=generator, device="cpu"
         )
-        return Box(centre, 1 - lam.double())
+        return Box(centre, 1 - (lam.double() if lam.ndim else lam.item()))
     if isinstance(way, PatchUp):
         return Holes(way.block, way.rate, way.soft, _key(generator))
     if isinstance(way, Align):
@@ -218,6 +221,16 @@ def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     t = torch.expm1(-torch.log(u) / alpha) * cosine.square()
     smaller = 0.5 / ((1 + t) * (1 + torch.rsqrt(1 + 1 / t)))
     return torch.where(cosine < 0, smaller, 1 - smaller)
+
+
+def one_of_symmetric_beta(alpha: float, generator: torch.Generator) -> float:
+    """Draw what `symmetric_beta` draws for one, up to rounding, in Python: a tenth of the time."""
+    u, v = torch.rand(2, dtype=torch.float64, generator=generator, device="cpu").tolist()
+    cosine = math.cos(2 * math.pi * v)
+    exponent = -math.log(u) / float(alpha) if u else math.inf
+    t = math.expm1(min(exponent, 700.0)) * cosine * cosine  # beyond, floats overflow
+    smaller = 0.5 / ((1 + t) * (1 + math.sqrt(t / (1 + t))))
+    return smaller if cosine < 0 else 1 - smaller
 
 
 class Stream:

@@ -1,13 +1,23 @@
 """Take each position from a row or from its partner: the arithmetic of CutMix at any layer.
 
 ``own`` says which positions a row keeps, bool with as many dimensions as the state. Where it is
-False, ``x[perm]`` is taken. No value that is not chosen is read, so that it may be infinite or NaN.
+False, ``x[perm]`` is taken. A value that is not taken has no effect, even if it is infinite or NaN.
+
+On the CPU, half types are chosen by their bits. Other types are interpolated by weights of 0 and 1,
+in a single pass, which is exact unless a value that is not taken is infinite or NaN. That makes
+NaN, which is looked for, and torch.where is used.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
+from manifold_mixup import _bits
 from manifold_mixup._interpolate import along_cycles, each_row, gather, rows_fill_threads
+from manifold_mixup._operators import stored
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def select(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -19,11 +29,12 @@ def select(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor
         other: which positions its partner gives; None means the others.
         perm: the partners.
     """
-    if torch.compiler.is_compiling():
-        return select_in_one_expression(x, own, other, perm)
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
-    if eager and other is None and rows_fill_threads(x):
-        return _row_by_row(x, own, perm)
+    if eager and x.is_floating_point() and x.numel():
+        by_row = rows_fill_threads(x)
+        if other is None:
+            return _choose_by_row(x, own, perm) if by_row else _choose(x, own, perm)
+        return _add_by_row(x, own, other, perm) if by_row else _add(x, own, other, perm)
     partners = gather(x, perm)
     if other is None:
         return torch.where(own, x, partners, out=partners)
@@ -34,18 +45,96 @@ def select_in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm:
     """Select in one expression, which the compiler fuses."""
     partners = x.index_select(0, perm)
     if other is None:
-        return torch.where(own, x, partners)
-    return torch.where(own, x, 0) + torch.where(other, partners, 0)
+        return torch.where(stored(own), x, partners)
+    return torch.where(stored(own), x, 0) + torch.where(stored(other), partners, 0)
 
 
-def _row_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
-    """Read both rows and write the selected row in one pass, without a gather."""
-    mixed = torch.empty_like(x)
-    rows, into, kept, partners = x.unbind(), mixed.unbind(), each_row(own, len(x)), perm.tolist()
-    for row in along_cycles(partners):
-        torch.where(kept[row], rows[row], rows[partners[row]], out=into[row])
+def _choose(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+    box = _box_of(own) if len(own) == 1 and own.numel() < x[0].numel() else None
+    if box is not None:
+        return _choose_box(x, box, perm)
+    mixed = gather(x, perm)
+    if x.dtype in _HALF:
+        into = _bits.bits(mixed)
+        _bits.choose(into, _bits.bits(x), into, _bits.as_factor(~own, x))
+    else:
+        torch.lerp(mixed, x, _bits.as_numbers(own, x.dtype), out=mixed)
+        if _has_nan(mixed):
+            torch.where(own, x, gather(x, perm), out=mixed)
     return mixed
 
 
-IN_BACKWARD = (select, select_in_one_expression, _row_by_row)
+def _box_of(own: Tensor) -> tuple[slice, ...] | None:
+    """Return the positions that are not kept, if they are a box."""
+    places = (~own).nonzero()
+    if not len(places):
+        return None
+    least, most = (of.tolist() for of in places.aminmax(dim=0))
+    if math.prod(high - low + 1 for low, high in zip(least, most, strict=True)) != len(places):
+        return None
+    return tuple(
+        slice(None) if side == 1 else slice(low, high + 1)
+        for low, high, side in zip(least, most, own.shape, strict=True)
+    )
+
+
+def _choose_box(x: Tensor, box: tuple[slice, ...], perm: Tensor) -> Tensor:
+    """Copy the rows, and then the box: of small rows, that takes the least memory traffic."""
+    mixed = x.clone()
+    torch.index_select(x[box], 0, perm, out=mixed[box])
+    return mixed
+
+
+def _choose_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+    """Read both rows and write the selected row in one pass, without a gather."""
+    mixed = torch.empty_like(x)
+    partners = perm.tolist()
+    if x.dtype in _HALF:
+        rows, into = _bits.bits(x).unbind(), _bits.bits(mixed).unbind()
+        factors = each_row(_bits.as_factor(~own, x), len(x))
+        for row in along_cycles(partners):
+            _bits.choose(into[row], rows[row], rows[partners[row]], factors[row])
+        return mixed
+    rows, into, weights = (
+        x.unbind(),
+        mixed.unbind(),
+        each_row(_bits.as_numbers(own, x.dtype), len(x)),
+    )
+    for row in along_cycles(partners):
+        mine, partner = rows[row], rows[partners[row]]
+        if _has_nan(torch.lerp(partner, mine, weights[row], out=into[row])):
+            torch.where(weights[row] > 0, mine, partner, out=into[row])
+    return mixed
+
+
+def _has_nan(x: Tensor) -> bool:
+    return math.isnan(x.max().item())
+
+
+def _add(x: Tensor, own: Tensor, other: Tensor, perm: Tensor) -> Tensor:
+    mixed = gather(x, perm)
+    mixed.mul_(_bits.as_numbers(other, x.dtype)).addcmul_(x, _bits.as_numbers(own, x.dtype))
+    if not _has_nan(mixed):
+        return mixed
+    torch.index_select(x, 0, perm, out=mixed)
+    return mixed.masked_fill_(~other, 0).add_(x.masked_fill(~own, 0))
+
+
+def _add_by_row(x: Tensor, own: Tensor, other: Tensor, perm: Tensor) -> Tensor:
+    mixed = torch.empty_like(x)
+    rows, into, partners = x.unbind(), mixed.unbind(), perm.tolist()
+    kept, given = (each_row(_bits.as_numbers(part, x.dtype), len(x)) for part in (own, other))
+    for row in along_cycles(partners):
+        partner = partners[row]
+        torch.mul(rows[row], kept[row], out=into[row]).addcmul_(rows[partner], given[row])
+        if _has_nan(into[row]):
+            into[row].copy_(torch.where(kept[row] > 0, rows[row], 0))
+            into[row].add_(torch.where(given[row] > 0, rows[partner], 0))
+    return mixed
+
+
+IN_BACKWARD = (
+    select, select_in_one_expression, _choose, _box_of, _choose_box, _choose_by_row, _has_nan, _add,
+    _add_by_row, *_bits.IN_BACKWARD,
+)  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -110,14 +110,21 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         between = weight.between(tokens, tokens[given.perm.to(x.device)])
         return Settled(given.lam, between, given.label)
     if isinstance(weight, Box):
-        own = weight.own(place.grid(x.shape))
-        return Settled(given.lam, own, mean_weight(own) if given.label is None else given.label)
+        own, share = weight.weigh(place.grid(x.shape))
+        return Settled(given.lam, own, share if given.label is None else given.label)
     assert isinstance(weight, Holes)
     compiling = torch.compiler.is_compiling()  # sides may be symbolic
-    sides = None if compiling else tuple(map(int, place.grid(tuple(x.shape))))
-    weight = replace(weight, together=weight.together or place.several, sides=sides)
-    own = _spread(weight, x, place, at, given.lam, given.lam, batch)
-    return Settled(given.lam, weight, mean_weight(own))
+    grid = place.grid(tuple(x.shape))
+    weight = replace(
+        weight,
+        together=weight.together or place.several,
+        sides=None if compiling else tuple(map(int, grid)),
+    )
+    shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
+    holes = weight.patches(_features(shape, place, at), grid, x.device)
+    share = mean_weight(holes)
+    label = 1 - share * (1 - given.lam.to(x.device)) if weight.soft else 1 - share
+    return Settled(given.lam, replace(weight, drawn=holes), label)
 
 
 def share_of_targets(given: Given) -> Tensor:
@@ -211,9 +218,9 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
     if isinstance(weight, Transport):
         return _mix_aligned(x, at, given, place, weight)
     assert isinstance(weight, Tensor | Holes)
-    own = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
+    own, inside = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
     front = x if at is None else at.to_front(x, batch)
-    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats)
+    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats, inside=inside)
     return mixed if at is None else at.restore(mixed).contiguous()
 
 
@@ -266,15 +273,24 @@ def _spread(
     lam: Tensor,
     label: Tensor,
     batch: int,
-) -> Tensor:
-    """Return the weight of an example's own share, to broadcast over a state, batch first."""
+) -> tuple[Tensor, Tensor | None]:
+    """Return the weight of an example's own share, and inside which features it applies.
+
+    Both broadcast over the state, batch first; None is all features. So λ of each example needs no
+    weight for each number of a state, and half types are not converted to weigh them.
+    """
     shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
-    dims = [_in_front(dim, at) for dim in place.positions.dims]
-    others = [dim for dim in range(1, len(shape)) if dim not in dims]
+    dims, others = _dims(shape, place, at)
     sides = place.positions.sides(tuple(x.shape))
+    inside = False
     if isinstance(weight, Holes):
-        features = [shape[dim] for dim in others]
-        own = weight.own(lam.to(x.device), features, place.grid(tuple(x.shape)), x.device)
+        features, grid = _features(shape, place, at), place.grid(tuple(x.shape))
+        apart = lam.ndim > 0 or x.element_size() < 4
+        inside = weight.soft and apart and place.positions.grid is None
+        if inside:
+            own = weight.patches(features, grid, x.device)
+        else:
+            own = weight.own(lam.to(x.device), features, grid, x.device)
     else:
         if weight.ndim != 1 + len(sides):
             raise ValueError(
@@ -288,7 +304,18 @@ def _spread(
     order = [0] * len(shape)
     for index, dim in enumerate([*others, *dims]):
         order[dim] = index + 1
-    return own.permute(order)
+    own = own.permute(order)
+    return (lam, own) if inside else (own, None)
+
+
+def _dims(shape: Sequence[int], place: Place, at: BatchDim | None) -> tuple[list[int], list[int]]:
+    """Return which dimensions of a state are positions, and which are features, batch first."""
+    dims = [_in_front(dim, at) for dim in place.positions.dims]
+    return dims, [dim for dim in range(1, len(shape)) if dim not in dims]
+
+
+def _features(shape: Sequence[int], place: Place, at: BatchDim | None) -> list[int]:
+    return [shape[dim] for dim in _dims(shape, place, at)[1]]
 
 
 def _in_front(dim: int, at: BatchDim | None) -> int:

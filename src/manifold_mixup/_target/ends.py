@@ -24,7 +24,7 @@ def by_rows(value: Any, plan: MixPlan, dim: int = 0) -> Any:
 
     def partner(_: str, leaf: Tensor) -> Tensor:
         perm = plan.perm.to(leaf.device)
-        return leaf.index_select(dim, perm) if leaf.ndim > dim > 0 else leaf[perm]
+        return leaf.index_select(dim if leaf.ndim > dim else 0, perm)
 
     return map_leaves(partner, value)
 
