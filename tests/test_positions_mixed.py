@@ -357,11 +357,11 @@ def test_large_states_need_the_result_and_no_more_than_some_rows(blend, dtype, c
 @pytest.mark.parametrize(
     ("blend", "forward", "backward"),
     [
-        ("a box", 2, 2),  # lerp and max
-        ("a box each", 2, 3),  # mul, addcmul and max
+        ("a box", 2, 2),  # lerp, and a sum that shows NaN
+        ("a box each", 2, 3),  # backward, what the row keeps, what its partner gives, and their sum
         ("hard patches", 2, 2),
         ("soft patches", 1, 1),  # lerp
-        ("soft patches, λ each", 3, 4),  # and two to put back what is outside
+        ("soft patches, λ each", 2, 3),  # and one to put back what is outside
     ],
 )
 def test_operators_for_each_row(blend, forward, backward):

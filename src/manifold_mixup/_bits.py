@@ -9,9 +9,14 @@ from torch import Tensor
 
 _INTEGERS = {
     torch.float32: torch.int32,
+    torch.float64: torch.int64,
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
+
+
+HALF = (torch.float16, torch.bfloat16)
+"""Types of which the arithmetic of floats takes longer than that of integers."""
 
 
 def has_bits(x: Tensor) -> bool:
@@ -45,5 +50,10 @@ def choose(into: Tensor, x: Tensor, partner: Tensor, factor: Tensor) -> None:
     torch.addcmul(x, into, factor, out=into)
 
 
-IN_BACKWARD = (has_bits, bits, as_factor, as_numbers, choose)
+def keep(into: Tensor, x: Tensor, factor: Tensor) -> None:
+    """Write 0 where ``factor`` is 0, else the number whose bits are ``x``."""
+    torch.mul(x, factor, out=bits(into))
+
+
+IN_BACKWARD = (has_bits, bits, as_factor, as_numbers, choose, keep)
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -4,7 +4,7 @@ All ways give the same result: computed in at least float32, rounded once. An ``
 means ``1 - own``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def _row_by_row(
     """Read both rows and write the mixed row in one pass, without a gather."""
     mixed = torch.empty_like(x)
     rows, into, partners = x.unbind(), mixed.unbind(), perm.tolist()
-    mix_row = _by_one_weight(own, len(x)) if other is None else _by_two_weights(own, other)
+    mix_row = _by_one_weight(own, x) if other is None else _by_two_weights(own, other, x)
     restore = None if inside is None else _restoring(x, mixed, inside)
     for row in along_cycles(partners):
         mix_row(row, rows[row], rows[partners[row]], into[row])
@@ -85,16 +85,16 @@ def _row_by_row(
     return mixed
 
 
-def _by_one_weight(own: Tensor, rows: int) -> Callable[..., Tensor]:
+def _by_one_weight(own: Tensor, x: Tensor) -> Callable[..., Tensor]:
     """Return a function that mixes a row, by its number, with its partner into a third."""
-    weights: Any = each_row(own, rows) if own.ndim > 1 else own.expand(rows).tolist()
-    return lambda row, x, partner, into: torch.lerp(partner, x, weights[row], out=into)
+    of: Any = of_rows(own, x) if own.ndim > 1 else own.expand(len(x)).tolist().__getitem__
+    return lambda row, x, partner, into: torch.lerp(partner, x, of(row), out=into)
 
 
-def _by_two_weights(own: Tensor, other: Tensor) -> Callable[..., Tensor]:
-    mine, theirs = own.unbind(), other.unbind()
-    return lambda row, x, partner, into: torch.mul(partner, theirs[row], out=into).addcmul_(
-        x, mine[row]
+def _by_two_weights(own: Tensor, other: Tensor, x: Tensor) -> Callable[..., Tensor]:
+    mine, theirs = of_rows(own, x), of_rows(other, x)
+    return lambda row, x, partner, into: torch.mul(partner, theirs(row), out=into).addcmul_(
+        x, mine(row)
     )
 
 
@@ -103,20 +103,52 @@ def _restored(mixed: Tensor, x: Tensor, inside: Tensor, *, by_bits: bool) -> Ten
     if not by_bits:
         return torch.where(inside, mixed, x, out=mixed)
     into = _bits.bits(mixed)
-    _bits.choose(into, _bits.bits(x), into, _bits.as_factor(inside, x))
+    _bits.choose(into, _bits.bits(x), into, in_layout(_bits.as_factor(inside, x), x))
     return mixed
 
 
-def _restoring(x: Tensor, mixed: Tensor, inside: Tensor) -> Callable[[int], None]:
+def _restoring(x: Tensor, mixed: Tensor, inside: Tensor) -> Callable[[int], object]:
     """Return a function that does so for a row, by its number."""
-    rows, into = _bits.bits(x).unbind(), _bits.bits(mixed).unbind()
-    factor = _bits.as_factor(inside, x)[0]
-    return lambda row: _bits.choose(into[row], rows[row], into[row], factor)
+    if x.dtype in _bits.HALF:
+        rows, into = _bits.bits(x).unbind(), _bits.bits(mixed).unbind()
+        factor = in_layout(_bits.as_factor(inside, x), x)[0]
+        return lambda row: _bits.choose(into[row], rows[row], into[row], factor)
+    rows, into = x.unbind(), mixed.unbind()
+    weight = in_layout(_bits.as_numbers(inside, x.dtype), x)[0]
+    return lambda row: torch.lerp(rows[row], into[row], weight, out=into[row])
 
 
-def each_row(weight: Tensor, rows: int) -> Sequence[Tensor]:
-    """List the weight of each row, ``(*positions)``, of ``(1, ...)`` or ``(rows, ...)``."""
-    return weight.unbind() if len(weight) == rows else weight.unbind() * rows
+def of_rows(weight: Tensor, x: Tensor) -> Callable[[int], Tensor]:
+    """Return a function that gives the weight of a row, by its number, until the next call.
+
+    Args:
+        weight: ``(1, ...)`` or ``(batch, ...)``; or of whole rows, ``(batch,)``.
+        x: the state.
+    """
+    if weight.ndim > 1 and len(weight) == 1:
+        row = in_layout(weight, x)[0]
+        return lambda _: row
+    rows = weight.unbind()
+    if weight.ndim == 1 or _is_aligned(weight, x):
+        return rows.__getitem__
+    one = torch.empty_like(x[0], dtype=weight.dtype)
+    return lambda row: one.copy_(rows[row])
+
+
+def in_layout(weight: Tensor, x: Tensor) -> Tensor:
+    """Return a weight of all rows alike in the memory layout of a row; others as they are.
+
+    PyTorch takes one number at a time if the layouts differ, or if a weight broadcasts along the
+    dimension that is contiguous in memory.
+    """
+    if len(weight) > 1 or _is_aligned(weight, x):
+        return weight
+    return torch.empty_like(x[:1], dtype=weight.dtype).copy_(weight)
+
+
+def _is_aligned(weight: Tensor, x: Tensor) -> bool:
+    # The arithmetic of complex numbers in another layout rounds in another way.
+    return x.is_complex() or (x.is_contiguous() and weight.shape[-1] == x.shape[-1])
 
 
 def along_cycles(partners: list[int]) -> Iterator[int]:
@@ -187,7 +219,8 @@ def _is_channels_last(x: Tensor, form: torch.memory_format | None) -> bool:
 
 IN_BACKWARD = (
     interpolate, in_one_expression, rows_fill_threads, _row_by_row, _by_one_weight, _by_two_weights,
-    _restored, _restoring, along_cycles, _in_chunks, _gather_and_mix, over_rows, gather,
-    _is_channels_last, each_row, copies_are_large, column_chunks, *_bits.IN_BACKWARD,
+    _restored, _restoring, of_rows, in_layout, _is_aligned, along_cycles, _in_chunks,
+    _gather_and_mix, over_rows, gather, _is_channels_last, copies_are_large, column_chunks,
+    *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

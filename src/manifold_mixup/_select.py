@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _bits
-from manifold_mixup._interpolate import along_cycles, each_row, gather, rows_fill_threads
+from manifold_mixup._interpolate import along_cycles, gather, in_layout, of_rows, rows_fill_threads
 from manifold_mixup._operators import stored
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def select(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -54,12 +52,12 @@ def _choose(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     if box is not None:
         return _choose_box(x, box, perm)
     mixed = gather(x, perm)
-    if x.dtype in _HALF:
+    if x.dtype in _bits.HALF:
         into = _bits.bits(mixed)
-        _bits.choose(into, _bits.bits(x), into, _bits.as_factor(~own, x))
+        _bits.choose(into, _bits.bits(x), into, in_layout(_bits.as_factor(~own, x), x))
     else:
-        torch.lerp(mixed, x, _bits.as_numbers(own, x.dtype), out=mixed)
-        if _has_nan(mixed):
+        torch.lerp(mixed, x, in_layout(_bits.as_numbers(own, x.dtype), x), out=mixed)
+        if _may_have_nan(mixed):
             torch.where(own, x, gather(x, perm), out=mixed)
     return mixed
 
@@ -89,52 +87,48 @@ def _choose_by_row(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     """Read both rows and write the selected row in one pass, without a gather."""
     mixed = torch.empty_like(x)
     partners = perm.tolist()
-    if x.dtype in _HALF:
+    if x.dtype in _bits.HALF:
         rows, into = _bits.bits(x).unbind(), _bits.bits(mixed).unbind()
-        factors = each_row(_bits.as_factor(~own, x), len(x))
+        chosen = of_rows(_bits.as_factor(~own, x), x)
         for row in along_cycles(partners):
-            _bits.choose(into[row], rows[row], rows[partners[row]], factors[row])
+            _bits.choose(into[row], rows[row], rows[partners[row]], chosen(row))
         return mixed
-    rows, into, weights = (
-        x.unbind(),
-        mixed.unbind(),
-        each_row(_bits.as_numbers(own, x.dtype), len(x)),
-    )
+    rows, into, weight_of = x.unbind(), mixed.unbind(), of_rows(_bits.as_numbers(own, x.dtype), x)
     for row in along_cycles(partners):
-        mine, partner = rows[row], rows[partners[row]]
-        if _has_nan(torch.lerp(partner, mine, weights[row], out=into[row])):
-            torch.where(weights[row] > 0, mine, partner, out=into[row])
+        mine, partner, weight = rows[row], rows[partners[row]], weight_of(row)
+        if _may_have_nan(torch.lerp(partner, mine, weight, out=into[row])):
+            torch.where(weight > 0, mine, partner, out=into[row])
     return mixed
 
 
-def _has_nan(x: Tensor) -> bool:
-    return math.isnan(x.max().item())
+def _may_have_nan(x: Tensor) -> bool:
+    """Return True if there is a NaN; also if there are infinite numbers of both signs.
+
+    The sum takes less time than the maximum.
+    """
+    return math.isnan(x.sum().item())
 
 
 def _add(x: Tensor, own: Tensor, other: Tensor, perm: Tensor) -> Tensor:
-    mixed = gather(x, perm)
-    mixed.mul_(_bits.as_numbers(other, x.dtype)).addcmul_(x, _bits.as_numbers(own, x.dtype))
-    if not _has_nan(mixed):
-        return mixed
-    torch.index_select(x, 0, perm, out=mixed)
-    return mixed.masked_fill_(~other, 0).add_(x.masked_fill(~own, 0))
+    mixed, kept = gather(x, perm), torch.empty_like(x)
+    _bits.keep(mixed, _bits.bits(mixed), _bits.as_factor(other, x))
+    _bits.keep(kept, _bits.bits(x), _bits.as_factor(own, x))
+    return mixed.add_(kept)
 
 
 def _add_by_row(x: Tensor, own: Tensor, other: Tensor, perm: Tensor) -> Tensor:
-    mixed = torch.empty_like(x)
-    rows, into, partners = x.unbind(), mixed.unbind(), perm.tolist()
-    kept, given = (each_row(_bits.as_numbers(part, x.dtype), len(x)) for part in (own, other))
+    mixed, given = torch.empty_like(x), torch.empty_like(x[0])
+    rows, into, partners = _bits.bits(x).unbind(), mixed.unbind(), perm.tolist()
+    own_of, other_of = (of_rows(_bits.as_factor(part, x), x) for part in (own, other))
     for row in along_cycles(partners):
-        partner = partners[row]
-        torch.mul(rows[row], kept[row], out=into[row]).addcmul_(rows[partner], given[row])
-        if _has_nan(into[row]):
-            into[row].copy_(torch.where(kept[row] > 0, rows[row], 0))
-            into[row].add_(torch.where(given[row] > 0, rows[partner], 0))
+        _bits.keep(into[row], rows[row], own_of(row))
+        _bits.keep(given, rows[partners[row]], other_of(row))
+        into[row].add_(given)
     return mixed
 
 
 IN_BACKWARD = (
-    select, select_in_one_expression, _choose, _box_of, _choose_box, _choose_by_row, _has_nan, _add,
-    _add_by_row, *_bits.IN_BACKWARD,
+    select, select_in_one_expression, _choose, _box_of, _choose_box, _choose_by_row, _may_have_nan,
+    _add, _add_by_row, *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""
