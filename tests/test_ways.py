@@ -146,6 +146,30 @@ def test_compiled_code_draws_once_and_keeps_weights_apart(way, drawn, stored):
     assert count["stored"] == 2 * stored  # once forward, once backward
 
 
+@pytest.mark.parametrize("way", [None, "cut", "hard patches", "patches each"])
+def test_compiled_code_keeps_channels_last(way):
+    """Gradients too; else every step would copy the state into another memory format."""
+    x = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    grad = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)
+    lam, perm = torch.tensor([0.2, 0.4, 0.6, 0.8]), torch.tensor([1, 2, 3, 0])
+    weight = {
+        None: None,
+        "cut": Box((0.4, 0.6), 0.4),
+        "hard patches": Holes(3, 0.4, soft=False, key=1),
+        "patches each": Holes(3, 0.4, soft=True, key=1),
+    }[way]
+    plan = MixPlan("", lam, perm, weight=weight)
+    dims = None if way is None else (2, 3)
+    compiled = torch.compile(mix, backend="aot_eager", fullgraph=True)
+    both = []
+    for function in (mix, compiled):
+        mixed = function(x, plan, dims=dims)
+        both.append((mixed, *torch.autograd.grad(mixed, x, grad)))
+    for eager, found in zip(*both, strict=True):
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found, eager)
+
+
 @BY_WAY
 @pytest.mark.parametrize("name", ["checkpoint", "reentrant"])
 def test_a_recomputation_mixes_as_the_pass_did(way, name):

@@ -202,25 +202,28 @@ def over_rows(weight: Tensor, x: Tensor) -> Tensor:
 
 def gather(x: Tensor, perm: Tensor) -> Tensor:
     """Return ``x[perm]``, in the memory format of ``x``."""
-    channels_last = _CHANNELS_LAST.get(x.ndim)
-    # A state with one channel has both formats. If it were taken for channels-last, so would be the
-    # convolutions after it, and a `view` in the model would fail.
-    if x.is_contiguous() or not _is_channels_last(x, channels_last):
+    if not is_channels_last(x):
         return x.index_select(0, perm)
-    shape = (len(perm), *x.shape[1:])
-    gathered = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=channels_last)
+    shape, form = (len(perm), *x.shape[1:]), _CHANNELS_LAST[x.ndim]
+    gathered = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
     torch.index_select(x.movedim(1, -1), 0, perm, out=gathered.movedim(1, -1))
     return gathered
 
 
-def _is_channels_last(x: Tensor, form: torch.memory_format | None) -> bool:
-    return form is not None and x.is_contiguous(memory_format=form)
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether the channels of a state are next to each other in memory.
+
+    A state with one channel has both formats. If it were taken for channels-last, so would be the
+    convolutions after it, and a `view` in the model would fail.
+    """
+    form = _CHANNELS_LAST.get(x.ndim)
+    return form is not None and not x.is_contiguous() and x.is_contiguous(memory_format=form)
 
 
 IN_BACKWARD = (
     interpolate, in_one_expression, rows_fill_threads, _row_by_row, _by_one_weight, _by_two_weights,
     _restored, _restoring, of_rows, in_layout, _is_aligned, along_cycles, _in_chunks,
-    _gather_and_mix, over_rows, gather, _is_channels_last, copies_are_large, column_chunks,
+    _gather_and_mix, over_rows, gather, is_channels_last, copies_are_large, column_chunks,
     *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -44,7 +44,7 @@ def apply(
     if lam.dtype != torch.bool:
         lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
     if torch.compiler.is_compiling():
-        return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+        return _compiled(x, lam, perm, repeats, inside)
     if _autograd.in_forward_mode():
         # torch.compile accepts no Function with a forward-mode rule; these operators have their
         # own.
@@ -61,6 +61,16 @@ _IRREGULAR = {
     ),
     False: "make it dense with to_dense(), or mix a layer after the one that reads it.",
 }
+
+
+def _compiled(x: Tensor, lam: Tensor, perm: Tensor, repeats: bool, inside: Tensor | None) -> Tensor:
+    if not _interpolate.is_channels_last(x):
+        return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+    # The compiler makes the gradient of a Function contiguous, so the state must be.
+    own = lam.movedim(1, -1) if lam.ndim > 1 else lam
+    inside = None if inside is None else inside.movedim(1, -1)
+    mixed = _Mix.apply(x.movedim(1, -1), own, None, perm, None, repeats, inside)
+    return mixed.movedim(-1, 1)  # type: ignore[no-any-return]
 
 
 class _Mix(torch.autograd.Function):
