@@ -172,6 +172,14 @@ def test_differences_that_overflow_are_taken_exactly(monkeypatch):
         assert torch.equal(_mix.apply(x, own, perm), torch.where(own, x, x[perm]))
 
 
+def test_infinite_numbers_of_both_signs_are_taken(monkeypatch):
+    x = torch.tensor([[torch.inf, 1.0, -torch.inf], [2.0, 3.0, 4.0]])
+    own, perm = torch.tensor([[True, False, True]]), torch.tensor([1, 0])
+    for share in (0, 2**15):
+        monkeypatch.setattr(_interpolate, "_SHARE", share)
+        assert torch.equal(_mix.apply(x, own, perm), torch.where(own, x, x[perm]))
+
+
 BOXES = {
     "inside": (slice(1, 3), slice(0, 2)),
     "one position": (slice(3, 4), slice(2, 3)),

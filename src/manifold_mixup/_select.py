@@ -4,8 +4,9 @@
 False, ``x[perm]`` is taken. A value that is not taken has no effect, even if it is infinite or NaN.
 
 On the CPU, half types are chosen by their bits. Other types are interpolated by weights of 0 and 1,
-in a single pass, which is exact unless a value that is not taken is infinite or NaN. That makes
-NaN, which is looked for, and torch.where is used.
+in a single pass, which is exact, but for the sign of a zero, unless a value that is not taken is
+infinite or NaN. That makes NaN, which is looked for, and torch.where is used. Of a gradient that is
+a sum, both parts are multiplied by 0 or 1 in their bits.
 """
 
 import math
@@ -28,7 +29,7 @@ def select(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor
         perm: the partners.
     """
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
-    if eager and x.is_floating_point() and x.numel():
+    if eager and _bits.has_bits(x) and x.numel():
         by_row = rows_fill_threads(x)
         if other is None:
             return _choose_by_row(x, own, perm) if by_row else _choose(x, own, perm)
