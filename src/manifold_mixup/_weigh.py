@@ -284,20 +284,16 @@ def _spread(
     sides = place.positions.sides(tuple(x.shape))
     inside = False
     if isinstance(weight, Holes):
-        features, grid = _features(shape, place, at), place.grid(tuple(x.shape))
         apart = lam.ndim > 0 or x.element_size() < 4
         inside = weight.soft and apart and place.positions.grid is None
-        if inside:
-            own = weight.patches(features, grid, x.device)
-        else:
-            own = weight.own(lam.to(x.device), features, grid, x.device)
+        features, grid = [shape[dim] for dim in others], place.grid(tuple(x.shape))
+        own = (
+            weight.patches(features, grid, x.device)
+            if inside
+            else weight.own(lam.to(x.device), features, grid, x.device)
+        )
     else:
-        if weight.ndim != 1 + len(sides):
-            raise ValueError(
-                f"the plan has weights of {weight.ndim - 1} axes, but the state of shape "
-                f"{tuple(x.shape)} has {len(sides)}."
-            )
-        own = weight.to(x.device).view(len(weight), *(1 for _ in others), *weight.shape[1:])
+        own = _over_features(weight.to(x.device), len(others), sides, x)
     own = refined(own, sides)
     if place.positions.grid is not None:
         own = _with_extra(own, len(sides), place.positions.first, shape[dims[0]], label)
@@ -306,6 +302,15 @@ def _spread(
         order[dim] = index + 1
     own = own.permute(order)
     return (lam, own) if inside else (own, None)
+
+
+def _over_features(weight: Tensor, features: int, sides: Sequence[int], x: Tensor) -> Tensor:
+    if weight.ndim != 1 + len(sides):
+        raise ValueError(
+            f"the plan has weights of {weight.ndim - 1} axes, but the state of shape "
+            f"{tuple(x.shape)} has {len(sides)}."
+        )
+    return weight.view(len(weight), *(1 for _ in range(features)), *weight.shape[1:])
 
 
 def _dims(shape: Sequence[int], place: Place, at: BatchDim | None) -> tuple[list[int], list[int]]:
