@@ -101,12 +101,9 @@ def sample_plan(
     layer = layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
     one = at_layer(blend, layer)
     way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
-    alpha = way.alpha if isinstance(way, Cut | PatchUp | Align) else alpha
-    if per_sample:
-        lam = symmetric_beta(alpha, batch, generator).float()
-    else:
-        value = one_of_symmetric_beta(alpha, generator)
-        lam = torch.tensor(value, dtype=torch.float32, device="cpu")
+    own = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
+    drawn = batch if per_sample else None
+    lam = _lam(alpha if own is None else own, drawn, generator, in_python=own is not None)
     perm = _partners(pairs, y, batch, generator)
     plan = unchecked(
         layer,
@@ -118,6 +115,19 @@ def sample_plan(
         repeats=pairs not in _PERMUTED and not is_permutation(perm),
     )
     return plan if device is None else plan.to(device)
+
+
+def _lam(alpha: float, batch: int | None, generator: torch.Generator, *, in_python: bool) -> Tensor:
+    """Draw λ of each example, or of all if ``batch`` is None.
+
+    The two functions round differently, about once in 10^8 draws. So a way keeps its function, and
+    runs that were begun with an older version keep their draws.
+    """
+    if batch is None and in_python:
+        value = one_of_symmetric_beta(alpha, generator)
+        return torch.tensor(value, dtype=torch.float32, device="cpu")
+    lam = symmetric_beta(alpha, batch or 1, generator).float()
+    return lam if batch else lam[0]
 
 
 def needs_targets(pairs: Pairs, label: LabelRule | None) -> bool:
