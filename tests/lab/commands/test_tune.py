@@ -64,15 +64,6 @@ def facts(path, ways=WAYS):
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory, task):
-    """The task in a file."""
-    path = tmp_path_factory.mktemp("data") / "blobs.npz"
-    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
-    np.savez(path, **{key: value.numpy() for key, value in arrays.items()})
-    return path
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, file):
     """A finished search: its study and what it printed."""
     folder = tmp_path_factory.mktemp("tuned")

@@ -5,7 +5,6 @@ import json
 import shlex
 import sqlite3
 
-import numpy as np
 import optuna
 import pytest
 
@@ -21,14 +20,6 @@ SMALL = (
     *("--epochs", 1, "--seeds", 1, "--final-seeds", 1, "--workers", 1),
     *("--sampler", "random", "--no-test"),
 )
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory, task):
-    path = tmp_path_factory.mktemp("data") / "blobs.npz"
-    arrays = {"x_train": task.x, "y_train": task.y, "x_test": task.x_test, "y_test": task.y_test}
-    np.savez(path, **{key: value.numpy() for key, value in arrays.items()})
-    return path
 
 
 @pytest.fixture(scope="module")
