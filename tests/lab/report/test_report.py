@@ -4,16 +4,19 @@ import struct
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.evaluate.measures import ERROR
 from manifold_mixup.lab.evaluate.metrics import Reliability
 from manifold_mixup.lab.evaluate.statistics import paired_difference
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.plots.forest import forest
 from manifold_mixup.lab.report.progress import Live
-from manifold_mixup.lab.report.summary import complete_seeds, summarise
+from manifold_mixup.lab.report.summary import complete_seeds, only_means, summarise
 from manifold_mixup.lab.report.table import markdown_table, terminal_table
 from manifold_mixup.lab.runs.result import Epoch, Result
 
@@ -179,6 +182,41 @@ def test_many_methods_stand_below_each_other_with_the_same_cells(results):
     row = next(line for line in across.splitlines() if line.startswith("| error % ↓ | 31.00"))
     for name, cell in zip(METHODS + others[:2], row.split(" | ")[1:], strict=True):
         assert f"| {name} | {cell.removesuffix(' |')} |" in down
+
+
+def test_many_methods_are_drawn_below_each_other_with_their_intervals(three):
+    rows = [row for row in summarise(three, ALL) if row.when == "last"]
+    figure = Figure()
+    forest(figure, rows)
+    error = figure.axes[0]
+    assert [label.get_text() for label in error.get_yticklabels()] == ALL
+    _, plain, *others = error.lines  # the first is the line of no difference
+    assert (plain.get_xdata().tolist(), plain.get_ydata().tolist()) == ([0], [0])
+    for place, row in enumerate(rows[1:]):
+        interval, dot = others[2 * place : 2 * place + 2]
+        gap = row.difference["error"]
+        assert list(interval.get_xdata()) == [gap.low, gap.high]
+        assert dot.get_xdata()[0] == pytest.approx(gap.mean)
+        assert list(interval.get_ydata()) == [place + 1, place + 1]
+        assert interval.get_color() == dot.get_color()
+    better, unclear = others[0].get_color(), others[2].get_color()
+    assert ERROR.verdict(rows[1].difference["error"]) == "better"
+    assert ERROR.verdict(rows[2].difference["error"]) == "unclear"
+    assert better != unclear == plain.get_color()
+    assert [text.get_text() for text in error.texts] == ["31.00", "29.17", "29.00"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("smoke", [False, True])
+def test_a_picture_of_many_methods_can_be_made_of_any_number_of_seeds(results, seeds, smoke):
+    names = [f"way {number}" for number in range(5)]
+    more = [result(name, seed, 27.0 + seed) for name in names for seed in range(seeds)]
+    rows = summarise([*results, *more], METHODS + names)
+    rows = only_means(rows) if smoke else rows
+    picture = plots.comparison_picture(results + more, rows, title="a title", smoke=smoke)
+    assert picture.png[:4] == b"\x89PNG"
+    again = plots.comparison_picture(results + more, rows, title="a title", smoke=smoke)
+    assert picture == again
 
 
 def test_one_seed_is_shown_without_intervals(results):

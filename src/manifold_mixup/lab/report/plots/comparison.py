@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -18,20 +19,12 @@ from manifold_mixup.lab.report.plots.canvas import (
     colour,
     picture,
 )
+from manifold_mixup.lab.report.plots.forest import NAMES, forest
 from manifold_mixup.lab.report.summary import Row, measures_of
 from manifold_mixup.lab.runs.result import Epoch, Result
 
-AXES = {
-    "error": ("Test error", "%"),
-    "nll": ("Negative log-likelihood", "nats"),
-    "ece": ("Calibration error (ECE)", "%"),
-    "fgsm_accuracy": ("Accuracy under FGSM", "%"),
-    "rmse": ("Root mean squared error", "units of the target"),
-    "r2": ("Explained variance, R²", ""),
-}
-
-_BESIDE = 4
-"""Bars of more methods are labelled upright."""
+_BESIDE = 5
+"""More methods do not fit beside each other, and their curves cannot be told apart."""
 
 Curve = NDArray[np.float64]
 
@@ -41,6 +34,8 @@ def comparison_picture(
 ) -> Picture:
     """Draw bars with error bars, the reliability diagram and the training curves.
 
+    More than five methods stand below each other, with their differences to the first.
+
     Args:
         results: finished runs, every method with the same seeds.
         rows: their summary.
@@ -49,22 +44,33 @@ def comparison_picture(
     """
     last = [row for row in rows if row.when == "last"]
     methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
+    seeds = last[0].spread["seconds"].n
     with canvas(13.33, 7.5) as figure:
+        if len(last) > _BESIDE:
+            forest(figure, last)
+            spread = f"mean of {seeds} seeds" if seeds > 1 else "1 seed"
+            if seeds > 1 and not smoke:
+                spread = f"means and 95 % intervals of paired differences over {seeds} seeds"
+            _title(figure, title, f"SMOKE TEST: {spread}" if smoke else spread)
+            return picture(figure)
         parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
         top, bottom = parts[:, 0]
-        shown = [measure for measure in measures_of(last[0]) if measure.key in AXES]
+        shown = [measure for measure in measures_of(last[0]) if measure.key in NAMES]
         for axes, measure in zip(top.subplots(1, len(shown)), shown, strict=True):
             _bars(axes, methods, last, measure)
         if results[0].run.regression:
             _number_curves(bottom, methods, band=not smoke)
         else:
             _class_curves(bottom, methods, band=not smoke)
-        seeds = last[0].spread["seconds"].n
         spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
         if smoke:
             spread = f"SMOKE TEST: the numbers mean nothing (means of {seeds} seeds, dots)"
-        figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
+        _title(figure, title, spread)
         return picture(figure)
+
+
+def _title(figure: Figure, title: str, spread: str) -> None:
+    figure.suptitle(f"{title}\n{spread}", fontsize=13, fontweight="bold", x=0.01, ha="left")
 
 
 def _class_curves(part: Any, methods: Mapping[str, list[Result]], *, band: bool) -> None:
@@ -100,7 +106,6 @@ def _bars(
     axes: Axes, methods: dict[str, list[Result]], rows: Sequence[Row], measure: Measure
 ) -> None:
     """Draw a bar per method with the standard deviation over seeds, and a dot per seed."""
-    upright: dict[str, Any] = {} if len(rows) <= _BESIDE else {"rotation": 90, "fontsize": 8}
     for k, row in enumerate(rows):
         value = row.spread[measure.key]
         axes.bar(k, value.mean, width=0.66, color=colour(k), alpha=0.85)
@@ -118,18 +123,14 @@ def _bars(
             textcoords="offset points",
             ha="center",
             fontweight="bold",
-            **upright,
         )
-    name, unit = AXES[measure.key]
+    name, unit = NAMES[measure.key]
     axes.set_title(f"{name} {'↓' if measure.better == 'lower' else '↑'}")
     axes.set_ylabel(unit)
-    if len(rows) <= _BESIDE:
-        axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
-    else:
-        axes.set_xticks(range(len(rows)), [row.method for row in rows], rotation=90, fontsize=9)
+    axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
-    axes.margins(y=0.14 if len(rows) <= _BESIDE else 0.3)
+    axes.margins(y=0.14)
 
 
 def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]]) -> None:
@@ -145,7 +146,7 @@ def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]
     axes.plot([0, 1], [0, 1], ":", color="#999999", linewidth=1.5, label="calibrated")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     axes.set_title("Reliability")
-    axes.legend(loc="upper left", fontsize=None if len(methods) <= _BESIDE else 9)
+    axes.legend(loc="upper left")
 
 
 def _pool(parts: Sequence[Reliability]) -> tuple[Curve, Curve, Curve]:
