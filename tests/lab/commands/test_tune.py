@@ -24,7 +24,7 @@ import lab_runs
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import hold_out, mnist1d
 from manifold_mixup.lab.data import npz as npz_files
-from manifold_mixup.lab.data.validation import validation
+from manifold_mixup.lab.data.validation import _generated, validation
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.recipe import three_methods
@@ -173,7 +173,18 @@ def test_numbers_of_a_file_and_the_bandwidth_of_their_pairs(houses, tmp_path, ca
     assert trained["last"]["rmse"] < std
 
 
-def test_the_share_of_blocks_is_searched(tmp_path, capsys):
+@pytest.fixture
+def few_signals(monkeypatch):
+    """Let MNIST-1D have few signals, and keep none of them for other tests."""
+    for part, count in {"TRAIN": 400, "TEST": 100, "MORE": 300}.items():
+        monkeypatch.setattr(mnist1d, part, count)
+    _generated.cache_clear()
+    yield
+    _generated.cache_clear()
+
+
+@pytest.mark.usefixtures("few_signals")
+def test_the_share_of_blocks_is_searched(tmp_path):
     from manifold_mixup.lab.commands.tune import Options, prepare
 
     ways = ("patchup-soft", "patchup-hard", "cutmix")
@@ -504,10 +515,9 @@ def test_every_way_of_the_catalog_can_be_named():
     assert lab_runs.run("tune", "--ways", "list") == 0
 
 
+@pytest.mark.usefixtures("few_signals")
 def test_mnist_1d_is_validated_on_fresh_draws_only(monkeypatch, tmp_path):
     monkeypatch.setattr("manifold_mixup.lab.data.load", None)  # would load the published signals
-    for part, count in {"TRAIN": 400, "TEST": 100, "MORE": 300}.items():
-        monkeypatch.setattr(mnist1d, part, count)
     split = validation("mnist-1d", root=tmp_path).split.ready(range(3))
     seen = [split(seed) for seed in range(3)]
     assert len({float(data.x[0, 0]) for data in seen}) == 3
