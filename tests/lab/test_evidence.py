@@ -8,6 +8,9 @@ import pytest
 
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.evaluate.statistics import t_quantile
+from manifold_mixup.lab.report.summary import summarise
+from manifold_mixup.lab.report.table import markdown_table
+from manifold_mixup.lab.runs.result import read_result
 
 RESULTS = Path(__file__).parents[2] / "results"
 NETWORKS = (
@@ -15,7 +18,8 @@ NETWORKS = (
     "30 units after three layers",
     "30 units after one layer",
 )
-FILES = sorted(RESULTS.glob("*/*.json"))
+WAYS = sorted((RESULTS / "ways").glob("*.json"))  # made by `compare`, the others by `reproduce`
+FILES = sorted(set(RESULTS.glob("*/*.json")) - set(WAYS))
 
 
 def test_there_are_results():
@@ -23,7 +27,7 @@ def test_there_are_results():
     assert all(file.stat().st_size < 1_000_000 for file in RESULTS.rglob("*"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [*FILES, *WAYS], ids=lambda file: file.stem)
 def test_a_table_is_whole_and_says_where_it_was_made(file):
     content, page = json.loads(file.read_text()), file.with_suffix(".md").read_text()
     assert content["complete"]
@@ -60,6 +64,19 @@ def test_differences_are_those_of_the_runs_with_the_same_seeds(file):
                 found = [cell["difference"][name] for name in ("mean", "low", "high", "n")]
                 mean = fmean(gaps)
                 assert found == pytest.approx([mean, mean - half, mean + half, len(gaps)])
+
+
+@pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
+def test_a_comparison_of_ways_is_that_of_its_runs(file):
+    content, page = json.loads(file.read_text()), file.with_suffix(".md").read_text()
+    results = [read_result(run) for run in content["runs"]]
+    methods = list(dict.fromkeys(one.run.method for one in results))
+    seeds = {one.run.seed for one in results}
+    assert len(seeds) >= 5
+    assert len(results) == len(seeds) * len(methods)
+    table = markdown_table(summarise(results, methods), title=content["title"], caption="")
+    assert page.startswith(table.rstrip())
+    assert "Settings: the best of" in page
 
 
 @pytest.mark.parametrize("claim", ["outside", "within"])
