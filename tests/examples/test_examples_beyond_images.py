@@ -29,7 +29,6 @@ REAL = ROOT / "shared" / "data" / "tabular"
 SCRIPTS = [
     "audio",
     "fine_tuning",
-    "gan",
     "graphs",
     "multilabel",
     "segmentation",
