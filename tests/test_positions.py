@@ -474,6 +474,29 @@ def test_positions_when_the_batch_is_moved(to, dims):
     assert SIDES.moved(0, to).dims == dims
 
 
+class Mapped(nn.Module):
+    """Applies a function to each example by vmap, in which tensors hide the batch."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return torch.func.vmap(self.function)(x)
+
+
+def test_what_a_functional_transform_hides_is_passed_over():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), Mapped(torch.relu), nn.Flatten(), nn.Linear(256, 3)
+    )
+    expected = {"input:input": PLANE, "0": PLANE, "1": PLANE, "2": NONE, "3": NONE}
+    require(net, [torch.randn(4, 3, 8, 8)], expected)
+    net = nn.Sequential(Mapped(nn.Linear(6, 5)), nn.Flatten(), nn.Linear(50, 3))
+    found = look(net, torch.randn(4, 10, 6))
+    assert (found["0"], found["1"]) == (LINE, NONE)
+    assert found["0.function"] is UNKNOWN
+
+
 def test_recursion_that_is_deeper_than_the_stack():
     def count(number):
         return math.inf if number < 0 else 1 + (yield number - 1) if number else 0

@@ -175,15 +175,29 @@ def operator(
     )
 
 
-def view(tensor: Tensor, node: int) -> View:
+def view(tensor: Tensor, node: int) -> View | None:
     """Describe a tensor as a part of a node's memory.
 
-    Raises:
-        RuntimeError, NotImplementedError: it has no strides, as a sparse tensor.
+    None if it has no strides, as a sparse tensor, or if a functional transform, such as vmap, hides
+    some of its dimensions. Then nothing is known of its positions.
     """
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        raise NotImplementedError("inside a functional transform, a tensor hides dimensions")
-    return View(node, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+        return None
+    try:
+        return View(node, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def views(tensors: Iterable[tuple[Tensor, int]]) -> list[View] | None:
+    """Describe tensors and their nodes; None if one of them cannot be described."""
+    found = []
+    for tensor, node in tensors:
+        described = view(tensor, node)
+        if described is None:
+            return None
+        found.append(described)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)  # most tensors of a model have one of a few forms

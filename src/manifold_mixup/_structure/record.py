@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
 from manifold_mixup._storage import storage_of
 from manifold_mixup._structure.meet import Meeting, meeting
-from manifold_mixup._structure.operators import Operator, View, operator, view
+from manifold_mixup._structure.operators import Operator, View, operator, view, views
 from manifold_mixup._structure.outside import Outside
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 
@@ -77,7 +77,7 @@ class Leaf:
     floating: bool
     node: int
     boolean: bool = False
-    view: View | None = None  # None if it has no strides
+    view: View | None = None  # None if it cannot be described
 
 
 @dataclass
@@ -267,8 +267,8 @@ class _Recorder(TorchDispatchMode):
         made: Iterable[tuple[Tensor, int]],
     ) -> None:
         """Keep which dimensions an operator read and made, if they are usual."""
-        with suppress(NotImplementedError, RuntimeError):
-            read, written = [view(*each) for each in reads], [view(*each) for each in made]
+        read, written = views(reads), views(made)
+        if read is not None and written is not None:
             kept = operator(func, call.name, call.named or {}, read, written)
             self.trace.operators.append(kept)
 
@@ -389,8 +389,7 @@ class _Recorder(TorchDispatchMode):
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
         boolean, node = tensor.dtype == torch.bool, self._node(tensor)
         leaf = Leaf(path, tuple(tensor.shape), is_continuous(tensor), node, boolean)
-        with suppress(NotImplementedError, RuntimeError):
-            leaf.view = view(tensor, node)
+        leaf.view = view(tensor, node)
         return leaf
 
     def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
