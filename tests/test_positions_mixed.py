@@ -80,6 +80,16 @@ def test_the_formula_in_every_type_and_layout(kind, repeats, dtype, layout):
         assert torch.equal(mixed, torch.where(own, x, x[plan.perm]))
 
 
+def require_derivatives(mixed, x):
+    """Assert the first and second derivatives, and that both modes agree."""
+    assert torch.autograd.gradcheck(mixed, x)
+    assert torch.autograd.gradgradcheck(mixed, x)
+    tangent = randn(*x.shape, dtype=torch.float64, seed=3)
+    _, forward = torch.func.jvp(mixed, (x.detach(),), (tangent,))
+    jacobian = torch.autograd.functional.jacobian(mixed, x.detach())
+    torch.testing.assert_close(forward, torch.tensordot(jacobian, tangent, x.ndim))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @EACH_KIND
 @REPEATS
@@ -90,12 +100,7 @@ def test_higher_derivatives(kind, repeats):
     def mixed(x):
         return _mix.apply(x, spread(plan.weight, x, (2,)), plan.perm, repeats=repeats).sin()
 
-    assert torch.autograd.gradcheck(mixed, x)
-    assert torch.autograd.gradgradcheck(mixed, x)
-    tangent = randn(3, 2, 4, dtype=torch.float64, seed=3)
-    _, forward = torch.func.jvp(mixed, (x.detach(),), (tangent,))
-    jacobian = torch.autograd.functional.jacobian(mixed, x.detach())
-    torch.testing.assert_close(forward, torch.tensordot(jacobian, tangent, 3))
+    require_derivatives(mixed, x)
 
 
 @EACH_KIND
@@ -258,6 +263,16 @@ def test_inside_is_the_weight_that_is_1_elsewhere(each, repeats, dtype, layout):
     assert mixed.dtype == dtype
 
 
+def require_same_bits(compute, limits, monkeypatch):
+    """Assert that results are the same where other limits choose another way to compute them."""
+    expected = compute()
+    with monkeypatch.context() as patch:
+        for limit, value in limits.items():
+            patch.setattr(_interpolate, limit, value)
+        for one, other in zip(compute(), expected, strict=True):
+            assert torch.equal(one, other)
+
+
 @EACH_LAM
 @REPEATS
 @pytest.mark.parametrize("way", WAYS)
@@ -273,12 +288,7 @@ def test_every_way_inside_gives_the_same_bits(each, repeats, way, dtype, monkeyp
             mixed = _mix.apply(x, lam, perm, repeats=repeats, inside=inside)
             return mixed, torch.autograd.grad(mixed, x, grad)[0]
 
-        expected = both()
-        with monkeypatch.context() as patch:
-            for limit, value in WAYS[way].items():
-                patch.setattr(_interpolate, limit, value)
-            for one, other in zip(both(), expected, strict=True):
-                assert torch.equal(one, other)
+        require_same_bits(both, WAYS[way], monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
@@ -292,12 +302,7 @@ def test_higher_derivatives_and_vmap_inside(each, repeats):
         return _mix.apply(x, lam, perm, repeats=repeats, inside=inside).sin()
 
     x = randn(3, 2, 4, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(mixed, x)
-    assert torch.autograd.gradgradcheck(mixed, x)
-    tangent = randn(3, 2, 4, dtype=torch.float64, seed=3)
-    _, forward = torch.func.jvp(mixed, (x.detach(),), (tangent,))
-    jacobian = torch.autograd.functional.jacobian(mixed, x.detach())
-    torch.testing.assert_close(forward, torch.tensordot(jacobian, tangent, 3))
+    require_derivatives(mixed, x)
     many = randn(5, 3, 2, 4)
     torch.testing.assert_close(torch.func.vmap(mixed)(many), torch.stack([*map(mixed, many)]))
 
@@ -320,12 +325,7 @@ def test_every_way_gives_the_same_bits(kind, repeats, way, dtype, monkeypatch):
             mixed = _mix.apply(x, own, plan.perm, repeats=repeats)
             return mixed, torch.autograd.grad(mixed, x, grad)[0]
 
-        expected = both()
-        with monkeypatch.context() as patch:
-            for limit, value in WAYS[way].items():
-                patch.setattr(_interpolate, limit, value)
-            for one, other in zip(both(), expected, strict=True):
-                assert torch.equal(one, other)
+        require_same_bits(both, WAYS[way], monkeypatch)
 
 
 LARGE = (48, 12, 64, 64)

@@ -75,7 +75,7 @@ class DrawnNoise:
         if x.is_complex():
             return torch.view_as_complex(self.on(torch.view_as_real(x), part))
         key = self.key ^ (part << 1)
-        scale = _operators.uniform(key, x.shape, x.device) * 2 - 1
-        shift = _operators.normal(key ^ 1, x.shape, x.device)
+        scale = _operators.numbers(key, x.shape, x.device, normal=False) * 2 - 1
+        shift = _operators.numbers(key ^ 1, x.shape, x.device, normal=True)
         noisy = x * (1 + self.multiply.to(x.device) * scale) + self.add.to(x.device) * shift
         return noisy.to(x.dtype)

@@ -29,29 +29,17 @@ def register() -> None:
         _libraries.append(library)  # which would be undone with it
 
 
-def uniform(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return uniform numbers from 0 to below 1, float32.
+def numbers(key: Tensor, shape: Sequence[int], device: torch.device, *, normal: bool) -> Tensor:
+    """Return random numbers, float32: of the standard normal distribution, or from 0 to below 1.
 
     Args:
         key: an int64 scalar on the CPU.
         shape: the shape of the numbers.
         device: their device.
+        normal: whether they are of the normal distribution.
     """
     register()
-    made: Tensor = torch.ops.manifold_mixup.numbers(key, list(shape), device, False)
-    return made
-
-
-def normal(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return numbers of the standard normal distribution, float32.
-
-    Args:
-        key: an int64 scalar on the CPU.
-        shape: the shape of the numbers.
-        device: their device.
-    """
-    register()
-    made: Tensor = torch.ops.manifold_mixup.numbers(key, list(shape), device, True)
+    made: Tensor = torch.ops.manifold_mixup.numbers(key, list(shape), device, normal)
     return made
 
 
