@@ -120,8 +120,8 @@ def sample_plan(
 def _lam(alpha: float, batch: int | None, generator: torch.Generator, *, in_python: bool) -> Tensor:
     """Draw λ of each example, or of all if ``batch`` is None.
 
-    The two functions round differently, about once in 10^8 draws. So a way keeps its function, and
-    runs that were begun with an older version keep their draws.
+    The two functions may differ in the last bit of float64. So interpolation keeps the slower one,
+    and runs that were begun with an older version keep their draws.
     """
     if batch is None and in_python:
         value = one_of_symmetric_beta(alpha, generator)

@@ -186,7 +186,8 @@ def prepare(options: Options) -> Tuning:
     models.check_name(options.model)
     datasets.check_name(options.data)
     device, names = find_device(options.device), _ways(options)
-    recipes = {name: _recipe(name, options, str(device)) for name in names}
+    std = datasets.target_std(options.data)
+    recipes = {name: _recipe(name, options, str(device), std) for name in names}
     validated = validation(
         options.data,
         root=options.root.expanduser(),
@@ -318,8 +319,8 @@ def _ways(options: Options) -> list[str]:
     return list(dict.fromkeys([BASE, *options.ways]))
 
 
-def _recipe(name: str, options: Options, device: str) -> Recipe:
-    data, std = datasets.short_name(options.data), datasets.target_std(options.data)
+def _recipe(name: str, options: Options, device: str, std: float | None) -> Recipe:
+    data = datasets.short_name(options.data)
     run = catalog.recipe(options.recipe, name, data, options.model, target_std=std)
     if (options.optimizer or run.optimizer) != run.optimizer and not (
         options.lr and options.weight_decay
