@@ -48,10 +48,12 @@ def comparison_picture(
     with canvas(13.33, 7.5) as figure:
         if len(last) > _BESIDE:
             forest(figure, last)
-            spread = f"mean of {seeds} seeds" if seeds > 1 else "1 seed"
-            if seeds > 1 and not smoke:
+            spread = "1 seed"
+            if smoke:
+                spread = f"the numbers mean nothing (means of {seeds} seeds)"
+            elif seeds > 1:
                 spread = f"means and 95 % intervals of paired differences over {seeds} seeds"
-            _title(figure, title, f"SMOKE TEST: {spread}" if smoke else spread)
+            _title(figure, title, spread)
             return picture(figure)
         parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
         top, bottom = parts[:, 0]
