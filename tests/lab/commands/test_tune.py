@@ -28,6 +28,7 @@ from manifold_mixup.lab.data.validation import _generated, validation
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.recipe import three_methods
+from manifold_mixup.lab.runs.result import read_run
 from manifold_mixup.lab.training.loop import train
 
 WAYS = ("none", "input", "manifold")
@@ -192,6 +193,28 @@ def test_the_share_of_blocks_is_searched(tmp_path):
     spaces = {way.name: way.space for way in prepare(options).search.ways}
     assert spaces["patchup-soft"].share == spaces["patchup-hard"].share == (0.3, 0.6)
     assert spaces["cutmix"].share == spaces["none"].share == ()
+
+
+def test_ict_learns_from_examples_without_labels_and_its_own_settings_are_searched(
+    file, tmp_path, capsys, one_thread
+):
+    path = tmp_path / "study.db"
+    asked = ("--data", file, "--ways", "ict", "--examples", 60, "--study", path)
+    assert tune(*asked, *SMALL) == 0
+    trials = trials_of(path, "ict")
+    first, *others = ((one.params["ict_weight"], one.params["ema"]) for one in trials)
+    assert first == (100, 0.999)
+    assert all(1 <= weight <= 300 and 0.9 <= ema <= 0.999 for weight, ema in others)
+    assert "ICT weight 100, EMA 0.999 at input" in capsys.readouterr().out
+
+    # What a trial measured is what training with its settings and the others' inputs gives.
+    number = min(range(3), key=lambda one: trials[one].value)
+    best = attributes_of(path)["found: finalists"]["ict"][0]["run"]
+    run = replace(read_run(best), seed=0)
+    assert (run.ict_weight, run.ema) == (first, *others)[number]
+    split = validation(str(file), root=tmp_path, examples=60, unlabelled=True).split(0)
+    assert len(split.unlabelled) == 250 - 60
+    assert train(run, split).last.error == trials[number].user_attrs["scores"][0]["error"]
 
 
 def test_hidden_mixing_is_searched_over_sets_of_layers(finished):
@@ -476,6 +499,9 @@ def test_two_processes_at_once_are_refused(file, tmp_path, capsys):
         (("--bandwidth", 1), "--bandwidth was given, but no way has it: none, input, manifold."),
         (("--share", 0.5, 1), "--share has the value 1. Expected less than 1."),
         (("--share", 0.5), "Ways with it: patchup-soft, patchup-hard."),
+        (("--ict-weight", 9), "--ict-weight was given, but no way has it: none, input, manifold."),
+        (("--ema", 0.9, 1), "--ema has the value 1. Expected less than 1."),
+        (("--ways", "ict"), "but all 200 of"),
         (("--gpus", -1), "--gpus is -1.0. Expected 0 or more."),
         (("--examples", 251), "251 training examples were requested"),
         (("--model", "preact-resnet18"), "preact-resnet18 takes images"),

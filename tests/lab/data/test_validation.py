@@ -88,3 +88,16 @@ def test_the_number_of_a_recipe_is_a_limit_and_a_given_one_is_not(npz, tmp_path)
     assert len(found.split(0).x) + len(found.split(0).x_test) == 100
     with pytest.raises(ValueError, match="251 training examples were requested"):
         validation(str(npz), root=tmp_path, examples=251)
+
+
+def test_examples_that_are_not_taken_stay_without_labels_and_none_of_them_is_validated(
+    npz, tmp_path
+):
+    assert validation(str(npz), root=tmp_path, examples=100).split(0).unlabelled is None
+    found = validation(str(npz), root=tmp_path, examples=100, unlabelled=True)
+    whole = validation(str(npz), root=tmp_path, examples=250).split.data.x
+    for seed in range(2):
+        split = found.split(seed)
+        parts = [rows(each) for each in (split.x, split.x_test, split.unlabelled)]
+        assert [len(each) for each in parts] == [80, 20, 150]
+        assert set.union(*parts) == rows(whole)  # so that they are disjoint, and no test examples

@@ -99,7 +99,8 @@ class Options:
     epochs: Annotated[int | None, CHOSEN] = None
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
-    """Number of training examples, a random subset that is the same for all runs."""
+    """Number of training examples, a random subset that is the same for all runs. The way ict also
+    learns from the others, without their labels."""
     imbalance: float = 1.0
     """How many times more training examples the first class has than the last, with an exponential
     profile between them. Validation and test examples stay as they are."""
@@ -117,6 +118,10 @@ class Options:
     """Bandwidths of near pairs (c-mixup), in the units of the targets, as for --lr."""
     share: Annotated[tuple[float, ...], AROUND] = ()
     """Shares of a state that PatchUp's blocks cover, as for --lr."""
+    ict_weight: Annotated[tuple[float, ...], AROUND] = ()
+    """Greatest weights of the consistency on unlabelled examples (ict), as for --lr."""
+    ema: Annotated[tuple[float, ...], AROUND] = ()
+    """Decays of the mean teacher (ict), as for --lr."""
     seed: int = 0
     """Seed of the search."""
     together: int = 1
@@ -195,6 +200,7 @@ def prepare(options: Options) -> Tuning:
         examples=options.examples,
         usual=recipes[BASE].examples,
         imbalance=options.imbalance,
+        unlabelled=any(run.ict_weight for run in recipes.values()),
     )
     given, few = _given(options), validated.split(0)
     ways = tuple(
@@ -286,6 +292,8 @@ def _given(options: Options) -> Given:
         layers=options.layers,
         bandwidth=options.bandwidth,
         share=options.share,
+        ict_weight=options.ict_weight,
+        ema=options.ema,
         grid=options.sampler == "grid",
     )
 
@@ -465,7 +473,9 @@ def _look(
 def _whole(tuning: Tuning) -> datasets.Data:
     options = tuning.options
     data = datasets.load(options.data, root=options.root.expanduser())
-    return datasets.reduced(data, tuning.search.ways[0].run)
+    # Ways that use no unlabelled examples ignore them.
+    runs = (way.run for way in tuning.search.ways)
+    return datasets.reduced(data, max(runs, key=lambda run: run.ict_weight))
 
 
 def _print_look(

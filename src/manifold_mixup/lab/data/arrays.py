@@ -62,8 +62,14 @@ def as_input(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
-def take(data: Data, count: int, *, seed: int = 0) -> Data:
+def take(data: Data, count: int, *, seed: int = 0, unlabelled: bool = False) -> Data:
     """Keep ``count`` random training examples; the test set stays.
+
+    Args:
+        data: the data.
+        count: the number of examples.
+        seed: the seed of the choice.
+        unlabelled: keep the others too, without their labels.
 
     Raises:
         ValueError: there are not that many.
@@ -73,8 +79,9 @@ def take(data: Data, count: int, *, seed: int = 0) -> Data:
             f"{count} training examples were requested, but {data.name} has {len(data.x)}. "
             f"Give a number from 2 to {len(data.x)}, or leave it out for the recipe's own number."
         )
-    rows = shuffled(len(data.x), seed)[:count]
-    return replace(data, x=data.x[rows], y=data.y[rows])
+    rows, rest = shuffled(len(data.x), seed).tensor_split([count])
+    others = data.x[rest] if unlabelled else data.unlabelled
+    return replace(data, x=data.x[rows], y=data.y[rows], unlabelled=others)
 
 
 def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:

@@ -97,15 +97,19 @@ class Generated:
 
     Attributes:
         examples: the number of training examples; ``None`` for all.
+        unlabelled: whether the others are kept without their labels.
         made: signals that are generated already, by seed.
     """
 
     examples: int | None = None
+    unlabelled: bool = False
     made: Mapping[int, Data] = field(default_factory=dict)
 
     def __call__(self, seed: int) -> Data:
         """Return the signals of a seed."""
-        return self.made[seed] if seed in self.made else _generated(seed, self.examples)
+        if seed in self.made:
+            return self.made[seed]
+        return _generated(seed, self.examples, self.unlabelled)
 
     def ready(self, seeds: Iterable[int]) -> Self:
         """Return it with the signals of these seeds, which take seconds to generate."""
@@ -134,9 +138,9 @@ class LongTailed:
 
 
 @lru_cache(maxsize=64)  # a megabyte each
-def _generated(seed: int, examples: int | None) -> Data:
+def _generated(seed: int, examples: int | None, unlabelled: bool = False) -> Data:
     data = replace(mnist1d.load(seed=FRESH + seed), name="MNIST-1D (validation)")
-    return data if examples is None else take(data, examples)
+    return data if examples is None else take(data, examples, unlabelled=unlabelled)
 
 
 def validation(
@@ -147,6 +151,7 @@ def validation(
     examples: int | None = None,
     usual: int | None = None,
     imbalance: float = 1.0,
+    unlabelled: bool = False,
 ) -> Validation:
     """Return the validation of a data set.
 
@@ -159,6 +164,7 @@ def validation(
         usual: the same if ``examples`` is ``None``, but at most as many as there are; ``None`` for
             all.
         imbalance: how many times more training examples the first class has than the last.
+        unlabelled: keep the training examples that were not taken, without their labels.
 
     Raises:
         ValueError: the share is out of range or leaves too few examples, there are not that many
@@ -167,7 +173,7 @@ def validation(
     """
     if share is not None and not 0 < share < 1:
         raise ValueError(f"--validation is {share:g}. Expected more than 0 and less than 1.")
-    found = _balanced(name, root, share, examples, usual)
+    found = _balanced(name, root, share, _Taken(examples, usual, unlabelled))
     if imbalance == 1:
         return found
     return found._replace(
@@ -176,20 +182,35 @@ def validation(
     )
 
 
-def _balanced(
-    name: str, root: Path, share: float | None, examples: int | None, usual: int | None
-) -> Validation:
+class _Taken(NamedTuple):
+    """The number of training examples to take, and what becomes of the others."""
+
+    examples: int | None
+    usual: int | None
+    unlabelled: bool
+
+    def of(self, data: Data) -> tuple[Data, int | None]:
+        """Return the data with as many training examples as were asked for, and their number."""
+        count = self.examples
+        if count is None and self.usual is not None:
+            count = min(self.usual, len(data.x))
+        if count is None:
+            return data, None
+        return take(data, count, unlabelled=self.unlabelled), count
+
+
+def _balanced(name: str, root: Path, share: float | None, taken: _Taken) -> Validation:
     if share is None:
         if name == "mnist-1d":
-            return _of_generated(examples, usual)
+            return _of_generated(taken)
         if (own := _own(name)) is not None:
-            own, count = _few(own, examples, usual)
+            own, count = taken.of(own)
             about = f"the data's own validation set, {len(own.x_test):,} examples"
             return Validation(
                 Own(own), about, "the training set, without the validation set", count
             )
         share = SHARE
-    data, count = _few(without_test(datasets.load(name, root=root)), examples, usual)
+    data, count = taken.of(without_test(datasets.load(name, root=root)))
     held = round(share * len(data.x))
     if held < 1 or len(data.x) - held < 2:
         raise ValueError(
@@ -219,14 +240,8 @@ def _own(name: str) -> Data | None:
     return None if found is None else replace(found, name=f"{found.name} (validation)")
 
 
-def _of_generated(examples: int | None, usual: int | None) -> Validation:
-    _, count = _few(_generated(0, None), examples, usual)
+def _of_generated(taken: _Taken) -> Validation:
+    _, count = taken.of(_generated(0, None))
     about = "each seed generates its own training and validation signals"
-    return Validation(Generated(count), about, "the published training set", count)
-
-
-def _few(data: Data, examples: int | None, usual: int | None) -> tuple[Data, int | None]:
-    """Return the data with as many training examples as were asked for, and their number."""
-    if examples is None and usual is not None:
-        examples = min(usual, len(data.x))
-    return (data if examples is None else take(data, examples)), examples
+    split = Generated(count, taken.unlabelled)
+    return Validation(split, about, "the published training set", count)

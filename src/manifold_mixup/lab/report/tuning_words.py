@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from manifold_mixup.lab.data.validation import Validation
 from manifold_mixup.lab.evaluate.measures import Measure
 from manifold_mixup.lab.search.final import Finalist
-from manifold_mixup.lab.search.space import in_short, in_words
+from manifold_mixup.lab.search.space import OWN_SETTINGS, in_short, in_words
 from manifold_mixup.lab.search.study import Trial
 from manifold_mixup.lab.search.trials import Asked, Search, Way
 
@@ -18,8 +18,7 @@ _NAMES = {
     "lr": "learning rate",
     "weight_decay": "weight decay",
     "alpha": "α",
-    "bandwidth": "bandwidth",
-    "share": "share",
+    **OWN_SETTINGS,
 }
 
 

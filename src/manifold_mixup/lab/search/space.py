@@ -13,7 +13,15 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 Settings = Mapping[str, float | str]
 """The settings of a trial: lr, weight_decay and, for ways that mix, alpha, layers and their own."""
 
-_NUMBERS = ("lr", "weight_decay", "alpha", "bandwidth", "share")
+OWN_SETTINGS = {
+    "bandwidth": "bandwidth",
+    "share": "share",
+    "ict_weight": "ICT weight",
+    "ema": "EMA",
+}
+"""The settings that only some ways have, with the words for them."""
+
+_NUMBERS = ("lr", "weight_decay", "alpha", *OWN_SETTINGS)
 _JOIN = "+"
 
 
@@ -31,6 +39,8 @@ class Space:
         layers: sets of eligible layers; empty if the way does not mix.
         bandwidth: bandwidths of near pairs; empty for other ways.
         share: shares of a state that are covered by blocks; empty for other ways.
+        ict_weight: greatest weights of the consistency on unlabelled examples; empty for others.
+        ema: decays of its teacher; empty for other ways.
     """
 
     lr: tuple[float, ...]
@@ -39,6 +49,8 @@ class Space:
     layers: tuple[tuple[str, ...], ...] = ()
     bandwidth: tuple[float, ...] = ()
     share: tuple[float, ...] = ()
+    ict_weight: tuple[float, ...] = ()
+    ema: tuple[float, ...] = ()
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -77,7 +89,8 @@ def around(run: Recipe, data: Data, *, grid: bool) -> Space:
     Learning rates reach from a tenth to ten times that of the recipe, weight decays from a
     hundredth to ten times, and α from 0.05 to 4, or further if the recipe's own α is outside. The
     bandwidth of near pairs reaches from a tenth to three times, the share of PatchUp's blocks from
-    0.2 to 0.9. A grid has three learning rates, three α, and the recipe's other settings.
+    0.2 to 0.9, the weight of ICT from a hundredth to three times, and the decay of its teacher
+    from 0.9 to 0.999. A grid has three learning rates, three α, and the recipe's other settings.
 
     Args:
         run: the recipe of a way.
@@ -105,14 +118,17 @@ def own_settings(run: Recipe) -> tuple[str, ...]:
     """Return the names of the settings that only this way of mixing has and that are searched."""
     near = ("bandwidth",) if run.pairs in ("near", "near_in_batch") else ()
     blocks = ("share",) if run.blend in ("patchup-soft", "patchup-hard") else ()
-    return (*near, *blocks) if run.layers else ()
+    taught = ("ict_weight", "ema") if run.ict_weight else ()
+    return (*near, *blocks, *taught) if run.layers else ()
 
 
 def _own(run: Recipe, *, grid: bool) -> dict[str, tuple[float, ...]]:
-    own, share = run.bandwidth, run.share
+    width, share, weight, ema = run.bandwidth, run.share, run.ict_weight, run.ema
     ranges = {
-        "bandwidth": (_short(own / 10), _short(own * 3)),
+        "bandwidth": (_short(width / 10), _short(width * 3)),
         "share": (min(0.2, share), max(0.9, share)),
+        "ict_weight": (_short(weight / 100), _short(weight * 3)),
+        "ema": (min(0.9, ema), max(0.999, ema)),
     }
     return {name: (getattr(run, name),) if grid else ranges[name] for name in own_settings(run)}
 
@@ -187,8 +203,8 @@ def in_short(settings: Settings) -> str:
 
 def own_words(settings: Settings) -> str:
     """Return the settings that only this way has, as words, each after a comma."""
-    own = (name for name in ("bandwidth", "share") if name in settings)
-    return "".join(f", {name} {settings[name]:g}" for name in own)
+    own = (name for name in OWN_SETTINGS if name in settings)
+    return "".join(f", {OWN_SETTINGS[name]} {settings[name]:g}" for name in own)
 
 
 def _short(number: float) -> float:

@@ -14,7 +14,12 @@ from manifold_mixup.lab.training.method import check
 
 TRIALS = 20
 
-_WITH = {"bandwidth": ("c-mixup",), "share": ("patchup-soft", "patchup-hard")}
+_WITH = {
+    "bandwidth": ("c-mixup",),
+    "share": ("patchup-soft", "patchup-hard"),
+    "ict_weight": ("ict",),
+    "ema": ("ict",),
+}
 _OWN = tuple(_WITH)
 
 
@@ -29,6 +34,8 @@ class Given:
         layers: sets of layers for hidden mixing, as words such as ``"input+hidden1"``.
         bandwidth: bandwidths of near pairs, in the units of the targets, likewise.
         share: shares of a state that PatchUp's blocks cover, likewise.
+        ict_weight: greatest weights of the consistency on unlabelled examples, likewise.
+        ema: decays of its teacher, likewise.
         grid: whether the values are the points of a grid.
     """
 
@@ -38,6 +45,8 @@ class Given:
     layers: tuple[str, ...] = ()
     bandwidth: tuple[float, ...] = ()
     share: tuple[float, ...] = ()
+    ict_weight: tuple[float, ...] = ()
+    ema: tuple[float, ...] = ()
     grid: bool = False
 
     def check(self) -> None:
@@ -55,8 +64,8 @@ class Given:
                 if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
                     least = "0 or more" if zero else "a finite number above 0"
                     raise ValueError(f"{flag} has the value {value:g}. Expected {least}.")
-                if name == "share" and value >= 1:
-                    raise ValueError(f"--share has the value {value:g}. Expected less than 1.")
+                if name in ("share", "ema") and value >= 1:
+                    raise ValueError(f"{flag} has the value {value:g}. Expected less than 1.")
 
     def way(self, name: str, run: Recipe, data: Data, *, trials: int | None) -> Way:
         """Return a way with its space, in which every set of layers was checked.
@@ -85,9 +94,9 @@ class Given:
             raise ValueError(f"--alpha was given, but no way mixes: {names}. Add one with --ways.")
         for name in _OWN:
             if getattr(self, name) and not any(name in own_settings(way.run) for way in ways):
+                flag, others = f"--{name.replace('_', '-')}", ", ".join(_WITH[name])
                 raise ValueError(
-                    f"--{name} was given, but no way has it: {names}. Ways with it: "
-                    f"{', '.join(_WITH[name])}."
+                    f"{flag} was given, but no way has it: {names}. Ways with it: {others}."
                 )
         if self.layers and not any(_hidden(way.run) for way in ways):
             raise ValueError(
