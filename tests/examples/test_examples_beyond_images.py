@@ -29,6 +29,7 @@ REAL = ROOT / "shared" / "data" / "tabular"
 SCRIPTS = [
     "audio",
     "fine_tuning",
+    "gan",
     "graphs",
     "multilabel",
     "segmentation",
