@@ -10,7 +10,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ import torch
 from benchmarks import (
     accuracy,
     counts,
+    fixed,
     imports,
     look,
     memory,
@@ -240,16 +242,33 @@ def start(effort: Effort) -> Found:
 def looks(effort: Effort) -> Found:
     """Time looks at models, on one thread."""
     say("looking")
+    with _one_thread():
+        return look.measure(effort.families, effort.rounds)
+
+
+def fixed_cost(effort: Effort) -> Found:
+    """Time what mixing adds to a step of a small network, on one thread."""
+    say("the fixed cost of a step")
+    with _one_thread():
+        return {
+            str(width): list(map(dataclasses.asdict, timings))
+            for width, timings in fixed.measure(effort.step_seconds)
+        }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return look.measure(effort.families, effort.rounds)
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
 PARTS: dict[str, Callable[[Effort], Found]] = {
     "counts": count,
+    "fixed": fixed_cost,
     "imports": start,
     "look": looks,
     "memory": peak,

@@ -85,6 +85,16 @@ def _peers(found: Found) -> Iterator[str]:
     yield _timings(found["timings"])
 
 
+def _fixed(found: Found) -> Iterator[str]:
+    yield "## The fixed cost of a step"
+    yield (
+        "What a step of an MLP of four layers takes beyond the plain step, with a batch of 64: "
+        "processor time of one thread. Ratios to the median of the plain formula."
+    )
+    for width, timings in found.items():
+        yield f"width {width} ({timings[0]['rounds']} rounds):\n\n{_timings(timings, 3)}"
+
+
 def _step(found: Found) -> Iterator[str]:
     yield "## A training step"
     for name, timings in found.items():
@@ -266,6 +276,7 @@ _WRITERS: dict[str, Callable[[Found], Iterator[str]]] = {
     ),
     "ways": partial(_ways, "Ways of mixing"),
     "ways-kept": partial(_ways, "Ways of mixing, with freed memory kept"),
+    "fixed": _fixed,
     "peers": _peers,
     "step": _step,
     "training": _training,

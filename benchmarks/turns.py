@@ -56,7 +56,34 @@ def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> 
         seconds: the total time; there are at least `FEWEST` rounds, or one round for 0 seconds.
         device: the device, which is synchronised if it is a GPU.
     """
-    clock, fewest = _Clock(device), WARM_UP + (FEWEST if seconds else 1)
+    times = in_turns(ways, seconds, _Clock(device))
+    reference = times[next(iter(ways))]
+    return [timing(name, taken, reference) for name, taken in times.items()]
+
+
+def added(ways: Mapping[str, Way], seconds: float, *, plain: str, reference: str) -> list[Timing]:
+    """Return what each implementation adds to the plain one, in processor time.
+
+    Args:
+        ways: the implementations by name.
+        seconds: the total time, as for `compare`.
+        plain: the implementation that all others add to; it is left out.
+        reference: the one whose median addition is the unit of the ratios. (Additions of single
+            rounds are small differences, whose ratios scatter far more.)
+    """
+    times = in_turns(ways, seconds, _Clock("cpu", now=time.process_time))
+    base = times.pop(plain)
+    more = {
+        name: [mine - least for mine, least in zip(taken, base, strict=True)]
+        for name, taken in times.items()
+    }
+    unit = statistics.median(more[reference])
+    return [timing(name, taken, [unit] * len(taken)) for name, taken in more.items()]
+
+
+def in_turns(ways: Mapping[str, Way], seconds: float, clock: "_Clock") -> dict[str, list[float]]:
+    """Return the seconds of all implementations in each round."""
+    fewest = WARM_UP + (FEWEST if seconds else 1)
     first = next(iter(ways.values()))
     once = min(clock.seconds(first, 1) for _ in range(3))
     repeat = max(1, round(_SHORTEST / once)) if seconds else 1
@@ -68,13 +95,13 @@ def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> 
         for name in order.sample(names, len(names)):
             times[name].append(clock.seconds(ways[name], repeat) / repeat)
         rounds += 1
-    counted = {name: taken[WARM_UP:] for name, taken in times.items()}
-    return [timing(name, taken, counted[names[0]]) for name, taken in counted.items()]
+    return {name: taken[WARM_UP:] for name, taken in times.items()}
 
 
 class _Clock:
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, now: Callable[[], float] = time.perf_counter) -> None:
         self.cuda = torch.device(device).type == "cuda"
+        self.now = now
 
     def seconds(self, way: Way, repeat: int) -> float:
         """Return the seconds of several runs in a row."""
@@ -87,7 +114,7 @@ class _Clock:
     def _now(self) -> float:
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.now()
 
 
 def timing(name: str, times: list[float], reference: list[float]) -> Timing:

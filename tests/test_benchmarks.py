@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
-from benchmarks import counts, memory, tables, ways
+from benchmarks import counts, memory, tables, turns, ways
 from benchmarks.tasks import mlp
-from benchmarks.turns import FEWEST, WIDE, Timing, Way, compare
+from benchmarks.turns import FEWEST, WIDE, Timing, Way, added, compare
 
 from manifold_mixup import MixedTarget, MixPlan, mix
 
@@ -41,6 +41,19 @@ def test_ways_take_turns_and_are_compared_with_the_first():
     assert rounds == [["a", "b", "c"]] * 3
 
 
+def test_additions_are_those_to_the_plain_step_in_units_of_the_reference(monkeypatch):
+    clock = [0.0]
+
+    def taking(seconds):
+        return Way(lambda: clock.append(clock[-1] + seconds))
+
+    monkeypatch.setattr(turns.time, "process_time", lambda: clock[-1])
+    ways = {"plain": taking(5.0), "one": taking(6.0), "two": taking(9.0)}
+    one, two = added(ways, 0, plain="plain", reference="one")
+    assert (one.name, one.ratio, one.milliseconds) == ("one", 1, 1000)
+    assert (two.name, two.ratio, two.milliseconds) == ("two", 4, 4000)
+
+
 def test_counts_that_grow_are_named():
     cost = {"calls": 52, "allocated": 2 * counts.STATE, "peak": counts.STATE, "reads": 2}
     found = {
@@ -66,7 +79,7 @@ def test_counts_that_grow_are_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["speed"], "no part 'speed'. Known: counts, imports, look, memory, mix, peers"),
+        (["speed"], "no part 'speed'. Known: counts, fixed, imports, look, memory, mix, peers"),
         pytest.param(
             ["--device", "cuda"],
             "this PyTorch finds no GPU",

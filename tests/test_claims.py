@@ -257,7 +257,7 @@ def test_inside_a_functional_transform(wrapped):
             torch.func.grad(loss)(parameters)
         return
     gradient = torch.func.grad(loss)(parameters)
-    mixup.load_state_dict({"seed": 0, "step": 0})
+    mixup.load_state_dict({"seed": 0, "step": 0, "stream": 2})
     loss(parameters).backward()
     torch.testing.assert_close(gradient["kind.bias"], model.kind.bias.grad)
 

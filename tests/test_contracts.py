@@ -161,7 +161,7 @@ def test_the_global_generator_is_neither_read_nor_advanced(name):
     plans = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        mixup.load_state_dict({"seed": 0, "step": 0})
+        mixup.load_state_dict({"seed": 0, "step": 0, "stream": 2})
         state = torch.get_rng_state()
         model(x)
         assert torch.equal(torch.get_rng_state(), state)

@@ -140,7 +140,11 @@ def test_the_accelerate_loop_goes_on_to_the_same_bits(tmp_path):
     train(3, tmp_path / "stopped", cpu=True, count=250)
     files = [tmp_path / name / "model.safetensors" for name in ("through", "stopped")]
     assert_same_bits(*map(load_file, files))
-    assert torch.load(tmp_path / "stopped" / "custom_checkpoint_0.pkl") == {"seed": 0, "step": 12}
+    assert torch.load(tmp_path / "stopped" / "custom_checkpoint_0.pkl") == {
+        "seed": 0,
+        "step": 12,
+        "stream": 2,
+    }
 
 
 def assert_same_bits(ours, theirs):

@@ -264,7 +264,28 @@ def test_a_foreign_state_is_refused_and_changes_nothing(state):
     mixup = ManifoldMixup(build("mlp"), LAYERS, seed=0)
     with pytest.raises(ValueError, match="seed and step"):
         mixup.load_state_dict(state)
-    assert mixup.state_dict() == {"seed": 0, "step": 0}
+    assert mixup.state_dict() == {"seed": 0, "step": 0, "stream": 2}
+
+
+def test_a_state_of_before_the_second_stream_goes_on_with_the_first():
+    plans = []
+    for state in ({"seed": 3, "step": 1}, {"seed": 3, "step": 1, "stream": 1}):
+        model = build("mlp")
+        mixup = ManifoldMixup(model, LAYERS, seed=0)
+        mixup.load_state_dict(state)
+        plans.append(stream(mixup, model))
+        assert mixup.state_dict()["stream"] == 1
+    model = build("mlp")
+    mixup = ManifoldMixup(model, LAYERS, seed=3)
+    stream(mixup, model, 1)
+    assert plans[0] == plans[1] != stream(mixup, model)
+
+
+def test_a_state_of_a_later_stream_is_refused():
+    mixup = ManifoldMixup(build("mlp"), LAYERS, seed=0)
+    with pytest.raises(ValueError, match="of stream 3, but this version"):
+        mixup.load_state_dict({"seed": 0, "step": 7, "stream": 3})
+    assert mixup.state_dict() == {"seed": 0, "step": 0, "stream": 2}
 
 
 def test_p_is_the_share_of_batches_that_are_mixed():

@@ -9,13 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from manifold_mixup import _sample, sample_plan
-from manifold_mixup._sample import (
-    Stream,
-    one_of_symmetric_beta,
-    step_generator,
-    symmetric_beta,
-)
+from manifold_mixup import Cut, Interpolate, OneOf, _sample, sample_plan
+from manifold_mixup._sample import Stream, _beta_of, step_generator, symmetric_beta
 
 CPU = torch.device("cpu")
 LAYERS = ["input", "layer1", "layer2"]
@@ -94,13 +89,11 @@ def test_extreme_alphas_give_numbers(alpha):
 
 @pytest.mark.parametrize("alpha", [1e-300, 1e-3, *ALPHAS, 1e8, 1e300])
 def test_one_number_is_that_of_many(alpha):
-    """In float32, of which a plan's λ is; and the generator goes on as after the other."""
+    """In float32, of which a plan's λ is."""
     for seed in range(100):
-        one, other = generator(seed), generator(seed)
-        value = one_of_symmetric_beta(alpha, one)
-        (expected,) = symmetric_beta(alpha, 1, other)
-        assert torch.equal(torch.tensor(value), expected.float())
-        assert torch.equal(one.get_state(), other.get_state())
+        u, v = torch.rand(2, dtype=torch.float64, generator=generator(seed)).tolist()
+        (expected,) = symmetric_beta(alpha, 1, generator(seed))
+        assert torch.equal(torch.tensor(_beta_of(alpha, u, v)), expected.float())
 
 
 # Joint distribution of layer, λ and pairs
@@ -251,6 +244,72 @@ def test_generators_meet_no_more_often_than_32_bits_must():
         for seed, rank, step in itertools.product(range(5), range(8), range(500))
     }
     assert len(states) >= 5 * 8 * 500 - 1
+
+
+FIRST_STREAM = {  # seed 3, p 0.8, α 2, batches of 4; drawn by the version before the second stream
+    "interpolate": [
+        ("input", 0.47621721029281616, [3, 0, 2, 1]),
+        None,
+        None,
+        ("input", 0.22171582281589508, [3, 0, 1, 2]),
+        ("layer2", 0.3807794749736786, [1, 0, 2, 3]),
+        None,
+    ],
+    "per sample": [
+        (
+            "input",
+            [0.543907105922699, 0.7979602217674255, 0.309447318315506, 0.46010923385620117],
+            [1, 3, 0, 2],
+        ),
+        None,
+        None,
+        (
+            "input",
+            [0.6518857479095459, 0.6928756237030029, 0.4169696569442749, 0.12943677604198456],
+            [2, 3, 1, 0],
+        ),
+        (
+            "layer2",
+            [0.8274803757667542, 0.40112075209617615, 0.9350336790084839, 0.4611121416091919],
+            [2, 0, 1, 3],
+        ),
+        None,
+    ],
+    "cut": [
+        ("input", 0.46598756313323975, [3, 0, 2, 1]),
+        None,
+        None,
+        ("input", 0.1381271779537201, [3, 0, 1, 2]),
+        ("layer2", 0.27220016717910767, [1, 0, 2, 3]),
+        None,
+    ],
+    "one of": [
+        ("input", 0.25888317823410034, [2, 1, 0, 3]),
+        None,
+        None,
+        ("input", 0.6909266114234924, [1, 0, 2, 3]),
+        ("layer2", 0.6818643808364868, [2, 3, 1, 0]),
+        None,
+    ],
+}
+OPTIONS = {
+    "interpolate": {},
+    "per sample": {"per_sample": True},
+    "cut": {"blend": Cut()},
+    "one of": {"blend": OneOf((Interpolate(), 1), (Cut(), 1))},
+}
+
+
+@pytest.mark.parametrize("kind", FIRST_STREAM)
+def test_the_first_stream_goes_on_as_it_was(kind):
+    plans = Stream(2.0, **{"p": 0.8, "per_sample": False, "seed": 3} | OPTIONS[kind])
+    plans.version = 1
+    drawn = [content(plans.draw(LAYERS, 4, CPU)) for _ in range(6)]
+    for plan, known in zip(drawn, FIRST_STREAM[kind], strict=True):
+        assert (plan is None) == (known is None)
+        if plan is not None:  # the last bit of λ is that of a processor's functions
+            assert (plan[0], plan[2]) == (known[0], known[2])
+            assert plan[1] == pytest.approx(known[1], rel=1e-6)
 
 
 def test_every_rank_has_a_stream_of_its_own(monkeypatch):

@@ -347,7 +347,7 @@ def test_ranks_draw_their_own(way, monkeypatch):
     x = example(model)
     mixup = attach(model, ["conv1"], way, x)
     (_, one) = losses(model, mixup, x, steps=1)[0]
-    mixup.load_state_dict({"seed": 0, "step": 0})
+    mixup.load_state_dict({"seed": 0, "step": 0, "stream": 2})
     monkeypatch.setattr(_sample, "_rank", lambda: 1)
     (_, two) = losses(model, mixup, x, steps=1)[0]
     assert not torch.equal(one.perm, two.perm)

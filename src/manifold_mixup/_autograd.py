@@ -34,14 +34,24 @@ def in_forward_mode() -> bool:
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
 
 
-def records(x: Tensor) -> bool:
-    """Return whether operations on ``x`` are differentiated, or transformed by torch.func."""
-    return (x.requires_grad and torch.is_grad_enabled()) or bool(_in_transform())
+def in_transform() -> bool:
+    """Return whether torch.func transforms what runs."""
+    return bool(_in_transform())
 
 
 def next_number() -> int:
     """Return the sequence number that this thread's next autograd node will get."""
     return int(_next_number())
+
+
+def number_of(tensor: Tensor) -> int:
+    """Return the sequence number of the node that made a tensor."""
+    return int(tensor.grad_fn._sequence_nr())  # type: ignore[union-attr]
+
+
+def in_backward() -> bool:
+    """Return whether a node's backward runs on this thread."""
+    return _running_node() is not None
 
 
 def running_number() -> int | None:

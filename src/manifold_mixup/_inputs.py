@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,17 +38,29 @@ def map_inputs(
     return new_args, {name: map_leaves(fn, value, name) for name, value in kwargs.items()}
 
 
-def _positional(model: nn.Module, count: int) -> list[str]:
+def _positional(model: nn.Module, count: int) -> Sequence[str]:
     """Name the first ``count`` positional arguments of ``model.forward``."""
+    if "forward" in vars(model):  # replaced on this one instance
+        return _named_positions(_parameters(model), count)
+    return _own_positions(type(model).forward, count)
+
+
+@functools.lru_cache(maxsize=64)
+def _own_positions(forward: Callable[..., Any], count: int) -> Sequence[str]:
+    """Name the arguments of a method; cached, because every forward pass asks."""
+    return _named_positions(_own_parameters(forward), count)
+
+
+def _named_positions(parameters: Iterable[inspect.Parameter], count: int) -> Sequence[str]:
     names: list[str] = []
-    for parameter in _parameters(model):
+    for parameter in parameters:
         if parameter.kind is parameter.VAR_POSITIONAL:
             names += [f"{parameter.name}.{index}" for index in range(count - len(names))]
         elif parameter.kind is not parameter.VAR_KEYWORD:
             names.append(parameter.name)
     # A call with too many arguments fails in forward itself, with the better message.
     names += [str(index) for index in range(len(names), count)]
-    return names[:count]
+    return tuple(names[:count])
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -65,7 +77,7 @@ def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _own_parameters(forward: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    """List the parameters of a method except self; cached, because every forward pass asks."""
+    """List the parameters of a method except self; cached, as is what is made of them."""
     return tuple(inspect.signature(forward).parameters.values())[1:]
 
 

@@ -41,7 +41,7 @@ def apply(
     if perm.device != x.device:  # the layers of one model may lie on several devices
         non_blocking = x.device.type != "cpu"  # the CPU might read before the copy has arrived
         lam, perm = (part.to(x.device, non_blocking=non_blocking) for part in (lam, perm))
-    if lam.dtype != torch.bool:
+    if lam.dtype != torch.bool and not lam.dtype == x.dtype == torch.float32:
         lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
     if torch.compiler.is_compiling():
         return _compiled(x, lam, perm, repeats, inside)
@@ -49,8 +49,10 @@ def apply(
         # torch.compile accepts no Function with a forward-mode rule; these operators have their
         # own.
         return _in_one_expression(x, lam, None, perm, inside)
-    if _autograd.records(x):
+    if _autograd.in_transform():
         return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+    if x.requires_grad and torch.is_grad_enabled():
+        return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
     return _of_two(x, lam, None, perm, inside)
 
 
@@ -112,13 +114,10 @@ class _Mix(torch.autograd.Function):
             # The gradient of row j is its own term plus that of the row whose partner it was,
             # weighted by that row's coefficient.
             other = (_rest(own) if other is None else other)[inverse]
-        differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        mixed = (
-            _Mix.apply(grad, own, other, inverse, perm, False, inside)  # for higher derivatives
-            if differentiable
-            else _of_two(grad, own, other, inverse, inside)
-        )
-        return mixed, *_NO_GRADIENTS
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # higher derivatives
+            kind = _Mix if _autograd.in_transform() else _EagerMix
+            return kind.apply(grad, own, other, inverse, perm, False, inside), *_NO_GRADIENTS
+        return _of_two(grad, own, other, inverse, inside), *_NO_GRADIENTS
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -143,6 +142,30 @@ class _Mix(torch.autograd.Function):
 _Mix.forward.__signature__ = inspect.signature(_Mix.forward)  # type: ignore[attr-defined]
 
 
+class _EagerMix(torch.autograd.Function):
+    """The same in the form that no transform of torch.func takes.
+
+    PyTorch binds no signature for it, which takes longer than to mix a small batch.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        own: Tensor,
+        other: Tensor | None,
+        perm: Tensor,
+        inverse: Tensor | None,
+        repeats: bool,
+        inside: Tensor | None,
+    ) -> Tensor:
+        ctx.repeats = repeats
+        ctx.save_for_backward(own, other, perm, inverse, inside)
+        return _eagerly(x, own, other, perm, inside)
+
+    backward = _Mix.backward
+
+
 _NO_GRADIENTS = (None,) * 6  # of all arguments but the state
 
 
@@ -151,6 +174,12 @@ def _of_two(
 ) -> Tensor:
     if torch.compiler.is_compiling():
         return _in_one_expression(x, own, other, perm, inside)
+    return _eagerly(x, own, other, perm, inside)
+
+
+def _eagerly(
+    x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
+) -> Tensor:
     if own.dtype == torch.bool:
         return _select.select(x, own, other, perm)
     return interpolate(x, own, other, perm, inside)
@@ -208,7 +237,7 @@ def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor, inside: Tensor | Non
 
 
 IN_BACKWARD = (
-    _Mix.backward, _of_two, _in_one_expression, _rest, _invert, _scatter, _scatter_whole,
+    _Mix.backward, _of_two, _eagerly, _in_one_expression, _rest, _invert, _scatter, _scatter_whole,
     *_interpolate.IN_BACKWARD, *_select.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

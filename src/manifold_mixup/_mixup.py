@@ -99,7 +99,7 @@ class ManifoldMixup:
         >>> loss = criterion(model(torch.randn(16, 4)), torch.randint(3, (16,)))
         >>> loss.backward()
         >>> mixup.plan
-        MixPlan(layer='input', lam=0.8153, batch=16)
+        MixPlan(layer='1', lam=0.5716, batch=16)
     """
 
     layers: tuple[str, ...]
@@ -325,15 +325,18 @@ class ManifoldMixup:
     def state_dict(self) -> dict[str, int]:
         """Return the seed and the step, from which a resumed run draws the same plans.
 
+        The state also says which stream of plans it is: ``2``, or ``1`` for a run that was begun
+        with a version before 0.2, which goes on with the draws it had.
+
         If every rank was given the same ``seed``, one rank's state can restore all ranks.
         """
         return self._schedule.state_dict()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from the state of `state_dict`.
+        """Continue from the state of `state_dict`; one without ``"stream"`` is of the first stream.
 
         Raises:
-            ValueError: ``state`` does not come from `state_dict`.
+            ValueError: ``state`` does not come from `state_dict`, or from that of a later version.
         """
         self._schedule.load_state_dict(state)
 
@@ -390,15 +393,14 @@ class ManifoldMixup:
         training: bool,
     ) -> MixPlan | None:
         """Check the first batch, which may reorder the layers, and return the plan of a pass."""
+        attachment = self._attachment
         if not self._schedule.overridden:  # raise before anything is drawn
             for name in filter(is_input, self.layers):
-                rows = self._attachment.count(inputs)
-                mixed_input(name, inputs, self._attachment.padding.name, rows)
+                mixed_input(name, inputs, attachment.padding.name, attachment.count(inputs))
         if self._checks.due(inputs, training=training):
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
-        attachment = self._attachment
-        device = attachment.leading(inputs).device
-        return self._schedule.next(self.layers, attachment.count(inputs), device)
+        lead = attachment.leading(inputs)
+        return self._schedule.next(self.layers, attachment.rows_in(lead), lead.device)
 
     def _mark_replaced(self) -> None:
         self.remove()

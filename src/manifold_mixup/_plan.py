@@ -182,9 +182,7 @@ def unchecked(
     """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
     parts: dict[str, Any] = {"layer": layer, "lam": lam, "perm": perm, "repeats": repeats}
-    parts |= {"weight": weight, "label": label, "noise": noise}
-    for name, value in parts.items():
-        object.__setattr__(plan, name, value)
+    vars(plan).update(parts, weight=weight, label=label, noise=noise)
     return plan
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import operator
+import struct
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
@@ -31,6 +32,9 @@ from manifold_mixup._plan import MixPlan, Weight, check_share, is_permutation, u
 from manifold_mixup._remix import LabelRule, check_rule
 from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import map_leaves
+
+VERSION = 2
+"""The stream of plans that new runs draw. The first is that of versions before 0.2."""
 
 _PLAIN = Interpolate()
 Alpha = float | Callable[[int], float | None]
@@ -78,7 +82,7 @@ def sample_plan(
     Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> sample_plan(4, layers=["input", "fc1"], alpha=2.0, generator=generator).layer
-        'input'
+        'fc1'
     """
     check_alpha(alpha)
     if batch < 1:
@@ -92,18 +96,104 @@ def sample_plan(
     check_ways(blend, noise, label)
     if y is None and needs_targets(pairs, label):
         raise ValueError("pairs and label depend on the targets: pass y.")
-    y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
-    check_targets(pairs, y, batch)
+    y = targets_for(pairs, label, y, batch)
     if generator is None:
         generator = torch.Generator("cpu")
         generator.seed()
-    # Always draw on the CPU, whatever torch.set_default_device says.
-    layer = layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
+    return _plan_of(
+        batch,
+        layers=layers,
+        alpha=alpha,
+        per_sample=per_sample,
+        pairs=pairs,
+        label=label,
+        blend=blend,
+        noise=noise,
+        y=y,
+        draws=Draws(_uniforms(3, generator), generator),
+        device=device,
+    )
+
+
+class Draws:
+    """The random numbers of a plan, of the second stream.
+
+    Args:
+        numbers: three uniform numbers, for the layer and λ.
+        generator: for everything else.
+    """
+
+    def __init__(self, numbers: Sequence[float], generator: torch.Generator) -> None:
+        self.numbers = numbers
+        self.generator = generator
+
+    def layer(self, layers: Sequence[str]) -> str:
+        """Draw one of the layers."""
+        return layers[int(self.numbers[0] * len(layers))]
+
+    def lam(self, alpha: float, own: float | None, batch: int | None) -> Tensor:
+        """Draw λ.
+
+        Args:
+            alpha: α of the run.
+            own: α of the way of mixing, if it has its own.
+            batch: the number of examples, each with its λ; None for one λ.
+        """
+        alpha = alpha if own is None else own
+        if batch is not None:
+            return symmetric_beta(alpha, batch, self.generator).float()
+        value = _beta_of(alpha, *self.numbers[1:])
+        return torch.scalar_tensor(value, dtype=torch.float32, device="cpu")
+
+
+class FirstDraws:
+    """The random numbers of a plan, of the first stream: that of versions before 0.2.
+
+    Args:
+        generator: for everything.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def layer(self, layers: Sequence[str]) -> str:
+        """Draw one of the layers."""
+        number = torch.randint(len(layers), (), generator=self.generator, device="cpu")
+        return layers[int(number)]
+
+    def lam(self, alpha: float, own: float | None, batch: int | None) -> Tensor:
+        """Draw λ; see `Draws.lam`.
+
+        The two functions may differ in the last bit of float64, so each keeps its cases.
+        """
+        if batch is None and own is not None:
+            value = _beta_of(own, *_uniforms(2, self.generator))
+            return torch.tensor(value, dtype=torch.float32, device="cpu")
+        lam = symmetric_beta(alpha if own is None else own, batch or 1, self.generator).float()
+        return lam if batch else lam[0]
+
+
+def _plan_of(
+    batch: int,
+    *,
+    layers: Sequence[str],
+    alpha: float,
+    per_sample: bool,
+    pairs: Pairs,
+    label: LabelRule | None,
+    blend: Blend,
+    noise: Noise | None,
+    y: Any,
+    draws: Draws | FirstDraws,
+    device: torch.device | str | None,
+) -> MixPlan:
+    """Draw a plan from settings that were checked, on the CPU whatever the default device is."""
+    generator = draws.generator
+    layer = draws.layer(layers)
     one = at_layer(blend, layer)
     way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
     own = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
-    drawn = batch if per_sample else None
-    lam = _lam(alpha if own is None else own, drawn, generator, in_python=own is not None)
+    lam = draws.lam(alpha, own, batch if per_sample else None)
     perm = _partners(pairs, y, batch, generator)
     plan = unchecked(
         layer,
@@ -117,17 +207,18 @@ def sample_plan(
     return plan if device is None else plan.to(device)
 
 
-def _lam(alpha: float, batch: int | None, generator: torch.Generator, *, in_python: bool) -> Tensor:
-    """Draw λ of each example, or of all if ``batch`` is None.
+def targets_for(pairs: Pairs, label: LabelRule | None, y: Any, batch: int) -> Any:
+    """Return the targets that a plan depends on, on the CPU; None if on none.
 
-    The two functions may differ in the last bit of float64. So interpolation keeps the slower one,
-    and runs that were begun with an older version keep their draws.
+    Raises:
+        TypeError: ``pairs`` cannot use them.
+        ValueError: there is another number of them.
     """
-    if batch is None and in_python:
-        value = one_of_symmetric_beta(alpha, generator)
-        return torch.tensor(value, dtype=torch.float32, device="cpu")
-    lam = symmetric_beta(alpha, batch or 1, generator).float()
-    return lam if batch else lam[0]
+    if not needs_targets(pairs, label):
+        return None
+    y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
+    check_targets(pairs, y, batch)
+    return y
 
 
 def needs_targets(pairs: Pairs, label: LabelRule | None) -> bool:
@@ -226,16 +317,19 @@ def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     code, 1996). The smaller of the two shares is computed directly, to keep its relative precision
     near 0, where nearly all of the mass lies if alpha is small.
     """
-    u, v = torch.rand(2, n, dtype=torch.float64, generator=generator, device="cpu")
-    cosine = torch.cos(2 * math.pi * v)
-    t = torch.expm1(-torch.log(u) / alpha) * cosine.square()
-    smaller = 0.5 / ((1 + t) * (1 + torch.rsqrt(1 + 1 / t)))
+    numbers = torch.rand(2, n, dtype=torch.float64, generator=generator, device="cpu")
+    u, v = numbers.unbind()
+    cosine = v.mul_(2 * math.pi).cos_()
+    t = u.log_().div_(-alpha).expm1_().mul_(cosine.square())
+    smaller = t.reciprocal().add_(1).rsqrt_().add_(1).mul_(t.add_(1)).reciprocal_().mul_(0.5)
     return torch.where(cosine < 0, smaller, 1 - smaller)
 
 
-def one_of_symmetric_beta(alpha: float, generator: torch.Generator) -> float:
-    """Draw what `symmetric_beta` draws for one, up to rounding, in Python: a tenth of the time."""
-    u, v = torch.rand(2, dtype=torch.float64, generator=generator, device="cpu").tolist()
+def _beta_of(alpha: float, u: float, v: float) -> float:
+    """Return what `symmetric_beta` makes of two uniforms, up to rounding, in Python.
+
+    It takes a tenth of the time.
+    """
     cosine = math.cos(2 * math.pi * v)
     exponent = -math.log(u) / float(alpha) if u else math.inf
     t = math.expm1(min(exponent, 700.0)) * cosine * cosine  # beyond, floats overflow
@@ -284,6 +378,7 @@ class Stream:
             raise TypeError(f"seed must be an integer, but is a {type(seed).__name__}.")
         self.seed = operator.index(seed)  # turns NumPy's integers into int
         self.step = 0
+        self.version = VERSION
 
     @property
     def needs_targets(self) -> bool:
@@ -297,25 +392,44 @@ class Stream:
         alpha = self.alpha(self.step) if callable(self.alpha) else self.alpha
         if alpha is not None:
             check_alpha(alpha)
-        generator = step_generator(self.seed, _rank(), self.step)
-        # The first number always decides whether to mix, so that changing p changes nothing else.
         plan = None
-        if alpha is not None and _uniform(generator) < self.p:
-            plan = sample_plan(
-                batch,
-                layers=layers,
-                alpha=alpha,
-                per_sample=self.per_sample,
-                pairs=self.pairs,
-                label=self.label,
-                blend=self.blend,
-                noise=self.noise,
-                y=y if self.needs_targets else None,
-                generator=generator,
-                device=device,
-            )
+        if alpha is not None:
+            gate, draws = self._draws()
+            if gate < self.p:
+                y = targets_for(self.pairs, self.label, y, batch)
+                plan = _plan_of(
+                    batch,
+                    layers=layers,
+                    alpha=alpha,
+                    per_sample=self.per_sample,
+                    pairs=self.pairs,
+                    label=self.label,
+                    blend=self.blend,
+                    noise=self.noise,
+                    y=y,
+                    draws=draws,
+                    device=device,
+                )
         self.step += 1  # not if the targets were refused
         return plan
+
+    def _draws(self) -> tuple[float, Draws | FirstDraws]:
+        """Return the number that decides whether to mix, and those of the plan.
+
+        It is always the first one, so that changing p changes nothing else.
+        """
+        place = self.seed, _rank(), self.step
+        if self.version == 1:
+            generator = step_generator(*place)
+            return _uniform(generator), FirstDraws(generator)
+        seed, gate, layer, u, v = _hashed(*place)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return _unit(gate), Draws((_unit(layer), _unit(u), _unit(v)), generator)
+
+
+def _uniforms(count: int, generator: torch.Generator) -> list[float]:
+    numbers = torch.rand(count, dtype=torch.float64, generator=generator, device="cpu")
+    return numbers.tolist()
 
 
 def _uniform(generator: torch.Generator) -> float:
@@ -329,7 +443,7 @@ def _rank() -> int:
 
 
 def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
-    """Return the generator of one step: a function of (seed, rank, step) alone.
+    """Return the generator of one step of the first stream, by (seed, rank, step) alone.
 
     The three are hashed, so that streams never coincide systematically (seed 0 on rank 1 is not
     seed 1 on rank 0). PyTorch's CPU generator keeps 32 bits of its seed, so among n steps about
@@ -337,6 +451,21 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=8).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest))
+
+
+def _unit(number: int) -> float:
+    """Return a number in [0, 1) of the 53 high bits of 64."""
+    return (number >> 11) * 2**-53
+
+
+def _hashed(seed: int, rank: int, step: int) -> tuple[int, ...]:
+    """Return five numbers of 64 bits, a function of (seed, rank, step) alone.
+
+    As with `step_generator`, streams never coincide systematically. λ, the layer and whether to mix
+    have all their bits from the hash, and only what is drawn from a generator keeps 32.
+    """
+    digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=40).digest()
+    return struct.unpack("<5Q", digest)
 
 
 def check_ways(blend: Blend, noise: object, label: LabelRule | None) -> None:
@@ -374,4 +503,5 @@ def check_alpha(alpha: float) -> None:
 
 def _is_number(value: object) -> bool:
     """Return whether a value is a real number; NumPy's are, bools and tensors are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    # The first is much faster than to ask an abstract class.
+    return type(value) is float or (isinstance(value, Real) and not isinstance(value, bool))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manifold_mixup._blend import Interpolate
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._sample import Stream
+from manifold_mixup._sample import VERSION, Stream
 from manifold_mixup._tree import leaves, map_leaves
 
 
@@ -111,21 +111,31 @@ class Schedule:
         return plan
 
     def state_dict(self) -> dict[str, int]:
-        """Return the seed and the step of the stream."""
-        return {"seed": self._stream.seed, "step": self._stream.step}
+        """Return the seed and the step of the stream, and which stream it is."""
+        stream = self._stream
+        return {"seed": stream.seed, "step": stream.step, "stream": stream.version}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from the state of `state_dict`.
+        """Continue from the state of `state_dict`; one without ``"stream"`` has the first stream.
 
         Raises:
-            ValueError: ``state`` does not come from `state_dict`.
+            ValueError: ``state`` does not come from `state_dict`, or from a later version.
         """
-        good = set(state) == {"seed", "step"} and all(
-            type(value) is int for value in state.values()
+        given = {"stream": 1, **state}
+        good = set(given) == {"seed", "step", "stream"} and all(
+            type(value) is int for value in given.values()
         )
         if not good:
-            raise ValueError(f"a state must hold the integers seed and step, but is {state!r}.")
-        self._stream.seed, self._stream.step = state["seed"], state["step"]
+            raise ValueError(
+                f"a state must hold the integers seed and step, and stream, but is {state!r}."
+            )
+        if not 1 <= given["stream"] <= VERSION:
+            raise ValueError(
+                f"the state is of stream {given['stream']}, but this version of manifold-mixup "
+                f"knows the streams up to {VERSION}. Install the version that saved it."
+            )
+        stream = self._stream
+        stream.seed, stream.step, stream.version = given["seed"], given["step"], given["stream"]
 
 
 def _named(rule: Any) -> str:

@@ -327,7 +327,7 @@ def test_a_state_that_is_restored_after_the_fit_has_started():
 
     class Restores(Callback):
         def on_train_start(self, trainer, lit):
-            trainer.callbacks[0].load_state_dict({"seed": 0, "step": 3})
+            trainer.callbacks[0].load_state_dict({"seed": 0, "step": 3, "stream": 2})
 
     _, plans = fit(Lit(), ManifoldMixupCallback(LAYERS), max_epochs=1, callbacks=[Restores()])
     assert plans == by_hand()[1][3:]
@@ -345,7 +345,7 @@ def test_a_trainer_that_goes_on_draws_on_and_a_new_one_anew():
     )  # later ones differ by momentum
     _, anew = fit(Lit(), mixing, max_epochs=1)
     assert anew == plans[: len(anew)]
-    assert mixing.state_dict() == {"seed": 0, "step": 3}
+    assert mixing.state_dict() == {"seed": 0, "step": 3, "stream": 2}
 
 
 # Logs

@@ -110,7 +110,7 @@ def assert_fits_as_if_nothing_had_been_tried(lit, mixing):
     losses, plans = steps_by_hand([lit.lr] * steps, [lit.batch_size] * steps)
     assert lit.plans == plans
     assert torch.equal(torch.stack(lit.losses), torch.stack(losses))
-    assert mixing.state_dict() == {"seed": 0, "step": len(plans)}
+    assert mixing.state_dict() == {"seed": 0, "step": len(plans), "stream": 2}
 
 
 @pytest.mark.parametrize("way", ["tuner", "callback"])

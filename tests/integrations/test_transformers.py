@@ -267,7 +267,7 @@ def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
     trained("classes", tmp_path, mix=False, **settings)
     _, watch = trained("classes", tmp_path, resume=True, epochs=2, **settings)
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
-    assert state["stateful_callbacks"]["manifold_mixup"] == {"seed": 0, "step": 6}
+    assert state["stateful_callbacks"]["manifold_mixup"] == {"seed": 0, "step": 6, "stream": 2}
     assert len(watch.plans) == 6
 
 

@@ -184,8 +184,11 @@ class Attachment:
 
     def count(self, inputs: Inputs) -> int:
         """Return the number of examples in a batch."""
-        rows = self.leading(inputs)
-        return graphs_in(rows) if self.graphs else len(rows)
+        return self.rows_in(self.leading(inputs))
+
+    def rows_in(self, lead: Tensor) -> int:
+        """Return the number of examples that the `leading` input shows."""
+        return graphs_in(lead) if self.graphs else lead.shape[0]
 
     def behind(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed.

@@ -116,8 +116,8 @@ class Outputs:
         for path, tensor in same:
             self._hook(path, tensor, keep)
         for _, tensor in same:
-            number = _number(tensor)
-            above = [_number(other) for _, other in same if _reaches(other, number)]
+            number = _autograd.number_of(tensor)
+            above = [_autograd.number_of(other) for _, other in same if _reaches(other, number)]
             self.leaves[number].above = tuple(self.leaves[other] for other in above)
 
     def claim(self, nodes: Collection[int] | None = None) -> None:
@@ -133,10 +133,10 @@ class Outputs:
         """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""
         if not (leaf.named or any(other.named for other in leaf.above)):
             raise RuntimeError(_unnamed(leaf.path))
-        if self.claimed or any(other.claimed for other in leaf.above):
+        if self.claimed or leaf.claimed or any(other.claimed for other in leaf.above):
             return
         beside = any(other.claimed and not other.scalar for other in self.leaves.values())
-        if not (leaf.claimed or (leaf.scalar and self.exempt and beside)):
+        if not (leaf.scalar and self.exempt and beside):
             layer = "" if self.plan is None else self.plan.layer
             raise RuntimeError(_unclaimed(leaf.path, layer, beside=beside))
 
@@ -147,12 +147,12 @@ class Outputs:
             return handed
         leaf = self._leaf(path, tensor)
         handed = _HandOut.apply(tensor, self, leaf, keep)
-        self.leaves[_number(handed)] = leaf
+        self.leaves[_autograd.number_of(handed)] = leaf
         return handed  # type: ignore[no-any-return]
 
     def _hook(self, path: str, tensor: Tensor, keep: object) -> None:
         leaf = self._leaf(path, tensor)
-        self.leaves[_number(tensor)] = leaf
+        self.leaves[_autograd.number_of(tensor)] = leaf
 
         def check(grad: Tensor, keep: object = keep) -> None:
             self.require_claim(leaf)
@@ -203,7 +203,7 @@ class Memories:
             if storage not in owners or owners[storage][0] is not outputs:
                 owners[storage] = (outputs, set())
             if tensor.grad_fn is not None:
-                owners[storage][1].add(_number(tensor))
+                owners[storage][1].add(_autograd.number_of(tensor))
         if len(owners) > self._limit:
             self._owners = {key: owner for key, owner in owners.items() if not key.expired()}
             self._limit = max(64, 2 * len(self._owners))
@@ -228,11 +228,6 @@ def _holding(keep: object) -> Callable[[Tensor], None]:
     return hook
 
 
-def _number(tensor: Tensor) -> int:
-    """Return the sequence number of the node that made a tensor."""
-    return int(tensor.grad_fn._sequence_nr())  # type: ignore[union-attr]
-
-
 def _reaches(tensor: Tensor, number: int) -> bool:
     """Return whether a tensor was computed from the result of the node with this number."""
     met: set[int] = set()
@@ -242,7 +237,7 @@ def _reaches(tensor: Tensor, number: int) -> bool:
         return node == number
 
     _autograd.search([tensor], number, note)
-    return number in met and _number(tensor) != number
+    return number in met and _autograd.number_of(tensor) != number
 
 
 def _unnamed(path: str) -> str:

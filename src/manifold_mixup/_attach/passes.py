@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd
 from manifold_mixup._attach.claims import Memories, Outputs
+from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._tree import leaves
 from manifold_mixup._weigh import Settled, completed, needs_settling
@@ -185,6 +186,13 @@ class Passes:
             owner.runs[layer] += 1
         return owner
 
+    def mixes_elsewhere(self, layer: str) -> bool:
+        """Return whether the running pass mixes at another layer, and nothing is recomputed."""
+        running = self.running
+        if running is None or running.plan is None or running.plan.layer == layer:
+            return False
+        return not _autograd.in_backward()
+
     def current(self) -> ForwardPass | None:
         """Return the pass that is being recomputed, otherwise the running pass."""
         return self.recomputed() or self._unfinished()
@@ -237,8 +245,7 @@ class Passes:
             raise RuntimeError(_NO_PASS + _own_call(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
         source = Source(parts, self, self.output_dim)
-        plans = [outputs.plan for outputs, _ in source.parts]
-        if not all(mixes_alike(plans[0], plan) for plan in plans[1:]):
+        if len(parts) > 1 and not all(mixes_alike(parts[0][0].plan, one.plan) for one, _ in parts):
             raise RuntimeError(_SEVERAL)
         if source.parts:
             source.learns = torch.is_grad_enabled() and _requires_grad(output)
@@ -263,6 +270,8 @@ class Passes:
         """Return the plan of the mixed pass that computed a tensor, even if it is detached."""
         if tensor.grad_fn is not None:
             found = self._by_graph(tensor)
+        elif not is_continuous(tensor):  # such as classes, which nothing with a graph becomes
+            return None
         else:  # an input that the model returns unchanged has no node, so it does not count
             found = [(outputs, nodes) for outputs, nodes in self._memories.of(tensor) if nodes]
         return next((outputs.plan for outputs, _ in found if outputs.plan is not None), None)
@@ -273,6 +282,11 @@ class Passes:
 
     def _by_graph(self, output: Any) -> list[tuple[Outputs, set[int]]]:
         """List the nearest passes in the autograd graph of ``output``."""
+        latest = self.latest
+        if isinstance(output, Tensor) and output.grad_fn is not None and latest is not None:
+            number = _autograd.number_of(output)
+            if latest.holds(number):  # nearly always, as a loss follows its pass
+                return [(latest.outputs, {number})]
         met: dict[ForwardPass, set[int]] = {}
 
         def note(number: int) -> bool:
@@ -286,6 +300,8 @@ class Passes:
         return [(owner.outputs, nodes) for owner, nodes in met.items()]
 
     def _owner(self, number: int) -> ForwardPass | None:
+        if self.latest is not None and self.latest.holds(number):  # nearly always
+            return self.latest
         return next((known for known in self._alive if known.holds(number)), None)
 
 

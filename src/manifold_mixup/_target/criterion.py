@@ -71,25 +71,30 @@ class MixedCriterion(nn.Module):
         return self._mixed(args, options)
 
     def _loss(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        arguments = self._rule.arguments(self.criterion)
+        criterion = self.criterion
+        arguments = self._rule.arguments(criterion)
         call = arguments.call(args, options)
         form = arguments.form(call)
         y = None if form.target is None else call[form.target]
-        made = [key for key in form.targets + form.weights if _is_made(call[key])]
+        beside = form.targets + form.weights
+        made = [key for key in beside if _is_made(call[key])] if beside else ()
         if made:  # the mixed pass itself may have computed them
             y = {str(form.target): y, **{str(key): call[key] for key in made}}
-        more = [call[key] for key in form.outputs]
-        outputs = (call[form.output], *more) if more else call[form.output]
+        output = outputs = call[form.output]
+        if form.outputs:
+            outputs = (output, *(call[key] for key in form.outputs))
         source = self._behind(y, outputs)
-        if source.plan is not None and source.learns and not isinstance(outputs, Tensor):
-            source.require_own(call[form.output])
-        look = source.plan is not None and not self._looked
-        self._looked |= look
+        plan = source.plan
+        if plan is not None and source.learns and not isinstance(outputs, Tensor):
+            source.require_own(output)
+        look = plan is not None and not self._looked
+        if look:
+            self._looked = True
         checked = source.claim if source.learns else None
         return self._rule.loss(
-            self.criterion,
+            criterion,
             call,
-            source.plan,
+            plan,
             batch_dim=source.batch_dim,
             checked=checked,
             look=look,

@@ -21,12 +21,13 @@ def is_rows(shape: Sequence[int], batch: int, dim: int) -> bool:
 
 def by_rows(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     """Return the partners' targets: every tensor with its rows permuted."""
+    return map_leaves(lambda _, leaf: rows_of_partners(leaf, plan, dim), value)
 
-    def partner(_: str, leaf: Tensor) -> Tensor:
-        perm = plan.perm.to(leaf.device)
-        return leaf.index_select(dim if leaf.ndim > dim else 0, perm)
 
-    return map_leaves(partner, value)
+def rows_of_partners(leaf: Tensor, plan: MixPlan, dim: int = 0) -> Tensor:
+    """Return a tensor with its rows permuted."""
+    perm = plan.perm if plan.perm.device == leaf.device else plan.perm.to(leaf.device)
+    return leaf.index_select(dim if leaf.ndim > dim else 0, perm)
 
 
 def interpolated(value: Any, plan: MixPlan, dim: int = 0) -> Any:
@@ -46,6 +47,8 @@ def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
     Raises:
         TypeError: they hold no tensors, different sets of tensors, or Python numbers that differ.
     """
+    if isinstance(own, Tensor) and isinstance(partner, Tensor):  # the most common case
+        return _mixed(own, partner, lam)
     partners = dict(leaves(partner))
     if not partners or partners.keys() != dict(leaves(own)).keys():
         raise TypeError(
@@ -55,11 +58,14 @@ def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
         )
     _check_numbers(own, partner)
 
-    def mixed(path: str, leaf: Tensor) -> Tensor:
-        both = weighted(leaf, partners[path], lam)
-        return both.to(leaf.dtype) if is_continuous(leaf) else both  # counts become fractional
+    return map_leaves(lambda path, leaf: _mixed(leaf, partners[path], lam), own)
 
-    return map_leaves(mixed, own)
+
+def _mixed(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
+    both = weighted(own, partner, lam)
+    if both.dtype == own.dtype or not is_continuous(own):  # counts become fractional
+        return both
+    return both.to(own.dtype)
 
 
 def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
@@ -68,13 +74,14 @@ def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     A loss with weight 0 is ignored, even if it is infinite or NaN.
     """
     exact = torch.promote_types(own.dtype, torch.float32)
-    own, partner = own.to(exact), partner.to(exact)
+    if own.dtype != exact or partner.dtype != exact:
+        own, partner = own.to(exact), partner.to(exact)
     on_host = lam.device.type == "cpu"  # reading a number needs no synchronisation
     if lam.ndim == 0 and on_host:
         share = lam.item()
         if share in (0, 1):
             return own if share else partner
-        return share * own + (1 - share) * partner
+        return torch.add(own * share, partner, alpha=1 - share)
     weight = over_rows(lam.to(own.device), own).to(exact)
     other = 1 - weight
     if on_host:

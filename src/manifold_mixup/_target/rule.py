@@ -11,7 +11,13 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import comparisons as _comparisons
 from manifold_mixup._target.arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
 from manifold_mixup._target.dense import Dense, check_dense, selected
-from manifold_mixup._target.ends import by_rows, interpolate, interpolated, is_rows
+from manifold_mixup._target.ends import (
+    by_rows,
+    interpolate,
+    interpolated,
+    is_rows,
+    rows_of_partners,
+)
 from manifold_mixup._target.losses import Criterion, Known
 from manifold_mixup._target.reductions import Evaluate, per_sample
 from manifold_mixup._target.state import Holder, holders
@@ -139,6 +145,25 @@ class Rule:
             call, compares = _looked_at(arguments, call, form, plan.batch, dim)
         else:
             compares = None
+        dense = self._selected(arguments, form, target, plan, dim)
+        if dense is None:
+            pair = self._pair(arguments, call, form, target, plan, dim)
+        else:
+            pair = (call.put(dense),)
+        if arguments.known is not None:  # it writes nowhere
+            return _between(criterion, arguments.known, _evaluate, pair, plan, dim)
+        evaluations = Evaluations(criterion, call, self._holders, first=compares)
+        try:
+            return _between(criterion, None, evaluations.run, pair, plan, dim)
+        finally:
+            evaluations.settle()
+
+    def _selected(
+        self, arguments: Arguments, form: Form, target: dict[Key, Any], plan: MixPlan, dim: int
+    ) -> dict[Key, Any] | None:
+        """Return the target with each position from the example that gave it, if it has any."""
+        if plan.weight is None:
+            return None
         names = {key: _named(key, form, arguments) for key in target}
         dense = selected(
             {names[key]: value for key, value in target.items()},
@@ -147,17 +172,7 @@ class Rule:
             dense=self._dense(arguments.known),
             probabilities=arguments.known is not None and arguments.known.name == "cross_entropy",
         )
-        if dense is None:
-            pair = self._pair(arguments, call, form, target, plan, dim)
-        else:
-            pair = (call.put({key: dense[names[key]] for key in target}),)
-        if arguments.known is not None:  # it writes nowhere
-            return _between(criterion, arguments.known, _evaluate, pair, plan, dim)
-        evaluations = Evaluations(criterion, call, self._holders, first=compares)
-        try:
-            return _between(criterion, None, evaluations.run, pair, plan, dim)
-        finally:
-            evaluations.settle()
+        return None if dense is None else {key: dense[names[key]] for key in target}
 
     def _dense(self, known: Known | None) -> Dense:
         """Return whether the target has positions: not if it lists classes, as some losses' do."""
@@ -195,6 +210,10 @@ class Rule:
         dim: int,
     ) -> tuple[Call, ...]:
         """Return the calls with both targets, or a single call if the target is interpolated."""
+        classes = self._classes(form, target)
+        if classes is not None:  # the most common case
+            assert form.target is not None
+            return call, call.put({form.target: rows_of_partners(classes, plan, dim)})
         parts = [leaf for value in target.values() for _, leaf in leaves(value)]
         if not parts:
             return (call,)
@@ -209,6 +228,13 @@ class Rule:
         # Lengths of PyTorch's losses may have been Python numbers, which are tensors here.
         own = call if arguments.known is None or not form.targets else call.put(target)
         return own, call.put(partners)
+
+    def _classes(self, form: Form, target: dict[Key, Any]) -> Tensor | None:
+        """Return the target if it is a single tensor that is not interpolated in any case."""
+        if self.targets == "mix" or len(target) != 1 or form.target not in target:
+            return None
+        y = target[form.target]
+        return y if isinstance(y, Tensor) and not is_continuous(y) else None
 
     def _mixes(self, arguments: Arguments, call: Call, form: Form, target: dict[Key, Any]) -> bool:
         if self.targets is not None or arguments.known is None:
