@@ -220,8 +220,8 @@ def _counts(found: Found) -> Iterator[str]:
         ],
     )
     yield (
-        "Two of the numbers read are drawn on the CPU. The third is λ, which is read only on the "
-        "CPU. So no read waits for a GPU."
+        "The number that interpolation reads is λ, and the others are of the box and of the patches. "
+        "All are read on the CPU only, so no read waits for a GPU."
     )
     yield f"Graphs of a compiled model with 3 eligible layers: {found['graphs']}."
 
