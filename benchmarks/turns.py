@@ -26,14 +26,17 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """The timing of an implementation, compared with the first one in the same rounds."""
+    """The timing of an implementation, compared with a reference.
+
+    `compare` takes the first one in the same rounds, `added` the median of what a given one adds.
+    """
 
     name: str
     rounds: int
     milliseconds: float
     """The median time."""
     ratio: float
-    """The median of the ratios to the first implementation."""
+    """The median of the ratios to the reference."""
     quarter: float
     """The first quartile of the ratios."""
     three_quarters: float
@@ -72,7 +75,7 @@ def added(ways: Mapping[str, Way], seconds: float, *, plain: str, reference: str
             rounds are small differences, whose ratios scatter far more.)
     """
     times = in_turns(ways, seconds, _Clock("cpu", now=time.process_time))
-    base = times.pop(plain)
+    base = times.pop(plain)  # noise may make a single difference negative
     more = {
         name: [mine - least for mine, least in zip(taken, base, strict=True)]
         for name, taken in times.items()

@@ -259,7 +259,9 @@ def test_the_seed_is_the_global_one_unless_given():
     assert plans[0] == plans[1] == plans[3] != plans[2]
 
 
-@pytest.mark.parametrize("state", [{}, {"seed": 1}, {"seed": 1, "step": "2"}, {"step": 1, "x": 2}])
+@pytest.mark.parametrize(
+    "state", [{}, [], "x", {"seed": 1}, {"seed": 1, "step": "2"}, {"step": 1, "x": 2}]
+)
 def test_a_foreign_state_is_refused_and_changes_nothing(state):
     mixup = ManifoldMixup(build("mlp"), LAYERS, seed=0)
     with pytest.raises(ValueError, match="seed and step"):

@@ -90,6 +90,15 @@ def test_near_targets_far_from_zero_are_told_apart():
     torch.testing.assert_close(weights[0, 1].item(), math.exp(-0.5))
 
 
+def test_partners_by_a_function_need_targets():
+    model = nn.Linear(3, 2)
+    mixup = ManifoldMixup(model, "input", pairs=lambda y, generator: torch.arange(2), check=False)
+    mixup.batch(None)
+    with pytest.raises(ValueError, match="depend on the targets: pass y"):
+        model(torch.ones(2, 3))
+    assert mixup.state_dict()["step"] == 0
+
+
 def test_partners_by_a_function():
     given = []
 

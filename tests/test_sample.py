@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -145,6 +146,22 @@ def test_one_lam_for_the_batch_or_one_for_each():
     assert (each.lam.shape, each.lam.dtype) == ((5,), torch.float32)
     assert each.lam.unique().numel() == 5
     assert scalar.layer in LAYERS
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_empty_batch_is_refused_and_draws_nothing(version):
+    plans = Stream(1.0, p=1.0, per_sample=False, seed=0)
+    plans.version = version
+    with pytest.raises(ValueError, match="batch must be at least 1, but is 0"):
+        plans.draw(LAYERS, 0, CPU)
+    assert plans.step == 0
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, int, Fraction])
+def test_alpha_may_be_any_kind_of_number(kind):
+    for per_sample in (False, True):
+        expected = draws(2.0, per_sample=per_sample)
+        assert draws(kind(2), per_sample=per_sample) == expected
 
 
 def test_a_batch_of_one_pairs_the_example_with_itself():

@@ -71,7 +71,8 @@ def sample_plan(
         noise: noise on the mixed state; see `ManifoldMixup`.
         y: the targets of the batch, if ``pairs`` or ``label`` depends on them.
         generator: a CPU generator; None takes a fresh one seeded by the operating system. The
-            global generator is neither read nor advanced.
+            global generator is neither read nor advanced. Versions before 0.2 drew other plans
+            from the same generator.
         device: device of the plan; None is the CPU. Drawing never waits for the device.
 
     Raises:
@@ -85,8 +86,7 @@ def sample_plan(
         'fc1'
     """
     check_alpha(alpha)
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, but is {batch}.")
+    _check_batch(batch)
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, but is the single name {layers!r}.")
     if len(layers) == 0:
@@ -94,8 +94,6 @@ def sample_plan(
     check_pairs(pairs)
     check_rule(label)
     check_ways(blend, noise, label)
-    if y is None and needs_targets(pairs, label):
-        raise ValueError("pairs and label depend on the targets: pass y.")
     y = targets_for(pairs, label, y, batch)
     if generator is None:
         generator = torch.Generator("cpu")
@@ -119,8 +117,8 @@ class Draws:
     """The random numbers of a plan, of the second stream.
 
     Args:
-        numbers: three uniform numbers, for the layer and λ.
-        generator: for everything else.
+        numbers: three uniform numbers, for the layer and for one λ of the batch.
+        generator: for everything else, λ of each example included.
     """
 
     def __init__(self, numbers: Sequence[float], generator: torch.Generator) -> None:
@@ -164,7 +162,8 @@ class FirstDraws:
     def lam(self, alpha: float, own: float | None, batch: int | None) -> Tensor:
         """Draw λ; see `Draws.lam`.
 
-        The two functions may differ in the last bit of float64, so each keeps its cases.
+        `symmetric_beta` and `_beta_of` may differ in the last bit of float64, so each is used for
+        the draws for which the first stream used it.
         """
         if batch is None and own is not None:
             value = _beta_of(own, *_uniforms(2, self.generator))
@@ -212,10 +211,12 @@ def targets_for(pairs: Pairs, label: LabelRule | None, y: Any, batch: int) -> An
 
     Raises:
         TypeError: ``pairs`` cannot use them.
-        ValueError: there is another number of them.
+        ValueError: there are none, or another number of them.
     """
     if not needs_targets(pairs, label):
         return None
+    if y is None:
+        raise ValueError("pairs and label depend on the targets: pass y.")
     y = map_leaves(lambda _, leaf: leaf.detach().cpu(), y)
     check_targets(pairs, y, batch)
     return y
@@ -320,7 +321,7 @@ def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     numbers = torch.rand(2, n, dtype=torch.float64, generator=generator, device="cpu")
     u, v = numbers.unbind()
     cosine = v.mul_(2 * math.pi).cos_()
-    t = u.log_().div_(-alpha).expm1_().mul_(cosine.square())
+    t = u.log_().div_(-float(alpha)).expm1_().mul_(cosine.square())
     smaller = t.reciprocal().add_(1).rsqrt_().add_(1).mul_(t.add_(1)).reciprocal_().mul_(0.5)
     return torch.where(cosine < 0, smaller, 1 - smaller)
 
@@ -389,6 +390,7 @@ class Stream:
         self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
     ) -> MixPlan | None:
         """Draw the plan of the next step; None leaves the batch unmixed."""
+        _check_batch(batch)
         alpha = self.alpha(self.step) if callable(self.alpha) else self.alpha
         if alpha is not None:
             check_alpha(alpha)
@@ -461,8 +463,8 @@ def _unit(number: int) -> float:
 def _hashed(seed: int, rank: int, step: int) -> tuple[int, ...]:
     """Return five numbers of 64 bits, a function of (seed, rank, step) alone.
 
-    As with `step_generator`, streams never coincide systematically. λ, the layer and whether to mix
-    have all their bits from the hash, and only what is drawn from a generator keeps 32.
+    As with `step_generator`, streams never coincide systematically. The layer, one λ for the batch
+    and whether to mix have all their bits from the hash; what a generator draws has 32.
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=40).digest()
     return struct.unpack("<5Q", digest)
@@ -485,6 +487,11 @@ def check_ways(blend: Blend, noise: object, label: LabelRule | None) -> None:
             f"blend={others[0]!r} says itself how much each target counts, from the state, and so "
             f"does label. Use label with Interpolate()."
         )
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, but is {batch}.")
 
 
 def check_alpha(alpha: float) -> None:

@@ -121,13 +121,14 @@ class Schedule:
         Raises:
             ValueError: ``state`` does not come from `state_dict`, or from a later version.
         """
-        given = {"stream": 1, **state}
+        given = {"stream": 1, **state} if isinstance(state, Mapping) else {}
         good = set(given) == {"seed", "step", "stream"} and all(
             type(value) is int for value in given.values()
         )
         if not good:
             raise ValueError(
-                f"a state must hold the integers seed and step, and stream, but is {state!r}."
+                f"a state must hold the integers seed and step, and may hold stream, but is "
+                f"{state!r}."
             )
         if not 1 <= given["stream"] <= VERSION:
             raise ValueError(

@@ -229,7 +229,7 @@ class Attachment:
                 hook.counts, hook.total = not row.checkpointed, row.runs
                 if row.in_front:
                     to_front(named_layers(self.model)[module_name(name)], hook)
-                self.layer_runs.known.add(name)
+                self.layer_runs.know([name])
 
     def row(self, layer: str) -> LayerRow | InputRow | None:
         """Return what is known about a layer or input."""

@@ -148,7 +148,7 @@ class LayerHook(Hook):
         self.usual = BatchDim()  # where the other tensors hold it
         self.places: Mapping[str, Place] = {}  # where tensors hold positions
         self.masked = False  # whether a mask is read after it and mixed too
-        self.ran = False  # whether it ran outside of compiled code, and is no run of several
+        self.known = False  # whether it is known to run, and is not one of a module's runs
         self.traced = False
         self.counts = False  # whether compiled code may count its runs; else it notes its tracing
         self.watched = False  # whether a compiled block around it has hooks
@@ -183,7 +183,7 @@ class LayerHook(Hook):
             if needs_settling(self.active):
                 self.active.complete(self._settled(output, self.active))
             return self._mix(output, self.active, self.active.valid)
-        if self.ran and self.passes.mixes_elsewhere(self.layer):
+        if self.known and self.passes.mixes_elsewhere(self.layer):
             return None
         return self.run_eagerly(output)
 
@@ -198,7 +198,6 @@ class LayerHook(Hook):
         if self.counter is not None and self.counter.number != self.run:
             return None
         running = self.passes.at(self.layer)
-        self.ran = self.counter is None and running is not None
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None

@@ -1,6 +1,6 @@
 """Check whether a plan's layer ran: once, skipped this time (LayerDrop), or never."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -39,7 +39,7 @@ class LayerRuns:
             RuntimeError: the layer ran several times, its hook can never run, or its name now
                 refers to another module.
         """
-        self.known.update(finished.runs)
+        self.know(finished.runs)
         plan = finished.plan
         if plan is None:
             return False
@@ -54,6 +54,13 @@ class LayerRuns:
             return False
         self._require_hook(plan.layer)
         return True
+
+    def know(self, ran: Iterable[str]) -> None:
+        """Note layers that run; their hooks need not count in a pass that mixes elsewhere."""
+        for name in ran:
+            if name not in self.known:
+                self.known.add(name)
+                self.hooks[name].known = self.hooks[name].counter is None
 
     def _require_count(self, hook: LayerHook, runs: int) -> None:
         """Raise if a layer was mixed another number of times than it should have been."""

@@ -270,7 +270,7 @@ class Passes:
         """Return the plan of the mixed pass that computed a tensor, even if it is detached."""
         if tensor.grad_fn is not None:
             found = self._by_graph(tensor)
-        elif not is_continuous(tensor):  # such as classes, which nothing with a graph becomes
+        elif not is_continuous(tensor):  # integers, such as classes, never have a graph
             return None
         else:  # an input that the model returns unchanged has no node, so it does not count
             found = [(outputs, nodes) for outputs, nodes in self._memories.of(tensor) if nodes]

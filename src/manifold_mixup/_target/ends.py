@@ -81,7 +81,9 @@ def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         share = lam.item()
         if share in (0, 1):
             return own if share else partner
-        return torch.add(own * share, partner, alpha=1 - share)
+        if type(own) is type(partner) is Tensor:
+            return torch.add(own * share, partner, alpha=1 - share)
+        return share * own + (1 - share) * partner  # a subclass may know plain arithmetic only
     weight = over_rows(lam.to(own.device), own).to(exact)
     other = 1 - weight
     if on_host:

@@ -5,7 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from manifold_mixup.lab.data import npz as npz_files
+from manifold_mixup.lab.data import reduced
 from manifold_mixup.lab.data.validation import validation
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 
 @pytest.fixture
@@ -101,3 +104,17 @@ def test_examples_that_are_not_taken_stay_without_labels_and_none_of_them_is_val
         parts = [rows(each) for each in (split.x, split.x_test, split.unlabelled)]
         assert [len(each) for each in parts] == [80, 20, 150]
         assert set.union(*parts) == rows(whole)  # so that they are disjoint, and no test examples
+
+
+@pytest.mark.parametrize("examples", [100, None])
+def test_what_a_long_tail_leaves_out_stays_without_labels(examples, npz, tmp_path):
+    asked = {"examples": examples, "imbalance": 4, "unlabelled": True}
+    split = validation(str(npz), root=tmp_path, share=0.2, **asked).split(0)
+    parts = [rows(each) for each in (split.x, split.x_test, split.unlabelled)]
+    assert len(parts[1]) == 0.2 * (examples or 250)
+    assert len(parts[0]) < 0.8 * (examples or 250)
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 250
+    # As many as when the best trial is trained for the look at the test set, but for the split.
+    run = Recipe(examples=examples, imbalance=4, ict_weight=1.0, ema=0.9)
+    whole = reduced(npz_files.load(npz), run)
+    assert len(whole.x) + len(whole.unlabelled) == 250

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from manifold_mixup._sample import VERSION as STREAM
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data.arrays import Data
@@ -169,6 +170,7 @@ class Tuning:
             "trials": {way.name: way.trials for way in ways},
             **{name: getattr(options, name) for name in names},
             "metric": self.search.metric.key,
+            "stream of plans": STREAM,
             "epochs": ways[0].run.epochs,
             "validation": self.validation.about,
             "space": {way.name: asdict(way.space) for way in ways},

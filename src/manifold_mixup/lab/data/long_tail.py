@@ -11,6 +11,8 @@ from manifold_mixup.lab.data.arrays import Data, shuffled
 def long_tailed(data: Data, imbalance: float, *, seed: int = 0) -> Data:
     """Keep a random subset whose classes get rarer and rarer; the test set stays.
 
+    If the data have unlabelled examples, the others are added to them.
+
     Of class ``k`` of ``K``, ``n_0 · imbalance^(-k / (K - 1))`` training examples are kept, rounded
     down (Cao et al., 2019). ``n_0`` is the size of the first class, or less if a later class is too
     small for that profile.
@@ -41,7 +43,12 @@ def long_tailed(data: Data, imbalance: float, *, seed: int = 0) -> Data:
     kept = torch.cat([rows[data.y[rows] == k][:count] for k, count in enumerate(counts)])
     kept = kept.sort().values
     name = f"{data.name}, long tail 1:{imbalance:g}"
-    return replace(data, name=name, x=data.x[kept], y=data.y[kept])
+    others = data.unlabelled
+    if others is not None:
+        dropped = torch.ones(len(data.x), dtype=torch.bool)
+        dropped[kept] = False
+        others = torch.cat([others, data.x[dropped]])
+    return replace(data, name=name, x=data.x[kept], y=data.y[kept], unlabelled=others)
 
 
 def profile(counts: list[int], imbalance: float) -> list[int]:

@@ -164,7 +164,8 @@ def validation(
         usual: the same if ``examples`` is ``None``, but at most as many as there are; ``None`` for
             all.
         imbalance: how many times more training examples the first class has than the last.
-        unlabelled: keep the training examples that were not taken, without their labels.
+        unlabelled: keep the training examples that are not taken, or that a long tail leaves out,
+            without their labels.
 
     Raises:
         ValueError: the share is out of range or leaves too few examples, there are not that many
@@ -195,7 +196,7 @@ class _Taken(NamedTuple):
         if count is None and self.usual is not None:
             count = min(self.usual, len(data.x))
         if count is None:
-            return data, None
+            return (replace(data, unlabelled=data.x[:0]) if self.unlabelled else data), None
         return take(data, count, unlabelled=self.unlabelled), count
 
 

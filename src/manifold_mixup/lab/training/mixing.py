@@ -102,8 +102,8 @@ def check_way(run: Recipe, data: Data) -> None:
     if run.ict_weight and (data.unlabelled is None or not len(data.unlabelled)):
         raise ValueError(
             f"{run.method} learns from examples without labels, but all {len(data.x):,} of "
-            f"{data.name} have one. Take the labels of a part only (--per-class 25 or --examples "
-            f"250)."
+            f"{data.name} have one. Take the labels of a part only (--examples 250, or to train "
+            f"--per-class 25)."
         )
     if run.pairs in ("near", "near_in_batch") and not data.regression:
         raise ValueError(
