@@ -147,7 +147,8 @@ def test_a_lam_for_every_example(tmp_path):
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_model_that_the_trainer_compiles(tmp_path):
     settings = {"torch_compile": True, "torch_compile_backend": "eager"}
-    trainer, watch = trained("classes", tmp_path, dataloader_drop_last=True, **settings)
+    options = {"epochs": 2, "dataloader_drop_last": True}  # which draw both layers
+    trainer, watch = trained("classes", tmp_path, **options, **settings)
     assert {plan.layer for plan in watch.plans} == set(IN_BERT)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     assert_same(trainer.model, trained_by_hand("classes", watch)[0])
