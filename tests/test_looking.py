@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from looks import BATCH, FLOATS, PADDED, Pool
-from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 
 TABLES: dict[int, Tensor] = {}
 COLLECTED: list[Tensor] = []
@@ -249,7 +249,10 @@ def test_a_first_batch_is_the_same_with_the_look_as_without(layers, mask, run_be
                 mixup._checks._note(find_layers(model, **batch).with_mask(mask), mixup.layers)
                 mixup._attachment.register_readers()
                 mixup._attachment.padding.known = True
-            output = model(**batch)
+            # A hook of another on the second layer is given its state mixed after a look, which
+            # moves ours in front of it.
+            with mixup.using(MixPlan(layers[0], 0.3, torch.arange(BATCH).roll(1))):
+                output = model(**batch)
             mixup.target(torch.zeros(BATCH), output)
             output.sum().backward()
         assert at == [pair for pair in storages(model) if pair in at]
