@@ -10,8 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -239,31 +238,21 @@ def start(effort: Effort) -> Found:
     return imports.times(effort.imports)
 
 
+@counts.one_thread()
 def looks(effort: Effort) -> Found:
     """Time looks at models, on one thread."""
     say("looking")
-    with _one_thread():
-        return look.measure(effort.families, effort.rounds)
+    return look.measure(effort.families, effort.rounds)
 
 
+@counts.one_thread()
 def fixed_cost(effort: Effort) -> Found:
     """Time what mixing adds to a step of a small network, on one thread."""
     say("the fixed cost of a step")
-    with _one_thread():
-        return {
-            str(width): list(map(dataclasses.asdict, timings))
-            for width, timings in fixed.measure(effort.step_seconds)
-        }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return {
+        str(width): list(map(dataclasses.asdict, timings))
+        for width, timings in fixed.measure(effort.step_seconds)
+    }
 
 
 PARTS: dict[str, Callable[[Effort], Found]] = {

@@ -6,7 +6,6 @@ plan; nothing is drawn ahead.
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import steps
+from benchmarks.steps import ALPHA
 from benchmarks.tasks import CLASSES, Task
 from benchmarks.turns import Timing, Way, added
-from manifold_mixup import ManifoldMixup
 
 WIDTHS = (64, 512)
 BATCH = 64
 LAYERS = ("input", "1", "3")
 PLAIN, FORMULA = "plain step", "the plain formula"
-ALPHA = 2.0
 
 
 def measure(seconds: float) -> Iterator[tuple[int, list[Timing]]]:
@@ -32,8 +30,8 @@ def measure(seconds: float) -> Iterator[tuple[int, list[Timing]]]:
             PLAIN: steps.plain(_mlp(width)),
             FORMULA: formula(_mlp(width)),
             "the same once more": formula(_mlp(width)),
-            "**`ManifoldMixup`**": ours(_mlp(width)),
-            "**`ManifoldMixup`**, λ each": ours(_mlp(width), per_sample=True),
+            "**`ManifoldMixup`**": steps.ours(_mlp(width), LAYERS),
+            "**`ManifoldMixup`**, λ each": steps.ours(_mlp(width), LAYERS, per_sample=True),
             "torchvision `v2.MixUp`, input only": _torchvision(_mlp(width)),
             "timm `Mixup`, input only": _timm(_mlp(width)),
         }
@@ -53,14 +51,6 @@ def _mlp(width: int) -> Task:
     hidden = [each for _ in range(3) for each in (nn.Linear(width, width), nn.ReLU())]
     x = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(0))
     return Task(nn.Sequential(*hidden, nn.Linear(width, CLASSES)), x, LAYERS)
-
-
-def ours(task: Task, *, per_sample: bool = False) -> steps.Step:
-    """Return a step with this library."""
-    options: dict[str, Any] = {"alpha": ALPHA, "seed": 0, "per_sample": per_sample}
-    mixup = ManifoldMixup(task.model, LAYERS, example=task.x[:2], **options)
-    criterion = mixup.wrap(nn.CrossEntropyLoss())
-    return lambda: task.descend(criterion(task.model(task.x), task.y))
 
 
 def formula(task: Task) -> steps.Step:

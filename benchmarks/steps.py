@@ -24,9 +24,13 @@ def plain(task: Task) -> Step:
     return lambda: task.descend(task.loss())
 
 
-def ours(task: Task, layers: tuple[str, ...], *, compiled: bool = False) -> Step:
+def ours(
+    task: Task, layers: tuple[str, ...], *, compiled: bool = False, per_sample: bool = False
+) -> Step:
     """Return a step with this library; a compiled one has its graphs before the clock starts."""
-    mixup = ManifoldMixup(task.model, layers, example=task.x[:2], alpha=ALPHA, seed=0)
+    mixup = ManifoldMixup(
+        task.model, layers, example=task.x[:2], alpha=ALPHA, per_sample=per_sample, seed=0
+    )
     criterion = mixup.wrap(nn.CrossEntropyLoss())
 
     def step() -> None:

@@ -418,7 +418,7 @@ class Stream:
     def _draws(self) -> tuple[float, Draws | FirstDraws]:
         """Return the number that decides whether to mix, and those of the plan.
 
-        It is always the first one, so that changing p changes nothing else.
+        The former is always drawn, before the others, so that changing p changes nothing else.
         """
         place = self.seed, _rank(), self.step
         if self.version == 1:
