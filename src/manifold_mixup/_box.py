@@ -12,6 +12,8 @@ from manifold_mixup import _operators
 
 AXES = 3
 """The most axes that positions have."""
+Ranges = tuple[tuple[int, int], ...]
+"""On each axis, the first position in a box and the one after the last."""
 # Borders are integers in units of 2^-30 of a side, so that every device and compiler rounds alike.
 _UNIT = 2**30
 
@@ -44,6 +46,7 @@ class Box:
     share: float | Tensor
     borders: Tensor = field(init=False, repr=False)
     """For 1 to 3 axes, the borders on each: int64 ``(3, 3, 2)`` or ``(batch, 3, 3, 2)``."""
+    _numbers: list[int] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         centre = torch.as_tensor(self.centre, dtype=torch.float64, device="cpu")
@@ -63,10 +66,29 @@ class Box:
                 raise ValueError(f"{name} must lie in 0 to 1, but is {values.tolist()}.")
         if missing := AXES - centre.shape[-1]:
             centre = torch.nn.functional.pad(centre, (0, missing), value=0.5)
-        object.__setattr__(self, "centre", centre)
-        object.__setattr__(self, "share", share)
-        borders = _borders(centre, share) if share.ndim else _borders_of_one(centre, share)
-        object.__setattr__(self, "borders", borders)
+        if share.ndim:
+            self._take(centre, share, _borders(centre, share))
+        else:
+            self._take(centre, share, None, _borders_of_one(centre.tolist(), share.item()))
+
+    @classmethod
+    def unchecked(cls, centre: Sequence[float], share: float) -> "Box":
+        """Return a single box with a centre on each of `AXES`, whose numbers are right."""
+        box = object.__new__(cls)
+        box._take(centre, share, None, _borders_of_one(centre, share))
+        return box
+
+    def _take(
+        self,
+        centre: Sequence[float] | Tensor,
+        share: float | Tensor,
+        borders: Tensor | None,
+        numbers: list[int] | None = None,
+    ) -> None:
+        """Set the attributes; of a single box, the borders are also known as Python numbers."""
+        if borders is None:
+            borders = torch.tensor(numbers, device="cpu").view(AXES, AXES, 2)
+        vars(self).update(centre=centre, share=share, borders=borders, _numbers=numbers)
         _operators.register()
 
     def __repr__(self) -> str:
@@ -79,17 +101,14 @@ class Box:
         """Return the box with its borders on a device."""
         moved = object.__new__(Box)
         borders = self.borders.to(device, non_blocking=non_blocking)
-        for name, value in (("centre", self.centre), ("share", self.share), ("borders", borders)):
-            object.__setattr__(moved, name, value)
+        moved._take(self.centre, self.share, borders, self._numbers)
         return moved
 
     def own(self, sides: Sequence[int]) -> Tensor:
         """Return which positions an example keeps, bool ``(1, *sides)`` or ``(batch, *sides)``."""
-        ranges = self._ranges(sides)
-        if ranges is not None:  # filled, not compared
-            own = torch.ones(1, *sides, dtype=torch.bool, device="cpu")
-            own[0][tuple(slice(*both) for both in ranges)] = False
-            return own
+        ranges = self.ranges(sides)
+        if ranges is not None:
+            return _outside(ranges, sides)
         borders = self.borders[..., len(sides) - 1, :, :].reshape(-1, AXES, 2)
         inside: Tensor | None = None
         for axis, side in enumerate(sides):
@@ -100,25 +119,44 @@ class Box:
             inside = along if inside is None else inside & along
         return ~inside  # type: ignore[operator]
 
-    def weigh(self, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return `own`, and the share of the positions that is kept, ``()`` or ``(batch,)``."""
-        own, ranges = self.own(sides), self._ranges(sides)
-        if ranges is not None:
-            kept = 1 - math.prod(high - low for low, high in ranges) / math.prod(sides)
-            return own, torch.tensor(kept, dtype=torch.float32, device="cpu")
-        mean = own.flatten(1).float().mean(1)
-        return own, mean if self.borders.ndim == 4 else mean[0]
+    def weigh(self, sides: Sequence[int]) -> tuple[Tensor, Tensor, Ranges | None]:
+        """Return `own`, the share of the positions that is kept, and `ranges`.
 
-    def _ranges(self, sides: Sequence[int]) -> list[tuple[int, int]] | None:
-        """Return the first position on each axis and the one after the last, of a single box."""
-        borders = self.borders
-        if borders.ndim == 4 or borders.device.type != "cpu" or torch.compiler.is_compiling():
+        The share has shape ``()`` or ``(batch,)``.
+        """
+        ranges = self.ranges(sides)
+        if ranges is not None:
+            inside = math.prod(high - low for low, high in ranges) / math.prod(sides)
+            share = torch.scalar_tensor(1 - inside, dtype=torch.float32, device="cpu")
+            return _outside(ranges, sides), share, ranges
+        own = self.own(sides)
+        mean = own.flatten(1).float().mean(1)
+        return own, mean if self.borders.ndim == 4 else mean[0], None
+
+    def ranges(self, sides: Sequence[int]) -> Ranges | None:
+        """Return the positions of a single box, or None.
+
+        None if there is a box each, or if it is on another device or in compiled code.
+        """
+        if torch.compiler.is_compiling() or self.borders.device.type != "cpu":
             return None
-        of_axes = borders[len(sides) - 1].tolist()
-        return [
-            (_nearest(low, side), _nearest(high, side))
-            for (low, high), side in zip(of_axes, sides, strict=False)
-        ]
+        if self._numbers is None:
+            return None
+        borders = self._numbers[2 * AXES * (len(sides) - 1) :]
+        return tuple(
+            (_nearest(borders[2 * axis], side), _nearest(borders[2 * axis + 1], side))
+            for axis, side in enumerate(sides)
+        )
+
+
+def _outside(ranges: Ranges, sides: Sequence[int]) -> Tensor:
+    """Return which positions are not in a box, bool ``(1, *sides)``: filled, not compared."""
+    own = torch.ones(1, *sides, dtype=torch.bool, device="cpu")
+    inside = own[0]
+    for axis, (low, high) in enumerate(ranges):
+        inside = inside.narrow(axis, low, high - low)
+    inside.fill_(False)
+    return own
 
 
 def _nearest(border: Any, side: int) -> Any:
@@ -133,18 +171,18 @@ def _are_shares(values: Tensor) -> bool:
     return all(0 <= number <= 1 for number in numbers)
 
 
-def _borders_of_one(centre: Tensor, share: Tensor) -> Tensor:
-    """Return the borders of a single box, in Python, which takes a tenth of the time."""
-    centres, taken, borders = centre.tolist(), share.item(), []
+def _borders_of_one(centre: Sequence[float], share: float) -> list[int]:
+    """List the borders of a single box, in Python, which takes a tenth of the time."""
+    borders = []
     for axes in range(1, AXES + 1):
-        half = taken ** (1 / axes) / 2
-        for at in centres:
+        half = share ** (1 / axes) / 2
+        for at in centre:
             low, high = at - half, at + half
             borders += [
                 round(low * _UNIT) if low > 0 else 0,
                 round(high * _UNIT) if high < 1 else _UNIT,
             ]
-    return torch.tensor(borders, device="cpu").view(AXES, AXES, 2)
+    return borders
 
 
 def _borders(centre: Tensor, share: Tensor) -> Tensor:

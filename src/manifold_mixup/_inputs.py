@@ -174,6 +174,8 @@ def mixed_input(
     """
     # Scalars have no batch dimension: the Transformers Trainer passes the number of items as one.
     floating = [name for name, tensor in inputs if is_continuous(tensor) and tensor.ndim > 0]
+    if layer == INPUT and len(inputs) == len(floating) == 1:  # the usual case
+        return floating[0]
     # As in find_layers, a floating mask is not data if there are other inputs.
     floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating
     seen = dict(inputs)

@@ -18,8 +18,7 @@ from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
 from manifold_mixup._front import require_dimension
-from manifold_mixup._inputs import mixed_input
-from manifold_mixup._layers import ALL_RUNS, is_input, resolve, run_name, split_run, unwrap
+from manifold_mixup._layers import ALL_RUNS, resolve, run_name, split_run, unwrap
 from manifold_mixup._noise import Noise
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._pairs import Pairs
@@ -395,8 +394,7 @@ class ManifoldMixup:
         """Check the first batch, which may reorder the layers, and return the plan of a pass."""
         attachment = self._attachment
         if not self._schedule.overridden:  # raise before anything is drawn
-            for name in filter(is_input, self.layers):
-                mixed_input(name, inputs, attachment.padding.name, attachment.count(inputs))
+            attachment.require_inputs(inputs)
         if self._checks.due(inputs, training=training):
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
         lead = attachment.leading(inputs)

@@ -5,6 +5,9 @@ from typing import Any
 
 from torch import nn
 
+# Without it, hooks of all modules cannot be told, and are taken to be there.
+_has_hooks_of_all = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)
+
 COMPILE_FIRST = (
     "manifold-mixup draws its plan outside compiled code. With fullgraph=True, compile first and "
     "attach to the compiled model: ManifoldMixup(torch.compile(model, fullgraph=True), ...). Keep "
@@ -62,6 +65,11 @@ def hook_after(module: nn.Module, hook: Callable[..., Any], **options: Any) -> A
 def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Any:
     """Register a forward pre-hook that receives keyword arguments, and return its handle."""
     return nn.Module.register_forward_pre_hook(module, hook, with_kwargs=True)
+
+
+def has_hooks_of_all() -> bool:
+    """Return whether a hook was registered for the modules of all models."""
+    return bool(_has_hooks_of_all())
 
 
 def to_front(module: nn.Module, hook: Callable[..., Any]) -> None:

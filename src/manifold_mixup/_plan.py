@@ -8,7 +8,7 @@ from torch import Tensor
 
 from manifold_mixup import _bits
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import Box
+from manifold_mixup._box import Box, Ranges
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._transport import Aligned, Transport
@@ -56,6 +56,8 @@ class MixPlan:
     noise: DrawnNoise | None = field(default=None, kw_only=True)
     repeats: bool = field(default=False, init=False)
     """Whether a row is the partner of several others, so that ``perm`` is no permutation."""
+    box: Ranges | None = field(default=None, init=False, repr=False)
+    """Where ``weight`` is False, if that is one box, which is known without reading it."""
 
     if TYPE_CHECKING:
 
@@ -178,11 +180,12 @@ def unchecked(
     label: Tensor | None = None,
     noise: DrawnNoise | None = None,
     repeats: bool = False,
+    box: Ranges | None = None,
 ) -> MixPlan:
     """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
     parts: dict[str, Any] = {"layer": layer, "lam": lam, "perm": perm, "repeats": repeats}
-    vars(plan).update(parts, weight=weight, label=label, noise=noise)
+    vars(plan).update(parts, weight=weight, label=label, noise=noise, box=box)
     return plan
 
 

@@ -162,13 +162,13 @@ class FirstDraws:
     def lam(self, alpha: float, own: float | None, batch: int | None) -> Tensor:
         """Draw λ; see `Draws.lam`.
 
-        `symmetric_beta` and `_beta_of` may differ in the last bit of float64, so each is used for
-        the draws for which the first stream used it.
+        `_first_beta` and `_beta_of` may differ in the last bit of float64, so each is used for the
+        draws for which the first stream used it.
         """
         if batch is None and own is not None:
             value = _beta_of(own, *_uniforms(2, self.generator))
             return torch.tensor(value, dtype=torch.float32, device="cpu")
-        lam = symmetric_beta(alpha if own is None else own, batch or 1, self.generator).float()
+        lam = _first_beta(alpha if own is None else own, batch or 1, self.generator).float()
         return lam if batch else lam[0]
 
 
@@ -293,7 +293,9 @@ def _weight(way: Way, lam: Tensor, generator: torch.Generator) -> Weight | None:
         centre = torch.rand(
             *lam.shape, AXES, dtype=torch.float64, generator=generator, device="cpu"
         )
-        return Box(centre, 1 - (lam.double() if lam.ndim else lam.item()))
+        if lam.ndim:
+            return Box(centre, 1 - lam.double())
+        return Box.unchecked(centre.tolist(), 1 - lam.item())
     if isinstance(way, PatchUp):
         return Holes(way.block, way.rate, way.soft, _key(generator))
     if isinstance(way, Align):
@@ -315,27 +317,33 @@ def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     """Draw ``n`` values of Beta(alpha, alpha) in float64, for any alpha above 0.
 
     This needs two uniforms and no rejection (L. Devroye, Random variate generation in one line of
-    code, 1996). The smaller of the two shares is computed directly, to keep its relative precision
-    near 0, where nearly all of the mass lies if alpha is small.
+    code, 1996): with ``t = cos(2πv) sqrt(u^(-1/alpha) - 1)``, half of ``1 + t / sqrt(1 + t²)``. By
+    the inverse of sinh, that is a sigmoid, which keeps its relative precision near 0, where nearly
+    all of the mass lies if alpha is small.
     """
+    numbers = torch.rand(2, n, dtype=torch.float64, generator=generator, device="cpu")
+    u, v = numbers.unbind()
+    scale = u.log_().div_(-float(alpha)).expm1_().sqrt_()
+    return v.mul_(2 * math.pi).cos_().mul_(scale).asinh_().mul_(2).sigmoid_()
+
+
+def _beta_of(alpha: float, u: float, v: float) -> float:
+    """Return what `symmetric_beta` makes of two uniforms, up to rounding, in Python."""
+    cosine = math.cos(2 * math.pi * v)
+    exponent = -math.log(u) / float(alpha) if u else math.inf
+    t = math.expm1(min(exponent, 700.0)) * cosine * cosine  # beyond, floats overflow
+    smaller = 0.5 / ((1 + t) * (1 + math.sqrt(t / (1 + t))))
+    return smaller if cosine < 0 else 1 - smaller
+
+
+def _first_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
+    """Draw what `symmetric_beta` drew in the first stream, to the last bit."""
     numbers = torch.rand(2, n, dtype=torch.float64, generator=generator, device="cpu")
     u, v = numbers.unbind()
     cosine = v.mul_(2 * math.pi).cos_()
     t = u.log_().div_(-float(alpha)).expm1_().mul_(cosine.square())
     smaller = t.reciprocal().add_(1).rsqrt_().add_(1).mul_(t.add_(1)).reciprocal_().mul_(0.5)
     return torch.where(cosine < 0, smaller, 1 - smaller)
-
-
-def _beta_of(alpha: float, u: float, v: float) -> float:
-    """Return what `symmetric_beta` makes of two uniforms, up to rounding, in Python.
-
-    It takes a tenth of the time.
-    """
-    cosine = math.cos(2 * math.pi * v)
-    exponent = -math.log(u) / float(alpha) if u else math.inf
-    t = math.expm1(min(exponent, 700.0)) * cosine * cosine  # beyond, floats overflow
-    smaller = 0.5 / ((1 + t) * (1 + math.sqrt(t / (1 + t))))
-    return smaller if cosine < 0 else 1 - smaller
 
 
 class Stream:
@@ -380,6 +388,7 @@ class Stream:
         self.seed = operator.index(seed)  # turns NumPy's integers into int
         self.step = 0
         self.version = VERSION
+        self._generator = torch.Generator("cpu")
 
     @property
     def needs_targets(self) -> bool:
@@ -425,8 +434,8 @@ class Stream:
             generator = step_generator(*place)
             return _uniform(generator), FirstDraws(generator)
         seed, gate, layer, u, v = _hashed(*place)
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return _unit(gate), Draws((_unit(layer), _unit(u), _unit(v)), generator)
+        self._generator.manual_seed(seed)
+        return _unit(gate), Draws((_unit(layer), _unit(u), _unit(v)), self._generator)
 
 
 def _uniforms(count: int, generator: torch.Generator) -> list[float]:

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from manifold_mixup import _mix
+from manifold_mixup import _cut, _mix
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import AXES, Box
+from manifold_mixup._box import AXES, Box, Ranges
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
@@ -66,6 +66,8 @@ class Given(Protocol):
     def noise(self) -> DrawnNoise | None: ...
     @property
     def repeats(self) -> bool: ...
+    @property
+    def box(self) -> Ranges | None: ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Settled:
     lam: Tensor
     weight: Tensor | Holes | Transport | None
     label: Tensor | None
+    box: Ranges | None = None
 
 
 def needs_settling(given: Given) -> bool:
@@ -110,8 +113,8 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
         between = weight.between(tokens, tokens[given.perm.to(x.device)])
         return Settled(given.lam, between, given.label)
     if isinstance(weight, Box):
-        own, share = weight.weigh(place.grid(x.shape))
-        return Settled(given.lam, own, share if given.label is None else given.label)
+        own, share, box = weight.weigh(place.grid(x.shape))
+        return Settled(given.lam, own, share if given.label is None else given.label, box)
     assert isinstance(weight, Holes)
     compiling = torch.compiler.is_compiling()  # sides may be symbolic
     grid = place.grid(tuple(x.shape))
@@ -144,6 +147,7 @@ def completed(plan: MixPlan, settled: Settled) -> MixPlan:
         label=settled.label,
         noise=plan.noise,
         repeats=plan.repeats,
+        box=settled.box,
     )
 
 
@@ -218,10 +222,30 @@ def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | Non
     if isinstance(weight, Transport):
         return _mix_aligned(x, at, given, place, weight)
     assert isinstance(weight, Tensor | Holes)
+    if at is None and _cut.can_cut(x, given.perm):
+        box = _places(given, x, place)
+        if box is not None:
+            return _cut.cut(x, box, given.perm, repeats=given.repeats)
     own, inside = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
     front = x if at is None else at.to_front(x, batch)
     mixed = _mix.apply(front, own, given.perm, repeats=given.repeats, inside=inside)
     return mixed if at is None else at.restore(mixed).contiguous()
+
+
+def _places(given: Given, x: Tensor, place: Place) -> _cut.Places | None:
+    """Return the box that a state is cut in; None if it is not known, or of tokens."""
+    ranges, weight, positions = given.box, given.weight, place.positions
+    if ranges is None or positions.grid is not None or not isinstance(weight, Tensor):
+        return None
+    if len(positions.dims) != len(ranges):
+        return None
+    box = [slice(None)] * x.ndim
+    for dim, (low, high), coarse in zip(positions.dims, ranges, weight.shape[1:], strict=True):
+        factor, left = divmod(x.shape[dim], coarse)
+        if left:
+            return None
+        box[dim] = slice(low * factor, high * factor)
+    return tuple(box)
 
 
 def _tokens(x: Tensor, at: BatchDim | None, place: Place, batch: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _autograd, _mix
+from manifold_mixup import _autograd, _cut, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
 from manifold_mixup._attach.ends import EndHook, Ends
@@ -90,7 +90,8 @@ class Attachment:
         self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
         self._active = ActivePlan()
         self._counters: dict[str, RunCounter] = {}  # by module, for those that run several times
-        self._hooks = {name: self._layer_hook(name) for name in layers if not is_input(name)}
+        self._inputs = tuple(filter(is_input, layers))
+        self._hooks = {name: self._layer_hook(name) for name in layers if name not in self._inputs}
         self.layer_runs = LayerRuns(model, self._hooks)
         self.padding = Padding(
             owner, mask, active=self._active, passes=self.passes, layers=self._hooks
@@ -138,6 +139,7 @@ class Attachment:
             BlockHook.__call__,
             RunCounter.__call__,
             *_mix.IN_BACKWARD,
+            *_cut.IN_BACKWARD,
         )
         modules = named_layers(self.model)
         marked = dict.fromkeys(map(module_name, self._hooks))
@@ -182,9 +184,12 @@ class Attachment:
             )
         return leading(inputs, self.lead)
 
-    def count(self, inputs: Inputs) -> int:
-        """Return the number of examples in a batch."""
-        return self.rows_in(self.leading(inputs))
+    def require_inputs(self, inputs: Inputs) -> None:
+        """Raise unless each input among the layers can be mixed."""
+        if self._inputs:
+            rows = self.rows_in(self.leading(inputs))
+            for name in self._inputs:
+                mixed_input(name, inputs, self.padding.name, rows)
 
     def rows_in(self, lead: Tensor) -> int:
         """Return the number of examples that the `leading` input shows."""
@@ -285,12 +290,11 @@ class Attachment:
     # A forward pass
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if getattr(module, "_is_replica", False):
+        if "_is_replica" in vars(module):  # set on replicas alone
             raise TypeError(DATA_PARALLEL)
         training = self.model.training and torch.is_grad_enabled()
         mixing = self._mixes(training)
-        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if mixing and traced:
+        if mixing and (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(_EXPORTED)
         recomputed = self.passes.recomputed(strict=mixing)
         if recomputed is None:
@@ -300,7 +304,7 @@ class Attachment:
             running = recomputed
         self._active.start()
         self._active.set(running, drawn=running.completed_in is module)
-        if running.plan is not None and is_input(running.plan.layer):
+        if running.plan is not None and running.plan.layer in self._inputs:
             return self._mix_input(running, args, kwargs)
         return None
 
@@ -357,9 +361,8 @@ class Attachment:
         self, running: ForwardPass, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         assert running.plan is not None
-        layer, core = running.plan.layer, unwrap(self.model)
+        layer, core, name = running.plan.layer, unwrap(self.model), self.padding.name
         inputs = list(named_inputs(core, args, kwargs))
-        name = self.padding.name
         wanted = mixed_input(layer, self.fronted(inputs), name, running.plan.batch)
         moved = moved_names(inputs, self.batch_dim, name) if self.batch_dim else ()
         at = BatchDim(self.batch_dim) if wanted in moved else None
@@ -373,6 +376,8 @@ class Attachment:
             self._active.set(running)  # compiled code reads it
             return mix_state(tensor, at, plan, valid, place)
 
+        if len(inputs) == 1 and args and isinstance(args[0], Tensor):  # nothing else to rebuild
+            return (mix_wanted(wanted, args[0]), *args[1:]), kwargs
         return map_inputs(mix_wanted, core, args, kwargs)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:

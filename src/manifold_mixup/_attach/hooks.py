@@ -17,7 +17,7 @@ from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import Box
+from manifold_mixup._box import Box, Ranges
 from manifold_mixup._layers import named_layers, split_run
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
 from manifold_mixup._noise import DrawnNoise
@@ -42,6 +42,7 @@ class ActivePlan:
     noise: DrawnNoise | None
     valid: Tensor | None
     repeats: bool
+    box: Ranges | None  # compiled code does not read it
     settled: bool  # whether compiled code completed the plan
 
     def __init__(self) -> None:
@@ -68,6 +69,7 @@ class ActivePlan:
         self.label = None if plan is None else plan.label
         self.noise = None if plan is None else plan.noise
         self.repeats = plan is not None and plan.repeats
+        self.box = None
         self.valid = None if plan is None or running is None else running.valid
 
     @property

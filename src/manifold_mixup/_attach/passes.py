@@ -2,7 +2,6 @@
 
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -15,6 +14,13 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._tree import leaves
 from manifold_mixup._weigh import Settled, completed, needs_settling
+
+
+class Runs(dict[str, int]):
+    """How often each layer ran; those that did not, which are not in it, ran 0 times."""
+
+    def __missing__(self, layer: str) -> int:
+        return 0
 
 
 class ForwardPass:
@@ -37,7 +43,7 @@ class ForwardPass:
         self.carried: list[tuple[Tensor, Tensor]] = []
         self.training = training
         self.nested = nested  # inside another pass, and one of the two is mixed
-        self.runs: Counter[str] = Counter()  # by layer; compiled code does not count
+        self.runs = Runs()  # compiled code does not count
         # For shared modules: when their runs began, and the latest checkpoint around one.
         self.starts: dict[str, list[Any]] = {}
         self.checkpoints: dict[str, Any] = {}

@@ -45,7 +45,7 @@ class Declared:
             ValueError: two of the declarations contain the same entry.
         """
         if with_target == with_output == whole == ():  # the usual case
-            return _NOTHING
+            return NONE
         sets = [
             _keys(name, given)
             for name, given in (
@@ -63,7 +63,8 @@ class Declared:
         return cls(*sets)
 
 
-_NOTHING = Declared(frozenset(), frozenset(), frozenset())
+NONE = Declared(frozenset(), frozenset(), frozenset())
+"""Nothing was declared."""
 
 
 def _keys(name: str, given: Keys) -> frozenset[Key]:

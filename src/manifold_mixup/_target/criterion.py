@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from manifold_mixup._module_hooks import COMPILE_FIRST
 from manifold_mixup._plan import MixPlan
+from manifold_mixup._target import classes
 from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.dense import Dense
 from manifold_mixup._target.losses import Criterion
@@ -72,6 +73,15 @@ class MixedCriterion(nn.Module):
 
     def _loss(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         criterion = self.criterion
+        source = None
+        usual = self._rule.cross_entropy(criterion, args, options)
+        if usual is not None:
+            output, y = args
+            source = self._behind(y, output)
+            plan = source.plan
+            if plan is not None and not source.batch_dim and classes.fits(usual, output, y, plan):
+                checked = source.claim if source.learns else None
+                return self._rule.of_classes(usual, output, y, plan, checked)
         arguments = self._rule.arguments(criterion)
         call = arguments.call(args, options)
         form = arguments.form(call)
@@ -83,7 +93,8 @@ class MixedCriterion(nn.Module):
         output = outputs = call[form.output]
         if form.outputs:
             outputs = (output, *(call[key] for key in form.outputs))
-        source = self._behind(y, outputs)
+        if source is None:
+            source = self._behind(y, outputs)
         plan = source.plan
         if plan is not None and source.learns and not isinstance(outputs, Tensor):
             source.require_own(output)

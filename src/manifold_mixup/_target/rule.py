@@ -1,15 +1,25 @@
 """Mix the targets of one criterion: interpolate the losses at both ends, or the target."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
+from manifold_mixup._target import classes
 from manifold_mixup._target import comparisons as _comparisons
-from manifold_mixup._target.arguments import Arguments, Call, Declared, Form, Key, Keys, name_of
+from manifold_mixup._target.arguments import (
+    NONE,
+    Arguments,
+    Call,
+    Declared,
+    Form,
+    Key,
+    Keys,
+    name_of,
+)
 from manifold_mixup._target.dense import Dense, check_dense, selected
 from manifold_mixup._target.ends import (
     by_rows,
@@ -117,12 +127,38 @@ class Rule:
             if checked is not None:
                 checked()
             return call.of(criterion)
+        usual = self.cross_entropy(criterion, call.args, call.options)
+        if usual is not None and not batch_dim:
+            output, y = call.args
+            if classes.fits(usual, output, y, plan):
+                return self.of_classes(usual, output, y, plan, checked)
         refuse_twice(plan)
         _evaluating.plans.append(plan)
         try:
             return self._mixed(criterion, call, plan, batch_dim, checked, look=look)
         finally:
             _evaluating.plans.pop()
+
+    def cross_entropy(
+        self, criterion: Criterion, args: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> nn.CrossEntropyLoss | None:
+        """Return the criterion if it is the cross-entropy of class indices, with no options."""
+        said = self.targets == "mix" or self.dense not in (None, False) or self.declared is not NONE
+        return None if said else classes.cross_entropy_of(criterion, args, options)
+
+    def of_classes(
+        self,
+        criterion: nn.CrossEntropyLoss,
+        output: Tensor,
+        y: Tensor,
+        plan: MixPlan,
+        checked: Callable[[], None] | None,
+    ) -> Tensor:
+        """Return the loss of class indices, which need no further checks."""
+        refuse_twice(plan)
+        if checked is not None:
+            checked()
+        return classes.loss(criterion, output, y, plan)
 
     def _mixed(
         self,
@@ -210,10 +246,10 @@ class Rule:
         dim: int,
     ) -> tuple[Call, ...]:
         """Return the calls with both targets, or a single call if the target is interpolated."""
-        classes = self._classes(form, target)
-        if classes is not None:  # the most common case
+        indices = self._indices(form, target)
+        if indices is not None:  # the most common case
             assert form.target is not None
-            return call, call.put({form.target: rows_of_partners(classes, plan, dim)})
+            return call, call.put({form.target: rows_of_partners(indices, plan, dim)})
         parts = [leaf for value in target.values() for _, leaf in leaves(value)]
         if not parts:
             return (call,)
@@ -229,7 +265,7 @@ class Rule:
         own = call if arguments.known is None or not form.targets else call.put(target)
         return own, call.put(partners)
 
-    def _classes(self, form: Form, target: dict[Key, Any]) -> Tensor | None:
+    def _indices(self, form: Form, target: dict[Key, Any]) -> Tensor | None:
         """Return the target if it is a single tensor that is not interpolated in any case."""
         if self.targets == "mix" or len(target) != 1 or form.target not in target:
             return None

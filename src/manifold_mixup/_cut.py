@@ -1,0 +1,102 @@
+"""Take a box of positions from the partners, by copies alone: CutMix where the box is known.
+
+Nothing is computed, so every number of the result is one of the state's, bit for bit. Compiled code
+and transforms select by weights instead, see `_select`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifold_mixup import _autograd
+from manifold_mixup._interpolate import along_cycles, rows_fill_threads
+
+Places = tuple[slice, ...]
+"""The box in a state, one slice for each dimension, all rows included."""
+
+
+def can_cut(x: Tensor, perm: Tensor) -> bool:
+    """Return whether `cut` takes this state: an ordinary one on the CPU, outside of transforms."""
+    return (
+        type(x) is Tensor
+        and x.device.type == perm.device.type == "cpu"
+        and x.layout is torch.strided
+        and not torch.compiler.is_compiling()
+        and not _autograd.in_forward_mode()
+        and not _autograd.in_transform()
+    )
+
+
+def cut(x: Tensor, box: Places, perm: Tensor, *, repeats: bool = False) -> Tensor:
+    """Take the box of each row from its partner.
+
+    Args:
+        x: the state, ``(batch, *features)``.
+        box: the box.
+        perm: the partners, ``(batch,)``.
+        repeats: whether some rows are partners of several others.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Cut.apply(x, box, perm, None, repeats)  # type: ignore[no-any-return]
+    return _copied(x, box, perm)
+
+
+class _Cut(torch.autograd.Function):
+    """Its gradient is cut in the same box, by the inverse permutation, or scattered there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, box: Places, perm: Tensor, inverse: Tensor | None, repeats: bool
+    ) -> Tensor:
+        ctx.box, ctx.repeats = box, repeats
+        ctx.save_for_backward(perm, inverse)
+        return _copied(x, box, perm)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        perm, inverse = ctx.saved_tensors
+        if ctx.repeats:
+            return _scattered(grad, ctx.box, perm), None, None, None, None
+        if inverse is None:
+            inverse = perm.argsort()
+        if torch.compiler.is_compiling():
+            return _in_one_expression(grad, ctx.box, inverse), None, None, None, None
+        if torch.is_grad_enabled():  # higher derivatives
+            return _Cut.apply(grad, ctx.box, inverse, perm, False), None, None, None, None
+        return _copied(grad, ctx.box, inverse), None, None, None, None
+
+
+def _copied(x: Tensor, box: Places, perm: Tensor) -> Tensor:
+    if rows_fill_threads(x):
+        return _row_by_row(x, box, perm)
+    mixed = x.clone()
+    torch.index_select(x[box], 0, perm, out=mixed[box])
+    return mixed
+
+
+def _row_by_row(x: Tensor, box: Places, perm: Tensor) -> Tensor:
+    """Copy both parts of a row while its partner is still in the cache."""
+    mixed, inside = torch.empty_like(x), box[1:]
+    rows, into, partners = x.unbind(), mixed.unbind(), perm.tolist()
+    for row in along_cycles(partners):
+        into[row].copy_(rows[row])
+        into[row][inside].copy_(rows[partners[row]][inside])
+    return mixed
+
+
+def _scattered(grad: Tensor, box: Places, perm: Tensor) -> Tensor:
+    """Give each row what is outside of its box, and the boxes of all rows whose partner it is."""
+    kept = grad.clone()
+    kept[box] = torch.zeros_like(grad[box]).index_add(0, perm, grad[box])
+    return kept
+
+
+def _in_one_expression(x: Tensor, box: Places, perm: Tensor) -> Tensor:
+    inside = torch.zeros(1, *x.shape[1:], dtype=torch.bool, device=x.device)
+    inside[box] = True
+    return torch.where(inside, x.index_select(0, perm), x)
+
+
+IN_BACKWARD = (_Cut.backward, _copied, _row_by_row, _scattered, _in_one_expression)
+"""The functions that the autograd engine calls, which the compiler sees as separate frames."""

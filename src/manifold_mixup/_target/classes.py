@@ -1,0 +1,100 @@
+"""Cross-entropy of class indices, by far the most common loss: both ends from one log-softmax."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+
+from manifold_mixup._module_hooks import has_hooks_of_all
+from manifold_mixup._plan import MixPlan
+from manifold_mixup._target.ends import interpolate
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN = nn.CrossEntropyLoss()
+
+
+def cross_entropy_of(
+    criterion: object, args: tuple[Any, ...], options: Mapping[str, Any]
+) -> nn.CrossEntropyLoss | None:
+    """Return the criterion if `loss` may give the loss of a call of it.
+
+    It does for `torch.nn.CrossEntropyLoss`, and its function, of scores ``(batch, classes)`` and
+    class indices ``(batch,)``, if nothing is hooked to it.
+    """
+    found = _PLAIN if criterion is cross_entropy else criterion
+    if type(found) is not nn.CrossEntropyLoss or len(args) != 2 or options:
+        return None
+    output, y = args
+    if not (type(output) is type(y) is Tensor) or output.ndim != 2 or y.ndim != 1:
+        return None
+    # Under autocast, the loss of other types may be computed in this one.
+    if y.dtype != torch.int64 or output.dtype != torch.float32 or found.label_smoothing:
+        return None
+    own = vars(found)
+    altered = "forward" in own or any(own[hooks] for hooks in _HOOKS) or has_hooks_of_all()
+    return None if altered else found
+
+
+def fits(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPlan) -> bool:
+    """Return whether `loss` gives the loss of a plan: both ends are reduced alike."""
+    if not plan.perm.shape == y.shape == output.shape[:1]:
+        return False
+    if not plan.perm.device == y.device == output.device:
+        return False
+    lam = plan.target_lam if plan.weight is None else plan.label
+    if lam is None:
+        return False
+    return lam.ndim == 0 or (criterion.weight is None and not plan.repeats)
+
+
+def loss(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPlan) -> Tensor:
+    """Return the loss at both ends, interpolated by the share of the targets.
+
+    Args:
+        criterion: the criterion.
+        output: the scores, ``(batch, classes)``.
+        y: the class indices, ``(batch,)``.
+        plan: the plan.
+    """
+    logs, lam = log_softmax(output, 1), plan.target_lam
+    reduction = criterion.reduction if lam.ndim == 0 else "none"
+    own, partner = (
+        nll_loss(
+            logs,
+            classes,
+            criterion.weight,
+            ignore_index=criterion.ignore_index,
+            reduction=reduction,
+        )
+        for classes in (y, y.index_select(0, plan.perm))
+    )
+    if reduction == criterion.reduction:
+        return _between(own, partner, lam)
+    return _reduced(criterion, own, partner, y, lam)
+
+
+def _between(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
+    if own.ndim == 0 and own.device.type == lam.device.type == "cpu":
+        mixed = torch.lerp(partner, own, lam.item())
+        if math.isfinite(mixed.item()):
+            return mixed
+    return interpolate(own, partner, lam)  # type: ignore[no-any-return]
+
+
+def _reduced(
+    criterion: nn.CrossEntropyLoss, own: Tensor, partner: Tensor, y: Tensor, lam: Tensor
+) -> Tensor:
+    """Return the sum or the mean of the rows' losses; the mean leaves ignored rows out."""
+    total: Tensor | None = None
+    if own.device.type == "cpu":
+        total = torch.lerp(partner, own, lam).sum()
+        # A loss with weight 0 is ignored, even if it is infinite.
+        total = total if math.isfinite(total.item()) else None
+    if total is None:
+        total = interpolate(own, partner, lam).sum()
+    if criterion.reduction == "sum":
+        return total
+    return total / (y != criterion.ignore_index).sum()
