@@ -186,12 +186,19 @@ class _HandOut(torch.autograd.Function):
         return grad, None, None, None
 
 
+_FEW = 16
+"""Outputs that are remembered before it is asked which are still in use.
+
+A few, because the garbage collector runs when many more objects were made than were dropped.
+"""
+
+
 class Memories:
     """Maps memory to the output it belongs to, so that a detached tensor can be recognised."""
 
     def __init__(self) -> None:
         self._owners: dict[StorageWeakRef, tuple[Outputs, set[int]]] = {}
-        self._limit = 64
+        self._limit = _FEW
 
     def note(self, output: Any, outputs: Outputs) -> None:
         """Remember the memory of an output's tensors while it is in use."""
@@ -206,7 +213,7 @@ class Memories:
                 owners[storage][1].add(_autograd.number_of(tensor))
         if len(owners) > self._limit:
             self._owners = {key: owner for key, owner in owners.items() if not key.expired()}
-            self._limit = max(64, 2 * len(self._owners))
+            self._limit = max(_FEW, 2 * len(self._owners))
 
     def of(self, value: Any) -> list[tuple[Outputs, set[int]]]:
         """List the outputs, with their nodes, whose memory holds a value's detached tensors.
