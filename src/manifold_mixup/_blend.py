@@ -214,7 +214,7 @@ def at_layer(blend: Blend, layer: str) -> Way | OneOf:
     Raises:
         ValueError: ``blend`` is by layer, and does not name this one.
     """
-    if not isinstance(blend, Mapping):
+    if type(blend) is Interpolate or not isinstance(blend, Mapping):
         return blend
     found = blend.get(layer) or blend.get(OTHERS)
     if found is None:

@@ -152,7 +152,10 @@ class Box:
 def _outside(ranges: Ranges, sides: Sequence[int]) -> Tensor:
     """Return which positions are not in a box, bool ``(1, *sides)``: filled, not compared."""
     own = torch.ones(1, *sides, dtype=torch.bool, device="cpu")
-    own[(0, *(slice(low, high) for low, high in ranges))].fill_(False)
+    inside = own[0]
+    for axis, (low, high) in enumerate(ranges):
+        inside = inside.narrow(axis, low, high - low)
+    inside.fill_(False)
     return own
 
 

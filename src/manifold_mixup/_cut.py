@@ -1,7 +1,8 @@
-"""Take a box of positions from the partners, by copies alone: CutMix where the box is known.
+"""Take a box of positions from the partners, by copies alone: CutMix of small rows.
 
-Nothing is computed, so every number of the result is one of the state's, bit for bit. Compiled code
-and transforms select by weights instead, see `_select`.
+Nothing is computed, so every number of the result is one of the state's, bit for bit. Large rows
+are selected by weights, see `_select`: to copy a box of them takes longer, because it is copied in
+many short pieces. So are states in compiled code and in transforms.
 """
 
 from typing import Any
@@ -10,16 +11,17 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _autograd
-from manifold_mixup._interpolate import along_cycles, rows_fill_threads
+from manifold_mixup._interpolate import rows_fill_threads
 
 Places = tuple[slice, ...]
 """The box in a state, one slice for each dimension, all rows included."""
 
 
 def can_cut(x: Tensor, perm: Tensor) -> bool:
-    """Return whether `cut` takes this state: an ordinary one on the CPU, outside of transforms."""
+    """Return whether `cut` takes this state: of small rows on the CPU, outside of transforms."""
     return (
         type(x) is Tensor
+        and not rows_fill_threads(x)
         and x.device.type == perm.device.type == "cpu"
         and x.layout is torch.strided
         and not torch.compiler.is_compiling()
@@ -68,20 +70,8 @@ class _Cut(torch.autograd.Function):
 
 
 def _copied(x: Tensor, box: Places, perm: Tensor) -> Tensor:
-    if rows_fill_threads(x):
-        return _row_by_row(x, box, perm)
     mixed = x.clone()
     torch.index_select(x[box], 0, perm, out=mixed[box])
-    return mixed
-
-
-def _row_by_row(x: Tensor, box: Places, perm: Tensor) -> Tensor:
-    """Copy both parts of a row while its partner is still in the cache."""
-    mixed, inside = torch.empty_like(x), box[1:]
-    rows, into, partners = x.unbind(), mixed.unbind(), perm.tolist()
-    for row in along_cycles(partners):
-        into[row].copy_(rows[row])
-        into[row][inside].copy_(rows[partners[row]][inside])
     return mixed
 
 
@@ -98,5 +88,5 @@ def _in_one_expression(x: Tensor, box: Places, perm: Tensor) -> Tensor:
     return torch.where(inside, x.index_select(0, perm), x)
 
 
-IN_BACKWARD = (_Cut.backward, _copied, _row_by_row, _scattered, _in_one_expression)
+IN_BACKWARD = (_Cut.backward, _copied, _scattered, _in_one_expression)
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -46,8 +46,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _inner(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, DistributedDataParallel):
-        return module.module  # type: ignore[no-any-return]
+    if DistributedDataParallel in type(module).__mro__:  # isinstance asks an abstract class
+        return module._modules["module"]
     for name in _WRAPPED:
         if name in module._modules and (child := module._modules[name]) is not None:
             return child

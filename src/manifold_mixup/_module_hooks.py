@@ -67,9 +67,17 @@ def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Any:
     return nn.Module.register_forward_pre_hook(module, hook, with_kwargs=True)
 
 
-def has_hooks_of_all() -> bool:
-    """Return whether a hook was registered for the modules of all models."""
-    return bool(_has_hooks_of_all())
+def has_no_hooks(module: nn.Module) -> bool:
+    """Return whether calling a module runs the forward of its class, and nothing else."""
+    own = vars(module)
+    hooks = (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or _has_hooks_of_all()
+    )
+    return not hooks and "forward" not in own
 
 
 def to_front(module: nn.Module, hook: Callable[..., Any]) -> None:

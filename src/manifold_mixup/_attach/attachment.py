@@ -367,7 +367,7 @@ class Attachment:
         moved = moved_names(inputs, self.batch_dim, name) if self.batch_dim else ()
         at = BatchDim(self.batch_dim) if wanted in moved else None
         valid = running.valid if layer in self.padding.inputs else None
-        place = self.grids.place(layer, "")
+        place = None if running.plan.weight is None else self.grids.place(layer, "")
 
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
             if name != wanted:

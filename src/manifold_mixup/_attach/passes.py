@@ -76,7 +76,9 @@ class ForwardPass:
 
     def require_tensor(self, output: Any) -> None:
         """Raise TypeError if a mixed pass returned no tensor that can be traced back to it."""
-        if self.plan is not None and self.training and next(leaves(output), None) is None:
+        if isinstance(output, Tensor) or self.plan is None or not self.training:
+            return
+        if next(leaves(output), None) is None:
             raise TypeError(
                 f"the forward pass mixed the hidden state at {self.plan.layer!r}, but returned a "
                 f"{type(output).__name__} without tensors, so a loss cannot be traced back to its "
@@ -267,7 +269,7 @@ class Passes:
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
-        for path, tensor in leaves(target):
+        for path, tensor in (("", target),) if isinstance(target, Tensor) else leaves(target):
             plan = self._made(tensor)
             if plan is not None:
                 raise ValueError(_SWAPPED.format(path and f" {path!r}", plan.layer))

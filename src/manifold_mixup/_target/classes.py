@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
-from manifold_mixup._module_hooks import has_hooks_of_all
+from manifold_mixup._module_hooks import has_no_hooks
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.ends import interpolate
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = nn.CrossEntropyLoss()
 
 
@@ -33,9 +32,7 @@ def cross_entropy_of(
     # Under autocast, the loss of other types may be computed in this one.
     if y.dtype != torch.int64 or output.dtype != torch.float32 or found.label_smoothing:
         return None
-    own = vars(found)
-    altered = "forward" in own or any(own[hooks] for hooks in _HOOKS) or has_hooks_of_all()
-    return None if altered else found
+    return found if has_no_hooks(found) else None
 
 
 def fits(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPlan) -> bool:
@@ -61,16 +58,9 @@ def loss(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPla
     """
     logs, lam = log_softmax(output, 1), plan.target_lam
     reduction = criterion.reduction if lam.ndim == 0 else "none"
-    own, partner = (
-        nll_loss(
-            logs,
-            classes,
-            criterion.weight,
-            ignore_index=criterion.ignore_index,
-            reduction=reduction,
-        )
-        for classes in (y, y.index_select(0, plan.perm))
-    )
+    options: Any = {"ignore_index": criterion.ignore_index, "reduction": reduction}
+    own = nll_loss(logs, y, criterion.weight, **options)
+    partner = nll_loss(logs, y.index_select(0, plan.perm), criterion.weight, **options)
     if reduction == criterion.reduction:
         return _between(own, partner, lam)
     return _reduced(criterion, own, partner, y, lam)
