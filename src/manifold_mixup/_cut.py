@@ -77,8 +77,9 @@ def _copied(x: Tensor, box: Places, perm: Tensor) -> Tensor:
 
 def _scattered(grad: Tensor, box: Places, perm: Tensor) -> Tensor:
     """Give each row what is outside of its box, and the boxes of all rows whose partner it is."""
-    kept = grad.clone()
-    kept[box] = torch.zeros_like(grad[box]).index_add(0, perm, grad[box])
+    kept, inside = grad.clone(), grad[box]
+    exact = torch.promote_types(grad.dtype, torch.float32)
+    kept[box] = torch.zeros_like(inside, dtype=exact).index_add(0, perm, inside.to(exact)).to(grad)
     return kept
 
 

@@ -1,0 +1,168 @@
+"""Cross-entropy of class indices: both ends from one log-softmax, as if evaluated twice."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
+from states import randn
+
+BATCH, CLASSES = 6, 4
+PERM, REPEATED = torch.tensor([3, 0, 1, 2, 5, 4]), torch.tensor([3, 3, 4, 2, 5, 3])
+Y = torch.tensor([0, 3, 1, 1, 2, 0])
+IGNORED = torch.tensor([0, -100, 1, 1, 2, -100])
+WEIGHT = torch.tensor([0.5, 1.0, 2.0, 3.0])
+SHARES = {
+    "one": torch.tensor(0.3),
+    "none": torch.tensor(0.0),
+    "all": torch.tensor(1.0),
+    "each": torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+}
+CRITERIA = {
+    "mean": nn.CrossEntropyLoss(),
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "none": nn.CrossEntropyLoss(reduction="none"),
+    "weights": nn.CrossEntropyLoss(weight=WEIGHT),
+    "weights, sum": nn.CrossEntropyLoss(weight=WEIGHT, reduction="sum"),
+    "another ignored": nn.CrossEntropyLoss(ignore_index=1),
+}
+
+
+class Softmaxes(TorchDispatchMode):
+    """Counts log-softmaxes."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._log_softmax.default
+        return func(*args, **(kwargs or {}))
+
+
+def by_hand(criterion, output, y, lam, perm):
+    """Weigh the losses of the rows, and reduce with the divisors of both ends."""
+    rows = copy.copy(criterion)
+    rows.reduction = "none"
+    own, partner = rows(output, y), rows(output, y[perm])
+    mixed = [lam * own, (1 - lam) * partner]
+    if criterion.reduction == "none":
+        return sum(mixed)
+    if criterion.reduction == "sum":
+        return sum(mixed).sum()
+    weight = torch.ones(CLASSES) if criterion.weight is None else criterion.weight
+    divisors = [
+        (weight[of.clamp(min=0)] * (of != criterion.ignore_index)).sum() for of in (y, y[perm])
+    ]
+    return sum(part.sum() / divisor for part, divisor in zip(mixed, divisors, strict=True))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("y", [Y, IGNORED], ids=["all count", "some ignored"])
+@pytest.mark.parametrize("perm", [PERM, REPEATED], ids=["permutation", "repeated"])
+def test_it_is_the_loss_written_out(criterion, share, y, perm):
+    criterion, lam = CRITERIA[criterion], SHARES[share]
+    y = y.where(y != -100, criterion.ignore_index)
+    output = randn(BATCH, CLASSES).requires_grad_()
+    mixed = MixedTarget(y, MixPlan("a", lam, perm)).loss(criterion, output)
+    wanted = by_hand(criterion, output, y, lam, perm)
+    torch.testing.assert_close(mixed, wanted)
+    ours, theirs = (
+        torch.autograd.grad(end.sum(), output, retain_graph=True)[0] for end in (mixed, wanted)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), F.cross_entropy], ids=str)
+@pytest.mark.parametrize("share", SHARES)
+def test_there_is_one_log_softmax(criterion, share):
+    plan = MixPlan("a", SHARES[share], PERM)
+    with Softmaxes() as softmaxes:
+        MixedTarget(Y, plan).loss(criterion, randn(BATCH, CLASSES))
+    assert softmaxes.count == 1
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_loss_that_does_not_count_may_be_infinite(share):
+    lam, output = SHARES[share], torch.zeros(BATCH, CLASSES)
+    row = int((Y[PERM] != Y).nonzero()[0])
+    output[row, Y[PERM][row]] = -torch.inf  # the partner's class is impossible
+    loss = MixedTarget(Y, MixPlan("a", lam, PERM)).loss(nn.CrossEntropyLoss(), output)
+    assert loss.isfinite() == (lam.expand(BATCH)[row] == 1)
+
+
+def hooked():
+    criterion = nn.CrossEntropyLoss()
+    criterion.register_forward_hook(lambda module, args, loss: 3 * loss)
+    return criterion
+
+
+def replaced():
+    criterion = nn.CrossEntropyLoss()
+    criterion.forward = lambda output, y: 3 * F.cross_entropy(output, y)
+    return criterion
+
+
+class Threefold(nn.CrossEntropyLoss):
+    def forward(self, output, y):
+        return 3 * super().forward(output, y)
+
+
+@pytest.mark.parametrize("make", [hooked, replaced, Threefold])
+def test_what_is_around_the_criterion_runs(make):
+    output, plan = randn(BATCH, CLASSES), MixPlan("a", 0.3, PERM)
+    loss = MixedTarget(Y, plan).loss(make(), output)
+    torch.testing.assert_close(loss, 3 * by_hand(nn.CrossEntropyLoss(), output, Y, 0.3, PERM))
+
+
+def test_a_hook_of_all_modules_runs():
+    output, plan = randn(BATCH, CLASSES), MixPlan("a", 0.3, PERM)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, args, loss: 3 * loss)
+    try:
+        loss = MixedTarget(Y, plan).loss(nn.CrossEntropyLoss(), output)
+    finally:
+        hook.remove()
+    torch.testing.assert_close(loss, 3 * by_hand(nn.CrossEntropyLoss(), output, Y, 0.3, PERM))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_changed_option_counts_from_then_on(smoothing):
+    criterion = nn.CrossEntropyLoss()
+    output, plan = randn(BATCH, CLASSES), MixPlan("a", 0.3, PERM)
+    MixedTarget(Y, plan).loss(criterion, output)
+    criterion.label_smoothing = smoothing
+    loss = MixedTarget(Y, plan).loss(criterion, output)
+    torch.testing.assert_close(loss, by_hand(criterion, output, Y, 0.3, PERM))
+
+
+@pytest.mark.parametrize(
+    ("y", "error"),
+    [
+        (Y[:-1], ValueError),  # another batch
+        (Y + CLASSES, IndexError),  # no such class
+        (Y.float(), (ValueError, RuntimeError)),  # neither indices nor probabilities
+    ],
+    ids=["short", "no class", "floats"],
+)
+def test_wrong_targets_are_refused(y, error):
+    model = nn.Linear(5, CLASSES)
+    mixup = ManifoldMixup(model, ["input"], example=randn(2, 5), seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    with pytest.raises(error):
+        criterion(model(randn(BATCH, 5)), y)
+
+
+def test_the_wrapped_criterion_claims_its_output_and_mixes_a_plain_pass_plainly():
+    model = nn.Linear(5, CLASSES)
+    mixup = ManifoldMixup(model, ["input"], example=randn(2, 5), seed=0)
+    criterion, x = mixup.wrap(nn.CrossEntropyLoss()), randn(BATCH, 5)
+    loss = criterion(output := model(x), Y)
+    wanted = by_hand(nn.CrossEntropyLoss(), output, Y, mixup.plan.lam, mixup.plan.perm)
+    torch.testing.assert_close(loss, wanted)
+    loss.backward()
+    with mixup.paused():
+        plain = model(x)
+    assert torch.equal(criterion(plain, Y), F.cross_entropy(plain, Y))
