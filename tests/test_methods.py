@@ -111,13 +111,22 @@ def test_the_mean_teacher_of_ict():
     torch.testing.assert_close(teacher[0].bias, expected)
 
 
-def test_imix(setting):
-    model, mixup, _, oracle = setting
+@pytest.mark.parametrize("layer", ["input", "1"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_imix(layer, per_sample):
+    """Its authors draw a λ for each example, and take the mean of the weighted losses."""
+    model, oracle = network(), network()
+    mixup = ManifoldMixup(model, [layer], alpha=1.0, per_sample=per_sample, seed=0)
     loss = RECIPES["imix_loss"](model, mixup, X, OTHER, temperature=0.5)
-    plan = mixup.plan
+    plan, numbers = mixup.plan, torch.arange(COUNT)
+    assert plan.lam.shape == ((COUNT,) if per_sample else ())
     queries = F.normalize(by_hand(oracle, X, plan), dim=1)
     logits = queries @ F.normalize(oracle(OTHER), dim=1).T / 0.5
-    assert_same(loss, model, pair_loss(logits, torch.arange(COUNT), plan), oracle)
+    own, partner = (
+        F.cross_entropy(logits, y, reduction="none") for y in (numbers, numbers[plan.perm])
+    )
+    lam = plan.lam.double()
+    assert_same(loss, model, (lam * own + (1 - lam) * partner).mean(), oracle)
 
 
 def test_the_discriminator_of_a_gan():

@@ -114,6 +114,30 @@ def test_other_methods_end_to_end(tmp_path, npz, capsys):
     assert "difference to manifold mixup" in (out / "table.md").read_text()
 
 
+def test_methods_that_cut_end_to_end(tmp_path, npz, capsys):
+    out = tmp_path / "out"
+    methods = ("--methods", "none", "cutmix", "manifold-cutmix", "alignmixup")
+    options = ("--data", npz, "--model", "cnn", "--smoke", "--workers", 1, "--out", out)
+    assert run(*options, *methods) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert content["complete"]
+    assert [one["run"]["blend"] for one in content["runs"]] == 2 * [
+        "interpolate",
+        "cut",
+        "cut",
+        "align",
+    ]
+    assert [one["run"]["layers"][-1:] for one in content["runs"][:4]] == [
+        [],
+        ["input"],
+        ["stage2"],
+        ["stage3"],
+    ]
+    assert len({one["weights"] for one in content["runs"]}) == 8  # each has trained in its own way
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("CutMix", "manifold CutMix", "AlignMixup"))
+
+
 BAD = {
     "method": (["--methods", "none", "remx"], "no kind of mixing 'remx'. Did you mean 'remix'?"),
     "no method": (["--methods"], "--methods names no method."),

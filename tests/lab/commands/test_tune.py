@@ -369,6 +369,29 @@ def lab_study():
     return StudyFile
 
 
+def test_the_place_and_the_gpus_reach_every_training(file, tmp_path, monkeypatch, capsys):
+    """The trials, the best of each way, and the look at the test set."""
+    train_all, asked = processes.train_all, []
+
+    def noting(runs, source, *, on, gpus, folder, **options):
+        asked.append((folder.name, on, gpus))
+        return train_all(runs, source, folder=folder, **options)  # here after all
+
+    monkeypatch.setattr(processes, "train_all", noting)
+    monkeypatch.setattr("manifold_mixup.lab.commands.tune.import_ray", lambda: None)
+    command = ("--data", file, *SMALL, "--ways", "none", "--study", tmp_path / "study.db")
+    assert tune(*command, "--on", "ray", "--gpus", 0.25) == 0
+    assert {name for name, *_ in asked} == {"trials", "finalists", "test"}
+    assert {tuple(rest) for _, *rest in asked} == {("ray", 0.25)}
+
+
+def test_without_ray_it_is_named_before_any_training(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(processes, "train_all", None)
+    assert tune("--data", file, "--on", "ray", "--study", tmp_path / "study.db") == 2
+    assert "Ray is not installed. Install it with: pip install ray" in capsys.readouterr().err
+
+
 def test_another_seed_draws_other_settings(finished, file, tmp_path):
     path = tmp_path / "study.db"
     tune("--data", file, *SMALL, "--ways", "none", "--seed", 1, "--no-test", "--study", path)

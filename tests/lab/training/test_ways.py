@@ -11,7 +11,7 @@ from manifold_mixup import Remix, mix
 from manifold_mixup.lab.data import as_input
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes import catalog
-from manifold_mixup.lab.recipes.ways import WAYS
+from manifold_mixup.lab.recipes.ways import CUTTING, WAYS
 from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.loop import train
 from manifold_mixup.lab.training.method import Method, check
@@ -20,7 +20,7 @@ from manifold_mixup.lab.training.mixing import class_counts
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYERS = ("input", "hidden1")
-CUTS = ("cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-soft", "patchup-hard", "alignmixup")
+CUTS = [name for name, way in WAYS.items() if way.makes.get("blend") in CUTTING]
 
 
 def named(way, data, model="mlp"):
@@ -142,7 +142,12 @@ def test_ways_of_classes_need_classes(task, way):
         check(named(way, task), soft(task))
 
 
-@pytest.mark.parametrize("way", ["cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-hard"])
+def test_cuts_are_all_ways_that_cut():
+    named = {"cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-soft", "patchup-hard"}
+    assert {*named, "alignmixup"} <= set(CUTS)
+
+
+@pytest.mark.parametrize("way", CUTS)
 def test_a_perceptron_has_no_positions_to_cut(npz, way, capsys):
     options = ("--recipe", "compare", "--data", npz, "--model", "mlp", "--device", "cpu")
     assert command("train", *options, "--mixing", way) == 2

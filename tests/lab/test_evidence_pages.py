@@ -1,0 +1,129 @@
+"""The pages about results say what the results say, and their tables are well formed."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs.provenance import fingerprint
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+PAGE = (RESULTS / "README.md").read_text()
+PAGES = [ROOT / "README.md", RESULTS / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WAYS = PAGE.split("\n## Ways of mixing", 1)[1].split("\n## ", 1)[0]
+NO_MIXUP, MANIFOLD = "less no mixup", "less manifold mixup"
+# Cells with a number, in the tables of each file's section, so that none is read past.
+CELLS = {
+    "mnist-1d": 79,
+    "fashion-mnist": 56,
+    "long-tail": 26,
+    "diabetes": 9,
+    "california": 16,
+    "few-labels": 23,
+}
+
+
+def tables(text):
+    """Yield the tables of a page, each as rows of cells."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    for block in re.findall(r"(?:^\|.*\n)+", prose + "\n", flags=re.MULTILINE):
+        yield [cells(line) for line in block.splitlines()]
+
+
+def cells(line):
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_row_of_a_table_has_as_many_cells_as_its_header(page):
+    for header, delimiters, *rows in tables(page.read_text()):
+        assert all(re.fullmatch(":?-+:?", cell) for cell in delimiters), header
+        assert len(delimiters) == len(header), header
+        assert [row for row in rows if len(row) != len(header)] == []
+
+
+def test_a_table_with_too_few_delimiters_would_be_seen():
+    ((header, delimiters, row),) = tables(
+        "```\n| a |\n```\n| | b \\| c |  |\n|---|---:|\n| d | | |\n"
+    )
+    assert (len(header), len(delimiters), len(row)) == (3, 2, 3)
+
+
+def of_page(name):
+    """Return the numbers of the last epoch in a file of ``results/ways``.
+
+    By measure, method and "" for its mean, or by what it is compared with.
+    """
+    found = {}
+    for header, _, *rows in tables((RESULTS / "ways" / f"{name}.md").read_text()):
+        section, down = header[0], "*" in header[0]  # methods stand below or beside each other
+        for first, *row in rows:
+            section = first if first.startswith("*") else section
+            for title, cell in zip(header[1:], row, strict=True):
+                measure, method = (title, first) if down else (first, title)
+                if "last epoch" in section and cell:
+                    found |= numbers(cell, (bare(measure), method), "manifold" in section)
+    return found
+
+
+def numbers(cell, key, to_manifold):
+    mean, _, gap = ("", "", cell) if to_manifold else cell.partition("<br>")
+    parts = {(*key, ""): mean, (*key, MANIFOLD if to_manifold else NO_MIXUP): gap}
+    return {name: text for name, text in parts.items() if text}
+
+
+def bare(measure):
+    return measure.rstrip("↓↑ ")
+
+
+def of_section(section):
+    """Return the numbers of the tables in a section of the page, in the same way."""
+    found = {}
+    for header, _, *rows in tables(section):
+        for method, *row in rows:
+            for title, cell in zip(header[1:], row, strict=True):
+                if not title.startswith("less"):
+                    measure = bare(title)
+                if cell:
+                    found[measure, method, title if title.startswith("less") else ""] = cell
+    return found
+
+
+def sections():
+    """Return the part of the page about each file; a section with two files has two parts."""
+    parts = re.split(r"(?=^### )", WAYS, flags=re.MULTILINE)
+    found = {}
+    for part in parts:
+        names = re.findall(r"\(ways/([\w-]+)\.md\)", part)
+        split = re.split(r"(?=^California housing:)", part, flags=re.MULTILINE)
+        found |= dict(zip(names, split, strict=True) if names else ())
+    return found
+
+
+def test_every_file_of_ways_has_a_section():
+    files = {file.stem for file in (RESULTS / "ways").glob("*.md")}
+    assert sections().keys() == files == CELLS.keys()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_tables_of_ways_are_those_of_the_files(name):
+    shown, there = of_section(sections()[name]), of_page(name)
+    assert len(shown) == CELLS[name]
+    assert {key: there.get(key) for key in shown} == shown
+
+
+def test_the_digits_of_few_labels_are_those_that_were_trained_on(tmp_path, monkeypatch):
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "results/README.md", "exec"), {})
+    content = json.loads((RESULTS / "ways" / "few-labels.json").read_text())
+    name = content["runs"][0]["run"]["data"]
+    assert f"--data {name} --model cnn" in PAGE
+    run = Recipe(data=name, examples=100, ict_weight=1.0)  # so that the others have no label
+    trained = datasets.reduced(datasets.load(name, root=tmp_path), run)
+    assert (len(trained.y), len(trained.unlabelled), len(trained.y_test)) == (100, 1000, 497)
+    assert fingerprint(trained) == content["data"]["sha256"]
