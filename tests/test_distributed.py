@@ -9,7 +9,7 @@ from torch import nn
 
 import distributed_worker as worker
 from distributed_worker import BATCH, LAYERS, PLANNED, WORLD, on_ranks
-from manifold_mixup import ManifoldMixup, MixPlan
+from manifold_mixup import Cut, ManifoldMixup, MixPlan
 
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo"
@@ -126,6 +126,41 @@ def test_ddp_gradients_follow_the_drawn_plans(tmp_path, attach_to):
         expected = oracle([MixPlan(*plan) for plan, _ in steps])
         for _, gradients in steps:
             assert_same_gradients(gradients, expected)
+
+
+def replayed(plans, step):
+    """Return the gradients of the mean of the ranks' losses, in one process by the ranks' plans."""
+    model = worker.make_maps()
+    with ManifoldMixup(model, worker.IN_MAPS, blend=Cut(dims=(2, 3))) as mixup:
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        for rank, plan in enumerate(plans):
+            x, y = worker.maps_of(rank, step)
+            with mixup.using(plan):
+                (criterion(model(x), y) / WORLD).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@needs_gloo
+def test_ddp_gradients_follow_plans_that_cut_add_noise_and_pair_by_the_targets(tmp_path):
+    ranks = on_ranks(worker.ddp_drawn_cuts, tmp_path, 4)
+    layers, shares = set(), []
+    for step, of_ranks in enumerate(zip(*ranks, strict=True)):
+        plans = [worker.as_whole_plan(data) for data, _ in of_ranks]
+        one, other = plans
+        assert not torch.equal(one.lam, other.lam)
+        assert not torch.equal(one.noise.key, other.noise.key)
+        assert not torch.equal(one.perm, other.perm)
+        for rank, plan in enumerate(plans):
+            layers.add(plan.layer)
+            shares.append(plan.target_lam.item())
+            _, y = worker.maps_of(rank, step)
+            assert (y[plan.perm] != y).all()
+            assert torch.equal(plan.target_lam, plan.weight.float().mean())
+        expected = replayed(plans, step)
+        for _, gradients in of_ranks:
+            assert_same_gradients(gradients, expected)
+    assert len(layers) > 1
+    assert any(0 < share < 1 for share in shares)
 
 
 @needs_gloo

@@ -3,13 +3,15 @@
 import copy
 import dataclasses
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup import MixPlan, mix
+from manifold_mixup import ManifoldMixup, MixPlan, mix
 from manifold_mixup._mix import apply
 
 LAM, PERM = torch.tensor(0.25), torch.tensor([2, 0, 1])
@@ -136,6 +138,43 @@ def test_plans_that_were_stored_before_labels_had_a_share_load():
     loaded = pickle.loads(pickle.dumps(stored))
     assert (loaded.label, loaded.repeats) == (None, False)
     assert torch.equal(loaded.target_lam, LAM)
+
+
+# Written by torch.save at commit 2f3e9fe, when a plan had a layer, λ and the partners alone.
+BEFORE_WEIGHTS = Path(__file__).parent / "data" / "plan_before_weights.pt"
+
+
+@pytest.mark.parametrize("name", ["batch", "examples"])
+def test_plans_that_were_saved_before_there_were_weights_load_and_mix(name):
+    # weights_only=True reads tensors and refuses classes, as MixPlan is one. The file is our own;
+    # that of a stranger can run code when it is loaded in this way.
+    plan = torch.load(BEFORE_WEIGHTS, weights_only=False)[name]
+    assert type(plan) is MixPlan
+    assert set(vars(plan)) == {"layer", "lam", "perm"}
+    assert (plan.weight, plan.label, plan.noise, plan.box) == (None,) * 4
+    assert not plan.repeats
+    assert not plan.pending
+    assert plan.target_lam is plan.lam
+    perm = torch.tensor([2, 0, 3, 1])
+    lam = torch.tensor([0.25] * 4 if name == "batch" else [0.0, 0.25, 0.5, 1.0])
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    state = model[0](x)
+    state = lam[:, None] * state + (1 - lam[:, None]) * state[perm]
+    output = model[2](model[1](state))
+    own, partner = (nn.functional.cross_entropy(output, t, reduction="none") for t in (y, y[perm]))
+    loss = (lam * own + (1 - lam) * partner).mean()
+    expected = torch.autograd.grad(loss, tuple(model.parameters()))
+    with ManifoldMixup(model, ["0"]) as mixup:
+        for same in (plan, pickle.loads(pickle.dumps(plan)), dataclasses.replace(plan)):
+            torch.testing.assert_close(mix(model[0](x), same), state)
+            with mixup.using(same):
+                found = mixup.wrap(nn.CrossEntropyLoss())(model(x), y)
+            torch.testing.assert_close(found, loss)
+            gradients = torch.autograd.grad(found, tuple(model.parameters()))
+            torch.testing.assert_close(gradients, expected)
+    assert plan.to("meta").lam.shape == plan.lam.shape
 
 
 def test_moving_to_the_device_it_is_on_is_free():

@@ -1,5 +1,6 @@
 """fastai: a Learner that mixes hidden states."""
 
+import copy
 import importlib.util
 import re
 import warnings
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup import ManifoldMixup, Near, Remix
+from manifold_mixup import Cut, ManifoldMixup, Near, Remix
+from with_positions import Maps, hand_split
 
 if importlib.util.find_spec("fastai") is None:
     pytest.skip("fastai is not installed", allow_module_level=True)
@@ -106,6 +108,52 @@ def test_plans_that_depend_on_the_targets_are_given_those_of_the_batch(rules, ba
         learn.fit(2)
     expected = by_hand(2, plain(), batches, **rules)
     torch.testing.assert_close(dict(learn.model.state_dict()), dict(expected))
+
+
+class Steps(Callback):
+    """Records what a loss by hand needs of each step."""
+
+    run_valid = False
+
+    def __init__(self, mixing):
+        super().__init__()
+        self.mixing, self.seen = mixing, []
+
+    def before_batch(self):
+        self.before = copy.deepcopy(self.learn.model.state_dict())
+
+    def after_loss(self):
+        loss = self.learn.loss_grad.detach().clone()
+        self.seen.append(
+            (self.before, *self.learn.xb, *self.learn.yb, self.mixing.mixup.plan, loss)
+        )
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_losses_of_states_that_are_cut_are_those_by_hand(per_sample):
+    torch.manual_seed(0)
+    batches = [(torch.randn(12, 2, 8, 8), torch.arange(12) % 3) for _ in range(4)]
+    layers = ["input", "conv1", "conv2"]
+    mixing = ManifoldMixupCallback(layers, seed=3, blend=Cut(), per_sample=per_sample)
+    learn, steps, model = learner(mixing, batches=batches), Steps(mixing), Maps()
+    learn.model = Maps()
+    with learn.no_logging():
+        learn.fit(2, cbs=steps)
+    cut = 0
+    for before, x, y, plan, loss in steps.seen:
+        model.load_state_dict(before)
+        output = hand_split(model, x, plan)
+        share = plan.weight.float().mean((1, 2))  # of the positions that each example keeps
+        assert len(share) == (12 if per_sample else 1)
+        own, partner = (
+            nn.functional.cross_entropy(output, target, reduction="none")
+            for target in (y, y[plan.perm])
+        )
+        torch.testing.assert_close(loss, (share * own + (1 - share) * partner).mean().detach())
+        cut += bool((share != 1).any())
+    assert len(steps.seen) == 8
+    assert not torch.equal(steps.seen[0][0]["head.weight"], before["head.weight"])
+    assert cut > 4
 
 
 def test_a_learner_goes_on_with_the_plans():

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_worker as worker
 import processes
@@ -35,8 +36,9 @@ from lightning_training import (
     fit,
     loader,
 )
-from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan, Remix
+from manifold_mixup import Cut, ManifoldMixup, MixedTarget, MixPlan, Remix
 from manifold_mixup.integrations.lightning import ManifoldMixupCallback
+from with_positions import Maps, hand_split
 
 pytestmark = QUIET
 
@@ -103,6 +105,42 @@ def test_the_first_loss_is_that_of_the_papers_equation():
     output = net.head(torch.tanh(net.body(state)))
     loss = lam * lit.criterion(output, y) + (1 - lam) * lit.criterion(output, y[perm])
     torch.testing.assert_close(lit.losses[0], loss.detach())
+
+
+class OnImages(Lit):
+    """Records what a loss by hand needs of each step: weights before it, batch and plan."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.steps = Maps(), []
+
+    def training_step(self, batch, number):
+        before = copy.deepcopy(self.model.state_dict())
+        loss = super().training_step(batch, number)
+        self.steps.append((before, batch, self.trainer.callbacks[0].mixup.plan))
+        return loss
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_losses_of_states_that_are_cut_are_those_by_hand(per_sample):
+    layers, lit, by_hand = ["input", "conv1", "conv2"], OnImages(), Maps()
+    data = TensorDataset(torch.randn(ROWS, 2, 8, 8), torch.arange(ROWS) % CLASSES)
+    mixing = ManifoldMixupCallback(layers, seed=0, blend=Cut(), per_sample=per_sample)
+    lit.criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    fit(lit, mixing, data=DataLoader(data, BATCH))
+    cut = 0
+    for loss, (before, (x, y), plan) in zip(lit.losses, lit.steps, strict=True):
+        by_hand.load_state_dict(before)
+        output = hand_split(by_hand, x, plan)
+        share = plan.weight.float().mean((1, 2))  # of the positions that each example keeps
+        assert len(share) == (BATCH if per_sample else 1)
+        own, partner = (
+            functional.cross_entropy(output, target, reduction="none", label_smoothing=0.1)
+            for target in (y, y[plan.perm])
+        )
+        torch.testing.assert_close(loss, (share * own + (1 - share) * partner).mean().detach())
+        cut += bool((share != 1).any())
+    assert cut > len(lit.losses) / 2
 
 
 class CallsTheModel(Lit):

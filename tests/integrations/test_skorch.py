@@ -11,7 +11,8 @@ import torch
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch import nn
 
-from manifold_mixup import ManifoldMixup, Remix
+from manifold_mixup import Cut, ManifoldMixup, Remix
+from with_positions import Maps, hand_split
 
 skorch = pytest.importorskip("skorch")
 from manifold_mixup.integrations.skorch import ManifoldMixupCallback  # noqa: E402
@@ -93,6 +94,43 @@ def test_a_fit_is_the_training_written_out(per_sample, probabilities):
     assert "forward" not in vars(net.criterion_)
     assert not net.module_._forward_hooks
     assert net.predict(X).shape == Y.shape
+
+
+class Steps(skorch.callbacks.Callback):
+    """Records what a loss by hand needs of each step, and the loss."""
+
+    def __init__(self, mixing):
+        self.mixing = mixing
+
+    def initialize(self):
+        self.seen = []
+        return self
+
+    def on_batch_begin(self, net, batch=None, training=False, **_):
+        self.before = copy.deepcopy(net.module_.state_dict())
+
+    def on_batch_end(self, net, batch=None, training=False, loss=None, **_):
+        self.seen.append((self.before, *batch, self.mixing.mixup_.plan, loss.detach()))
+
+
+def test_losses_of_states_that_are_cut_are_those_by_hand():
+    images = np.random.default_rng(0).normal(size=(60, 2, 8, 8)).astype(np.float32)
+    mixing = ManifoldMixupCallback(["input", "conv1", "conv2"], blend=Cut(), seed=3)
+    settings = {"criterion": nn.CrossEntropyLoss, "train_split": None, "verbose": 0}
+    settings |= {"max_epochs": 2, "batch_size": 20, "lr": 0.1}
+    net = skorch.NeuralNetClassifier(Maps, callbacks=[mixing, Steps(mixing)], **settings)
+    net.fit(images, Y)
+    model, cut = Maps(), 0
+    seen = net.callbacks[1].seen
+    for before, x, y, plan, loss in seen:
+        model.load_state_dict(before)
+        output, criterion = hand_split(model, x, plan), nn.CrossEntropyLoss()
+        share = plan.weight.float().mean()  # of the positions that each example keeps
+        by_hand = share * criterion(output, y) + (1 - share) * criterion(output, y[plan.perm])
+        torch.testing.assert_close(loss, by_hand.detach())
+        cut += bool(share != 1)
+    assert len(seen) == 6
+    assert cut > 3
 
 
 def test_partial_fit_and_pickled_nets_go_on_with_the_plans():

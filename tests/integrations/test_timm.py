@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from manifold_mixup import Cut, MixPlan
 from manifold_mixup.integrations.timm import create_mixup
+from with_positions import Maps, hand_split
 
 BATCH, CLASSES = 6, 5
 LAYERS = ["input", "layer1", "layer2"]
@@ -318,3 +319,32 @@ def test_cutmix_in_turn_as_in_timm(alphas, switch, shares):
         wanted = share * soft + (1 - share) * soft[plan.perm]
         torch.testing.assert_close(loss, losses.SoftTargetCrossEntropy()(output, wanted))
     assert abs(cuts / 200 - shares[1]) <= 0.2 * (0 < shares[1] < 1)
+
+
+@pytest.mark.parametrize("mode", ["batch", "elem"])
+def test_a_blend_that_cuts_is_a_loss_by_hand(mode):
+    torch.manual_seed(0)
+    model, by_hand = Maps(), Maps()
+    classes, layers = model.head.out_features, ["input", "conv1", "conv2"]
+    batch = torch.randn(BATCH, 2, 8, 8), torch.arange(BATCH) % classes
+    mixup, criterion = create_mixup(
+        model, layers, loader=[batch], blend=Cut(), mixup_mode=mode, smoothing=0.1, seed=0
+    )
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1)
+    seen = []
+    for _ in range(8):
+        by_hand.load_state_dict(model.state_dict())
+        loss = criterion(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        plan = mixup.plan
+        share = plan.weight.float().mean((1, 2))  # of the positions that each example keeps
+        assert len(share) == (1 if mode == "batch" else BATCH)
+        own, partner = (mixup_target(y, classes, 1.0, 0.1) for y in (batch[1], batch[1][plan.perm]))
+        soft = share[:, None] * own + (1 - share[:, None]) * partner
+        output = hand_split(by_hand, batch[0], plan)
+        torch.testing.assert_close(loss, losses.SoftTargetCrossEntropy()(output, soft))
+        seen.append((plan.layer, bool((share != 1).any())))
+    assert {layer for layer, _ in seen} == set(layers)
+    assert sum(cut for _, cut in seen) > 4

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 import processes
 import trainer_worker
-from manifold_mixup import ManifoldMixup, MixPlan
+from manifold_mixup import Cut, ManifoldMixup, MixPlan
 from manifold_mixup.integrations.transformers import add_to_trainer
 from trainer_training import (
     BATCH,
@@ -30,6 +31,7 @@ from trainer_training import (
     padded,
     trained,
 )
+from with_positions import by_positions, mixed_tokens
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 
 def hand_loss(case, logits, y, plan):
     """Return the sum over the items of a batch, mixed by hand."""
-    lam, partner = plan.lam, y[plan.perm]
+    lam, partner = plan.target_lam, y[plan.perm]
     if "number" in case:
         return ((logits[:, 0] - (lam * y + (1 - lam) * partner)) ** 2).sum()
     if case == "several":
@@ -103,6 +105,42 @@ def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
     model, loss = trained_by_hand(case, watch, accumulate=4)
     assert_same(trainer.model, model)
     assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["vit", "convnext", "resnet"])
+def test_losses_of_states_that_are_cut_are_those_by_hand(case, tmp_path):
+    cuts = {"blend": Cut(), "check": True}  # the check finds which dimensions are positions
+    trainer, watch = trained(case, tmp_path, mixup=cuts, epochs=2, logging_steps=1)
+    seen = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    model = CASES[case][0]().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for batch, plan, logged in zip(watch.batches, watch.plans, seen, strict=True):
+        logits = cut_by_hand(model, batch["pixel_values"], plan)
+        loss = hand_loss(case, logits, batch["labels"], plan) / len(logits)
+        assert logged == pytest.approx(loss.item(), abs=1e-4)  # it has four digits
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_same(trainer.model, model)
+    assert {plan.layer for plan in watch.plans} == set(CASES[case][1])
+    assert sum(0 < float(plan.target_lam) < 1 for plan in watch.plans) > 4
+
+
+def cut_by_hand(model, x, plan):
+    """Return the logits of a model whose input or layer is cut as a plan says."""
+
+    def cut(h):
+        if h.ndim == 3:  # a class token, then patches
+            patched = SimpleNamespace(FIRST=1, GRID=plan.weight.shape[1:])
+            return mixed_tokens(h, plan.weight, plan.perm, plan.target_lam, patched)
+        return by_positions(h, plan.weight, plan.perm, (2, 3))
+
+    assert torch.equal(plan.target_lam, plan.weight.float().mean())
+    if plan.layer == "input":
+        return model(cut(x)).logits
+    module = model.get_submodule(plan.layer)
+    with module.register_forward_hook(lambda module, args, output: cut(output)):
+        return model(x).logits
 
 
 @pytest.mark.parametrize("case", ["classes", "tokens", "several", "a number"])

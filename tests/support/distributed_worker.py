@@ -21,12 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import processes
 from carrying import Conditional, UNet
-from manifold_mixup import ManifoldMixup, MixPlan
+from manifold_mixup import Cut, DrawnNoise, ManifoldMixup, MixPlan, Noise
 from shared import Looped
+from with_positions import Maps
 
 WORLD = 2
 BATCH, FEATURES, CLASSES = 6, 5, 3
 LAYERS = ("input", "stem", "body")
+IN_MAPS = ("input", "conv1", "conv2")
 PLANNED = 6  # number of plans to compare
 # Models in which several tensors cross, or modules run several times.
 CROSSED: dict[str, Any] = {"UNet": UNet, "Conditional": Conditional, "Looped": Looped}
@@ -54,6 +56,19 @@ def batch_of(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(CLASSES, (BATCH,), generator=generator)
 
 
+def make_maps() -> Maps:
+    """Return convolutions, whose states have positions."""
+    torch.manual_seed(0)
+    return Maps().double()
+
+
+def maps_of(rank: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch of images, with every class twice in an order of the rank."""
+    generator = torch.Generator().manual_seed(300 + 2 * step + rank)
+    x = torch.randn(BATCH, 2, 8, 8, dtype=torch.float64, generator=generator)
+    return x, torch.randperm(BATCH, generator=generator) % CLASSES
+
+
 def plan_of(rank: int, layer: str) -> MixPlan:
     """Return a fixed plan that differs between ranks in all its parts."""
     perm = torch.randperm(BATCH, generator=torch.Generator().manual_seed(200 + rank))
@@ -62,6 +77,18 @@ def plan_of(rank: int, layer: str) -> MixPlan:
 
 def as_data(plan: MixPlan) -> tuple[str, torch.Tensor, torch.Tensor]:
     return plan.layer, plan.lam, plan.perm
+
+
+def whole_as_data(plan: MixPlan) -> dict[str, Any]:
+    """Return a plan that cuts and adds noise, after its pass, as values that are loaded safely."""
+    fields = {name: getattr(plan, name) for name in ("layer", "lam", "perm", "weight", "label")}
+    noise = plan.noise
+    return fields | {"noise": {"add": noise.add, "multiply": noise.multiply, "key": noise.key}}
+
+
+def as_whole_plan(data: dict[str, Any]) -> MixPlan:
+    """Return the plan of `whole_as_data`."""
+    return MixPlan(**{**data, "noise": DrawnNoise(**data["noise"])})
 
 
 # Scenarios
@@ -87,6 +114,22 @@ def ddp_drawn_gradients(rank: int, attach_to: str) -> list[Any]:
         plans = _train(ddp, mixup, rank, steps=1)
         steps.append((plans[0], _gradients(ddp)))
     return steps
+
+
+def ddp_drawn_cuts(rank: int, steps: int) -> list[Any]:
+    """Cut, add noise and pair by the targets; return each plan with its gradients."""
+    ddp = DistributedDataParallel(make_maps())
+    options: dict[str, Any] = {"blend": Cut(), "noise": Noise(0.4, 0.2), "pairs": "other_class"}
+    mixup = ManifoldMixup(ddp, IN_MAPS, example=maps_of(rank, 0)[0], seed=0, **options)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    seen = []
+    for step in range(steps):
+        x, y = maps_of(rank, step)
+        ddp.zero_grad()
+        mixup.batch(y)
+        criterion(ddp(x), y).backward()
+        seen.append((whole_as_data(mixup.plan), _gradients(ddp)))
+    return seen
 
 
 def ddp_accumulation(rank: int) -> dict[str, torch.Tensor]:

@@ -9,7 +9,9 @@ from skorch.callbacks import Callback
 from skorch.dataset import unpack_data
 from skorch.utils import to_tensor
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import Interpolate, ManifoldMixup
+
+_PLAIN = Interpolate()
 
 
 class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is not read
@@ -26,6 +28,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         per_sample: draw one λ per example.
         pairs: who is mixed with whom.
         label: how much each target counts.
+        blend: how a state is mixed with its partner.
+        noise: noise on the mixed state.
         mask: name of the module argument that holds the padding mask.
         check: check that nothing bypasses a layer.
         seed: seed of the plans.
@@ -40,12 +44,14 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         per_sample: bool = False,
         pairs: Any = "any",
         label: Any = None,
+        blend: Any = _PLAIN,
+        noise: Any = None,
         mask: str | None = None,
         check: bool = True,
         seed: int | None = None,
     ) -> None:
         self.layers, self.alpha, self.p, self.per_sample = layers, alpha, p, per_sample
-        self.pairs, self.label = pairs, label
+        self.pairs, self.label, self.blend, self.noise = pairs, label, blend, noise
         self.mask, self.check, self.seed = mask, check, seed
 
     def initialize(self) -> "ManifoldMixupCallback":
@@ -91,6 +97,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
             per_sample=self.per_sample,
             pairs=self.pairs,
             label=self.label,
+            blend=self.blend,
+            noise=self.noise,
             mask=self.mask,
             check=self.check,
             seed=self.seed,
