@@ -1,8 +1,9 @@
 """Neutralise random operators, so that two forward passes can be compared."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,6 +67,37 @@ def device_of(func: Any, args: tuple[Any, ...]) -> Any:
     return tensor.fake_device
 
 
+class Argument(NamedTuple):
+    """An argument of an operator.
+
+    Attributes:
+        name: its name.
+        default: its default value.
+        written: whether the operator writes into it.
+        is_out: whether it is the result.
+    """
+
+    name: str
+    default: Any
+    written: bool
+    is_out: bool
+
+
+@functools.cache  # a schema makes its arguments anew at each access
+def arguments_of(func: Any) -> tuple[Argument, ...]:
+    """List the arguments of an operator, in the order of its schema."""
+    return tuple(
+        Argument(
+            given.name,
+            given.default_value,
+            given.alias_info is not None and given.alias_info.is_write,
+            given.is_out,
+        )
+        for given in func._schema.arguments
+    )
+
+
+@functools.cache
 def operator_name(func: Any) -> str:
     """Return an operator's name, such as ``add_`` for ``aten::add_.Tensor``."""
     schema = getattr(func, "_schema", None)
@@ -75,13 +107,13 @@ def operator_name(func: Any) -> str:
 def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Named:
     """Map an operator call's argument names to values, in schema order, including defaults."""
     named: Named = {}
-    for index, argument in enumerate(func._schema.arguments):
-        if index < len(args):
-            named[argument.name] = args[index]
-        elif argument.name in kwargs:
-            named[argument.name] = kwargs[argument.name]
+    given = len(args)
+    for index, argument in enumerate(arguments_of(func)):
+        name = argument.name
+        if index < given:
+            named[name] = args[index]
         else:
-            named[argument.name] = argument.default_value
+            named[name] = kwargs.get(name, argument.default)
     return named
 
 

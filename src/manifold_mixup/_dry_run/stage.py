@@ -19,7 +19,6 @@ from manifold_mixup._inputs import map_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._module_hooks import Hook, Place
 from manifold_mixup._storage import storage_of
-from manifold_mixup._tree import leaves
 
 
 @contextmanager
@@ -140,7 +139,7 @@ class Isolated(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, unless it uses one of the user's own tensors."""
-        for _, tensor in leaves((args, kwargs or {})):
+        for tensor in _given(args, kwargs):
             storage = storage_of(tensor)
             if storage is not None and storage in self.originals:
                 self.met = NotTraceable(_not_isolated(self.originals[storage]))
@@ -151,6 +150,15 @@ class Isolated(TorchDispatchMode):
         """Raise if an operator was refused; the model's own code may have caught the error."""
         if self.met is not None:
             raise self.met
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Iterator[Tensor]:
+    """Yield the tensors that an operator is given: arguments, or in lists; it takes no others."""
+    for value in (*args, *(kwargs or {}).values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (part for part in value if isinstance(part, Tensor))
 
 
 def _not_isolated(name: str) -> str:

@@ -7,7 +7,7 @@ import functools
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from itertools import product
 from typing import Any
@@ -35,6 +35,7 @@ from manifold_mixup._proof.influence import Influence
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
+from manifold_mixup._proof.thin import drop_gradients, large_parameters, thin
 from manifold_mixup._tree import leaves
 
 RunModel = Callable[
@@ -102,10 +103,17 @@ def prove(
     """
     try:
         with staged_with(model, args, kwargs) as (stage, args, kwargs):
-            how = run, mask, outputs, lead
-            bench = prepare(stage, args, kwargs, *how, graphs=graphs, ends=ends)
+            how: Any = run, mask, outputs, lead
+            given: Any = {"graphs": graphs, "ends": ends}
+            large = large_parameters(stage.model)
+            bench = prepare(stage, args, kwargs, *how, **given, large=large)
             layers = watched(names, doing="proving", show=progress)
-            return Report(tuple(bench.prove(name) for name in layers))
+            proofs = {name: bench.prove(name) for name in layers}
+            unproven = [name for name in names if proofs[name].verdict != "proven"]
+            if unproven and bench.thin:  # nothing is refused because its parameters were thin
+                bench = prepare(stage, args, kwargs, *how, **given)
+                proofs |= {name: bench.prove(name) for name in unproven}
+            return Report(tuple(proofs[name] for name in names))
     except Inconclusive as error:
         return Report(tuple(LayerProof(name, "inconclusive", str(error)) for name in names))
     except NotTraceable as error:
@@ -131,8 +139,12 @@ def prepare(
     *,
     graphs: bool = False,
     ends: bool = False,
+    large: Collection[int] = (),
 ) -> "Bench":
-    """Set the model up and run it unmixed, in float64 or, failing that, in float32."""
+    """Set the model up and run it unmixed, in float64 or, failing that, in float32.
+
+    The parameters ``large``, by id, are drawn thin if the model runs with such ones.
+    """
     _refuse_lazy(stage)
     if graphs and lead is not None:
         ways = _ways_with_graphs(stage.model, args, kwargs, lead)
@@ -140,7 +152,7 @@ def prepare(
         ways = _ways(stage.model, args, kwargs, mask, lead, ends=ends)
     for dtype, draw in ways:
         try:
-            return _calibrated(stage, draw, dtype, run, mask, outputs)
+            return _calibrated(stage, draw, dtype, run, mask, outputs, large)
         except (Inconclusive, NotTraceable):
             raise
         except Exception as failed:  # the model's code may not support this dtype
@@ -187,14 +199,24 @@ def _calibrated(
     run: RunModel,
     mask: str | None,
     outputs: Sequence[str] | None,
+    large: Collection[int],
 ) -> "Bench":
     """Set the model up in one way; if needed, make its kept states equal for all examples."""
 
     def bench_with(make: Callable[[Tensor], Tensor]) -> Bench:
         stage.cast(make)
         redraw_parameters(stage.model)
+        drop_gradients(stage.model)
         return Bench(stage, draw(dtype=dtype), run, outputs, mask)
 
+    if large:
+        with suppress(Exception):  # code that writes into parameters, for example, refuses them
+            bench = bench_with(
+                lambda tensor: thin(tensor, dtype) if id(tensor) in large else copied(tensor, dtype)
+            )
+            bench.thin = True
+            bench.calibrate()
+            return bench
     bench = bench_with(lambda tensor: copied(tensor, dtype))
     try:
         bench.calibrate()
@@ -255,6 +277,7 @@ class Bench:
         self.also: AbstractContextManager[Any] = nullcontext()  # one more context for the passes
         self.drew = False  # whether Python's or NumPy's generator was used
         self.by_place = False  # whether that treats examples differently by position
+        self.thin = False  # whether large parameters are thin
         self.looks_up = False  # whether values of the examples, cast to integers, chose rows
         # Whether a module ignores positions that one example has; None if not yet measured.
         self.forgets: bool | None = None

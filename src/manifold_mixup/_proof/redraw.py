@@ -11,6 +11,7 @@ from manifold_mixup._dry_run.stand_ins import cast
 from manifold_mixup._inputs import map_inputs, named_inputs
 from manifold_mixup._masks import shortened, valid_positions
 from manifold_mixup._mix import is_continuous
+from manifold_mixup._proof.thin import pool_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def redraw_parameters(model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if is_continuous(parameter) and parameter.numel():
+                pool = pool_of(parameter)
+                if pool is not None:
+                    drawn = torch.randn(len(pool), generator=generator, device="cpu")
+                    pool.copy_(_scale(parameter.shape) * drawn)
+                    continue
                 drawn = _natural(name, parameter.shape, generator)
                 if parameter.is_complex():
                     drawn = torch.complex(drawn, _natural(name, parameter.shape, generator))
@@ -62,9 +68,13 @@ def _natural(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor
     normal = torch.randn(shape, generator=generator, device="cpu")
     if max(shape, default=1) == shape.numel():  # one axis: a bias or a scale
         return 0.1 * normal if "bias" in name else 0.5 + 0.5 * normal.erf().add(1)
+    return _scale(shape) * normal
+
+
+def _scale(shape: torch.Size) -> float:
     # Class tokens and position embeddings have a leading dimension of 1.
     fan_in = shape[1:].numel() if shape[0] > 1 else shape[-1]
-    return math.sqrt(2 / fan_in) * normal
+    return math.sqrt(2 / fan_in)
 
 
 def draw_examples(

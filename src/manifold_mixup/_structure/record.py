@@ -1,5 +1,6 @@
 """Record one forward pass: which value is computed from which, and where modules end."""
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,17 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.neutral import DEVICE, Neutral, bind, device_of, operator_name
+from manifold_mixup._dry_run.neutral import (
+    DEVICE,
+    Neutral,
+    arguments_of,
+    bind,
+    device_of,
+    operator_name,
+)
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import FORBIDDEN, is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
-from manifold_mixup._storage import storage_of
 from manifold_mixup._structure.meet import Meeting, meeting
 from manifold_mixup._structure.operators import Operator, View, operator, view, views
 from manifold_mixup._structure.outside import Outside
@@ -212,8 +220,9 @@ class _Recorder(TorchDispatchMode):
         self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
         # For each node that depends on inputs: whether it depends on side inputs alone.
         self.side: dict[int, bool] = {}
-        # A weak reference prevents reuse of a storage's address without keeping its memory.
-        self.held: dict[Any, int] = {}
+        self.held: dict[int, int] = {}  # for each storage, by its address, the node
+        # They prevent reuse of an address without keeping the memory.
+        self.references: dict[int, StorageWeakRef] = {}
         self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
         self.fronts: dict[int, Any] = {}  # outputs of running calls, before hooks of others
         self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
@@ -333,11 +342,12 @@ class _Recorder(TorchDispatchMode):
     def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
         """Create nodes without parents for the inputs and for the model's own tensors."""
         for tensor in constants:
-            self._node(tensor)
+            with torch._C.DisableTorchFunction():  # as in `_leaf`
+                self._node(tensor)
         for name, tensor in inputs:
-            self.side[self._hold(tensor, Node())] = is_side(
-                name, self.mask, floating=is_continuous(tensor)
-            )
+            with torch._C.DisableTorchFunction():
+                number = self._hold(tensor, Node())
+            self.side[number] = is_side(name, self.mask, floating=is_continuous(tensor))
             self.trace.inputs.append(self._leaf(name, tensor))
         self.trace.begun = len(self.trace.nodes)
 
@@ -387,9 +397,10 @@ class _Recorder(TorchDispatchMode):
         self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
-        boolean, node = tensor.dtype == torch.bool, self._node(tensor)
-        leaf = Leaf(path, tuple(tensor.shape), is_continuous(tensor), node, boolean)
-        leaf.view = view(tensor, node)
+        with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods
+            boolean, node = tensor.dtype == torch.bool, self._node(tensor)
+            leaf = Leaf(path, tuple(tensor.shape), is_continuous(tensor), node, boolean)
+            leaf.view = view(tensor, node)
         return leaf
 
     def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
@@ -408,23 +419,32 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def _hold(self, tensor: Tensor, node: Node) -> int:
-        number = len(self.trace.nodes)
+        number, key = len(self.trace.nodes), self._key(tensor)
         self.trace.nodes.append(node)
-        self.held[self._key(tensor)] = number
+        if key >= 0 and key not in self.references:
+            self.references[key] = StorageWeakRef(_inner(tensor).untyped_storage())
+        self.held[key] = number
         known = [self.side[parent] for parent in node.parents if parent in self.side]
         if known:
             chosen = all(parent in node.indices for parent in node.parents if parent in self.side)
             self.side[number] = all(known) and not chosen  # rows that ids chose are data
         return number
 
-    def _key(self, tensor: Tensor) -> Any:
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # as in vmap
-            tensor = torch._C._functorch.get_unwrapped(tensor)
-        storage = storage_of(tensor)
-        if storage is not None:
-            return storage
-        self.kept.append(tensor)
-        return id(tensor)
+    def _key(self, tensor: Tensor) -> int:
+        """Return the address of a tensor's storage; without one, a number below 0."""
+        tensor = _inner(tensor)
+        try:
+            return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+        except (NotImplementedError, RuntimeError, ValueError):
+            self.kept.append(tensor)
+            return -id(tensor)
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    """Return the tensor inside the wrappers of functional transforms, such as vmap's."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 # Operators whose result does not depend on the values of their arguments.
@@ -542,11 +562,14 @@ class Operation:
         return "blank" if new and given == {"blank"} else "move"
 
     def _sort(self, func: Any, named: dict[str, Any], *, overwrites: bool) -> None:
-        for argument in func._schema.arguments:
+        for argument in arguments_of(func):
+            value = named[argument.name]
+            if not isinstance(value, Tensor | tuple | list | dict):
+                continue
             if argument.name in _STATISTICS:
                 continue
-            tensors = list(tensors_in(named[argument.name]))
-            written = argument.alias_info is not None and argument.alias_info.is_write
+            tensors = [value] if isinstance(value, Tensor) else list(tensors_in(value))
+            written = argument.written
             gone = written and (overwrites or argument.is_out)
             self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
             self.writes += tensors if written else []
@@ -589,18 +612,33 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
     """Count the floating point operations of a call by PyTorch's formulas; 0 if there is none."""
-    from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+    formula = _formula(func)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=result))
 
-    formula = flop_registry.get(getattr(func, "_overloadpacket", None))
+
+@functools.cache
+def _formula(func: Any) -> Callable[..., int] | None:
+    from torch.utils.flop_counter import flop_registry
+
+    formula: Callable[..., int] | None = flop_registry.get(getattr(func, "_overloadpacket", None))
     if formula is not None:
-        return int(formula(*args, **kwargs, out_val=result))
+        return formula
     name = operator_name(func)
     if name.startswith("_scaled_dot_product"):  # device-specific variants
-        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
-    if "rnn" in name:  # fused recurrent layers use each weight once per step and example
-        weights = sum(tensor.numel() for tensor in tensors_in(args[1:]) if tensor.ndim == 2)
-        return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
-    return 0
+        return _flops_of_attention
+    return _flops_of_recurrence if "rnn" in name else None
+
+
+def _flops_of_attention(*args: Any, **_: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+
+
+def _flops_of_recurrence(*args: Any, **_: Any) -> int:
+    """Count those of a fused recurrent layer, which uses each weight once per step and example."""
+    weights = sum(tensor.numel() for tensor in tensors_in(args[1:]) if tensor.ndim == 2)
+    return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
 
 
 def _in_checkpoint() -> bool:

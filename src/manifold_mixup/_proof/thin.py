@@ -1,0 +1,74 @@
+"""Parameters of the proof that take little memory: overlapping views of a few numbers.
+
+A copy of all parameters in float64 takes twice the memory of the model, or four times if that is in
+bfloat16. A matrix whose rows are shifted views of one row of numbers takes almost none: it is no
+worse a matrix for the proof, which only needs outputs that differ between examples, and an operator
+that needs it in one piece makes a copy that lives as long as the operator.
+
+Only the parameters of PyTorch's own layers are drawn in this way. Other code might pass a pointer
+to a kernel that takes the numbers to be contiguous, and read beyond them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_LARGE = 2**15
+"""Parameters with fewer numbers are copied."""
+_LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SHIFTS = (1, 7, 19, 53, 101)
+"""For each dimension from the last, by how many numbers a part is shifted against the one before.
+
+They differ, so that no two axes of a parameter can be exchanged.
+"""
+
+
+def large_parameters(model: nn.Module) -> set[int]:
+    """Return the ids of parameters that may be thin: large, and of PyTorch's layers alone."""
+    inside: set[int] = set()
+    outside: set[int] = set()
+    for module in model.modules():
+        ours = type(module) in _LAYERS and "forward" not in vars(module)
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                fits = ours and _is_usual(parameter) and parameter.numel() >= _LARGE
+                (inside if fits else outside).add(id(parameter))
+    return inside - outside
+
+
+def _is_usual(parameter: Tensor) -> bool:
+    return (
+        type(parameter) is nn.Parameter
+        and parameter.layout is torch.strided
+        and parameter.is_floating_point()
+        and 1 < parameter.ndim <= len(_SHIFTS)
+    )
+
+
+def thin(parameter: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    """Return a parameter of this shape, in which most numbers lie in the memory of others."""
+    strides = _SHIFTS[: parameter.ndim][::-1]
+    count = 1 + sum((size - 1) * by for size, by in zip(parameter.shape, strides, strict=True))
+    pool = torch.zeros(count, dtype=dtype, device=parameter.device)
+    made = nn.Parameter(pool.as_strided(parameter.shape, strides), parameter.requires_grad)
+    for name, value in vars(parameter).items():
+        vars(made).setdefault(name, value)
+    return made
+
+
+def pool_of(parameter: Tensor) -> Tensor | None:
+    """Return the numbers of a thin parameter, ``(n,)``; None if it is not thin."""
+    count = parameter.untyped_storage().nbytes() // parameter.element_size()
+    if parameter.layout is not torch.strided or count >= parameter.numel():
+        return None
+    return parameter.detach().as_strided((count,), (1,))
+
+
+def drop_gradients(model: nn.Module) -> None:
+    """Have the gradient of each parameter dropped as soon as it is there, as nothing reads it."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_leaf:
+            parameter.register_post_accumulate_grad_hook(_drop)
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
