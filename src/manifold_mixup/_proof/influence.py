@@ -16,6 +16,9 @@ from manifold_mixup._tree import leaves
 
 # Attention scores rarely differ by as much as the logarithm of this (35).
 _NOTHING = 1e-15
+# Of the gradients at all positions. What is more than this share is not nothing beside any other
+# influence of the same module.
+_FAINT = 1e-9
 
 
 class Influence:
@@ -32,7 +35,8 @@ class Influence:
     def __init__(self, held: Tensor, perm: Tensor) -> None:
         partners = held[perm.to(held.device)]
         self.alone, self.both = held & ~partners, held & partners
-        self.found: list[tuple[nn.Module, float]] = []
+        # Each module with its influence, and the largest of all positions.
+        self.found: list[tuple[nn.Module, float, float]] = []
         self._measuring = False
         self._frozen: list[nn.Parameter] = []
 
@@ -58,7 +62,7 @@ class Influence:
         ends = [t for _, t in leaves(output) if t.requires_grad and is_continuous(t)]
         if states and ends and any(map(self._may_be_mask, given)) and not self._measuring:
             self._measuring = True  # a checkpoint may run modules again
-            self.found.append((module, self._measure(states[0], ends[0])))
+            self.found.append((module, *self._measure(states[0], ends[0])))
             self._measuring = False
 
     def _has_positions(self, tensor: Tensor) -> bool:
@@ -69,8 +73,8 @@ class Influence:
         shape = tensor.shape
         return not tensor.requires_grad and shape[:1] == (rows,) and positions in shape[1:]
 
-    def _measure(self, state: Tensor, end: Tensor) -> float:
-        """Return the largest gradient, of positions of both, at those that one example has."""
+    def _measure(self, state: Tensor, end: Tensor) -> tuple[float, float]:
+        """Return the largest gradient, of positions of both, at those that one has, and at all."""
         end = end[self.both.to(end.device)] if self._has_positions(end) else end
         # Asymmetric weights, because the outputs of a norm sum to a constant.
         weights = torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end)
@@ -80,8 +84,13 @@ class Influence:
         except RuntimeError as error:
             if "checkpoint" not in str(error).lower():
                 raise
-            return 0.0  # a reentrant checkpoint gives no gradients of parts
-        return float(gradient[self.alone.to(gradient.device)].abs().max())
+            return 0.0, 0.0  # a reentrant checkpoint gives no gradients of parts
+        size = gradient.abs()
+        return float(size[self.alone.to(size.device)].max()), float(size.max())
+
+    def is_faint(self) -> bool:
+        """Return whether a module may have lost its influence, so that λ = 1 must be measured."""
+        return any(inside <= _FAINT * of_all for _, inside, of_all in self.found)
 
     def lost(self, middle: "Influence") -> bool:
         """Return whether a module has influence at λ = 1, where this was measured, but none later.
@@ -92,7 +101,7 @@ class Influence:
         pairs = zip(self.found, middle.found, strict=False)
         return any(
             module is other and math.isfinite(end) and end > 0 and inside <= _NOTHING * end
-            for (module, end), (other, inside) in pairs
+            for (module, end, _), (other, inside, _) in pairs
         )
 
 

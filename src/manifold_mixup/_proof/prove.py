@@ -407,8 +407,8 @@ class Bench:
         if self.padding and self._jumps(layer, _BARELY, self.permuted):
             return _UNION
         if self.padding and self.forgets is not False:  # layers come in order
-            end, middle = self._influence(layer, 1.0), self._influence(layer, 0.5)
-            self.forgets = end.lost(middle)
+            middle = self._influence(layer, 0.5)
+            self.forgets = middle.is_faint() and self._influence(layer, 1.0).lost(middle)
             if self.forgets:
                 return _INTERSECTION
         if self.looks_up and self._jumps(layer, _NEARLY, self.plain):
