@@ -76,7 +76,9 @@ def test_it_is_the_loss_written_out(criterion, share, y, perm):
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), F.cross_entropy], ids=str)
+@pytest.mark.parametrize(
+    "criterion", [nn.CrossEntropyLoss(), F.cross_entropy], ids=["module", "function"]
+)
 @pytest.mark.parametrize("share", SHARES)
 def test_there_is_one_log_softmax(criterion, share):
     plan = MixPlan("a", SHARES[share], PERM)
