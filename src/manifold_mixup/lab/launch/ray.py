@@ -4,9 +4,10 @@ The folder must be on storage that all nodes share. The progress of the runs is 
 """
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,7 +20,8 @@ from manifold_mixup.lab.runs.result import Result, read_epoch
 from manifold_mixup.lab.training.loop import train
 
 RETRIES = 10
-_LOOK = 1.0  # seconds between checks of the folders
+_LOOK = 1.0  # seconds between looks at the folders, at least
+_REST = 9.0  # times as long as a look took; ten thousand folders on a network drive take a while
 
 
 def train_on_ray(
@@ -54,12 +56,16 @@ def train_on_ray(
     task = _task(ray, gpus)
     shared, folder = ray.put(data), folder.absolute()
     running = {task.remote(run, shared, folder, after): run for run in runs}
-    told: dict[Recipe, int] = {}
+    logs = {run: folder / kept.folder_name(run) / METRICS for run in runs}
+    told = dict.fromkeys(runs, Told(0, 0))
+    rest = _LOOK
     try:
         while running:
-            done, _ = ray.wait(list(running), timeout=_LOOK)
+            done, _ = ray.wait(list(running), num_returns=len(running), timeout=rest)
+            start = time.perf_counter()
             for run in running.values():
-                _tell(run, folder, reports, told)
+                told[run] = _tell(run, logs[run], reports, told[run])
+            rest = max(_LOOK, _REST * (time.perf_counter() - start))
             for one in done:
                 try:
                     result = ray.get(one)
@@ -108,16 +114,29 @@ def _train(run: Recipe, source: Source, folder: Path, after: After | None) -> Re
     return result
 
 
-def _tell(run: Recipe, folder: Path, reports: Reports, told: dict[Recipe, int]) -> None:
-    """Report the epochs of a run that were not reported yet."""
-    path = folder / kept.folder_name(run) / METRICS
-    lines = path.read_text().splitlines() if path.exists() else []
-    for line in lines[told.get(run, 0) :]:
+class Told(NamedTuple):
+    """What was reported of a run: the epochs, and the bytes of its log when it was last read."""
+
+    epochs: int
+    size: int
+
+
+def _tell(run: Recipe, log: Path, reports: Reports, told: Told) -> Told:
+    """Report the epochs of a run that were not reported yet, if its log has grown."""
+    try:
+        size = log.stat().st_size
+    except OSError:  # the run has not begun
+        return told
+    if size == told.size:
+        return told
+    epochs = told.epochs
+    for line in log.read_text().splitlines()[epochs:]:
         try:
             reports.tell(run, read_epoch(json.loads(line)))
         except json.JSONDecodeError:
-            return  # the line is still being written
-        told[run] = told.get(run, 0) + 1
+            return Told(epochs, 0)  # the line is still being written
+        epochs += 1
+    return Told(epochs, size)
 
 
 def import_ray() -> Any:
