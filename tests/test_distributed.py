@@ -1,11 +1,15 @@
 """Two processes: each rank draws its own plans, and gradients are those of one process."""
 
 import multiprocessing
+from collections import Counter
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import distributed_worker as worker
 from distributed_worker import BATCH, LAYERS, PLANNED, WORLD, on_ranks
@@ -199,6 +203,56 @@ def test_fsdp_gradients_are_those_of_one_process_and_a_skipped_check_is_said(tmp
 
 
 # DataParallel
+
+
+class Collectives(TorchDispatchMode):
+    """Counts the collectives that a process dispatches."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d":
+            self.count[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("ranks", [8, 64, 1024])
+def test_a_step_communicates_nothing_more_however_many_ranks_there_are(ranks):
+    """The process stands for the last of the ranks; nothing is sent."""
+    dist.init_process_group("fake", store=FakeStore(), rank=ranks - 1, world_size=ranks)
+    try:
+        plain, mixed = (communicated(mixes) for mixes in (False, True))
+        assert plain == mixed
+        assert sum(plain[0].values()) > 0  # the buffers of the batch norm
+        assert plain[1] > 0
+    finally:
+        dist.destroy_process_group()
+
+
+def communicated(mixes):
+    """Return the collectives of a step, and the number of its buckets of gradients."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    model, buckets = DistributedDataParallel(model), []
+
+    def reduced(_, bucket):
+        buckets.append(bucket.index())
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    model.register_comm_hook(None, reduced)
+    criterion = nn.CrossEntropyLoss()
+    if mixes:
+        criterion = ManifoldMixup(model, ["input", "0", "2"], seed=0).wrap(criterion)
+    x, y = torch.randn(8, 6), torch.arange(8) % 3
+    criterion(model(x), y).backward()  # also checks the layers, and orders the buckets
+    buckets.clear()
+    with Collectives() as collectives:
+        criterion(model(x), y).backward()
+    return collectives.count, len(buckets)
 
 
 def test_a_data_parallel_model_is_refused():
