@@ -296,23 +296,28 @@ def test_targets_that_no_rule_needs_are_only_counted():
         model(x)
 
 
-def test_a_resumed_run_draws_the_same_partners():
-    model, mixup, x = attached(pairs=Near(0.5))
-    y = Y.float()
-    for _ in range(3):
+def partners_of(model, mixup, x, y, steps=3):
+    found = []
+    for _ in range(steps):
         mixup.batch(y)
         model(x)
-    state, plans = mixup.state_dict(), []
-    for resumed in (mixup, attached(pairs=Near(0.5))[1]):
-        resumed.load_state_dict(state)
-        resumed.batch(y)
-    model(x)
-    plans.append(mixup.plan)
-    twin, resumed, _ = attached(pairs=Near(0.5))
+        found.append(mixup.plan.perm)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "y"),
+    [("same_class", Y), ("other_class", Y), (Near(0.5), Y.float())],
+    ids=["same class", "other class", "near"],
+)
+def test_a_resumed_run_draws_the_same_partners(pairs, y):
+    model, mixup, x = attached(pairs=pairs)
+    first, state = partners_of(model, mixup, x, y), mixup.state_dict()
+    rest = partners_of(model, mixup, x, y)
+    assert not torch.equal(rest, first)
+    twin, resumed, _ = attached(pairs=pairs)
     resumed.load_state_dict(state)
-    resumed.batch(y)
-    twin(x)
-    assert torch.equal(plans[0].perm, resumed.plan.perm)
+    assert torch.equal(partners_of(twin, resumed, x, y), rest)
 
 
 def test_the_text_names_the_rules():

@@ -1,9 +1,11 @@
 """Every way of mixing in a model: compiled, checkpointed, resumed, with its targets."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.checkpoint import checkpoint
 
 from manifold_mixup import (
@@ -35,6 +37,7 @@ from with_positions import (
 )
 from zoo import gradients
 
+IN_TURN = OneOf((Interpolate(), 1), (Cut(), 1))
 WAYS = {
     "cut": {"blend": Cut()},
     "cut each": {"blend": Cut(), "per_sample": True},
@@ -44,9 +47,19 @@ WAYS = {
     "similarity": {"blend": SimilarityKernel()},
     "aligned": {"blend": Align()},
     "noise": {"noise": Noise()},
-    "in turn": {"blend": OneOf((Interpolate(), 1), (Cut(), 1)), "noise": Noise()},
+    "in turn": {"blend": IN_TURN, "noise": Noise()},
 }
 BY_WAY = pytest.mark.parametrize("way", WAYS)
+# What each way draws besides λ and the partners.
+DRAWN = {
+    "cut": {"box"},
+    "cut each": {"box"},
+    "patches": {"patches"},
+    "patches each": {"patches"},
+    "hard patches": {"patches"},
+    "noise": {"noise", "level"},
+    "in turn": {"box", "noise", "level"},
+}
 PLAIN = nn.CrossEntropyLoss()
 
 pytestmark = [
@@ -69,13 +82,27 @@ def losses(model, mixup, x, steps=6):
     return found
 
 
+def drawn_in(plan):
+    """Map what was drawn for a plan, besides λ, to its numbers."""
+    parts = {"partners": plan.perm}
+    if isinstance(plan.weight, torch.Tensor):
+        parts["box"] = plan.weight
+    if isinstance(plan.weight, Holes):
+        parts["patches"] = plan.weight.key
+    if plan.noise is not None:
+        parts["noise"] = plan.noise.key
+        parts["level"] = torch.stack([plan.noise.add, plan.noise.multiply])
+    return parts
+
+
 def assert_same(found, expected):
     for (loss, plan), (other, wanted) in zip(found, expected, strict=True):
         assert loss == pytest.approx(other, rel=1e-5)
         assert plan.layer == wanted.layer
         torch.testing.assert_close(plan.target_lam, wanted.target_lam)
-        if isinstance(wanted.weight, torch.Tensor):
-            assert torch.equal(plan.weight, wanted.weight)
+        parts, others = drawn_in(plan), drawn_in(wanted)
+        assert parts.keys() == others.keys()
+        assert all(torch.equal(parts[name], others[name]) for name in parts)
 
 
 # Compiled and checkpointed
@@ -98,7 +125,7 @@ def test_compiled_code_mixes_as_eager_code_does(way, fullgraph):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:4 eligible layers")
+@pytest.mark.filterwarnings("ignore:2 eligible layers")
 @BY_WAY
 def test_the_default_backend(way):
     eager, model = build("maps"), build("maps")
@@ -109,8 +136,9 @@ def test_the_default_backend(way):
     torch.testing.assert_close(gradients(model), gradients(eager), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:4 eligible layers")
-def test_graphs_are_no_more_than_layers_and_ways():
+@pytest.mark.filterwarnings("ignore:2 eligible layers")
+@pytest.mark.parametrize("blend", [IN_TURN, Align(rounds=2)], ids=["in turn", "aligned"])
+def test_graphs_are_no_more_than_layers_and_ways(blend):
     model = build("maps")
     x = example(model)
     graphs = []
@@ -120,9 +148,32 @@ def test_graphs_are_no_more_than_layers_and_ways():
         return graph.forward
 
     compiled = torch.compile(model, backend=counting)
-    losses(compiled, attach(compiled, ["conv1", "conv3"], "in turn", x), x, steps=24)
-    # two layers, each interpolated and cut
+    mixup = ManifoldMixup(compiled, ["conv1", "conv3"], example=x, blend=blend, seed=0)
+    losses(compiled, mixup, x, steps=24)
+    # two layers, each interpolated and cut, or aligned in both directions
     assert len(graphs) == 4
+
+
+@pytest.mark.parametrize(
+    ("layers", "blend", "says"),
+    [
+        (4, Cut(), "4 eligible layers need"),
+        (2, IN_TURN, "2 eligible layers with 4 ways of mixing in all need"),
+        (2, Align(), "2 eligible layers with 4 ways of mixing in all (Align has two) need"),
+        (3, {"conv1": IN_TURN, "*": Cut()}, "3 eligible layers with 4 ways of mixing in all need"),
+    ],
+    ids=["one way", "in turn", "aligned", "by layer"],
+)
+def test_the_warning_of_too_many_graphs_counts_layers_and_ways(layers, blend, says):
+    model = torch.compile(build("maps"), backend="eager")
+    names = ["conv1", "conv2", "conv3", "input"][:layers]
+    with pytest.warns(UserWarning, match=re.escape(f"{says} up to 9 compiled graphs")):
+        ManifoldMixup(model, names, blend=blend)
+
+
+def test_the_warning_counts_the_ways_of_each_layer_alone():
+    blend = {"conv1": Interpolate(), "conv2": Cut(), "conv3": PatchUp(block=3)}
+    ManifoldMixup(torch.compile(build("maps")), list(blend), blend=blend)  # a warning would raise
 
 
 @pytest.mark.parametrize(
@@ -194,12 +245,20 @@ def test_a_compiled_checkpoint_cannot_tell_another_state():
     model = build("checkpoint")
     x = example(model)
     compiled = torch.compile(model, backend="aot_eager")
-    mixup = attach(compiled, ["conv2"], "cut", x)
+    attach(compiled, ["conv2"], "cut", x)
     with pytest.raises(RuntimeError, match=r"compiled activation checkpoint.*example="):
         compiled(x[..., :6])
-    mixup.remove()
-    attach(compiled, ["conv2"], "similarity", x)
-    with pytest.raises(RuntimeError, match="compiled activation checkpoint"):
+
+
+@pytest.mark.parametrize(
+    ("way", "name"), [("similarity", "SimilarityKernel"), ("aligned", "Aligned")]
+)
+def test_a_compiled_checkpoint_cannot_tell_the_state_that_decides(way, name):
+    model = build("checkpoint")
+    x = example(model)
+    compiled = torch.compile(model, backend="aot_eager")
+    attach(compiled, ["conv2"], way, x)
+    with pytest.raises(RuntimeError, match=rf"compiled activation checkpoint.*{name}"):
         compiled(x)
 
 
@@ -346,11 +405,16 @@ def test_ranks_draw_their_own(way, monkeypatch):
     model = build("maps")
     x = example(model)
     mixup = attach(model, ["conv1"], way, x)
-    (_, one) = losses(model, mixup, x, steps=1)[0]
+    ours = [plan for _, plan in losses(model, mixup, x)]
     mixup.load_state_dict({"seed": 0, "step": 0, "stream": 2})
     monkeypatch.setattr(_sample, "_rank", lambda: 1)
-    (_, two) = losses(model, mixup, x, steps=1)[0]
-    assert not torch.equal(one.perm, two.perm)
+    theirs = [plan for _, plan in losses(model, mixup, x)]
+    compared = set()
+    for one, two in zip(map(drawn_in, ours), map(drawn_in, theirs), strict=True):
+        for name in one.keys() & two.keys():  # ways in turn are not the same on both
+            assert not torch.equal(one[name], two[name]), name
+            compared.add(name)
+    assert compared == {"partners"} | DRAWN.get(way, set())
 
 
 @BY_WAY
@@ -364,15 +428,16 @@ def test_eval_mode_and_pauses_are_left_alone(way):
     assert mixup.plan is None or mixup.state_dict()["step"] == 0
 
 
-def test_a_schedule_switches_every_way_off():
-    model = build("maps")
+@BY_WAY
+def test_a_schedule_switches_every_way_off(way):
+    model, plain = build("maps"), build("maps")
     x = example(model)
-    mixup = ManifoldMixup(
-        model, ["conv1"], example=x, blend=Cut(), alpha=lambda step: None if step else 1.0, seed=0
-    )
-    (_, on), (_, off) = losses(model, mixup, x, steps=2)
-    assert on is not None
-    assert off is None
+    mixup = attach(model, ["conv1"], way, x, alpha=lambda step: None if step else 1.0)
+    losses(model, mixup, x, steps=1)
+    assert mixup.plan is not None
+    assert torch.equal(model(x), plain(x))  # noise is off too
+    assert mixup.plan is None
+    assert mixup.state_dict()["step"] == 2
 
 
 @BY_WAY
@@ -533,6 +598,77 @@ def test_a_skipped_map_is_cut_by_the_same_box(way):
     if way == "hard patches":
         own = plan.weight.own(plan.lam, [6], (4, 6), x.device)[:, 0]
         torch.testing.assert_close(given[0], by_positions(skip, own, plan.perm, (2, 3)))
+
+
+class OddUNet(UNet):
+    """A U-Net for all sides: of odd ones, the low map has half, rounded up."""
+
+    def forward(self, x):
+        skip = self.down1(x)
+        up = self.up(torch.relu(self.down2(torch.relu(skip))))
+        return self.join(self.merge(up[:, :, : skip.shape[2], : skip.shape[3]], skip))
+
+
+class Segmenter(Tokens):
+    """Tokens go back to the map that they were made of, to which one of every pixel is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.add = nn.Conv2d(3, 8, 3, padding=1), Add()
+
+    def forward(self, x):
+        skip, patches = self.stem(x), self.embed(x)
+        tokens = self.block1(patches.flatten(2).transpose(1, 2))
+        low = tokens.transpose(1, 2).unflatten(2, patches.shape[2:])
+        return self.add(interpolate(low, size=skip.shape[2:]), skip)
+
+
+class Add(nn.Module):
+    def forward(self, low, skip):
+        return low + torch.relu(skip)
+
+
+@pytest.mark.parametrize("way", ["cut", "hard patches"])
+@pytest.mark.parametrize(
+    ("make", "layer", "shape", "grid", "fitting"),
+    [
+        (OddUNet, "down2", (2, 9, 11), (5, 6), (10, 12)),
+        (OddUNet, "down2", (2, 8, 11), (4, 6), (8, 12)),
+        (Segmenter, "block1", (3, 18, 13), (4, 3), (16, 12)),
+    ],
+    ids=["odd", "one odd", "tokens"],
+)
+def test_sides_that_do_not_divide_are_refused_before_the_pass(
+    make, layer, shape, grid, fitting, way
+):
+    model, x = make(), torch.randn(BATCH, *shape)
+    sides = f"[{grid}, {shape[1:]}]"
+    says = re.escape(
+        f"{layer!r}: it is mixed with other tensors, whose sides {sides} do not divide"
+    )
+    with pytest.raises(ValueError, match=says):
+        attach(model, [layer], way, x)
+    mixup = ManifoldMixup(model, [layer], seed=0, **WAYS[way])
+    with pytest.raises(ValueError, match=says):
+        model(x)
+    assert mixup.state_dict()["step"] == 0
+    model(torch.randn(BATCH, shape[0], *fitting))
+    assert mixup.plan.layer == layer
+
+
+@pytest.mark.parametrize(
+    ("way", "says"),
+    [
+        ("cut", "sides (4, 6), which do not divide those of the state, (8, 11)"),
+        ("hard patches", "sides (8, 11) is mixed with one that is coarser by the factors (2, 2)"),
+    ],
+)
+def test_a_later_batch_whose_sides_do_not_divide_is_refused(way, says):
+    model = OddUNet()
+    attach(model, ["down2"], way, model.example())
+    with pytest.raises(ValueError, match=re.escape(says)):
+        model(torch.randn(BATCH, 2, 8, 11))
+    model(model.example())  # the error has put everything back
 
 
 class Conditional(nn.Module):
@@ -902,13 +1038,30 @@ def test_a_block_larger_than_the_state():
         ManifoldMixup(model, ["conv3"], example=example(model), blend=PatchUp())
 
 
-def test_masks_and_boxes_do_not_go_together():
-    class Masked(Maps):
-        def forward(self, x, mask=None):
-            return super().forward(x)
+class Masked(Maps):
+    def forward(self, x, mask=None):
+        return super().forward(x)
 
-    with pytest.raises(ValueError, match=r"blend=Cut.*mask='mask'.*no common positions"):
-        ManifoldMixup(Masked(), ["conv1"], blend=Cut(), mask="mask")
+
+@pytest.mark.parametrize(
+    ("blend", "name"),
+    [
+        (Cut(), "Cut"),
+        (PatchUp(block=3), "PatchUp"),
+        (PatchUp(block=3, soft=False), "PatchUp"),
+        (Align(), "Align"),
+        (IN_TURN, "Cut"),
+        ({"conv1": Interpolate(), "*": Align()}, "Align"),
+        ({"conv1": OneOf((SimilarityKernel(), 1), (PatchUp(), 1))}, "PatchUp"),
+    ],
+    ids=str,
+)
+def test_masks_and_positions_do_not_go_together(blend, name):
+    model = Masked()
+    with pytest.raises(ValueError, match=rf"blend={name}\(.*mask='mask'.*no common positions"):
+        ManifoldMixup(model, ["conv1"], blend=blend, mask="mask")
+    without = {"conv1": OneOf((Interpolate(), 1), (SimilarityKernel(), 1))}
+    ManifoldMixup(model, ["conv1"], blend=without, mask="mask")  # and nothing was left attached
 
 
 def test_a_plan_by_position_at_a_layer_of_which_nothing_is_known():

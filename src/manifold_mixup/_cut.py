@@ -20,11 +20,11 @@ Places = tuple[slice, ...]
 def can_cut(x: Tensor, perm: Tensor) -> bool:
     """Return whether `cut` takes this state: of small rows on the CPU, outside of transforms."""
     return (
-        type(x) is Tensor
+        not torch.compiler.is_compiling()  # first: compiled code cannot ask for the threads
+        and type(x) is Tensor
         and not rows_fill_threads(x)
         and x.device.type == perm.device.type == "cpu"
         and x.layout is torch.strided
-        and not torch.compiler.is_compiling()
         and not _autograd.in_forward_mode()
         and not _autograd.in_transform()
     )

@@ -154,9 +154,7 @@ class ManifoldMixup:
         for old in previous:
             old._mark_replaced()
         self._attachment.register()
-        compiled.warn_of_limit(
-            model, len(self.layers) * len(ways_of(blend)), sometimes=p < 1 or callable(alpha)
-        )
+        compiled.warn_of_limit(model, self.layers, blend, sometimes=p < 1 or callable(alpha))
 
     @property
     def plan(self) -> MixPlan | None:

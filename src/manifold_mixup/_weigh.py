@@ -359,12 +359,12 @@ def refined(own: Tensor, sides: Sequence[int]) -> Tensor:
         ValueError: the sides are no multiples of the grid's.
     """
     first = own.ndim - len(sides)
-    for axis, side in enumerate(sides):
-        coarse = own.shape[first + axis]
+    grid = own.shape[first:]
+    for axis, (side, coarse) in enumerate(zip(sides, grid, strict=True)):
         if side % coarse:
             raise ValueError(
-                f"the plan's weights have sides {tuple(own.shape[first:])}, which do not divide "
-                f"those of the state, {tuple(sides)}."
+                f"the plan's weights have sides {tuple(grid)}, which do not divide those of the "
+                f"state, {tuple(sides)}."
             )
         if side != coarse:
             own = own.repeat_interleave(side // coarse, first + axis)

@@ -2,11 +2,13 @@
 
 import sys
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from manifold_mixup._blend import Align, Blend, at_layer, ways_of
 from manifold_mixup._layers import named_layers, unwrap
 from manifold_mixup._warn import warn
 
@@ -82,12 +84,15 @@ class Mark:
             del vars(self.module)["forward"]
 
 
-def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
-    """Warn if the compiler's limit is too low to have a graph for every layer.
+def warn_of_limit(
+    model: nn.Module, layers: Sequence[str], blend: Blend, *, sometimes: bool
+) -> None:
+    """Warn if the compiler's limit is too low to have a graph for every layer and way of mixing.
 
     Args:
         model: the model that is attached to.
-        layers: number of eligible layers.
+        layers: the eligible layers.
+        blend: the ways of mixing.
         sometimes: whether some training batches are not mixed, which needs another graph.
     """
     if not any(map(is_compiled, model.modules())):
@@ -96,14 +101,20 @@ def warn_of_limit(model: nn.Module, layers: int, *, sometimes: bool) -> None:
 
     config = torch._dynamo.config
     limit = getattr(config, "recompile_limit", None) or config.cache_size_limit
+    ways = [way for layer in layers for way in ways_of(at_layer(blend, layer))]
+    # Which of the two states Align moves is fixed in a graph.
+    twice = sum(isinstance(way, Align) for way in ways)
+    mixes = len(ways) + twice
     # Static and dynamic batch size for each, and one graph for evaluation.
-    graphs = 2 * (layers + sometimes) + 1
+    graphs = 2 * (mixes + sometimes) + 1
+    by_ways = f" with {mixes} ways of mixing in all" if mixes > len(layers) else ""
+    by_ways += " (Align has two)" if twice else ""
     and_none = " and batches that are not mixed" if sometimes else ""
     if graphs > limit:
         warn(
-            f"{layers} eligible layers{and_none} need up to {graphs} compiled graphs, but the "
-            f"compiler stops at {limit} and runs the rest eagerly, or raises if fullgraph=True. "
-            f"Set torch._dynamo.config.recompile_limit = {graphs} or more.",
+            f"{len(layers)} eligible layers{by_ways}{and_none} need up to {graphs} compiled "
+            f"graphs, but the compiler stops at {limit} and runs the rest eagerly, or raises if "
+            f"fullgraph=True. Set torch._dynamo.config.recompile_limit = {graphs} or more.",
         )
 
 
