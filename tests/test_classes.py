@@ -168,3 +168,51 @@ def test_the_wrapped_criterion_claims_its_output_and_mixes_a_plain_pass_plainly(
     with mixup.paused():
         plain = model(x)
     assert torch.equal(criterion(plain, Y), F.cross_entropy(plain, Y))
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "MEAN"])
+@pytest.mark.parametrize("share", SHARES)
+def test_a_reduction_that_pytorch_does_not_have_is_refused(reduction, share):
+    criterion = nn.CrossEntropyLoss()
+    criterion.reduction = reduction
+    with pytest.raises(ValueError, match=reduction):
+        MixedTarget(Y, MixPlan("a", SHARES[share], PERM)).loss(criterion, randn(BATCH, CLASSES))
+
+
+def test_a_weight_of_each_score_is_refused_with_the_way_out():
+    criterion = nn.CrossEntropyLoss(weight=torch.ones(BATCH, CLASSES))
+    with pytest.raises(ValueError, match="one entry for each of the 6 examples"):
+        MixedTarget(Y, MixPlan("a", 0.3, PERM)).loss(criterion, randn(BATCH, CLASSES))
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_under_a_transform_it_is_evaluated_twice(share):
+    target = MixedTarget(Y, MixPlan("a", SHARES[share], PERM))
+    outputs = torch.stack([randn(BATCH, CLASSES, seed=seed) for seed in (1, 2)])
+
+    def loss(output):
+        return target.loss(nn.CrossEntropyLoss(), output)
+
+    each = torch.stack([loss(output) for output in outputs])
+    torch.testing.assert_close(torch.func.vmap(loss)(outputs), each)
+
+
+def three_times(output, y, *_, **__):
+    return 3 * -output.log_softmax(1).gather(1, y[:, None]).mean()
+
+
+class Threefolds(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return 3 * result if func is F.cross_entropy else result
+
+
+def test_what_replaces_the_function_of_pytorch_runs(monkeypatch):
+    output, plan = randn(BATCH, CLASSES), MixPlan("a", 0.3, PERM)
+    wanted = 3 * by_hand(nn.CrossEntropyLoss(), output, Y, 0.3, PERM)
+    with Threefolds():
+        loss = MixedTarget(Y, plan).loss(nn.CrossEntropyLoss(), output)
+    torch.testing.assert_close(loss, wanted)
+    monkeypatch.setattr(F, "cross_entropy", three_times)
+    loss = MixedTarget(Y, plan).loss(nn.CrossEntropyLoss(), output)
+    torch.testing.assert_close(loss, wanted)

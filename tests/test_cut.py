@@ -122,6 +122,23 @@ def test_a_plan_of_a_pass_can_be_repeated(cuts):
             torch.testing.assert_close(model(x), first)
 
 
+def test_positions_that_the_user_wrote_into_count():
+    model = torch.nn.Conv2d(3, 4, 3, padding=1)
+    mixup = ManifoldMixup(model, ["input"], example=randn(*SHAPE), blend=Cut(), seed=1)
+    model(randn(*SHAPE))
+    plan, x = mixup.plan, randn(*SHAPE)
+    before = plan.weight.clone()
+    plan.weight.logical_not_()
+    mixed = mix(x, plan, dims=(2, 3))
+    assert torch.equal(mixed, torch.where(~before[:, None], x, x[plan.perm]))
+
+
+def test_a_box_of_before_its_borders_were_kept_as_numbers():
+    box = Box((0.5, 0.4), 0.3)
+    del vars(box)["_numbers"]
+    assert torch.equal(box.own((7, 6)), Box((0.5, 0.4), 0.3).own((7, 6)))
+
+
 def test_compiled_code_does_not_see_the_box():
     """Numbers of a plan would be guarded, and every step compiled anew."""
     plan = sample_plan(4, layers=["a"], alpha=1.0, blend=Cut())

@@ -1,12 +1,16 @@
 """Large parameters of the proof lie in little memory, and change no verdict."""
 
+import ctypes
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from architectures import mixed_by
-from manifold_mixup import find_layers
+from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.stage import Stage
+from manifold_mixup._proof import prove as prove_module
 from manifold_mixup._proof.prove import Bench, prove
 from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._proof.thin import drop_gradients, large_parameters, pool_of, thin
@@ -29,14 +33,16 @@ class Wide(nn.Module):
 
 @pytest.fixture
 def benches(monkeypatch):
-    """Record, for each attempt, whether parameters were thin and how many bytes all took."""
+    """Record, for each attempt, whether parameters were thin and how many bytes are used."""
     seen: list[tuple[bool, int]] = []
     calibrate = Bench.calibrate
 
     def recorded(bench: Bench) -> None:
         stage: Stage = bench.stage
+        pools = map(pool_of, stage.stand_ins.values())
         memory = {
-            made.data_ptr(): made.untyped_storage().nbytes() for made in stage.stand_ins.values()
+            made.data_ptr(): made.nbytes if pool is None else pool.nbytes
+            for made, pool in zip(stage.stand_ins.values(), pools, strict=True)
         }
         seen.append((bench.thin, sum(memory.values())))
         calibrate(bench)
@@ -67,6 +73,21 @@ def test_a_layer_fails_only_with_parameters_that_are_not_thin(benches):
     assert [was_thin for was_thin, _ in benches] == [True, False]
 
 
+def test_what_was_proven_stays_proven_if_there_is_no_memory_for_the_rest(monkeypatch):
+    made = prove_module.copied
+
+    def only_small(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        if tensor.numel() >= WIDTH * WIDTH:
+            raise NotTraceable("out of memory")
+        return made(tensor, dtype)
+
+    monkeypatch.setattr(prove_module, "copied", only_small)
+    model, x = Wide(), normal(6, 8)
+    report = prove(model, ["stem", "branch"], (x,), {}, mixed_by(find_layers(model, x)))
+    assert [proof.verdict for proof in report.layers] == ["proven", "skipped"]
+    assert "out of memory" in report.layers[1].reason
+
+
 def views_its_weight(model: Wide) -> None:
     stem = model.forward
     model.forward = lambda x: stem(x) + model.head.weight.view(-1)[0]
@@ -94,6 +115,22 @@ def test_code_may_write_into_its_weight():
     assert prove_one(model, "branch", normal(6, 8)).verdict == "failed"
 
 
+def test_code_may_read_a_weight_by_its_address(benches):
+    """The memory of all numbers is there."""
+    model = Wide()
+    plain = model.forward
+
+    def forward(x: Tensor) -> Tensor:
+        weight = model.head.weight
+        assert len(ctypes.string_at(weight.data_ptr(), weight.nbytes)) == weight.nbytes
+        return plain(x)
+
+    run = mixed_by(find_layers(model, normal(6, 8)))
+    model.forward = forward
+    assert prove(model, ["stem"], (normal(6, 8),), {}, run).layers[0].verdict == "proven"
+    assert [was_thin for was_thin, _ in benches] == [True]
+
+
 class Own(nn.Linear):
     """Code of its own might give the pointer of its weight to a kernel."""
 
@@ -110,13 +147,16 @@ def test_only_large_parameters_of_pytorchs_own_layers_are_thin():
             "both": nn.Linear(WIDTH, WIDTH),
             "replaced": nn.Linear(WIDTH, WIDTH),
             "recurrent": nn.LSTM(WIDTH, WIDTH),
+            "narrow": nn.Linear(1, 40_000),
+            "attached": nn.Linear(WIDTH, WIDTH),
         }
     )
     model["both"].weight = model["tied"].weight
     model["replaced"].forward = lambda x: x
-    large = large_parameters(model)
+    with ManifoldMixup(model, ["attached"], check=False):
+        large = large_parameters(model)
     names = {name for name, parameter in model.named_parameters() if id(parameter) in large}
-    assert names == {"linear.weight", "embedding.weight", "map.weight"}
+    assert names == {"linear.weight", "embedding.weight", "map.weight", "attached.weight"}
 
 
 @pytest.mark.parametrize("shape", [(WIDTH, WIDTH), (1000, 64), (64, 64, 3, 3), (64, 32, 3, 5, 5)])
@@ -128,6 +168,7 @@ def test_a_thin_parameter_has_few_numbers_at_the_scale_of_all(shape):
     assert drawn.shape == shape
     assert drawn.dtype == torch.float64
     assert len(pool) < parameter.numel() / 4
+    assert drawn.untyped_storage().nbytes() == drawn.nbytes  # in case its address is read
     wanted = (2 / parameter[0].numel()) ** 0.5
     assert float(pool.std()) == pytest.approx(wanted, rel=0.25)
     rows = drawn.flatten(1)

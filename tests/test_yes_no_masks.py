@@ -413,6 +413,14 @@ class SoftmaxByHand(Attention):
         return self.out(h.transpose(1, 2).flatten(2))
 
 
+class Normalised(SoftmaxByHand):
+    """Whose gradient at padding is not a number, because it divides by a norm of 0 there."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        h = h * mask.unsqueeze(-1)
+        return super().forward(h / (h.pow(2).mean(-1, keepdim=True).sqrt() + 1e-6), mask)
+
+
 class WeightsByHand(SoftmaxByHand):
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(h).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
@@ -432,6 +440,14 @@ def test_the_intersection_of_two_masks_is_found_out(pool):
     for block in model.blocks:
         block.attention.__class__ = WeightsByHand
     ManifoldMixup(model, ["blocks.*"], mask="mask", example=batch_of(VALID.long()))
+
+
+def test_gradients_that_are_no_numbers_hide_nothing():
+    model = OfBlocks(pool="mean")
+    for block in model.blocks:
+        block.attention.__class__ = Normalised
+    with pytest.raises(ValueError, match=r"(?s)blocks.0 .*failed.*blocks.1 .*failed"):
+        ManifoldMixup(model, ["blocks.*"], mask="mask", example=batch_of(VALID.long()))
 
 
 def test_weights_by_hand_are_right():

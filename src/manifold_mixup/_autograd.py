@@ -27,6 +27,7 @@ _next_number = _private("_get_sequence_nr", torch.autograd)
 _running_node = _private("_current_autograd_node", torch._C)
 _running_task = _private("_current_graph_task_id", torch._C)
 _in_transform = _private("_are_functorch_transforms_active", torch._C)
+_in_function_mode = _private("_is_torch_function_mode_enabled", torch._C)
 
 
 def in_forward_mode() -> bool:
@@ -37,6 +38,11 @@ def in_forward_mode() -> bool:
 def in_transform() -> bool:
     """Return whether torch.func transforms what runs."""
     return bool(_in_transform())
+
+
+def in_function_mode() -> bool:
+    """Return whether a mode of the user's sees the calls of PyTorch's functions."""
+    return bool(_in_function_mode())
 
 
 def next_number() -> int:

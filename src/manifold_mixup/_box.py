@@ -14,6 +14,8 @@ AXES = 3
 """The most axes that positions have."""
 Ranges = tuple[tuple[int, int], ...]
 """On each axis, the first position in a box and the one after the last."""
+UNTOUCHED = 1
+"""The version of the positions outside of a box, which were written into once."""
 # Borders are integers in units of 2^-30 of a side, so that every device and compiler rounds alike.
 _UNIT = 2**30
 
@@ -46,7 +48,7 @@ class Box:
     share: float | Tensor
     borders: Tensor = field(init=False, repr=False)
     """For 1 to 3 axes, the borders on each: int64 ``(3, 3, 2)`` or ``(batch, 3, 3, 2)``."""
-    _numbers: list[int] | None = field(init=False, repr=False)
+    _numbers: list[int] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         centre = torch.as_tensor(self.centre, dtype=torch.float64, device="cpu")

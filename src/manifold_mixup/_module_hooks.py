@@ -68,7 +68,7 @@ def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Any:
 
 
 def has_no_hooks(module: nn.Module) -> bool:
-    """Return whether calling a module runs the forward of its class, and nothing else."""
+    """Return whether a module has no hooks, and the forward of its class."""
     own = vars(module)
     hooks = (
         own["_forward_hooks"]

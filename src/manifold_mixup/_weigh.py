@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold_mixup import _cut, _mix
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._blend import SimilarityKernel
-from manifold_mixup._box import AXES, Box, Ranges
+from manifold_mixup._box import AXES, UNTOUCHED, Box, Ranges
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
@@ -237,6 +237,8 @@ def _places(given: Given, x: Tensor, place: Place) -> _cut.Places | None:
     ranges, weight, positions = given.box, given.weight, place.positions
     if ranges is None or positions.grid is not None or not isinstance(weight, Tensor):
         return None
+    if weight.is_inference() or weight._version != UNTOUCHED:
+        return None  # the user may have written into it
     if len(positions.dims) != len(ranges):
         return None
     box = [slice(None)] * x.ndim

@@ -16,8 +16,8 @@ from manifold_mixup._tree import leaves
 
 # Attention scores rarely differ by as much as the logarithm of this (35).
 _NOTHING = 1e-15
-# Of the gradients at all positions. What is more than this share is not nothing beside any other
-# influence of the same module.
+# A gradient of more than this share of the largest, at all positions, cannot be nothing compared
+# with what the same module has at λ = 1.
 _FAINT = 1e-9
 
 
@@ -90,7 +90,7 @@ class Influence:
 
     def is_faint(self) -> bool:
         """Return whether a module may have lost its influence, so that λ = 1 must be measured."""
-        return any(inside <= _FAINT * of_all for _, inside, of_all in self.found)
+        return any(not inside > _FAINT * of_all for _, inside, of_all in self.found)  # also NaN
 
     def lost(self, middle: "Influence") -> bool:
         """Return whether a module has influence at λ = 1, where this was measured, but none later.

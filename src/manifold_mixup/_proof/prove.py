@@ -111,13 +111,23 @@ def prove(
             proofs = {name: bench.prove(name) for name in layers}
             unproven = [name for name in names if proofs[name].verdict != "proven"]
             if unproven and bench.thin:  # nothing is refused because its parameters were thin
-                bench = prepare(stage, args, kwargs, *how, **given)
-                proofs |= {name: bench.prove(name) for name in unproven}
+                again = _attempt(unproven, lambda: prepare(stage, args, kwargs, *how, **given))
+                proofs |= {proof.layer: proof for proof in again}
             return Report(tuple(proofs[name] for name in names))
     except Inconclusive as error:
         return Report(tuple(LayerProof(name, "inconclusive", str(error)) for name in names))
     except NotTraceable as error:
         return Report(tuple(LayerProof(name, "skipped", str(error)) for name in names))
+
+
+def _attempt(names: Sequence[str], made: Callable[[], "Bench"]) -> list[LayerProof]:
+    """Test layers on a bench; if there is none, say so of each."""
+    try:
+        bench = made()
+    except (Inconclusive, NotTraceable) as error:
+        verdict: Verdict = "inconclusive" if isinstance(error, Inconclusive) else "skipped"
+        return [LayerProof(name, verdict, str(error)) for name in names]
+    return [bench.prove(name) for name in names]
 
 
 class Inconclusive(Exception):
@@ -206,7 +216,6 @@ def _calibrated(
     def bench_with(make: Callable[[Tensor], Tensor]) -> Bench:
         stage.cast(make)
         redraw_parameters(stage.model)
-        drop_gradients(stage.model)
         return Bench(stage, draw(dtype=dtype), run, outputs, mask)
 
     if large:
@@ -215,6 +224,7 @@ def _calibrated(
                 lambda tensor: thin(tensor, dtype) if id(tensor) in large else copied(tensor, dtype)
             )
             bench.thin = True
+            drop_gradients(stage.model)
             bench.calibrate()
             return bench
     bench = bench_with(lambda tensor: copied(tensor, dtype))

@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
+from manifold_mixup import _autograd
 from manifold_mixup._module_hooks import has_no_hooks
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.ends import interpolate
 
 _PLAIN = nn.CrossEntropyLoss()
+_FORWARD = nn.CrossEntropyLoss.forward
+_REDUCTIONS = ("mean", "sum", "none")
 
 
 def cross_entropy_of(
@@ -21,10 +25,14 @@ def cross_entropy_of(
     """Return the criterion if `loss` may give the loss of a call of it.
 
     It does for `torch.nn.CrossEntropyLoss`, and its function, of scores ``(batch, classes)`` and
-    class indices ``(batch,)``, if nothing is hooked to it.
+    class indices ``(batch,)``, if nothing is hooked to it and nothing of PyTorch is replaced.
     """
     found = _PLAIN if criterion is cross_entropy else criterion
     if type(found) is not nn.CrossEntropyLoss or len(args) != 2 or options:
+        return None
+    if functional.cross_entropy is not cross_entropy or nn.CrossEntropyLoss.forward is not _FORWARD:
+        return None
+    if _autograd.in_transform() or _autograd.in_function_mode():
         return None
     output, y = args
     if not (type(output) is type(y) is Tensor) or output.ndim != 2 or y.ndim != 1:
@@ -32,7 +40,10 @@ def cross_entropy_of(
     # Under autocast, the loss of other types may be computed in this one.
     if y.dtype != torch.int64 or output.dtype != torch.float32 or found.label_smoothing:
         return None
-    return found if has_no_hooks(found) else None
+    if found.reduction not in _REDUCTIONS or not has_no_hooks(found):
+        return None
+    weight = found.weight
+    return found if weight is None or weight.shape == output.shape[1:] else None
 
 
 def fits(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPlan) -> bool:
