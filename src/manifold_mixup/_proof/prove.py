@@ -220,8 +220,9 @@ def _calibrated(
 
     if large:
         with suppress(Exception):  # code that writes into parameters, for example, refuses them
+            slim = thin([tensor for tensor in stage.tensors if id(tensor) in large], dtype)
             bench = bench_with(
-                lambda tensor: thin(tensor, dtype) if id(tensor) in large else copied(tensor, dtype)
+                lambda tensor: slim[id(tensor)] if id(tensor) in slim else copied(tensor, dtype)
             )
             bench.thin = True
             drop_gradients(stage.model)

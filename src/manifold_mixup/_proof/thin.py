@@ -6,9 +6,10 @@ worse a matrix for the proof, which only needs outputs that differ between examp
 that needs it in one piece makes a copy that lives as long as the operator.
 
 Only the parameters of PyTorch's own layers on the CPU are drawn in this way. Other code might pass
-a pointer to a kernel that takes the numbers to be contiguous. On the CPU, the memory behind them is
-there, but it is never touched, so that the system gives none; elsewhere that would be no saving.
+an address to a kernel that takes the numbers to be contiguous. Then there is memory at least.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +54,21 @@ def _is_usual(parameter: Tensor) -> bool:
     )
 
 
-def thin(parameter: Tensor, dtype: torch.dtype) -> nn.Parameter:
-    """Return a parameter of this shape, in which most numbers lie in the memory of others."""
-    memory = torch.empty(parameter.numel(), dtype=dtype, device=parameter.device)
-    view = memory.as_strided(parameter.shape, _strides(parameter.shape))
-    made = nn.Parameter(view, parameter.requires_grad)
-    vars(made).update(vars(parameter), _pool=memory[: _count(parameter.shape)])
+def thin(parameters: Sequence[Tensor], dtype: torch.dtype) -> dict[int, Tensor]:
+    """Return parameters of these shapes, by the ids of the given ones, one behind the other.
+
+    Behind the last there is room for the largest, in case one is read from its address on.
+    """
+    counts = [_count(parameter.shape) for parameter in parameters]
+    room = max((parameter.numel() for parameter in parameters), default=0)
+    memory = torch.empty(sum(counts) + room, dtype=dtype, device="cpu")
+    made: dict[int, Tensor] = {}
+    start = 0
+    for parameter, count in zip(parameters, counts, strict=True):
+        view = memory.as_strided(parameter.shape, _strides(parameter.shape), start)
+        new = nn.Parameter(view, parameter.requires_grad)
+        vars(new).update(vars(parameter), _pool=memory[start : start + count])
+        made[id(parameter)], start = new, start + count
     return made
 
 
