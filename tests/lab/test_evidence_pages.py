@@ -106,7 +106,7 @@ def sections():
 
 def test_every_file_of_ways_has_a_section():
     files = {file.stem for file in (RESULTS / "ways").glob("*.md")} - {"gan"}
-    assert sections().keys() == files == CELLS.keys()
+    assert sections().keys() - {"gan"} == files == CELLS.keys()
 
 
 def test_the_table_of_the_gan_is_that_of_its_file():
