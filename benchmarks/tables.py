@@ -220,7 +220,7 @@ def _counts(found: Found) -> Iterator[str]:
         ],
     )
     yield (
-        "Interpolation reads λ; the other numbers are of the box and of the patches. "
+        "Interpolation reads λ and the loss; the other numbers are of the box and of the patches. "
         "All are read on the CPU only, so no read waits for a GPU."
     )
     yield f"Graphs of a compiled model with 3 eligible layers: {found['graphs']}."
