@@ -48,7 +48,7 @@ def test_the_calls_of_python_functions_do_not_grow():
     """Their number is the fixed cost of a step, whatever the machine."""
     three, twelve = python_calls(3), python_calls(12)
     assert three <= 250
-    assert python_calls(3, per_sample=True) <= three + 60
+    assert python_calls(3, per_sample=True) <= three + 30
     assert twelve - three <= 9 * 10  # a layer more is a hook more, which leaves at once
 
 

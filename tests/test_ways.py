@@ -29,6 +29,7 @@ from with_positions import (
     CLASSES,
     TARGET,
     Maps,
+    TimeFirst,
     Tokens,
     UNet,
     build,
@@ -980,17 +981,6 @@ def test_dims_say_what_cannot_be_found():
     mixup = ManifoldMixup(model, ["conv1"], blend=Cut(dims={"conv1": 3}), check=False, seed=0)
     model(x)
     assert mixup.plan.weight.shape == (1, 8)
-
-
-class TimeFirst(nn.Module):
-    """A layer for each of the times of ``(time, batch, features)``."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.head = nn.Linear(2, 4), nn.Linear(4, CLASSES)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.first(x)))
 
 
 @pytest.mark.parametrize("check", [False, True])

@@ -24,7 +24,7 @@ from manifold_mixup._attach.grids import Grids
 from manifold_mixup._similarity import share_of_pairs
 from manifold_mixup._transport import Aligned, Transport
 from states import randn
-from with_positions import BATCH, CLASSES, TARGET, Tokens, build, example
+from with_positions import BATCH, CLASSES, TARGET, TimeFirst, Tokens, build, example
 from zoo import gradients, plain_labels
 
 WAYS = {
@@ -192,20 +192,6 @@ def before_the_mix(module, x, model):
     handle.remove()
     (state,) = seen
     return state
-
-
-class TimeFirst(nn.Module):
-    """The batch is dimension 1 of its states, so that a row of them is no example."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.head = nn.Linear(2, 4), nn.Linear(4, CLASSES)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.first(x)))
-
-    def example(self):
-        return torch.randn(5, BATCH, 2)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

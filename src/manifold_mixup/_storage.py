@@ -13,8 +13,6 @@ def storage_of(tensor: Tensor) -> StorageWeakRef | None:
         transform.
     """
     try:
-        if type(tensor) is Tensor:
-            return StorageWeakRef(tensor.untyped_storage())
         with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods
             return StorageWeakRef(tensor.untyped_storage())
     except (NotImplementedError, RuntimeError, ValueError):

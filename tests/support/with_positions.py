@@ -215,3 +215,17 @@ def labels(target, plan, classes=CLASSES):
     own = nn.functional.one_hot(target, classes).float()
     share = plan.weight.float().flatten(1).mean(1).view(-1, 1)
     return share * own + (1 - share) * own[plan.perm]
+
+
+class TimeFirst(nn.Module):
+    """The batch is dimension 1 of its states, so that a row of them is no example."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(2, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.first(x)))
+
+    def example(self):
+        return torch.randn(5, BATCH, 2)

@@ -203,8 +203,7 @@ class Memories:
     def note(self, output: Any, outputs: Outputs) -> None:
         """Remember the memory of an output's tensors while it is in use."""
         owners = self._owners
-        tensors = (("", output),) if isinstance(output, Tensor) else leaves(output)
-        for _, tensor in tensors:
+        for _, tensor in leaves(output):
             storage = storage_of(tensor)
             if storage is None:
                 continue

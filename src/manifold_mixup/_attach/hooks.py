@@ -42,7 +42,7 @@ class ActivePlan:
     noise: DrawnNoise | None
     valid: Tensor | None
     repeats: bool
-    box: Ranges | None  # compiled code does not read it
+    box: Ranges | None = None  # compiled code does not know it
     settled: bool  # whether compiled code completed the plan
 
     def __init__(self) -> None:
@@ -69,7 +69,6 @@ class ActivePlan:
         self.label = None if plan is None else plan.label
         self.noise = None if plan is None else plan.noise
         self.repeats = plan is not None and plan.repeats
-        self.box = None
         self.valid = None if plan is None or running is None else running.valid
 
     @property

@@ -269,7 +269,7 @@ class Passes:
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
-        for path, tensor in (("", target),) if isinstance(target, Tensor) else leaves(target):
+        for path, tensor in leaves(target):
             plan = self._made(tensor)
             if plan is not None:
                 raise ValueError(_SWAPPED.format(path and f" {path!r}", plan.layer))
