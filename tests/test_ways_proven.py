@@ -21,6 +21,7 @@ from manifold_mixup import (
     mix,
 )
 from manifold_mixup._attach.grids import Grids
+from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._similarity import share_of_pairs
 from manifold_mixup._transport import Aligned, Transport
 from states import randn
@@ -331,3 +332,33 @@ def test_gradients_of_what_is_drawn_are_those_of_the_hand_split_model(way, name)
     found = gradients(model)
     assert found.keys() == dict(model.named_parameters()).keys()
     torch.testing.assert_close(found, gradients(oracle))
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    "way", [Cut(), PatchUp(block=3), Align()], ids=["cut", "patches", "aligned"]
+)
+def test_a_layer_that_the_way_cannot_mix_is_not_proven(way, check):
+    """With check=False too, and although interpolating at it would be proven."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES))
+    mixup = ManifoldMixup(model, ["1"], blend={"1": way}, check=check)
+    (proof,) = mixup.verify(torch.randn(BATCH, 4)).layers
+    assert proof.verdict == "failed"
+    assert "cannot be used at '1': it has no positions" in proof.reason
+    with pytest.raises(ValueError, match="positions"):
+        model(torch.randn(BATCH, 4))
+    assert torch.isfinite(model.eval()(torch.randn(BATCH, 4))).all()
+
+
+def test_a_layer_of_which_no_positions_are_known_is_not_proven(monkeypatch):
+    """As where the model cannot be inspected."""
+    model = build("maps")
+    mixup = ManifoldMixup(model, ["conv1"], blend=Cut(), check=False)
+
+    def refuse(*args, **kwargs):
+        raise NotTraceable("no")
+
+    monkeypatch.setattr("manifold_mixup._inspect.inspect_model", refuse)
+    (proof,) = mixup.verify(example(model)).layers
+    assert proof.verdict == "failed"
+    assert "positions are not known" in proof.reason

@@ -140,9 +140,11 @@ class Checks:
                     if attachment.attached:
                         attachment.register_readers()  # what is proven is what trains
             there = [name for name in layers if name not in moved]
+            refused = {**attachment.grids.unfit(there), **moved}
+            there = [name for name in there if name not in refused]
             proofs = self._prove(there, args, kwargs, mask, progress=progress).layers
         proven = {proof.layer: proof for proof in proofs}
-        return Report(tuple(proven.get(n) or LayerProof(n, "failed", moved[n]) for n in layers))
+        return Report(tuple(proven.get(n) or LayerProof(n, "failed", refused[n]) for n in layers))
 
     def _inspect(
         self,

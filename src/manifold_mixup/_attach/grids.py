@@ -150,12 +150,29 @@ class Grids:
         Args:
             layers: the eligible layers.
         """
-        bad = {name: self.faults[name] for name in layers if name in self.faults}
-        if not bad:
-            return
+        bad = [name for name in layers if name in self.faults]
+        if bad:
+            raise ValueError(self._refusal({name: self.faults[name] for name in bad}))
+
+    def unfit(self, layers: Iterable[str]) -> dict[str, str]:
+        """Map those of some layers that cannot be mixed by the ways to the reason.
+
+        Args:
+            layers: the layers, inspected or not.
+        """
+        unknown = {
+            name: "its positions are not known"
+            for name in layers
+            if any(map(has_positions, self._ways(name))) and not self.places(name)
+        }
+        return {
+            name: self._refusal({name: self.faults.get(name, unknown[name])}) for name in unknown
+        }
+
+    def _refusal(self, bad: Mapping[str, str]) -> str:
         found = [way for name in bad for way in self._ways(name) if has_positions(way)]
         ways = " or ".join(dict.fromkeys(type(way).__name__ for way in found))
-        raise ValueError(
+        return (
             f"{ways} cannot be used at {'; '.join(f'{name!r}: {why}' for name, why in bad.items())}"
             f". Choose layers with positions, or name the dimensions that are positions in "
             f"{ways}(dims=...), as (2, 3) for (batch, channels, height, width)."
