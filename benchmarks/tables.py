@@ -89,7 +89,8 @@ def _fixed(found: Found) -> Iterator[str]:
     yield "## The fixed cost of a step"
     yield (
         "What a step of an MLP of four layers takes beyond the plain step, with a batch of 64: "
-        "processor time of one thread. Ratios to the median of the plain formula."
+        "processor time of one thread. Ratios of the medians to that of the plain formula, with "
+        "their 95 % intervals; single rounds scatter more."
     )
     for width, timings in found.items():
         yield f"width {width} ({timings[0]['rounds']} rounds):\n\n{_timings(timings, 3)}"
@@ -112,8 +113,8 @@ def _timings(rows: Sequence[Found], digits: int = 1) -> str:
 
 
 def _ratio(timing: Timing) -> str:
-    half = f"({timing.quarter:.3f} to {timing.three_quarters:.3f})"
-    return f"{timing.fault or f'{timing.ratio:.3f}'} {half}"
+    low, high = timing.range
+    return f"{timing.fault or f'{timing.ratio:.3f}'} ({low:.3f} to {high:.3f})"
 
 
 def _accuracy(found: Found) -> Iterator[str]:

@@ -1,17 +1,18 @@
 """Timing of several implementations in turns, so that the machine's load affects all equally."""
 
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 
 WARM_UP = 2  # rounds that are not counted; in the first one, ours also checks the layers
 WIDE = 0.25
-"""A ratio is no result if the interquartile range is wider than this share of the median."""
+"""A ratio is no result if its range is wider than this share of the median."""
 FEWEST = 5
 """A ratio is no result with fewer rounds."""
 _SHORTEST = 20e-3  # seconds; shorter code is repeated
@@ -41,14 +42,21 @@ class Timing:
     """The first quartile of the ratios."""
     three_quarters: float
     """The third quartile of the ratios."""
+    interval: tuple[float, float] | None = None
+    """The 95 % interval of the median, where it is judged by that and not by the quartiles."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """What must be narrow: the interval of the median, or the quartiles."""
+        return self.interval or (self.quarter, self.three_quarters)
 
     @property
     def fault(self) -> str:
         """Why the ratio is no result; empty if it is one."""
         if self.rounds < FEWEST:
             return "too few rounds"
-        wide = self.three_quarters - self.quarter > WIDE * self.ratio
-        return "too wide" if wide else ""
+        low, high = self.range
+        return "too wide" if high - low > WIDE * abs(self.ratio) else ""
 
 
 def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> list[Timing]:
@@ -67,12 +75,14 @@ def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> 
 def added(ways: Mapping[str, Way], seconds: float, *, plain: str, reference: str) -> list[Timing]:
     """Return what each implementation adds to the plain one, in processor time.
 
+    What a single round adds is a small difference of large numbers, which scatters by a third. So
+    the median is judged by its own interval.
+
     Args:
         ways: the implementations by name.
         seconds: the total time, as for `compare`.
         plain: the implementation that all others add to; it is left out.
-        reference: the one whose median addition is the unit of the ratios. (Additions of single
-            rounds are small differences, whose ratios scatter far more.)
+        reference: the one whose median addition is the unit of the ratios.
     """
     times = in_turns(ways, seconds, _Clock("cpu", now=time.process_time))
     base = times.pop(plain)  # noise may make a single difference negative
@@ -81,7 +91,13 @@ def added(ways: Mapping[str, Way], seconds: float, *, plain: str, reference: str
         for name, taken in times.items()
     }
     unit = statistics.median(more[reference])
-    return [timing(name, taken, [unit] * len(taken)) for name, taken in more.items()]
+    return [
+        replace(
+            timing(name, taken, [unit] * len(taken)),
+            interval=interval_of_median([each / unit for each in taken]),
+        )
+        for name, taken in more.items()
+    ]
 
 
 def in_turns(ways: Mapping[str, Way], seconds: float, clock: "_Clock") -> dict[str, list[float]]:
@@ -126,6 +142,21 @@ def timing(name: str, times: list[float], reference: list[float]) -> Timing:
     quarter, median, three_quarters = _quartiles(ratios)
     milliseconds = 1000 * statistics.median(times)
     return Timing(name, len(times), milliseconds, median, quarter, three_quarters)
+
+
+def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that holds the median of the distribution with 95 % probability, or more.
+
+    It lies between two order statistics, whatever the distribution: each value is below the median
+    with probability ½ (David and Nagaraja, Order Statistics, 2003, section 7.1). Fewer than six
+    values reach less than 95 %; their range is returned.
+    """
+    ranked, n = sorted(values), len(values)
+    outside, lowest = 0.0, 0
+    while (outside := outside + math.comb(n, lowest) / 2**n) <= 0.025:
+        lowest += 1
+    lowest = max(lowest - 1, 0)
+    return ranked[lowest], ranked[-1 - lowest]
 
 
 def _quartiles(values: list[float]) -> list[float]:

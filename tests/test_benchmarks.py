@@ -16,10 +16,19 @@ from manifold_mixup import MixedTarget, MixPlan, mix
 CLEAR = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - 0.4 * WIDE, 1.5 + 0.4 * WIDE)
 WIDER = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - WIDE, 1.5 + WIDE)
 HASTY = Timing("ours", FEWEST - 1, 1.0, 1.5, 1.5, 1.5)
+SURE = replace(WIDER, interval=(1.5 - 0.4 * WIDE, 1.5 + 0.4 * WIDE))
+UNSURE = replace(CLEAR, interval=(1.5 - WIDE, 1.5 + WIDE))
 
 
 @pytest.mark.parametrize(
-    ("timing", "fault"), [(CLEAR, ""), (WIDER, "too wide"), (HASTY, "too few rounds")]
+    ("timing", "fault"),
+    [
+        (CLEAR, ""),
+        (WIDER, "too wide"),
+        (HASTY, "too few rounds"),
+        (SURE, ""),
+        (UNSURE, "too wide"),
+    ],
 )
 def test_a_ratio_is_given_only_where_it_is_one(timing, fault):
     text = tables._timings([asdict(timing)])
@@ -52,6 +61,13 @@ def test_additions_are_those_to_the_plain_step_in_units_of_the_reference(monkeyp
     one, two = added(ways, 0, plain="plain", reference="one")
     assert (one.name, one.ratio, one.milliseconds) == ("one", 1, 1000)
     assert (two.name, two.ratio, two.milliseconds) == ("two", 4, 4000)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(6, 1), (10, 2), (17, 5), (50, 18), (100, 40)])
+def test_the_interval_of_a_median_is_that_of_the_tables(n, rank):
+    """Ranks of the 95 % interval, as tables of the sign test have them, for any distribution."""
+    values = [k**3 for k in range(n, 0, -1)]
+    assert turns.interval_of_median(values) == (rank**3, (n + 1 - rank) ** 3)
 
 
 def test_counts_that_grow_are_named():
