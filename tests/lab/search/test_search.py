@@ -1,5 +1,6 @@
 """The search space, the draws from it, and the file of the trials."""
 
+import math
 import sqlite3
 from dataclasses import replace
 from itertools import product
@@ -78,7 +79,7 @@ def test_at_random_all_ways_try_the_same_learning_rates(sampler):
 def test_tpe_learns_from_the_trials_before():
     before = history(30)
     after = [drawn(30, before, seed=seed) for seed in range(20)]
-    chance = [drawn(30, sampler="random", seed=seed) for seed in range(20)]
+    chance = [drawn(31, sampler="random", seed=seed) for seed in range(20)]
     for better in (lambda one: one["layers"] == "a", lambda one: one["lr"] < 1e-2):
         assert sum(map(better, after)) > 4 + sum(map(better, chance))
 
@@ -171,3 +172,36 @@ def test_a_damaged_study_is_refused(tmp_path):
     path.write_bytes(b"SQLite format 3\0" + bytes(200))
     with pytest.raises(ValueError, match="cannot be opened as a study of Optuna"):
         opened(path, asked={}, ways=["a"]).__enter__()
+
+
+TAUGHT = replace(SPACE, ema=(0.9, 0.999))
+
+
+def test_the_decay_of_a_teacher_is_drawn_by_its_distance_to_1():
+    """On the logarithmic scale of the decay itself a tenth of the draws lay above 0.99."""
+    decays = [drawn(number, sampler="random", space=TAUGHT)["ema"] for number in range(1, 201)]
+    assert all(0.9 <= decay <= 0.999 for decay in decays)
+    assert 70 <= sum(decay > 0.99 for decay in decays) <= 130  # half are expected
+    assert all(1 - decay == pytest.approx(float(f"{1 - decay:.3g}"), abs=1e-9) for decay in decays)
+
+
+def test_trials_before_lead_to_better_decays():
+    trials = []
+    for number in range(1, 31):
+        settings = drawn(number, sampler="random", space=TAUGHT)
+        value = (math.log10(1 - settings["ema"]) + 2) ** 2  # best at 0.99
+        found = distributions(TAUGHT, grid=False)
+        trials.append(optuna.trial.create_trial(params=settings, distributions=found, value=value))
+    kept = [dict(trial.params) for trial in trials]
+    led = [drawn(31, trials, space=TAUGHT, seed=seed)["ema"] for seed in range(20)]
+    by_chance = [drawn(31, sampler="random", space=TAUGHT, seed=seed)["ema"] for seed in range(20)]
+
+    def far(decays):
+        return sum(abs(math.log10(1 - decay) + 2) for decay in decays)
+
+    assert far(led) < far(by_chance) / 2
+    assert [dict(trial.params) for trial in trials] == kept  # what is in the file stays
+
+
+def test_a_decay_that_is_not_searched_stays():
+    assert drawn(3, space=replace(SPACE, ema=(0.99,)))["ema"] == 0.99

@@ -1,6 +1,7 @@
 """The settings of the next trial: a function of the search's seed and of the trials before."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 from manifold_mixup.lab.search.space import Settings, Space
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Sampler = Literal["tpe", "random", "grid"]
+
+_NEAR_ONE = ("ema",)
+"""Numbers below 1 whose distance to 1 is drawn on the logarithmic scale."""
 
 
 def next_settings(
@@ -29,6 +33,9 @@ def next_settings(
     the trials, at least four, are drawn at random before ``tpe`` (Bergstra et al., "Algorithms for
     Hyper-Parameter Optimization", 2011) uses the trials before. Numbers are rounded to three
     digits.
+
+    The decay of a teacher is drawn by its distance to 1, since 0.9 to 0.99 averages over as many
+    more steps as 0.99 to 0.999.
 
     Optuna draws in a study in memory, from a sampler seeded for this trial alone. So a search that
     is resumed draws what an uninterrupted one would have drawn.
@@ -78,13 +85,36 @@ def _drawn(
         else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, trials // 4))
     )
     study = optuna.create_study(sampler=draw)
-    study.add_trials(before)
-    params = study.ask(distributions(space, grid=False)).params
+    study.add_trials([_from_one(trial) for trial in before])
+    ranges = {name: _turned(name, one) for name, one in distributions(space, grid=False).items()}
+    params = study.ask(ranges).params
     return {name: _rounded(name, value, space) for name, value in params.items()}
+
+
+def _from_one(trial: "FrozenTrial") -> "FrozenTrial":
+    """Return a trial with the distances to 1 of the numbers that are drawn by them."""
+    trial = copy(trial)
+    near = [name for name in _NEAR_ONE if name in trial.params]
+    trial.params = trial.params | {name: 1 - trial.params[name] for name in near}
+    trial.distributions = {name: _turned(name, one) for name, one in trial.distributions.items()}
+    return trial
+
+
+def _turned(name: str, one: "BaseDistribution") -> "BaseDistribution":
+    """Return the distribution of the distance to 1, if that is what is drawn."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if name not in _NEAR_ONE:
+        return one
+    if isinstance(one, FloatDistribution):
+        return FloatDistribution(1 - one.high, 1 - one.low, log=True)
+    assert isinstance(one, CategoricalDistribution)
+    return CategoricalDistribution([1 - float(value) for value in one.choices])  # type: ignore[arg-type]
 
 
 def _rounded(name: str, value: Any, space: Space) -> float | str:
     if isinstance(value, str):
         return value
     low, high = space.bounds(name)
-    return min(max(float(f"{value:.3g}"), low), high)
+    short = float(f"{value:.3g}")
+    return min(max(round(1 - short, 9) if name in _NEAR_ONE else short, low), high)
