@@ -29,6 +29,7 @@ from with_positions import (
     CLASSES,
     TARGET,
     Maps,
+    Segments,
     TimeFirst,
     Tokens,
     UNet,
@@ -702,19 +703,6 @@ def test_what_has_no_positions_is_interpolated_by_the_share(way):
 # Dense targets
 
 
-class Segments(nn.Module):
-    """A network whose outputs have the positions of its input, or of half its sides."""
-
-    def __init__(self, axes=2, stride=1):
-        super().__init__()
-        conv = (nn.Conv1d, nn.Conv2d)[axes - 1]
-        self.stem, self.head = conv(2, 4, 3, stride, padding=1), conv(4, CLASSES, 1)
-        self.up = nn.Upsample(scale_factor=stride)
-
-    def forward(self, x):
-        return self.up(self.head(torch.relu(self.stem(x))))
-
-
 def segmented(axes=2, stride=1, way="cut"):
     torch.manual_seed(0)
     model = Segments(axes, stride)
@@ -921,12 +909,6 @@ def test_dimensions_count_as_the_target_has_them():
 def test_dimensions_that_are_none(dense, kind, message):
     with pytest.raises(kind, match=message):
         squared_error_of(torch.rand(BATCH, 3, 8, 8), cut_plan(4, 4), dense=dense)
-
-
-def test_patches_have_no_dense_target():
-    mixup, output, sides = segmented(way="hard patches")
-    with pytest.raises(TypeError, match=r"partly of both examples.*Cut"):
-        mixup.wrap(PLAIN)(output, torch.randint(CLASSES, (BATCH, *sides)))
 
 
 # Refusals

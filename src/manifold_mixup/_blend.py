@@ -48,8 +48,9 @@ class PatchUp:
 
     Patches begin at each position and channel with a probability that leaves about ``1 - share``
     of the features. One draw serves the whole batch. Hard patches come from the partner; soft ones
-    are interpolated by λ. The target's share is the mean weight of a feature. Of a state that is
-    mixed with others, all channels have the same patches.
+    are interpolated by λ. The target's share is the mean weight of a feature; that of a position,
+    if the target has positions, is the mean weight of the features there. Of a state that is mixed
+    with others, all channels have the same patches.
 
     Args:
         block: the sides of a patch in positions, odd, at most those of the state.

@@ -220,9 +220,10 @@ class ManifoldMixup:
                 many rows as the batch.
             dense: whether the target has positions, as a mask or a class per token has, or the
                 dimensions that they are, such as ``(1, 2)``; a single one holds them row by row.
-                If the state was cut by a box, they are selected by the same box, and not weighed.
-                None finds out: classes ``(batch, *positions)``, their probabilities ``(batch,
-                classes, *positions)``, and other floating targets if only one reading fits.
+                If the state was mixed by position, each follows that of the state: a box selects
+                it, and patches weigh it by the mean weight of the features there. None finds out:
+                classes ``(batch, *positions)``, their probabilities ``(batch, classes,
+                *positions)``, and other floating targets if only one reading fits.
 
         Returns:
             A module to call in place of ``criterion``. For outputs of passes that were not mixed

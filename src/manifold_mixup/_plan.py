@@ -163,7 +163,7 @@ class MixPlan:
             lam,
             perm.view(torch.int64),
             weight=weight.to(device, non_blocking=non_blocking)
-            if isinstance(weight, Tensor | Box | Transport)
+            if isinstance(weight, Tensor | Box | Holes | Transport)
             else weight,
             label=label[0] if label else None,
             noise=noise and noise.to(device, non_blocking=non_blocking),

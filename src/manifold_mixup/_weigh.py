@@ -127,7 +127,8 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
     holes = weight.patches(_features(shape, place, at), grid, x.device)
     share = mean_weight(holes)
     label = 1 - share * (1 - given.lam.to(x.device)) if weight.soft else 1 - share
-    return Settled(given.lam, replace(weight, drawn=holes), label)
+    drawn = holes if holes.ndim == 2 + len(grid) else holes.reshape(1, -1, *grid)
+    return Settled(given.lam, replace(weight, drawn=drawn), label)
 
 
 def share_of_targets(given: Given) -> Tensor:

@@ -110,6 +110,19 @@ class Last(nn.Module):
         return (1, 2)
 
 
+class Segments(nn.Module):
+    """A network whose outputs have the positions of its input, or of half its sides."""
+
+    def __init__(self, axes=2, stride=1):
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d)[axes - 1]
+        self.stem, self.head = conv(2, 4, 3, stride, padding=1), conv(4, CLASSES, 1)
+        self.up = nn.Upsample(scale_factor=stride)
+
+    def forward(self, x):
+        return self.up(self.head(torch.relu(self.stem(x))))
+
+
 class UNet(nn.Module):
     """A U-Net: at its bottom the skipped map of twice the sides is mixed too."""
 

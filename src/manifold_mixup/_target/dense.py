@@ -1,17 +1,18 @@
-"""Select dense targets by the box that the state was cut by: maps, masks, a class per token."""
+"""Find the positions of dense targets, which follow the state's: maps, masks, a class per token."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from manifold_mixup._front import back, front
+from manifold_mixup._front import front
+from manifold_mixup._holes import Holes
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, Weight
-from manifold_mixup._tree import leaves, map_leaves
-from manifold_mixup._weigh import refined
+from manifold_mixup._target.shares import Shares, TargetPositions
+from manifold_mixup._transport import Transport
+from manifold_mixup._tree import leaves
 
 Dense = bool | Sequence[int] | None
 """Whether a target has positions, or which of its dimensions they are; None finds out."""
@@ -36,15 +37,15 @@ def check_dense(dense: object) -> None:
         raise ValueError(f"dense must name different dimensions from 0 on, but is {dense!r}.")
 
 
-def selected(
+def shares_of(
     value: Any,
     plan: MixPlan,
     *,
     dim: int = 0,
     dense: Dense = None,
     probabilities: bool = False,
-) -> Any:
-    """Return a target with each position from the example that gave it; None if it has none.
+) -> Shares | None:
+    """Return the share that each position of a target keeps; None if it has no positions.
 
     Args:
         value: a tensor, or a container of tensors.
@@ -55,63 +56,80 @@ def selected(
         probabilities: whether floating targets are of classes, at dimension 1.
 
     Raises:
-        TypeError: positions have a fraction of both targets.
+        TypeError: the plan moves positions.
         ValueError: some of its tensors have positions and others do not, or their sides are no
-            multiples of the box's, or it is not clear which dimensions are positions.
+            multiples of the state's, or it is not clear which dimensions are positions.
+        RuntimeError: the plan does not tell the shares.
     """
     if plan.weight is None or dense is False:
         return None
-    value = front(value, dim)
-    grid = _Grid(plan.weight, dense=dense, probabilities=probabilities, batch_dim=dim)
-    dims = {
-        path: grid.dims(leaf, repr(path) if path else "the target") for path, leaf in leaves(value)
+    grid = _Grid(_sides(plan.weight), dense=dense, probabilities=probabilities, batch_dim=dim)
+    places = {
+        path: TargetPositions(
+            tuple(leaf.shape), grid.dims(leaf, repr(path) if path else "the target")
+        )
+        for path, leaf in leaves(front(value, dim))
     }
-    if not any(dims.values()):
+    if not any(place.dims for place in places.values()):
         return None
-    if not all(dims.values()):
-        has = next(path for path, found in dims.items() if found)
-        none = next(path for path, found in dims.items() if not found)
+    if not all(place.dims for place in places.values()):
+        has = next(path for path, place in places.items() if place.dims)
+        none = next(path for path, place in places.items() if not place.dims)
         raise ValueError(
-            f"{has!r} has positions, which are selected by the box that the state was cut "
-            f"by, but {none!r} has none, and counts by its share. Give it a value for each "
-            f"position too, or compute the losses apart, each with mixup.target(...)."
+            f"{has!r} has positions, which follow those of the state, but {none!r} has none, and "
+            f"counts by the share of the example. Give it a value for each position too, or "
+            f"compute the losses apart, each with mixup.target(...)."
         )
+    return Shares(_own(plan), places, plan, dim)
+
+
+def _sides(weight: Weight) -> tuple[int, ...] | None:
+    """Return the sides of the state's grid, if the weights tell."""
+    if isinstance(weight, Holes) and weight.drawn is not None:
+        return tuple(weight.drawn.shape[2:])
+    return tuple(weight.shape[1:]) if isinstance(weight, Tensor) else None
+
+
+def _own(plan: MixPlan) -> Tensor:
+    """Return the share that each position of the state keeps."""
     weight = plan.weight
-    if not isinstance(weight, Tensor) or weight.dtype != torch.bool:
+    if isinstance(weight, Tensor):
+        return weight
+    if isinstance(weight, Holes) and weight.drawn is not None:
+        return weight.shares(plan.lam)
+    if isinstance(weight, Transport):
         raise TypeError(
-            f"the target has positions, but each position of the state is partly of both examples, "
-            f"by {'weights' if isinstance(weight, Tensor) else weight!r}. Use blend=Cut(), whose "
-            f"positions are of one, or dense=False if the target has none."
+            f"the target has positions, but those of the state were moved onto others, by "
+            f"{weight!r}, so none is at the place of its target. Use blend=PatchUp() or Cut(), "
+            f"whose positions stay, or dense=False, which counts the whole target by λ."
         )
-    return back(map_leaves(lambda path, leaf: _select(leaf, weight, plan, dims[path]), value), dim)
-
-
-def _select(y: Tensor, own: Tensor, plan: MixPlan, dims: tuple[int, ...]) -> Tensor:
-    own = own.to(y.device)
-    own = own.flatten(1) if len(dims) < own.ndim - 1 else own  # positions row by row
-    own = refined(own, [y.shape[dim] for dim in dims])
-    shape = [own.shape[0], *(1 for _ in y.shape[1:])]
-    for axis, dim in enumerate(dims):
-        shape[dim] = own.shape[1 + axis]
-    return torch.where(own.view(shape), y, y[plan.perm.to(y.device)])
+    raise RuntimeError(
+        f"the target has positions, whose shares follow from the state at {plan.layer!r}, by "
+        f"{weight!r}, but the plan does not hold them: no pass has completed it, or it has a "
+        f"label= of its own, so that no pass does. Use mixup.plan after the forward pass, and no "
+        f"label=; or dense=False, which counts the whole target by its share."
+    )
 
 
 class _Grid:
-    """The positions at which a state was cut, and which dimensions of targets follow them.
+    """The positions at which a state was weighed, and which dimensions of targets follow them.
 
     Args:
-        weight: how the state was weighed.
-        dense: see `selected`.
+        sides: the sides of the grid by which the state was weighed; None if they are not known.
+        dense: see `shares_of`.
         probabilities: whether floating targets are of classes, at dimension 1.
         batch_dim: the dimension that held the batch, which is in front here.
     """
 
     def __init__(
-        self, weight: Weight, *, dense: Dense, probabilities: bool, batch_dim: int
+        self,
+        sides: tuple[int, ...] | None,
+        *,
+        dense: Dense,
+        probabilities: bool,
+        batch_dim: int,
     ) -> None:
-        known = isinstance(weight, Tensor)
-        self.sides = tuple(weight.shape[1:]) if known else None  # type: ignore[union-attr]
-        self.axes = len(self.sides or (0,))
+        self.sides, self.axes = sides, len(sides or (0,))
         self.dense, self.probabilities, self.batch_dim = dense, probabilities, batch_dim
 
     def dims(self, y: Tensor, what: str) -> tuple[int, ...]:
@@ -193,7 +211,7 @@ class _Grid:
         if not there or (self.sides is not None and len(dims) not in (1, self.axes)):
             raise ValueError(
                 f"dense={tuple(dense)}, but {what} has shape {self._shape(y)}, the batch at "
-                f"dimension {at}, and the state was cut along {self.axes} axes. Name as many of "
+                f"dimension {at}, and the state was mixed along {self.axes} axes. Name as many of "
                 f"its other dimensions, or one that holds all positions row by row."
             )
         if self.sides is not None and not self._fits(y, dims):
@@ -207,7 +225,7 @@ class _Grid:
     def _unfit(self, y: Tensor, what: str) -> str:
         return (
             f"{what} of shape {self._shape(y)} has positions, but its sides are no multiples of "
-            f"the {self._cut_at()} positions at which the state was cut. Choose sizes that are, a "
+            f"the {self._grid()} positions at which the state was mixed. Choose sizes that are, a "
             f"layer with others, or dense=False if it has no positions."
         )
 
@@ -215,11 +233,11 @@ class _Grid:
         at = self.batch_dim if y.ndim > self.batch_dim else 0
         named = sorted(tuple(dim - 1 if dim <= at else dim for dim in dims) for dims in found)
         return (
-            f"{what} has shape {self._shape(y)}, and the state was cut at {self._cut_at()} "
+            f"{what} has shape {self._shape(y)}, and the state was mixed at {self._grid()} "
             f"positions: which dimensions of the target are these? Pass "
             f"{' or '.join(f'dense={dims}' for dims in named)} to mixup.wrap or mixup.target, or "
             f"dense=False if none are."
         )
 
-    def _cut_at(self) -> str:
+    def _grid(self) -> str:
         return " × ".join(map(str, self.sides or ()))

@@ -9,6 +9,7 @@ from manifold_mixup import _html, _mix
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.ends import weighted
+from manifold_mixup._target.shares import Shares
 from manifold_mixup._tree import leaves
 
 _SHOWN = 8  # number of examples in a table
@@ -16,21 +17,27 @@ _SHOWN = 8  # number of examples in a table
 _NEAR = 0.01
 
 
-def soft(y: Tensor, plan: MixPlan | None, num_classes: int, *, asked: bool) -> Tensor:
+def soft(
+    y: Tensor, plan: MixPlan | None, shares: Shares | None, num_classes: int, *, asked: bool
+) -> Tensor:
     """Return the mixed soft labels; see `MixedTarget.soft`.
 
     Args:
         y: classes or soft labels.
         plan: the plan; None if nothing was mixed.
+        shares: the share that each position keeps; None if there are no positions.
         num_classes: the number of classes.
         asked: whether the user asked to mix floating point targets.
     """
-    if is_continuous(y):
-        _require_soft(y, num_classes, asked)
-    else:
+    added = 0 if is_continuous(y) else 1  # the dimension of the classes
+    if added:
         y = _one_hot(y, num_classes)
+    else:
+        _require_soft(y, num_classes, asked)
     if plan is None:
         return y
+    if shares is not None:
+        return shares.mixed(y, [dim + added for dim in shares.places[""].dims])
     return _mix.apply(y, plan.target_lam, plan.perm, repeats=plan.repeats)
 
 
@@ -86,7 +93,9 @@ def _target_of(y: Any, example: int) -> str:
     return ", ".join(parts)
 
 
-def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int) -> Tensor:
+def accuracy(
+    y: Tensor, plan: MixPlan | None, shares: Shares | None, output: Tensor, ignore_index: int
+) -> Tensor:
     """Return the accuracy weighted by λ; see `MixedTarget.accuracy`."""
     wanted = output.shape if is_continuous(y) else output.shape[:1] + output.shape[2:]
     if output.ndim < 2 or output.shape[1] < 2 or y.shape != wanted:
@@ -100,7 +109,7 @@ def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int)
     else:
         classes = y
         senseless = ((y < 0) | (y >= output.shape[1])) & (y != ignore_index)
-    value = _shared(output.argmax(1), classes, plan, ignore_index)
+    value = _shared(output.argmax(1), classes, plan, shares, ignore_index)
     if value.device.type != "cpu":  # do not synchronise with the device
         return torch.where(senseless.any(), torch.nan, value)
     if senseless.any():
@@ -108,12 +117,18 @@ def accuracy(y: Tensor, plan: MixPlan | None, output: Tensor, ignore_index: int)
     return value
 
 
-def _shared(predicted: Tensor, classes: Tensor, plan: MixPlan | None, ignore_index: int) -> Tensor:
+def _shared(
+    predicted: Tensor,
+    classes: Tensor,
+    plan: MixPlan | None,
+    shares: Shares | None,
+    ignore_index: int,
+) -> Tensor:
     hit, counts = _hits(predicted, classes, ignore_index)
     if plan is not None:
         partners = classes[plan.perm.to(classes.device)]
         other, others = _hits(predicted, partners, ignore_index)
-        lam = plan.target_lam
+        lam = plan.target_lam if shares is None else shares.of(hit, accuracy)
         hit, counts = weighted(hit, other, lam), weighted(counts, others, lam)
     return hit.sum() / counts.sum()
 

@@ -8,10 +8,11 @@ from manifold_mixup._front import front, require_dimension
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import labels as _labels
 from manifold_mixup._target.arguments import Keys
-from manifold_mixup._target.dense import Dense, selected
+from manifold_mixup._target.dense import Dense, shares_of
 from manifold_mixup._target.ends import is_rows
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_rows
+from manifold_mixup._target.shares import Shares
 from manifold_mixup._tree import leaves
 
 
@@ -39,8 +40,9 @@ class MixedTarget:
         whole: names or positions of arguments without a batch dimension, even if they have as many
             rows as the batch.
         dense: whether the target has positions, as a mask or a class per token has, or the
-            dimensions that they are. If the state was cut by a box, they are selected by the same
-            box. None finds out.
+            dimensions that they are. If the state was mixed by position, each follows that of the
+            state: a box selects it, and patches weigh it by the mean weight of the features there.
+            None finds out.
 
     Raises:
         TypeError: ``y`` holds something that is neither a tensor nor None.
@@ -96,15 +98,17 @@ class MixedTarget:
             criterion: called as ``criterion(output, target, *more, **options)``, once, or once for
                 each of the two targets. It must not modify its arguments. With one λ per sample,
                 and unless the target itself is mixed, it must return one loss per sample: through a
-                ``reduction`` attribute or argument, or because it does not reduce.
+                ``reduction`` attribute or argument, or because it does not reduce. With a share of
+                each position it must return one loss per position in the same way.
             output: what the model returned.
             more: further arguments. Unless the criterion is one of PyTorch's losses, those with the
                 batch at dimension 0 must be declared.
             options: further keyword arguments, with the same rule.
 
         Raises:
-            TypeError: the plan has one λ per sample but the criterion gives no loss per sample; or
-                the criterion returns no tensor, or also a number that depends on the targets.
+            TypeError: the plan has one λ per sample, or a share of each position, but the criterion
+                gives no loss for each; or the criterion returns no tensor, or also a number that
+                depends on the targets.
             ValueError: an argument with the batch at dimension 0 is not declared.
             RuntimeError: the criterion modifies its arguments or its buffers in place.
         """
@@ -132,14 +136,15 @@ class MixedTarget:
         y = self._single("soft")
         if y.is_floating_point() and self._rule.targets == "ends":
             raise TypeError("targets='ends' means that targets cannot be interpolated.")
-        y, plan = self._selected(y)
-        return _labels.soft(y, plan, num_classes, asked=self._rule.targets == "mix")
+        shares = self._shares(y)
+        return _labels.soft(y, self.plan, shares, num_classes, asked=self._rule.targets == "mix")
 
     def accuracy(self, output: Tensor, ignore_index: int = -100) -> Tensor:
         """Return the accuracy weighted by λ: the share of the mixed target that is predicted.
 
         A prediction counts λ if it is the example's own class, 1-λ if it is the partner's class,
-        and 1 if both classes agree. Without mixing, this is the usual accuracy.
+        and 1 if both classes agree. Where positions have shares of their own, these take the place
+        of λ. Without mixing, this is the usual accuracy.
 
         Args:
             output: scores, ``(batch, classes, *positions)``.
@@ -156,15 +161,14 @@ class MixedTarget:
                 class, ``ignore_index`` nor a soft label of one class.
         """
         refuse_twice(self.plan)
-        y, plan = self._selected(self._single("accuracy"))
-        return _labels.accuracy(y, plan, output, ignore_index)
+        y = self._single("accuracy")
+        return _labels.accuracy(y, self.plan, self._shares(y), output, ignore_index)
 
-    def _selected(self, y: Tensor) -> tuple[Tensor, MixPlan | None]:
-        """Return labels with positions selected, and no plan; others as they are, with the plan."""
+    def _shares(self, y: Tensor) -> Shares | None:
+        """Return the share that each position of labels keeps; None if they have no positions."""
         if self.plan is None:
-            return y, None
-        dense = selected(y, self.plan, dense=self._rule.dense, probabilities=True)
-        return (y, self.plan) if dense is None else (dense, None)
+            return None
+        return shares_of(y, self.plan, dense=self._rule.dense, probabilities=True)
 
     def _single(self, what: str) -> Tensor:
         if not isinstance(self.y, Tensor):

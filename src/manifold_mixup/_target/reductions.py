@@ -1,9 +1,9 @@
-"""Losses per example, and how a criterion reduces them to one number."""
+"""Losses per example or position, and how a criterion reduces them to one number."""
 
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +19,74 @@ from manifold_mixup._tree import leaves
 Evaluate = Callable[[Criterion, Call], Any]
 
 
-def per_sample(
+class Sharing(Protocol):
+    """How much of each of several losses an example's own target has."""
+
+    @property
+    def batch(self) -> int:
+        """Number of examples."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether some examples are partners of several others."""
+
+    @property
+    def without(self) -> str:
+        """What the user may choose that does without losses apart."""
+
+    def of(self, losses: Any, criterion: Criterion) -> Tensor:
+        """Return the shares, to broadcast over the losses with the batch in front.
+
+        Raises:
+            TypeError: there is not a loss for each share.
+        """
+
+
+class ByExample:
+    """One share for each example.
+
+    Args:
+        plan: the plan.
+        dim: the dimension of losses that holds the batch.
+    """
+
+    def __init__(self, plan: MixPlan, dim: int = 0) -> None:
+        self.plan, self.dim = plan, dim
+        self.batch, self.repeats = plan.batch, plan.repeats
+        self.without = "per_sample=False" if plan.label is None else "no label="
+
+    def of(self, losses: Any, criterion: Criterion) -> Tensor:
+        """Return the share of each example.
+
+        Raises:
+            TypeError: there is not a loss for each example.
+        """
+        if isinstance(losses, Tensor) and is_rows(losses.shape, self.batch, self.dim):
+            return self.plan.target_lam
+        seen = type(losses).__name__
+        if isinstance(losses, Tensor):
+            seen = f"shape {tuple(losses.shape)}"
+        option = "per_sample=True" if self.plan.label is None else "label="
+        raise TypeError(
+            f"{option} needs a loss for each of the {self.batch} examples, but "
+            f"{name_of(criterion)} returned {seen}. Add a reduction attribute or argument that "
+            f"accepts 'none', do not reduce in the criterion, use {self.without}, or, if its "
+            f"targets can be interpolated, targets='mix'."
+        )
+
+
+def between(
     criterion: Criterion,
     known: Known | None,
     evaluate: Evaluate,
     pair: tuple[Call, Call],
-    plan: MixPlan,
+    sharing: Sharing,
     dim: int = 0,
 ) -> Any:
-    """Return the loss for one λ per example: per row, then reduced the way the criterion does.
+    """Return the loss for several shares: each loss apart, then reduced as the criterion does.
 
     Raises:
-        TypeError: the criterion gives no loss per example, or reduces them by an unknown rule.
+        TypeError: the criterion gives no loss for each share, or reduces them by an unknown rule.
     """
     if "reduction" in pair[0].options:  # an argument of the call
         chosen = pair[0].options["reduction"]
@@ -39,44 +95,25 @@ def per_sample(
     unreduced = _unreduced(criterion)
     each = criterion if unreduced is None else unreduced
     own = evaluate(each, pair[0])
-    _require_rows(own, plan, dim, criterion)
+    share = sharing.of(own, criterion)
     own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
-        return back(interpolate(own, partner, plan.target_lam), dim)
+        return back(interpolate(own, partner, share), dim)
     if known is not None and known.name == "ctc_loss":
-        return _of_ctc(criterion, known, (own, partner), pair, plan)
+        return _of_ctc(criterion, known, (own, partner), pair, share)
     reduced = [evaluate(criterion, call).detach() for call in pair]
-    fit = _Fit((own, partner), reduced, plan)
-    return fit.reduced() if known is not None else _by_rule_that_fits(fit, pair, criterion)
+    fit = _Fit((own, partner), reduced, share, repeats=sharing.repeats)
+    return fit.reduced() if known is not None else _by_rule_that_fits(fit, pair, criterion, sharing)
 
 
 def _without_reduction(call: Call) -> Call:
     return Call(call.args, {k: v for k, v in call.options.items() if k != "reduction"})
 
 
-def _require_rows(losses: Any, plan: MixPlan, dim: int, criterion: Criterion) -> None:
-    if isinstance(losses, Tensor) and is_rows(losses.shape, plan.batch, dim):
-        return
-    seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-    raise TypeError(
-        f"{_option(plan)} needs a loss for each of the {plan.batch} examples, but "
-        f"{name_of(criterion)} returned {seen}. Add a reduction attribute or argument that accepts "
-        f"'none', do not reduce in the criterion, use {_without(plan)}, or, if its targets can be "
-        f"interpolated, targets='mix'."
-    )
-
-
-def _option(plan: MixPlan) -> str:
-    """Name the option by which each example has a share of its own."""
-    return "per_sample=True" if plan.label is None else "label="
-
-
-def _without(plan: MixPlan) -> str:
-    return "per_sample=False" if plan.label is None else "no label="
-
-
 class _Fit:
-    """The hypothesis that a loss is the sum of its rows, divided by one number for all rows.
+    """The hypothesis that a loss is the sum of its parts, divided by one number for all.
+
+    A part is the loss of an example, a row, or of one of its positions.
 
     The divisor of the plain loss (elements, class weights, positions not ignored) is the ratio of
     the sum to the value. Permuting the batch does not change it, so both ends must give the same
@@ -86,11 +123,14 @@ class _Fit:
     Args:
         rows: the losses per row, with the own targets and with the partners'.
         values: the reduced losses of the two.
-        plan: the plan, with λ.
+        share: how much of them the own targets have.
+        repeats: whether some examples are partners of several others.
     """
 
-    def __init__(self, rows: tuple[Tensor, Tensor], values: list[Tensor], plan: MixPlan) -> None:
-        self.rows, self.plan = rows, plan
+    def __init__(
+        self, rows: tuple[Tensor, Tensor], values: list[Tensor], share: Tensor, *, repeats: bool
+    ) -> None:
+        self.rows, self.share, self.repeats = rows, share, repeats
         self.dtype = rows[0].dtype
         self.exact = torch.promote_types(self.dtype, torch.float32)
         self.values = [value.to(self.exact) for value in values]
@@ -101,11 +141,11 @@ class _Fit:
 
     def reduced(self) -> Tensor:
         """Return the loss between the two ends."""
-        if self.plan.repeats:
+        if self.repeats:
             return self._reduced_apart()
         total, value = sum(self._sums), self.values[0] + self.values[1]
         factor = torch.where(value == 0, 1.0, value / total)
-        mixed = interpolate(*self.rows, self.plan.target_lam)
+        mixed = interpolate(*self.rows, self.share)
         return (mixed.sum(dtype=self.exact) * factor).to(self.dtype)  # type: ignore[no-any-return]
 
     def _reduced_apart(self) -> Tensor:
@@ -114,7 +154,7 @@ class _Fit:
             rows.to(self.exact) * torch.where(value == 0, 1.0, value / total)
             for rows, value, total in zip(self.rows, self.values, self._sums, strict=True)
         )
-        return interpolate(own, partner, self.plan.target_lam).sum().to(self.dtype)  # type: ignore[no-any-return]
+        return interpolate(own, partner, self.share).sum().to(self.dtype)  # type: ignore[no-any-return]
 
     def divided(self, divisors: tuple[Tensor, Tensor] | None) -> "_Fit":
         """Return the fit of losses that are first divided by one number per row.
@@ -127,7 +167,7 @@ class _Fit:
             if divisors is not None:
                 losses = losses.to(self.exact) / over_rows(divisors[index].clamp_min(1), losses)
             rows.append(losses)
-        fit = _Fit((rows[0], rows[1]), self.values, self.plan)
+        fit = _Fit((rows[0], rows[1]), self.values, self.share, repeats=self.repeats)
         fit.dtype = self.dtype
         return fit
 
@@ -151,7 +191,9 @@ class _Fit:
         return within | ~apart.isfinite() | ~ratio.isfinite()
 
 
-def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion) -> Tensor:
+def _by_rule_that_fits(
+    fit: _Fit, pair: tuple[Call, Call], criterion: Criterion, sharing: Sharing
+) -> Tensor:
     """Reduce by one divisor for all rows, or also by one number per row, such as its length.
 
     Off the CPU the result of the fit is not read, to avoid synchronisation: if no rule fits, the
@@ -161,7 +203,7 @@ def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion)
     if on_host and fit.clearly_holds():
         return fit.reduced()
     loss: Tensor | None = None
-    for divisors in (None, *_numbers(pair, fit.plan)):
+    for divisors in (None, *_numbers(pair, sharing.batch)):
         tried = fit.divided(divisors)
         if on_host:
             if tried.holds():
@@ -174,17 +216,17 @@ def _by_rule_that_fits(fit: _Fit, pair: tuple[Call, Call], criterion: Criterion)
             f"{name_of(criterion)} reduces the losses of the examples by an unknown rule: it is "
             f"not their sum or mean, not a sum divided by one number for all, and not a sum with "
             f"each loss divided by its length. Do not reduce in the criterion and reduce what the "
-            f"wrapped criterion returns, or use {_without(fit.plan)}."
+            f"wrapped criterion returns, or use {sharing.without}."
         )
     return loss
 
 
-def _numbers(pair: tuple[Call, Call], plan: MixPlan) -> Iterator[tuple[Tensor, Tensor]]:
+def _numbers(pair: tuple[Call, Call], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every argument with one integer per row that differs between the two calls."""
     own, partner = (dict(leaves((call.args, dict(call.options)))) for call in pair)
     for path, leaf in own.items():
         whole = not leaf.is_floating_point() and not leaf.is_complex() and leaf.dtype != torch.bool
-        if whole and leaf.shape == (plan.batch,) and partner[path] is not leaf:
+        if whole and leaf.shape == (batch,) and partner[path] is not leaf:
             yield leaf, partner[path]
 
 
@@ -193,17 +235,17 @@ def _of_ctc(
     known: Known,
     rows: tuple[Tensor, Tensor],
     pair: tuple[Call, Call],
-    plan: MixPlan,
+    share: Tensor,
 ) -> Tensor:
     """Reduce like `torch.nn.CTCLoss`, whose mean divides each loss by its target's length."""
     given = criterion.keywords if isinstance(criterion, functools.partial) else {}
     if known.option("reduction", given, "mean") == "sum":
-        return interpolate(*rows, plan.target_lam).sum()  # type: ignore[no-any-return]
+        return interpolate(*rows, share).sum()  # type: ignore[no-any-return]
     own, partner = (
         loss / _lengths(call).to(loss.device).clamp_min(1)
         for loss, call in zip(rows, pair, strict=True)
     )
-    return interpolate(own, partner, plan.target_lam).mean()  # type: ignore[no-any-return]
+    return interpolate(own, partner, share).mean()  # type: ignore[no-any-return]
 
 
 def _lengths(call: Call) -> Tensor:

@@ -20,7 +20,7 @@ from manifold_mixup._target.arguments import (
     Keys,
     name_of,
 )
-from manifold_mixup._target.dense import Dense, check_dense, selected
+from manifold_mixup._target.dense import Dense, check_dense, shares_of
 from manifold_mixup._target.ends import (
     by_rows,
     interpolate,
@@ -29,7 +29,8 @@ from manifold_mixup._target.ends import (
     rows_of_partners,
 )
 from manifold_mixup._target.losses import Criterion, Known
-from manifold_mixup._target.reductions import Evaluate, per_sample
+from manifold_mixup._target.reductions import ByExample, Evaluate, between
+from manifold_mixup._target.shares import Shares
 from manifold_mixup._target.state import Holder, holders
 from manifold_mixup._target.writes import Evaluations
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
@@ -181,34 +182,29 @@ class Rule:
             call, compares = _looked_at(arguments, call, form, plan.batch, dim)
         else:
             compares = None
-        dense = self._selected(arguments, form, target, plan, dim)
-        if dense is None:
-            pair = self._pair(arguments, call, form, target, plan, dim)
-        else:
-            pair = (call.put(dense),)
+        shares = self._shares(arguments, form, target, plan, dim)
+        pair = self._pair(arguments, call, form, target, plan, dim, shares)
         if arguments.known is not None:  # it writes nowhere
-            return _between(criterion, arguments.known, _evaluate, pair, plan, dim)
+            return _between(criterion, arguments.known, _evaluate, pair, plan, dim, shares)
         evaluations = Evaluations(criterion, call, self._holders, first=compares)
         try:
-            return _between(criterion, None, evaluations.run, pair, plan, dim)
+            return _between(criterion, None, evaluations.run, pair, plan, dim, shares)
         finally:
             evaluations.settle()
 
-    def _selected(
+    def _shares(
         self, arguments: Arguments, form: Form, target: dict[Key, Any], plan: MixPlan, dim: int
-    ) -> dict[Key, Any] | None:
-        """Return the target with each position from the example that gave it, if it has any."""
+    ) -> Shares | None:
+        """Return the share that each position of the target keeps, if it has any."""
         if plan.weight is None:
             return None
-        names = {key: _named(key, form, arguments) for key in target}
-        dense = selected(
-            {names[key]: value for key, value in target.items()},
+        return shares_of(
+            {_named(key, form, arguments): value for key, value in target.items()},
             plan,
             dim=dim,
             dense=self._dense(arguments.known),
             probabilities=arguments.known is not None and arguments.known.name == "cross_entropy",
         )
-        return None if dense is None else {key: dense[names[key]] for key in target}
 
     def _dense(self, known: Known | None) -> Dense:
         """Return whether the target has positions: not if it lists classes, as some losses' do."""
@@ -244,8 +240,12 @@ class Rule:
         target: dict[Key, Any],
         plan: MixPlan,
         dim: int,
+        shares: Shares | None,
     ) -> tuple[Call, ...]:
-        """Return the calls with both targets, or a single call if the target is interpolated."""
+        """Return the calls with both targets, or one if the target is selected or interpolated."""
+        if shares is not None and shares.select:
+            names = {key: _named(key, form, arguments) for key in target}
+            return (call.put({key: shares.selected(target[key], names[key]) for key in target}),)
         indices = self._indices(form, target)
         if indices is not None:  # the most common case
             assert form.target is not None
@@ -254,7 +254,12 @@ class Rule:
         if not parts:
             return (call,)
         if self._mixes(arguments, call, form, target):
-            mixed = {key: interpolated(value, plan, dim) for key, value in target.items()}
+            mixed = {
+                key: interpolated(value, plan, dim)
+                if shares is None
+                else shares.interpolated(value, _named(key, form, arguments))
+                for key, value in target.items()
+            }
             own = call.put(mixed)
             if all(is_continuous(leaf) for leaf in parts):
                 return (own,)
@@ -299,14 +304,16 @@ def _between(
     pair: tuple[Call, ...],
     plan: MixPlan,
     dim: int,
+    shares: Shares | None,
 ) -> Any:
     """Return the loss of the interpolated target, or interpolate the losses at both ends."""
     own = pair[0]
     if len(pair) == 1:
         return evaluate(criterion, own)
-    if plan.target_lam.ndim == 0:
+    if shares is None and plan.target_lam.ndim == 0:
         return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.target_lam)
-    return per_sample(criterion, known, evaluate, (own, pair[1]), plan, dim)
+    sharing = ByExample(plan, dim) if shares is None else shares
+    return between(criterion, known, evaluate, (own, pair[1]), sharing, dim)
 
 
 def _discrete_by_rows(value: Any, plan: MixPlan, dim: int) -> Any:
