@@ -1,4 +1,4 @@
-"""The suite's hypothesis profile and threads, and a fixture for tests that compile."""
+"""The suite's options, hypothesis profile and threads, and a fixture for tests that compile."""
 
 import os
 import sys
@@ -17,9 +17,24 @@ settings.register_profile("manifold-mixup", deadline=None, derandomize=True)
 settings.load_profile("manifold-mixup")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="run the tests marked thorough too, which repeat others on more cases",
+    )
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """Run files with slow tests first, so that no process is busy alone at the end."""
+def pytest_collection_modifyitems(config, items):
+    """Leave out thorough tests unless asked for, and run files with slow tests first.
+
+    So no process is busy alone at the end.
+    """
+    if not (config.option.thorough or any("::" in each for each in config.args)):
+        thorough = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=thorough)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
