@@ -26,14 +26,34 @@ from zoo import (
 
 BY_PLACE = pytest.mark.parametrize(("name", "layer"), PLACES)
 BY_MODEL = pytest.mark.parametrize("name", ZOO)
+THOROUGH = pytest.mark.thorough
+# A layer of every kind of model; where the place does not matter, the others repeat these.
+SOME = {
+    ("mlp", "fc1"),
+    ("conv", "bn1"),
+    ("reentrant", "layer1"),
+    ("structured", "first"),
+    ("lstm", "lstm"),
+    ("text", "blocks.0"),
+}
+
+
+def by_place(*values, quick):
+    """Return cases of all places with each of the values, of which all places are only quick."""
+    return [
+        pytest.param(*place, value, marks=() if value in quick or place in SOME else THOROUGH)
+        for place in PLACES
+        for value in values
+    ]
 
 
 def attach(model, name, **options):
     return ManifoldMixup(model, layers_of(name), seed=0, **options)
 
 
-@BY_PLACE
-@pytest.mark.parametrize("per_sample", [False, True, "repeats"])
+@pytest.mark.parametrize(
+    ("name", "layer", "per_sample"), by_place(False, True, "repeats", quick=(False, "repeats"))
+)
 def test_output_and_gradients_are_those_of_the_hand_split_model(name, layer, per_sample):
     model, oracle = build(name), build(name)
     x, plan = example(model), plan_at(layer, per_sample=per_sample)
@@ -61,15 +81,14 @@ def test_batch_statistics_are_those_of_one_pass(name, layer):
     torch.testing.assert_close(dict(model.named_buffers()), dict(oracle.named_buffers()))
 
 
-@BY_PLACE
-@pytest.mark.parametrize(
-    ("lam", "perm"),
-    [(torch.tensor(1.0), torch.randperm(BATCH)), (torch.rand(()), torch.arange(BATCH))],
-    ids=["lam=1", "identity"],
-)
-def test_nothing_to_mix_changes_no_bit(name, layer, lam, perm):
+@pytest.mark.parametrize(("name", "layer", "what"), by_place("lam=1", "identity", quick=("lam=1",)))
+def test_nothing_to_mix_changes_no_bit(name, layer, what):
     model, oracle = build(name), build(name)
     x = example(model)
+    if what == "lam=1":
+        lam, perm = torch.tensor(1.0), torch.randperm(BATCH)
+    else:
+        lam, perm = torch.rand(()), torch.arange(BATCH)
     with attach(model, name).using(MixPlan(layer, lam, perm)):
         assert_identical(model(x), oracle(x))
 
@@ -125,7 +144,10 @@ def test_copies_come_back_unattached(name, duplicate):
     assert len(pickle.dumps(model)) < len(pickle.dumps(untouched)) + 3000
 
 
-@BY_PLACE
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [pytest.param(*place, marks=() if place in SOME else THOROUGH) for place in PLACES],
+)
 def test_autocast_keeps_the_dtype(name, layer):
     model = build(name)
     x, untouched = example(model), build(name)

@@ -38,11 +38,11 @@ def attach(model, x, way="soft", layer="stem", **options):
     return ManifoldMixup(model, [layer], example=x, seed=0, **{**WAYS[way], **options})
 
 
-def segmented(axes=2, stride=1, way="soft", model=None):
+def segmented(axes=2, stride=1, way="soft", model=None, sides=(8, 6)):
     """Return a mixed pass in float64: the attached mixup, the output and its sides."""
     torch.manual_seed(0)
     model = (model or Segments(axes, stride)).double()
-    x = torch.randn(BATCH, 2, *(8, 6)[:axes], dtype=torch.float64)
+    x = torch.randn(BATCH, 2, *sides[:axes], dtype=torch.float64)
     mixup = attach(model, x, way)
     output = model(x)
     return mixup, output, tuple(output.shape[2:])
@@ -229,8 +229,9 @@ def test_a_class_for_each_position(way, axes, stride):
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_divisor_is_that_of_the_plain_loss(way, criterion):
     options = CRITERIA[criterion]
-    mixup, output, sides = segmented(way=way)
+    mixup, output, sides = segmented(way=way, sides=(4, 3))
     y = classes_of(sides, options.get("ignore_index"))
+    assert 0 < mixup.plan.weight.drawn.double().mean() < 1
     wanted = by_hand(output, y, mixup.plan, shares_of(mixup.plan, sides), **options)
     assert_like(mixup.wrap(nn.CrossEntropyLoss(**options))(output, y), wanted, output)
     assert_like(mixup.wrap(F.cross_entropy)(output, y, **options), wanted, output)
@@ -302,7 +303,7 @@ def test_maps_are_interpolated_by_position(way, stride, criterion):
 )
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_maps_at_both_ends(way, name, reduction):
-    mixup, output, sides = segmented(way=way)
+    mixup, output, sides = segmented(way=way, sides=(4, 3))
     y = torch.rand(BATCH, CLASSES, *sides, dtype=torch.float64)
     loss, shares = getattr(F, name), shares_of(mixup.plan, sides)[:, None]
     wanted = both_ends(lambda o, t: loss(o, t, reduction="none"), output, y, mixup.plan, shares)
@@ -493,7 +494,9 @@ def test_an_infinite_loss_without_a_share_does_not_count():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.usefixtures("fresh_compiler")
-@BY_WAY
+@pytest.mark.parametrize(
+    "way", [pytest.param("soft", marks=pytest.mark.thorough), "soft, λ each", "hard"]
+)
 def test_compiled_code_tells_the_shares(way):
     torch.manual_seed(0)
     eager = Segments()

@@ -1,5 +1,6 @@
 """Mixing by positions at every layer: against hand-split models and the plain formula."""
 
+import itertools
 import math
 
 import pytest
@@ -41,6 +42,12 @@ from zoo import gradients
 KINDS = ["hard", "hard each", "soft", "soft each"]
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 REPEATS = pytest.mark.parametrize("repeats", [False, True], ids=["permutation", "repeats"])
+THOROUGH = pytest.mark.thorough
+ALIKE = [torch.float16, torch.complex128]  # mixed as others that are half, or complex
+EACH_DTYPE = pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(one, marks=THOROUGH if one in ALIKE else (), id=str(one)) for one in DTYPES],
+)
 
 
 def spread(own, x, dims):
@@ -55,7 +62,7 @@ def spread(own, x, dims):
 
 @EACH_KIND
 @REPEATS
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@EACH_DTYPE
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_formula_in_every_type_and_layout(kind, repeats, dtype, layout):
     x, grad = (LAYOUTS[layout](randn(6, 5, 4, 3, dtype=dtype, seed=seed)) for seed in (1, 2))
@@ -90,9 +97,19 @@ def require_derivatives(mixed, x):
     torch.testing.assert_close(forward, torch.tensordot(jacobian, tangent, x.ndim))
 
 
+# Each kind once.
+DERIVED = {False: ("hard", "soft each"), True: ("hard each", "soft")}
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-@EACH_KIND
-@REPEATS
+@pytest.mark.parametrize(
+    ("repeats", "kind"),
+    [
+        pytest.param(repeats, kind, marks=() if kind in DERIVED[repeats] else THOROUGH)
+        for repeats in (False, True)
+        for kind in KINDS
+    ],
+)
 def test_higher_derivatives(kind, repeats):
     plan = plan_by("", weights((4,), kind, batch=3), repeats=repeats, batch=3)
     x = randn(3, 2, 4, dtype=torch.float64).requires_grad_()
@@ -195,7 +212,7 @@ BOXES = {
 
 @REPEATS
 @pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@EACH_DTYPE
 def test_a_box_of_small_rows_is_copied(box, repeats, dtype):
     weight = torch.ones(1, 4, 3, dtype=torch.bool)
     weight[0][BOXES[box]] = False
@@ -243,7 +260,7 @@ def as_weight(lam, inside, dtype):
 
 @EACH_LAM
 @REPEATS
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@EACH_DTYPE
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inside_is_the_weight_that_is_1_elsewhere(each, repeats, dtype, layout):
     lam, perm = lam_plan(each, repeats=repeats)
@@ -276,7 +293,7 @@ def require_same_bits(compute, limits, monkeypatch):
 @EACH_LAM
 @REPEATS
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@EACH_DTYPE
 def test_every_way_inside_gives_the_same_bits(each, repeats, way, dtype, monkeypatch):
     lam, perm = lam_plan(each, repeats=repeats)
     inside = within(5, 4, 3)
@@ -313,7 +330,7 @@ def test_higher_derivatives_and_vmap_inside(each, repeats):
 @EACH_KIND
 @REPEATS
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@EACH_DTYPE
 def test_every_way_gives_the_same_bits(kind, repeats, way, dtype, monkeypatch):
     plan = plan_by("", weights((4, 3), kind), repeats=repeats)
     for layout in LAYOUTS.values():
@@ -451,9 +468,42 @@ def sides(model, layer, x):
     raise AssertionError(layer)
 
 
-@EACH_KIND
-@REPEATS
-@pytest.mark.parametrize(("name", "layer"), PLACES)
+# Of each model the layers that differ; the others repeat these.
+SOME = [
+    *(("maps", layer) for layer in ("input", "conv1", "conv2", "conv3")),
+    *(("tokens", layer) for layer in ("input", "block1", "block2")),
+    ("time", "conv1"),
+    ("volumes", "conv2"),
+    ("checkpoint", "conv2"),
+    ("reentrant", "conv2"),
+    ("reentrant", "conv3"),
+    ("channels last", "fc1"),
+]
+
+
+def by_place(*values, quick):
+    """Return cases of all places with each of the values.
+
+    Quick are the quick values at some places, and all values at a map and at tokens.
+    """
+    everything = {("maps", "conv1"), ("tokens", "block1")}
+    return [
+        pytest.param(
+            *place,
+            *value,
+            marks=() if place in everything or (place in SOME and value in quick) else THOROUGH,
+        )
+        for place in PLACES
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "repeats", "kind"),
+    by_place(
+        *itertools.product((False, True), KINDS), quick=[(False, "hard"), (True, "soft each")]
+    ),
+)
 def test_output_and_gradients_are_those_of_the_hand_split_model(name, layer, kind, repeats):
     model, oracle = build(name), build(name)
     x = example(model)
@@ -471,8 +521,9 @@ def test_output_and_gradients_are_those_of_the_hand_split_model(name, layer, kin
     torch.testing.assert_close(gradients(model), gradients(oracle))
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize(("name", "layer"), PLACES)
+@pytest.mark.parametrize(
+    ("name", "layer", "per_sample"), by_place((False,), (True,), quick=[(True,)])
+)
 def test_a_drawn_box_is_what_it_was_resolved_to(name, layer, per_sample):
     model, oracle = build(name), build(name)
     x = example(model)
@@ -490,7 +541,7 @@ def test_a_drawn_box_is_what_it_was_resolved_to(name, layer, per_sample):
     torch.testing.assert_close(gradients(model), gradients(oracle))
 
 
-@pytest.mark.parametrize(("name", "layer"), PLACES)
+@pytest.mark.parametrize(("name", "layer"), by_place((), quick=[()]))
 def test_every_layer_is_proven(name, layer):
     model = build(name)
     x = example(model)

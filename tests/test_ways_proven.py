@@ -37,8 +37,26 @@ WAYS = {
     "aligned": Align(),
     "one of two": OneOf((Cut(), 1), (PatchUp(block=3, soft=False), 1)),
 }
-BY_WAY = pytest.mark.parametrize("way", WAYS)
-NOISY = pytest.mark.parametrize("noise", [None, Noise()], ids=["", "noisy"])
+THOROUGH = pytest.mark.thorough
+# The ways that are tried in the first of two models, and in the second; more would repeat these.
+QUICK = {
+    (0, ""): {"interpolated", "hard patches", "similarity", "aligned", "one of two"},
+    (0, "noisy"): {"cut", "soft patches"},
+    (1, ""): {"similarity", "aligned"},
+    (1, "noisy"): {"soft patches"},
+}
+
+
+def cases(*models):
+    """Return every way in two models, with and without noise."""
+    return [
+        pytest.param(model, noise, way, marks=() if way in QUICK[number, noise] else THOROUGH)
+        for number, model in enumerate(models)
+        for noise in ("", "noisy")
+        for way in WAYS
+    ]
+
+
 LAYERS = {
     "maps": ["input", "conv1", "conv3"],
     "tokens": ["input", "block1", "block2"],
@@ -50,11 +68,9 @@ LAYERS = {
 # The proof
 
 
-@BY_WAY
-@NOISY
-@pytest.mark.parametrize("name", ["maps", "tokens"])
+@pytest.mark.parametrize(("name", "noise", "way"), cases("maps", "tokens"))
 def test_valid_layers_are_proven(name, noise, way):
-    model = build(name)
+    model, noise = build(name), Noise() if noise else None
     x = example(model)
     mixup = ManifoldMixup(model, LAYERS[name], example=x, blend=WAYS[way], noise=noise)
     report = mixup.verify(x)
@@ -90,13 +106,11 @@ class BypassedTokens(Tokens):
         return self.head(self.block2(h + self.branch(h))[:, 0])
 
 
-@BY_WAY
-@NOISY
-@pytest.mark.parametrize("make", [BypassedMap, BypassedTokens])
+@pytest.mark.parametrize(("make", "noise", "way"), cases(BypassedMap, BypassedTokens))
 def test_a_bypassed_layer_fails(make, noise, way):
     """This shows that the test above can fail."""
     torch.manual_seed(0)
-    model = make()
+    model, noise = make(), Noise() if noise else None
     mixup = ManifoldMixup(model, ["branch"], check=False, blend=WAYS[way], noise=noise)
     (proof,) = mixup.verify(example(model)).layers
     assert proof.verdict == "failed"
@@ -311,8 +325,22 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("way", DRAWN)
+# Every way in maps, and each kind of way in the other models.
+ELSEWHERE = {
+    "tokens": {"soft patches each", "similarity", "aligned each"},
+    "channels last": {"hard patches", "aligned", "noise each"},
+    "reentrant": {"noise on patches", "similarity each", "aligned"},
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        pytest.param(way, name, marks=() if way in ELSEWHERE.get(name, DRAWN) else THOROUGH)
+        for way in DRAWN
+        for name in LAYERS
+    ],
+)
 def test_gradients_of_what_is_drawn_are_those_of_the_hand_split_model(way, name):
     """The state decides λ, transport and patches, but is no path of the gradient there."""
     model, oracle = build(name).double(), build(name).double()
