@@ -18,7 +18,34 @@ from manifold_mixup import Cut, ManifoldMixup, MixPlan
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo"
 )
-attachments = pytest.mark.parametrize("attach_to", ["inner", "ddp"])
+ATTACHMENTS = ["inner", "ddp"]
+attachments = pytest.mark.parametrize("attach_to", ATTACHMENTS)
+OPTIONS = {
+    "plain": {},
+    "find_unused_parameters": {"find_unused_parameters": True},
+    "static_graph": {"static_graph": True},
+}
+SCENARIOS = [
+    *((worker.ddp_plans, each) for each in ATTACHMENTS),
+    (worker.fsdp_plans,),
+    *((worker.resume, by) for by in ("own", "rank 0")),
+    *((worker.ddp_gradients, each, OPTIONS[name]) for name in OPTIONS for each in ATTACHMENTS),
+    *((worker.ddp_drawn_gradients, each) for each in ATTACHMENTS),
+    (worker.ddp_drawn_cuts, 4),
+    (worker.ddp_gradients_of_models,),
+    (worker.ddp_accumulation,),
+    *((worker.fsdp_gradients, attach) for attach in ("before", "after")),
+]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """Look up what the ranks return of a scenario: all run in one pair of processes, in turn.
+
+    Starting a pair takes longer than most scenarios do.
+    """
+    ranks = on_ranks(worker.in_turn, tmp_path_factory.mktemp("ranks"), SCENARIOS)
+    return lambda *scenario: [results[SCENARIOS.index(scenario)] for results in ranks]
 
 
 # The oracle: one process, every rank's batch in turn, no ManifoldMixup
@@ -82,26 +109,25 @@ def same(plans, others):
 
 @needs_gloo
 @attachments
-def test_ddp_ranks_draw_plans_of_their_own_which_only_seed_and_rank_decide(tmp_path, attach_to):
-    first, second = on_ranks(worker.ddp_plans, tmp_path, attach_to)
+def test_ddp_ranks_draw_plans_of_their_own_which_only_seed_and_rank_decide(seen, attach_to):
+    first, second = seen(worker.ddp_plans, attach_to)
     assert not any(same(first, second))
     assert all(same(first, alone(seed=0))), "rank 0 draws what a run on one process draws"
     assert not any(same(second, alone(seed=1))), "seed 0 on rank 1 is not seed 1 on rank 0"
 
 
 @needs_gloo
-def test_fsdp_ranks_draw_the_plans_of_ddp_ranks(tmp_path):
-    (tmp_path / "fsdp").mkdir()
-    sharded = on_ranks(worker.fsdp_plans, tmp_path / "fsdp")
+def test_fsdp_ranks_draw_the_plans_of_ddp_ranks(seen):
+    sharded = seen(worker.fsdp_plans)
     assert not any(same(*sharded))
-    for of_fsdp, of_ddp in zip(sharded, on_ranks(worker.ddp_plans, tmp_path, "ddp"), strict=True):
+    for of_fsdp, of_ddp in zip(sharded, seen(worker.ddp_plans, "ddp"), strict=True):
         assert all(same(of_fsdp, of_ddp))
 
 
 @needs_gloo
 @pytest.mark.parametrize("saved_by", ["own", "rank 0"])
-def test_a_resumed_run_goes_on_with_each_rank_s_own_stream(tmp_path, saved_by):
-    ranks = on_ranks(worker.resume, tmp_path, saved_by)
+def test_a_resumed_run_goes_on_with_each_rank_s_own_stream(seen, saved_by):
+    ranks = seen(worker.resume, saved_by)
     for uninterrupted, resumed in ranks:
         assert all(same(uninterrupted, resumed))
     assert not any(same(ranks[0][1], ranks[1][1]))
@@ -112,21 +138,17 @@ def test_a_resumed_run_goes_on_with_each_rank_s_own_stream(tmp_path, saved_by):
 
 @needs_gloo
 @attachments
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"find_unused_parameters": True}, {"static_graph": True}],
-    ids=["plain", "find_unused_parameters", "static_graph"],
-)
-def test_ddp_gradients_are_those_of_one_process(tmp_path, attach_to, options):
-    for by_layer in on_ranks(worker.ddp_gradients, tmp_path, attach_to, options):
+@pytest.mark.parametrize("options", OPTIONS)
+def test_ddp_gradients_are_those_of_one_process(seen, attach_to, options):
+    for by_layer in seen(worker.ddp_gradients, attach_to, OPTIONS[options]):
         for layer, gradients in zip(LAYERS, by_layer, strict=True):
             assert_same_gradients(gradients, oracle(fixed_plans(layer)))
 
 
 @needs_gloo
 @attachments
-def test_ddp_gradients_follow_the_drawn_plans(tmp_path, attach_to):
-    for steps in zip(*on_ranks(worker.ddp_drawn_gradients, tmp_path, attach_to), strict=True):
+def test_ddp_gradients_follow_the_drawn_plans(seen, attach_to):
+    for steps in zip(*seen(worker.ddp_drawn_gradients, attach_to), strict=True):
         expected = oracle([MixPlan(*plan) for plan, _ in steps])
         for _, gradients in steps:
             assert_same_gradients(gradients, expected)
@@ -145,8 +167,8 @@ def replayed(plans, step):
 
 
 @needs_gloo
-def test_ddp_gradients_follow_plans_that_cut_add_noise_and_pair_by_the_targets(tmp_path):
-    ranks = on_ranks(worker.ddp_drawn_cuts, tmp_path, 4)
+def test_ddp_gradients_follow_plans_that_cut_add_noise_and_pair_by_the_targets(seen):
+    ranks = seen(worker.ddp_drawn_cuts, 4)
     layers, shares = set(), []
     for step, of_ranks in enumerate(zip(*ranks, strict=True)):
         plans = [worker.as_whole_plan(data) for data, _ in of_ranks]
@@ -168,10 +190,10 @@ def test_ddp_gradients_follow_plans_that_cut_add_noise_and_pair_by_the_targets(t
 
 
 @needs_gloo
-def test_ddp_mixes_all_that_crosses_a_depth(tmp_path):
+def test_ddp_mixes_all_that_crosses_a_depth(seen):
     cases = [(kind, layer) for kind in worker.CROSSED.values() for layer in kind.layers]
-    for seen in on_ranks(worker.ddp_gradients_of_models, tmp_path):
-        for (kind, layer), gradients in zip(cases, seen, strict=True):
+    for by_case in seen(worker.ddp_gradients_of_models):
+        for (kind, layer), gradients in zip(cases, by_case, strict=True):
             torch.manual_seed(0)
             model = kind()
             for rank, plan in enumerate(fixed_plans(layer)):
@@ -182,16 +204,16 @@ def test_ddp_mixes_all_that_crosses_a_depth(tmp_path):
 
 
 @needs_gloo
-def test_ddp_accumulates_differently_mixed_batches(tmp_path):
+def test_ddp_accumulates_differently_mixed_batches(seen):
     first, last = oracle(fixed_plans(LAYERS[0])), oracle(fixed_plans(LAYERS[2]))
-    for gradients in on_ranks(worker.ddp_accumulation, tmp_path):
+    for gradients in seen(worker.ddp_accumulation):
         assert_same_gradients(gradients, {name: first[name] + last[name] for name in first})
 
 
 @needs_gloo
 @pytest.mark.parametrize("attach", ["before", "after"])
-def test_fsdp_gradients_are_those_of_one_process_and_a_skipped_check_is_said(tmp_path, attach):
-    for by_layer, warned in on_ranks(worker.fsdp_gradients, tmp_path, attach):
+def test_fsdp_gradients_are_those_of_one_process_and_a_skipped_check_is_said(seen, attach):
+    for by_layer, warned in seen(worker.fsdp_gradients, attach):
         for layer, gradients in zip(LAYERS, by_layer, strict=True):
             assert_same_gradients(gradients, oracle(fixed_plans(layer)))
         if attach == "before":

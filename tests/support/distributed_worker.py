@@ -32,7 +32,7 @@ IN_MAPS = ("input", "conv1", "conv2")
 PLANNED = 6  # number of plans to compare
 # Models in which several tensors cross, or modules run several times.
 CROSSED: dict[str, Any] = {"UNet": UNet, "Conditional": Conditional, "Looped": Looped}
-PATIENCE = 50.0  # seconds for a scenario, including the start of the processes
+PATIENCE = 150.0  # seconds for scenarios, including the start of the processes
 
 
 def make_model() -> nn.Sequential:
@@ -92,6 +92,11 @@ def as_whole_plan(data: dict[str, Any]) -> MixPlan:
 
 
 # Scenarios
+
+
+def in_turn(rank: int, scenarios: list[tuple[Any, ...]]) -> list[Any]:
+    """Run scenarios, each given with its arguments, and return the results."""
+    return [scenario(rank, *arguments) for scenario, *arguments in scenarios]
 
 
 def ddp_plans(rank: int, attach_to: str) -> list[Any]:
