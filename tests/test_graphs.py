@@ -29,6 +29,7 @@ CALLS = {
     "a dataclass": (OfOneArgument, (DATA,), {}, DATA.edge_attr),
     "a dict": (OfOneArgument, (vars(DATA),), {}, DATA.edge_attr),
 }
+THOROUGH = pytest.mark.thorough
 
 
 def gradients(model):
@@ -47,18 +48,35 @@ def compare(model, mixup, plan, args, kwargs, edge_attr, run=None):
     torch.testing.assert_close(gradients(model), gradients(oracle))
 
 
-@pytest.mark.parametrize("lam", LAMS)
-@pytest.mark.parametrize("layer", GraphNet.layers)
-@pytest.mark.parametrize("call", CALLS)
-def test_outputs_and_gradients_are_those_of_the_pass_by_hand(call, layer, lam):
-    kind, args, kwargs, edge_attr = CALLS[call]
+@pytest.fixture(scope="module", params=CALLS)
+def inspected(request):
+    """A model whose first batch was inspected, and how it is called."""
+    kind, args, kwargs, edge_attr = CALLS[request.param]
     model = build(kind)
     mixup = ManifoldMixup(model, GraphNet.layers)
-    mixup.target(None, model(*args, **kwargs))  # the first batch is inspected
-    compare(model, mixup, MixPlan(layer, LAMS[lam], PERM), args, kwargs, edge_attr)
+    mixup.target(None, model(*args, **kwargs))
+    return model, mixup, (args, kwargs, edge_attr)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("lam", LAMS)
+@pytest.mark.parametrize("layer", GraphNet.layers)
+def test_outputs_and_gradients_are_those_of_the_pass_by_hand(inspected, layer, lam):
+    model, mixup, call = inspected
+    model.zero_grad()
+    compare(model, mixup, MixPlan(layer, LAMS[lam], PERM), *call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "tensors",
+        pytest.param("names", marks=THOROUGH),
+        "with edges",
+        pytest.param("with a size", marks=THOROUGH),
+        "a dataclass",
+        "a dict",
+    ],
+)
 def test_the_layers_after_the_pooling_are_found_and_proven(call):
     kind, args, kwargs, _ = CALLS[call]
     model = build(kind)
@@ -227,10 +245,16 @@ POOLS = {
 
 @SCRIPTING
 @pytest.mark.usefixtures("geometric")
-@pytest.mark.parametrize("as_object", [False, True], ids=["tensors", "an object"])
 @pytest.mark.parametrize(
-    ("body", "pool"),
-    [("GCN", "MeanAggregation"), ("GIN", "SumAggregation"), ("GraphSAGE", "MaxAggregation")],
+    ("body", "pool", "as_object"),
+    [
+        pytest.param("GCN", "MeanAggregation", False, marks=THOROUGH),
+        pytest.param("GCN", "MeanAggregation", True, marks=THOROUGH),
+        pytest.param("GIN", "SumAggregation", False, marks=THOROUGH),
+        ("GIN", "SumAggregation", True),
+        ("GraphSAGE", "MaxAggregation", False),
+        pytest.param("GraphSAGE", "MaxAggregation", True, marks=THOROUGH),
+    ],
 )
 def test_networks_of_the_library(body, pool, as_object):
     model, oracle = (net_of(body, pool, as_object) for _ in range(2))
@@ -326,7 +350,9 @@ class Classes(GraphNet):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (Attending, "nodes of graph 0 change the outputs of other graphs"),
+        pytest.param(
+            Attending, "nodes of graph 0 change the outputs of other graphs", marks=THOROUGH
+        ),
         (Centred, "nodes of graph 0 change the outputs of other graphs. A norm over all nodes"),
         (Backwards, "nodes of graph 0 do not change its row of the outputs"),
         (Classes, "change the outputs of other graphs"),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import pickle
 import re
 
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._layers import unwrap
-from shared import ROWS, SHARED, Looped, Siamese, Unrolled
+from shared import ROWS, SHARED, Fused, Looped, Siamese, Unrolled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
@@ -23,6 +24,14 @@ pytestmark = [
 PERM = torch.tensor([3, 5, 1, 0, 2, 4])
 LAMS = {"one λ": torch.tensor(0.3), "λ per example": torch.linspace(0.1, 0.9, ROWS)}
 CASES = [(kind, layer) for kind in SHARED for layer in kind.layers]
+THOROUGH = pytest.mark.thorough
+# One run among several, the last one, all of them, and one that carries other states.
+SOME = [(Looped, "block@1"), (Fused, "encoder@*"), (Siamese, "encoder.0@*"), (Unrolled, "cell@2")]
+
+
+def cases(every, quick):
+    """Return all cases, of which those that are not quick repeat others."""
+    return [pytest.param(*one, marks=() if one in quick else THOROUGH) for one in every]
 
 
 def gradients(model):
@@ -48,8 +57,13 @@ def compare(kind, layer, lam="one λ", *, run=None, built=None):
         torch.testing.assert_close(gradients(unwrap(model)), gradients(oracle))
 
 
-@pytest.mark.parametrize("lam", LAMS)
-@pytest.mark.parametrize(("kind", "layer"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "layer", "lam"),
+    cases(
+        [(*case, lam) for case in CASES for lam in LAMS],
+        [*((*case, "one λ") for case in CASES), *((*case, "λ per example") for case in SOME)],
+    ),
+)
 def test_outputs_and_gradients_are_those_of_the_pass_by_hand(kind, layer, lam):
     compare(kind, layer, lam)
 
@@ -65,9 +79,16 @@ def test_every_layer_is_a_cut_and_proven(kind):
 # In checkpoints, each of which recomputes one run, two or all
 
 
-@pytest.mark.parametrize("layer", Looped.layers)
-@pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("together", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("together", "use_reentrant", "layer"),
+    cases(
+        itertools.product([1, 2, 4], [False, True], Looped.layers),
+        [
+            *((together, False, layer) for together in (1, 2, 4) for layer in Looped.layers[::2]),
+            *((together, True, layer) for together in (1, 2, 4) for layer in Looped.layers[1::2]),
+        ],
+    ),
+)
 def test_a_recomputation_mixes_the_same_run(together, use_reentrant, layer):
     made = functools.partial(Looped, together, use_reentrant)
     compare(made, layer)
@@ -90,27 +111,32 @@ def test_in_nested_checkpoints_runs_cannot_be_told_apart():
 # Compiled
 
 
-@pytest.mark.parametrize(("kind", "layer"), CASES)
+@pytest.mark.parametrize(("kind", "layer"), cases(CASES, SOME))
 def test_compiled_code_mixes_the_same_run(kind, layer):
     compiled = torch.compile(kind(), backend="aot_eager", fullgraph=True)
     compare(kind, layer, built=compiled)
 
 
-@pytest.mark.parametrize("together", [1, 2, 4])
-@pytest.mark.parametrize("layer", ["block@0", "block@2", "block@3"])
+@pytest.mark.parametrize(
+    ("layer", "together"),
+    cases(
+        itertools.product(("block@0", "block@2", "block@3"), (1, 2, 4)),
+        [("block@2", 1), ("block@3", 2), ("block@0", 4)],
+    ),
+)
 def test_a_compiled_recomputation_mixes_the_same_run(together, layer):
     made = functools.partial(Looped, together)
     compare(made, layer, built=torch.compile(made(), backend="aot_eager", fullgraph=True))
 
 
-@pytest.mark.parametrize("layer", Looped.layers)
+@pytest.mark.parametrize("layer", cases([(run,) for run in Looped.layers], [("block@2",)]))
 def test_a_compiled_block_mixes_the_same_run(layer):
     model = Looped()
     model.block.compile(backend="aot_eager")
     compare(Looped, layer, built=model)
 
 
-@pytest.mark.parametrize("layer", ["block@1", "block@2"])
+@pytest.mark.parametrize("layer", [pytest.param("block@1", marks=THOROUGH), "block@2"])
 def test_graph_breaks_between_runs_change_nothing(layer):
     class Halves(Looped):
         def several(self, x):
@@ -130,14 +156,14 @@ def test_runs_in_several_graphs_with_checkpoints_are_an_error():
             torch._dynamo.graph_break()
             return self.head(checkpoint(self.several, x, use_reentrant=False))
 
-    model = torch.compile(Halves(2), backend="aot_eager")
+    model = torch.compile(Halves(2), backend="eager")
     mixup = ManifoldMixup(model, ["block@1"], example=Looped.example())
     with pytest.raises(RuntimeError, match="compiled graph contains 2"):
         mixup.target(None, model(*Looped.example()))
 
 
 def test_compiled_runs_need_a_check():
-    model = torch.compile(Looped(), backend="aot_eager", fullgraph=True)
+    model = torch.compile(Looped(), backend="eager", fullgraph=True)
     ManifoldMixup(model, ["block@1"], check=False)
     with pytest.raises(RuntimeError, match="number of runs is not known"):
         model(*Looped.example())
