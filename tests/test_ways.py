@@ -541,7 +541,7 @@ def test_aligned_positions_are_those_of_a_transport_plan(name):
     model = build(name)
     layer = {"tokens": "block1", "channels last": "fc1"}.get(name, "conv1")
     x, sides = example(model), set()
-    mixup = ManifoldMixup(model, [layer], example=x, blend=Align(rounds=500), seed=0)
+    mixup = ManifoldMixup(model, [layer], example=x, blend=Align(rounds=2000), seed=0)
     for _ in range(6):
         before, after = state_of(model, layer, x)
         plan, dims = mixup.plan, list(model.dims(layer))
@@ -559,7 +559,7 @@ def test_aligned_positions_are_those_of_a_transport_plan(name):
         cost = (own[:, :, None] - partner[:, None]).square().sum(3)
         kernel = torch.exp(-cost / cost.mean((1, 2), keepdim=True) / 0.1)
         rows = torch.ones_like(kernel[:, :, :1])
-        for _ in range(500):
+        for _ in range(2000):
             columns = 1 / (kernel.mT @ rows)
             rows = 1 / (kernel @ columns)
         shares = rows * kernel * columns.mT
