@@ -3,10 +3,7 @@
 import copy
 import csv
 import functools
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_worker as worker
-import processes
+import two_ranks
 from lightning_training import (
     BATCH,
     CLASSES,
@@ -485,15 +482,7 @@ def test_layers_from_an_example(given):
 @needs_gloo
 @pytest.mark.slow
 def test_two_processes_train_one_model_by_plans_of_their_own(tmp_path):
-    done = subprocess.run(
-        [sys.executable, worker.__file__, str(tmp_path), processes.free_port()],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    two_ranks.start(worker.__file__, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(rank["hooks"] == 0 for rank in ranks)
     assert all("wraps Lit and calls it around" in rank["refused"] for rank in ranks)

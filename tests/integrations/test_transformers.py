@@ -1,10 +1,7 @@
 """The Trainer of Transformers with ``add_to_trainer``, compared with loops by hand."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +10,8 @@ import torch
 import transformers
 from torch.nn import functional
 
-import processes
 import trainer_worker
+import two_ranks
 from manifold_mixup import Cut, ManifoldMixup, MixPlan
 from manifold_mixup.integrations.transformers import add_to_trainer
 from trainer_training import (
@@ -34,6 +31,8 @@ from trainer_training import (
 from with_positions import by_positions, mixed_tokens
 
 ROOT = Path(__file__).parents[2]
+THOROUGH = pytest.mark.thorough
+ALIKE = ("padded numbers", "convnext", "resnet")
 
 
 # The oracle: loops and losses by hand
@@ -98,7 +97,11 @@ def test_plans_that_depend_on_the_targets_are_given_those_of_the_batch(tmp_path)
     trainer.evaluate(CLASSES)  # needs none
 
 
-@pytest.mark.parametrize("case", CASES)
+# "padded numbers" is "a number" with the mask of "padded"; to mix images, "vit" is enough.
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=THOROUGH if case in ALIKE else ()) for case in CASES],
+)
 def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
     trainer, watch = trained(case, tmp_path, mixup={"check": True}, gradient_accumulation_steps=4)
     assert {plan.layer for plan in watch.plans} == set(CASES[case][1])
@@ -107,7 +110,7 @@ def test_it_trains_what_a_loop_by_hand_does(case, tmp_path):
     assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("case", ["vit", "convnext", "resnet"])
+@pytest.mark.parametrize("case", ["vit", pytest.param("convnext", marks=THOROUGH), "resnet"])
 def test_losses_of_states_that_are_cut_are_those_by_hand(case, tmp_path):
     cuts = {"blend": Cut(), "check": True}  # the check finds which dimensions are positions
     trainer, watch = trained(case, tmp_path, mixup=cuts, epochs=2, logging_steps=1)
@@ -316,7 +319,7 @@ def test_a_run_can_start_mixing_at_a_checkpoint_without(tmp_path):
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Each process draws its own plans; gradients equal those of one process with all batches."""
-    launch(trainer_worker.__file__, str(tmp_path))
+    two_ranks.start(trainer_worker.__file__, tmp_path)
     first, second = (torch.load(tmp_path / f"rank.{rank}") for rank in (0, 1))
     assert first["plans"] != second["plans"]
     model, optimizer = bert().train(), None
@@ -342,23 +345,6 @@ def test_two_processes(tmp_path):
             assert torch.equal(resumed["weights"][name], tensor), name
 
 
-def launch(*command):
-    """Start a program in two processes as in Accelerate's documentation."""
-    cli = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
-    cli += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    cli += ["--dynamo_backend", "no", "--main_process_port", processes.free_port()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*cli, *map(str, command)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 # Documentation
 
 
@@ -366,6 +352,8 @@ def launch(*command):
 def test_the_documentation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "recipes" / "transformers.md").read_text()
+    assert '"num_hidden_layers": 3' in page
+    page = page.replace('"num_hidden_layers": 3', '"num_hidden_layers": 2')  # in less time
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(block, names)

@@ -7,7 +7,7 @@ from trainer_training import BATCH, COUNT, build
 
 WORDS, TIME = 30, 9
 SIZES = {
-    "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
     "intermediate_size": 32, "vocab_size": WORDS, "max_position_embeddings": 16, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
@@ -19,15 +19,15 @@ def llama(head=transformers.LlamaForCausalLM, **config):
 
 def gpt2(head=transformers.GPT2LMHeadModel, **config):
     still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": WORDS}
+    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": WORDS}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     return build(head, transformers.GPT2Config(**sizes, **still, **tokens, **config))
 
 
 MODELS = {"llama": llama, "gpt2": gpt2}
 BLOCKS = {
-    "llama": [f"model.layers.{index}" for index in range(3)],
-    "gpt2": [f"transformer.h.{index}" for index in range(3)],
+    "llama": [f"model.layers.{index}" for index in range(2)],
+    "gpt2": [f"transformer.h.{index}" for index in range(2)],
 }
 
 

@@ -1,9 +1,5 @@
 """What two processes train, set up as torchrun does, for tests/integrations/test_lightning.py."""
 
-import os
-import signal
-import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -11,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import two_ranks
 from manifold_mixup.integrations.lightning import ManifoldMixupCallback
 
 LAYERS = ["0", "2"]
@@ -87,16 +84,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    folder, port = sys.argv[1:]
-    second = os.fork()  # a fork, since a new process would repeat all imports
-    rank = {"LOCAL_RANK": "0" if second else "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, **rank}
-    try:
-        main(Path(folder))
-    except BaseException:
-        if second:
-            os.kill(second, signal.SIGKILL)  # otherwise it waits for this process
-        raise
-    if second:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
+    two_ranks.run(main)

@@ -1,10 +1,10 @@
 """One of two processes that train by the Trainer, for tests/integrations/test_transformers.py."""
 
-import sys
 from pathlib import Path
 
 import torch
 
+import two_ranks
 from trainer_training import drawn, trained
 
 SETTINGS = {"save_strategy": "steps", "save_steps": 4, "epochs": 2}
@@ -24,4 +24,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    two_ranks.run(main)
