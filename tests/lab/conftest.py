@@ -1,5 +1,6 @@
 """A small task, a file of it, small runs of it, and images, for the lab's tests."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from lab_runs import write_images
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.runs import provenance
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _described_once():
+    """Ask git and the installed packages once; that takes about as long as a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "describe", functools.cache(provenance.describe))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +58,7 @@ def runs(plain) -> tuple[Recipe, ...]:
 @pytest.fixture
 def images(tmp_path) -> Path:
     """A folder where CIFAR-10 and CIFAR-100 have a few random pictures each."""
-    draw = np.random.default_rng(0)
-    for classes in (10, 100):
-        y = np.arange(300) % classes
-        x = draw.integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-        parts = {"x_train": x[:240], "y_train": y[:240], "x_test": x[240:], "y_test": y[240:]}
-        np.savez(tmp_path / f"cifar{classes}.npz", **parts)
+    write_images(tmp_path)
     return tmp_path
 
 

@@ -210,7 +210,14 @@ def test_a_value_that_is_missing_lists_what_there_is(capsys, option, known):
     assert all(name in err for name in known)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--data", "list"], ["layers", "mlp"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        pytest.param(["train", "--data", "list"], marks=pytest.mark.thorough),
+        ["layers", "mlp"],
+    ],
+)
 def test_nobody_reads_on(arguments):
     """The reader has closed the pipe before the first output."""
     readable, writable = os.pipe()

@@ -1,9 +1,10 @@
-"""What tests of the lab share: a command that is run, and results compared without their times."""
+"""What tests of the lab share: commands, images, and results compared without their times."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from manifold_mixup.lab import cli
@@ -16,6 +17,16 @@ def run(*arguments: str | float | Path) -> int:
     with pytest.raises(SystemExit) as stop:
         cli.main(list(map(str, arguments)))
     return stop.value.code
+
+
+def write_images(folder: Path) -> None:
+    """Write a few random pictures each as CIFAR-10 and CIFAR-100."""
+    draw = np.random.default_rng(0)
+    for classes in (10, 100):
+        y = np.arange(300) % classes
+        x = draw.integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+        parts = {"x_train": x[:240], "y_train": y[:240], "x_test": x[240:], "y_test": y[240:]}
+        np.savez(folder / f"cifar{classes}.npz", **parts)
 
 
 def without_time(result: Result) -> Result:

@@ -10,6 +10,7 @@ import torch
 from lab_runs import run
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.commands import train as command
+from manifold_mixup.lab.data import mnist1d
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import weights
@@ -199,7 +200,9 @@ def test_images_are_deformed_and_told_from_other_sets(images, tmp_path, capsys):
     assert "cifar-100" in shown
 
 
-def test_bad_input_to_evaluate(npz, tmp_path, capsys):
+def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mnist1d, "TRAIN", 200)  # in less time
+    monkeypatch.setattr(mnist1d, "MORE", 200)
     small(npz, "--out", tmp_path / "one")
     capsys.readouterr()
     cases = {

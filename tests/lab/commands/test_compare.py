@@ -19,6 +19,7 @@ from manifold_mixup.lab.commands.compare import Options as Compare
 from manifold_mixup.lab.commands.compare import prepare
 from manifold_mixup.lab.commands.compare import run as compare
 from manifold_mixup.lab.launch import processes
+from manifold_mixup.lab.report import plots
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 
@@ -96,10 +97,17 @@ def test_layers_of_hidden_methods_only_are_overridden(tmp_path, npz):
     assert layers == [(), ("input",), ("input",), ("hidden2",), ("hidden2",)]
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the picture, which takes a second."""
+    monkeypatch.setattr(plots, "comparison_picture", lambda *_, **__: plots.Picture(b"", b""))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_other_methods_end_to_end(tmp_path, npz, capsys):
     out = tmp_path / "out"
     methods = ("--methods", "none", "manifold", "other-class", "remix", "regmixup")
-    few = ("--epochs", 2, "--seeds", 2, "--workers", 1)
+    few = ("--epochs", 1, "--seeds", 2, "--workers", 1)
     assert run("--data", npz, *methods, *few, "--out", out) == 0
     content = json.loads((out / "results.json").read_text())
     assert [one["run"]["pairs"] for one in content["runs"]] == 2 * [
@@ -114,6 +122,7 @@ def test_other_methods_end_to_end(tmp_path, npz, capsys):
     assert "difference to manifold mixup" in (out / "table.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_methods_that_cut_end_to_end(tmp_path, npz, capsys):
     out = tmp_path / "out"
     methods = ("--methods", "none", "cutmix", "manifold-cutmix", "alignmixup")
@@ -202,6 +211,7 @@ def test_help_explains_every_option(capsys):
         assert option in shown
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_keeps_what_was_finished(tmp_path, npz, capsys, monkeypatch):
     comparison = prepare(Compare(data=str(npz), out=tmp_path / "out", epochs=2, workers=1))
     finish = processes.train_all
@@ -252,6 +262,7 @@ def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
     assert json.loads(results.read_text())["runs"]
 
 
+@pytest.mark.thorough  # other files of bytes have the same attack
 @pytest.mark.skipif(not (REAL / "FashionMNIST").is_dir(), reason="no copy of Fashion-MNIST at hand")
 def test_fashion_mnist_end_to_end(tmp_path, monkeypatch):
     options = Compare(

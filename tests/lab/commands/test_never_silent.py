@@ -16,6 +16,7 @@ from manifold_mixup.lab.commands.compare import Comparison
 from manifold_mixup.lab.commands.compare import run as compare
 from manifold_mixup.lab.data import folder
 from manifold_mixup.lab.recipes.check import check_recipe
+from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import only_means, summarise
 from manifold_mixup.lab.report.table import SMOKE, markdown_table, terminal_table
@@ -141,6 +142,8 @@ def test_a_damaged_image_is_named(tmp_path, content):
 )  # fmt: skip
 def test_a_report_into_a_folder(plain, task, tmp_path, monkeypatch, capsys, out, written):
     monkeypatch.chdir(tmp_path)
+    # The pictures of the page take a second.
+    monkeypatch.setattr("manifold_mixup.lab.report.page.page", lambda *_, **__: "<html>")
     (tmp_path / "there").mkdir()
     train(plain, task, folder=tmp_path / "run")
     status, shown, _ = run_command(capsys, "report", "run", "--out", out)
@@ -244,6 +247,7 @@ def test_a_training_says_where_it_begins(plain, task, tmp_path):
 
 def test_a_smoke_test_says_that_its_numbers_mean_nothing(task, runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(plots, "comparison_picture", lambda *_, **__: plots.Picture(b"", b""))
     assert compare(Comparison(runs, task, 1, tmp_path, smoke=True))
     shown = capsys.readouterr().out
     content = strict((tmp_path / "results.json").read_text())
@@ -260,10 +264,13 @@ def test_a_smoke_test_says_that_its_numbers_mean_nothing(task, runs, tmp_path, c
     assert re.search(r"\d ± \d", capsys.readouterr().out)
 
 
-def test_the_picture_of_a_smoke_test_draws_no_spread(task, runs, monkeypatch):
-    from matplotlib.axes import Axes
+@pytest.fixture(scope="module")
+def results(task, runs):
+    return [train(run, task) for run in runs]
 
-    from manifold_mixup.lab.report import plots
+
+def test_the_picture_of_a_smoke_test_draws_no_spread(results, monkeypatch):
+    from matplotlib.axes import Axes
 
     drawn = []
     for name in ("errorbar", "fill_between"):
@@ -271,7 +278,6 @@ def test_the_picture_of_a_smoke_test_draws_no_spread(task, runs, monkeypatch):
         monkeypatch.setattr(
             Axes, name, lambda *a, _n=name, _f=kept_one, **k: drawn.append(_n) or _f(*a, **k)
         )
-    results = [train(run, task) for run in runs]
     rows = summarise(results, ["no mixup", "input mixup", "manifold mixup"])
     plots.comparison_picture(results, only_means(rows), title="", smoke=True)
     assert drawn == []
@@ -280,8 +286,7 @@ def test_the_picture_of_a_smoke_test_draws_no_spread(task, runs, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_number_of_the_table_is_cut(task, runs, width):
-    results = [train(run, task) for run in runs]
+def test_no_number_of_the_table_is_cut(results, width):
     rows = summarise(results, ["no mixup", "input mixup", "manifold mixup"])
     wide = replace(rows[1].difference["nll"], low=-1044.987, high=1256.273)
     rows[1] = replace(rows[1], difference=rows[1].difference | {"nll": wide})

@@ -1,5 +1,7 @@
 """A table of the paper from end to end, on a few random pictures."""
 
+import contextlib
+import io
 import json
 import re
 from dataclasses import replace
@@ -7,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lab_runs import write_images
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.commands.reproduce import Options as Reproduce
 from manifold_mixup.lab.commands.reproduce import prepare
@@ -27,9 +30,25 @@ def written(options):
     return json.loads((options.out / f"{options.table}.json").read_text())
 
 
-def test_a_table_end_to_end(images, capsys):
-    options = smoke(images, "gradient-block")
-    assert reproduce(prepare(options))
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of images that several tests share, with what they train."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blocked(pictures):
+    """The options of a finished table, and what the command printed."""
+    options, shown = smoke(pictures, "gradient-block"), io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert reproduce(prepare(options))
+    return options, shown.getvalue()
+
+
+def test_a_table_end_to_end(pictures, blocked):
+    options, shown = blocked
     content = written(options)
     assert content["complete"]
     assert content["title"].endswith(
@@ -50,15 +69,15 @@ def test_a_table_end_to_end(images, capsys):
     page = (options.out / "gradient-block.md").read_text()
     assert "SCALED" in page
     assert "8 runs" in page
-    assert str(images) not in page + (options.out / "gradient-block.json").read_text()
-    assert "gradient" in capsys.readouterr().out
+    assert str(pictures) not in page + (options.out / "gradient-block.json").read_text()
+    assert "gradient" in shown
 
 
-def test_what_is_finished_is_reused_by_other_tables_too(images, monkeypatch):
-    reproduce(prepare(smoke(images, "gradient-block")))
-    first = written(smoke(images, "gradient-block"))
+def test_what_is_finished_is_reused_by_other_tables_too(pictures, blocked, monkeypatch):
+    options, _ = blocked
+    first = written(options)
     monkeypatch.setattr(loop, "Job", None)  # training is no longer possible
-    knn = smoke(images, "knn")
+    knn = smoke(pictures, "knn")
     assert reproduce(prepare(knn))
     for row, before in zip(written(knn)["rows"], first["rows"], strict=False):
         assert [run["weights"] for run in row["runs"]] == [run["weights"] for run in before["runs"]]
@@ -79,7 +98,9 @@ def require_batteries(options):
         assert run["evaluation"]["last"].keys() == run["evaluation"]["best"].keys()
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "workers", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.thorough])]
+)
 def test_a_figure_is_a_table_and_a_picture(images, capsys, workers):
     options = smoke(images, "figure-2", seeds=1, rows=("noise", "manifold"), workers=workers)
     assert reproduce(prepare(options))
@@ -165,11 +186,17 @@ def test_what_takes_minutes_as_it_is_a_laptop_need_not_shorten(images):
     assert str(prepare(smoke(images, "figure-1", scale="laptop")).scale) == ""
 
 
-def test_every_attack_states_its_eps_and_space(images):
-    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, no mixup",))
+@pytest.fixture(scope="module")
+def attacked(pictures):
+    """The options of a finished table with adversarial training, of which a row is attacked."""
+    options = smoke(pictures, "table-7", seeds=1, rows=("cifar-10, adversarial",))
     assert reproduce(prepare(options))
-    require_batteries(options)
-    (run,) = written(options)["rows"][0]["runs"]
+    return options
+
+
+def test_every_attack_states_its_eps_and_space(attacked):
+    require_batteries(attacked)
+    (run,) = written(attacked)["rows"][0]["runs"]
     stated = {row["name"]: row for row in run["evaluation"]["last"]["attacks"]}
     assert stated["FGSM of the authors"]["eps"] == 0.03
     assert stated["FGSM of the authors"]["space"] == "standardised units"
@@ -178,13 +205,11 @@ def test_every_attack_states_its_eps_and_space(images):
     assert stated["PGD-200 unbounded"]["eps"] is None
 
 
-def test_adversarial_training_is_a_row_that_is_trained(images):
-    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, adversarial",))
-    assert reproduce(prepare(options))
-    plain, attacked = written(options)["rows"]
-    assert attacked["label"] == "cifar-10, adversarial training, PGD-7"
-    assert attacked["paper"] == {"fgsm": [56.1]}
-    (run,) = attacked["runs"]
+def test_adversarial_training_is_a_row_that_is_trained(attacked):
+    plain, hardened = written(attacked)["rows"]
+    assert hardened["label"] == "cifar-10, adversarial training, PGD-7"
+    assert hardened["paper"] == {"fgsm": [56.1]}
+    (run,) = hardened["runs"]
     assert (run["run"]["pgd_steps"], run["run"]["pgd_eps"]) == (7, 8 / 255)
     assert run["weights"] != plain["runs"][0]["weights"]
 

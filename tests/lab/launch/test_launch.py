@@ -100,11 +100,17 @@ def launched(*arguments):
     return done.stdout
 
 
+def whole_models(*arguments):
+    return Two("ddp", *arguments).output()
+
+
 def sharded(*arguments):
     return Two("fsdp2", *arguments).output()
 
 
-@pytest.mark.parametrize("start", [launched, sharded])
+@pytest.mark.parametrize(
+    "start", [whole_models, sharded, pytest.param(launched, marks=pytest.mark.thorough)]
+)
 def test_two_processes_train_what_one_does(options, tmp_path, start):
     """This holds without mixing, since each process mixes its own part of a batch."""
     options = [*options, "--mixing", "none", "--epochs", "3"]

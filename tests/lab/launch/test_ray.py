@@ -55,6 +55,7 @@ def test_leaving_early_saves_what_is_under_way(driver, task, runs, long, tmp_pat
     assert (tmp_path / kept.folder_name(endless) / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.thorough  # the next one reports it; raising is common to all places
 def test_a_failure_in_one_run_comes_out(driver, task, runs, tmp_path):
     broken = replace(runs[0], lr=1e18)
     assert "no mixup, seed 0" in driver(ray_driver.divergence, [broken], task, tmp_path)

@@ -31,11 +31,19 @@ def test_small_models_take_every_shape(name, shape):
     assert model(torch.randn(4, *shape)).shape == (4, 3)
 
 
-FOREIGN = ["timm:resnet18", "timm:vit_tiny_patch16_224", "torchvision:resnet18"]
+FOREIGN = ["timm:test_resnet", "timm:resnet18", "timm:vit_tiny_patch16_224", "torchvision:resnet18"]
+# Deeper or wider than others of the same blocks
+LARGE = ["preact-resnet34", "preact-resnet152", "wrn-28-10", *FOREIGN[1:]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*models.NAMES, *FOREIGN])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.thorough if name in LARGE else ())
+        for name in (*models.NAMES, *FOREIGN)
+    ],
+)
 def test_every_eligible_layer_is_proven(name):
     data = images(32)
     model = models.build(name, data, width=None if ":" in name else 4)
@@ -125,7 +133,7 @@ def test_the_second_convolution_of_a_wide_block_strides():
         ("timm:resnet18", "net.layer4", 4),
         ("torchvision:resnet18", "net.layer4", 4),
         ("timm:convnext_atto", "net.stages.3", 4),
-        ("torchvision:vgg11_bn", "net.features", 1),
+        pytest.param("torchvision:vgg11_bn", "net.features", 1, marks=pytest.mark.thorough),
     ],
 )
 def test_the_stem_keeps_the_resolution_of_small_images(name, layer, side):

@@ -58,6 +58,7 @@ REGULARISERS = ("weight decay 0.001", "noise 0.1", "dropout 0.5", "batch norm")
 NO_POSITIONS = (
     "cutmix", "manifold-cutmix", "mixup-cutmix", "patchup-soft", "patchup-hard", "alignmixup",
 )  # fmt: skip
+LEARNT = ("manifold mixup", "RegMixup", "dropout 0.5")
 HIDDEN_MIXING = ("manifold mixup", "same-class mixup", "other-class mixup", "noisy feature mixup")
 
 
@@ -225,7 +226,13 @@ def test_it_offers_layers_that_can_be_mixed():
     assert learner.job.method.mixup.layers == LAYERS
 
 
-@pytest.mark.parametrize("method", [*ALPHAS, "dropout 0.5", "noise 0.1"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in LEARNT else pytest.mark.thorough)
+        for name in (*ALPHAS, "dropout 0.5", "noise 0.1")
+    ],
+)
 def test_it_learns_what_train_learns(method):
     """The results are bit-identical although another network is trained in between."""
     choice = Choice(width=16, layers=("input", "bottleneck")).switch(method)
@@ -536,7 +543,7 @@ def test_one_watches_it_learn(browser, address):
     assert page.locator("canvas").count() == 1
     assert tab.said == []
     assert tab.hosts <= {urlsplit(address).netloc, ""}  # pictures are data URLs
-    page.get_by_role("button", name="Start", exact=True).click()  # keeps training
+    page.close()
 
 
 @pytest.mark.slow
@@ -620,7 +627,7 @@ LIGHTNESS = """element => ['backgroundColor', 'color'].map(name => {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", [pytest.param("light", marks=pytest.mark.thorough), "dark"])
 def test_the_bar_on_a_phone_is_readable_in_both_themes(browser, address, theme):
     """It stays on top of the page as that scrolls, so it has a background of its own."""
     tab = Tab(browser, address, viewport={"width": 400, "height": 800}, color_scheme=theme)
@@ -649,4 +656,4 @@ def test_a_link_is_shown_and_not_run(browser, address):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Start"
     assert tab.said == []
-    page.close()
+    page.get_by_role("button", name="Start", exact=True).click()  # trains until the server ends

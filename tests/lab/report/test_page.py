@@ -53,9 +53,18 @@ def place(task, plain, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shown(place) -> str:
-    """The page about these runs; its pictures take seconds."""
-    return page(gather([place]), title=HOSTILE)
+def written(place, tmp_path_factory) -> Path:
+    """The page about these runs, as the command writes it; its pictures take seconds."""
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(place), "--out", str(out), "--title", HOSTILE])
+    assert stop.value.code == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def shown(written) -> str:
+    return written.read_text()
 
 
 def test_runs_are_found_wherever_they_lie(place):
@@ -186,8 +195,9 @@ def test_the_papers_numbers_are_found_for_its_rows_however_scaled():
             assert _of_the_paper(replace(row.run, data="mnist-1d")) == {}
 
 
-def test_the_papers_numbers_stand_beside_ours(place):
-    found = gather([place])
+def test_the_papers_numbers_stand_beside_ours(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "one")
+    found = gather([tmp_path])
     known = replace(found.table.rows[0], paper={"error": (2.95, 0.046)})
     rows = (known, *found.table.rows[1:])
     text = page(replace(found, table=replace(found.table, rows=rows)), title="")
@@ -251,15 +261,6 @@ def test_spirals_show_their_boundaries(tmp_path):
     assert "% of the plane" in text
 
 
-@pytest.fixture(scope="session")
-def written(place, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("page") / "report.html"
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["report", str(place), "--out", str(out), "--title", HOSTILE])
-    assert stop.value.code == 0
-    return out
-
-
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -271,8 +272,15 @@ def browser():
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (400, "light"),
+        (1200, "dark"),
+        pytest.param(400, "dark", marks=pytest.mark.thorough),
+        pytest.param(1200, "light", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_real_browser_shows_it(written, browser, width, scheme):
     said, asked = [], []
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)

@@ -21,6 +21,7 @@ from manifold_mixup.lab.report.table import markdown_table, terminal_table
 from manifold_mixup.lab.runs.result import Epoch, Result
 
 METHODS = ["no mixup", "manifold mixup"]
+THOROUGH = pytest.mark.thorough
 
 
 def result(method: str, seed: int, error: float, *, best: float | None = None) -> Result:
@@ -206,8 +207,15 @@ def test_many_methods_are_drawn_below_each_other_with_their_intervals(three):
     assert [text.get_text() for text in error.texts] == ["31.00", "29.17", "29.00"]
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize(
+    ("smoke", "seeds"),
+    [
+        (False, 2),
+        (True, 1),
+        pytest.param(False, 1, marks=THOROUGH),
+        pytest.param(True, 2, marks=THOROUGH),
+    ],
+)
 def test_a_picture_of_many_methods_can_be_made_of_any_number_of_seeds(results, seeds, smoke):
     names = [f"way {number}" for number in range(5)]
     more = [result(name, seed, 27.0 + seed) for name in names for seed in range(seeds)]
@@ -234,7 +242,7 @@ def test_a_worse_result_is_called_worse(results):
     assert "\x1b[31m+1.83 [+1.12, +2.55]" in capture.get()
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=THOROUGH), 3])
 def test_the_picture_is_a_png_of_a_size_for_projection(results, seeds):
     shown = [one for one in results if one.run.seed < seeds]
     picture = plots.comparison_picture(shown, summarise(shown, METHODS), title="a title")

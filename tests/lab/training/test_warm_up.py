@@ -35,18 +35,25 @@ RECIPES = {
     "manifold mixup": {"layers": ("input", "hidden1", "hidden2"), "batch_norm": True},
     "per sample": {"layers": ("input", "hidden2"), "per_sample": True, "dropout": 0.2},
     "other class": {"layers": ("hidden1",), "pairs": "other_class", "p": 0.7},
-    "regmixup": {"layers": ("input", "hidden1"), "clean": True},
+    "regmixup": {"layers": ("hidden1",), "clean": True},
     "in parts": {"layers": ("hidden1",), "accumulate": 2, "block_gradient": True},
 }
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        # "per sample" has several layers too, and the test of the job below a batch norm.
+        pytest.param(recipe, marks=pytest.mark.thorough if recipe == "manifold mixup" else ())
+        for recipe in RECIPES
+    ],
+)
 def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
     task, plain, graphs, monkeypatch, recipe
 ):
     """The last batch of an epoch is smaller, and an odd batch has parts of two sizes."""
-    run = replace(plain, epochs=3, batch=85, compile=True, **RECIPES[recipe])
+    run = replace(plain, epochs=2, batch=85, compile=True, **RECIPES[recipe])
     counts = []
 
     def counted(job):
@@ -67,7 +74,7 @@ def test_all_graphs_are_there_and_training_ends_in_the_same_bits(
 def test_one_compiled_run_after_another_stays_below_the_limit_of_graphs(task, plain, graphs):
     """The limit counts all runs of a model class together."""
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        for width in (4, 5, 6):
+        for width in (4, 5):
             run = replace(plain, epochs=1, compile=True, width=width, layers=("input", "hidden1"))
             train(run, task)
     assert len(graphs) >= 9
