@@ -1,11 +1,12 @@
 """Padded sequences with mixed masks: exact at λ = 0 and 1, and independent of padding values."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from architectures import bert
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup import _masks as masks
 from padded import (
@@ -27,6 +28,9 @@ from padded import (
     built,
     own,
 )
+from zoo import plain_labels
+
+THOROUGH = pytest.mark.thorough
 
 
 def name_of(batch: dict) -> str:
@@ -51,7 +55,7 @@ def run(model: nn.Module, mixup: ManifoldMixup, plan: MixPlan, batch: dict) -> T
 def require_exact(model: nn.Module, batch: dict, run_model: object = None) -> None:
     """Assert three properties at every layer: λ = 0, λ = 1, and independence of padding values."""
     names = layers_of(model, batch)
-    assert len(names) > 2
+    assert len(names) > 1
     callee = model if run_model is None else run_model
     model.eval()
     mixup = ManifoldMixup(callee, names, example=batch, mask=name_of(batch), check=False)
@@ -77,39 +81,40 @@ def test_exact_at_every_layer_for_masks_of_every_form(form):
 # Compared with another form of the same network: attention multiplies by the weights
 
 
-@pytest.mark.parametrize("layer", OWN)
 @pytest.mark.parametrize("pool", ["first", "mean"])
-@pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_outputs_and_gradients_are_those_of_weighted_attention(
-    layer, pool, per_sample, checkpointed
-):
+def test_outputs_and_gradients_are_those_of_weighted_attention(pool, checkpointed):
     model, batch = own("bool", pool, checkpointed)
     oracle = Weighted(own("bool", pool)[0])
+    # The first position is taken without a look at the mask: nothing reads it after the last block.
     layers = OWN if pool == "mean" else OWN[:-1]
-    if layer not in layers:
-        pytest.skip("nothing reads the mask after it")
-    lam = torch.rand(BATCH if per_sample else (), generator=torch.Generator().manual_seed(1))
-    plan = MixPlan(layer, lam, PERM)
     mixup = ManifoldMixup(model, layers, mask="mask", example=batch, seed=0)
-    output = run(model, mixup, plan, batch)
-    mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
-    expected = oracle(plan)
-    soft = F.one_hot(TARGET, CLASSES).float()
-    mixed = soft + (1 - lam).view(-1, *[1] * lam.ndim) * (soft[PERM] - soft)
-    F.cross_entropy(expected, mixed).backward()
-    torch.testing.assert_close(output, expected)
-    for (name, one), two in zip(model.named_parameters(), oracle.model.parameters(), strict=True):
-        torch.testing.assert_close(
-            one.grad, two.grad, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    for layer, size in itertools.product(layers, ((), (BATCH,))):
+        model.zero_grad()
+        oracle.zero_grad()
+        lam = torch.rand(size, generator=torch.Generator().manual_seed(1))
+        plan = MixPlan(layer, lam, PERM)
+        output = run(model, mixup, plan, batch)
+        mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
+        expected = oracle(plan)
+        F.cross_entropy(expected, plain_labels(TARGET, CLASSES, plan)).backward()
+        torch.testing.assert_close(output, expected, msg=lambda text, of=plan: f"{of}: {text}")
+        for (name, one), two in zip(
+            model.named_parameters(), oracle.model.parameters(), strict=True
+        ):
+            torch.testing.assert_close(
+                one.grad, two.grad, msg=lambda text, of=(plan, name): f"{of}: {text}"
+            )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["bool", "pad", "additive", "bool square"])
+@pytest.mark.parametrize(
+    "form",
+    ["pad", "additive", *[pytest.param(each, marks=THOROUGH) for each in ("bool", "bool square")]],
+)
 def test_compiled_it_does_the_same(form, fresh_compiler):
     model, batch = own(form)
-    names = [name for name in layers_of(model, batch) if name.count(".") < 2][:3]
+    names = [name for name in layers_of(model, batch) if name.count(".") < 2][:2]
     eager = ManifoldMixup(model.eval(), names, example=batch, mask=name_of(batch), check=False)
     plans = [MixPlan(name, torch.tensor(0.3), PERM) for name in names]
     expected = [run(model, eager, plan, batch) for plan in plans]
@@ -123,11 +128,11 @@ def test_compiled_it_does_the_same(form, fresh_compiler):
 @pytest.mark.slow
 def test_compiled_training_without_an_example_looks_first(fresh_compiler):
     model, batch = own("bool")
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="eager")
     compiled(**batch)  # compiled without hooks
-    mixup = ManifoldMixup(compiled, ["blocks.0", "blocks.1"], mask="mask", seed=0)
+    mixup = ManifoldMixup(compiled, ["embed", "blocks.0"], mask="mask", seed=0)
     oracle = Weighted(own("bool")[0])
-    for _ in range(6):
+    for _ in range(4):
         output = compiled(**batch)
         torch.testing.assert_close(output, oracle(mixup.plan))
         mixup.wrap(nn.CrossEntropyLoss())(output, TARGET).backward()
@@ -141,14 +146,18 @@ def hugging_face(kind: str) -> nn.Module:
 
     torch.manual_seed(0)
     if kind == "bert":
-        return bert()
+        config = transformers.BertConfig(
+            vocab_size=30, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=48,
+        )  # fmt: skip
+        return transformers.BertForSequenceClassification(config)
     if kind == "distilbert":
         config = transformers.DistilBertConfig(
-            vocab_size=30, dim=32, n_layers=3, n_heads=2, hidden_dim=48, max_position_embeddings=16
+            vocab_size=30, dim=32, n_layers=2, n_heads=2, hidden_dim=48, max_position_embeddings=16
         )
         return transformers.DistilBertForSequenceClassification(config)
     config = transformers.ModernBertConfig(
-        vocab_size=30, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+        vocab_size=30, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=2, global_attn_every_n_layers=2, local_attention=4, pad_token_id=0,
         bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
     )  # fmt: skip
@@ -177,8 +186,17 @@ class Logits(nn.Module):
         return getattr(output, "logits", output)
 
 
-@pytest.mark.parametrize(("pool", "implementation"), [("first", "sdpa"), ("mean", "eager")])
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
+@pytest.mark.parametrize(
+    ("kind", "pool", "implementation"),
+    [
+        ("bert", "mean", "eager"),
+        ("distilbert", "first", "sdpa"),
+        ("modernbert", "mean", "eager"),
+        pytest.param("bert", "first", "sdpa", marks=THOROUGH),
+        pytest.param("distilbert", "mean", "eager", marks=THOROUGH),
+        pytest.param("modernbert", "first", "sdpa", marks=THOROUGH),
+    ],
+)
 def test_exact_at_every_layer_of_hugging_face_encoders(kind, pool, implementation):
     model = hugging_face(kind)
     model.set_attn_implementation(implementation)
@@ -195,7 +213,7 @@ def test_hugging_face_gradient_checkpointing():
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         mixup = ManifoldMixup(
-            model, ["bert.encoder.layer.1"], mask="attention_mask", example=batch, seed=0
+            model, ["bert.encoder.layer.0"], mask="attention_mask", example=batch, seed=0
         )
         torch.manual_seed(1)  # for the dropout
         output = model.train()(**batch).logits
@@ -223,18 +241,18 @@ def test_without_a_mask_the_refusal_says_how_to_mix_it():
         ManifoldMixup(model, ["blocks.0"], example=batch)
     with pytest.raises(ValueError, match=r"With mask='mask' it is mixed too"):
         ManifoldMixup(model, example=batch)
-    assert ManifoldMixup(model, example=batch, mask="mask").layers == ("blocks.0", "blocks.1")
+    assert ManifoldMixup(model, example=batch, mask="mask").layers == ("blocks.0",)
 
 
 def test_a_batch_without_padding_or_without_a_mask_is_mixed_plainly():
     model = hugging_face("bert")
-    mixup = ManifoldMixup(model, ["bert.encoder.layer.1"], mask="attention_mask", seed=0)
+    mixup = ManifoldMixup(model, ["bert.encoder.layer.0"], mask="attention_mask", seed=0)
     plain = model(input_ids=IDS).logits
     mixup.wrap(nn.CrossEntropyLoss())(plain, TARGET % 2).backward()
     padded = {"input_ids": IDS, "attention_mask": VALID.long()}
     model(**padded)  # the first batch, which is checked
     model.eval()
-    plan = MixPlan("bert.encoder.layer.1", torch.tensor(0.0), PERM)
+    plan = MixPlan("bert.encoder.layer.0", torch.tensor(0.0), PERM)
     torch.testing.assert_close(
         run(model, mixup, plan, padded).logits, model(**padded).logits[PERM], rtol=0, atol=2e-6
     )
@@ -267,9 +285,9 @@ class Union(Attention):
 
 def test_a_module_that_reads_the_union_is_found_out():
     model, batch = own("bool")
-    model.blocks[2].attention.__class__ = Union
-    with pytest.raises(ValueError, match=r"blocks.1.*failed.*jump"):
-        ManifoldMixup(model, ["blocks.1"], example=batch, mask="mask")
+    model.blocks[1].attention.__class__ = Union
+    with pytest.raises(ValueError, match=r"blocks.0.*failed.*jump"):
+        ManifoldMixup(model, ["blocks.0"], example=batch, mask="mask")
 
 
 @pytest.mark.parametrize(

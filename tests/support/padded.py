@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(30, WIDTH)
         self.places = nn.Parameter(torch.randn(TIME, WIDTH))
-        self.blocks = nn.ModuleList(Block(checkpointed) for _ in range(3))
+        self.blocks = nn.ModuleList(Block(checkpointed) for _ in range(2))
         self.pool = First() if pool == "first" else Mean()
         self.head = nn.Linear(WIDTH, CLASSES)
 
@@ -108,7 +108,7 @@ class PadEncoder(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(30, WIDTH)
         layer = nn.TransformerEncoderLayer(WIDTH, 2, 24, dropout=0.1, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, ids: Tensor, src_key_padding_mask: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Weighted(nn.Module):
         return self.model.head((h * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
 
 
-OWN = ["embed", "blocks.0", "blocks.1", "blocks.2"]
+OWN = ["embed", "blocks.0", "blocks.1"]
 
 
 def built(kind: type[nn.Module], *args: object) -> nn.Module:
