@@ -72,16 +72,28 @@ def attach_then_compile_in_place(model, layers, backend, **options):
 
 IN_PLACE = (compile_in_place, attach_then_compile_in_place)
 ORDERS = pytest.mark.parametrize("order", [compile_then_attach, attach_then_compile, *IN_PLACE])
+THOROUGH = pytest.mark.thorough
 
 
 @pytest.mark.parametrize(
     ("order", "backend", "name"),
     [
-        *[(compile_then_attach, "aot_eager", name) for name in WHOLE_GRAPH],
+        *[
+            pytest.param(compile_then_attach, "aot_eager", name, marks=marks)
+            for name in WHOLE_GRAPH
+            for marks in [() if name in ("conv", "structured") else THOROUGH]
+        ],
         # The backend "eager" does not recompute a batch norm, even without mixing.
-        *[(attach_then_compile, "eager", name) for name in WHOLE_GRAPH if name != "checkpoint"],
-        (attach_then_compile, "aot_eager", "checkpoint"),
-        *[(order, "aot_eager", "residual") for order in IN_PLACE],
+        *[
+            pytest.param(attach_then_compile, "eager", name, marks=marks)
+            for name in WHOLE_GRAPH
+            for marks in [() if name == "text" else THOROUGH]
+            if name != "checkpoint"
+        ],
+        pytest.param(attach_then_compile, "aot_eager", "checkpoint", marks=THOROUGH),
+        (compile_in_place, "eager", "mlp"),
+        (attach_then_compile_in_place, "eager", "residual"),
+        *[pytest.param(order, "aot_eager", "residual", marks=THOROUGH) for order in IN_PLACE],
     ],
 )
 def test_outputs_and_gradients_are_the_eager_ones(order, backend, name):
@@ -103,11 +115,11 @@ def test_outputs_and_gradients_are_the_eager_ones(order, backend, name):
 
 @pytest.mark.slow
 def test_the_default_backend_and_a_lam_per_sample():
-    model, oracle = build("conv"), build("conv")
+    model, oracle = build("mlp"), build("mlp")
     compiled = torch.compile(model, fullgraph=True)
-    mixup = ManifoldMixup(compiled, ["conv1", "conv2"], per_sample=True, seed=0)
+    mixup = ManifoldMixup(compiled, ["fc1"], per_sample=True, seed=0)
     criterion, x = mixup.wrap(PLAIN), example(model)
-    for _ in range(6):
+    for _ in range(2):
         criterion(compiled(x), TARGET).backward()
         expected = hand_split(oracle, x, mixup.plan)
         nn.functional.cross_entropy(
@@ -117,9 +129,9 @@ def test_the_default_backend_and_a_lam_per_sample():
 
 
 class Deep(nn.Module):
-    def __init__(self):
+    def __init__(self, depth=5):
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(13))
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
 
     def forward(self, x):
         for block in self.blocks:
@@ -141,13 +153,17 @@ class Chain(nn.Module):
 @pytest.mark.parametrize(
     ("order", "count"),
     [
-        *[(compile_then_attach, count) for count in (1, 8)],
-        *[(order, 4) for order in (attach_then_compile, compile_in_place)],
+        (compile_then_attach, 1),
+        (attach_then_compile, 2),
+        (compile_in_place, 2),
+        pytest.param(compile_then_attach, 8, marks=THOROUGH),
+        pytest.param(attach_then_compile, 4, marks=THOROUGH),
+        pytest.param(compile_in_place, 4, marks=THOROUGH),
     ],
 )
 def test_graphs_are_counted_over_epochs_with_a_partial_batch_and_evaluation(order, count):
     layers = [f"blocks.{place}" for place in range(count)]
-    counter, model = Counting(), Deep()
+    counter, model = Counting(), Deep(count + 1)
     limit = max(torch._dynamo.config.recompile_limit, 2 * count + 1)  # as the warning recommends
     with torch._dynamo.config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True):
         compiled, mixup = order(model, layers, counter, seed=0)
@@ -197,8 +213,18 @@ class Own(nn.Sequential):
         return x
 
 
-@ORDERS
-@pytest.mark.parametrize("kind", [nn.Sequential, Bare, Own])
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        pytest.param(kind, order, marks=() if order in orders else THOROUGH)
+        for kind, orders in {
+            nn.Sequential: (attach_then_compile, compile_in_place),
+            Bare: (compile_then_attach, attach_then_compile, *IN_PLACE),
+            Own: (attach_then_compile_in_place,),
+        }.items()
+        for order in (compile_then_attach, attach_then_compile, *IN_PLACE)
+    ],
+)
 def test_a_model_without_a_forward_of_its_own_is_compiled_or_warned_of(order, kind):
     counter = Counting()
     model = kind(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
@@ -280,8 +306,8 @@ def require_mixing(model, mixup, oracle, steps=24):
     assert mixup.skipped == 0
 
 
-@pytest.mark.parametrize("compiled", [whole, in_place])
-@pytest.mark.parametrize("inner", [False, True])
+# Compiled in place, it is the model inside.
+@pytest.mark.parametrize(("compiled", "inner"), [(whole, False), (whole, True), (in_place, False)])
 def test_code_compiled_before_attaching_is_not_taken_for_the_mixed_one(compiled, inner):
     core = build("mlp")
     model = compiled(core)
@@ -290,8 +316,16 @@ def test_code_compiled_before_attaching_is_not_taken_for_the_mixed_one(compiled,
     require_mixing(model, mixup, build("mlp"))
 
 
-@pytest.mark.parametrize("compiled", [whole, in_place])
-@pytest.mark.parametrize("name", ["residual", "text"])
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [
+        ("residual", whole),
+        ("mlp", in_place),
+        pytest.param("residual", in_place, marks=THOROUGH),
+        pytest.param("text", whole, marks=THOROUGH),
+        pytest.param("text", in_place, marks=THOROUGH),
+    ],
+)
 def test_a_plain_model_of_the_class_compiled_beside_it_takes_nothing_away(compiled, name):
     def use(plain):
         PLAIN(logits(plain(example(build(name)))), TARGET).backward()
@@ -363,7 +397,7 @@ def test_attached_to_the_wrapper_or_to_the_model_inside_is_one_attachment():
 
 def test_evaluation_and_removal_of_a_compiled_model():
     model, oracle = build("mlp"), build("mlp")
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     mixup = ManifoldMixup(compiled, ["input", "fc1"], seed=0)
     x = example(model)
     mixup.wrap(PLAIN)(compiled(x), TARGET).backward()
@@ -377,7 +411,7 @@ def test_evaluation_and_removal_of_a_compiled_model():
 @pytest.mark.filterwarnings("ignore:4 eligible layers")
 def test_a_compiled_block_in_an_eager_model():
     model, oracle = build("residual"), build("residual")
-    model.layer1 = torch.compile(model.layer1, backend="aot_eager")
+    model.layer1 = torch.compile(model.layer1, backend="eager")
     mixup = ManifoldMixup(model, ["stem", "layer1.0", "layer1", "layer2"], seed=0)
     criterion, x = mixup.wrap(PLAIN), example(model)
     drawn = set()
@@ -411,7 +445,7 @@ class Dropping(nn.Module):
 @ORDERS
 def test_a_layer_skipped_in_compiled_code_gives_plain_targets(order):
     model, x = Dropping(), torch.randn(BATCH, 5)
-    compiled, mixup = order(model, ["middle"], "aot_eager", seed=0)
+    compiled, mixup = order(model, ["middle"], "eager", seed=0)
     criterion = mixup.wrap(PLAIN)
     for times in (1, 0, 1, 0):
         model.times = times
@@ -423,10 +457,17 @@ def test_a_layer_skipped_in_compiled_code_gives_plain_targets(order):
     assert mixup.skipped == 2
 
 
-@ORDERS
+@pytest.mark.parametrize(
+    "order",
+    [
+        compile_then_attach,
+        attach_then_compile_in_place,
+        *[pytest.param(each, marks=THOROUGH) for each in (attach_then_compile, compile_in_place)],
+    ],
+)
 def test_a_layer_run_twice_in_compiled_code_raises(order):
     model, x = Dropping(), torch.randn(BATCH, 5)
-    compiled, mixup = order(model, ["middle"], "aot_eager", seed=0)
+    compiled, mixup = order(model, ["middle"], "eager", seed=0)
     mixup.wrap(PLAIN)(compiled(x), TARGET).backward()
     model.times = 2
     with pytest.raises(RuntimeError, match="'middle' ran 2 times"):
