@@ -114,12 +114,19 @@ def test_outputs_and_gradients_are_the_eager_ones(order, backend, name):
 
 
 @pytest.mark.slow
-def test_the_default_backend_and_a_lam_per_sample():
-    model, oracle = build("mlp"), build("mlp")
+@pytest.mark.parametrize(
+    ("name", "layers", "steps"),
+    [
+        ("mlp", ["fc1"], 2),
+        pytest.param("conv", ["conv1", "conv2"], 6, marks=THOROUGH),
+    ],
+)
+def test_the_default_backend_and_a_lam_per_sample(name, layers, steps):
+    model, oracle = build(name), build(name)
     compiled = torch.compile(model, fullgraph=True)
-    mixup = ManifoldMixup(compiled, ["fc1"], per_sample=True, seed=0)
+    mixup = ManifoldMixup(compiled, layers, per_sample=True, seed=0)
     criterion, x = mixup.wrap(PLAIN), example(model)
-    for _ in range(2):
+    for _ in range(steps):
         criterion(compiled(x), TARGET).backward()
         expected = hand_split(oracle, x, mixup.plan)
         nn.functional.cross_entropy(
