@@ -108,7 +108,9 @@ def batch_of(text, folder):
     return model, data[torch.arange(BATCH)]
 
 
-@pytest.mark.parametrize("layer", ["embed", "blocks.0", "blocks.1"])
+@pytest.mark.parametrize(
+    "layer", ["embed", "blocks.0", pytest.param("blocks.1", marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("masks", ["mixed", "union", "own"])
 def test_only_the_mixed_mask_is_exact_at_both_ends(example, folder, masks, layer):
     text, padding = example("text"), example("padding")

@@ -574,6 +574,7 @@ def test_a_choice_is_in_its_link(browser, address):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # tests of a choice and of its link show the same without a browser
 def test_a_way_of_mixing_is_chosen_with_its_own_alpha(browser, address):
     tab = Tab(browser, f"{address}/?alpha=0.5")
     page = tab.page
