@@ -58,8 +58,14 @@ def of_one(image: Tensor) -> Calls:
         (aten.avg_pool2d.default, (image, [2, 2])),
         (aten.max_pool2d_with_indices.default, (image, [2, 2])),
         (aten._softmax.default, (image, 1, False)),
+        (aten._safe_softmax.default, (image, -1)),
+        (aten.roll.default, (image, [1, 2], [2, 3])),
+        (aten.mean.dim, (image, [2, 3])),
+        (aten.mean.dim, (image, [1], True)),
+        (aten.cat.default, ([image, image[:, :1].clone()], 1)),
     ]
-    return moves + [(func, (image,)) for func in quick_fakes._UNARY]
+    unary = [(func, (image,)) for func in quick_fakes._UNARY]
+    return moves + unary + [(func, (image.clone(),)) for func in quick_fakes._IN_PLACE]
 
 
 def of_two(image: Tensor) -> Calls:
@@ -122,12 +128,14 @@ def flat(result: Any) -> list[Any]:
 
 def memory(result: Any, args: tuple[Any, ...]) -> list[bool]:
     """Return for each item of a result whether it shares the memory of the first argument."""
-    held = args[0].untyped_storage()._cdata
+    held = flat(args[0])[0].untyped_storage()._cdata
     return [isinstance(t, Tensor) and t.untyped_storage()._cdata == held for t in flat(result)]
 
 
 def faked(mode: FakeTensorMode, value: Any) -> Any:
     """Return the stand-in of a value."""
+    if isinstance(value, list):
+        return [faked(mode, item) for item in value]
     return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
 
@@ -153,8 +161,57 @@ def test_answers_are_those_of_real_tensors(number: int) -> None:
     func, args = CALLS[number]
     found = fake_outcome(QuickFakes(allow_non_fake_inputs=True), func, args)
     if found != outcome(lambda: func(*args), args):  # then it was left to PyTorch, which errs
-        assert func in (aten.native_batch_norm.default, aten.convolution.default)
+        assert func in (aten.native_batch_norm.default, aten.convolution.default, aten.roll.default)
         assert found == fake_outcome(FakeTensorMode(allow_non_fake_inputs=True), func, args)
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)))
+def test_the_second_answer_is_the_first(number: int) -> None:
+    """What is remembered of the first call gives the same as computing it once more."""
+    func, args = CALLS[number]
+    mode = QuickFakes(allow_non_fake_inputs=True)
+    first, second, third = (fake_outcome(mode, func, args) for _ in range(3))
+    assert first == second == third
+
+
+def test_views_are_remembered_apart_from_where_they_begin() -> None:
+    """A view of a part of a tensor begins where that part begins."""
+    mode = QuickFakes()
+    with mode:
+        whole = torch.empty(6, 4)
+        parts = [whole[2:4], whole[4:6], whole[2:4]]
+        offsets = [part.select(0, 1).select(0, 2).storage_offset() for part in parts]
+    assert offsets == [14, 22, 14]
+
+
+def test_a_result_is_remembered_by_kinds_too() -> None:
+    """1, 1.0 and True are equal, but give results of different dtypes."""
+    mode = QuickFakes()
+    with mode:
+        dtypes = [torch.add(torch.empty(2, dtype=torch.int), n).dtype for n in (1, 1.0, True, 1)]
+    assert dtypes == [torch.int, torch.float, torch.int, torch.int]
+
+
+def test_a_mask_decides_how_many_rows_it_chooses() -> None:
+    """What an index by a mask gives is not remembered."""
+    mode = QuickFakes()
+    with mode:
+        rows, mask = torch.empty(6, 4), torch.empty(6, dtype=torch.bool)
+        for _ in range(2):
+            with pytest.raises(Exception, match="nonzero"):
+                rows[mask]
+
+
+def test_fake_tensors_are_those_of_pytorch() -> None:
+    """Made at once, they have the attributes and the keys of those that PyTorch makes."""
+    mode = QuickFakes()
+    meta = torch.empty(2, 3, device="meta")
+    theirs = FakeTensor(mode, meta, torch.device("cpu"))
+    for _ in range(2):
+        ours = mode._make(mode, meta, torch.device("cpu"))
+        assert vars(ours) == vars(theirs)
+        assert torch._C._dispatch_keys(ours) == torch._C._dispatch_keys(theirs)
+        assert (ours.device, ours.shape) == (theirs.device, theirs.shape)
 
 
 def test_each_operator_is_tried() -> None:
