@@ -74,21 +74,22 @@ def operators(run: Callable[[], Any]) -> int:
 
 
 def looked_at(model: nn.Module, batch: Tensor) -> int:
-    """Count the operators that a look dispatches on stand-ins, with all queries of a device."""
-    from manifold_mixup._dry_run.quick_fakes import QuickFakes
+    """Count the operators that a look runs on stand-ins, in all its passes together."""
+    from manifold_mixup._dry_run.neutral import DEVICE
+    from manifold_mixup._structure.record import Recorder
 
     ran = [0]
-    theirs = QuickFakes.__torch_dispatch__
+    theirs = Recorder.__torch_dispatch__
 
-    def counted(self: Any, *call: Any) -> Any:
-        ran[0] += 1
-        return theirs(self, *call)
+    def counted(self: Any, func: Any, *call: Any) -> Any:
+        ran[0] += func is not DEVICE  # PyTorch asks for the device of stand-ins all the time
+        return theirs(self, func, *call)
 
-    QuickFakes.__torch_dispatch__ = counted  # type: ignore[method-assign]
+    Recorder.__torch_dispatch__ = counted  # type: ignore[method-assign]
     try:
         find_layers(model, batch)
     finally:
-        QuickFakes.__torch_dispatch__ = theirs  # type: ignore[method-assign]
+        Recorder.__torch_dispatch__ = theirs  # type: ignore[method-assign]
     return ran[0]
 
 

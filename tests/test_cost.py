@@ -102,13 +102,12 @@ def test_the_tally_sees_a_wasteful_mix():
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_small_patch16_224"])
-def test_a_look_runs_little_more_than_two_passes_and_a_copy_of_each_output(name):
-    """Neither what PyTorch asks for at each tensor nor what backward would save is run."""
+def test_a_look_runs_no_operator_more_than_twice(name):
+    """Both passes run those of a plain one, and a copy of each module's output."""
     model = timm.create_model(name, num_classes=10)
     images = torch.randn(2, 3, 224, 224)
     plain = look.operators(lambda: model(images))
-    modules, own = len(list(model.modules())), len([*model.parameters(), *model.buffers()])
-    assert look.looked_at(model, images) <= 2.1 * (plain + modules) + own
+    assert look.looked_at(model, images) <= 2 * (plain + len(list(model.modules())))
 
 
 def test_what_a_look_runs_is_all_counted():
@@ -116,5 +115,4 @@ def test_what_a_look_runs_is_all_counted():
     layers = [nn.Linear(4, 4) for _ in range(6)]
     counts = [look.looked_at(nn.Sequential(*layers[:n]), torch.ones(2, 4)) for n in (4, 5, 6)]
     assert counts[1] - counts[0] == counts[2] - counts[1]
-    # In each pass a transpose, a product and a copy; once two parameters.
-    assert counts[1] - counts[0] <= 2 * (2 + 1) + 2
+    assert counts[1] - counts[0] == 2 * (2 + 1)  # in each pass a transpose, a product and a copy

@@ -19,6 +19,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):  # the most common case, at every step
         yield path, value
         return
+    if type(value) in _ATOMS:
+        return
     for leaf_path, leaf in all_leaves(value, path):
         if isinstance(leaf, torch.Tensor):
             yield leaf_path, leaf
@@ -29,10 +31,15 @@ def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, torch.Tensor):
         yield path, value
         return
-    if not _is_container(value):
+    if type(value) in _ATOMS or not _is_container(value):
         yield path, value
+        return
     for key, child in children(value):
         yield from all_leaves(child, _below(path, key))
+
+
+# The most common values that are no containers.
+_ATOMS = {type(None), bool, int, float, str}
 
 
 def _is_container(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,12 +41,17 @@ class Neutral(TorchDispatchMode):
             "uniform": lambda named: named["from"] + uniform * (named["to"] - named["from"]),
         }
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether PyTorch wraps each call, so that it is not compiled: nothing is here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, neutralised if it is random."""
         if func is DEVICE:
             return device_of(func, args)
         kwargs = dict(kwargs or {})
-        if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        if not is_random(func):
             return func(*args, **kwargs)
         named = bind(func, args, kwargs)
         named.update(_switches(operator_name(func), named))
@@ -75,12 +81,14 @@ class Argument(NamedTuple):
         default: its default value.
         written: whether the operator writes into it.
         is_out: whether it is the result.
+        may_hold_tensors: whether it may be a tensor, or hold some.
     """
 
     name: str
     default: Any
     written: bool
     is_out: bool
+    may_hold_tensors: bool
 
 
 @functools.cache  # a schema makes its arguments anew at each access
@@ -92,9 +100,20 @@ def arguments_of(func: Any) -> tuple[Argument, ...]:
             given.default_value,
             given.alias_info is not None and given.alias_info.is_write,
             given.is_out,
+            _NUMBERS.fullmatch(str(given.type)) is None,
         )
         for given in func._schema.arguments
     )
+
+
+# The types of arguments that hold no tensor.
+_NUMBERS = re.compile(r"(?:(?:List|Optional|int|float|bool|str|SymInt|Device|Generator)\b|[\[\]])+")
+
+
+@functools.cache
+def is_random(func: Any) -> bool:
+    """Return whether the result of an operator is random."""
+    return torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
 
 
 @functools.cache

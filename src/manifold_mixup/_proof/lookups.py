@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._storage import storage_of
-from manifold_mixup._structure.record import Operation, tensors_in
+from manifold_mixup._structure.operation import Operation, tensors_in
 
 
 class Lookups(TorchDispatchMode):

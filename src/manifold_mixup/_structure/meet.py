@@ -6,6 +6,7 @@ suspicion (a batch may be packed into one sequence with a mask between its examp
 check decides: see `manifold_mixup._proof.apart`.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,15 @@ class Meeting:
     node: int = -1
 
 
+@functools.cache
+def can_meet(name: str) -> bool:
+    """Return whether an operator may combine values."""
+    known = (_ALONG, _CHOOSE, _SCATTER, _MATRICES)
+    if any(name in names for names in known) or _SLIDES.search(name):
+        return True
+    return "scaled_dot_product" in name or "rnn" in name
+
+
 def meeting(
     name: str, named: Named, result: Any, known: Callable[[Tensor], bool]
 ) -> Meeting | None:
@@ -51,7 +61,7 @@ def meeting(
         return _along(name, named["self"], named[_ALONG[name]])
     if "scaled_dot_product" in name:
         return Meeting(name, (named["query"].shape[-2], named["key"].shape[-2]))
-    if name in ("mm", "bmm", "addmm", "baddbmm"):
+    if name in _MATRICES:
         return Meeting(name, tuple(result.shape[-2:]), pairs=True)
     if "rnn" in name and "input" in named and isinstance(named["input"], Tensor):
         return Meeting(name, (named["input"].shape[1 if named.get("batch_first") else 0],))
@@ -126,6 +136,7 @@ _ALONG = {
     ),
     **dict.fromkeys(("flip", "roll"), "dims"),
 }
+_MATRICES = {"mm", "bmm", "addmm", "baddbmm"}
 _CHOOSE = {"index", "index_select", "gather"}
 _SCATTER = {
     f"{name}{ending}"

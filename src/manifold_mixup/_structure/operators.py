@@ -3,10 +3,12 @@
 import functools
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from manifold_mixup._structure.operation import Operation
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -158,15 +160,14 @@ class Operator(NamedTuple):
         return _from_the_right(read, made)  # what is added to the product
 
 
-def operator(
-    func: Any, name: str, named: dict[str, Any], reads: Iterable[View], made: Iterable[View]
-) -> Operator:
+def operator(call: Operation, reads: Iterable[View], made: Iterable[View]) -> Operator:
     """Describe a call of an operator by its arguments."""
+    named = (call.named or {}) if call.signature.shaped else {}
     along = named.get("dim", named.get("dims", ()))
     along = (along,) if isinstance(along, int) else tuple(along or ())
     return Operator(
-        name,
-        torch.Tag.pointwise in func.tags,
+        call.name,
+        call.signature.pointwise,
         tuple(reads),
         tuple(made),
         along if all(type(dim) is int for dim in along) else (),

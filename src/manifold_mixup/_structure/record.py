@@ -1,9 +1,8 @@
 """Record one forward pass: which value is computed from which, and where modules end."""
 
-import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,20 +14,15 @@ from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.neutral import (
-    DEVICE,
-    Neutral,
-    arguments_of,
-    bind,
-    device_of,
-    operator_name,
-)
+from manifold_mixup._dry_run.neutral import DEVICE, Neutral, device_of, is_random
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
-from manifold_mixup._masks import FORBIDDEN, is_side
+from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
+from manifold_mixup._structure.flops import flops_of
 from manifold_mixup._structure.meet import Meeting, meeting
+from manifold_mixup._structure.operation import PRODUCTS, Operation, tensors_in
 from manifold_mixup._structure.operators import Operator, View, operator, view, views
 from manifold_mixup._structure.outside import Outside
 from manifold_mixup._tree import leaves, map_leaves, replace_at
@@ -73,7 +67,7 @@ class Node:
     @property
     def product(self) -> bool:
         """Whether it is a product of matrices, or a convolution."""
-        return self.operator in _PRODUCTS
+        return self.operator in PRODUCTS
 
 
 @dataclass
@@ -152,6 +146,8 @@ class Trace:
     outputs: list[Leaf] = field(default_factory=list)
     begun: int = 0  # number of the first node that is neither an input nor a tensor of the model
     meetings: list[Meeting] = field(default_factory=list)
+    functions: list[Any] = field(default_factory=list)  # all operators that ran
+    ranged: set[int] = field(default_factory=set)  # the steps that chose rows by their numbers
     operators: list[Operator] = field(default_factory=list)
     flops: int = 0
     steps: int = 0
@@ -159,16 +155,13 @@ class Trace:
 
 
 def record(
+    recorder: "Recorder",
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    batch: int,
     mode: Any,
     neutral: Neutral,
     constants: Iterable[Tensor],
-    mask: str | None = None,
-    *,
-    operators: bool = True,
 ) -> Trace:
     """Record a forward pass with its randomness neutralised.
 
@@ -176,17 +169,14 @@ def record(
     the value that mixing would replace. Every mask that a layer receives is cloned too.
 
     Args:
+        recorder: the new recorder.
         model: a model that may be run; its new hooks are removed afterwards.
         args: positional arguments, not shared with anything else.
         kwargs: keyword arguments, not shared with anything else.
-        batch: number of examples in them.
         mode: the dispatch mode to which model and arguments belong.
         neutral: the mode that neutralises random operators.
         constants: the tensors that the model holds.
-        mask: name of an input that always counts as a side input.
-        operators: whether to keep which dimensions each operator read and made.
     """
-    recorder = _Recorder(Trace(batch), mask, operators=operators)
     with ExitStack() as stack:
         for name, module in named_layers(model).items():
             enter, leave = recorder.entry(name), recorder.boundary(name)
@@ -198,23 +188,44 @@ def record(
         stack.enter_context(mode)
         stack.enter_context(neutral)
         recorder.begin(named_inputs(model, args, kwargs), constants)
-        with Outside(recorder), recorder:
+        with recorder.outside(), recorder:
             output = model(*args, **kwargs)
         recorder.end(output)
     return recorder.trace
 
 
-class _Recorder(TorchDispatchMode):
+def run_below(quick: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run an operator below the modes that record: at once, if no mode below changes it.
+
+    Args:
+        quick: the `quick` of the fake tensors' mode; None without one.
+        func: the operator.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+    """
+    if quick is not None and not is_random(func):
+        made = quick(func, args, kwargs)
+        if made is not NotImplemented:
+            return made
+    return func(*args, **kwargs)
+
+
+class Recorder(TorchDispatchMode):
     """Tracks, per tensor storage, the node that last wrote it.
 
     Views share the storage and therefore the node; an in-place operator creates a new node.
+
+    Args:
+        batch: number of examples.
+        mode: the dispatch mode to which model and arguments belong.
+        mask: name of an input that always counts as a side input.
     """
 
-    def __init__(self, trace: Trace, mask: str | None, *, operators: bool) -> None:
+    def __init__(self, batch: int, mode: Any, mask: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace = trace
+        self.trace = Trace(batch)
+        self.quick = getattr(mode, "quick", None)
         self.mask = mask
-        self.operators = operators
         self.open: list[int] = []  # indices of the running calls
         self.ended: Counter[str] = Counter()  # by layer: its runs
         self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
@@ -229,74 +240,110 @@ class _Recorder(TorchDispatchMode):
         self.handed: list[Tensor] = []  # tensors whose address was just read
         self.behind: tuple[int, ...] = ()  # inputs of a backward pass inside forward
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether PyTorch wraps each call, so that it is not compiled: nothing is here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and record which values it computes from which."""
         if func is DEVICE:
             return device_of(func, args)
         with torch._C.DisableTorchFunction():  # `Outside` would be slow at every access of a shape
-            return self._run(func, args, dict(kwargs or {}))
+            return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        self._settle_pointers()
+        if self.handed:
+            self._settle_pointers()
         call = Operation(func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = run_below(self.quick, func, args, kwargs)
         if call.name == "set_":  # its memory may hold data that was copied out of PyTorch
             self._node(result)
-        made = [tensor for tensor in tensors_in(result) if self._key(tensor) not in self.held]
+        keys = [(tensor, self._key(tensor)) for tensor in tensors_in(result)]
+        made = [(tensor, key) for tensor, key in keys if key not in self.held]
         if made or call.writes:
             self._require_written(call)
         numbers = list(map(self._node, call.reads))
         parents = (*dict.fromkeys(numbers), *self.behind)
-        self.trace.weights += sum(self.unused.pop(parent, 0) for parent in parents)
-        chosen = self._nodes(call.indices), self._nodes(call.codes)
-        inside = self.open[-1] if self.open else -1
-        biases, conditions = self._nodes(call.biases), self._nodes(call.conditions)
-        flops = _flops(func, args, kwargs, result)
+        for parent in parents:
+            if parent in self.unused:
+                self.trace.weights += self.unused.pop(parent)
+        flops = flops_of(func, args, kwargs, result)
         self.trace.flops += flops
-        results = []
-        for tensor in (*made, *call.writes):  # each output of an operator is its own value
-            integer = not is_continuous(tensor) and tensor.dtype != torch.bool
-            kind = call.kind(self._kinds(call.reads), integer=integer, new=not call.writes)
-            over = self.held.get(self._key(tensor), -1)
-            given = parents, *chosen, kind, integer, inside, over, call.name, biases
-            number = self._hold(tensor, Node(*given, flops=flops, conditions=conditions))
-            results.append((tensor, number))
-            flops = 0
-        if self.operators and results and call.named is not None:
-            self._keep(func, call, zip(call.reads, numbers, strict=True), results)
-        self._meet(call, result)
+        made += [(tensor, self._key(tensor)) for tensor in call.writes]
+        results = self._results(call, parents, made, flops)
+        if results and call.signature.places is not None:
+            self._keep(call, zip(call.reads, numbers, strict=True), results)
+        if call.signature.meets:
+            self._meet(call, result)
+        self.trace.functions.append(func)
         self.trace.steps += 1
         return result
 
+    def _results(
+        self,
+        call: Operation,
+        parents: tuple[int, ...],
+        made: list[tuple[Tensor, int]],
+        flops: int,
+    ) -> list[tuple[Tensor, int]]:
+        """Create the nodes of an operator's results, of which each is a value of its own."""
+        inside = self.open[-1] if self.open else -1
+        indices, codes, biases, conditions = map(
+            self._nodes, (call.indices, call.codes, call.biases, call.conditions)
+        )
+        results = []
+        for tensor, key in made:
+            integer = not is_continuous(tensor) and tensor.dtype != torch.bool
+            given = self._kinds(call.reads) if call.signature.moves else set()
+            node = Node(
+                parents,
+                indices,
+                codes,
+                call.kind(given, integer=integer, new=not call.writes),
+                integer,
+                inside,
+                self.held.get(key, -1),
+                call.name,
+                biases,
+                flops=flops,
+                conditions=conditions,
+            )
+            results.append((tensor, self._hold(tensor, node, key)))
+            flops = 0
+        return results
+
     def _keep(
         self,
-        func: Any,
-        call: "Operation",
+        call: Operation,
         reads: Iterable[tuple[Tensor, int]],
         made: Iterable[tuple[Tensor, int]],
     ) -> None:
         """Keep which dimensions an operator read and made, if they are usual."""
         read, written = views(reads), views(made)
         if read is not None and written is not None:
-            kept = operator(func, call.name, call.named or {}, read, written)
-            self.trace.operators.append(kept)
+            self.trace.operators.append(operator(call, read, written))
 
-    def _meet(self, call: "Operation", result: Any) -> None:
+    def _meet(self, call: Operation, result: Any) -> None:
         """Note whether rows of the batch may have interacted."""
-        if call.named is None or not isinstance(result, Tensor | tuple | list):
-            return
-        ranged = lambda index: self.trace.nodes[self._node(index)].kind == "range"  # noqa: E731
         first = next(tensors_in(result), None)
-        found = meeting(call.name, call.named, first, ranged) if first is not None else None
+        found = None if first is None else meeting(call.name, call.named or {}, first, self._ranged)
         if found is not None and first is not None:
             self.trace.meetings.append(replace(found, node=self._node(first)))
+
+    def _ranged(self, index: Tensor) -> bool:
+        """Return whether an index is a range of row numbers."""
+        ranged = self.trace.nodes[self._node(index)].kind == "range"
+        if ranged:
+            self.trace.ranged.add(self.trace.steps)
+        return ranged
 
     def _kinds(self, tensors: list[Tensor]) -> set[str]:
         return {self.trace.nodes[self._node(tensor)].kind for tensor in tensors}
 
-    def _require_written(self, call: "Operation") -> None:
+    def _require_written(self, call: Operation) -> None:
         """Assign an origin to tensors that are read although no operator has written them."""
-        if call.kind(set(), integer=False, new=True) == "move":
+        if call.signature.moves:
             return  # a copy of blank memory is blank too
         for tensor in call.reads:
             blank = self.trace.nodes[self._node(tensor)].kind == "blank" and tensor.numel()
@@ -339,6 +386,10 @@ class _Recorder(TorchDispatchMode):
 
     # Begin and end
 
+    def outside(self) -> Any:
+        """Return a context in which all that bypasses operators is noticed."""
+        return Outside(self)
+
     def begin(self, inputs: Iterator[tuple[str, Tensor]], constants: Iterable[Tensor]) -> None:
         """Create nodes without parents for the inputs and for the model's own tensors."""
         for tensor in constants:
@@ -360,12 +411,15 @@ class _Recorder(TorchDispatchMode):
             call = Call(layer, self.trace.steps, tuple(self.open), [], given, len(self.trace.nodes))
             self.open.append(len(self.trace.calls))
             self.trace.calls.append(call)
-            masks = [leaf.path for leaf in given if self.side.get(leaf.node)]
-            own = {path: tensors[path].clone() for path in masks}
+            own = {path: tensors[path].clone() for path in self._masks(call)}
             call.masks = [self._leaf(path, mask) for path, mask in own.items()]
-            return replace_at(own, (args, kwargs))
+            return replace_at(own, (args, kwargs)) if own else None
 
         return hook
+
+    def _masks(self, call: Call) -> list[str]:
+        """List the paths of a call's arguments that depend on side inputs alone."""
+        return [leaf.path for leaf in call.given if self.side.get(leaf.node)]
 
     def boundary(self, layer: str) -> Callable[..., Any]:
         """Return the hook that ends a layer."""
@@ -403,23 +457,25 @@ class _Recorder(TorchDispatchMode):
             leaf.view = view(tensor, node)
         return leaf
 
-    def _nodes(self, tensors: list[Tensor]) -> tuple[int, ...]:
+    def _nodes(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(map(self._node, tensors))) if tensors else ()
 
     def _node(self, tensor: Tensor) -> int:
         """Return the node of a tensor's current value; parameters get theirs here."""
-        found = self.held.get(self._key(tensor))
+        key = self._key(tensor)
+        found = self.held.get(key)
         if found is not None:
             return found
         if self.copied and _holds_several(tensor):  # it may have come back from NumPy or a list
-            return self._hold(tensor, Node(tuple(self.copied), kind="unseen"))
-        number = self._hold(tensor, Node(learned=isinstance(tensor, nn.Parameter)))
+            return self._hold(tensor, Node(tuple(self.copied), kind="unseen"), key)
+        number = self._hold(tensor, Node(learned=isinstance(tensor, nn.Parameter)), key)
         if isinstance(tensor, nn.Parameter) and not is_lazy(tensor):
             self.unused[number] = tensor.numel()
         return number
 
-    def _hold(self, tensor: Tensor, node: Node) -> int:
-        number, key = len(self.trace.nodes), self._key(tensor)
+    def _hold(self, tensor: Tensor, node: Node, key: int | None = None) -> int:
+        number = len(self.trace.nodes)
+        key = self._key(tensor) if key is None else key
         self.trace.nodes.append(node)
         if key >= 0 and key not in self.references:
             self.references[key] = StorageWeakRef(_inner(tensor).untyped_storage())
@@ -447,142 +503,6 @@ def _inner(tensor: Tensor) -> Tensor:
     return tensor
 
 
-# Operators whose result does not depend on the values of their arguments.
-_SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
-# Operators that overwrite their whole target.
-_OVERWRITE = {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_"}
-# Operators that choose rows of a table, and the arguments that choose.
-_LOOKUPS = {
-    "embedding": "indices",
-    "_embedding_bag": "indices",
-    "_embedding_bag_forward_only": "indices",
-    "index": "indices",
-    "index_select": "index",
-    "gather": "index",
-    "take": "index",
-}
-# The same, plus operators that write to a row or compare with a row number.
-_CODES = {
-    **_LOOKUPS,
-    **dict.fromkeys(("scatter", "scatter_", "scatter_add", "scatter_add_"), "index"),
-    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), "index"),
-    **dict.fromkeys(("index_put", "index_put_"), "indices"),
-    "eq": "self",  # compares with a range, as one_hot does
-}
-# Operators that return the given values unchanged, or nearly so.
-_MOVES = {
-    "clone",
-    "_to_copy",
-    "cat",
-    "stack",
-    "copy",
-    "copy_",
-    "repeat",
-    "lift_fresh",
-    "index",
-    "index_select",
-    "gather",
-}
-_MOVES |= {"round", "clamp", "clamp_min", "clamp_max", "nan_to_num", "constant_pad_nd", "detach"}
-_MOVES |= {"flip", "roll", "expand_copy", "unsafe_split", "split_with_sizes_copy", "view_copy"}
-# Arguments of attention operators that are added to the scores.
-_BIASES = ("attn_mask", "attn_bias")
-# Operators that fill in another value, and the arguments that choose where.
-_CONDITIONS = {"masked_fill": "mask", "masked_fill_": "mask", "where": "condition"}
-# Products of matrices, and convolutions.
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "_convolution"}
-_PRODUCTS |= {"mv", "addmv", "einsum", "_trilinear", "bilinear"}
-# Operators that allocate a tensor without writing to it.
-_BLANK = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
-_BLANK |= {"new_empty_strided"}
-# Running statistics are not a path: in train mode the output depends on the batch's statistics.
-_STATISTICS = {"running_mean", "running_var"}
-
-
-class Operation:
-    """What an operator call reads and writes.
-
-    Attributes:
-        name: name of the operator.
-        named: its arguments by name; None for an operator without a schema.
-        reads: tensors whose values the result depends on.
-        indices: those that choose rows of a table.
-        codes: those that choose rows in any way.
-        biases: those that it adds to attention scores.
-        conditions: those that choose where it fills in another value, which may forbid scores.
-        writes: tensors it writes into.
-    """
-
-    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.name = operator_name(func)
-        self.named: dict[str, Any] | None = None
-        self.reads: list[Tensor] = []
-        self.indices: list[Tensor] = []
-        self.codes: list[Tensor] = []
-        self.biases: list[Tensor] = []
-        self.conditions: list[Tensor] = []
-        self.writes: list[Tensor] = []
-        if not hasattr(func, "_schema"):  # higher-order operators
-            self.reads = list(tensors_in((args, kwargs)))
-            return
-        name = self.name
-        named = self.named = bind(func, args, kwargs)
-        self._sort(func, named, overwrites=name in _OVERWRITE)
-        if name.endswith(_SHAPE_ONLY):
-            self.reads = []
-        if named.get("beta") == 0 and isinstance(named.get("self"), Tensor):
-            self.reads = [tensor for tensor in self.reads if tensor is not named["self"]]
-        if name == "set_":  # makes an alias and writes nothing
-            self.reads, self.writes = [], []
-        self._find_roles(named)
-
-    def _find_roles(self, named: dict[str, Any]) -> None:
-        if self.name in _LOOKUPS:
-            self.indices = list(tensors_in(named[_LOOKUPS[self.name]]))
-        if self.name in _CODES:
-            self.codes = list(tensors_in(named[_CODES[self.name]]))
-        if "attention" in self.name:
-            self.biases = list(tensors_in([named.get(key) for key in _BIASES]))
-        filled = [named.get(key) for key in ("value", "self", "other")]
-        if self.name in _CONDITIONS and not any(map(_is_mild, filled)):
-            self.conditions = list(tensors_in(named[_CONDITIONS[self.name]]))
-
-    def kind(self, given: set[str], *, integer: bool, new: bool) -> str:
-        """Return the kind of a result computed from values of the kinds ``given``; see `Node`."""
-        if self.name in _BLANK:
-            return "blank"
-        if self.name == "arange":
-            return "range"
-        if self.name not in _MOVES:
-            return ""
-        if integer and any(is_continuous(tensor) for tensor in self.reads):
-            return "cast"
-        if new and given and given <= {"range"}:
-            return "range"
-        return "blank" if new and given == {"blank"} else "move"
-
-    def _sort(self, func: Any, named: dict[str, Any], *, overwrites: bool) -> None:
-        for argument in arguments_of(func):
-            value = named[argument.name]
-            if not isinstance(value, Tensor | tuple | list | dict):
-                continue
-            if argument.name in _STATISTICS:
-                continue
-            tensors = [value] if isinstance(value, Tensor) else list(tensors_in(value))
-            written = argument.written
-            gone = written and (overwrites or argument.is_out)
-            self.reads += [tensor for tensor in tensors if not (gone and _fills_storage(tensor))]
-            self.writes += tensors if written else []
-
-
-def _is_mild(value: Any) -> bool:
-    """Return whether a value is known not to forbid the attention score that it replaces."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = getattr(value, "constant", None)  # of a stand-in that was made of a number
-        value = value.item() if isinstance(value, Tensor) else None
-    return isinstance(value, int | float) and value > FORBIDDEN
-
-
 def _holds_several(tensor: Tensor) -> bool:
     """Return whether a tensor's storage has room for more than one number."""
     try:
@@ -590,55 +510,6 @@ def _holds_several(tensor: Tensor) -> bool:
             return tensor.untyped_storage().nbytes() > tensor.element_size()
     except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
         return tensor.numel() > 1
-
-
-def _fills_storage(tensor: Tensor) -> bool:
-    try:
-        return tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
-    except (NotImplementedError, RuntimeError):
-        return False
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in the arguments or results of an operator."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
-
-
-def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """Count the floating point operations of a call by PyTorch's formulas; 0 if there is none."""
-    formula = _formula(func)
-    return 0 if formula is None else int(formula(*args, **kwargs, out_val=result))
-
-
-@functools.cache
-def _formula(func: Any) -> Callable[..., int] | None:
-    from torch.utils.flop_counter import flop_registry
-
-    formula: Callable[..., int] | None = flop_registry.get(getattr(func, "_overloadpacket", None))
-    if formula is not None:
-        return formula
-    name = operator_name(func)
-    if name.startswith("_scaled_dot_product"):  # device-specific variants
-        return _flops_of_attention
-    return _flops_of_recurrence if "rnn" in name else None
-
-
-def _flops_of_attention(*args: Any, **_: Any) -> int:
-    from torch.utils.flop_counter import sdpa_flop_count
-
-    return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
-
-
-def _flops_of_recurrence(*args: Any, **_: Any) -> int:
-    """Count those of a fused recurrent layer, which uses each weight once per step and example."""
-    weights = sum(tensor.numel() for tensor in tensors_in(args[1:]) if tensor.ndim == 2)
-    return 2 * int(args[0].shape[0] * args[0].shape[1]) * weights
 
 
 def _in_checkpoint() -> bool:

@@ -23,7 +23,8 @@ from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
-from manifold_mixup._structure.record import Trace, record
+from manifold_mixup._structure.follow import Follower
+from manifold_mixup._structure.record import Recorder, Trace, record
 
 
 @dataclass
@@ -221,7 +222,7 @@ class _Recording:
         for batched in batched_names(inputs, lead):
             try:
                 first = self._record(self.first, batched)
-                return first, self._record(2 * self.first, batched, operators=False)
+                return first, self._record_again(first, 2 * self.first, batched)
             except Exception as failed:
                 error = failed
         try:
@@ -231,7 +232,22 @@ class _Recording:
         finally:
             del error  # it holds this frame and so the whole recording
 
-    def _record(self, batch: int, batched: frozenset[str], *, operators: bool = True) -> Trace:
+    def _record_again(self, first: Trace, batch: int, batched: frozenset[str]) -> Trace:
+        """Record a second pass: its shapes, or all of it if it does not do what the first did."""
+        follower = Follower(first, batch, self.fake_mode)
+        try:
+            trace = self._run(follower, batch, batched)
+            follower.require()
+        except Exception:
+            if not follower.diverged:
+                raise
+            return self._record(batch, batched)
+        return trace
+
+    def _record(self, batch: int, batched: frozenset[str]) -> Trace:
+        return self._run(Recorder(batch, self.fake_mode, self.mask), batch, batched)
+
+    def _run(self, recorder: Recorder, batch: int, batched: frozenset[str]) -> Trace:
         def resize(name: str, tensor: Tensor) -> Tensor:
             rows = batch if name in batched else len(tensor) if tensor.ndim else None
             return self._like(name, tensor, rows)
@@ -243,8 +259,8 @@ class _Recording:
         # Fake operators write nowhere, so tensors without a stand-in need no isolation.
         mode = self.fake_mode or isolated
         try:
-            given = self.neutral, self.stage.stand_ins.values(), self.mask
-            return record(model, args, kwargs, batch, mode, *given, operators=operators)
+            constants = self.stage.stand_ins.values()
+            return record(recorder, model, args, kwargs, mode, self.neutral, constants)
         finally:
             isolated.require()
 
