@@ -133,9 +133,10 @@ def _inspect(
     ran = {run.layer for run in traces.first.runs}
     with without_collections():
         rows = tuple(rows_of(view, traces.first, {module_name(name) for name in names}))
+        inputs = tuple(map(view.input_row, range(len(traces.first.inputs))))
     table = LayerTable(
         rows=rows,
-        inputs=tuple(view.input_row(index) for index in range(len(traces.first.inputs))),
+        inputs=inputs,
         idle=tuple(layer for layer in traces.layers if layer not in ran),
         model=kind,
         fake=traces.fake,

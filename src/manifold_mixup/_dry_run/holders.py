@@ -41,6 +41,7 @@ class Part:
         held: the saved list.
         trades: whether it holds objects that stand-ins can replace: tensors, iterators.
         plain: whether all objects it holds are immutable.
+        empty: whether it is a container of Python's that holds nothing.
     """
 
     owner: Any
@@ -49,6 +50,23 @@ class Part:
     held: list[Any]
     trades: bool
     plain: bool
+    empty: bool = False
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a value is a container of Python's that holds nothing."""
+    return type(value) in _CONTAINERS and not value
+
+
+def parts_of_empty(value: Any) -> list[Part] | None:
+    """List the parts of an empty container; None if it has attributes."""
+    kind = type(value)
+    part = Part(value, *_CONTAINERS[kind], [], trades=False, plain=True, empty=True)
+    if kind is not OrderedDict:
+        return [part]
+    if attributes := vars(value):
+        return None
+    return [part, Part(attributes, *_DICT, [], trades=False, plain=True, empty=True)]
 
 
 def parts_of(value: Any) -> list[Part]:
@@ -322,3 +340,10 @@ _KINDS: list[tuple[type, Access | None]] = [
     *STATES,
 ]
 _EXACT = dict(_KINDS)
+# Most of a module's containers are empty: those of its hooks.
+_CONTAINERS: dict[type, Access] = {
+    dict: _DICT,
+    OrderedDict: _DICT,
+    list: (list, _write_list),
+    set: (list, _write_set),
+}

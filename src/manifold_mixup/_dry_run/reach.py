@@ -27,7 +27,9 @@ from manifold_mixup._dry_run.holders import (
     dict_of,
     file_of,
     globals_of,
+    is_empty,
     parts_of,
+    parts_of_empty,
 )
 from manifold_mixup._dry_run.names import (
     FOREIGN,
@@ -99,7 +101,9 @@ class _Walk:
                 library's registries lead to the whole library.
         """
         kind = type(value)
-        if issubclass(kind, type):
+        if is_empty(value) and (parts := parts_of_empty(value)):
+            self.parts += parts
+        elif issubclass(kind, type):
             self._open_class(value)
         elif issubclass(kind, types.ModuleType):
             self._open_file(value)
@@ -199,7 +203,7 @@ def _is_library(value: Any) -> bool:
 
 def _links(value: Any) -> list[Any]:
     """List the objects that an object refers to in ways that cannot be written."""
-    if type(value) in (dict, list, set):  # the most common case
+    if type(value) in _WITHOUT_LINKS:  # the most common case
         return []
     for kind, links in _LINKS:
         if isinstance(value, kind):
@@ -238,6 +242,9 @@ _LINKS: list[tuple[Any, Callable[[Any], list[Any]]]] = [
     (contextvars.ContextVar, lambda v: [v.get(None)]),
     (SynchronizedBase, lambda v: [v.get_obj()]),
 ]
+
+
+_WITHOUT_LINKS = {dict, list, set}
 
 
 def _is_closed(value: Any) -> bool:

@@ -45,15 +45,18 @@ class Snapshot:
         """List the memoized functions with a bounded cache."""
         return [part.owner for part in self.parts if type(part.owner) is Cache]
 
-    def put(self, stand_ins: dict[int, Tensor] | None = None) -> None:
+    def put(self, stand_ins: dict[int, Tensor] | None = None, *, unchanged: bool = False) -> None:
         """Restore everything, optionally with stand-ins in place of tensors.
 
         Args:
             stand_ins: maps the `id` of a tensor to its stand-in; iterators are then replaced as
                 well.
+            unchanged: whether everything still is as it was, so that only stand-ins are put.
         """
         errors = []
         for part in self.parts:
+            if (part.empty and not part.owner) or (unchanged and not part.trades):
+                continue
             try:
                 _put(part, stand_ins)
             except Exception as error:  # first restore all other parts

@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.aside import aside
+from manifold_mixup._dry_run.aside import aside, without_collections
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._dry_run.snapshot import Snapshot
 from manifold_mixup._dry_run.stand_ins import plain
@@ -43,8 +43,9 @@ def staged(model: nn.Module) -> Iterator["Stage"]:
     """
     core = unwrap(model)
     refuse(core)
-    snapshot = Snapshot(core)
-    stage = Stage(core, snapshot)
+    with without_collections():
+        snapshot = Snapshot(core)
+        stage = Stage(core, snapshot)
     try:
         yield stage
     finally:
@@ -76,13 +77,14 @@ class Stage:
         self.stand_ins: dict[int, Tensor] = {}
         self.versions: dict[int, int] = {}  # of the stand-ins, before a run
         self.fresh = False  # whether nothing has run since `cast`
+        self.ran = False  # whether anything may have run since the snapshot
 
     def cast(self, make: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by the result of ``make``, and set the model up to run."""
         self.make = make
         self.stand_ins = {id(tensor): make(tensor) for tensor in self.tensors}
-        self._set_up()
-        self.fresh = True
+        self._set_up(unchanged=not self.ran)
+        self.fresh = self.ran = True
 
     def reset(self) -> None:
         """Undo all writes since `cast`, except to parameters; call this before each run."""
@@ -95,9 +97,9 @@ class Stage:
                 self.stand_ins[id(tensor)] = self.make(tensor)
         self._set_up()
 
-    def _set_up(self) -> None:
+    def _set_up(self, *, unchanged: bool = False) -> None:
         self.versions = {number: made._version for number, made in self.stand_ins.items()}
-        self.snapshot.put(self.stand_ins)
+        self.snapshot.put(self.stand_ins, unchanged=unchanged)
         for module in self.modules:
             _make_eager(module)
             _take_hooks_off(module)
@@ -136,6 +138,11 @@ class Isolated(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.originals = originals
         self.met: NotTraceable | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether PyTorch wraps each call, so that it is not compiled: nothing is here."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, unless it uses one of the user's own tensors."""
