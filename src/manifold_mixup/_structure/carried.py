@@ -7,11 +7,10 @@ by one plan: each where such a module receives it. Together with the layer's out
 set. What later code reads outside such modules cannot be reached, and the layer stays bypassed.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from heapq import heapify, heappop, heappush
 
 from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
@@ -65,12 +64,30 @@ class _Edge:
     Attributes:
         state: whether the value is a state there, and no mask.
         bias: whether it is added to attention scores.
+        ids: whether both choose rows of a table.
+        stays: whether it must be mixed there, if at all: it is a state, or looked up, or an output.
         handed: the calls around the reader that receive it, the outermost first.
+        whole: the first of them, if there is nothing else to mind.
     """
 
     state: bool
     bias: bool
+    ids: bool
+    stays: bool
     handed: tuple[_Handed, ...]
+    whole: _Handed | None
+
+
+class _Edges(dict[tuple[int, int], _Edge]):
+    """The edges by the value that is computed and the value that it reads, each described once."""
+
+    def __init__(self, describe: Callable[[int, int], _Edge]) -> None:
+        super().__init__()
+        self._describe = describe
+
+    def __missing__(self, pair: tuple[int, int]) -> _Edge:
+        edge = self[pair] = self._describe(*pair)
+        return edge
 
 
 class Crossings:
@@ -103,10 +120,11 @@ class Crossings:
         self._sources = {leaf.node: leaf.path for leaf in first.inputs}
         self.returned: dict[int, tuple[int, Leaf]] = {}  # by node: the call that returned it
         # The same values cross many depths.
+        self._read: dict[int, list[tuple[int, int]]] = {}
         self._places: dict[int, str] = {}
         self._dims: dict[tuple[int, str, bool], BatchDim | None] = {}
         self._given: dict[tuple[int, int], list[Leaf]] = {}
-        self._edges: dict[tuple[int, int], _Edge] = {}
+        self.known = _Edges(self._edge)
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
@@ -127,14 +145,27 @@ class Crossings:
         """
         return _Search(self, time, frozenset(ends), frozenset(masks)).crossing(checkpointed)
 
-    def edges(self, time: int) -> Iterator[tuple[int, int]]:
-        """Yield each value from before a moment with each value computed from it afterwards.
+    def edges(self, time: int, own: Collection[int]) -> list[tuple[int, int]]:
+        """List each value computed after a moment, with each value from before that it reads.
 
         An output of the model is read by the number after the last node.
+
+        Args:
+            time: the number of nodes at that moment.
+            own: values that are left out.
         """
+        found: list[tuple[int, int]] = []
         for _, number in self._long[bisect_left(self._long, (time, -1)) :]:
-            if number < time:
-                yield from ((number, reader) for reader in self._readers[number] if reader >= time)
+            if number < time and number not in own:
+                pairs = self._pairs(number)
+                found += pairs[bisect_left(pairs, (time, -1)) :]
+        return sorted(found)
+
+    def _pairs(self, number: int) -> list[tuple[int, int]]:
+        """List a value with each that is computed from it, which comes first."""
+        if number not in self._read:
+            self._read[number] = [(reader, number) for reader in self._readers[number]]
+        return self._read[number]
 
     def readers(self, number: int) -> list[int]:
         """List the needed nodes that are computed from a node."""
@@ -204,18 +235,24 @@ class Crossings:
             self._places[reader] = " ".join([code, " and ".join(before + after)]).strip()
         return self._places[reader]
 
-    def edge(self, number: int, reader: int) -> _Edge:
+    def _edge(self, reader: int, number: int) -> _Edge:
         """Describe a value and one that is computed from it."""
-        key = number, reader
-        if key not in self._edges:
-            state = self._is_state(number, reader)
-            bias = state and self.biases.receive(number, reader)
-            calls = self.around(reader) if state and not bias else ()
-            handed = [
-                self._handed(i, leaves, reader) for i in calls if (leaves := self.given(i, number))
-            ]
-            self._edges[key] = _Edge(state, bias, tuple(handed))
-        return self._edges[key]
+        state = self._is_state(number, reader)
+        bias = state and self.biases.receive(number, reader)
+        calls = self.around(reader) if state and not bias else ()
+        handed = [
+            self._handed(i, leaves, reader) for i in calls if (leaves := self.given(i, number))
+        ]
+        ids = number in self.ids and reader in self.ids
+        usual = state and not (bias or ids) and self.flow.needed[number]
+        whole = next((each for each in handed[:1] if usual and not each.fault), None)
+        stays = self._stays(number, reader, state=state)
+        return _Edge(state, bias, ids, stays, tuple(handed), whole)
+
+    def _stays(self, number: int, reader: int, *, state: bool) -> bool:
+        if reader == len(self.flow.nodes) or (state and reader not in self.ids):
+            return True
+        return number in self.ids and number in self.flow.nodes[reader].indices
 
     def _handed(self, index: int, leaves: list[Leaf], reader: int) -> _Handed:
         """Describe the arguments of a call that are a value."""
@@ -321,8 +358,8 @@ class _Search:
         """Find where everything can be mixed."""
         edges, ids = list(self._edges()), self.crossings.ids
         fault = (
-            next(filter(None, (self._look_up(*edge) for edge in edges if edge[0] in ids)), "")
-            or next(filter(None, (self._hand_over(*edge) for edge in edges)), "")
+            next(filter(None, (self._look_up(*edge[:2]) for edge in edges if edge[0] in ids)), "")
+            or self._hand_over_all(edges)
             or next(filter(None, map(self._unsteady, self.arguments)), "")
         )
         carries = () if fault else tuple(self._carries())
@@ -334,31 +371,31 @@ class _Search:
             )
         return Crossing(() if fault else carries, tuple(self.ends), self.sides, fault)
 
-    def _edges(self) -> Iterator[tuple[int, int]]:
+    def _edges(self) -> Iterator[tuple[int, int, _Edge]]:
         """Yield each old value with each value computed from it and from the layer's output.
 
         What is no state (ids, a time step) is followed to what is computed from old values alone,
         because that may be one.
         """
-        edges = [(reader, n) for n, reader in self.crossings.edges(self.time) if n not in self.own]
-        heapify(edges)  # in execution order, so that all that a value was computed from is known
-        while edges:
-            reader, number = heappop(edges)
+        # In execution order, so that all that a value was computed from is known.
+        edges, place = self.crossings.edges(self.time, self.own), 0
+        known = self.crossings.known
+        while place < len(edges):
+            pair = reader, number = edges[place]
+            place += 1
             if reader in self.masks:
                 continue
-            if not self._is_passed_on(number, reader):
-                yield number, reader
+            edge = known[pair]
+            if edge.stays or not self._is_passed_on(reader):
+                yield number, reader, edge
             elif reader not in self.advanced:
                 self.advanced.add(reader)
                 for later in self.crossings.readers(reader):
-                    heappush(edges, (later, reader))
+                    insort(edges, (later, reader), lo=place)
 
-    def _is_passed_on(self, number: int, reader: int) -> bool:
-        nodes, ids = self.flow.nodes, self.crossings.ids
-        if reader == len(nodes) or (number in ids and number in nodes[reader].indices):
-            return False
-        if reader not in ids and self.crossings.edge(number, reader).state:
-            return False
+    def _is_passed_on(self, reader: int) -> bool:
+        """Return whether what is read becomes a value that is made of old ones alone."""
+        nodes = self.flow.nodes
         parents = [parent for parent in nodes[reader].parents if self.flow.colours[parent]]
         return all(map(self._is_old, parents))
 
@@ -391,11 +428,20 @@ class _Search:
             f"{named(self.crossings.source(number))}; a module in place of that code could be mixed"
         )
 
-    def _hand_over(self, number: int, reader: int) -> str:
+    def _hand_over_all(self, edges: Iterable[tuple[int, int, _Edge]]) -> str:
+        """Find the modules that receive what crosses; return why one of them is missing."""
+        for number, reader, edge in edges:
+            whole = edge.whole  # there may be hundreds of them, at each of hundreds of depths
+            if whole is not None and whole.first >= self.time and not self.outputs:
+                self.arguments.setdefault(whole.layer, {}).update(whole.carries)
+            elif fault := self._hand_over(number, reader, edge):
+                return fault
+        return ""
+
+    def _hand_over(self, number: int, reader: int, edge: _Edge) -> str:
         """If a state crosses the depth, find the module that receives it."""
-        if not self.flow.needed[number] or self._is_made_anew(number, reader):
+        if not self.flow.needed[number] or edge.ids or self._is_made_anew(reader):
             return ""
-        edge = self.crossings.edge(number, reader)
         if not edge.state:
             if not self._chooses_position(number, reader):
                 self.sides |= self.flow.needed[number]
@@ -413,10 +459,8 @@ class _Search:
                 return handed.fault
         return "" if self._is_returned_later(reader) else self._only_code(number, reader)
 
-    def _is_made_anew(self, number: int, reader: int) -> bool:
+    def _is_made_anew(self, reader: int) -> bool:
         """Return whether ids choose what a module makes, whose output is mixed."""
-        if number in self.crossings.ids and reader in self.crossings.ids:
-            return True
         inside = self.crossings.around(reader) if self.outputs else ()
         return any(self.all_calls[index].layer in self.outputs for index in inside)
 
@@ -480,7 +524,8 @@ class _Search:
     def _carries(self) -> Iterator[Carry]:
         yield from self.returns
         for layer, paths in self.arguments.items():
-            yield from (replace(carry, early=self._early(layer)) for carry in paths.values())
+            early = self._early(layer)
+            yield from (replace(carry, early=True) if early else carry for carry in paths.values())
         for layer, source in self.outputs.items():
             for index in self._later(layer)[:1]:
                 for leaf in self._made(index):
