@@ -63,6 +63,7 @@ def of_one(image: Tensor) -> Calls:
         (aten.mean.dim, (image, [2, 3])),
         (aten.mean.dim, (image, [1], True)),
         (aten.cat.default, ([image, image[:, :1].clone()], 1)),
+        (aten.new_empty.default, (image, [3, 4])),
     ]
     unary = [(func, (image,)) for func in quick_fakes._UNARY]
     return moves + unary + [(func, (image.clone(),)) for func in quick_fakes._IN_PLACE]
@@ -190,6 +191,16 @@ def test_a_result_is_remembered_by_kinds_too() -> None:
     with mode:
         dtypes = [torch.add(torch.empty(2, dtype=torch.int), n).dtype for n in (1, 1.0, True, 1)]
     assert dtypes == [torch.int, torch.float, torch.int, torch.int]
+
+
+def test_the_value_of_a_factor_changes_nothing() -> None:
+    """An operator on each element is remembered whatever number it is given."""
+    mode = QuickFakes()
+    with mode:
+        tensor = torch.empty(2, 1)
+        for number in (0.1, 0.2):
+            tensor.mul_(number)
+    assert len(mode._forms) == 2  # of the tensor itself, and of the product
 
 
 def test_a_mask_decides_how_many_rows_it_chooses() -> None:

@@ -6,6 +6,7 @@ results of equal forms, so that a form has to be computed once.
 
 import functools
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -48,15 +49,23 @@ def key_of(mode: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Key | Non
     if not _is_usual(func):
         return None
     parts = [func, torch.get_default_dtype(), *kwargs]
-    if not (_describe(mode, args, parts) and _describe(mode, kwargs.values(), parts)):
+    values = chain(args, kwargs.values()) if kwargs else args
+    if not _describe(mode, values, parts, _plain_of(func)):
         return None
     if func is _INDEX and not _BYTES.isdisjoint(parts):
         return None  # the values of a mask decide how many rows it chooses
     return tuple(parts)
 
 
-def _describe(mode: Any, values: Iterable[Any], parts: list[Any]) -> bool:
-    """Add the forms of values to ``parts``; return False if one of them is unusual."""
+def _describe(mode: Any, values: Iterable[Any], parts: list[Any], plain: set[type]) -> bool:
+    """Add the forms of values to ``parts``; return False if one of them is unusual.
+
+    Args:
+        mode: the `FakeTensorMode` of the tensors.
+        values: the values.
+        parts: the forms found so far.
+        plain: classes of objects that are their own form.
+    """
     for value in values:
         kind = type(value)
         if kind is FakeTensor:
@@ -64,12 +73,14 @@ def _describe(mode: Any, values: Iterable[Any], parts: list[Any]) -> bool:
             if value.fake_mode is not mode or value.constant is not None or dtype.is_complex:
                 return False
             parts += kind, value.shape, value.stride(), dtype, value.fake_device
-        elif kind in _PLAIN:
+        elif kind in plain:
             parts += kind, value  # the kind, because 1, 1.0 and True are equal
         elif kind is list or kind is tuple:
             parts.append(len(value))
-            if not _describe(mode, value, parts):
+            if not _describe(mode, value, parts, plain):
                 return False
+        elif kind is float:
+            parts.append(kind)
         else:
             return False
     return True
@@ -87,6 +98,13 @@ def _is_usual(func: Any) -> bool:
     shared = [given.alias_info is not None for given in schema.arguments]
     of_first = shared.count(True) == 1 and shared[0] and (func.is_view or name.endswith("_"))
     return not name.startswith(_UNUSUAL) and (of_first or not any(shared))
+
+
+@functools.cache
+def _plain_of(func: Any) -> set[type]:
+    """Return the classes of arguments whose values matter to an operator."""
+    anywhere = func._schema.is_mutable or torch.Tag.pointwise in func.tags
+    return _PLAIN - {float} if anywhere else _PLAIN
 
 
 @functools.cache

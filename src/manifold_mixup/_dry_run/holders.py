@@ -39,7 +39,7 @@ class Part:
         read: lists what the object holds.
         write: restores the object from such a list.
         held: the saved list.
-        trades: whether it holds objects that stand-ins can replace: tensors, iterators.
+        trades: the places of what it holds that stand-ins can replace: tensors, iterators.
         plain: whether all objects it holds are immutable.
         empty: whether it is a container of Python's that holds nothing.
     """
@@ -48,7 +48,7 @@ class Part:
     read: Callable[[Any], list[Any]]
     write: Callable[[Any, list[Any]], None]
     held: list[Any]
-    trades: bool
+    trades: tuple[int, ...]
     plain: bool
     empty: bool = False
 
@@ -61,12 +61,12 @@ def is_empty(value: Any) -> bool:
 def parts_of_empty(value: Any) -> list[Part] | None:
     """List the parts of an empty container; None if it has attributes."""
     kind = type(value)
-    part = Part(value, *_CONTAINERS[kind], [], trades=False, plain=True, empty=True)
+    part = Part(value, *_CONTAINERS[kind], [], trades=(), plain=True, empty=True)
     if kind is not OrderedDict:
         return [part]
     if attributes := vars(value):
         return None
-    return [part, Part(attributes, *_DICT, [], trades=False, plain=True, empty=True)]
+    return [part, Part(attributes, *_DICT, [], trades=(), plain=True, empty=True)]
 
 
 def parts_of(value: Any) -> list[Part]:
@@ -137,7 +137,9 @@ def _part(owner: Any, read: Callable[..., Any], write: Callable[..., None]) -> P
     held = read(owner)
     kinds = set(map(type, held))
     plain = kinds <= ATOMS
-    return Part(owner, read, write, held, not plain and any(map(can_trade, kinds)), plain)
+    trading = set() if plain else set(filter(can_trade, kinds))
+    trades = tuple(n for n, value in enumerate(held) if type(value) in trading) if trading else ()
+    return Part(owner, read, write, held, trades, plain)
 
 
 def can_trade(kind: type) -> bool:

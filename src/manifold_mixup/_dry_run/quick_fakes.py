@@ -165,6 +165,11 @@ def _like_contiguous(func: Any, first: Tensor, *args: Any, **kwargs: Any) -> Ten
     return _like_first(func, first, *args) if usual else None
 
 
+def _new_like(func: Any, first: Tensor, shape: Any, **kwargs: Any) -> Tensor | None:
+    del func
+    return None if any(kwargs.values()) else first.new_empty(shape)
+
+
 def _joined(func: Any, tensors: Any, *args: Any) -> Tensor | None:
     alike = len({tensor.dtype for tensor in tensors}) == 1
     plain = all(tensor.is_contiguous() for tensor in tensors)
@@ -258,6 +263,7 @@ _ANSWERS: dict[Any, _Answer] = {
     **dict.fromkeys(_IN_PLACE, _itself),
     **dict.fromkeys((_aten.roll.default, _aten._safe_softmax.default), _like_contiguous),
     _aten.cat.default: _joined,
+    _aten.new_empty.default: _new_like,
     _aten.convolution.default: _convolution,
     _aten.mm.default: _product,
     _aten.addmm.default: _sum_and_product,

@@ -27,7 +27,7 @@ class Snapshot:
 
     def modules(self) -> list[nn.Module]:
         """List the nn.Modules that can be reached: those of the model, and others it runs."""
-        owners = (part.owner for part in self.parts)
+        owners = (part.owner for part in self.parts if not part.empty)
         # By id, because a user's class may define equality or not be hashable.
         found = {id(owner): owner for owner in owners if isinstance(owner, nn.Module)}
         return list(found.values())
@@ -36,9 +36,8 @@ class Snapshot:
         """List the tensors that can be reached, each once."""
         found: dict[int, Tensor] = {}
         for part in self.parts:
-            if part.trades:
-                for value in part.held:
-                    _gather(value, found)
+            for place in part.trades:
+                _gather(part.held[place], found)
         return list(found.values())
 
     def caches(self) -> list[Any]:
@@ -68,7 +67,9 @@ class Snapshot:
 def _put(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
     wanted = part.held
     if stand_ins is not None and part.trades:
-        wanted = [_exchanged(value, stand_ins) for value in wanted]
+        wanted = list(wanted)
+        for place in part.trades:
+            wanted[place] = _exchanged(wanted[place], stand_ins)
     # It is a copy and reading makes another copy, so only its writer can compare it.
     stated = len(wanted) == 1 and type(wanted[0]) is CopiedState
     now = wanted if stated else part.read(part.owner)

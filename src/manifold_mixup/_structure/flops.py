@@ -4,14 +4,34 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from manifold_mixup._dry_run.neutral import operator_name
 from manifold_mixup._structure.operation import tensors_in
 
 
-def flops_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """Count the floating point operations of a call by PyTorch's formulas; 0 if there is none."""
-    formula = _formula(func)
-    return 0 if formula is None else int(formula(*args, **kwargs, out_val=result))
+class Flops:
+    """Counts the operations of calls, once for all calls with arguments of the same shapes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+        """Count the operations of a call; 0 if there is no formula."""
+        formula = _formula(func)
+        if formula is None:
+            return 0
+        key = (func, *map(_shape, args), *map(_shape, kwargs.values()), _shape(result))
+        if key not in self._known:
+            self._known[key] = int(formula(*args, **kwargs, out_val=result))
+        return self._known[key]
+
+
+def _shape(value: Any) -> Any:
+    """Return the shape of a tensor, or the shapes of those in a list; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.shape
+    return tuple(map(_shape, value)) if isinstance(value, list | tuple) else value
 
 
 @functools.cache

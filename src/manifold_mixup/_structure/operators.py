@@ -185,7 +185,7 @@ def view(tensor: Tensor, node: int) -> View | None:
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return None
     try:
-        return View(node, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+        return View(node, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
     except (NotImplementedError, RuntimeError):
         return None
 

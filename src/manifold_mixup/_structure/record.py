@@ -20,7 +20,7 @@ from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
-from manifold_mixup._structure.flops import flops_of
+from manifold_mixup._structure.flops import Flops
 from manifold_mixup._structure.meet import Meeting, meeting
 from manifold_mixup._structure.operation import PRODUCTS, Operation, tensors_in
 from manifold_mixup._structure.operators import Operator, View, operator, view, views
@@ -28,7 +28,7 @@ from manifold_mixup._structure.outside import Outside
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 
 
-@dataclass
+@dataclass(slots=True)
 class Node:
     """A value.
 
@@ -70,7 +70,7 @@ class Node:
         return self.operator in PRODUCTS
 
 
-@dataclass
+@dataclass(slots=True)
 class Leaf:
     """A tensor in a nested value at one moment: its node is the value that it held then."""
 
@@ -82,7 +82,7 @@ class Leaf:
     view: View | None = None  # None if it cannot be described
 
 
-@dataclass
+@dataclass(slots=True)
 class Run:
     """One run of one layer.
 
@@ -108,7 +108,7 @@ class Run:
     in_front: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One call of one layer, and its arguments.
 
@@ -210,6 +210,9 @@ def run_below(quick: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
+_CHECKPOINT = checkpoint.__file__
+
+
 class Recorder(TorchDispatchMode):
     """Tracks, per tensor storage, the node that last wrote it.
 
@@ -226,6 +229,7 @@ class Recorder(TorchDispatchMode):
         self.trace = Trace(batch)
         self.quick = getattr(mode, "quick", None)
         self.mask = mask
+        self.flops = Flops()
         self.open: list[int] = []  # indices of the running calls
         self.ended: Counter[str] = Counter()  # by layer: its runs
         self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
@@ -259,7 +263,8 @@ class Recorder(TorchDispatchMode):
         result = run_below(self.quick, func, args, kwargs)
         if call.name == "set_":  # its memory may hold data that was copied out of PyTorch
             self._node(result)
-        keys = [(tensor, self._key(tensor)) for tensor in tensors_in(result)]
+        items = [result] if isinstance(result, Tensor) else tensors_in(result)
+        keys = [(tensor, self._key(tensor)) for tensor in items]
         made = [(tensor, key) for tensor, key in keys if key not in self.held]
         if made or call.writes:
             self._require_written(call)
@@ -268,7 +273,7 @@ class Recorder(TorchDispatchMode):
         for parent in parents:
             if parent in self.unused:
                 self.trace.weights += self.unused.pop(parent)
-        flops = flops_of(func, args, kwargs, result)
+        flops = self.flops.of(func, args, kwargs, result)
         self.trace.flops += flops
         made += [(tensor, self._key(tensor)) for tensor in call.writes]
         results = self._results(call, parents, made, flops)
@@ -289,9 +294,8 @@ class Recorder(TorchDispatchMode):
     ) -> list[tuple[Tensor, int]]:
         """Create the nodes of an operator's results, of which each is a value of its own."""
         inside = self.open[-1] if self.open else -1
-        indices, codes, biases, conditions = map(
-            self._nodes, (call.indices, call.codes, call.biases, call.conditions)
-        )
+        roles = (call.indices, call.codes, call.biases, call.conditions)
+        indices, codes, biases, conditions = map(self._nodes, roles)
         results = []
         for tensor, key in made:
             integer = not is_continuous(tensor) and tensor.dtype != torch.bool
@@ -428,27 +432,37 @@ class Recorder(TorchDispatchMode):
             place = self.open.pop()
             in_front = self.fronts.pop(place, None) is output and output is not None
             if not in_front:
-                output = map_leaves(lambda _, tensor: tensor.clone(), output)
+                output = map_leaves(_cloned, output)
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
             call = self.trace.calls[place]
             call.last, call.returned = len(self.trace.nodes), ends
             spent = self.trace.flops, self.trace.steps, self.trace.weights
             number = self.ended[layer]
             self.ended[layer] += 1
-            self.trace.runs.append(Run(layer, number, ends, *spent, _in_checkpoint(), in_front))
+            again = self._in_checkpoint()
+            self.trace.runs.append(Run(layer, number, ends, *spent, again, in_front))
             return output
 
         return hook
 
     def front(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Keep a layer's output before hooks of others see it, in case they only read it."""
-        output = map_leaves(lambda _, tensor: tensor.clone(), output)
+        output = map_leaves(_cloned, output)
         self.fronts[self.open[-1]] = output
         return output
 
     def end(self, output: Any) -> None:
         """Record the outputs of the model."""
         self.trace.outputs = [self._leaf(path, tensor) for path, tensor in leaves(output)]
+
+    def _in_checkpoint(self) -> bool:
+        """Return whether an activation checkpoint is among the callers."""
+        frame = sys._getframe()
+        while frame.f_back is not None:
+            frame = frame.f_back
+            if frame.f_code.co_filename == _CHECKPOINT:
+                return True
+        return False
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
         with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods
@@ -496,6 +510,11 @@ class Recorder(TorchDispatchMode):
             return -id(tensor)
 
 
+def _cloned(path: str, tensor: Tensor) -> Tensor:
+    del path
+    return tensor.clone()
+
+
 def _inner(tensor: Tensor) -> Tensor:
     """Return the tensor inside the wrappers of functional transforms, such as vmap's."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -510,13 +529,3 @@ def _holds_several(tensor: Tensor) -> bool:
             return tensor.untyped_storage().nbytes() > tensor.element_size()
     except (NotImplementedError, RuntimeError, ValueError):  # sparse, nested, lazy: none
         return tensor.numel() > 1
-
-
-def _in_checkpoint() -> bool:
-    """Return whether an activation checkpoint is among the callers."""
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code.co_filename == checkpoint.__file__:
-            return True
-    return False
