@@ -81,9 +81,17 @@ def _dressed(made: Tensor, tensor: Tensor) -> Tensor:
     if type(made) is Tensor and kind is not Tensor:
         made = torch.Tensor._make_subclass(kind, made, grows)
     elif isinstance(tensor, nn.Parameter):
-        made = nn.Parameter(made, grows)
-    else:
-        made.requires_grad_(grows)
+        made = _parameter(made, grows)
+    elif grows:
+        made.requires_grad_()
     for name, value in vars(tensor).items():
         vars(made).setdefault(name, value)
     return made
+
+
+def _parameter(made: Tensor, grows: bool) -> Tensor:
+    """Return new values as a parameter, without the detour by which PyTorch detaches them."""
+    if type(made) is not Tensor:
+        made.requires_grad_(grows)
+        made._is_param = True
+    return made if isinstance(made, nn.Parameter) else nn.Parameter(made, grows)
