@@ -43,7 +43,9 @@ _ATOMS = {type(None), bool, int, float, str}
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, (Mapping, tuple, list)) or _is_dataclass(value) or _is_store(value)
+    return (
+        isinstance(value, (tuple, list, dict, Mapping)) or _is_dataclass(value) or _is_store(value)
+    )
 
 
 def _is_dataclass(value: Any) -> bool:
@@ -72,10 +74,10 @@ _STORE = ("__copy__", "__setitem__", "__getitem__", "__iter__", "keys", "to")
 
 def children(value: Any) -> list[tuple[Any, Any]]:
     """List the ``(key, child)`` pairs of a container; for anything else the list is empty."""
-    if isinstance(value, Mapping):
-        return list(value.items())
     if isinstance(value, (tuple, list)):
         return list(enumerate(value))
+    if isinstance(value, (dict, Mapping)):
+        return list(value.items())
     if _is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     return list(value) if _is_store(value) else []

@@ -16,7 +16,7 @@ from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
 from manifold_mixup._structure.flow import Flow, data_sources
 from manifold_mixup._structure.positions import PositionFinder
-from manifold_mixup._structure.record import Leaf, Trace
+from manifold_mixup._structure.record import Call, Leaf, Trace
 from manifold_mixup._structure.row import Carry, End, named
 
 _CHOICES = {"index", "gather"}  # operators that take positions
@@ -125,9 +125,11 @@ class Crossings:
         self._dims: dict[tuple[int, str, bool], BatchDim | None] = {}
         self._given: dict[tuple[int, int], list[Leaf]] = {}
         self.known = _Edges(self._edge)
+        self._inside: dict[tuple[int, ...], list[Call]] = defaultdict(list)
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
+            self._inside[call.around].append(call)
             self._sources |= {leaf.node: call.layer for leaf in call.returned}
             self.returned |= {leaf.node: (index, leaf) for leaf in call.returned}
         self.checkpointed = {run.layer for run in first.runs if run.checkpointed}
@@ -155,8 +157,9 @@ class Crossings:
             own: values that are left out.
         """
         found: list[tuple[int, int]] = []
-        for _, number in self._long[bisect_left(self._long, (time, -1)) :]:
-            if number < time and number not in own:
+        long = self._long[bisect_left(self._long, (time, -1)) :]
+        for number in [number for _, number in long if number < time]:
+            if number not in own:
                 pairs = self._pairs(number)
                 found += pairs[bisect_left(pairs, (time, -1)) :]
         return sorted(found)
@@ -229,7 +232,7 @@ class Crossings:
         if reader not in self._places:
             around = self.around(reader)
             code = repr(self.module(around[-1])) if around else "the model"
-            inside = [call for call in self.trace.calls if call.around == around]
+            inside = self._inside[around]
             before = [f"after {call.layer!r}" for call in inside if call.last <= reader][-1:]
             after = [f"before {call.layer!r}" for call in inside if call.first > reader][:1]
             self._places[reader] = " ".join([code, " and ".join(before + after)]).strip()
