@@ -186,17 +186,11 @@ def test_what_takes_minutes_as_it_is_a_laptop_need_not_shorten(images):
     assert str(prepare(smoke(images, "figure-1", scale="laptop")).scale) == ""
 
 
-@pytest.fixture(scope="module")
-def attacked(pictures):
-    """The options of a finished table with adversarial training, of which a row is attacked."""
-    options = smoke(pictures, "table-7", seeds=1, rows=("cifar-10, adversarial",))
+def test_every_attack_states_its_eps_and_space(pictures):
+    options = smoke(pictures, "table-7", seeds=1, rows=("cifar-10, no mixup",))
     assert reproduce(prepare(options))
-    return options
-
-
-def test_every_attack_states_its_eps_and_space(attacked):
-    require_batteries(attacked)
-    (run,) = written(attacked)["rows"][0]["runs"]
+    require_batteries(options)
+    (run,) = written(options)["rows"][0]["runs"]
     stated = {row["name"]: row for row in run["evaluation"]["last"]["attacks"]}
     assert stated["FGSM of the authors"]["eps"] == 0.03
     assert stated["FGSM of the authors"]["space"] == "standardised units"
@@ -205,9 +199,23 @@ def test_every_attack_states_its_eps_and_space(attacked):
     assert stated["PGD-200 unbounded"]["eps"] is None
 
 
-def test_adversarial_training_is_a_row_that_is_trained(attacked):
-    plain, hardened = written(attacked)["rows"]
-    assert hardened["label"] == "cifar-10, adversarial training, PGD-7"
+ADVERSARIAL = "cifar-10, adversarial training, PGD-7"
+
+
+def test_adversarial_training_is_a_row(images):
+    chosen = prepare(smoke(images, "table-7", seeds=1, rows=("cifar-10, adversarial",)))
+    plain, hardened = chosen.table.rows
+    assert (hardened.label, hardened.paper["fgsm"]) == (ADVERSARIAL, (56.1,))
+    assert (hardened.run.pgd_steps, hardened.run.pgd_eps) == (7, 8 / 255)
+    assert plain.run.pgd_steps == 0
+
+
+@pytest.mark.thorough  # its attacks take seconds; other tests train such a run
+def test_adversarial_training_is_a_row_that_is_trained(images):
+    options = smoke(images, "table-7", seeds=1, rows=("cifar-10, adversarial",))
+    assert reproduce(prepare(options))
+    plain, hardened = written(options)["rows"]
+    assert hardened["label"] == ADVERSARIAL
     assert hardened["paper"] == {"fgsm": [56.1]}
     (run,) = hardened["runs"]
     assert (run["run"]["pgd_steps"], run["run"]["pgd_eps"]) == (7, 8 / 255)
