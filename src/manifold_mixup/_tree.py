@@ -38,6 +38,17 @@ def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from all_leaves(child, _below(path, key))
 
 
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in the arguments or results of an operator."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
 # The most common values that are no containers.
 _ATOMS = {type(None), bool, int, float, str}
 

@@ -5,13 +5,15 @@ results of equal forms, so that a form has to be computed once.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+from manifold_mixup._tree import tensors_in
 
 Key = tuple[Any, ...]
 # In place of a form: of the first argument, which was written into; of an unusual result.
@@ -117,7 +119,7 @@ def form_of(func: Any, args: Any, made: Any) -> Any:
     """Return the form of a call's result, or those in it; `UNKNOWN` if they are unusual."""
     if func._schema.is_mutable:
         return WRITTEN if made is args[0] else UNKNOWN
-    new = list(tensors_in([made]))
+    new = list(tensors_in(made))
     if not all(map(_is_real, new)):
         return UNKNOWN
     if _is_view(func):
@@ -155,15 +157,6 @@ def _fills_memory(tensor: Tensor) -> bool:
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     size = (last + 1) * tensor.element_size() if tensor.numel() else 0
     return not tensor.storage_offset() and tensor.untyped_storage().nbytes() == size
-
-
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among arguments or results, and in lists among them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
 
 
 _INDEX = torch.ops.aten.index.Tensor

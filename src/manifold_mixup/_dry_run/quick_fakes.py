@@ -7,7 +7,6 @@ of Python. All else is left to PyTorch.
 """
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -19,8 +18,9 @@ from torch._subclasses.fake_tensor import (
 )
 
 from manifold_mixup._dry_run.fake_maker import FakeMaker
-from manifold_mixup._dry_run.forms import UNKNOWN, WRITTEN, Form, Key, form_of, key_of, tensors_in
+from manifold_mixup._dry_run.forms import UNKNOWN, WRITTEN, Form, Key, form_of, key_of
 from manifold_mixup._storage import storage_of
+from manifold_mixup._tree import tensors_in
 
 _Answer = Callable[..., Any]
 _aten = torch.ops.aten
@@ -106,7 +106,7 @@ class QuickFakes(FakeTensorMode):
     def _device(self, args: Any, kwargs: dict[str, Any]) -> torch.device | None:
         """Return the device of the arguments; None if something among them is unusual."""
         device = None
-        for tensor in tensors_in(chain(args, kwargs.values())):
+        for tensor in tensors_in((args, kwargs)):
             if type(tensor) is not FakeTensor or tensor.fake_mode is not self:
                 return None
             if tensor.dtype.is_complex or tensor.constant is not None:

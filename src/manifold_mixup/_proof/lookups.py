@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._storage import storage_of
-from manifold_mixup._structure.operation import Operation, tensors_in
+from manifold_mixup._structure.operation import Operation
+from manifold_mixup._tree import tensors_in
 
 
 class Lookups(TorchDispatchMode):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from manifold_mixup._dry_run.neutral import operator_name
-from manifold_mixup._structure.operation import tensors_in
+from manifold_mixup._tree import tensors_in
 
 
 class Flops:

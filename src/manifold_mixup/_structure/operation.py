@@ -11,6 +11,7 @@ from manifold_mixup._dry_run.neutral import Named, arguments_of, bind, is_random
 from manifold_mixup._masks import FORBIDDEN
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._structure.meet import can_meet
+from manifold_mixup._tree import tensors_in
 
 # Operators whose result does not depend on the values of their arguments.
 _SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
@@ -219,14 +220,3 @@ def _fills_storage(tensor: Tensor) -> bool:
         return tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
     except (NotImplementedError, RuntimeError):
         return False
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in the arguments or results of an operator."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))

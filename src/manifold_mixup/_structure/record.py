@@ -22,10 +22,10 @@ from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
 from manifold_mixup._structure.flops import Flops
 from manifold_mixup._structure.meet import Meeting, meeting
-from manifold_mixup._structure.operation import PRODUCTS, Operation, tensors_in
+from manifold_mixup._structure.operation import PRODUCTS, Operation
 from manifold_mixup._structure.operators import Operator, View, operator, view, views
 from manifold_mixup._structure.outside import Outside
-from manifold_mixup._tree import leaves, map_leaves, replace_at
+from manifold_mixup._tree import leaves, map_leaves, replace_at, tensors_in
 
 
 @dataclass(slots=True)
