@@ -1,5 +1,6 @@
 """The suite's options, hypothesis profile and threads, and a fixture for tests that compile."""
 
+import gc
 import os
 import sys
 
@@ -45,6 +46,14 @@ def _limit_of_graphs():
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.config.recompile_limit = 8
+
+
+@pytest.fixture(autouse=True)
+def _only_new_garbage():
+    """Let collections look at what a test makes, not at all that was imported and collected."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -58,8 +58,7 @@ CYCLE_OF_LISTS = (in_a_cycle, r"test_left_behind\.CYCLE", lambda: next(CYCLE).cl
 )
 def test_a_fake_tensor_that_is_left_is_an_error(keep, where, clear, frozen):
     model = Net(keep)
-    if frozen:
-        gc.freeze()
+    (gc.freeze if frozen else gc.unfreeze)()
     try:
         with pytest.raises(RuntimeError, match=rf"fake tensors.*of shape \(\d+, 4\).*{where}\. "):
             find_layers(model, FLOATS)

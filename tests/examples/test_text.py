@@ -1,6 +1,5 @@
 """The examples of padded sentences run, and each way mixes as its page describes."""
 
-import gc
 import importlib
 import random
 import runpy
@@ -247,13 +246,11 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def transformers():
-    """Restore how much Transformers says; freeze it, as its Trainer collects garbage at starts."""
+    """Restore how much Transformers says."""
     from transformers import logging
 
     before = logging.get_verbosity()
-    gc.freeze()
     yield
-    gc.unfreeze()
     logging.set_verbosity(before)
 
 

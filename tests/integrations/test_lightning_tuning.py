@@ -1,7 +1,6 @@
 """Lightning's finders and averages of weights, around a training that mixes."""
 
 import copy
-import gc
 import weakref
 
 import pytest
@@ -136,16 +135,8 @@ def test_a_learning_rate_is_found_for_mixed_training(way, tmp_path):
     assert_fits_as_if_nothing_had_been_tried(lit, mixing)
 
 
-@pytest.fixture
-def small_heap():
-    """Freeze existing objects for the garbage collector, which the finder runs in every trial."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.parametrize("way", ["tuner", "callback"])
-def test_a_batch_size_is_found_for_mixed_training(way, tmp_path, small_heap):
+def test_a_batch_size_is_found_for_mixed_training(way, tmp_path):
     lit, mixing = Tuned(), ManifoldMixupCallback(LAYERS, seed=0)
     lit.fails_above = 12
     options = {"mode": "binsearch", "margin": 0.0, "steps_per_trial": 2}
