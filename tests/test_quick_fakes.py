@@ -162,7 +162,10 @@ def test_answers_are_those_of_real_tensors(number: int) -> None:
     func, args = CALLS[number]
     found = fake_outcome(QuickFakes(allow_non_fake_inputs=True), func, args)
     if found != outcome(lambda: func(*args), args):  # then it was left to PyTorch, which errs
-        assert func in (aten.native_batch_norm.default, aten.convolution.default, aten.roll.default)
+        errs = [aten.native_batch_norm.default, aten.convolution.default, aten.roll.default]
+        if torch.__version__ < (2, 14):  # in 2.10, for one
+            errs.append(aten._scaled_dot_product_flash_attention_for_cpu.default)
+        assert func in errs
         assert found == fake_outcome(FakeTensorMode(allow_non_fake_inputs=True), func, args)
 
 
