@@ -378,6 +378,14 @@ def test_a_layer_that_the_way_cannot_mix_is_not_proven(way, check):
     assert torch.isfinite(model.eval()(torch.randn(BATCH, 4))).all()
 
 
+def test_a_layer_with_fewer_positions_than_a_block_is_not_proven():
+    model = build("maps")
+    mixup = ManifoldMixup(model, ["conv1"], blend=PatchUp(block=9), check=False)
+    (proof,) = mixup.verify(example(model)).layers
+    assert proof.verdict == "failed"
+    assert "fewer than the block of 9" in proof.reason
+
+
 def test_a_layer_of_which_no_positions_are_known_is_not_proven(monkeypatch):
     """As where the model cannot be inspected."""
     model = build("maps")

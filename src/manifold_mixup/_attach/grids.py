@@ -108,7 +108,7 @@ class Grids:
             if isinstance(way, PatchUp) and way.block > min(grid):
                 self.faults[layer] = (
                     f"it has sides of {' × '.join(map(str, grid))} positions, fewer than the block "
-                    f"of {way.block}"
+                    f"of {way.block}, which must be smaller"
                 )
 
     def fitting(self, rows: Mapping[str, LayerRow | InputRow]) -> tuple[str, ...]:
@@ -160,13 +160,12 @@ class Grids:
         Args:
             layers: the layers, inspected or not.
         """
-        unknown = {
-            name: "its positions are not known"
-            for name in layers
-            if any(map(has_positions, self._ways(name))) and not self.places(name)
-        }
+        unknown = "its positions are not known"
         return {
-            name: self._refusal({name: self.faults.get(name, unknown[name])}) for name in unknown
+            name: self._refusal({name: self.faults.get(name, unknown)})
+            for name in layers
+            if name in self.faults
+            or (any(map(has_positions, self._ways(name))) and not self.places(name))
         }
 
     def _refusal(self, bad: Mapping[str, str]) -> str:
