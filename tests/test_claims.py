@@ -207,6 +207,48 @@ def test_an_output_that_is_changed_in_place_is_still_the_output(write, wrapped):
     torch.testing.assert_close(gradients(model), gradients(twin))
 
 
+ALONE = {
+    "a result": lambda h, kind, size: kind,
+    "a view": lambda h, kind, size: kind[:, :],
+    "a view of another shape": lambda h, kind, size: kind[:, None].flatten(1),
+}
+
+
+@pytest.mark.parametrize(
+    "write", [None, first_column, lambda output: output.mul_(2)], ids=["not", "partly", "doubled"]
+)
+@pytest.mark.parametrize("pack", ALONE.values(), ids=ALONE)
+def test_an_output_alone_is_watched_even_if_it_is_changed_in_place(pack, write):
+    write = write or (lambda output: output)
+    model, mixup, output, twin, (_, kind, _) = run(pack)
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        F.cross_entropy(write(output), KIND).backward()
+    model, mixup, output, twin, (_, kind, _) = run(pack)
+    mixup.wrap(nn.CrossEntropyLoss())(write(output), KIND).backward()
+    ends(F.cross_entropy, write(kind), KIND).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+def test_a_state_that_the_output_was_computed_from_needs_no_claim_beside_it():
+    states = []
+    _, _, output, _, _ = run(lambda h, kind, size: states.append(h) or kind)
+    states[0].square().sum().backward(retain_graph=True)  # as before: only outputs are watched
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        output.sum().backward()
+
+
+def test_a_tensor_that_the_model_only_passes_on_has_its_claim_with_the_pass():
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+    mixup = ManifoldMixup(model, ["0"], check=False, p=1.0, seed=0)
+    before = torch.randn(ROWS, 3, requires_grad=True) * 2
+    with mixup.paused():
+        assert model(before) is before
+    output = model(before)
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        F.cross_entropy(output, KIND).backward(retain_graph=True)
+    mixup.wrap(nn.CrossEntropyLoss())(output, KIND).backward()
+
+
 def test_a_write_that_would_spoil_the_gradient_is_noticed_as_without_mixing():
     _, mixup, output, _, _ = run(lambda h, kind, size: kind.softmax(1))
     output.mul_(2)  # the gradient of softmax needs its result

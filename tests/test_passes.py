@@ -206,11 +206,23 @@ def test_many_evaluated_outputs_that_are_kept_cost_no_more_than_themselves(attac
     model, mixup, _ = attached
     with torch.no_grad():
         kept = [model.eval()(example(model)) for _ in range(200)]
-    assert len(mixup._attachment.passes._memories._owners) <= 2 * len(kept)
+    assert len(mixup._attachment.passes._memories._known) <= 2 * len(kept)
     del kept
     for _ in range(300):
         model(example(model)).detach()
-    assert len(mixup._attachment.passes._memories._owners) <= 300
+    assert len(mixup._attachment.passes._memories._known) <= 300
+
+
+def test_a_parameter_that_every_pass_returns_is_remembered_once():
+    class Returning(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), self.weight
+
+    model = Returning(3, 2)
+    mixup = ManifoldMixup(model, ["input"], outputs=["0"], check=False)
+    for _ in range(100):
+        model(torch.randn(4, 3))
+    assert len(mixup._attachment.passes._memories._known) <= 40
 
 
 @pytest.mark.parametrize("given", [lambda output: None, torch.Tensor.detach])

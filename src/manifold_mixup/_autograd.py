@@ -23,11 +23,16 @@ def _private(name: str, module: Any) -> Callable[[], Any]:
     return found  # type: ignore[no-any-return]
 
 
-_next_number = _private("_get_sequence_nr", torch.autograd)
-_running_node = _private("_current_autograd_node", torch._C)
+# Called several times a step, so without functions of our own around them.
+next_number: Callable[[], int] = _private("_get_sequence_nr", torch.autograd)
+"""Return the sequence number that this thread's next autograd node will get."""
+running_node = _private("_current_autograd_node", torch._C)
+"""Return the node whose backward runs on this thread, or None."""
+in_transform: Callable[[], bool] = _private("_are_functorch_transforms_active", torch._C)
+"""Return whether torch.func transforms what runs."""
+in_function_mode: Callable[[], bool] = _private("_is_torch_function_mode_enabled", torch._C)
+"""Return whether a mode of the user's sees the calls of PyTorch's functions."""
 _running_task = _private("_current_graph_task_id", torch._C)
-_in_transform = _private("_are_functorch_transforms_active", torch._C)
-_in_function_mode = _private("_is_torch_function_mode_enabled", torch._C)
 
 
 def in_forward_mode() -> bool:
@@ -35,34 +40,14 @@ def in_forward_mode() -> bool:
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
 
 
-def in_transform() -> bool:
-    """Return whether torch.func transforms what runs."""
-    return bool(_in_transform())
-
-
-def in_function_mode() -> bool:
-    """Return whether a mode of the user's sees the calls of PyTorch's functions."""
-    return bool(_in_function_mode())
-
-
-def next_number() -> int:
-    """Return the sequence number that this thread's next autograd node will get."""
-    return int(_next_number())
-
-
 def number_of(tensor: Tensor) -> int:
     """Return the sequence number of the node that made a tensor."""
     return int(tensor.grad_fn._sequence_nr())  # type: ignore[union-attr]
 
 
-def in_backward() -> bool:
-    """Return whether a node's backward runs on this thread."""
-    return _running_node() is not None
-
-
 def running_number() -> int | None:
     """Return the sequence number of the node whose backward runs on this thread, or None."""
-    node = _running_node()
+    node = running_node()
     return None if node is None else int(node._sequence_nr())
 
 

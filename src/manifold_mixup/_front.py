@@ -118,7 +118,7 @@ def fronted(
         yield Fronted(args, kwargs, frozenset())
         return
     core = unwrap(model)
-    moved = moved_names(list(named_inputs(core, args, kwargs)), dim, mask)
+    moved = moved_names(named_inputs(core, args, kwargs), dim, mask)
 
     def to_front(name: str, x: Tensor) -> Tensor:
         return x.movedim(dim, 0) if name in moved else x

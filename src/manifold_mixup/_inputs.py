@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,15 +15,16 @@ from manifold_mixup._tree import leaves, map_leaves
 
 def named_inputs(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield ``(name, tensor)`` for every tensor passed to ``forward``.
+) -> list[tuple[str, Tensor]]:
+    """List ``(name, tensor)`` for every tensor passed to ``forward``.
 
     The name is the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
     """
-    for name, value in zip(_positional(model, len(args)), args, strict=True):
-        yield from leaves(value, name)
-    for name, value in kwargs.items():
-        yield from leaves(value, name)
+    names = _positional(model, len(args))
+    if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):  # nearly always
+        return [(names[0], args[0])]
+    values = [*zip(names, args, strict=True), *kwargs.items()]
+    return [leaf for name, value in values for leaf in leaves(value, name)]
 
 
 def map_inputs(
@@ -174,7 +175,7 @@ def mixed_input(
     """
     # Scalars have no batch dimension: the Transformers Trainer passes the number of items as one.
     floating = [name for name, tensor in inputs if is_continuous(tensor) and tensor.ndim > 0]
-    if layer == INPUT and len(inputs) == len(floating) == 1:  # the usual case
+    if layer == INPUT and len(inputs) == len(floating) == 1:  # nearly always
         return floating[0]
     # As in find_layers, a floating mask is not data if there are other inputs.
     floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating

@@ -35,9 +35,8 @@ def interpolate(
         perm: the partners.
         inside: where rows are mixed, if they keep the rest: bool, ``(1, *features)``.
     """
-    plain = other is None and inside is None and not own.ndim and x.dtype == own.dtype
-    if plain and x.ndim < 4 and x.numel() <= _SHARE:  # too small for anything below to pay
-        return x.index_select(0, perm).lerp_(x, own)
+    if other is None and inside is None and is_small(x, own):  # nothing below pays
+        return mix_small(x, own, perm)
     # On a GPU, reading a number would synchronise, and there is no cache to stay in.
     eager = x.device.type == own.device.type == "cpu" and type(x) is type(own) is Tensor
     exact = x.dtype == own.dtype
@@ -52,6 +51,30 @@ def interpolate(
     else:
         mixed = _gather_and_mix(x, x, own, other, perm).to(x.dtype)
     return mixed if inside is None else _restored(mixed, x, inside, by_bits=eager and restorable)
+
+
+def is_small(x: Tensor, own: Tensor) -> bool:
+    """Return whether a state is so small that operators take longer than their arithmetic."""
+    if own.ndim > 1 or own.dtype != x.dtype or x.numel() > _SHARE or type(x) is not Tensor:
+        return False
+    return x.ndim < 4 or x.is_contiguous()
+
+
+def mix_small(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+    """Mix the rows of a small state; see `interpolate`."""
+    return x.index_select(0, perm).lerp_(x, over_rows(own, x) if own.ndim else own)
+
+
+def mix_back(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+    """Return the gradient of a small state from that of the mixed one.
+
+    To copy row ``i`` to ``perm[i]`` is to gather by the inverse permutation, without computing it.
+    """
+    back = torch.empty_like(grad).index_copy_(0, perm, grad)
+    if not own.ndim:
+        return back.lerp_(grad, own)
+    given = torch.empty_like(own).index_copy_(0, perm, 1 - own)
+    return back.mul_(over_rows(given, grad)).addcmul_(grad, over_rows(own, grad))
 
 
 def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -224,9 +247,9 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 IN_BACKWARD = (
-    interpolate, in_one_expression, rows_fill_threads, _row_by_row, _by_one_weight, _by_two_weights,
-    _restored, _restoring, of_rows, in_layout, _is_aligned, along_cycles, _in_chunks,
-    _gather_and_mix, over_rows, gather, is_channels_last, copies_are_large, column_chunks,
+    interpolate, is_small, mix_small, mix_back, in_one_expression, rows_fill_threads, _row_by_row,
+    _by_one_weight, _by_two_weights, _restored, _restoring, of_rows, in_layout, _is_aligned,
+    along_cycles, _in_chunks, _gather_and_mix, over_rows, gather, is_channels_last, copies_are_large, column_chunks,
     *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -52,8 +52,16 @@ def apply(
     if _autograd.in_transform():
         return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
     if x.requires_grad and torch.is_grad_enabled():
-        return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+        return _with_gradient(x, lam, perm, repeats, inside)
     return _of_two(x, lam, None, perm, inside)
+
+
+def _with_gradient(
+    x: Tensor, lam: Tensor, perm: Tensor, repeats: bool, inside: Tensor | None
+) -> Tensor:
+    if not repeats and inside is None and _interpolate.is_small(x, lam):
+        return _SmallMix.apply(x, lam, perm)  # type: ignore[no-any-return]
+    return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
 
 
 _IRREGULAR = {
@@ -167,6 +175,24 @@ class _EagerMix(torch.autograd.Function):
     backward = _Mix.backward
 
 
+class _SmallMix(torch.autograd.Function):
+    """The same for a small state and a permutation, in the fewest operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
+        ctx.save_for_backward(own, perm)
+        return _interpolate.mix_small(x, own, perm)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        own, perm = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _interpolate.mix_back(grad, own, perm), None, None
+        inverse = _invert(perm)  # higher derivatives
+        other = _rest(own)[inverse] if own.ndim else None
+        return _EagerMix.apply(grad, own, other, inverse, perm, False, None), None, None
+
+
 _NO_GRADIENTS = (None,) * 6  # of all arguments but the state
 
 
@@ -238,7 +264,7 @@ def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor, inside: Tensor | Non
 
 
 IN_BACKWARD = (
-    _Mix.backward, _of_two, _eagerly, _in_one_expression, _rest, _invert, _scatter, _scatter_whole,
-    *_interpolate.IN_BACKWARD, *_select.IN_BACKWARD,
+    _Mix.backward, _SmallMix.backward, _of_two, _eagerly, _in_one_expression, _rest, _invert,
+    _scatter, _scatter_whole, *_interpolate.IN_BACKWARD, *_select.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -392,12 +392,15 @@ class ManifoldMixup:
     ) -> MixPlan | None:
         """Check the first batch, which may reorder the layers, and return the plan of a pass."""
         attachment = self._attachment
+        lead = attachment.leading(inputs)
+        rows = attachment.rows_in(lead)
         if not self._schedule.overridden:  # raise before anything is drawn
-            attachment.require_inputs(inputs)
+            attachment.require_inputs(inputs, rows)
         if self._checks.due(inputs, training=training):
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
-        lead = attachment.leading(inputs)
-        return self._schedule.next(self.layers, attachment.rows_in(lead), lead.device)
+            lead = attachment.leading(inputs)  # the check may have found another
+            rows = attachment.rows_in(lead)
+        return self._schedule.next(self.layers, rows, lead.device)
 
     def _mark_replaced(self) -> None:
         self.remove()

@@ -184,12 +184,10 @@ class Attachment:
             )
         return leading(inputs, self.lead)
 
-    def require_inputs(self, inputs: Inputs) -> None:
+    def require_inputs(self, inputs: Inputs, rows: int) -> None:
         """Raise unless each input among the layers can be mixed."""
-        if self._inputs:
-            rows = self.rows_in(self.leading(inputs))
-            for name in self._inputs:
-                mixed_input(name, inputs, self.padding.name, rows)
+        for name in self._inputs:
+            mixed_input(name, inputs, self.padding.name, rows)
 
     def rows_in(self, lead: Tensor) -> int:
         """Return the number of examples that the `leading` input shows."""
@@ -317,7 +315,9 @@ class Attachment:
             if not self._warned_of_forward:
                 self._warned_of_forward = True
                 compiled.warn_of_forward(self.model)
-            inputs = self.fronted(list(named_inputs(unwrap(self.model), args, kwargs)))
+            inputs = named_inputs(unwrap(self.model), args, kwargs)
+            if self.batch_dim:
+                inputs = self.fronted(inputs)
             plan = self._next_plan(inputs, args, kwargs, training)
             plan = plan and self._settled_ahead(plan, inputs)
             valid = None if plan is None else self.padding.valid(inputs)
@@ -362,7 +362,7 @@ class Attachment:
     ) -> Any:
         assert running.plan is not None
         layer, core, name = running.plan.layer, unwrap(self.model), self.padding.name
-        inputs = list(named_inputs(core, args, kwargs))
+        inputs = named_inputs(core, args, kwargs)
         wanted = mixed_input(layer, self.fronted(inputs), name, running.plan.batch)
         moved = moved_names(inputs, self.batch_dim, name) if self.batch_dim else ()
         at = BatchDim(self.batch_dim) if wanted in moved else None

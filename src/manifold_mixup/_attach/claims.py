@@ -1,8 +1,9 @@
 """Track the outputs of a mixed pass: backward may use only those whose targets were mixed.
 
-Every returned tensor is an alias of the model's tensor, with its own node in the autograd graph.
-Only a use of the returned tensor goes through that node. If the model also returns a hidden state,
-the gradient of the logits flows through that state but not through its alias.
+If the model returns one tensor, its node in the autograd graph has a hook. Of several, each becomes
+an alias with a node of its own, and only a use of the returned tensor goes through that node. If
+the model also returns a hidden state, the gradient of the logits flows through that state but not
+through its alias.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -59,12 +60,13 @@ class Outputs:
         self.claimed = False  # whether all leaves are claimed
         self.handed_out = False
 
-    def hand_out(self, output: Any, keep: object) -> Any:
-        """Return the output with every tensor that has a graph replaced by an alias.
+    def hand_out(self, output: Any, keep: object, begin: int) -> Any:
+        """Return the output, of whose tensors with a graph each use in backward is noticed.
 
         Args:
             output: what the model returned.
             keep: an object that must live as long as the graph.
+            begin: the first sequence number of the pass.
         """
         self.handed_out = True
         if self.plan is None:  # plain targets are always right: only keep the pass alive
@@ -73,12 +75,37 @@ class Outputs:
                     tensor.register_hook(_holding(keep))
             return output
         try:
+            if isinstance(output, Tensor) and self._watch_only(output, keep, begin):
+                return output
             return self._aliased(output, keep)
         except Exception:  # the user's container cannot be rebuilt
             for path, tensor in leaves(output):
                 if tensor.grad_fn is not None:
                     self._hook(path, tensor, keep)
             return output
+
+    def _watch_only(self, tensor: Tensor, keep: object, begin: int) -> bool:
+        """Put a hook on the node of a tensor that is returned alone; return False if it has none.
+
+        All that uses this tensor uses what the model returned, so it needs no alias. But the node
+        of a view no longer takes part once something is written into it, and that of a tensor which
+        the model only passes on is not the pass's own.
+        """
+        node = tensor.grad_fn
+        if node is None or tensor._is_view() or _autograd.in_transform():
+            return False
+        number = node._sequence_nr()
+        if number < begin:
+            return False
+        leaf, place = self._leaf("", tensor), tensor.output_nr
+        self.leaves[number] = leaf
+
+        def check(grads: tuple[Tensor | None, ...], keep: object = keep) -> None:
+            if grads[place] is not None:
+                self.require_claim(leaf)
+
+        node.register_prehook(check)
+        return True
 
     def _aliased(self, output: Any, keep: object) -> Any:
         if isinstance(output, Tensor):
@@ -197,23 +224,23 @@ class Memories:
     """Maps memory to the output it belongs to, so that a detached tensor can be recognised."""
 
     def __init__(self) -> None:
-        self._owners: dict[StorageWeakRef, tuple[Outputs, set[int]]] = {}
+        # The memory of a tensor, its output, and its node. Searched only if there is no graph.
+        self._known: list[tuple[StorageWeakRef, Outputs, int | None]] = []
         self._limit = _FEW
 
     def note(self, output: Any, outputs: Outputs) -> None:
         """Remember the memory of an output's tensors while it is in use."""
-        owners = self._owners
+        known = self._known
         for _, tensor in leaves(output):
             storage = storage_of(tensor)
-            if storage is None:
-                continue
-            if storage not in owners or owners[storage][0] is not outputs:
-                owners[storage] = (outputs, set())
-            if tensor.grad_fn is not None:
-                owners[storage][1].add(_autograd.number_of(tensor))
-        if len(owners) > self._limit:
-            self._owners = {key: owner for key, owner in owners.items() if not key.expired()}
-            self._limit = max(_FEW, 2 * len(self._owners))
+            if storage is not None:
+                node = tensor.grad_fn
+                known.append((storage, outputs, None if node is None else node._sequence_nr()))
+        if len(known) > self._limit:
+            # A tensor that lives long, such as a parameter, may be returned by every pass.
+            latest = {storage: of for storage, of, _ in known if not storage.expired()}
+            self._known = [entry for entry in known if latest.get(entry[0]) is entry[1]]
+            self._limit = max(_FEW, 2 * len(self._known))
 
     def of(self, value: Any) -> list[tuple[Outputs, set[int]]]:
         """List the outputs, with their nodes, whose memory holds a value's detached tensors.
@@ -222,8 +249,16 @@ class Memories:
         than memory.
         """
         detached = (tensor for _, tensor in leaves(value) if tensor.grad_fn is None)
-        storages = (storage_of(tensor) for tensor in detached)
-        return [self._owners[storage] for storage in storages if storage in self._owners]
+        found = (self._latest(storage_of(tensor)) for tensor in detached)
+        return [one for one in found if one is not None]
+
+    def _latest(self, storage: StorageWeakRef | None) -> tuple[Outputs, set[int]] | None:
+        """Return the latest output with this memory, and the nodes of its tensors there."""
+        same = [entry for entry in self._known if storage is not None and entry[0] == storage]
+        if not same:
+            return None
+        _, outputs, _ = same[-1]
+        return outputs, {node for _, of, node in same if of is outputs and node is not None}
 
 
 def _holding(keep: object) -> Callable[[Tensor], None]:

@@ -169,7 +169,7 @@ class Passes:
             return output
         finished.carried.clear()
         finished.checkpoints.clear()  # frames, which hold all that is in them
-        output = finished.outputs.hand_out(output, keep=finished)
+        output = finished.outputs.hand_out(output, finished, finished.begin)
         finished.end = _autograd.next_number()
         self.latest = finished
         self._memories.note(output, finished.outputs)
@@ -199,7 +199,7 @@ class Passes:
         running = self.running
         if running is None or running.plan is None or running.plan.layer == layer:
             return False
-        return not _autograd.in_backward()
+        return _autograd.running_node() is None
 
     def current(self) -> ForwardPass | None:
         """Return the pass that is being recomputed, otherwise the running pass."""

@@ -187,7 +187,7 @@ def record(
                 stack.callback(hook_after(module, recorder.front, prepend=True).remove)
         stack.enter_context(mode)
         stack.enter_context(neutral)
-        recorder.begin(named_inputs(model, args, kwargs), constants)
+        recorder.begin(iter(named_inputs(model, args, kwargs)), constants)
         with recorder.outside(), recorder:
             output = model(*args, **kwargs)
         recorder.end(output)
