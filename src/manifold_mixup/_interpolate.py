@@ -249,7 +249,7 @@ def is_channels_last(x: Tensor) -> bool:
 IN_BACKWARD = (
     interpolate, is_small, mix_small, mix_back, in_one_expression, rows_fill_threads, _row_by_row,
     _by_one_weight, _by_two_weights, _restored, _restoring, of_rows, in_layout, _is_aligned,
-    along_cycles, _in_chunks, _gather_and_mix, over_rows, gather, is_channels_last, copies_are_large, column_chunks,
-    *_bits.IN_BACKWARD,
+    along_cycles, _in_chunks, _gather_and_mix, over_rows, gather, is_channels_last,
+    copies_are_large, column_chunks, *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

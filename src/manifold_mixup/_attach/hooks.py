@@ -27,7 +27,6 @@ from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import leaves, map_leaves, replace_at
 from manifold_mixup._weigh import Given, Place, Settled, mix_state, needs_settling, settle
 
-_FIRST = BatchDim()
 _NOTHING = torch.empty(0)
 
 
@@ -202,7 +201,7 @@ class LayerHook(Hook):
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
-        if needs_settling(plan):
+        if plan.weight is not None and needs_settling(plan):
             plan = running.settled(functools.partial(self._settled, output))
             self.active.set(running)  # compiled blocks after this layer read it
         self.active.mixed_eagerly = True
@@ -227,7 +226,7 @@ class LayerHook(Hook):
                 f"{at.dim} must be the batch. Choose another layer, or attach "
                 f"without check=False, so that the dimension is found."
             )
-        return at if at != _FIRST else None
+        return at if at.dim or at.folded else None
 
     def _mix(self, output: Any, given: Given, valid: Tensor | None) -> Any:
         mixed: list[str] = []

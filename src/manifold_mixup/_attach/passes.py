@@ -269,6 +269,8 @@ class Passes:
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
+        if isinstance(target, Tensor) and not is_continuous(target):  # classes, nearly always
+            return
         for path, tensor in leaves(target):
             plan = self._made(tensor)
             if plan is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+from torch.nn.functional import cross_entropy, nll_loss
 
 from manifold_mixup import _autograd
 from manifold_mixup._module_hooks import has_no_hooks
@@ -52,9 +52,11 @@ def fits(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPla
         return False
     if not plan.perm.device == y.device == output.device:
         return False
-    lam = plan.target_lam if plan.weight is None else plan.label
+    lam = plan.label
     if lam is None:
-        return False
+        if plan.weight is not None:
+            return False
+        lam = plan.lam
     return lam.ndim == 0 or (criterion.weight is None and not plan.repeats)
 
 
@@ -67,7 +69,7 @@ def loss(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPla
         y: the class indices, ``(batch,)``.
         plan: the plan.
     """
-    logs, lam = log_softmax(output, 1), plan.target_lam
+    logs, lam = output.log_softmax(1), plan.lam if plan.label is None else plan.label
     reduction = criterion.reduction if lam.ndim == 0 else "none"
     options: Any = {"ignore_index": criterion.ignore_index, "reduction": reduction}
     own = nll_loss(logs, y, criterion.weight, **options)
