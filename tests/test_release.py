@@ -2,6 +2,7 @@
 
 import platform
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -58,6 +59,13 @@ def test_the_line_of_versions_for_a_report_of_a_bug():
     )
     assert (", CUDA " in line) == torch.cuda.is_available()
     assert platform.node() not in line
+
+
+def test_with_arguments_it_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["manifold_mixup", "--version"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("manifold_mixup", run_name="__main__")
+    assert (left.value.code, capsys.readouterr().out) == (0, f"manifold-mixup {VERSION}\n")
 
 
 @pytest.mark.parametrize("page", ["bug", "question"])

@@ -1,6 +1,10 @@
-"""``python -m manifold_mixup``: print the versions, as one line for a bug report."""
+"""``python -m manifold_mixup``: print the versions, as one line for a bug report.
+
+With arguments it is the command ``manifold-mixup``.
+"""
 
 import platform
+import sys
 
 import torch
 
@@ -22,4 +26,8 @@ def versions() -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        from manifold_mixup.lab.cli import main
+
+        main()
     print(versions())  # noqa: T201 - a command
