@@ -159,6 +159,20 @@ def test_without_mixing_it_is_the_loss_of_the_model_itself(case, tmp_path):
         assert ours.model.config.problem_type == theirs.model.config.problem_type
 
 
+def test_the_label_smoothing_is_the_present_one(tmp_path):
+    """As a search for hyperparameters sets it, after the Trainer was made."""
+    model = bert()
+    trainer = make_trainer(model, CLASSES, tmp_path)
+    add_to_trainer(trainer, attach("classes", model))
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    for smoothing in (0.2, 0.0):
+        trainer.args.label_smoothing_factor = smoothing
+        with torch.no_grad():
+            loss = trainer.compute_loss_func({"logits": logits}, labels, num_items_in_batch=4)
+        expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize("case", ["classes", "tokens", "several", "a number"])
 def test_accumulated_batches_are_one_big_batch(case, tmp_path):
     ours, _ = trained(case, tmp_path, mixup={"p": 0.0}, gradient_accumulation_steps=2)

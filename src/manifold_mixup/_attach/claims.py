@@ -1,6 +1,6 @@
 """Track the outputs of a mixed pass: backward may use only those whose targets were mixed.
 
-If the model returns one tensor, its node in the autograd graph has a hook. Of several, each becomes
+If the model returns one tensor with a graph, its node there has a hook. Of several, each becomes
 an alias with a node of its own, and only a use of the returned tensor goes through that node. If
 the model also returns a hidden state, the gradient of the logits flows through that state but not
 through its alias.
@@ -75,7 +75,8 @@ class Outputs:
                     tensor.register_hook(_holding(keep))
             return output
         try:
-            if isinstance(output, Tensor) and self._watch_only(output, keep, begin):
+            made = [leaf for leaf in leaves(output) if leaf[1].grad_fn is not None]
+            if not made or (len(made) == 1 and self._watch_only(*made[0], keep, begin)):
                 return output
             return self._aliased(output, keep)
         except Exception:  # the user's container cannot be rebuilt
@@ -84,8 +85,8 @@ class Outputs:
                     self._hook(path, tensor, keep)
             return output
 
-    def _watch_only(self, tensor: Tensor, keep: object, begin: int) -> bool:
-        """Put a hook on the node of a tensor that is returned alone; return False if it has none.
+    def _watch_only(self, path: str, tensor: Tensor, keep: object, begin: int) -> bool:
+        """Put a hook on the node of the only tensor with a graph; return False if it cannot be.
 
         All that uses this tensor uses what the model returned, so it needs no alias. But the node
         of a view no longer takes part once something is written into it, and that of a tensor which
@@ -97,7 +98,7 @@ class Outputs:
         number = node._sequence_nr()
         if number < begin:
             return False
-        leaf, place = self._leaf("", tensor), tensor.output_nr
+        leaf, place = self._leaf(path, tensor), tensor.output_nr
         self.leaves[number] = leaf
 
         def check(grads: tuple[Tensor | None, ...], keep: object = keep) -> None:
@@ -109,7 +110,7 @@ class Outputs:
 
     def _aliased(self, output: Any, keep: object) -> Any:
         if isinstance(output, Tensor):
-            return output if output.grad_fn is None else self._alias("", output, keep)
+            return self._alias("", output, keep)
         known: dict[int, Tensor] = {}
         views = self._views(output, keep)
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback
 
-from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
 from manifold_mixup.integrations._next_tokens import (
     ONE_ROW,
     is_one_row,
@@ -83,7 +83,10 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         self.criterion = mixup.wrap(
             self.given or self.plain, **(options if self.given else {"targets": "mix"})
         )
-        self.latest: tuple[Tensor, MixedTarget] | None = None  # logits and classes of a batch
+        self.cross_entropy = nn.CrossEntropyLoss(reduction="sum")
+        self.of_classes = mixup.wrap(self.cross_entropy)
+        # Logits, classes and the plan of a batch.
+        self.latest: tuple[Tensor, Tensor, MixPlan | None] | None = None
         self.inputs: dict[str, Any] = {}  # of the running batch
 
     def noting_inputs(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,9 +124,20 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         targets = self.plain.targets(labels, logits)
         if self.plain.shifts:  # whose logits are too many to be kept until they are logged
             self._require_plain_tokens(outputs, targets)
-        elif self.plain.is_of_classes and torch.is_grad_enabled():
-            self.latest = logits.detach(), MixedTarget(targets, self.mixup.plan)
+        elif self.plain.is_of_classes:
+            if torch.is_grad_enabled():
+                self.latest = logits.detach(), targets, self.mixup.plan
+            return self._loss_of_classes(logits, targets) / num_items_in_batch
         return self.criterion(logits, targets, num_items_in_batch=num_items_in_batch)
+
+    def _loss_of_classes(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum over a batch, as `ModelLoss` does, but both ends from one log-softmax."""
+        smoothing = self.trainer.args.label_smoothing_factor
+        if self.cross_entropy.label_smoothing != smoothing:  # a search may change it
+            self.cross_entropy.label_smoothing = smoothing
+        scores = logits if logits.ndim == 2 else logits.movedim(-1, 1)
+        total: Tensor = self.of_classes(scores.float(), targets)
+        return total
 
     def _require_plain_tokens(self, outputs: Any, targets: Tensor) -> None:
         if "shift_labels" in self.inputs:
@@ -155,8 +169,9 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
             "mixup_layer": -1 if plan is None else self.mixup.layers.index(plan.layer),
         }
         if self.latest is not None:
-            logits, targets = self.latest
-            mixed["mixup_accuracy"] = targets.accuracy(logits.movedim(-1, 1)).item()
+            logits, targets, plan = self.latest
+            accuracy = MixedTarget(targets, plan).accuracy(logits.movedim(-1, 1))
+            mixed["mixup_accuracy"] = accuracy.item()
             self.latest = None
         self.trainer.log(mixed)
 
