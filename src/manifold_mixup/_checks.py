@@ -55,8 +55,10 @@ class Checks:
 
     def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
         """Return whether this batch must be inspected before it is mixed."""
-        pending = training and self.state is CheckState.PENDING
-        return pending or self._attachment.padding.unknown(inputs)
+        padding = self._attachment.padding
+        if padding.known and self.state is not CheckState.PENDING:
+            return False
+        return (training and self.state is CheckState.PENDING) or padding.unknown(inputs)
 
     def first_batch(
         self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]

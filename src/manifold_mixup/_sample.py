@@ -400,9 +400,13 @@ class Stream:
     ) -> MixPlan | None:
         """Draw the plan of the next step; None leaves the batch unmixed."""
         _check_batch(batch)
-        alpha = self.alpha(self.step) if callable(self.alpha) else self.alpha
-        if alpha is not None:
-            check_alpha(alpha)
+        alpha: float | None
+        if callable(self.alpha):
+            alpha = self.alpha(self.step)
+            if alpha is not None:
+                check_alpha(alpha)
+        else:
+            alpha = self.alpha
         plan = None
         if alpha is not None:
             gate, draws = self._draws()

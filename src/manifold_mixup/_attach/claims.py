@@ -75,8 +75,8 @@ class Outputs:
                     tensor.register_hook(_holding(keep))
             return output
         try:
-            made = [leaf for leaf in leaves(output) if leaf[1].grad_fn is not None]
-            if not made or (len(made) == 1 and self._watch_only(*made[0], keep, begin)):
+            only = _only_made(output)
+            if only is not None and self._watch_only(*only, keep, begin):
                 return output
             return self._aliased(output, keep)
         except Exception:  # the user's container cannot be rebuilt
@@ -110,7 +110,7 @@ class Outputs:
 
     def _aliased(self, output: Any, keep: object) -> Any:
         if isinstance(output, Tensor):
-            return self._alias("", output, keep)
+            return output if output.grad_fn is None else self._alias("", output, keep)
         known: dict[int, Tensor] = {}
         views = self._views(output, keep)
 
@@ -191,6 +191,14 @@ class Outputs:
         rows = 0 if self.plan is None else self.plan.batch
         scalar = tensor.ndim == 0 or (tensor.numel() == 1 and rows != 1)
         return Leaf(path, scalar, is_named(path, self.named))
+
+
+def _only_made(output: Any) -> tuple[str, Tensor] | None:
+    """Return the path and the tensor if an output has one tensor with a graph."""
+    if isinstance(output, Tensor):
+        return "", output
+    made = [(path, tensor) for path, tensor in leaves(output) if tensor.grad_fn is not None]
+    return made[0] if len(made) == 1 else None
 
 
 class _HandOut(torch.autograd.Function):

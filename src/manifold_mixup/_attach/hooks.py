@@ -18,7 +18,7 @@ from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import Box, Ranges
-from manifold_mixup._layers import named_layers, split_run
+from manifold_mixup._layers import ALL_RUNS, named_layers, split_run
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._plan import MixPlan, Weight
@@ -140,6 +140,7 @@ class LayerHook(Hook):
         self.passes = passes
         self.counter = counter
         self.run = None if counter is None else int(split_run(layer)[1])
+        self.all_runs = split_run(layer)[1] == ALL_RUNS  # whether all of its module's are mixed
         self.total: int | None = None  # how often the module ran when the model was inspected
         self.traced_runs = 0  # how often it runs in the compiled code that was traced last
         self._trace: Any = None

@@ -9,12 +9,10 @@ from manifold_mixup._attach.hooks import LayerHook
 from manifold_mixup._attach.passes import ForwardPass
 from manifold_mixup._attach.placement import Placement
 from manifold_mixup._layers import (
-    ALL_RUNS,
     is_input,
     module_name,
     named_layers,
     run_name,
-    split_run,
 )
 
 
@@ -64,7 +62,7 @@ class LayerRuns:
 
     def _require_count(self, hook: LayerHook, runs: int) -> None:
         """Raise if a layer was mixed another number of times than it should have been."""
-        if split_run(hook.layer)[1] == ALL_RUNS:
+        if hook.all_runs:
             if runs and runs != hook.total:
                 raise RuntimeError(
                     f"{module_name(hook.layer)!r} ran {runs} times in one forward pass, but "

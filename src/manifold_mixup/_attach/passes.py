@@ -222,10 +222,10 @@ class Passes:
         Raises:
             RuntimeError: no known pass made the node, and ``strict`` applies.
         """
-        number = _autograd.running_number()
-        if number is None:
+        node = _autograd.running_node()
+        if node is None:
             return None
-        owner = self._owner(number)
+        owner = self._owner(node._sequence_nr())
         if strict is None:
             strict = self.running is None and any(known.plan for known in self._alive)
         if owner is None and strict:

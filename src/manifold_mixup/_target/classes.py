@@ -69,18 +69,19 @@ def loss(criterion: nn.CrossEntropyLoss, output: Tensor, y: Tensor, plan: MixPla
         y: the class indices, ``(batch,)``.
         plan: the plan.
     """
-    logs, lam = output.log_softmax(1), plan.lam if plan.label is None else plan.label
+    logs, weight = output.log_softmax(1), criterion.weight
+    lam = plan.lam if plan.label is None else plan.label
     reduction = criterion.reduction if lam.ndim == 0 else "none"
     options: Any = {"ignore_index": criterion.ignore_index, "reduction": reduction}
-    own = nll_loss(logs, y, criterion.weight, **options)
-    partner = nll_loss(logs, y.index_select(0, plan.perm), criterion.weight, **options)
+    own = nll_loss(logs, y, weight, **options)
+    partner = nll_loss(logs, y.index_select(0, plan.perm), weight, **options)
     if reduction == criterion.reduction:
         return _between(own, partner, lam)
     return _reduced(criterion, own, partner, y, lam)
 
 
 def _between(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
-    if own.ndim == 0 and own.device.type == lam.device.type == "cpu":
+    if own.ndim == 0 and own.is_cpu and lam.is_cpu:
         mixed = torch.lerp(partner, own, lam.item())
         if math.isfinite(mixed.item()):
             return mixed
@@ -92,7 +93,7 @@ def _reduced(
 ) -> Tensor:
     """Return the sum or the mean of the rows' losses; the mean leaves ignored rows out."""
     total: Tensor | None = None
-    if own.device.type == "cpu":
+    if own.is_cpu:
         total = torch.lerp(partner, own, lam).sum()
         # A loss with weight 0 is ignored, even if it is infinite.
         total = total if math.isfinite(total.item()) else None
