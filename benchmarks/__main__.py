@@ -255,8 +255,18 @@ def fixed_cost(effort: Effort) -> Found:
     }
 
 
+@counts.one_thread()
+def adapter_cost(effort: Effort) -> Found:
+    """Time what mixing adds to a step of a small network in an adapter, on one thread."""
+    from benchmarks import adapters  # which needs Transformers
+
+    say("the fixed cost in an adapter")
+    return {"timings": list(map(dataclasses.asdict, adapters.measure(effort.step_seconds)))}
+
+
 PARTS: dict[str, Callable[[Effort], Found]] = {
     "counts": count,
+    "adapters": adapter_cost,
     "fixed": fixed_cost,
     "imports": start,
     "look": looks,

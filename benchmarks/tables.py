@@ -96,6 +96,16 @@ def _fixed(found: Found) -> Iterator[str]:
         yield f"width {width} ({timings[0]['rounds']} rounds):\n\n{_timings(timings, 3)}"
 
 
+def _adapters(found: Found) -> Iterator[str]:
+    yield "## The fixed cost in an adapter"
+    yield (
+        f"What mixing adds to a step of the MLP of width 64 above, in a model of Transformers: "
+        f"processor time of one thread, as multiples of what it adds in a loop of one's own "
+        f"({found['timings'][0]['rounds']} rounds)."
+    )
+    yield _timings(found["timings"], 3)
+
+
 def _step(found: Found) -> Iterator[str]:
     yield "## A training step"
     for name, timings in found.items():
@@ -278,6 +288,7 @@ _WRITERS: dict[str, Callable[[Found], Iterator[str]]] = {
     "ways": partial(_ways, "Ways of mixing"),
     "ways-kept": partial(_ways, "Ways of mixing, with freed memory kept"),
     "fixed": _fixed,
+    "adapters": _adapters,
     "peers": _peers,
     "step": _step,
     "training": _training,

@@ -67,7 +67,7 @@ def compare(ways: Mapping[str, Way], seconds: float, *, device: str = "cpu") -> 
         seconds: the total time; there are at least `FEWEST` rounds, or one round for 0 seconds.
         device: the device, which is synchronised if it is a GPU.
     """
-    times = in_turns(ways, seconds, _Clock(device))
+    times = in_turns(ways, seconds, Clock(device))
     reference = times[next(iter(ways))]
     return [timing(name, taken, reference) for name, taken in times.items()]
 
@@ -84,23 +84,23 @@ def added(ways: Mapping[str, Way], seconds: float, *, plain: str, reference: str
         plain: the implementation that all others add to; it is left out.
         reference: the one whose median addition is the unit of the ratios.
     """
-    times = in_turns(ways, seconds, _Clock("cpu", now=time.process_time))
+    times = in_turns(ways, seconds, Clock("cpu", now=time.process_time))
     base = times.pop(plain)  # noise may make a single difference negative
     more = {
         name: [mine - least for mine, least in zip(taken, base, strict=True)]
         for name, taken in times.items()
     }
     unit = statistics.median(more[reference])
-    return [
-        replace(
-            timing(name, taken, [unit] * len(taken)),
-            interval=interval_of_median([each / unit for each in taken]),
-        )
-        for name, taken in more.items()
-    ]
+    return [in_units(name, taken, unit) for name, taken in more.items()]
 
 
-def in_turns(ways: Mapping[str, Way], seconds: float, clock: "_Clock") -> dict[str, list[float]]:
+def in_units(name: str, times: list[float], unit: float) -> Timing:
+    """Summarise times as multiples of a unit; the median is judged by its own interval."""
+    interval = interval_of_median([each / unit for each in times])
+    return replace(timing(name, times, [unit] * len(times)), interval=interval)
+
+
+def in_turns(ways: Mapping[str, Way], seconds: float, clock: "Clock") -> dict[str, list[float]]:
     """Return the seconds of all implementations in each round."""
     fewest = WARM_UP + (FEWEST if seconds else 1)
     first = next(iter(ways.values()))
@@ -117,7 +117,14 @@ def in_turns(ways: Mapping[str, Way], seconds: float, clock: "_Clock") -> dict[s
     return {name: taken[WARM_UP:] for name, taken in times.items()}
 
 
-class _Clock:
+class Clock:
+    """A clock that waits for the device.
+
+    Args:
+        device: the device.
+        now: returns the seconds.
+    """
+
     def __init__(self, device: str, *, now: Callable[[], float] = time.perf_counter) -> None:
         self.cuda = torch.device(device).type == "cuda"
         self.now = now

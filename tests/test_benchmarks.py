@@ -95,7 +95,10 @@ def test_counts_that_grow_are_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["speed"], "no part 'speed'. Known: counts, fixed, imports, look, memory, mix, peers"),
+        (
+            ["speed"],
+            "no part 'speed'. Known: counts, adapters, fixed, imports, look, memory, mix, peers",
+        ),
         pytest.param(
             ["--device", "cuda"],
             "this PyTorch finds no GPU",
