@@ -426,6 +426,34 @@ def test_each_view_needs_a_claim_of_its_own(pack, used):
             output[1 - used].sum().backward()
 
 
+@pytest.mark.parametrize("pack", [halves, whole_and_view])
+@pytest.mark.parametrize("written", [0, 1])
+@pytest.mark.parametrize("used", [0, 1])
+def test_a_write_into_a_view_does_not_replace_a_claim(pack, written, used):
+    """PyTorch then drops the hooks on all views of the same memory."""
+    _, mixup, output, _, _ = run(pack)
+    output[written].mul_(2)
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        F.cross_entropy(output[used], KIND.clamp(max=1)).backward(retain_graph=True)
+    mixup.wrap(nn.CrossEntropyLoss())(output[used], KIND.clamp(max=1)).backward()
+
+
+def test_a_write_into_a_view_of_a_container_that_cannot_be_made_anew_neither():
+    _, _, output, _, _ = run(lambda h, kind, size: Frozen({"kind": kind[:, :2]}))
+    output["kind"].mul_(2)
+    with pytest.raises(RuntimeError, match="its targets were not mixed"):
+        output["kind"].sum().backward()
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_views_of_which_outputs_names_one_may_be_written(written):
+    model, mixup = attach(halves, check=False, outputs="1")
+    with mixup.using(PLAN):
+        output = model(torch.randn(ROWS, 4))
+    output[written].mul_(2)
+    mixup.wrap(nn.CrossEntropyLoss())(output[1], KIND.clamp(max=1)).backward()
+
+
 def test_a_view_that_outputs_names_may_be_used_and_what_it_is_a_view_of():
     model, mixup = attach(whole_and_view, check=False, outputs="1")
     with mixup.using(PLAN):

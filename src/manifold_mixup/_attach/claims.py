@@ -31,6 +31,7 @@ class Leaf:
         named: whether the loss may read it, according to ``outputs=``.
         claimed: whether targets were mixed for it.
         above: leaves that are views of it, whose gradients also reach it.
+        base: whether it is no output, but what outputs are views of.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Leaf:
     named: bool
     claimed: bool = False
     above: tuple["Leaf", ...] = ()
+    base: bool = False
 
 
 class Outputs:
@@ -59,6 +61,7 @@ class Outputs:
         self.leaves: dict[int, Leaf] = {}  # by the sequence number of their node
         self.claimed = False  # whether all leaves are claimed
         self.handed_out = False
+        self.begin = 0  # the first sequence number of the pass
 
     def hand_out(self, output: Any, keep: object, begin: int) -> Any:
         """Return the output, of whose tensors with a graph each use in backward is noticed.
@@ -68,7 +71,7 @@ class Outputs:
             keep: an object that must live as long as the graph.
             begin: the first sequence number of the pass.
         """
-        self.handed_out = True
+        self.handed_out, self.begin = True, begin
         if self.plan is None:  # plain targets are always right: only keep the pass alive
             for _, tensor in leaves(output):
                 if tensor.grad_fn is not None:
@@ -76,7 +79,7 @@ class Outputs:
             return output
         try:
             only = _only_made(output)
-            if only is not None and self._watch_only(*only, keep, begin):
+            if only is not None and self._watch_only(*only, keep):
                 return output
             return self._aliased(output, keep)
         except Exception:  # the user's container cannot be rebuilt
@@ -85,7 +88,7 @@ class Outputs:
                     self._hook(path, tensor, keep)
             return output
 
-    def _watch_only(self, path: str, tensor: Tensor, keep: object, begin: int) -> bool:
+    def _watch_only(self, path: str, tensor: Tensor, keep: object) -> bool:
         """Put a hook on the node of the only tensor with a graph; return False if it cannot be.
 
         All that uses this tensor uses what the model returned, so it needs no alias. But the node
@@ -96,7 +99,7 @@ class Outputs:
         if node is None or tensor._is_view() or _autograd.in_transform():
             return False
         number = node._sequence_nr()
-        if number < begin:
+        if number < self.begin:
             return False
         leaf, place = self._leaf(path, tensor), tensor.output_nr
         self.leaves[number] = leaf
@@ -186,6 +189,26 @@ class Outputs:
             self.require_claim(leaf)
 
         tensor.register_hook(check)
+        if tensor._is_view() and not _autograd.in_transform():
+            self._watch_base(leaf, tensor, keep)
+
+    def _watch_base(self, leaf: Leaf, view: Tensor, keep: object) -> None:
+        """Put a hook on the node that made what a view is of; it acts after a write into that.
+
+        Such a write takes the nodes of the views out of the graph, and their hooks with them.
+        """
+        node = None if view._base is None else view._base.grad_fn
+        if node is None or node._sequence_nr() < self.begin:
+            return
+        number, version, memory = node._sequence_nr(), view._version, view.detach()
+        known = self.leaves.setdefault(number, Leaf(leaf.path, leaf.scalar, leaf.named, base=True))
+        known.named |= known.base and leaf.named
+
+        def check(grads: Any, keep: object = keep) -> None:
+            if memory._version != version:
+                self.require_claim(self.leaves[number])
+
+        node.register_prehook(check)
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
         rows = 0 if self.plan is None else self.plan.batch
