@@ -5,17 +5,23 @@ import ctypes
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from architectures import mixed_by
 from manifold_mixup import ManifoldMixup, find_layers
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.stage import Stage
 from manifold_mixup._proof import prove as prove_module
+from manifold_mixup._proof.factors import Products
+from manifold_mixup._proof.gradients import backward
 from manifold_mixup._proof.prove import Bench, prove
 from manifold_mixup._proof.redraw import redraw_parameters
-from manifold_mixup._proof.thin import drop_gradients, large_parameters, pool_of, thin
+from manifold_mixup._proof.thin import LARGE, drop_gradients, large_parameters, pool_of, thin
+from manifold_mixup._tree import tensors_in
 from states import normal
 
+aten = torch.ops.aten
 WIDTH = 256
 
 
@@ -195,3 +201,112 @@ def test_thin_parameters_lie_one_behind_the_other():
     memory = model[0].untyped_storage()
     assert model[2].data_ptr() + model[2].nbytes <= memory.data_ptr() + memory.nbytes()
     assert memory.nbytes() <= sum(pool.nbytes for pool in pools) + max(p.nbytes for p in given)
+
+
+# Products by factors
+
+
+def drawn(*shape: int) -> Tensor:
+    model = nn.ParameterList(thin([nn.Parameter(torch.empty(shape))], torch.float64).values())
+    redraw_parameters(model)
+    return model[0]
+
+
+@pytest.mark.parametrize(
+    "shape", [(384, 384), (1536, 384), (384, 1536), (1000, 784), (300, 308), (1000, 64)]
+)
+def test_a_product_by_factors_is_that_with_the_matrix(shape):
+    weight = drawn(*shape)
+    by_factors = Products([weight])
+    x, gradient, bias = normal(9, shape[1]), normal(9, shape[0]), normal(shape[0])
+    x, gradient, bias = x.double(), gradient.double(), bias.double()
+    close = {"rtol": 0, "atol": 1e-12}
+    with torch.no_grad():
+        made = by_factors(aten.addmm.default, (bias, x, weight.t()), {})
+        torch.testing.assert_close(made, bias + x @ weight.clone().t(), **close)
+        made = by_factors(aten.mm.default, (x, weight.t()), {})
+        torch.testing.assert_close(made, x @ weight.clone().t(), **close)
+        made = by_factors(aten.mm.default, (gradient, weight), {})  # as in backward
+        torch.testing.assert_close(made, gradient @ weight.clone(), **close)
+
+
+def test_other_operators_and_numbers_that_were_written_are_left_to_the_tensor():
+    weight = drawn(WIDTH, WIDTH)
+    by_factors, x = Products([weight]), normal(3, WIDTH).double()
+    call = (x, weight.detach().t())
+    assert by_factors(aten.mm.default, call, {}) is not NotImplemented
+    assert by_factors(aten.matmul.default, call, {}) is NotImplemented
+    assert by_factors(aten.mm.default, (x, weight.detach()[1:].t()), {}) is NotImplemented
+    assert by_factors(aten.addmm.default, (x, *call), {"alpha": 2}) is NotImplemented
+    weight.data[3] += 1  # no version of the tensor tells
+    assert by_factors(aten.mm.default, call, {}) is NotImplemented
+
+
+# Gradients
+
+
+def gradients_of(end: Tensor) -> set[int]:
+    """Return the sizes of the tensors that a backward pass computes."""
+    made: set[int] = set()
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func is not aten.t.default:  # a view
+                made.update(tensor.numel() for tensor in tensors_in(result))
+            return result
+
+    with Sizes():
+        backward([end.sum()], [torch.ones((), dtype=end.dtype)])
+    return made
+
+
+class Tokens(nn.Module):
+    """A thin embedding, which has no bias, and thin layers with one and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, WIDTH)
+        self.first = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.second = nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.second(self.first(self.embed(ids)).tanh())
+
+
+def thinned(model: nn.Module) -> nn.Module:
+    large = [p for p in model.parameters() if p.numel() >= LARGE]
+    by_id = thin(large, torch.float64)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            module._parameters[name] = by_id.get(id(parameter), parameter)
+    model.double()
+    redraw_parameters(model)
+    return model
+
+
+def test_no_gradient_of_a_thin_parameter_is_computed_and_all_before_it_is():
+    model, reached = thinned(Tokens()), []
+    for layer in (model.embed, model.first, model.second):
+        layer.register_forward_hook(lambda _, __, out: out.register_hook(reached.append) and None)
+    sizes = gradients_of(model(torch.arange(6)))
+    assert len(reached) == 3
+    assert max(sizes) <= 6 * 2 * WIDTH
+    assert all(p.grad is None for p in model.parameters() if p.numel() >= LARGE)
+
+
+def test_other_uses_of_a_thin_parameter_have_their_gradient():
+    model, reached = thinned(Tokens()), []
+    squared = model.second.weight.square()
+    squared.register_hook(reached.append)
+    backward([squared.sum()], [torch.ones((), dtype=torch.float64)])
+    assert len(reached) == 1
+    assert model.second.weight.grad is not None
+
+
+def test_a_reentrant_checkpoint_runs_to_all_leaves():
+    model = thinned(Tokens())
+    h = model.embed(torch.arange(6))
+    out = checkpoint(lambda h: model.second(model.first(h)), h, use_reentrant=True)
+    backward([out.sum()], [torch.ones((), dtype=torch.float64)])
+    assert model.second.bias.grad is not None

@@ -30,6 +30,8 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._progress import watched
 from manifold_mixup._proof.counted import Padded
 from manifold_mixup._proof.draws import same_draws
+from manifold_mixup._proof.factors import Products
+from manifold_mixup._proof.gradients import backward
 from manifold_mixup._proof.graphs import Graphs, draw_graphs
 from manifold_mixup._proof.influence import Influence
 from manifold_mixup._proof.lookups import Lookups
@@ -216,6 +218,7 @@ def _calibrated(
     def bench_with(make: Callable[[Tensor], Tensor]) -> Bench:
         stage.cast(make)
         redraw_parameters(stage.model)
+        stage.compute = Products(stage.model.parameters())
         return Bench(stage, draw(dtype=dtype), run, outputs, mask)
 
     if large:
@@ -391,6 +394,7 @@ class Bench:
             verdict, reason = self._judge(path, error)
             if verdict == "proven" and not is_input(layer):
                 self._backward(mixed)
+            del mixed  # with the graph
         if verdict == "proven" and watch.lost and not self._loses_gradient(layer):
             return path, error, "failed", "no gradient flows back through the mixed state"
         if verdict == "proven" and self.plain:
@@ -509,7 +513,7 @@ class Bench:
         # Asymmetric weights, because the outputs of a softmax sum to a constant.
         weights = [torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end) for end in ends]
         if ends:
-            torch.autograd.backward(ends, weights)
+            backward(ends, weights)
 
     @contextmanager
     def _watched(

@@ -11,7 +11,7 @@ from manifold_mixup._dry_run.stand_ins import cast
 from manifold_mixup._inputs import map_inputs, named_inputs
 from manifold_mixup._masks import shortened, valid_positions
 from manifold_mixup._mix import is_continuous
-from manifold_mixup._proof.thin import pool_of
+from manifold_mixup._proof.thin import draw_thin, pool_of
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,8 @@ def redraw_parameters(model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if is_continuous(parameter) and parameter.numel():
-                pool = pool_of(parameter)
-                if pool is not None:
-                    drawn = torch.randn(len(pool), generator=generator, device="cpu")
-                    pool.copy_(_scale(parameter.shape) * drawn)
+                if pool_of(parameter) is not None:
+                    draw_thin(parameter, _scale(parameter.shape), generator)
                     continue
                 drawn = _natural(name, parameter.shape, generator)
                 if parameter.is_complex():

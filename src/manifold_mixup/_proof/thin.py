@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_LARGE = 2**15
+from manifold_mixup._proof.factors import draw
+
+LARGE = 2**15
 """Parameters with fewer numbers are copied."""
 _LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHIFTS = (1, 7, 19, 53, 101)
@@ -22,6 +24,8 @@ _SHIFTS = (1, 7, 19, 53, 101)
 
 They differ, so that no two axes of a parameter can be exchanged.
 """
+_PRIMES = (7, 11, 13, 17, 19, 23, 29)
+"""The row of a matrix is shifted by the first of these that does not divide its length."""
 
 
 def large_parameters(model: nn.Module) -> set[int]:
@@ -32,7 +36,7 @@ def large_parameters(model: nn.Module) -> set[int]:
         ours = type(module) in _LAYERS and _has_its_forward(module)
         for parameter in module._parameters.values():
             if parameter is not None:
-                fits = ours and _is_usual(parameter) and parameter.numel() >= _LARGE
+                fits = ours and _is_usual(parameter) and parameter.numel() >= LARGE
                 (inside if fits else outside).add(id(parameter))
     return inside - outside
 
@@ -72,7 +76,19 @@ def thin(parameters: Sequence[Tensor], dtype: torch.dtype) -> dict[int, Tensor]:
     return made
 
 
+def draw_thin(parameter: Tensor, scale: float, generator: torch.Generator) -> None:
+    """Draw the numbers of a thin parameter; those of a matrix so that its products are fast."""
+    pool = vars(parameter)["_pool"]
+    if parameter.ndim == 2:
+        step = parameter.stride(0)
+        vars(parameter)["_factors"] = draw(pool, parameter.shape, step, generator)
+    else:
+        pool.copy_(scale * torch.randn(len(pool), generator=generator, device="cpu"))
+
+
 def _strides(shape: torch.Size) -> tuple[int, ...]:
+    if len(shape) == 2:
+        return next(step for step in _PRIMES if shape[1] % step), 1
     return _SHIFTS[: len(shape)][::-1]
 
 
