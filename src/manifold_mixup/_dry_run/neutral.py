@@ -54,6 +54,8 @@ class Neutral(TorchDispatchMode):
         if not is_random(func):
             return func(*args, **kwargs)
         named = bind(func, args, kwargs)
+        if func is _CHANCES and 0 <= named["p"] <= 1:  # dropout's; drawing takes long
+            return named["self"].fill_(self.values["bernoulli"](named))
         named.update(_switches(operator_name(func), named))
         drawn = _call(func, named)
         value = self.values.get(operator_name(func).rstrip("_"))
@@ -62,6 +64,7 @@ class Neutral(TorchDispatchMode):
 
 # PyTorch dispatches this one at almost every access of a fake tensor in C++.
 DEVICE = torch.ops.prim.device.default
+_CHANCES = torch.ops.aten.bernoulli_.float
 
 
 def device_of(func: Any, args: tuple[Any, ...]) -> Any:
