@@ -6,7 +6,6 @@ computed, and so are the gradients of all small leaves.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,20 +22,19 @@ def backward(ends: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     """Run backward from ``ends``, with their gradients ``weights``, to all leaves."""
     leaves = _leaves(ends)
     if leaves:
-        with suppress(Exception):  # reentrant checkpoints run to all leaves only
-            given: Any = {"retain_graph": True, "allow_unused": True}
-            torch.autograd.grad(ends, leaves, weights, **given)
-            return
-    torch.autograd.backward(ends, weights)
+        torch.autograd.grad(ends, leaves, weights, allow_unused=True)
+    else:
+        torch.autograd.backward(ends, weights)
 
 
 def _leaves(ends: Sequence[Tensor]) -> list[Any]:
-    """List the small leaves, and where the gradient of a large one would be computed.
+    """List the small leaves, and where the gradients of thin ones would be computed.
 
-    The list is empty if a large leaf belongs to another operator than PyTorch's own.
+    The list is empty if none is thin, if a large leaf belongs to another operator than PyTorch's
+    own, or if there is a reentrant checkpoint, which runs to all leaves only.
     """
     stack = [end.grad_fn for end in ends]
-    visited, found = set(), []
+    visited, found, thin = set(), [], False
     while stack:
         node = stack.pop()
         if node is None or node in visited:
@@ -47,11 +45,14 @@ def _leaves(ends: Sequence[Tensor]) -> list[Any]:
             if leaf.numel() >= LARGE:
                 return []
             found.append(leaf)
+        elif "Checkpoint" in node.name():
+            return []
         elif node.name() in _WITH_WEIGHT and any(map(_is_of_thin, following)):
             found.append(GradientEdge(node, 0))
+            thin = True
             following = [after for after in following if not _is_of_thin(after)]
         stack += following
-    return found
+    return found if thin else []
 
 
 def _is_of_thin(node: Any) -> bool:

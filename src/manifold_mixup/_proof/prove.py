@@ -416,7 +416,6 @@ class Bench:
             verdict, reason = self._judge(path, error)
             if verdict == "proven" and not is_input(layer):
                 self._backward(mixed)
-            del mixed  # with the graph
         if verdict == "proven" and watch.lost and not self._loses_gradient(layer):
             return path, error, "failed", "no gradient flows back through the mixed state"
         if verdict == "proven" and self.plain:
