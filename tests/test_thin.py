@@ -43,7 +43,7 @@ def benches(monkeypatch):
     seen: list[tuple[bool, int]] = []
     calibrate = Bench.calibrate
 
-    def recorded(bench: Bench) -> None:
+    def recorded(bench: Bench, *layer: str) -> None:
         stage: Stage = bench.stage
         pools = map(pool_of, stage.stand_ins.values())
         memory = {
@@ -51,7 +51,7 @@ def benches(monkeypatch):
             for made, pool in zip(stage.stand_ins.values(), pools, strict=True)
         }
         seen.append((bench.thin, sum(memory.values())))
-        calibrate(bench)
+        calibrate(bench, *layer)
 
     monkeypatch.setattr(Bench, "calibrate", recorded)
     return seen

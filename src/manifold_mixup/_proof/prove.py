@@ -108,7 +108,9 @@ def prove(
             how: Any = run, mask, outputs, lead
             given: Any = {"graphs": graphs, "ends": ends}
             large = large_parameters(stage.model)
-            bench = prepare(stage, args, kwargs, *how, **given, large=large)
+            bench = prepare(
+                stage, args, kwargs, *how, **given, large=large, layer=next(iter(names), None)
+            )
             layers = watched(names, doing="proving", show=progress)
             proofs = {name: bench.prove(name) for name in layers}
             unproven = [name for name in names if proofs[name].verdict != "proven"]
@@ -152,10 +154,12 @@ def prepare(
     graphs: bool = False,
     ends: bool = False,
     large: Collection[int] = (),
+    layer: str | None = None,
 ) -> "Bench":
     """Set the model up and run it unmixed, in float64 or, failing that, in float32.
 
-    The parameters ``large``, by id, are drawn thin if the model runs with such ones.
+    The parameters ``large``, by id, are drawn thin if the model runs with such ones. Then a
+    ``layer`` may be tested at the same time.
     """
     _refuse_lazy(stage)
     if graphs and lead is not None:
@@ -164,7 +168,7 @@ def prepare(
         ways = _ways(stage.model, args, kwargs, mask, lead, ends=ends)
     for dtype, draw in ways:
         try:
-            return _calibrated(stage, draw, dtype, run, mask, outputs, large)
+            return _calibrated(stage, draw, dtype, run, mask, outputs, large, layer)
         except (Inconclusive, NotTraceable):
             raise
         except Exception as failed:  # the model's code may not support this dtype
@@ -212,6 +216,7 @@ def _calibrated(
     mask: str | None,
     outputs: Sequence[str] | None,
     large: Collection[int],
+    layer: str | None,
 ) -> "Bench":
     """Set the model up in one way; if needed, make its kept states equal for all examples."""
 
@@ -229,7 +234,7 @@ def _calibrated(
             )
             bench.thin = True
             drop_gradients(stage.model)
-            bench.calibrate()
+            bench.calibrate(layer)
             return bench
     bench = bench_with(lambda tensor: copied(tensor, dtype))
     try:
@@ -294,6 +299,8 @@ class Bench:
         # Whether large parameters are thin. If so, a test that is passed may stand for a weaker one
         # that it includes, because what fails is tested again on another bench.
         self.thin = False
+        # Partners by which each layer is then tested in one pass; None if two orders do that.
+        self.partners: Tensor | None = None
         self.looks_up = False  # whether values of the examples, cast to integers, chose rows
         # Whether a module ignores positions that one example has; None if not yet measured.
         self.forgets: bool | None = None
@@ -304,43 +311,31 @@ class Bench:
         self.rounding: dict[str, float] = {}
         self.difference: dict[str, float] = {}
 
-    def calibrate(self) -> None:
+    def calibrate(self, layer: str | None = None) -> None:
         """Measure how the unmixed model responds to reordered examples.
+
+        Args:
+            layer: a layer to be tested, at which they may be reordered once more in the same pass.
 
         Raises:
             Inconclusive: its outputs do not distinguish examples.
             OrderMatters: its outputs depend on the order of the examples.
         """
         try:
-            self._calibrate()
+            self._calibrate(layer)
         except OrderMatters:
             # The model may pair examples at random, and then any pairs will do.
             self.neutral = Neutral(reorders=False)
             self._calibrate()
 
-    def _calibrate(self) -> None:
-        self.also = first = Lookups()
-        plain = self._unmixed()
-        self.also = reordered = Lookups()
-        moved = self._unmixed(self.perm)
-        self.also, self.looks_up = nullcontext(), first.differs(reordered)
+    def _calibrate(self, layer: str | None = None) -> None:
+        plain, moved = self._looked_up(layer)
         floors = {path: _floor(output) for path, output in plain.items()}
         rows = {
             path: self._has_rows(path, output, moved[path], _ROUNDING * floors[path])
             for path, output in plain.items()
         }
-        # What is the same for reordered examples is the same for these; a refusal tells for sure.
-        steady = (
-            self.thin
-            and not self.drew
-            and all(
-                _distance(moved[path], self._ordered(output)) <= _ROUNDING * floors[path]
-                if rows[path]
-                else _distance(moved[path], output) <= _TELLING * floors[path]
-                for path, output in plain.items()
-            )
-        )
-        again = plain if steady else self._unmixed()
+        again = plain if self._steady(plain, moved, rows) else self._unmixed()
         silent = "no floating point output has the batch as its dimension 0"
         batched = False
         for path, output in plain.items():
@@ -369,6 +364,79 @@ class Bench:
                 silent = "all examples give the same outputs. Pass examples that differ"
         if not batched:
             raise Inconclusive(silent)
+
+    def _looked_up(self, layer: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the outputs of the examples and of the reordered ones, and note look-ups."""
+        self.also = first = Lookups()
+        plain = self._unmixed()
+        self.also = reordered = Lookups()
+        moved = None if layer is None else self._moved_twice(plain, layer)
+        if moved is None:
+            self.also = reordered = Lookups()
+            moved = self._unmixed(self.perm)
+        else:
+            self.partners = self._tangled()
+        self.also, self.looks_up = nullcontext(), first.differs(reordered)
+        return plain, moved
+
+    def _steady(
+        self, plain: dict[str, Tensor], moved: dict[str, Tensor], rows: dict[str, bool]
+    ) -> bool:
+        """Return whether reordered examples show that the model draws no random numbers."""
+        return (
+            self.thin  # a refusal tells for sure
+            and not self.drew
+            and all(
+                _distance(moved[path], self._ordered(output)) <= _ROUNDING * _floor(output)
+                if rows[path]
+                else _distance(moved[path], output) <= _TELLING * _floor(output)
+                for path, output in plain.items()
+            )
+        )
+
+    def _moved_twice(self, plain: dict[str, Tensor], layer: str) -> dict[str, Tensor] | None:
+        """Reorder the examples, and two of them once more at a layer.
+
+        Returns:
+            The outputs, with these two put back; None if they are not those of the plain pass.
+        """
+        if self.of_graphs or any(len(output) != self.examples.count for output in plain.values()):
+            return None
+        moved = {}
+        with (
+            suppress(Exception),
+            self._pass(self.perm, self._plan(layer, 0.0, self.swap)) as mixed,
+        ):
+            for path, output in plain.items():
+                wanted, made = output[self.perm], mixed[path].detach()[self.swap]
+                padding = wanted - self.padding.counted(wanted, self.perm)
+                moved[path] = padding + self.padding.counted(made, self.perm)
+                if not _distance(moved[path], wanted) <= _ROUNDING * _floor(output):
+                    return None
+        return moved if len(moved) == len(plain) and not self.drew else None
+
+    def _tangled(self) -> Tensor:
+        """Return a partner for each example, so that one pass tests a layer.
+
+        No reordering but the identity commutes with these, and no example is its own partner. With
+        padding, the partner of one example lacks many of its positions.
+        """
+        count = self.examples.count
+        first, second = self._pair() if self.padding else (0, 1)
+        rest = [index for index in range(count) if index not in (first, second)]
+        partners = torch.empty(count, dtype=torch.int64, device="cpu")
+        for index, partner in zip(
+            (first, second, *rest), (second, first, first, *rest), strict=False
+        ):
+            partners[index] = partner
+        return partners
+
+    def _pair(self) -> tuple[int, int]:
+        """Return two examples, the first of which has many positions that the second has not."""
+        valid = self.padding.valid.cpu()
+        alone = (valid[:, None] & ~valid[None]).sum(2)
+        first, second = divmod(int(alone.argmax()), len(valid))
+        return (first, second) if first != second else (0, 1)
 
     def _ordered(self, output: Tensor) -> Tensor:
         """Return what an output must be if the examples are reordered; graphs are not."""
@@ -411,14 +479,18 @@ class Bench:
 
     def _permutes(self, layer: str) -> tuple[str, float, Verdict, str]:
         """Test a layer at λ = 0; return the worst output, its error, the verdict and the reason."""
-        with self._watched(layer, self._plan(layer, self._least(), self.perm)) as (mixed, watch):
-            path, error = self._worst(mixed, self.permuted, self.perm)
+        perm, ends = self.perm, self.permuted
+        if self.partners is not None:
+            perm = self.partners
+            ends = {path: output[perm] for path, output in self.plain.items()}
+        with self._watched(layer, self._plan(layer, self._least(), perm)) as (mixed, watch):
+            path, error = self._worst(mixed, ends, perm)
             verdict, reason = self._judge(path, error)
             if verdict == "proven" and not is_input(layer):
                 self._backward(mixed)
         if verdict == "proven" and watch.lost and not self._loses_gradient(layer):
             return path, error, "failed", "no gradient flows back through the mixed state"
-        if verdict == "proven" and self.plain:
+        if verdict == "proven" and self.partners is None and self.plain:
             swapped = {path: end[self.swap] for path, end in self.plain.items()}
             with self._pass(None, self._plan(layer, 0.0, self.swap)) as mixed:
                 other, another = self._worst(mixed, swapped, self.swap)
@@ -471,10 +543,7 @@ class Bench:
 
         What these positions are to the first of them is the same among more examples.
         """
-        valid = self.padding.valid
-        alone = (valid & ~valid[self.perm.to(valid.device)]).flatten(1).sum(1)
-        first = int(alone.argmax())
-        pair = torch.stack([torch.tensor(first), self.perm[first]])
+        pair = torch.tensor(self._pair(), device="cpu")
         with suppress(Exception):  # from a model that needs its number of examples
             return not self._influence(layer, 0.5, pair).is_faint()
         return False
