@@ -72,19 +72,20 @@ def draw(
     heights = 1 + (torch.rand(len(spikes), **given) - 0.5) / 2
     heights = torch.where(torch.rand(len(spikes), **given) < 0.5, heights, -heights).to(pool.dtype)
     size = math.sqrt(2 / _WAVES / columns)
+    turn = torch.tensor(2 * math.pi / _TURN, dtype=torch.float64, device="cpu")
 
-    def angles(places: Tensor, speed: Tensor, start: Tensor | int = 0) -> Tensor:
-        return ((places * speed + start) % _TURN).double() * (2 * math.pi / _TURN)
+    def waves(places: Tensor) -> Tensor:
+        """Return the part of a place in each wave's value at a sum of two places."""
+        angles = (places * speeds[:, None] + starts[:, None]) % _TURN * turn
+        return torch.cat([size * angles.cos(), -size * angles.sin()])
 
-    pool.zero_()
-    places = torch.arange(len(pool), device="cpu")
-    for speed, start in zip(speeds, starts, strict=True):
-        pool += size * angles(places, speed, start).cos()
+    by_column = torch.arange(columns, device="cpu") * speeds[:, None] % _TURN * turn
+    right = torch.cat([by_column.cos(), by_column.sin()])
+    by_piece = waves(torch.arange(0, len(pool), columns, device="cpu"))
+    pool.copy_((by_piece.t() @ right).flatten()[: len(pool)])
     pool[spikes] += heights
-    by_row = angles(step * torch.arange(rows, device="cpu"), speeds[:, None], starts[:, None])
-    by_column = angles(torch.arange(columns, device="cpu"), speeds[:, None])
-    left = torch.cat([size * by_row.cos(), -size * by_row.sin()]).to(pool.dtype)
-    right = torch.cat([by_column.cos(), by_column.sin()]).to(pool.dtype)
+    left = waves(step * torch.arange(rows, device="cpu")).to(pool.dtype)
+    right = right.to(pool.dtype)
     of_row = step * torch.arange(rows, device="cpu")
     at = (first - of_row) % columns
     heights = heights[(of_row + at - first) // columns]
