@@ -20,6 +20,7 @@ from manifold_mixup._layers import unwrap
 from manifold_mixup._module_hooks import Hook, Place
 from manifold_mixup._storage import storage_of
 
+# Given an operator and its arguments, returns its result, or NotImplemented for one that is to run.
 Compute = Callable[[Any, tuple[Any, ...], Any], Any]
 
 
@@ -63,7 +64,6 @@ class Stage:
 
     Attributes:
         model: the user's own model, in train mode, eager, with all forward hooks except ours.
-        compute: computes operators in another way, see `Isolated`.
     """
 
     def __init__(self, model: nn.Module, snapshot: Snapshot) -> None:
@@ -81,7 +81,6 @@ class Stage:
         self.versions: dict[int, int] = {}  # of the stand-ins, before a run
         self.fresh = False  # whether nothing has run since `cast`
         self.ran = False  # whether anything may have run since the snapshot
-        self.compute: Compute = _not_at_all
 
     def cast(self, make: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by the result of ``make``, and set the model up to run."""
@@ -126,9 +125,9 @@ class Stage:
             and (id(stand_in) not in held or stand_in._version != self.versions[number])
         }
 
-    def isolated(self) -> "Isolated":
-        """Return a mode in which no operator may use the user's own tensors."""
-        return Isolated(self.originals, self.compute)
+    def isolated(self, compute: Compute | None = None) -> "Isolated":
+        """Return a mode in which no operator may use the user's own tensors; see `Isolated`."""
+        return Isolated(self.originals, compute)
 
 
 class Isolated(TorchDispatchMode):
@@ -136,11 +135,12 @@ class Isolated(TorchDispatchMode):
 
     Args:
         originals: the names of these tensors, by storage.
-        compute: given an operator and its arguments, returns its result, or NotImplemented for one
-            that is to run.
+        compute: computes some operators in another way; None runs all.
     """
 
-    def __init__(self, originals: dict[StorageWeakRef | None, str], compute: Compute) -> None:
+    def __init__(
+        self, originals: dict[StorageWeakRef | None, str], compute: Compute | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.originals, self.compute = originals, compute
         self.met: NotTraceable | None = None
@@ -157,17 +157,13 @@ class Isolated(TorchDispatchMode):
             if storage is not None and storage in self.originals:
                 self.met = NotTraceable(_not_isolated(self.originals[storage]))
                 raise self.met
-        made = self.compute(func, args, kwargs)
+        made = NotImplemented if self.compute is None else self.compute(func, args, kwargs)
         return func(*args, **(kwargs or {})) if made is NotImplemented else made
 
     def require(self) -> None:
         """Raise if an operator was refused; the model's own code may have caught the error."""
         if self.met is not None:
             raise self.met
-
-
-def _not_at_all(func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-    return NotImplemented
 
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Iterator[Tensor]:

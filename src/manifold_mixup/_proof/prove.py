@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from manifold_mixup._dry_run.aside import aside, in_own_context
 from manifold_mixup._dry_run.errors import NotTraceable
-from manifold_mixup._dry_run.neutral import Neutral
+from manifold_mixup._dry_run.neutral import Neutral, is_random
 from manifold_mixup._dry_run.stage import Stage, staged_with
 from manifold_mixup._dry_run.stand_ins import copied, level
 from manifold_mixup._graphs import graphs_in
@@ -223,7 +223,6 @@ def _calibrated(
     def bench_with(make: Callable[[Tensor], Tensor]) -> Bench:
         stage.cast(make)
         redraw_parameters(stage.model)
-        stage.compute = Products(stage.model.parameters())
         return Bench(stage, draw(dtype=dtype), run, outputs, mask)
 
     if large:
@@ -293,6 +292,7 @@ class Bench:
         self.swap = torch.arange(examples.count, device="cpu")
         self.swap[:2] = self.swap[:2].flip(0)
         self.neutral = Neutral()
+        self.products = Products(self.model.parameters())
         self.also: AbstractContextManager[Any] = nullcontext()  # one more context for the passes
         self.drew = False  # whether Python's or NumPy's generator was used
         self.by_place = False  # whether that treats examples differently by position
@@ -650,6 +650,12 @@ class Bench:
         with self._pass(None, plan, watch) as outputs:
             yield outputs, watch
 
+    def _compute(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Compute an operator in another way: if it is random, or a product with a thin matrix."""
+        if is_random(func):
+            return self.neutral.__torch_dispatch__(func, (), args, kwargs)
+        return self.products(func, args, kwargs)
+
     def _unmixed(self, perm: Tensor | None = None) -> dict[str, Tensor]:
         with self._pass(perm, None) as outputs:
             # Without the graphs, which would keep every activation of the pass.
@@ -667,7 +673,7 @@ class Bench:
         # Undo what the pass before kept (statistics, power iterations), which may have a new shape.
         self.stage.reset()
         args, kwargs = call or self.examples.reordered(self.model, perm)
-        isolated = self.stage.isolated()
+        isolated = self.stage.isolated(self._compute)
         with ExitStack() as stack:
             stack.enter_context(aside(self.model))
             if watch is not None:
@@ -675,7 +681,6 @@ class Bench:
             stack.enter_context(_full_precision(self.devices))
             stack.callback(isolated.require)
             stack.enter_context(isolated)
-            stack.enter_context(self.neutral)
             stack.enter_context(self.also)
             stack.enter_context(same_draws())
             before = _generators()
