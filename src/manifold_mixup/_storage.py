@@ -17,3 +17,16 @@ def storage_of(tensor: Tensor) -> StorageWeakRef | None:
             return StorageWeakRef(tensor.untyped_storage())
     except (NotImplementedError, RuntimeError, ValueError):
         return None
+
+
+def number_of_storage(tensor: Tensor) -> int | None:
+    """Return a number of a tensor's storage, which another may have once this one is gone.
+
+    It is found faster than the key, which holds the number: ``storage_of(tensor).cdata``.
+    """
+    try:
+        with torch._C.DisableTorchFunction():
+            number: int = tensor.untyped_storage()._cdata
+            return number
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None

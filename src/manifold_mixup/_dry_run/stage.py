@@ -18,7 +18,7 @@ from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._inputs import map_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._module_hooks import Hook, Place
-from manifold_mixup._storage import storage_of
+from manifold_mixup._storage import number_of_storage, storage_of
 
 # Given an operator and its arguments, returns its result, or NotImplemented for one that is to run.
 Compute = Callable[[Any, tuple[Any, ...], Any], Any]
@@ -142,7 +142,8 @@ class Isolated(TorchDispatchMode):
         self, originals: dict[StorageWeakRef | None, str], compute: Compute | None = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.originals, self.compute = originals, compute
+        self.originals, self.compute = originals, compute  # which keep their numbers unique
+        self.numbers = {ref.cdata: name for ref, name in originals.items() if ref is not None}
         self.met: NotTraceable | None = None
 
     @classmethod
@@ -153,9 +154,9 @@ class Isolated(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, unless it uses one of the user's own tensors."""
         for tensor in _given(args, kwargs):
-            storage = storage_of(tensor)
-            if storage is not None and storage in self.originals:
-                self.met = NotTraceable(_not_isolated(self.originals[storage]))
+            name = self.numbers.get(number_of_storage(tensor))
+            if name is not None:
+                self.met = NotTraceable(_not_isolated(name))
                 raise self.met
         made = NotImplemented if self.compute is None else self.compute(func, args, kwargs)
         return func(*args, **(kwargs or {})) if made is NotImplemented else made

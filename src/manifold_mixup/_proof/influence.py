@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup._layers import is_input, module_name, named_layers
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after
 from manifold_mixup._tree import leaves
@@ -30,14 +31,16 @@ class Influence:
     Args:
         held: the valid positions of the examples, ``(batch, time)``.
         perm: the partners.
+        layer: the layer that is mixed. What ended before it is as without mixing.
     """
 
-    def __init__(self, held: Tensor, perm: Tensor) -> None:
+    def __init__(self, held: Tensor, perm: Tensor, layer: str) -> None:
         partners = held[perm.to(held.device)]
         self.alone, self.both = held & ~partners, held & partners
         # Each module with its influence, and the largest of all positions.
         self.found: list[tuple[nn.Module, float, float]] = []
         self._measuring = False
+        self._layer, self._mixed = layer, is_input(layer)
         self._frozen: list[nn.Parameter] = []
 
     def put_on(self, model: nn.Module) -> None:
@@ -48,6 +51,11 @@ class Influence:
                 parameter.requires_grad_()
             for module in model.modules():
                 hook_after(module, self, with_kwargs=True)
+            if not self._mixed:
+                hook_after(named_layers(model)[module_name(self._layer)], self._begin, prepend=True)
+
+    def _begin(self, *_: Any) -> None:
+        self._mixed = True
 
     def restore(self) -> None:
         """Freeze again what was frozen."""
@@ -55,6 +63,9 @@ class Influence:
             parameter.requires_grad_(False)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Measure a module that has just run."""
+        if not self._mixed:
+            return
         given = [tensor for _, tensor in leaves((args, kwargs))]
         states = [
             tensor for tensor in given if tensor.requires_grad and self._has_positions(tensor)

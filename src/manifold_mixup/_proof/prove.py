@@ -593,7 +593,7 @@ class Bench:
         valid, perm = self.padding.valid, self.perm
         if rows is not None:
             valid, perm = valid[rows.to(valid.device)], torch.tensor([1, 0], device="cpu")
-        influence = Influence(valid, perm)
+        influence = Influence(valid, perm, layer)
         try:
             with self._pass(rows, self._plan(layer, lam, perm), influence):
                 return influence
