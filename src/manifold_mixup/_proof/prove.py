@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._dry_run.aside import aside, in_own_context
+from manifold_mixup._dry_run.aside import aside, in_own_context, old_objects_kept
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral, is_random
 from manifold_mixup._dry_run.stage import Stage, staged_with
@@ -104,7 +104,7 @@ def prove(
         A verdict on every layer.
     """
     try:
-        with staged_with(model, args, kwargs) as (stage, args, kwargs):
+        with old_objects_kept(), staged_with(model, args, kwargs) as (stage, args, kwargs):
             how: Any = run, mask, outputs, lead
             given: Any = {"graphs": graphs, "ends": ends}
             large = large_parameters(stage.model)
