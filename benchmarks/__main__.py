@@ -22,6 +22,7 @@ import torch
 from benchmarks import (
     accuracy,
     counts,
+    first,
     fixed,
     imports,
     look,
@@ -240,9 +241,12 @@ def start(effort: Effort) -> Found:
 
 @counts.one_thread()
 def looks(effort: Effort) -> Found:
-    """Time looks at models, on one thread."""
+    """Time looks at models, and the first step with a mask, on one thread."""
     say("looking")
-    return look.measure(effort.families, effort.rounds)
+    families = look.measure(effort.families, effort.rounds)
+    say("the first step with a mask")
+    steps = first.measure(1 if effort.step_seconds == 0 else 5, small=effort.step_seconds == 0)
+    return {"families": families, "first": steps}
 
 
 @counts.one_thread()

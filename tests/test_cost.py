@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from benchmarks import look
+from benchmarks import first, look
 from benchmarks.counts import (
     BATCH,
     CHANNELS,
@@ -20,6 +20,9 @@ from benchmarks.counts import (
 from torch import nn
 
 from manifold_mixup import ManifoldMixup
+from manifold_mixup._proof.prove import Bench
+
+aten = torch.ops.aten
 
 SMALL = 16 * 1024  # bytes for a plan and a second loss, with a margin
 either_lambda = pytest.mark.parametrize("per_sample", [False, True])
@@ -116,3 +119,42 @@ def test_what_a_look_runs_is_all_counted():
     counts = [look.looked_at(nn.Sequential(*layers[:n]), torch.ones(2, 4)) for n in (4, 5, 6)]
     assert counts[1] - counts[0] == counts[2] - counts[1]
     assert counts[1] - counts[0] == 2 * (2 + 1)  # in each pass a transpose, a product and a copy
+
+
+def passes_of_a_first_step(layers: int) -> list[tuple[int, bool]]:
+    """Return the examples of each pass of the proof, and whether it is mixed."""
+    model, batch = first.bert(256, 4), first.sentences()
+    names = [f"bert.encoder.layer.{block}" for block in range(layers)]
+    mixup = ManifoldMixup(model, names, mask="attention_mask", seed=0)
+    with first.counted_passes() as passes:
+        model(**batch)
+    mixup.remove()
+    return passes
+
+
+def test_the_proof_of_a_first_step_runs_few_passes():
+    """Two for all layers, one for each, and one of a pair of examples between λ = 0 and 1."""
+    one, three = passes_of_a_first_step(1), passes_of_a_first_step(3)
+    assert one == [(4, False), (4, True), (4, True), (2, True)]
+    assert three == [*one, (4, True), (4, True)]
+
+
+def test_the_proof_of_a_first_step_multiplies_with_no_large_matrix():
+    """So it takes neither the time nor the memory of one."""
+    sizes = set()
+    model, batch = first.bert(256, 2), first.sentences()
+    layers = ["bert.encoder.layer.0"]
+    theirs = Bench._compute
+
+    def watched(self, func, args, kwargs):
+        made = theirs(self, func, args, kwargs)
+        if made is NotImplemented and func in (aten.mm.default, aten.addmm.default):
+            sizes.add(args[-1].numel())
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "_compute", watched)
+        with ManifoldMixup(model, layers, mask="attention_mask", seed=0):
+            model(**batch)
+    assert sizes
+    assert max(sizes) <= 10 * 256  # that of the classifier
