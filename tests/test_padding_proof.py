@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from all_thin import make_all_thin
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._masks import shortened
+
+
+@pytest.fixture(params=["copied", "thin"], autouse=True)
+def parameters(request, monkeypatch):
+    if request.param == "thin":
+        make_all_thin(monkeypatch)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from all_thin import make_all_thin
 from architectures import (
     Recurrent,
     mixed_by,
@@ -28,6 +29,12 @@ from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report
 from manifold_mixup._tree import map_leaves
 from states import normal
+
+
+@pytest.fixture(params=["copied", pytest.param("thin", marks=pytest.mark.thorough)], autouse=True)
+def parameters(request, monkeypatch):
+    if request.param == "thin":
+        make_all_thin(monkeypatch)
 
 
 def prove_one(model: nn.Module, layer: str, *args: object, **kwargs: object) -> LayerProof:

@@ -1,6 +1,8 @@
 """Large parameters of the proof lie in little memory, and change no verdict."""
 
 import ctypes
+from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -310,3 +312,32 @@ def test_a_reentrant_checkpoint_runs_to_all_leaves():
     out = checkpoint(lambda h: model.second(model.first(h)), h, use_reentrant=True)
     backward([out.sum()], [torch.ones((), dtype=torch.float64)])
     assert model.second.bias.grad is not None
+
+
+# Fewer passes
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_no_reordering_commutes_with_the_partners_and_nobody_is_its_own(count):
+    bench = SimpleNamespace(examples=SimpleNamespace(count=count), padding=None)
+    partners = Bench._tangled(bench)
+    assert not partners.eq(torch.arange(count)).any()
+    orders = map(torch.tensor, permutations(range(count)))
+    commuting = [order for order in orders if torch.equal(order[partners], partners[order])]
+    assert torch.equal(torch.stack(commuting), torch.arange(count)[None])
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 0], [3, 2, 1, 0], [2, 3, 0, 1], [0, 2, 1, 3]])
+@pytest.mark.parametrize("layers", [["branch"], ["stem", "branch"]])
+def test_a_batch_that_is_reordered_and_restored_is_found(order, layers, benches):
+    class Reordered(Wide):
+        def forward(self, x: Tensor) -> Tensor:
+            order_ = torch.tensor(order)
+            h = self.branch(self.stem(x).relu()[order_])
+            return self.head(h)[order_.argsort()]
+
+    model, x = Reordered(), normal(4, 8)
+    report = prove(model, layers, (x,), {}, mixed_by(find_layers(Wide(), x)))
+    verdicts = [proof.verdict for proof in report.layers]
+    assert verdicts == ["proven", "failed"][-len(layers) :]
+    assert [was_thin for was_thin, _ in benches] == [True, False]

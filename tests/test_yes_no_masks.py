@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from all_thin import make_all_thin
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._attach.mask_pair import MaskPair, pair
 from padded import (
@@ -30,6 +31,12 @@ from zoo import plain_labels
 
 LAMS = {"one λ": torch.tensor(0.3), "λ per example": torch.linspace(0.1, 0.9, BATCH)}
 LAYERS = ["embed", "blocks.0"]
+
+
+@pytest.fixture(params=["copied", pytest.param("thin", marks=pytest.mark.thorough)], autouse=True)
+def parameters(request, monkeypatch):
+    if request.param == "thin":
+        make_all_thin(monkeypatch)
 
 
 # The ways to forbid scores (batch, heads, queries, keys) by a mask (batch, keys)
