@@ -752,7 +752,8 @@ class _Watch:
         if self.run not in ("", ALL_RUNS, run):
             return
         for _, tensor in leaves(output):
-            if tensor.requires_grad:
+            # PyTorch up to 2.14 may crash if the graph of a view is not brought up to date first.
+            if tensor.requires_grad and (tensor.is_leaf or tensor.grad_fn is not None):
                 self.watching = True
                 tensor.register_hook(self._note)
 
