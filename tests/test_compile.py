@@ -117,7 +117,8 @@ def test_outputs_and_gradients_are_the_eager_ones(order, backend, name):
 @pytest.mark.parametrize(
     ("name", "layers", "steps"),
     [
-        ("mlp", ["fc1"], 2),
+        # In test_mix.py `mix` alone is compiled so, and in test_ways.py the other ways in a model.
+        pytest.param("mlp", ["fc1"], 2, marks=THOROUGH),
         pytest.param("conv", ["conv1", "conv2"], 6, marks=THOROUGH),
     ],
 )

@@ -288,7 +288,7 @@ def test_what_comes_after_may_write_in_place(shape, channels_last, per_sample):
 
 def test_compiled_by_inductor():
     torch.compiler.reset()
-    plan, x = draw(6), randn(6, 8).requires_grad_()
+    plan, x = draw(6, per_sample=True), randn(6, 8).requires_grad_()
     mixed = torch.compile(mix, fullgraph=True)(x, plan)
     torch.testing.assert_close(mixed, mix(x, plan))
     grad = randn(6, 8, seed=2)

@@ -1,5 +1,6 @@
 """A run that is stopped or killed anywhere ends with the same bits as an uninterrupted one."""
 
+import functools
 import json
 import os
 import random
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import processes
 import resume_worker
@@ -34,28 +36,40 @@ VARIANTS = {
     "held-out examples": {"validation": 0.2},
     "bfloat16": {"precision": "bf16", "layers": ("input", "hidden2")},
     "compiled": {"compile": True, "layers": ("hidden2",)},
+    "compiled by the default backend": {"compile": True, "layers": ("hidden2",)},
     "other class": {"pairs": "other_class", "layers": ("input", "hidden2"), "dropout": 0.2},
     "adversarial": {"pgd_steps": 2, "layers": ("hidden1",), "batch_norm": True},
     "remix": {"label": "remix", "layers": ("input",), "p": 0.5},
     "regmixup": {"clean": True, "layers": ("input", "hidden1"), "dropout": 0.2},
 }
 # An epoch has three steps. Four are within the second, where all that is saved has changed.
-STOPS = {"no mixup": (0, 1, 2, 3, 4), "manifold mixup": (0, 1, 2, 3, 4), "compiled": (3,)}
+STOPS = {"no mixup": (0, 1, 2, 3, 4), "manifold mixup": (0, 1, 2, 3, 4)}
+STOPS |= {"compiled": (3,), "compiled by the default backend": (3,)}
+THOROUGH = pytest.mark.thorough
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(
     ("variant", "stops"),
     [
-        *((variant, STOPS.get(variant, (4,))) for variant in VARIANTS),
         *(
-            pytest.param(variant, (0, 1, 2, 3), marks=pytest.mark.thorough)
+            pytest.param(variant, STOPS.get(variant, (4,)), marks=THOROUGH if slow else ())
+            for variant in VARIANTS
+            for slow in [variant.endswith("default backend")]
+        ),
+        *(
+            pytest.param(variant, (0, 1, 2, 3), marks=THOROUGH)
             for variant in VARIANTS
             if variant not in STOPS
         ),
     ],
 )
-def test_stopped_after_any_step_it_ends_in_the_same_bits(task, plain, tmp_path, variant, stops):
+def test_stopped_after_any_step_it_ends_in_the_same_bits(
+    task, plain, tmp_path, monkeypatch, variant, stops
+):
+    if variant == "compiled":
+        quick = functools.partialmethod(nn.Module.compile, backend="aot_eager")
+        monkeypatch.setattr(nn.Module, "compile", quick)
     run = replace(plain, epochs=2, batch=90, **VARIANTS[variant])
     whole = train(run, task)
     for steps in stops:
