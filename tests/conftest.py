@@ -5,17 +5,24 @@ import os
 import sys
 
 import pytest
-import torch
-from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes with two threads each on two cores wait for each other: 20 times slower.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
-    torch.set_num_threads(1)
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
-# The first torch call exceeds the default deadline, and failures must be reproducible.
-settings.register_profile("manifold-mixup", deadline=None, derandomize=True)
-settings.load_profile("manifold-mixup")
+
+def pytest_configure(config):
+    """Set up PyTorch and Hypothesis, unless others run the tests: the imports take seconds."""
+    if config.getoption("numprocesses", None) and not WORKER:
+        return
+    import torch
+    from hypothesis import settings
+
+    if WORKER:
+        # Two processes with two threads each on two cores wait for each other: 20 times slower.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
+        torch.set_num_threads(1)
+    # The first torch call exceeds the default deadline, and failures must be reproducible.
+    settings.register_profile("manifold-mixup", deadline=None, derandomize=True)
+    settings.load_profile("manifold-mixup")
 
 
 def pytest_addoption(parser):
@@ -44,21 +51,26 @@ def pytest_collection_modifyitems(config, items):
 def _limit_of_graphs():
     """Restore the compiler's limit of graphs, which a job raises, as does importing timm."""
     yield
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.config.recompile_limit = 8
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.config.recompile_limit = 8
 
 
 @pytest.fixture(autouse=True)
 def _only_new_garbage():
-    """Let collections look at what a test makes, not at all that was imported and collected."""
+    """Collect what a test leaves, and look at nothing older, such as all that was imported.
+
+    Else every collection takes longer the more tests have run, and so does the end of the process.
+    """
     gc.freeze()
     yield
-    gc.unfreeze()
+    gc.collect()
 
 
 @pytest.fixture
 def fresh_compiler():
     """Reset the compiler before and after the test."""
+    import torch._dynamo
+
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()  # the reset does not include these
     yield
