@@ -5,7 +5,8 @@ import socket
 from typing import Any
 
 # Constructing DistributedDataParallel imports torch._dynamo, which takes a second per process.
-_IMPORTED = ["manifold_mixup.lab.training.job", "torch.distributed.fsdp", "torch._dynamo"]
+_IMPORTED = ["manifold_mixup.lab.commands.train", "manifold_mixup._inspect"]
+_IMPORTED += ["torch.distributed.fsdp", "torch._dynamo"]
 
 
 def context() -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from lab_runs import by_run
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.data.validation import Split
+from manifold_mixup.lab.launch import ray as on_ray
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import folder as kept
@@ -25,9 +26,11 @@ def start() -> None:
     """Start a cluster of two processors on this machine."""
     import ray
 
-    path = os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])
-    environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    # Workers inherit it. Those that Ray starts ahead of time are of no use to a `runtime_env`.
+    os.environ["PYTHONPATH"] = os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    on_ray._LOOK = 0.1  # a second is longer than some of the runs
 
 
 def stop() -> None:
