@@ -13,6 +13,7 @@ def pytest_configure(config):
     """Set up PyTorch and Hypothesis, unless others run the tests: the imports take seconds."""
     if config.getoption("numprocesses", None) and not WORKER:
         return
+    gc.disable()  # until all is imported, of which nothing is garbage
     import torch
     from hypothesis import settings
 
@@ -45,6 +46,10 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import platform
 import re
 import runpy
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -49,10 +48,9 @@ def test_types_come_along():
     assert "Typing :: Typed" in PROJECT["classifiers"]
 
 
-def test_the_line_of_versions_for_a_report_of_a_bug():
-    command = [sys.executable, "-W", "ignore", "-m", "manifold_mixup"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    (line,) = done.stdout.splitlines()
+def test_the_line_of_versions_for_a_report_of_a_bug(capsys):
+    runpy.run_module("manifold_mixup", run_name="__main__")  # as `python -m` does
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(
         f"manifold-mixup {VERSION}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "

@@ -14,6 +14,7 @@ from manifold_mixup.lab import cli
 from manifold_mixup.lab.commands.reproduce import Options as Reproduce
 from manifold_mixup.lab.commands.reproduce import prepare
 from manifold_mixup.lab.commands.reproduce import run as reproduce
+from manifold_mixup.lab.evaluate import attacks
 from manifold_mixup.lab.runs.folder import folder_name
 from manifold_mixup.lab.runs.result import read_run
 from manifold_mixup.lab.training import loop
@@ -28,6 +29,12 @@ def smoke(images, table, **fields) -> Reproduce:
 
 def written(options):
     return json.loads((options.out / f"{options.table}.json").read_text())
+
+
+@pytest.fixture
+def short_attacks(monkeypatch):
+    """Let attacks of 200 steps, each of a second for each checkpoint, end after two."""
+    monkeypatch.setattr(attacks, "range", lambda steps: range(min(steps, 2)), raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,7 @@ def test_what_is_finished_is_reused_by_other_tables_too(pictures, blocked, monke
         assert [run["weights"] for run in row["runs"]] == [run["weights"] for run in before["runs"]]
 
 
+@pytest.mark.usefixtures("short_attacks")
 @pytest.mark.parametrize("table", ["table-4", "knn", "outliers"])
 def test_batteries_are_run_on_the_checkpoints(images, table):
     options = smoke(images, table, seeds=1)
@@ -186,6 +194,7 @@ def test_what_takes_minutes_as_it_is_a_laptop_need_not_shorten(images):
     assert str(prepare(smoke(images, "figure-1", scale="laptop")).scale) == ""
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_every_attack_states_its_eps_and_space(pictures):
     options = smoke(pictures, "table-7", seeds=1, rows=("cifar-10, no mixup",))
     assert reproduce(prepare(options))
