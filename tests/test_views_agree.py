@@ -35,7 +35,7 @@ def short(model):
         (UNet(), (normal(4, 3, 8, 8),), {}),
         (Recurrent(nn.LSTM), (token_ids(),), {}),
         (Recurrent(nn.GRU), (token_ids(),), {}),
-        (short(bert()), (token_ids(),), {}),
+        pytest.param(short(bert()), (token_ids(),), {}, marks=pytest.mark.thorough),  # as padded
         (short(bert()), (), {"input_ids": token_ids(), "attention_mask": padding()}),
         *((Folded(way), (normal(4, 4, 5).double(),), {}) for way in WAYS),
         *((kind(), kind.example(), {}) for kind in SHARED),
