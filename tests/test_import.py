@@ -34,6 +34,8 @@ calls = 0
 def count(frame, event, argument):
     global calls
     calls += event in ("call", "c_call")
+    if calls > 1_000_000:  # that is too many; counting more takes seconds
+        sys.setprofile(None)
 
 def forked(statement):
     readable, writable = os.pipe()

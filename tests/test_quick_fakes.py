@@ -157,25 +157,18 @@ def fake_outcome(mode: FakeTensorMode, func: Any, args: tuple[Any, ...]) -> Any:
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)))
-def test_answers_are_those_of_real_tensors(number: int) -> None:
-    """Shape, strides, dtype, device and shared memory are the same."""
+def test_answers_are_those_of_real_tensors_and_so_are_those_remembered(number: int) -> None:
+    """Shape, strides, dtype, device and shared memory are the same, the second time too."""
     func, args = CALLS[number]
-    found = fake_outcome(QuickFakes(allow_non_fake_inputs=True), func, args)
+    mode = QuickFakes(allow_non_fake_inputs=True)
+    found, second, third = (fake_outcome(mode, func, args) for _ in range(3))
+    assert found == second == third
     if found != outcome(lambda: func(*args), args):  # then it was left to PyTorch, which errs
         errs = [aten.native_batch_norm.default, aten.convolution.default, aten.roll.default]
         if torch.__version__ < (2, 14):  # in 2.10, for one
             errs.append(aten._scaled_dot_product_flash_attention_for_cpu.default)
         assert func in errs
         assert found == fake_outcome(FakeTensorMode(allow_non_fake_inputs=True), func, args)
-
-
-@pytest.mark.parametrize("number", range(len(CALLS)))
-def test_the_second_answer_is_the_first(number: int) -> None:
-    """What is remembered of the first call gives the same as computing it once more."""
-    func, args = CALLS[number]
-    mode = QuickFakes(allow_non_fake_inputs=True)
-    first, second, third = (fake_outcome(mode, func, args) for _ in range(3))
-    assert first == second == third
 
 
 def test_views_are_remembered_apart_from_where_they_begin() -> None:

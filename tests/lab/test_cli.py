@@ -24,6 +24,8 @@ calls = 0
 def count(frame, event, argument):
     global calls
     calls += event in ("call", "c_call")
+    if calls > 1_000_000:  # that is too many; counting more takes seconds
+        sys.setprofile(None)
 
 sys.setprofile(count)
 from manifold_mixup.lab import cli
