@@ -48,7 +48,8 @@ def test_types_come_along():
     assert "Typing :: Typed" in PROJECT["classifiers"]
 
 
-def test_the_line_of_versions_for_a_report_of_a_bug(capsys):
+def test_the_line_of_versions_for_a_report_of_a_bug(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["manifold_mixup"])
     runpy.run_module("manifold_mixup", run_name="__main__")  # as `python -m` does
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(
