@@ -18,6 +18,10 @@ from manifold_mixup.lab.suggest import nearest
 Metric = Literal["euclidean", "cosine"]
 
 
+class NoFeatures(RuntimeError, TypeError):
+    """The layer did not run exactly once in a pass, or does not return a tensor."""
+
+
 def mean_over_space(features: Tensor) -> Tensor:
     """Average ``(n, channels, *space)`` over space; return ``(n, features)`` unchanged."""
     return features.flatten(2).mean(2) if features.ndim > 2 else features
@@ -43,16 +47,21 @@ def features(
 
     Raises:
         ValueError: there is no such layer.
-        RuntimeError: the layer did not run, or ran more than once in a pass.
-        TypeError: the layer does not return a tensor.
+        NoFeatures: the layer did not run, or ran more than once in a pass, or does not return a
+            tensor.
     """
-    parts = []
+    return torch.cat([states for _, states in outputs_and_features(model, x, layer=layer)])
+
+
+def outputs_and_features(
+    model: nn.Module, x: Tensor, *, layer: str | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the model's outputs for each chunk of inputs, with the `features` of the same pass."""
     with in_eval_mode(model), _watched(model, layer) as seen:
         for part in inputs(x, device=device_of(model, x)):
             seen.clear()
-            model(part)
-            parts.append(mean_over_space(_single(seen, layer)).flatten(1))
-    return torch.cat(parts)
+            output = model(part)
+            yield output, mean_over_space(_single(seen, layer)).flatten(1)
 
 
 @contextmanager
@@ -89,12 +98,12 @@ def _named(model: nn.Module, layer: str) -> nn.Module:
 def _single(seen: list[object], layer: str | None) -> Tensor:
     what = "the last linear layer" if layer is None else f"layer {layer!r}"
     if len(seen) != 1:
-        raise RuntimeError(
+        raise NoFeatures(
             f"{what} ran {len(seen)} times in one forward pass. Features need a layer= that runs "
             "once."
         )
     if not isinstance(seen[0], Tensor):
-        raise TypeError(
+        raise NoFeatures(
             f"{what} returns a {type(seen[0]).__name__}, but features must be a tensor. Name a "
             "layer inside or after it."
         )
