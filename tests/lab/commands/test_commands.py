@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -181,13 +182,24 @@ def test_everything_about_a_perceptron(npz, tmp_path, capsys, monkeypatch):
     assert max(map(len, lines)) <= 80, shown
     assert "PGD-20: ε = 0.1, 20 steps of 0.025 in" in " ".join(shown.split())
     assert "λ = 0.5" in shown
-    for part in ("clean", "attacks", "outliers", "neighbours", "interpolation"):
+    for part in ("clean", "calibration", "selective", "attacks", "outliers", "neighbours"):
         assert part in shown
+    assert "RMS gap, debiased, %" in shown
     assert "FGSM" in shown
+    assert "Left out" not in shown
     assert "hidden2" in shown
     assert (tmp_path / "one" / "reliability-last.png").read_bytes()[:4] == b"\x89PNG"
     (path,) = (tmp_path / "one").glob("evaluation-last-*.json")
     assert "deformations" not in json.loads(path.read_text())["evaluation"]
+
+
+def test_too_few_examples_for_a_test_are_said(npz, tmp_path, capsys):
+    small(npz, "--out", tmp_path / "one")
+    assert run("evaluate", tmp_path / "one", "--tested", 79) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Left out: a temperature is fitted on each half of the test examples" in shown
+    assert "79 examples of" in shown
+    assert "RMS gap" not in shown
 
 
 def test_images_are_deformed_and_told_from_other_sets(images, tmp_path, capsys):
@@ -196,8 +208,8 @@ def test_images_are_deformed_and_told_from_other_sets(images, tmp_path, capsys):
     battery = ("--battery", "deformations", "outliers", "--unknown", "cifar-100")
     assert run("evaluate", tmp_path / "one", *battery, "--tested", 10, "--root", images) == 0
     shown = capsys.readouterr().out
-    assert "zoom out 180 %" in shown
-    assert "cifar-100" in shown
+    assert re.search(r"zoom out 180 %\s+shifted", shown)
+    assert re.search(r"cifar-100\s+near", shown)
 
 
 def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
@@ -209,6 +221,10 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
         (tmp_path,): "is not the folder of a run",
         (tmp_path / "one", "--battery", "cleen"): "no part 'cleen'. Did you mean 'clean'?",
         (tmp_path / "one", "--battery", "deformations"): "only images can be deformed",
+        (
+            tmp_path / "one",
+            *("--battery", "calibration", "--tested", 79),
+        ): "needs 40 in each, but 79 examples of blobs are tested. Leave out 'calibration'.",
         (
             tmp_path / "one",
             "--unknown",

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from manifold_mixup import ManifoldMixup
 from manifold_mixup.lab import models
@@ -15,16 +16,20 @@ from manifold_mixup.lab.evaluate import (
     DEFORMATIONS,
     PARTS,
     Settings,
+    battery_of,
     evaluate,
     scores,
 )
 from manifold_mixup.lab.evaluate.attacks import authors_pgd, unbounded
+from manifold_mixup.lab.evaluate.calibration import calibration
 from manifold_mixup.lab.evaluate.deform import deform
 from manifold_mixup.lab.evaluate.inference import logits
 from manifold_mixup.lab.evaluate.interpolation import interpolated_nll
 from manifold_mixup.lab.evaluate.metrics import error
 from manifold_mixup.lab.evaluate.neighbours import features, knn_error
-from manifold_mixup.lab.evaluate.outliers import confidence, separation
+from manifold_mixup.lab.evaluate.outliers import confidence, negative_energy, separation
+from manifold_mixup.lab.evaluate.selective import risk_coverage
+from manifold_mixup.lab.evaluate.temperature import temperature
 
 FEW = Settings(lams=(0.0, 0.5, 1.0), deformations=DEFORMATIONS[::8], corruptions=CORRUPTIONS[::12])
 
@@ -87,7 +92,15 @@ def test_every_part_says_what_it_measured(cnn, pictures):
         ("contrast 3", 0.4),
         ("jpeg 5", 40),
     ]
-    assert [row["name"] for row in result["outliers"]][:2] == ["uniform noise", "Gaussian noise"]
+    assert [(row["name"], row["kind"]) for row in result["outliers"]] == [
+        ("uniform noise", "far"),
+        ("Gaussian noise", "far"),
+        ("rotation ±20.0°", "shifted"),
+        ("shear ±171.9°", "shifted"),
+        ("zoom out 180 %", "shifted"),
+    ]
+    assert [row["name"] for row in result["calibration"]] == ["before scaling", "after scaling"]
+    assert result["selective"][0]["coverage"][-1] == 1
     assert result["neighbours"][0]["k"] == 5
     assert [row["name"] for row in result["interpolation"]] == ["input", "stage1", "stage2"]
     assert result["interpolation"][0]["lam"] == [0.0, 0.5, 1.0]
@@ -116,14 +129,18 @@ def test_every_number_has_a_unit(cnn, pictures):
     choices = {
         *("name", "eps", "space", "steps", "step_size", "projected", "random_start", "loss"),
         *("clipped", "interpolation", "fill", "amount", "k", "metric", "layer", "reliability"),
-        "stated",
+        *("stated", "kind", "note", "fitted"),
     }
     keys = {key for part in FOR_IMAGES for row in result[part] for key in row} - choices
-    assert keys - {"confidence", "entropy", "centred", "uncentred"} < set(result["units"])
+    scores = {"confidence", "entropy", "energy", "distance"}
+    assert keys - scores - {"centred", "uncentred"} < set(result["units"])
     spectra = [row[kind] for row in result["spectra"] for kind in ("centred", "uncentred")]
     assert all(set(found) < set(result["units"]) for found in spectra)
-    separations = [row[score] for row in result["outliers"] for score in ("confidence", "entropy")]
-    assert all(set(found) == {"auroc", "fpr95"} < set(result["units"]) for found in separations)
+    separations = [row[score] for row in result["outliers"] for score in scores]
+    used = {"k", "examples", "layer"}
+    assert all(
+        set(found) - used == {"auroc", "fpr95"} < set(result["units"]) for found in separations
+    )
 
 
 def test_a_row_is_the_same_alone_as_in_company(cnn, pictures):
@@ -197,6 +214,105 @@ def test_other_data_sets_are_compared(cnn, pictures):
     assert [row["name"] for row in rows][:2] == ["black", "same"]
     assert rows[1]["confidence"]["auroc"] == pytest.approx(50)
     assert rows[0]["confidence"] != rows[1]["confidence"]
+
+
+def after_a_fashion(data: Data) -> nn.Module:
+    """A model of the stripes that is mostly right, and far too sure."""
+    head = nn.Linear(3, 3, bias=False)
+    head.weight.data = 30 * torch.eye(3)
+    head.requires_grad_(False)
+
+    class Rows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((1, 3))[:, 1::3]
+
+    return nn.Sequential(Rows(), nn.Dropout(0.0), head)
+
+
+def test_calibration_before_and_after_temperature_scaling(pictures):
+    data = replace(
+        pictures, y_test=pictures.y_test.roll(1).where(torch.arange(80) % 5 == 0, pictures.y_test)
+    )
+    model = after_a_fashion(data)
+    before, after = evaluate(model, data, battery=["calibration"], settings=FEW)["calibration"]
+    z, y = logits(model, data.x_test), data.y_test
+    first, second = torch.randperm(80, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    fitted = [temperature(z[second], y[second]), temperature(z[first], y[first])]
+    assert after["temperatures"] == fitted
+    assert "twofold over the test set" in after["fitted"]
+    scaled = z.double()
+    for rows, one in zip((first, second), fitted, strict=True):
+        scaled[rows] /= one
+    for row, outputs in ((before, z), (after, scaled)):
+        own = calibration(outputs, y, generator=torch.Generator().manual_seed(0))
+        expected = asdict(own) | {
+            "reliability": {k: list(v) for k, v in asdict(own.reliability).items()}
+        }
+        assert {name: row[name] for name in expected} == expected
+    assert min(fitted) > 1
+    assert after["nll"] < before["nll"]
+
+
+def test_a_model_without_a_best_temperature_says_why(pictures):
+    model = after_a_fashion(pictures)
+    right = replace(pictures, y_test=logits(model, pictures.x_test).argmax(1))
+    before, after = evaluate(model, right, battery=["calibration"], settings=FEW)["calibration"]
+    assert set(after) == {"name", "note"}
+    assert "no temperature: all 40 predictions" in after["note"]
+    assert before["nll"] >= 0
+
+
+def test_too_few_examples_for_a_temperature(pictures, cnn):
+    few = replace(pictures, x_test=pictures.x_test[:79], y_test=pictures.y_test[:79])
+    assert "calibration" not in battery_of(None, few)
+    assert "calibration" in battery_of(None, pictures)
+    said = r"needs 40 in each, but 79 examples of stripes are tested\. Leave out 'calibration'"
+    with pytest.raises(ValueError, match=said):
+        evaluate(cnn, few, battery=["calibration"])
+
+
+def test_the_risk_of_the_most_confident_predictions(cnn, pictures):
+    (row,) = evaluate(cnn, pictures, battery=["selective"], settings=FEW)["selective"]
+    z = logits(cnn.eval(), pictures.x_test)
+    expected = risk_coverage(confidence(z), z.argmax(1) != pictures.y_test)
+    assert row["aurc"] == expected.aurc
+    assert row["risk"] == list(expected.risk)
+    assert row["risk"][-1] == error(z, pictures.y_test)
+
+
+def test_outliers_by_energy_and_by_distance_to_the_training_set(cnn, pictures):
+    chosen = replace(FEW, unknown={"black": torch.zeros(7, 3, 9, 9)}, features="stage1")
+    row = evaluate(cnn, pictures, battery=["outliers"], settings=chosen)["outliers"][0]
+    known, black = (logits(cnn.eval(), x) for x in (pictures.x_test, chosen.unknown["black"]))
+    assert row["energy"] == asdict(separation(negative_energy(known), negative_energy(black)))
+    train, test, unknown = (
+        F.normalize(features(cnn, x, layer="stage1").double())
+        for x in (pictures.x, pictures.x_test, chosen.unknown["black"])
+    )
+    by_distance = [-torch.cdist(x, train).sort(1).values[:, 49] for x in (test, unknown)]
+    assert row["distance"] == {
+        **{key: pytest.approx(value) for key, value in asdict(separation(*by_distance)).items()},
+        "k": 50,
+        "examples": 160,
+        "layer": "stage1",
+    }
+    assert row["kind"] is None
+
+
+def test_a_model_without_features_has_no_distances_but_the_other_scores(pictures):
+    model = nn.Sequential(nn.Conv2d(3, 3, 9), nn.Flatten())
+    rows = evaluate(model, pictures, battery=["outliers"], settings=FEW)["outliers"]
+    assert set(rows[0]) == {"name", "kind", "confidence", "entropy", "energy", "note"}
+    assert "no distances: the last linear layer ran 0 times" in rows[0]["note"]
+
+
+def test_distances_take_no_further_pass(pictures):
+    passes = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(243, 3))
+    model.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    evaluate(model, pictures, battery=["clean", "deformations", "outliers"], settings=FEW)
+    # The test set, three deformations, two kinds of noise, and the training set.
+    assert sorted(passes) == [80] * 6 + [160]
 
 
 def test_every_setting_reaches_its_part(cnn, pictures):

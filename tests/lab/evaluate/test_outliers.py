@@ -1,7 +1,10 @@
 """Scores of outliers, compared with scikit-learn, scipy and closed forms."""
 
+import math
+
 import pytest
 import torch
+from scipy.special import logsumexp
 from scipy.stats import entropy, mannwhitneyu, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -9,6 +12,8 @@ from manifold_mixup.lab.evaluate.outliers import (
     auroc,
     confidence,
     fpr_at_tpr,
+    kind,
+    negative_energy,
     negative_entropy,
     noise,
     separation,
@@ -77,6 +82,31 @@ def test_confidence_and_entropy_by_scipy():
 
 def test_a_certain_prediction_has_entropy_zero():
     assert negative_entropy(torch.tensor([[5000.0, 0.0]])).item() == 0
+
+
+def test_energy_by_scipy_and_in_closed_form():
+    logits = 3 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double()
+    theirs = [logsumexp(row) for row in logits.numpy()]
+    assert negative_energy(logits).tolist() == pytest.approx(theirs)
+    assert negative_energy(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))
+    assert negative_energy(torch.full((1, 8), 900.0)).item() == pytest.approx(900 + math.log(8))
+
+
+def test_energy_tells_what_probabilities_do_not():
+    # The same probabilities at two levels of the logits.
+    known = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    result = {
+        score: separation(of(known + 9), of(known)).auroc
+        for score, of in {"confidence": confidence, "energy": negative_energy}.items()
+    }
+    assert result == {"confidence": pytest.approx(50, abs=1), "energy": 100}
+
+
+def test_near_and_far_sets():
+    assert kind("CIFAR-100, long tail 1:100", "cifar-10") == "near"
+    assert kind("CIFAR-10", "svhn") == "far"
+    assert kind("CIFAR-10", "mine.npz") is None
+    assert kind("MNIST-1D", "cifar-10") is None
 
 
 def test_noise_within_bounds_is_that_of_the_literature():

@@ -11,8 +11,8 @@ from rich.progress import Progress
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of
-from manifold_mixup.lab.report.battery_table import battery_table
+from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of, unfit
+from manifold_mixup.lab.report.battery_table import battery_table, notes
 from manifold_mixup.lab.runs import files
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.evaluation import When, evaluated, trained
@@ -29,8 +29,9 @@ class Options:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder of a run that manifold-mixup train, compare or reproduce wrote."""
     battery: tuple[str, ...] = ()
-    """Tests to run: clean, attacks, strength, deformations, corruptions, outliers, neighbours,
-    interpolation, spectra, plane. By default, all that suit the data set except spectra."""
+    """Tests to run: clean, calibration, selective, attacks, strength, deformations, corruptions,
+    outliers, neighbours, interpolation, spectra, plane. By default, all that suit the data set
+    except spectra."""
     when: Literal["last", "best"] = "last"
     """Epoch whose weights are evaluated."""
     tested: int | None = None
@@ -53,6 +54,7 @@ class Evaluation:
     battery: tuple[str, ...]
     settings: Settings
     when: When
+    left_out: str
 
 
 def prepare(options: Options) -> Evaluation:
@@ -67,13 +69,14 @@ def prepare(options: Options) -> Evaluation:
     run, root = run_folder.recipe(options.folder), options.root.expanduser()
     data = datasets.load_for(run, root=root)
     model = trained(options.folder, data, options.when)
-    battery = battery_of(options.battery or None, data)
+    tested = _cut(data, options)
+    battery = battery_of(options.battery or None, tested)
     unknown = {name: _images(name, data, options) for name in options.unknown}
     files.writable_folder(options.folder)
     return Evaluation(
         folder=options.folder,
         data=data,
-        tested=_cut(data, options),
+        tested=tested,
         battery=battery,
         settings=Settings(
             seed=options.seed,
@@ -81,6 +84,8 @@ def prepare(options: Options) -> Evaluation:
             layers=models.eligible(run.model, model, data.x),
         ),
         when=options.when,
+        # Which tests suit a shape is no news, but that there are too few examples is.
+        left_out="" if options.battery else unfit("calibration", tested),
     )
 
 
@@ -106,6 +111,10 @@ def run(evaluation: Evaluation) -> bool:
     console.print(title, style="bold", markup=False, highlight=False)
     for part in evaluation.battery:
         console.print(battery_table(part, found[part]))
+        for note in notes(found[part]):
+            console.print(note, markup=False, highlight=False)
+    if evaluation.left_out:
+        console.print(f"Left out: {evaluation.left_out}.", markup=False, highlight=False)
     written = [str(evaluation.folder / "evaluation-*.json")]
     if "clean" in evaluation.battery:
         drawn = _pictures(evaluation, found["clean"][0]["reliability"], title)

@@ -8,7 +8,14 @@ Imports: data.
 """
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
-from manifold_mixup.lab.evaluate.battery import FEATURES, PARTS, Settings, battery_of, evaluate
+from manifold_mixup.lab.evaluate.battery import (
+    FEATURES,
+    PARTS,
+    Settings,
+    battery_of,
+    evaluate,
+    unfit,
+)
 from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, deform
 from manifold_mixup.lab.evaluate.inference import logits
@@ -61,4 +68,5 @@ __all__ = [
     "scores",
     "separation",
     "top_error",
+    "unfit",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from manifold_mixup import find_layers
 from manifold_mixup.lab import suggest
 from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.evaluate import outliers
+from manifold_mixup.lab.evaluate import distance, outliers
 from manifold_mixup.lab.evaluate.attacks import (
     SPACES,
     Attack,
@@ -21,13 +21,21 @@ from manifold_mixup.lab.evaluate.attacks import (
     pgd,
     std_of,
 )
+from manifold_mixup.lab.evaluate.calibration import calibration
 from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, Interpolation, deform
 from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logits
 from manifold_mixup.lab.evaluate.interpolation import LAMS, interpolated_nll
 from manifold_mixup.lab.evaluate.metrics import brier, error, nll, reliability, top_error
-from manifold_mixup.lab.evaluate.neighbours import Metric, features, knn_error
+from manifold_mixup.lab.evaluate.neighbours import (
+    Metric,
+    NoFeatures,
+    features,
+    knn_error,
+    outputs_and_features,
+)
 from manifold_mixup.lab.evaluate.plane import input_plane
+from manifold_mixup.lab.evaluate.selective import risk_coverage
 from manifold_mixup.lab.evaluate.spectra import (
     class_spectra,
     classifier_of,
@@ -35,6 +43,7 @@ from manifold_mixup.lab.evaluate.spectra import (
     seen_share,
     variance_within,
 )
+from manifold_mixup.lab.evaluate.temperature import HALF, NoTemperature, twofold
 
 UNITS = {
     "error": "% of the test set",
@@ -42,7 +51,19 @@ UNITS = {
     "accuracy": "% of the test set",
     "nll": "nats",
     "ece": "%, 15 bins of equal width",
+    "ece_if_calibrated": "%, mean ECE if predictions with the same confidences were calibrated",
+    "rms_gap": "%, root of the debiased mean squared gap, 15 bins of equal mass; none seen below 0",
+    "rms_low": "%, low end of the 95 % interval of rms_gap",
+    "rms_high": "%, high end of the 95 % interval of rms_gap",
+    "adaptive_ece": "%, 15 bins of equal mass",
+    "classwise_ece": "%, 15 bins of equal width for each class, mean over classes",
+    "temperatures": "what the logits of the first and the second half are divided by",
     "brier": "squared distance, 0 to 2",
+    "aurc": "%, mean error among the k most confident predictions over all k",
+    "best_aurc": "%, that of the best order of the same predictions",
+    "excess_aurc": "%, aurc - best_aurc",
+    "coverage": "share of predictions that are made",
+    "risk": "% of these predictions, in error",
     "auroc": "%, 50 is guessing",
     "fpr95": "% of the unknown inputs",
     "lam": "share of the example itself",
@@ -79,7 +100,8 @@ class Settings:
         corruptions: the corruptions, for images of one or three channels.
         unknown: further outliers by name, uint8 or floating point. Noise and the deformed test set
             are always included.
-        features: the layer whose features are searched for neighbours; see `features`.
+        features: the layer whose features are searched for neighbours, and whose distances score
+            outliers; see `features`.
         k: the number of neighbours.
         metric: the distance of the neighbours.
         layers: the layers at which states are interpolated; ``None`` for those that `find_layers`
@@ -120,7 +142,7 @@ def evaluate(
 
     Args:
         model: the model.
-        data: the data; the training set is used for the neighbours only.
+        data: the data; the training set is used for the neighbours and the distances of outliers.
         battery: names in `PARTS`; ``None`` for all that suit the data, except `ON_REQUEST`. Only
             images can be deformed or corrupted.
         settings: the settings of the tests.
@@ -135,7 +157,7 @@ def evaluate(
         ValueError: there is no such part, or it does not suit the data.
     """
     parts = battery_of(battery, data)
-    subject = _Subject(model, data, settings or Settings())
+    subject = _Subject(model, data, settings or Settings(), distances="outliers" in parts)
     result: dict[str, Any] = {
         "data": data.name,
         "examples": len(data.x_test),
@@ -151,14 +173,25 @@ def evaluate(
     return result
 
 
+class _Outputs(NamedTuple):
+    """Logits, and the scores by distance of the same pass, if those are wanted."""
+
+    logits: Tensor
+    scores: Tensor | None
+
+
 @dataclass(frozen=True)
 class _Subject:
-    """A model with its test set, and the outputs that several parts use."""
+    """A model with its test set, and the outputs that several parts use.
+
+    With ``distances``, each pass also scores the inputs by their distance to the training set.
+    """
 
     model: nn.Module
     data: Data
     settings: Settings
-    _deformed: dict[Deformation, Tensor] = field(default_factory=dict)
+    distances: bool
+    _deformed: dict[Deformation, _Outputs] = field(default_factory=dict)
 
     @cached_property
     def y(self) -> Tensor:
@@ -167,10 +200,35 @@ class _Subject:
     @cached_property
     def clean(self) -> Tensor:
         """The logits of the test set."""
-        return logits(self.model, self.data.x_test)
+        return self.tested.logits
 
-    def deformed(self, deformation: Deformation) -> Tensor:
-        """The logits of the deformed test set."""
+    @cached_property
+    def tested(self) -> _Outputs:
+        """The outputs for the test set."""
+        return self.read(self.data.x_test)
+
+    @cached_property
+    def bank(self) -> distance.Bank | str:
+        """The features of training examples, or why the model has none."""
+        x = distance.drawn(self.data.x, generator=self.generator())
+        try:
+            return distance.bank(features(self.model, x, layer=self.settings.features))
+        except NoFeatures as error:
+            return f"no distances: {error}"
+
+    @torch.inference_mode()
+    def read(self, x: Tensor) -> _Outputs:
+        """Return the outputs for many inputs."""
+        if not self.distances or isinstance(self.bank, str):
+            return _Outputs(logits(self.model, x), None)
+        found = [
+            (output, self.bank.score(states))
+            for output, states in outputs_and_features(self.model, x, layer=self.settings.features)
+        ]
+        return _Outputs(*map(torch.cat, zip(*found, strict=True)))
+
+    def deformed(self, deformation: Deformation) -> _Outputs:
+        """The outputs for the deformed test set."""
         if deformation not in self._deformed:
             x = deform(
                 self.data.x_test,
@@ -179,7 +237,7 @@ class _Subject:
                 interpolation=self.settings.interpolation,
                 fill=self.settings.fill,
             )
-            self._deformed[deformation] = logits(self.model, x)
+            self._deformed[deformation] = self.read(x)
         return self._deformed[deformation]
 
     @property
@@ -201,6 +259,39 @@ def _clean(subject: _Subject) -> Iterator[Job]:
             "ece": bins.ece,
             "brier": brier(clean, y),
             "reliability": {name: list(values) for name, values in asdict(bins).items()},
+        }
+
+    yield "test set", row
+
+
+def _calibration(subject: _Subject) -> Iterator[Job]:
+    def errors(scaled: Tensor) -> Row:
+        found = asdict(calibration(scaled, subject.y, generator=subject.generator()))
+        bins = {name: list(values) for name, values in found["reliability"].items()}
+        return found | {"reliability": bins}
+
+    def before() -> Row:
+        return errors(subject.clean)
+
+    def after() -> Row:
+        try:
+            scaled = twofold(subject.clean, subject.y, generator=subject.generator())
+        except NoTemperature as error:
+            return {"note": f"no temperature: {error}"}
+        said = "twofold over the test set: each half is divided by the temperature of the other"
+        temperatures = list(scaled.temperatures)
+        return {"fitted": said, "temperatures": temperatures, **errors(scaled.logits)}
+
+    yield "before scaling", before
+    yield "after scaling", after
+
+
+def _selective(subject: _Subject) -> Iterator[Job]:
+    def row() -> Row:
+        sure = outliers.confidence(subject.clean)
+        found = asdict(risk_coverage(sure, subject.clean.argmax(1) != subject.y))
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
         }
 
     yield "test set", row
@@ -267,7 +358,7 @@ def _deformations(subject: _Subject) -> Iterator[Job]:
     def row(deformation: Deformation) -> Row:
         fill = settings.fill
         return {
-            "accuracy": 100 - error(subject.deformed(deformation), subject.y),
+            "accuracy": 100 - error(subject.deformed(deformation).logits, subject.y),
             "interpolation": settings.interpolation,
             "fill": fill if isinstance(fill, int | float) else list(fill),
         }
@@ -289,25 +380,35 @@ def _corruptions(subject: _Subject) -> Iterator[Job]:
 
 
 def _outliers(subject: _Subject) -> Iterator[Job]:
-    def row(unknown: Callable[[], Tensor]) -> Row:
-        known, strange = subject.clean, unknown()
-        return {
-            name: asdict(outliers.separation(score(known), score(strange)))
+    def row(kind: outliers.Kind | None, unknown: Callable[[], _Outputs]) -> Row:
+        known, strange = subject.tested, unknown()
+        found: Row = {"kind": kind} | {
+            name: asdict(outliers.separation(score(known.logits), score(strange.logits)))
             for name, score in outliers.SCORES.items()
         }
+        if isinstance(subject.bank, str) or known.scores is None or strange.scores is None:
+            return found | {"note": subject.bank}
+        by_distance = asdict(outliers.separation(known.scores, strange.scores))
+        used = {"k": subject.bank.k, "examples": len(subject.bank.features)}
+        layer = subject.settings.features or "input of the last linear layer"
+        return found | {"distance": by_distance | used | {"layer": layer}}
 
-    for name, unknown in _unknown(subject):
-        yield name, partial(row, unknown)
+    for name, kind, unknown in _unknown(subject):
+        yield name, partial(row, kind, unknown)
 
 
-def _unknown(subject: _Subject) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Yield the name of each set of outliers with a function that returns its logits."""
+def _unknown(
+    subject: _Subject,
+) -> Iterator[tuple[str, outliers.Kind | None, Callable[[], _Outputs]]]:
+    """Yield the name and kind of each set of outliers with a function that returns its outputs."""
     data, settings = subject.data, subject.settings
     noise = outliers.noise(as_input(data.x_test), generator=subject.generator(), bounds=data.bounds)
-    for name, x in {**settings.unknown, **noise}.items():
-        yield name, partial(logits, subject.model, x)
+    for name, x in settings.unknown.items():
+        yield name, outliers.kind(data.name, name), partial(subject.read, x)
+    for name, x in noise.items():
+        yield name, "far", partial(subject.read, x)
     for deformation in settings.deformations if subject.images else ():
-        yield str(deformation), partial(subject.deformed, deformation)
+        yield str(deformation), "shifted", partial(subject.deformed, deformation)
 
 
 def _neighbours(subject: _Subject) -> Iterator[Job]:
@@ -387,6 +488,8 @@ def _plane(subject: _Subject) -> Iterator[Job]:
 
 PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "clean": _clean,
+    "calibration": _calibration,
+    "selective": _selective,
     "attacks": _attacks,
     "strength": _strength,
     "deformations": _deformations,
@@ -413,26 +516,29 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
             f"result of the run has its RMSE and R²."
         )
     if battery is None:
-        return tuple(part for part in PARTS if part not in ON_REQUEST and not _unfit(part, data))
+        return tuple(part for part in PARTS if part not in ON_REQUEST and not unfit(part, data))
     for part in battery:
         if part not in PARTS:
             raise ValueError(f"{suggest.unknown('part', part, PARTS)}.")
-        if unfit := _unfit(part, data):
-            raise ValueError(
-                f"{unfit}, but the inputs of {data.name} have shape "
-                f"{tuple(data.x_test.shape[1:])}. Leave out {part!r}."
-            )
+        if why := unfit(part, data):
+            raise ValueError(f"{why}. Leave out {part!r}.")
     return tuple(dict.fromkeys(battery))
 
 
-def _unfit(part: str, data: Data) -> str:
+def unfit(part: str, data: Data) -> str:
     """Return why a part does not suit the data, or "" if it does."""
+    but = f"but the inputs of {data.name} have shape {tuple(data.x_test.shape[1:])}"
     if part == "deformations" and not _are_images(data):
-        return "only images can be deformed"
+        return f"only images can be deformed, {but}"
     if part == "corruptions" and not (_are_images(data) and data.x_test.shape[1] in (1, 3)):
-        return "only images of one or three channels can be corrupted"
+        return f"only images of one or three channels can be corrupted, {but}"
     if part == "plane" and data.x_test.shape[1:] != (2,):
-        return "only points in the plane can be drawn"
+        return f"only points in the plane can be drawn, {but}"
+    if part == "calibration" and len(data.x_test) < 2 * HALF:
+        return (
+            f"a temperature is fitted on each half of the test examples, and needs {HALF} in each, "
+            f"but {len(data.x_test)} examples of {data.name} are tested"
+        )
     return ""
 
 

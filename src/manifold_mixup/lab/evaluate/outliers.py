@@ -1,4 +1,4 @@
-"""Outlier detection: separating unknown inputs from the test set by the model's confidence.
+"""Outlier detection: separating unknown inputs from the test set by a model's outputs.
 
 As in Hendrycks and Gimpel (2017), every input gets a score. The higher the test set's scores are
 compared to those of other inputs, the better the model detects outliers. Inputs of the test set are
@@ -7,6 +7,7 @@ the positives, whether classified correctly or not.
 
 import math
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +38,40 @@ def negative_entropy(logits: Tensor) -> Tensor:
     return (log_p.exp() * log_p).sum(1)
 
 
-SCORES = {"confidence": confidence, "entropy": negative_entropy}
+def negative_energy(logits: Tensor) -> Tensor:
+    """Return the negative energy of each row, ``log Σ exp(z)``, ``(n,)``.
+
+    Liu et al. (2020), "Energy-based Out-of-distribution Detection", at temperature 1. Unlike
+    probabilities, it depends on the common level of the logits, which the loss leaves free.
+    """
+    return logits.double().logsumexp(1)
+
+
+SCORES = {"confidence": confidence, "entropy": negative_entropy, "energy": negative_energy}
+
+Kind = Literal["near", "far", "shifted"]
+
+# The near and far sets of OpenOOD 1.5 (Zhang et al., 2023), as far as data sets of the lab go.
+_FAR = dict.fromkeys(("svhn", "mnist"), "far")
+_SETS = {
+    "CIFAR-10": {"cifar-100": "near", "tiny-imagenet": "near", **_FAR},
+    "CIFAR-100": {"cifar-10": "near", "tiny-imagenet": "near", **_FAR},
+}
+
+
+def kind(known: str, unknown: str) -> Kind | None:
+    """Return whether a set of outliers is near to a data set or far, ``None`` if that is not known.
+
+    Args:
+        known: the name of the data set, as in `Data`.
+        unknown: the name of the outliers, as in ``--unknown``.
+
+    Examples:
+        >>> kind("CIFAR-10", "cifar-100"), kind("CIFAR-10", "svhn"), kind("mine", "svhn")
+        ('near', 'far', None)
+    """
+    whole, _, _ = known.partition(",")  # without ", long tail 1:100"
+    return cast(Kind | None, _SETS.get(whole, {}).get(unknown))
 
 
 def separation(known: Tensor, unknown: Tensor) -> Separation:

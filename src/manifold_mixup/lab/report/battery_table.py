@@ -9,9 +9,22 @@ Row = Mapping[str, Any]
 
 _SHOWN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # the λ to show; the file has the whole curve
 _TITLES = {
+    "selective": "selective, error % by coverage",
     "attacks": "attacks, accuracy %",
     "strength": "FGSM by ε, accuracy %",
+    "outliers": "outliers, AUROC and FPR95 in %",
     "interpolation": "interpolation, NLL",
+}
+_CALIBRATION = {
+    "temperatures": "temperatures of the halves",
+    "nll": "NLL, nats",
+    "ece": "ECE, %",
+    "ece_if_calibrated": "  the same if calibrated",
+    "rms_gap": "RMS gap, debiased, %",
+    "rms_low": "  95 % interval, from",
+    "rms_high": "  95 % interval, to",
+    "adaptive_ece": "adaptive ECE, %",
+    "classwise_ece": "classwise ECE, %",
 }
 
 
@@ -19,10 +32,14 @@ def battery_table(part: str, rows: Sequence[Row]) -> Table:
     """Return the rows of a part as a table of their numbers and settings."""
     shorter: dict[str, Callable[[Row], Row]] = {
         "attacks": _attack,
+        "selective": _risk,
+        "outliers": _separations,
         "strength": _rising,
         "interpolation": _curve,
         "spectra": _flatness,
     }
+    rows = [{key: value for key, value in row.items() if key != "note"} for row in rows]
+    rows = _beside(rows) if part == "calibration" else rows
     lines = [dict(_flat(shorter.get(part, dict)(row))) for row in rows]
     names = list(dict.fromkeys(name for line in lines for name in line))
     table = Table(title=_TITLES.get(part, part), title_justify="left", box=None, pad_edge=False)
@@ -31,6 +48,45 @@ def battery_table(part: str, rows: Sequence[Row]) -> Table:
     for line in lines:
         table.add_row(*(_text(line.get(name)) for name in names))
     return table
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Return what the rows say about numbers that could not be computed."""
+    return list(dict.fromkeys(row["note"] for row in rows if "note" in row))
+
+
+def _beside(rows: Sequence[Row]) -> list[Row]:
+    """Return a row for each number, with a column for each of the given rows."""
+    return [
+        {"name": said} | {row["name"]: _listed(row.get(key)) for row in rows}
+        for key, said in _CALIBRATION.items()
+    ]
+
+
+def _listed(value: Any) -> Any:
+    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else value
+
+
+def _risk(row: Row) -> Row:
+    at = {
+        round(100 * share): risk for share, risk in zip(row["coverage"], row["risk"], strict=True)
+    }
+    return {
+        "name": row["name"],
+        **{f"{share} %": at[share] for share in (50, 70, 80, 90, 100) if share in at},
+        "AURC": row["aurc"],
+        "best": row["best_aurc"],
+        "excess": row["excess_aurc"],
+    }
+
+
+def _separations(row: Row) -> Row:
+    scores = ("confidence", "entropy", "energy", "distance")
+    return {"name": row["name"], "kind": row["kind"]} | {
+        score: f"{row[score]['auroc']:.1f} {row[score]['fpr95']:5.1f}"
+        for score in scores
+        if score in row
+    }
 
 
 def _attack(row: Row) -> Row:

@@ -1,0 +1,74 @@
+"""The tables of `evaluate`: numbers beside each other, and what could not be computed."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from manifold_mixup.lab.report.battery_table import battery_table, notes
+
+
+def shown(part: str, rows: list[dict[str, Any]]) -> str:
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as printed:
+        console.print(battery_table(part, rows))
+    return printed.get()
+
+
+ERRORS = {
+    "nll": 0.9134,
+    "ece": 6.892,
+    "ece_if_calibrated": 1.532,
+    "adaptive_ece": 6.893,
+    "rms_gap": 8.705,
+    "rms_low": 7.308,
+    "rms_high": 10.34,
+    "classwise_ece": 1.757,
+    "reliability": {"count": [1], "confidence": [0.5], "accuracy": [0.5]},
+}
+
+
+def test_calibration_has_a_column_before_and_after():
+    after = {"fitted": "twofold", "temperatures": [1.348, 1.426], **ERRORS, "nll": 0.879}
+    text = shown(
+        "calibration", [{"name": "before scaling", **ERRORS}, {"name": "after scaling", **after}]
+    )
+    lines = [line.split("  ") for line in text.splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert ["name", "before scaling", "after scaling"] in cells
+    assert ["temperatures of the halves", "1.348, 1.426"] in cells
+    assert ["NLL, nats", "0.9134", "0.879"] in cells
+    assert ["95 % interval, to", "10.34", "10.34"] in cells
+
+
+@pytest.mark.parametrize("part", ["calibration", "outliers"])
+def test_what_could_not_be_computed_is_said_once_and_not_in_the_table(part):
+    note = "no numbers: all 40 predictions are right. Test more examples."
+    found = {"kind": "far", "confidence": {"auroc": 75.04, "fpr95": 9.0}} | ERRORS
+    rows = [{"name": "one", **found}, *({"name": k, **found, "note": note} for k in "ab")]
+    assert notes(rows) == [note]
+    assert "note" not in shown(part, rows)
+    assert "40" not in shown(part, rows)
+
+
+def test_outliers_have_two_numbers_for_each_score():
+    scores = {
+        name: {"auroc": 75.04 + k, "fpr95": 9.0}
+        for k, name in enumerate(("confidence", "entropy", "energy", "distance"))
+    }
+    text = shown("outliers", [{"name": "zoom out 180 %", "kind": "shifted", **scores}])
+    assert [" ".join(line.split()) for line in text.splitlines()[1:]] == [
+        "name kind confidence entropy energy distance",
+        "zoom out 180 % shifted 75.0 9.0 76.0 9.0 77.0 9.0 78.0 9.0",
+    ]
+
+
+def test_risk_at_some_coverages():
+    row = {"name": "test set", "aurc": 13.39, "best_aurc": 6.508, "excess_aurc": 6.887}
+    curve = {"coverage": [0.05, 0.5, 0.9, 1.0], "risk": [1.0, 12.4, 30.17, 33.83]}
+    text = shown("selective", [row | curve])
+    assert [" ".join(line.split()) for line in text.splitlines()[1:]] == [
+        "name 50 % 90 % 100 % AURC best excess",
+        "test set 12.4 30.17 33.83 13.39 6.508 6.887",
+    ]
