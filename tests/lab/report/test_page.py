@@ -25,7 +25,9 @@ from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.training.loop import Stopped, train
 
 HOSTILE = "<script>alert('name')</script>"
-PARTS = ("attacks", "strength", "outliers", "interpolation", "spectra")
+PARTS = (
+    "calibration", "selective", "attacks", "strength", "outliers", "interpolation", "spectra",
+)  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -105,9 +107,10 @@ def test_the_numbers_of_the_pictures(place, shown):
             f"{of[0]['attacks'][k]['stated']}</th><td>{spread_text(spread(accuracy), 1)}" in shown
         )
     for k in range(len(of[0]["outliers"])):
-        for score in ("confidence", "entropy"):
-            auroc = [one["outliers"][k][score]["auroc"] for one in of]
-            assert f"<td>{spread_text(spread(auroc), 1)}</td>" in shown
+        for score in ("confidence", "entropy", "energy", "distance"):
+            for key in ("auroc", "fpr95"):
+                values = [one["outliers"][k][score][key] for one in of]
+                assert f"noise (far)</th><td>{spread_text(spread(values), 1)}</td>" in shown
     for k, lam in enumerate(("0", "0.25", "0.5", "1")):
         mixed = [one["interpolation"][0]["nll"][k] for one in of]
         assert f"λ = {lam}</th><td>{spread_text(spread(mixed), 3)}</td>" in shown
@@ -121,6 +124,43 @@ def test_the_numbers_of_the_pictures(place, shown):
     count = sum(one.count[k] for one in bins)
     right = sum(one.count[k] * one.accuracy[k] for one in bins)
     assert f"<td>{100 * right / count:.1f} % of {count}</td>" in shown
+
+
+def test_calibration_and_risk_by_coverage(place, shown):
+    of = [item.evaluation for item in gather([place]).items[:2]]
+    for k, digits in enumerate((3, 3)):
+        nll = [one["calibration"][k]["nll"] for one in of]
+        assert f"NLL, nats</th><td>{spread_text(spread(nll), digits)}</td>" in shown
+        for key, said in {
+            "ece_if_calibrated": "ECE of calibrated predictions, %",
+            "rms_gap": "RMS gap, debiased, %",
+            "rms_high": "RMS gap, 95 % interval to",
+            "classwise_ece": "classwise ECE, %",
+        }.items():
+            values = [one["calibration"][k][key] for one in of]
+            assert f"{said}</th><td>{spread_text(spread(values), 2)}</td>" in shown
+    means = [sum(one["calibration"][1]["temperatures"]) / 2 for one in of]
+    assert f"mean of the halves</th><td>{spread_text(spread(means), 2)}</td>" in shown
+    for k, share in ((1, "10 %"), (19, "100 %")):
+        risk = [one["selective"][0]["risk"][k] for one in of]
+        assert f"{share}</th><td>{spread_text(spread(risk), 2)}</td>" in shown
+    excess = [one["selective"][0]["excess_aurc"] for one in of]
+    assert f"excess</th><td>{spread_text(spread(excess), 2)}</td>" in shown
+
+
+def test_evaluations_without_new_numbers(task, plain, tmp_path):
+    """Those of an older version have two scores of outliers; some models have no temperature."""
+    train(plain, task, folder=tmp_path / "one")
+    score = {"auroc": 12.5, "fpr95": 37.5}
+    old = {"outliers": [{"name": "noise", "confidence": score, "entropy": score}]}
+    bare = {"calibration": [{"name": "after scaling", "note": "no temperature: all are right"}]}
+    path = tmp_path / "one" / "evaluation-last-0.json"
+    path.write_text(json.dumps({"evaluation": old | bare | {"examples": 80}}))
+    text = page(gather([tmp_path]), title="")
+    assert text.count("noise</th><td>12.5</td>") == text.count("noise</th><td>37.5</td>") == 2
+    assert "AUROC of the energy" not in text
+    assert "no mixup: no temperature: all are right" in text
+    assert "RMS gap, debiased" not in text
 
 
 def test_a_score_that_is_not_there_leaves_its_cell_empty(task, plain, tmp_path):

@@ -26,17 +26,14 @@ class Bank:
 
     def score(self, features: Tensor) -> Tensor:
         """Return minus the distance of each row to its k-th nearest example, ``(n,)``."""
-        own = F.normalize(features.double())
-        parts = [self._distance(part) for part in own.split(500)]
-        return -torch.cat(parts)
-
-    def _distance(self, own: Tensor) -> Tensor:
+        own, rough = F.normalize(features.double()), self.features.float().T
         # In float32 the products find the neighbour; its distance is then computed without
         # cancellation, so that nearby inputs do not tie.
-        alike = own.float() @ self.features.float().T
-        nearest = alike.topk(self.k, dim=1).indices[:, -1]
-        distance: Tensor = (own - self.features[nearest]).norm(dim=1)
-        return distance
+        nearest = [
+            (part.float() @ rough).topk(self.k, dim=1).indices[:, -1] for part in own.split(500)
+        ]
+        distance: Tensor = (own - self.features[torch.cat(nearest)]).norm(dim=1)
+        return -distance
 
 
 def bank(features: Tensor, *, k: int = K) -> Bank:

@@ -6,7 +6,7 @@ from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate.statistics import spread
-from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report import confidence, plots
 from manifold_mixup.lab.report.paper_picture import plane_view
 from manifold_mixup.lab.report.section import (
     Grid,
@@ -64,15 +64,6 @@ def _reliability(methods: Methods) -> Section:
         (name, [Number(spread_text(spread([item.result.last.ece for item in of]), 2))])
         for name, of in methods.items()
     ]
-    rows = []
-    count_of_bins = len(next(iter(bins.values()))[0].count)
-    for k in range(count_of_bins):
-        cells = []
-        for of in bins.values():
-            count = sum(one.count[k] for one in of)
-            right = sum(one.count[k] * one.accuracy[k] for one in of)
-            cells.append(Number(f"{100 * right / count:.1f} % of {count:,}" if count else "none"))
-        rows.append((f"confidence {k / count_of_bins:.2f} to {(k + 1) / count_of_bins:.2f}", cells))
     return Section(
         "reliability",
         "Reliability",
@@ -86,7 +77,7 @@ def _reliability(methods: Methods) -> Section:
         ],
         numbers=[
             Grid("Expected calibration error, %", ["ECE"], ece),
-            Grid("Correct predictions in each bin", list(bins), rows),
+            confidence.bins_table("Correct predictions in each bin", bins),
         ],
     )
 
@@ -146,27 +137,6 @@ def _deformations(methods: Methods) -> Section | None:
         ],
         numbers=[by_method("Accuracy, %", list(found), found, _accuracy)],
     )
-
-
-def _outliers(methods: Methods) -> Section | None:
-    found = evaluated(methods, "outliers")
-    if not found:
-        return None
-    tables = [
-        by_method(
-            f"AUROC of the {said}, %; 50 is guessing",
-            list(found),
-            found,
-            lambda row, score=score: float(row[score]["auroc"]),  # type: ignore[misc]
-        )
-        for score, said in (("confidence", "greatest softmax"), ("entropy", "entropy"))
-    ]
-    words = (
-        "How well the model's confidence separates the test set from outliers: other data sets, "
-        "noise and deformed test images. The paper claims that networks without manifold mixup "
-        "are often confident and wrong on such inputs. " + tested(methods, "outliers")
-    )
-    return Section("outliers", "Outliers", words, tables=tables)
 
 
 def _interpolation(methods: Methods) -> Section | None:
@@ -288,7 +258,7 @@ def _boundaries(methods: Methods) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[Methods], Section | None], ...] = (
-    _curves, _reliability, _attacks, _strength, _deformations, _outliers, _interpolation, _spectra,
-    _boundaries,
+    _curves, _reliability, confidence.calibration, confidence.selective, _attacks, _strength,
+    _deformations, confidence.separation, _interpolation, _spectra, _boundaries,
 )  # fmt: skip
 """The sections in the order of the page; a section without data is `None`."""

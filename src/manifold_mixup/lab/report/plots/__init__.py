@@ -11,6 +11,7 @@ from manifold_mixup.lab.report.plots.report import (
     interpolation_picture,
     strength_picture,
 )
+from manifold_mixup.lab.report.plots.selective import risk_picture
 from manifold_mixup.lab.report.plots.spectra import spectra_picture
 from manifold_mixup.lab.report.plots.states import Points, states_picture
 from manifold_mixup.lab.report.plots.theory import theory_picture
@@ -27,6 +28,7 @@ __all__ = [
     "interpolation_picture",
     "plane_picture",
     "reliability_picture",
+    "risk_picture",
     "save",
     "spectra_picture",
     "states_picture",

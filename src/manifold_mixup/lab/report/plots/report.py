@@ -55,7 +55,7 @@ def strength_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], *, titl
         first = next(iter(methods.values()))[0]
         for k, (name, rows) in enumerate(methods.items()):
             risk = 100 - np.array([row["accuracy"] for row in rows])
-            _band(axes, np.array(first["eps"]), risk, k, name)
+            band(axes, np.array(first["eps"]), risk, k, name)
         axes.set(xlabel=f"ε, {first['space']}", ylabel="error under FGSM, %", ylim=(0, 100))
         axes.legend(loc="lower right")
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
@@ -112,7 +112,7 @@ def interpolation_picture(
         for k, (name, rows) in enumerate(methods.items()):
             lams = rows[0]["lam"]
             nll = np.array([row["nll"] for row in rows if row["lam"] == lams])
-            _band(axes, np.array(lams), nll, k, name, marked=False)
+            band(axes, np.array(lams), nll, k, name, marked=False)
         axes.set_title(title)
         axes.set(xlabel="λ, share of the example itself", ylabel="NLL of mixed states, nats")
         axes.set_ylim(0, 1.05 * top)
@@ -120,7 +120,7 @@ def interpolation_picture(
         return picture(figure)
 
 
-def _band(
+def band(
     axes: Axes,
     x: NDArray[np.float64],
     of: NDArray[np.float64],
@@ -129,6 +129,7 @@ def _band(
     *,
     marked: bool = True,
 ) -> None:
+    """Draw the mean of the rows of ``of`` against ``x``, with a band of ± one deviation."""
     mean, std = of.mean(0), of.std(0, ddof=1) if len(of) > 1 else 0 * of[0]
     axes.plot(
         x, mean, LINES[k % len(LINES)], color=colour(k), label=name,
