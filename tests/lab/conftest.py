@@ -1,6 +1,5 @@
 """A small task, a file of it, small runs of it, and images, for the lab's tests."""
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,6 @@ import torch
 from lab_runs import write_images
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.runs import provenance
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _described_once():
-    """Ask git and the installed packages once; that takes about as long as a small run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "describe", functools.cache(provenance.describe))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,22 @@ import numpy as np
 import pytest
 
 import lab_runs
+from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.commands.compare import Options as Compare
 from manifold_mixup.lab.commands.compare import prepare
 from manifold_mixup.lab.commands.compare import run as compare
+from manifold_mixup.lab.evaluate import Settings, evaluate
 from manifold_mixup.lab.launch import processes
+from manifold_mixup.lab.paper import figures
 from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.runs.evaluation import trained
+from manifold_mixup.lab.runs.folder import folder_name
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 
 
 run = functools.partial(lab_runs.run, "compare")
+ROWS = ("conf. off data ↓", "outside % ↓", "within % ↓", "paper's s₁ % ↑")
 
 
 def test_an_npz_end_to_end(tmp_path, npz, capsys):
@@ -53,6 +59,67 @@ def test_an_npz_end_to_end(tmp_path, npz, capsys):
     shown = capsys.readouterr().out
     assert "manifold mixup" in shown
     assert "ε = 0.1 in standard deviations" in " ".join(shown.split())
+    for text in (shown, (out / "table.md").read_text()):
+        assert all(text.count(row) == times for row, times in zip(ROWS, (1, 2, 2, 2), strict=True))
+        assert all(f"flatness at {layer}" in text for layer in ("hidden1", "hidden2"))
+        assert "Power" not in text  # the numbers of a smoke test mean nothing
+    assert content["power"] == {}
+    again = (out / "results.json").stat().st_mtime
+    assert run("--data", npz, "--smoke", "--workers", 1, "--out", out) == 0
+    assert "9 of 9 runs were already finished: nothing was trained." in capsys.readouterr().out
+    assert (out / "results.json").stat().st_mtime > again
+    later = json.loads((out / "results.json").read_text())
+    assert [one["more"] for one in later["runs"]] == [one["more"] for one in content["runs"]]
+
+
+def test_what_is_measured_beside_the_scores_is_what_evaluate_finds(tmp_path, npz, task):
+    options = Compare(
+        data=str(npz), out=tmp_path, seeds=1, epochs=1, workers=1, spirals=False,
+        methods=("none", "input"),
+    )  # fmt: skip
+    comparison = prepare(options)
+    assert comparison.layers == ("hidden1", "hidden2")  # S, though neither method mixes there
+    assert list(comparison.sources) == ["blobs.npz"]
+    compare(comparison)
+    (one, _) = json.loads((tmp_path / "results.json").read_text())["runs"]
+    data, settings = comparison.data, Settings(layers=comparison.layers)
+    model = trained(comparison.folder / folder_name(comparison.runs[0]), data)
+    found = evaluate(model, data, battery=["confidence", "flatness"], settings=settings)
+    first, second = found["flatness"]
+    assert one["more"] == {
+        "confidence": found["confidence"][0]["greatest"],
+        "outside at hidden1": first["outside"],
+        "within at hidden1": first["within"],
+        "s1 at hidden1": first["s1_share"],
+        "outside at hidden2": second["outside"],
+        "within at hidden2": second["within"],
+        "s1 at hidden2": second["s1_share"],
+    }
+
+
+def test_the_spirals_are_those_of_figure_1_with_one_seed(tmp_path, npz):
+    comparison = prepare(Compare(data=str(npz), out=tmp_path))
+    rows = [row.run for row in figures.figure_1().rows]
+    assert [replace(run, method="") for run in comparison.spirals] == [
+        replace(run, method="") for run in rows
+    ]
+    spirals = comparison.sources["spirals"]
+    assert spirals.x.equal(datasets.load("spirals", root=tmp_path).x)
+    assert len({run.method for run in (*comparison.runs, *comparison.spirals)}) == 6
+    assert prepare(Compare(data=str(npz), out=tmp_path, spirals=False)).spirals == ()
+    assert prepare(Compare(data="spirals", model="spiral-mlp", out=tmp_path)).spirals == ()
+
+
+def test_a_regression_has_neither_spirals_nor_states(tmp_path, task):
+    numbers = {"x_train": task.x, "y_train": task.x[:, 0], "x_test": task.x_test}
+    arrays = {name: value.numpy() for name, value in numbers.items()}
+    np.savez(tmp_path / "numbers.npz", **arrays, y_test=task.x_test[:, 0].numpy())
+    out = tmp_path / "out"
+    assert run("--data", tmp_path / "numbers.npz", "--smoke", "--workers", 1, "--out", out) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert all(one["more"] == {} for one in content["runs"])
+    assert len(list((out / "runs").iterdir())) == 6
+    assert not any(row in (out / "table.md").read_text() for row in ROWS)
 
 
 def test_the_default_is_the_documented_one():
@@ -107,7 +174,7 @@ def undrawn(monkeypatch):
 def test_other_methods_end_to_end(tmp_path, npz, capsys):
     out = tmp_path / "out"
     methods = ("--methods", "none", "manifold", "other-class", "remix", "regmixup")
-    few = ("--epochs", 1, "--seeds", 2, "--workers", 1)
+    few = ("--epochs", 1, "--seeds", 2, "--workers", 1, "--no-spirals")
     assert run("--data", npz, *methods, *few, "--out", out) == 0
     content = json.loads((out / "results.json").read_text())
     assert [one["run"]["pairs"] for one in content["runs"]] == 2 * [
@@ -119,7 +186,11 @@ def test_other_methods_end_to_end(tmp_path, npz, capsys):
     ]
     gaps = [row["to_manifold"] is None for row in content["summary"]]
     assert gaps == 2 * [True, True, False, False, False]
-    assert "difference to manifold mixup" in (out / "table.md").read_text()
+    table = (out / "table.md").read_text()
+    assert "difference to manifold mixup" in table
+    assert "flatness at hidden1, difference to manifold mixup" in table
+    assert "Power: with 2 seeds" in table
+    assert "other-class mixup − manifold mixup" in content["power"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -127,7 +198,7 @@ def test_methods_that_cut_end_to_end(tmp_path, npz, capsys):
     out = tmp_path / "out"
     methods = ("--methods", "none", "cutmix", "manifold-cutmix", "alignmixup")
     options = ("--data", npz, "--model", "cnn", "--smoke", "--workers", 1, "--out", out)
-    assert run(*options, *methods) == 0
+    assert run(*options, *methods, "--no-spirals") == 0
     content = json.loads((out / "results.json").read_text())
     assert content["complete"]
     assert [one["run"]["blend"] for one in content["runs"]] == 2 * [
@@ -225,7 +296,7 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path, npz, capsys, monkeypatch):
     monkeypatch.setattr(processes, "train_all", interrupted)
     assert compare(comparison) is False
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Stopped: 4 of 15 runs were finished." in shown
+    assert "Stopped: 4 of 15 runs were finished, and 0 of 3 on the spirals." in shown
     assert "covers the 1 seed that all methods have finished" in shown
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert not content["complete"]
@@ -234,7 +305,8 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path, npz, capsys, monkeypatch):
 
 def test_a_diverging_run_is_said_and_what_was_finished_stays(tmp_path, npz, capsys):
     out = tmp_path / "out"
-    assert run("--data", npz, "--epochs", 1, "--lr", 1e18, "--workers", 1, "--out", out) == 1
+    options = ("--epochs", 1, "--lr", 1e18, "--workers", 1, "--no-spirals", "--out", out)
+    assert run("--data", npz, *options) == 1
     assert "the loss is nan in epoch 1. A learning rate below 1e+18" in capsys.readouterr().err
 
 
@@ -266,8 +338,9 @@ def test_ctrl_c_on_real_workers_leaves_no_traceback(tmp_path, npz):
 @pytest.mark.skipif(not (REAL / "FashionMNIST").is_dir(), reason="no copy of Fashion-MNIST at hand")
 def test_fashion_mnist_end_to_end(tmp_path, monkeypatch):
     options = Compare(
-        data="fashion-mnist", model="cnn", root=REAL, out=tmp_path, smoke=True, workers=1
-    )
+        data="fashion-mnist", model="cnn", root=REAL, out=tmp_path, smoke=True, workers=1,
+        spirals=False,
+    )  # fmt: skip
     comparison = prepare(options)
     small = replace(
         comparison.data,

@@ -90,6 +90,34 @@ def test_a_class_with_too_few_examples_is_named():
         class_spectra(h, y, centred=True)
 
 
+def test_few_examples_have_the_spectrum_of_what_is_there():
+    h, y = torch.randn(11, 6), torch.tensor([0] * 8 + [4] * 3)
+    found = class_spectra(h, y, centred=True, complete=False)
+    own = h[8:].double().numpy()
+    values = np.linalg.svd(own - own.mean(0), compute_uv=False)
+    np.testing.assert_allclose(found[1].numpy(), [*values, 0, 0, 0], atol=1e-12)
+    full = class_spectra(h[:8], y[:8], centred=True)
+    torch.testing.assert_close(found[:1], full)
+
+
+def test_a_class_that_does_not_vary_has_no_flatness():
+    spectra = torch.tensor([[3.0, 1.0], [0.0, 0.0]])
+    assert flatness(spectra) == flatness(spectra[:1])
+    assert np.isnan(flatness(spectra[1:]).outside)
+
+
+def test_flatness_is_the_spectra_in_short(task, plain):
+    model = fresh_model(replace(plain, width=8), task)
+    settings = Settings(layers=("input", "hidden1", "hidden2"))
+    found = evaluate(model, task, battery=["flatness", "spectra"], settings=settings)
+    assert [row["name"] for row in found["flatness"]] == ["hidden1", "hidden2"]
+    for short, long in zip(found["flatness"], found["spectra"][:2], strict=True):
+        assert short["outside"] == pytest.approx(long["centred"]["outside"])
+        assert short["within"] == pytest.approx(long["within"])
+        assert short["s1_share"] == pytest.approx(long["uncentred"]["s1_share"])
+        assert (short["fewest"], short["dimensions"]) == (26, 8)
+
+
 def test_what_a_classifier_sees():
     """Its first two inputs separate the classes; a part common to all logits has no effect."""
     weight = torch.tensor([[1.0, 0.0, 0.0, 5.0], [0.0, 1.0, 0.0, 5.0], [-1.0, -1.0, 0.0, 5.0]])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manifold_mixup.lab.evaluate.statistics import paired_difference, spread, t_quantile
+from manifold_mixup.lab.evaluate.statistics import (
+    Difference,
+    paired_difference,
+    power,
+    smallest_seen,
+    spread,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 100, 999])
@@ -60,3 +67,43 @@ def test_an_interval_around_zero_says_nothing():
 def test_other_seeds_cannot_be_paired():
     with pytest.raises(ValueError, match="longer"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 4, 9, 29])
+@pytest.mark.parametrize("shift", [0.0, 0.7, 2.5, 6.0])
+def test_the_power_is_that_of_the_noncentral_t_distribution(freedom, shift):
+    least = stats.t.ppf(0.975, freedom)
+    upper, lower = (stats.nct.sf(least, freedom, sign * shift) for sign in (1, -1))
+    assert power(shift, freedom) == pytest.approx(upper + lower, abs=1e-5)
+
+
+def test_without_a_difference_one_in_twenty_is_found():
+    assert power(0, 4) == pytest.approx(0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_four_of_five_simulated_comparisons_find_the_smallest_difference(n):
+    deviation = 0.4
+    half = stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
+    least = smallest_seen(Difference(7.0, 7.0 - half, 7.0 + half, n))
+    draws = np.random.default_rng(n).normal(least, deviation, size=(40_000, n))
+    found = stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.01)  # five standard errors
+
+
+def test_with_many_seeds_it_is_that_of_the_normal_distribution():
+    n = 2001
+    half = stats.t.ppf(0.975, n - 1) / math.sqrt(n)
+    least = smallest_seen(Difference(0.0, -half, half, n))
+    quantiles = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+    assert least * math.sqrt(n) == pytest.approx(quantiles, rel=2e-3)
+
+
+def test_equal_pairs_see_everything_and_a_single_pair_nothing():
+    assert smallest_seen(paired_difference([2.0, 3.0], [1.0, 2.0])) == 0
+    assert math.isnan(smallest_seen(paired_difference([2.0], [1.0])))
+
+
+def test_a_value_that_is_not_known_leaves_no_deviation():
+    assert math.isnan(spread([1.0, math.nan]).std)
+    assert not paired_difference([1.0, math.nan], [0.0, 0.0]).excludes_zero

@@ -32,6 +32,19 @@ def test_with_a_gpu_workers_are_started_without_a_fork(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_runs_on_several_data_sets_have_their_own(task, plain, workers):
+    other = replace(task, x=task.x + 1)
+    runs = [replace(plain, data=name) for name in ("one", "two")]
+    source = {"one": task, "two": other}
+    found = by_run(train_all(runs, source, workers=workers, on_epoch=lambda *_: None))
+    for run in runs:
+        alone = by_run(train_all([run], source[run.data], workers=1, on_epoch=lambda *_: None))
+        assert found[run] == alone[run]
+    assert len({one.weights for one in found.values()}) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("gpu", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_worker_processes_change_nothing(task, runs, monkeypatch, gpu):
     """With a GPU, they are started with another method."""

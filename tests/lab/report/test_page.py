@@ -26,7 +26,8 @@ from manifold_mixup.lab.training.loop import Stopped, train
 
 HOSTILE = "<script>alert('name')</script>"
 PARTS = (
-    "calibration", "selective", "attacks", "strength", "outliers", "interpolation", "spectra",
+    "calibration", "selective", "attacks", "strength", "outliers", "confidence", "interpolation",
+    "flatness", "spectra", "collapse",
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -89,6 +90,27 @@ def test_numbers_and_differences_are_those_of_the_runs(place, shown):
     assert spread_text(spread(mixed), 3) in shown
     mean, _, interval = difference_text(paired_difference(mixed, plain), 3).partition(" ")
     assert f"{mean}<br>{interval}" in shown
+
+
+def test_the_numbers_of_what_the_paper_claims(place, shown):
+    of = [item.evaluation for item in gather([place]).items[:2]]
+    for k, label in enumerate(("off the data", "test set")):
+        greatest = [one["confidence"][k]["greatest"] for one in of]
+        assert f"{label}</th><td>{spread_text(spread(greatest), 3)}</td>" in shown
+    for key in ("outside", "within", "s1_share"):
+        flat = [one["flatness"][0][key] for one in of]
+        assert f"<td>{spread_text(spread(flat), 1)}</td>" in shown
+
+
+def test_the_numbers_of_neural_collapse(place, shown):
+    of = [item.evaluation["collapse"] for item in gather([place]).items[:2]]
+    part = shown.split('id="collapse"')[1]
+    assert part.count('<th scope="col">NC3</th>') == 2  # at the features alone
+    for k in range(4):
+        for key, digits in (("nc1", 3), ("nc2_angles", 3), ("nc3", 3), ("nc4", 1)):
+            values = [one[k][key] for one in of]
+            if None not in values:
+                assert f"<td>{spread_text(spread(values), digits)}</td>" in part
 
 
 def test_the_numbers_of_the_pictures(place, shown):
@@ -299,6 +321,19 @@ def test_spirals_show_their_boundaries(tmp_path):
     text = page(gather([tmp_path]), title="")
     assert 'id="boundaries"' in text
     assert "% of the plane" in text
+
+
+def test_the_spirals_of_a_comparison_stand_beside_its_data(tmp_path, task, plain):
+    data = datasets.load("spirals", root=tmp_path)
+    spirals = Recipe(method="spirals, no mixup", data="spirals", model="spiral-mlp", epochs=1)
+    train(replace(spirals, width=8), data, folder=tmp_path / "one")
+    train(replace(plain, width=8, epochs=1), task, folder=tmp_path / "two")
+    found = gather([tmp_path])
+    assert [item.result.run.data for item in found.items] == ["blobs"]
+    assert [item.result.run.data for item in found.spirals] == ["spirals"]
+    text = page(found, title="")
+    assert 'id="boundaries"' in text
+    assert "spirals, no mixup" in text.split('id="boundaries"')[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,25 @@
 """The summary, the table and the picture."""
 
+import math
 import struct
 from dataclasses import replace
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from manifold_mixup.lab.evaluate import Scores
-from manifold_mixup.lab.evaluate.measures import ERROR
+from manifold_mixup.lab.evaluate.measures import CONFIDENCE, ERROR, looked_at
 from manifold_mixup.lab.evaluate.metrics import Reliability
-from manifold_mixup.lab.evaluate.statistics import paired_difference
+from manifold_mixup.lab.evaluate.plane import Plane
+from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_seen
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.plots.comparison import _bars
 from manifold_mixup.lab.report.plots.forest import forest
+from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import complete_seeds, only_means, summarise
 from manifold_mixup.lab.report.table import markdown_table, terminal_table
@@ -124,6 +129,73 @@ def test_markdown_marks_what_is_clear(results):
 
 
 ALL = ["no mixup", "manifold mixup", "Remix"]
+
+
+def looked(results: list[Result]) -> list[Result]:
+    """Return results with what a comparison measures at two layers and off the data."""
+    more = [one.key for one in looked_at(["hidden1", "hidden2"])]
+    return [
+        replace(one, more={key: k + one.last.error for k, key in enumerate(more)})
+        for one in results
+    ]
+
+
+def test_the_layers_have_sections_after_the_last_epoch(results):
+    rows = summarise(looked(results), METHODS)
+    text = markdown_table(rows, title="", caption="")
+    sections = [line for line in text.splitlines() if line.startswith("| *")]
+    assert sections == [
+        f"| *{name}* | | |"
+        for name in ("last epoch", "flatness at hidden1", "flatness at hidden2", "best epoch")
+    ]
+    gap = "**−1.833 [−2.550, −1.116]**"
+    assert f"| conf. off data ↓ | 31.000 ± 1.000 | 29.167 ± 1.258<br>{gap} |" in text
+    rows_of = text.split("flatness at hidden2")[1].splitlines()[1:4]
+    assert [line.split(" | ")[0] for line in rows_of] == [
+        "| outside % ↓",
+        "| within % ↓",
+        "| paper's s₁ % ↑",
+    ]
+    assert [line.split(" | ")[1] for line in rows_of] == [f"{31 + k:.1f} ± 1.0" for k in (4, 5, 6)]
+    assert "more" not in text
+
+
+def test_what_is_not_known_is_a_dash(results):
+    none = [replace(one, more={"confidence": math.nan}) for one in results]
+    text = markdown_table(summarise(none, METHODS), title="", caption="")
+    assert "| conf. off data ↓ | – | – |" in text
+
+
+def test_what_only_some_runs_have_is_left_out(results):
+    rows = summarise([*looked(results[:3]), *results[3:]], METHODS)
+    assert "outside at hidden1" in rows[0].spread
+    assert "outside at hidden1" not in rows[1].difference
+    assert len(rows[0].spread) > len(rows[1].spread)
+
+
+def test_the_smallest_differences_are_those_of_the_seeds(three):
+    rows = summarise(looked(three), ALL)
+    found = smallest_differences(rows)
+    assert list(found) == [
+        "manifold mixup − no mixup",
+        "Remix − no mixup",
+        "Remix − manifold mixup",
+    ]
+    for name, row, of in zip(found, (1, 2, 2), ("difference",) * 2 + ("to_manifold",), strict=True):
+        gaps = getattr(rows[row], of)
+        assert found[name] == {key: smallest_seen(gap) for key, gap in gaps.items()}
+    text = power_text(rows)
+    error = found["Remix − manifold mixup"]["error"]
+    assert f"Remix − manifold mixup: error % {error:.2f}, NLL " in text
+    assert "conf. off data" in text
+    assert "seconds" not in text
+    assert "outside" not in text  # those of the layers are in results.json
+
+
+def test_one_seed_and_a_smoke_test_state_no_power(results):
+    for rows in (summarise(results[::3], METHODS), only_means(summarise(results, METHODS))):
+        assert power_text(rows) == ""
+        assert smallest_differences(rows) == {}
 
 
 @pytest.fixture
@@ -252,6 +324,38 @@ def test_the_picture_is_a_png_of_a_size_for_projection(results, seeds):
     assert all(10_000 < len(content) < 300_000 for content in picture)
     assert b"<svg" in picture.svg
     assert picture == plots.comparison_picture(shown, summarise(shown, METHODS), title="a title")
+
+
+@pytest.mark.parametrize("measure", [ERROR, CONFIDENCE])
+def test_the_dots_on_a_bar_are_its_seeds(results, measure):
+    shown = looked(results)
+    rows = [row for row in summarise(shown, METHODS) if row.when == "last"]
+    methods = {name: [one for one in shown if one.run.method == name] for name in METHODS}
+    axes = Figure().subplots()
+    _bars(axes, methods, rows, measure)
+    dots = [line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata()) == 3]
+    assert dots == [[one.last.error for one in of] for of in methods.values()]
+
+
+@pytest.mark.parametrize(
+    ("names", "layers", "panels"),
+    [
+        (["no mixup", "input mixup", "manifold mixup"], True, 3 + 2),
+        pytest.param([], True, 2, marks=THOROUGH),
+        pytest.param(["no mixup"], False, 1, marks=THOROUGH),
+    ],
+)
+def test_the_paper_stands_below_the_results(results, names, layers, panels):
+    points = torch.cartesian_prod(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5))
+    plane = Plane(points[0], points[-1], points, (points * 3).softmax(1))
+    view = plots.InputView(plane, points.double().numpy(), (points[:, 0] > 0).long().numpy())
+    shown = looked(results) if layers else results
+    picture = plots.comparison_picture(
+        shown, summarise(shown, METHODS), title="", spirals=dict.fromkeys(names, view)
+    )
+    assert struct.unpack(">II", picture.png[16:24]) == (1466, 1199)
+    bars = 4 + layers  # with confidence off the data
+    assert picture.svg.count(b'id="axes_') == bars + 3 + panels
 
 
 def test_drawing_leaves_the_style_of_others_alone(results):

@@ -26,6 +26,12 @@ def test_provenance_names_versions_and_machine_but_neither_host_user_nor_folder(
         assert getpass.getuser() not in text
 
 
+def test_git_and_the_packages_are_asked_once(monkeypatch):
+    found = provenance.describe()
+    monkeypatch.setattr(provenance, "git_hash", lambda: pytest.fail("asked again"))
+    assert provenance.describe() == found
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_code_that_git_does_not_track_has_no_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))

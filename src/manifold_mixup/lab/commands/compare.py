@@ -5,24 +5,39 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import nn
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import Settings, features
+from manifold_mixup.lab.evaluate.measures import looked_at
 from manifold_mixup.lab.launch import processes
-from manifold_mixup.lab.models.fresh import with_layers
+from manifold_mixup.lab.models.fresh import fresh_model, with_layers
+from manifold_mixup.lab.paper import figures
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.recipe import Recipe, way_settings
+from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
-from manifold_mixup.lab.report.table import LEGEND, SMOKE, markdown_table, terminal_table
+from manifold_mixup.lab.report.table import (
+    FLATNESS,
+    LEGEND,
+    OFF_DATA,
+    SMOKE,
+    markdown_table,
+    terminal_table,
+)
 from manifold_mixup.lab.runs import files, provenance
-from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs.evaluation import Evaluation
+from manifold_mixup.lab.runs.result import Epoch, Result
 from manifold_mixup.lab.search.tuned import Tuned, tuned
 from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
@@ -34,13 +49,16 @@ THREE = tyro.conf.arg(help_behavior_hint="(default: none input manifold, or the 
 EVEN = tyro.conf.arg(help_behavior_hint="(default: 1, or that of --tuned)")
 
 
+_TESTED_SPIRALS = 200
+
+
 @dataclass(frozen=True)
 class Options:
     """Train no mixup, input mixup, manifold mixup or others; compare them over seeds.
 
-    Without options, it trains an MLP on MNIST-1D, which is generated locally, with 5 seeds. That
-    takes one to two and a half minutes on two CPU cores. The default settings were chosen for each
-    data set and model on a validation split.
+    Without options, it trains an MLP on MNIST-1D, which is generated locally, with 5 seeds, and
+    the paper's two spirals with one. That takes one to three minutes on two CPU cores. The default
+    settings were chosen for each data set and model on a validation split.
     """
 
     data: str = "mnist-1d"
@@ -79,6 +97,9 @@ class Options:
     CNN."""
     eps: Annotated[float | None, CHOSEN] = None
     """Size ε of the FGSM attack, in the unit stated below the table."""
+    spirals: bool = True
+    """Draw the decision boundaries of the paper's Figure 1 too: no mixup, input mixup and manifold
+    mixup on two spirals, one seed. Not for regressions."""
     smoke: bool = False
     """Test in seconds that everything works: two seeds, two epochs, at most 500 examples. The
     numbers mean nothing."""
@@ -103,6 +124,19 @@ class Comparison:
     out: Path
     smoke: bool = False
     tuned: Tuned | None = None
+    layers: tuple[str, ...] = ()
+    spirals: tuple[Recipe, ...] = ()
+
+    @cached_property
+    def sources(self) -> dict[str, Data]:
+        """The data of all runs, by the name in their recipes."""
+        spirals = {"spirals": _spirals()} if self.spirals else {}
+        return {self.runs[0].data: self.data} | spirals
+
+    @property
+    def folder(self) -> Path:
+        """The parent of the runs' folders."""
+        return self.out / "runs"
 
     @property
     def methods(self) -> list[str]:
@@ -133,7 +167,7 @@ class Comparison:
             "RMSE: in the units of the targets. R²: the share of their variance that is explained."
             if self.data.regression
             else f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
-            f"{self.data.space}."
+            f"{self.data.space}. {OFF_DATA} {FLATNESS if self.layers else ''}".strip()
         )
         return (
             f"{measure} Seconds: training time on {_hardware(first.device)}, without "
@@ -155,6 +189,8 @@ def prepare(options: Options) -> Comparison:
     chosen = _chosen(options) if study is None else list(study.runs.values())
     device = find_device(options.device)
     files.writable_folder(options.out)
+    if device.type == "cpu" and (options.workers or provenance.usable_cores()) > 1:
+        processes.begin_early()
     data = datasets.load(options.data, root=options.root.expanduser())
     methods = [_overridden(run, options, data, device) for run in chosen]
     # Methods that use no unlabelled examples ignore them.
@@ -168,7 +204,16 @@ def prepare(options: Options) -> Comparison:
     grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
     workers = min(workers, len(grid_runs))
-    return Comparison(grid_runs, data, workers, options.out, options.smoke, study)
+    return Comparison(
+        grid_runs,
+        data,
+        workers,
+        options.out,
+        options.smoke,
+        study,
+        layers=_hidden_layers(methods, data),
+        spirals=_spiral_runs(options, data, device),
+    )
 
 
 def run(comparison: Comparison) -> bool:
@@ -181,20 +226,24 @@ def run(comparison: Comparison) -> bool:
     console = Console()
     console.print(comparison.title, style="bold", markup=False, highlight=False)
     start, results, complete = time.perf_counter(), list[Result](), True
-    head = _head(comparison)
+    head, look = _head(comparison), _look(comparison)
+    runs = (*comparison.runs, *comparison.spirals)
     try:
-        with Live(comparison.runs, console) as live:
+        with Live(runs, console) as live:
             for result in processes.train_all(
-                comparison.runs,
-                comparison.data,
+                runs,
+                comparison.sources,
                 workers=comparison.workers,
-                on_epoch=live.epoch,
+                on_epoch=partial(_tell, comparison, live),
                 on_step=live.step,
                 on_start=live.start,
-                folder=comparison.out / "runs",
+                folder=comparison.folder,
+                after=look,
             ):
                 live.finished(result)
-                results.append(result)
+                if result.run in comparison.spirals:
+                    continue
+                results.append(_with_looks(comparison, look, result))
                 _write_results(comparison, head, results, time.perf_counter() - start)
     except KeyboardInterrupt:
         complete = False
@@ -204,6 +253,14 @@ def run(comparison: Comparison) -> bool:
     if not complete:
         _report_stop(comparison, results, console)
     return complete
+
+
+def _tell(comparison: Comparison, live: Live, run: Recipe, epoch: Epoch) -> None:
+    """Show an epoch; those of the spirals are many and short, so that only their bar moves."""
+    if run in comparison.spirals:
+        live.step(run, epoch.epoch)
+    else:
+        live.epoch(run, epoch)
 
 
 def _chosen(options: Options) -> list[Recipe]:
@@ -216,6 +273,50 @@ def _chosen(options: Options) -> list[Recipe]:
     names = _names(options) or [*catalog.MIXING][:3]
     std = datasets.target_std(options.data)
     return [catalog.recipe("compare", name, data, options.model, target_std=std) for name in names]
+
+
+def _hidden_layers(methods: Sequence[Recipe], data: Data) -> tuple[str, ...]:
+    """Return the hidden layers of S, whose flatness is measured for all methods alike.
+
+    They are those that the methods mix, or those that manifold mixup would mix.
+    """
+    if data.regression:
+        return ()
+    model = fresh_model(replace(methods[0], compile=False), data)
+    mixed = dict.fromkeys(layer for run in methods for layer in run.layers if layer != "input")
+    found = mixed or models.eligible(methods[0].model, model, data.x)
+    return tuple(one for one in found if one != "input" and _has_states(model, one, data))
+
+
+def _has_states(model: nn.Module, layer: str, data: Data) -> bool:
+    """Return whether a layer gives one tensor in a pass, so that its states can be measured."""
+    try:
+        features(model, data.x[:2], layer=layer)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _spiral_runs(options: Options, data: Data, device: torch.device) -> tuple[Recipe, ...]:
+    """Return the runs of the paper's Figure 1 with the first seed, if they are to be drawn."""
+    if not options.spirals or data.regression or datasets.short_name(options.data) == "spirals":
+        return ()
+    return tuple(
+        replace(
+            row.run,
+            method=f"spirals, {row.run.method}",
+            epochs=2 if options.smoke else row.run.epochs,
+            device=str(device),
+        )
+        for row in figures.figure_1().rows
+        if row.run is not None
+    )
+
+
+def _spirals() -> Data:
+    """Return the spirals, with fewer test points: the picture needs none, and every epoch all."""
+    data = datasets.load("spirals", root=Path())
+    return datasets.take_tested(data, _TESTED_SPIRALS)
 
 
 def _names(options: Options) -> list[str] | None:
@@ -318,19 +419,59 @@ def _rows(comparison: Comparison, results: Sequence[Result]) -> list[Row]:
     return only_means(rows) if comparison.smoke else rows
 
 
+def _look(comparison: Comparison) -> Evaluation | None:
+    """Return what is measured beside the scores of a run, in the process that trained it."""
+    if comparison.data.regression:
+        return None
+    parts = ("confidence", "flatness") if comparison.layers else ("confidence",)
+    return Evaluation(comparison.runs[0].data, parts, Settings(layers=comparison.layers))
+
+
+def _with_looks(comparison: Comparison, look: Evaluation | None, result: Result) -> Result:
+    """Add to a result what was measured after it."""
+    if look is None:
+        return result
+    found = look(comparison.folder / run_folder.folder_name(result.run), comparison.data)
+    measures = looked_at(comparison.layers)
+    return replace(result, more={one.key: one.read(result.last, found) for one in measures})
+
+
+def _drawable(comparison: Comparison) -> dict[str, Path]:
+    """Return the folders of the finished runs on the spirals, by method."""
+    folders = {
+        _plainly(run.method): comparison.folder / run_folder.folder_name(run)
+        for run in comparison.spirals
+    }
+    return {name: one for name, one in folders.items() if (one / run_folder.RESULT).exists()}
+
+
+def _plainly(method: str) -> str:
+    """Return the name of a method on the spirals without the data and α."""
+    return method.removeprefix("spirals, ").partition(" α")[0]
+
+
 def _report(
     comparison: Comparison, rows: list[Row], results: Sequence[Result], console: Console
 ) -> None:
-    from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
+    # matplotlib takes a second to import
+    from manifold_mixup.lab.report import plots
+    from manifold_mixup.lab.report.paper_picture import input_view
 
     title, caption, smoke = comparison.title, comparison.caption, comparison.smoke
     console.print(terminal_table(rows, title=title, width=console.width))
     console.print(f"{SMOKE if smoke else LEGEND} {caption}", markup=False, highlight=False)
+    if power := power_text(rows):
+        console.print(f"\n{power}", markup=False, highlight=False)
     markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
+    markdown += f"\n{power}\n" if power else ""
     files.write(comparison.out / "table.md", markdown.encode())
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
-    picture = plots.comparison_picture(shown, rows, title=title, smoke=smoke)
+    spirals = {
+        name: input_view(folder, comparison.sources["spirals"])
+        for name, folder in _drawable(comparison).items()
+    }
+    picture = plots.comparison_picture(shown, rows, title=title, smoke=smoke, spirals=spirals)
     pictures = plots.save(picture, comparison.out / "compare")
     written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]
     console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
@@ -362,7 +503,17 @@ def _measured(data: Data) -> dict[str, Any]:
         return {"units": {"rmse": "units of the targets", "r2": "1 at best", "seconds": "s"}}
     return {
         "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
-        "units": {"error": "%", "nll": "nats", "ece": "%", "fgsm_accuracy": "%", "seconds": "s"},
+        "units": {
+            "error": "%",
+            "nll": "nats",
+            "ece": "%",
+            "fgsm_accuracy": "%",
+            "confidence": "mean of the greatest softmax on inputs off the data, 0 to 1",
+            "outside at LAYER": "% of a class's variance, outside its first direction",
+            "within at LAYER": "% of the variance of all states, within classes",
+            "s1 at LAYER": "% of the sum of a class's singular values, not centred",
+            "seconds": "s",
+        },
     }
 
 
@@ -370,20 +521,24 @@ def _write_results(
     comparison: Comparison, head: dict[str, Any], results: Sequence[Result], seconds: float
 ) -> None:
     """Write all finished runs; called after each run, so that no finished run is lost."""
+    rows = _rows(comparison, results)
     content = head | {
         "complete": len(results) == len(comparison.runs),
         "smoke": comparison.smoke,
         "wall_seconds": seconds,
-        "summary": [asdict(row) for row in _rows(comparison, results)],
+        "summary": [asdict(row) for row in rows],
+        "power": smallest_differences(rows) if rows else {},
         "runs": [asdict(result) for result in results],
     }
     files.write_json(comparison.out / "results.json", content)
 
 
 def _report_stop(comparison: Comparison, results: Sequence[Result], console: Console) -> None:
+    drawn, wanted = len(_drawable(comparison)), len(comparison.spirals)
+    spirals = f", and {drawn} of {wanted} on the spirals" if drawn < wanted else ""
     console.print(
-        f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished. The same command "
-        f"resumes the others."
+        f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished{spirals}. The same "
+        f"command resumes the others."
     )
     if results:
         seeds = len(complete_seeds(results, comparison.methods))

@@ -30,8 +30,8 @@ class Options:
     """Folder of a run that manifold-mixup train, compare or reproduce wrote."""
     battery: tuple[str, ...] = ()
     """Tests to run: clean, calibration, selective, attacks, strength, deformations, corruptions,
-    outliers, neighbours, interpolation, spectra, plane. By default, all that suit the data set
-    except spectra."""
+    outliers, neighbours, interpolation, confidence, flatness, collapse, spectra, plane. By default,
+    all that suit the data set except spectra."""
     when: Literal["last", "best"] = "last"
     """Epoch whose weights are evaluated."""
     tested: int | None = None

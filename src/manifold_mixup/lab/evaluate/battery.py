@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from manifold_mixup import find_layers
 from manifold_mixup.lab import suggest
 from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.evaluate import distance, outliers
+from manifold_mixup.lab.evaluate import collapse, distance, off_data, outliers
 from manifold_mixup.lab.evaluate.attacks import (
     SPACES,
     Attack,
@@ -31,10 +31,11 @@ from manifold_mixup.lab.evaluate.neighbours import (
     Metric,
     NoFeatures,
     features,
+    features_and_logits,
     knn_error,
     outputs_and_features,
 )
-from manifold_mixup.lab.evaluate.plane import input_plane
+from manifold_mixup.lab.evaluate.plane import SURE, input_plane
 from manifold_mixup.lab.evaluate.selective import risk_coverage
 from manifold_mixup.lab.evaluate.spectra import (
     class_spectra,
@@ -75,6 +76,17 @@ UNITS = {
     "second": "% of the variance of all states, along the second direction of each class",
     "confident": "% of the plane where the greatest softmax is above 0.95",
     "values": "singular values, mean over classes",
+    "greatest": "mean of the greatest softmax, 0 to 1",
+    "sure": "% of the inputs whose greatest softmax is above 0.95",
+    "inputs": "number of inputs",
+    "fewest": "test examples of the smallest class",
+    "dimensions": "dimensions of a state",
+    "nc1": "variance within classes against that between them, 0 if collapsed",
+    "nc2_norms": "deviation of the class means' norms over their mean, 0 if collapsed",
+    "nc2_angles": "deviation of the class means' cosines, 0 if collapsed",
+    "nc2_maximal": "mean distance of these cosines to -1 / (classes - 1), 0 if collapsed",
+    "nc3": "squared distance of classifier and class means, both of norm 1, 0 to 4",
+    "nc4": "% of the examples whose nearest class mean is not the decision",
     "seen": "% of the variance within classes, in the row space of the classifier",
 }
 
@@ -223,7 +235,9 @@ class _Subject:
             return _Outputs(logits(self.model, x), None)
         found = [
             (output, self.bank.score(states))
-            for output, states in outputs_and_features(self.model, x, layer=self.settings.features)
+            for output, (states,) in outputs_and_features(
+                self.model, x, layers=[self.settings.features]
+            )
         ]
         return _Outputs(*map(torch.cat, zip(*found, strict=True)))
 
@@ -479,6 +493,72 @@ def _spectra(subject: _Subject) -> Iterator[Job]:
             yield layer, partial(named, layer)
 
 
+def _flatness(subject: _Subject) -> Iterator[Job]:
+    """The spectra in three numbers, which also need no more examples than there are."""
+    model, x, y = subject.model, subject.data.x_test, subject.y
+
+    def row(layer: str) -> Row:
+        states = features(model, x, layer=layer)
+        centred = class_spectra(states, y, centred=True, complete=False)
+        as_they_are = class_spectra(states, y, centred=False, complete=False)
+        return {
+            "outside": flatness(centred).outside,
+            "within": variance_within(states, centred)[0],
+            "s1_share": flatness(as_they_are).s1_share,
+            "fewest": int(y.unique(return_counts=True)[1].min()),
+            "dimensions": states.shape[1],
+        }
+
+    for layer in subject.settings.layers or _default_layers(subject):
+        if layer != "input":
+            yield layer, partial(row, layer)
+
+
+def _confidence(subject: _Subject) -> Iterator[Job]:
+    def row(found: Callable[[], Tensor]) -> Row:
+        outputs = found()
+        sure = outputs.double().softmax(1).amax(1) > SURE
+        return {
+            "greatest": off_data.greatest(outputs),
+            "sure": 100 * sure.double().mean().item(),
+            "inputs": len(outputs),
+        }
+
+    def off() -> Tensor:
+        x = off_data.off_data(subject.data, generator=subject.generator())
+        return logits(subject.model, x)
+
+    yield "off the data", partial(row, off)
+    yield "test set", partial(row, lambda: subject.clean)
+
+
+def _collapse(subject: _Subject) -> Iterator[Job]:
+    """Neural collapse of the training set, and of the test set against its training means."""
+    model, data = subject.model, subject.data
+    head = classifier_of(model, data.x_test).weight.detach()
+    layers = [one for one in subject.settings.layers or _default_layers(subject) if one != "input"]
+
+    @cache
+    def states_of(name: str) -> tuple[list[Tensor], Tensor, Tensor]:
+        x, y = (data.x, data.y) if name == "training" else (data.x_test, data.y_test)
+        states, outputs = features_and_logits(model, x, layers=[*layers, None])
+        return states, outputs.argmax(1), y.to(outputs.device)
+
+    def row(k: int, name: str) -> Row:
+        every, decided, y = states_of(name)
+        known, _, of_known = states_of("training")
+        return {
+            **collapse.measured(every[k], y, head if k == len(layers) else None),
+            "nc4": collapse.nearest_mismatch(
+                every[k], collapse.class_means(known[k], of_known), decided
+            ),
+        }
+
+    for k, layer in enumerate((*layers, FEATURES)):
+        for name in ("training", "test"):
+            yield f"{layer}, {name}", partial(row, k, name)
+
+
 def _plane(subject: _Subject) -> Iterator[Job]:
     def row() -> Row:
         return {"confident": input_plane(subject.model, subject.data.x).confident}
@@ -497,6 +577,9 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "outliers": _outliers,
     "neighbours": _neighbours,
     "interpolation": _interpolation,
+    "confidence": _confidence,
+    "flatness": _flatness,
+    "collapse": _collapse,
     "spectra": _spectra,
     "plane": _plane,
 }

@@ -1,7 +1,7 @@
 """The numbers in tables: their titles, digits, and places in scores and evaluations."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class Measure:
             one of the `Scores` that every run has.
         field: its key in that row; nested keys are joined by dots.
         training: whether it is a field of `Epoch`, such as the training loss.
+        layer: the layer whose states it is about, if it is about states.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Measure:
     battery: tuple[str, str] | None = None
     field: str = ""
     training: bool = False
+    layer: str = ""
 
     def read(self, scores: Scores, evaluation: Mapping[str, Any]) -> float:
         """Return the number from the scores of a run, or from the result of `evaluate`.
@@ -63,3 +65,37 @@ FGSM = Measure("fgsm_accuracy", "FGSM acc. %", digits=1, better="higher")
 RMSE = Measure("rmse", "RMSE", digits=4)
 R2 = Measure("r2", "R²", digits=4, better="higher")
 SECONDS = Measure("seconds", "seconds", digits=1)
+CONFIDENCE = Measure(
+    "confidence",
+    "conf. off data",
+    digits=3,
+    battery=("confidence", "off the data"),
+    field="greatest",
+)
+"""The mean of the greatest softmax on inputs off the data."""
+
+_OUTSIDE = "outside at "
+
+
+def of_states(layer: str) -> tuple[Measure, ...]:
+    """Return the measures of flatness at a layer.
+
+    The paper's own stands beside that of centred states, and beside the share within classes:
+    states that are all smaller within their class look flatter by the paper's measure.
+    """
+    part = ("flatness", layer)
+    return (
+        Measure(f"{_OUTSIDE}{layer}", "outside %", 1, "lower", part, "outside", layer=layer),
+        Measure(f"within at {layer}", "within %", 1, "lower", part, "within", layer=layer),
+        Measure(f"s1 at {layer}", "paper's s₁ %", 1, "higher", part, "s1_share", layer=layer),
+    )
+
+
+def looked_at(layers: Sequence[str]) -> tuple[Measure, ...]:
+    """Return what a comparison measures at the last weights, beside the `Scores` of a run."""
+    return (CONFIDENCE, *(measure for layer in layers for measure in of_states(layer)))
+
+
+def layers_among(keys: Iterable[str]) -> list[str]:
+    """Return the layers of the measures of flatness among some keys."""
+    return [key.removeprefix(_OUTSIDE) for key in keys if key.startswith(_OUTSIDE)]

@@ -4,8 +4,8 @@ The paper reports it for the top-layer features of PreActResNet18 (section 5.1),
 k nor the distance. Ours, k = 5 and Euclidean, are scikit-learn's defaults.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
@@ -50,18 +50,32 @@ def features(
         NoFeatures: the layer did not run, or ran more than once in a pass, or does not return a
             tensor.
     """
-    return torch.cat([states for _, states in outputs_and_features(model, x, layer=layer)])
+    ((states,), _) = features_and_logits(model, x, layers=[layer])
+    return states
 
 
+def features_and_logits(
+    model: nn.Module, x: Tensor, *, layers: Sequence[str | None]
+) -> tuple[list[Tensor], Tensor]:
+    """Return the `features` of several layers, and the logits, of one pass over many inputs."""
+    parts = list(outputs_and_features(model, x, layers=layers))
+    states = zip(*(states for _, states in parts), strict=True)
+    return [torch.cat(of_layer) for of_layer in states], torch.cat([output for output, _ in parts])
+
+
+@torch.no_grad()
 def outputs_and_features(
-    model: nn.Module, x: Tensor, *, layer: str | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the model's outputs for each chunk of inputs, with the `features` of the same pass."""
-    with in_eval_mode(model), _watched(model, layer) as seen:
+    model: nn.Module, x: Tensor, *, layers: Sequence[str | None]
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield the model's outputs for each chunk of inputs, with the `features` of several layers."""
+    with in_eval_mode(model), ExitStack() as stack:
+        watched = [stack.enter_context(_watched(model, layer)) for layer in layers]
         for part in inputs(x, device=device_of(model, x)):
-            seen.clear()
+            for seen in watched:
+                seen.clear()
             output = model(part)
-            yield output, mean_over_space(_single(seen, layer)).flatten(1)
+            pairs = zip(watched, layers, strict=True)
+            yield output, [mean_over_space(_single(*pair)).flatten(1) for pair in pairs]
 
 
 @contextmanager

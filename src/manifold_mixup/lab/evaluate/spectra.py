@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from manifold_mixup.lab.data import as_input
 from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode
@@ -31,13 +32,15 @@ class Flatness:
     outside: float
 
 
-def class_spectra(states: Tensor, y: Tensor, *, centred: bool) -> Tensor:
+def class_spectra(states: Tensor, y: Tensor, *, centred: bool, complete: bool = True) -> Tensor:
     """Return the singular values of the states of every class, in descending order.
 
     Args:
         states: hidden states, ``(n, dim)``.
         y: labels, ``(n,)``.
         centred: whether to subtract the mean of each class; the paper does not state it.
+        complete: whether every class must have as many examples as the states have dimensions. If
+            not, the directions that its examples leave out have singular value 0.
 
     Returns:
         ``(classes, dim)``, in double precision.
@@ -49,18 +52,23 @@ def class_spectra(states: Tensor, y: Tensor, *, centred: bool) -> Tensor:
     spectra = []
     for label in y.unique():
         own = states[y == label].double()
-        if len(own) < states.shape[1]:
+        if complete and len(own) < states.shape[1]:
             raise ValueError(
                 f"class {int(label)} has {len(own)} examples, but the states have "
                 f"{states.shape[1]} dimensions, so its spectrum would be incomplete. Use more "
                 f"examples, or a narrower layer."
             )
-        spectra.append(torch.linalg.svdvals(own - own.mean(0) if centred else own))
+        found = torch.linalg.svdvals(own - own.mean(0) if centred else own)
+        spectra.append(F.pad(found, (0, states.shape[1] - len(found))))
     return torch.stack(spectra)
 
 
 def flatness(spectra: Tensor) -> Flatness:
-    """Summarise the spectra of classes, ``(classes, dim)``."""
+    """Summarise the spectra of classes, ``(classes, dim)``; a class that does not vary has none.
+
+    Without any class that varies, all numbers are ``nan``.
+    """
+    spectra = spectra[spectra[:, 0] > 0]
     first, total = spectra[:, 0], spectra.sum(1)
     squares = spectra.square()
     return Flatness(

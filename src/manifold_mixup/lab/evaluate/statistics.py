@@ -1,16 +1,25 @@
-"""Mean and standard deviation over seeds, and paired differences with their intervals."""
+"""Mean and standard deviation over seeds, paired differences, their intervals and their power."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 
-from scipy.special import stdtrit
+import numpy as np
+from numpy.polynomial.legendre import leggauss
+from scipy.special import chdtri, ndtr, stdtrit
+
+_NODES, _WEIGHTS = leggauss(100)
+_HALVINGS = 40
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over seeds with its sample standard deviation, which is ``nan`` for a single seed."""
+    """A mean over seeds with its sample standard deviation.
+
+    The deviation is ``nan`` for a single seed, and if a value is not finite.
+    """
 
     mean: float
     std: float
@@ -39,7 +48,8 @@ def spread(values: Sequence[float]) -> Spread:
         >>> spread([1.0, 2.0, 3.0])
         Spread(mean=2.0, std=1.0, n=3)
     """
-    return Spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    return Spread(fmean(values), stdev(values) if known else math.nan, len(values))
 
 
 def paired_difference(values: Sequence[float], base: Sequence[float]) -> Difference:
@@ -64,3 +74,52 @@ def t_quantile(freedom: int, *, level: float = 0.95) -> float:
         2.776445
     """
     return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def power(shift: float, freedom: int, *, level: float = 0.95) -> float:
+    """Return how often a two-sided t test finds a difference that is there.
+
+    The statistic has the noncentral t distribution: ``(z + shift) / w``, where z is normal and w²
+    is χ² over its degrees of freedom. For a given w the tails are normal; their mean over w is
+    taken at the nodes of a quadrature in its quantiles.
+
+    Args:
+        shift: the true mean difference, divided by its standard error.
+        freedom: degrees of freedom.
+        level: the level of the interval, one less the level of the test.
+    """
+    w = np.sqrt(chdtri(freedom, (1 + _NODES) / 2) / freedom)
+    least = w * t_quantile(freedom, level=level)
+    return float(_WEIGHTS @ (ndtr(shift - least) + ndtr(-shift - least)) / 2)
+
+
+def smallest_seen(difference: Difference, *, chance: float = 0.8) -> float:
+    """Return the smallest true difference that as many pairs would find with a given chance.
+
+    To find a difference means that its 95 % interval excludes 0. The standard deviation of the
+    pairs is taken as it was observed.
+
+    Args:
+        difference: the observed difference of at least two pairs.
+        chance: the power that is asked for.
+
+    Returns:
+        The size of the difference, in its units; ``nan`` for a single pair.
+    """
+    if difference.n < 2:
+        return math.nan
+    freedom = difference.n - 1
+    error = (difference.high - difference.low) / 2 / t_quantile(freedom)
+    return error * _shift(freedom, chance)
+
+
+@cache
+def _shift(freedom: int, chance: float) -> float:
+    """Return the parameter at which the t test has the given power, by bisection."""
+    low, high = 0.0, 1.0
+    while power(high, freedom) < chance:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, freedom) < chance else (low, middle)
+    return high

@@ -1,6 +1,6 @@
 """Callbacks for the progress of many runs, and the data they train on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,15 @@ News = Epoch | Start | float | str
 """Progress of a run: a finished epoch, its start, the epochs done (a fraction), or a note."""
 After = Callable[[Path, Data, Callable[[str], None]], object]
 """Called with a finished run's folder, its data and a function that reports progress in words."""
-Source = Data | Callable[[int], Data]
-"""The data of all runs, or a function from the seed of a run to its data."""
+Source = Data | Mapping[str, Data] | Callable[[int], Data]
+"""The data of all runs, by the name in a recipe if there are several data sets, or a function from
+the seed of a run to its data."""
 
 
 def data_of(run: Recipe, source: Source) -> Data:
     """Return the data that a run trains on."""
+    if isinstance(source, Mapping):
+        return source[run.data]
     return source if isinstance(source, Data) else source(run.seed)
 
 

@@ -64,7 +64,8 @@ def train_all(
 
     Args:
         runs: the recipes, started in this order.
-        data: the data that all runs train on, or a function from the seed of a run to its data.
+        data: the data that all runs train on, those of each name, or a function from the seed of a
+            run to its data.
         workers: the number of runs in parallel; 1 trains in this process.
         on_epoch: called after every epoch of every run.
         on_step: called now and then with the number of epochs a run has done, a fraction.
@@ -179,6 +180,14 @@ def _wait(
 
 # What a first run imports, besides this module: over a second for each worker.
 _IMPORTED_LATE = ("torch.utils.tensorboard", "torch._dynamo")
+
+
+def begin_early() -> None:
+    """Start the process that workers are forked from, so that it imports while this one works."""
+    if _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # not on every system
+
+        forkserver.ensure_running()
 
 
 def _context() -> Any:

@@ -53,12 +53,14 @@ class Gathered:
         table: a row for each recipe, compared with a recipe without mixing for the same model.
         found: the runs by recipe (with seed 0) and by seed.
         unfinished: folders of runs that are not finished.
+        spirals: the runs on two spirals that `compare` trains beside those on another data set.
     """
 
     items: tuple[Item, ...]
     table: Table
     found: Mapping[Recipe, Mapping[int, Found]]
     unfinished: tuple[Path, ...]
+    spirals: tuple[Item, ...] = ()
 
     def of(self, row: Row) -> list[Item]:
         """Return the runs of a row, by seed."""
@@ -82,7 +84,7 @@ def gather(places: Sequence[Path]) -> Gathered:
             f"no finished run in {', '.join(map(str, places))}. A finished run is a folder with a "
             f"{RESULT}, written by manifold-mixup train, compare or reproduce."
         )
-    items = [_item(folder) for folder in done]
+    items, spirals = _apart_from_spirals([_item(folder) for folder in done])
     _require_one_data_set(items)
     _require_classes(items)
     recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
@@ -93,7 +95,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         own = found.setdefault(replace(item.result.run, seed=0), {})
         own[item.result.run.seed] = Found(item.result, {})
     unfinished = tuple(folder for folder in folders if folder not in done)
-    return Gathered(tuple(items), _table(recipes), found, unfinished)
+    return Gathered(tuple(items), _table(recipes), found, unfinished, spirals)
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -124,6 +126,13 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is damaged ({error}). Delete it, or leave out its run."
         ) from error
     return content
+
+
+def _apart_from_spirals(items: list[Item]) -> tuple[list[Item], tuple[Item, ...]]:
+    """Return the runs, and apart the spirals that a comparison trained beside other data."""
+    spirals = [one for one in items if one.result.run.model == "spiral-mlp"]
+    others = [one for one in items if one not in spirals]
+    return (others, tuple(spirals)) if others else (items, ())
 
 
 def _require_one_data_set(items: Iterable[Item]) -> None:

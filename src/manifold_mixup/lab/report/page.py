@@ -13,7 +13,7 @@ from manifold_mixup.lab.paper.tables import Row
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
 from manifold_mixup.lab.report.section import Grid, Number, Section
-from manifold_mixup.lab.report.sections import SECTIONS
+from manifold_mixup.lab.report.sections import SECTIONS, boundaries
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
 from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.runs.evaluation import When
@@ -74,6 +74,9 @@ def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
     for make in SECTIONS:
         if (section := make(methods)) is not None:
             yield section
+    beside = {item.result.run.method: [item] for item in gathered.spirals}
+    if beside and (section := boundaries(beside)) is not None:
+        yield section
 
 
 def _name(gathered: Gathered, row: Row) -> str:

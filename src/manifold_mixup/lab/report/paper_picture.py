@@ -98,6 +98,17 @@ def plane_view(folder: Path, data: Data, layer: str) -> plots.View:
     )
 
 
+def input_view(folder: Path, data: Data) -> plots.InputView:
+    """Return the predictions of a finished run over the plane.
+
+    Args:
+        folder: the run's folder.
+        data: points in the plane, of two classes.
+    """
+    found = input_plane(trained(folder, data), data.x)
+    return plots.InputView(found, data.x.double().numpy(), data.y.numpy())
+
+
 def _spectra(table: Table, found: Finished, title: str) -> plots.Picture:
     """Draw the singular values of the last epoch, with a panel for each group of rows."""
     (layer,) = table.settings.spectra or ()

@@ -52,7 +52,9 @@ class Section:
     tables: Sequence[Grid] = ()
 
 
-def by_method(caption: str, labels: Sequence[str], found: ByName, value: Value) -> Grid:
+def by_method(
+    caption: str, labels: Sequence[str], found: ByName, value: Value, digits: int = 1
+) -> Grid:
     """Return a table with a row per label and a column per method; missing values are empty.
 
     Args:
@@ -60,12 +62,13 @@ def by_method(caption: str, labels: Sequence[str], found: ByName, value: Value) 
         labels: the labels of the rows, one for each name in ``found``.
         found: the rows of the evaluations.
         value: returns the number of a row.
+        digits: the number of decimals.
     """
     methods = list(dict.fromkeys(name for of in found.values() for name in of))
     rows = []
     for label, of in zip(labels, found.values(), strict=True):
         values = ([value(one) for one in of.get(name, ())] for name in methods)
-        rows.append((label, [number(some) for some in values]))
+        rows.append((label, [number(some, digits) for some in values]))
     return Grid(caption, methods, rows)
 
 

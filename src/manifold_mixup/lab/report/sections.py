@@ -1,5 +1,6 @@
 """The sections below the comparison: training, reliability, and the results of `evaluate`."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,99 @@ def _accuracy(row: Mapping[str, Any]) -> float:
     return float(row["accuracy"])
 
 
-def _boundaries(methods: Methods) -> Section | None:
+def _confidence(methods: Methods) -> Section | None:
+    found = evaluated(methods, "confidence")
+    if not found:
+        return None
+    grids = [
+        by_method("Mean of the greatest softmax", list(found), found, _greatest, digits=3),
+        by_method("% of the inputs where it is above 0.95", list(found), found, _sure),
+    ]
+    words = (
+        "The confidence on inputs off the data: uniform in the box of the training inputs, and "
+        "farther from every one of them than 99 % of the test inputs are. The paper claims that "
+        "it falls with manifold mixup. "
+    )
+    return Section("confidence", "Confidence", words + tested(methods, "confidence"), tables=grids)
+
+
+def _greatest(row: Mapping[str, Any]) -> float:
+    return math.nan if row["greatest"] is None else float(row["greatest"])
+
+
+def _sure(row: Mapping[str, Any]) -> float:
+    return math.nan if row["sure"] is None else float(row["sure"])
+
+
+_IN_SHORT: dict[str, Callable[[Any], float]] = {
+    "% of a class's variance outside its first direction": lambda one: one["outside"],
+    "% of the variance of all states within classes": lambda one: one["within"],
+    "s₁ in % of the sum of all, not centred (the paper's)": lambda one: one["s1_share"],
+}
+
+
+def _flatness_in_short(methods: Methods) -> Section | None:
+    found = evaluated(methods, "flatness")
+    if not found:
+        return None
+    grids = [
+        Grid(
+            layer,
+            list(_IN_SHORT),
+            [
+                (name, [number([value(one) for one in of], 1) for value in _IN_SHORT.values()])
+                for name, of in by_name.items()
+            ],
+        )
+        for layer, by_name in found.items()
+    ]
+    words = (
+        "How flat the hidden states of a class are. The paper's own measure, of states that are "
+        "not centred, also grows if a class only shrinks towards its mean; it therefore stands "
+        "beside the other two. "
+    )
+    return Section("flatness", "Flatness", words + tested(methods, "flatness"), tables=grids)
+
+
+_COLLAPSE = {
+    "nc1": "NC1",
+    "nc2_norms": "NC2, norms",
+    "nc2_angles": "NC2, angles",
+    "nc2_maximal": "NC2, to the greatest angle",
+    "nc3": "NC3",
+    "nc4": "NC4, %",
+}
+
+
+def _collapse(methods: Methods) -> Section | None:
+    found = evaluated(methods, "collapse")
+    if not found:
+        return None
+    words = (
+        "Neural collapse (Papyan, Han and Donoho 2020); each number is 0 for full collapse. NC1: "
+        "the variance within classes against that between them, tr(Σ_W Σ_B⁺) / classes. NC2, of "
+        "the class means less their mean: the deviation of their norms over its mean, of their "
+        "cosines, and the mean distance of the cosines to −1 / (classes − 1). NC3: the squared "
+        "distance of the classifier and these means, both of norm 1. NC4: the share of examples "
+        "whose nearest class mean of the training set is not the decision. Training: the examples "
+        "as they are, neither mixed nor augmented. "
+    )
+    grids = [_collapsed(layer, by_name) for layer, by_name in found.items()]
+    return Section("collapse", "Neural collapse", words + tested(methods, "collapse"), tables=grids)
+
+
+def _collapsed(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
+    """Return the numbers at a layer that are known: a row per method, averaged over the seeds."""
+    of_all = [one for of in by_name.values() for one in of]
+    known = [key for key in _COLLAPSE if all(one[key] is not None for one in of_all)]
+    rows = [
+        (name, [number([one[key] for one in of], 3 - 2 * (key == "nc4")) for key in known])
+        for name, of in by_name.items()
+    ]
+    return Grid(layer, [_COLLAPSE[key] for key in known], rows)
+
+
+def boundaries(methods: Methods) -> Section | None:
     """Return the decision boundaries, if all runs are trained on the spirals."""
     items = {name: of[0] for name, of in methods.items()}
     if {item.result.run.data for item in items.values()} != {"spirals"}:
@@ -259,6 +352,7 @@ def _boundaries(methods: Methods) -> Section | None:
 
 SECTIONS: tuple[Callable[[Methods], Section | None], ...] = (
     _curves, _reliability, confidence.calibration, confidence.selective, _attacks, _strength,
-    _deformations, confidence.separation, _interpolation, _spectra, _boundaries,
+    _deformations, confidence.separation, _confidence, _interpolation, _flatness_in_short, _spectra,
+    _collapse, boundaries,
 )  # fmt: skip
 """The sections in the order of the page; a section without data is `None`."""

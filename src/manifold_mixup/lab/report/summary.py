@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from manifold_mixup.lab.evaluate.measures import ECE, ERROR, FGSM, NLL, R2, RMSE, SECONDS, Measure
+from manifold_mixup.lab.evaluate.measures import (
+    CONFIDENCE,
+    ECE,
+    ERROR,
+    FGSM,
+    NLL,
+    R2,
+    RMSE,
+    SECONDS,
+    Measure,
+    layers_among,
+    of_states,
+)
 from manifold_mixup.lab.evaluate.statistics import Difference, Spread, paired_difference, spread
 from manifold_mixup.lab.runs.result import Result
 
@@ -18,8 +30,13 @@ OF_NUMBERS = (RMSE, R2, SECONDS)
 
 
 def measures_of(row: "Row") -> tuple[Measure, ...]:
-    """Return the measures that a row has: those of a classifier, or those of a regression."""
-    return tuple(one for one in (*MEASURES[:-1], *OF_NUMBERS) if one.key in row.spread)
+    """Return the measures that a row has: those of a classifier, or those of a regression.
+
+    Those of the states of layers come last.
+    """
+    of_layers = [one for layer in layers_among(row.spread) for one in of_states(layer)]
+    known = (*MEASURES[:-1], CONFIDENCE, *OF_NUMBERS, *of_layers)
+    return tuple(one for one in known if one.key in row.spread)
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,9 @@ def _differences(
 ) -> dict[str, Difference] | None:
     if base is None:
         return None
-    return {key: paired_difference(value, base[key]) for key, value in values.items()}
+    return {
+        key: paired_difference(value, base[key]) for key, value in values.items() if key in base
+    }
 
 
 def _values(results: Sequence[Result], when: When) -> dict[str, list[float]]:
@@ -105,4 +124,8 @@ def _values(results: Sequence[Result], when: When) -> dict[str, list[float]]:
         for measure in (OF_NUMBERS if results[0].run.regression else MEASURES)
         if measure.key != "seconds"
     }
-    return values | {"seconds": [result.seconds for result in results]}
+    values["seconds"] = [result.seconds for result in results]
+    if when == "last":  # what a comparison adds is about the final weights
+        common = [key for key in results[0].more if all(key in one.more for one in results)]
+        values |= {key: [result.more[key] for result in results] for key in common}
+    return values

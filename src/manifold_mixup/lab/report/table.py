@@ -24,6 +24,18 @@ LAST_EPOCH = (
 )
 LEGEND = f"{LAST_EPOCH} The best epoch is selected on the test set and therefore optimistic."
 
+OFF_DATA = (
+    "Conf. off data: the mean of the greatest softmax (1 / classes at least) on 1,000 inputs drawn "
+    "uniformly from the box of the training inputs, a tenth wider on each side, that are farther "
+    "from every training input than 99 % of the test inputs are."
+)
+FLATNESS = (
+    "Flatness: of the states of the test set at a layer, after the last epoch. Outside: the share "
+    "of a class's variance outside its first direction (singular values of its centred states, "
+    "squared), mean over the classes. Within: the share of the variance of all states that is "
+    "within classes. Paper's s₁: the greatest singular value as a share of their sum, states not "
+    "centred, which also grows if a class only shrinks towards its mean. Arrows: the paper's claim."
+)
 SMOKE = (
     "A SMOKE TEST: it only tests that everything works. Its numbers mean nothing, so standard "
     "deviations and intervals are left out."
@@ -158,16 +170,23 @@ def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]
     return [
         (
             f"{name}{more}",
-            [
-                (_label(measure), [cell(row, measure) for row in rows if row.when == when])
-                for measure in measures_of(rows[0])
-                if (when, measure.key) != ("best", "seconds")  # seconds are those of the whole run
-            ],
+            [(_label(one), [cell(row, one) for row in rows if row.when == when]) for one in shown],
         )
-        for when, name in SECTIONS.items()
+        for when in SECTIONS
         if any(row.when == when for row in rows)
+        for name, shown in _parts(rows, when)
         for more, cell in kinds
     ]
+
+
+def _parts(rows: Sequence[Row], when: When) -> Iterator[tuple[str, list[Measure]]]:
+    """Yield the measures of an epoch, then those of the states of each layer."""
+    measures = measures_of(next(row for row in rows if row.when == when))
+    if when == "best":  # seconds are those of the whole run
+        measures = tuple(one for one in measures if one.key != "seconds")
+    for layer in dict.fromkeys(one.layer for one in measures):
+        name = f"flatness at {layer}" if layer else SECTIONS[when]
+        yield name, [one for one in measures if one.layer == layer]
 
 
 def _label(measure: Measure) -> str:
@@ -191,12 +210,14 @@ def _to_manifold(row: Row, measure: Measure) -> Cell:
 
 def _gap(differences: Mapping[str, Difference] | None, measure: Measure) -> Difference | None:
     """Return a difference that has an interval, or None."""
-    gap = None if differences is None else differences[measure.key]
-    return None if gap is None or gap.n == 1 else gap
+    gap = None if differences is None else differences.get(measure.key)
+    return None if gap is None or gap.n == 1 or math.isnan(gap.mean) else gap
 
 
 def spread_text(value: Spread, digits: int) -> str:
     """Return a mean and, for several seeds, its standard deviation."""
+    if math.isnan(value.mean):
+        return "–"
     mean = f"{value.mean:.{digits}f}"
     return mean if math.isnan(value.std) else f"{mean} ± {value.std:.{digits}f}"
 

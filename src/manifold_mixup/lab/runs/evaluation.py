@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +96,29 @@ def evaluated(
     files.write_json(path, {"asked": asked, "evaluation": found, **provenance.describe()})
     # Read back, so that a fresh result equals a stored one: tuples are lists, NaN is None.
     return dict(json.loads(path.read_text())["evaluation"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of the final weights, for processes that call it after each run.
+
+    Attributes:
+        data: the name of the data in recipes; runs on other data are passed over.
+        battery: as for `evaluate`.
+        settings: as for `evaluate`.
+    """
+
+    data: str
+    battery: tuple[str, ...]
+    settings: Settings
+
+    def __call__(
+        self, folder: Path, data: Data, tell: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Evaluate a finished run, or read what was found before."""
+        if run_folder.recipe(folder).data != self.data:
+            return {}
+        return evaluated(folder, data, "last", battery=self.battery, settings=self.settings)
 
 
 def _best_is_last(folder: Path) -> bool:

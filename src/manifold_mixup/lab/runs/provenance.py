@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from manifold_mixup.lab.data import Data
 PACKAGES = ("manifold-mixup", "torch", "accelerate", "torchvision", "timm", "numpy", "mnist1d")
 
 
+@cache
 def describe() -> dict[str, Any]:
-    """Describe the code and the machine, without host, user or folder names."""
+    """Describe the code and the machine, without host, user or folder names.
+
+    The commit is that of the first call, when the code was loaded, rather than a later one.
+    """
     return {
         "git": git_hash(),
         "python": platform.python_version(),

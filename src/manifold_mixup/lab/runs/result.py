@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifold_mixup.lab.evaluate import Reliability, Scores
@@ -58,6 +58,7 @@ class Result:
         best_epoch: the epoch with the lowest error on the curve. Without held-out examples, this is
             the lowest *test* error: optimistic, but comparable to papers that report it.
         weights: SHA-256 of the final weights, which identifies them bit for bit.
+        more: further measures of the final weights by their key, which a comparison adds.
     """
 
     run: Recipe
@@ -67,6 +68,7 @@ class Result:
     best: Scores
     best_epoch: int
     weights: str
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_run(fields: Mapping[str, Any]) -> Recipe:
@@ -94,6 +96,7 @@ def read_result(fields: Mapping[str, Any]) -> Result:
         best=_scores(fields["best"]),
         best_epoch=fields["best_epoch"],
         weights=fields["weights"],
+        more=_numbers(fields.get("more", {})),
     )
 
 

@@ -172,13 +172,16 @@ class Checkpointer:
         """Score the run, write its weights and result, and delete its checkpoints."""
         job = self.job
         final, last = job.weights(), job.scores()
-        weights.put(job.average.model, at.tensors["best"])
+        best = last
+        if at.best_epoch != job.run.epochs:  # else they are the same weights
+            weights.put(job.average.model, at.tensors["best"])
+            best = job.scores()
         result = Result(
             run=job.run,
             seconds=at.seconds,
             curve=tuple(at.curve),
             last=last,
-            best=job.scores(),
+            best=best,
             best_epoch=at.best_epoch,
             weights=weights.fingerprint(final),
         )

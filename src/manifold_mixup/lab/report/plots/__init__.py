@@ -3,7 +3,7 @@
 from manifold_mixup.lab.report.plots.batch import batch_picture
 from manifold_mixup.lab.report.plots.canvas import Picture, save
 from manifold_mixup.lab.report.plots.comparison import comparison_picture, reliability_picture
-from manifold_mixup.lab.report.plots.plane import View, plane_picture
+from manifold_mixup.lab.report.plots.plane import InputView, View, plane_picture
 from manifold_mixup.lab.report.plots.report import (
     CURVES,
     curve_picture,
@@ -18,6 +18,7 @@ from manifold_mixup.lab.report.plots.theory import theory_picture
 
 __all__ = [
     "CURVES",
+    "InputView",
     "Picture",
     "Points",
     "View",

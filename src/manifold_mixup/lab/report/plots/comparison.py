@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from manifold_mixup.lab.evaluate import Reliability
-from manifold_mixup.lab.evaluate.measures import Measure
+from manifold_mixup.lab.evaluate.measures import Measure, layers_among
 from manifold_mixup.lab.report.plots.canvas import (
     LINES,
     MARKERS,
@@ -20,55 +20,116 @@ from manifold_mixup.lab.report.plots.canvas import (
     picture,
 )
 from manifold_mixup.lab.report.plots.forest import NAMES, forest
+from manifold_mixup.lab.report.plots.plane import InputView, boundary
 from manifold_mixup.lab.report.summary import Row, measures_of
 from manifold_mixup.lab.runs.result import Epoch, Result
 
 _BESIDE = 5
 """More methods do not fit beside each other, and their curves cannot be told apart."""
+_CLAIMS = 3.4  # inches of the row about the paper's claims
 
 Curve = NDArray[np.float64]
 
 
 def comparison_picture(
-    results: Sequence[Result], rows: Sequence[Row], *, title: str, smoke: bool = False
+    results: Sequence[Result],
+    rows: Sequence[Row],
+    *,
+    title: str,
+    smoke: bool = False,
+    spirals: Mapping[str, InputView] | None = None,
 ) -> Picture:
-    """Draw bars with error bars, the reliability diagram and the training curves.
+    """Draw bars with error bars, the reliability diagram, training curves and the paper's claims.
 
-    More than five methods stand below each other, with their differences to the first.
+    The claims are the boundaries on two spirals and the flatness of hidden states, as far as there
+    are any. More than five methods stand below each other, with their differences to the first.
 
     Args:
         results: finished runs, every method with the same seeds.
         rows: their summary.
         title: the title of the picture.
         smoke: whether this is a smoke test; the picture then states it, and has no bands.
+        spirals: predictions over the plane of two spirals, by method.
     """
     last = [row for row in rows if row.when == "last"]
-    methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
-    seeds = last[0].spread["seconds"].n
-    with canvas(13.33, 7.5) as figure:
-        if len(last) > _BESIDE:
-            forest(figure, last)
-            spread = "1 seed"
-            if smoke:
-                spread = f"the numbers mean nothing (means of {seeds} seeds)"
-            elif seeds > 1:
-                spread = f"means and 95 % intervals of paired differences over {seeds} seeds"
-            _title(figure, title, spread)
-            return picture(figure)
-        parts: NDArray[np.object_] = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
-        top, bottom = parts[:, 0]
-        shown = [measure for measure in measures_of(last[0]) if measure.key in NAMES]
-        for axes, measure in zip(top.subplots(1, len(shown)), shown, strict=True):
-            _bars(axes, methods, last, measure)
-        if results[0].run.regression:
-            _number_curves(bottom, methods, band=not smoke)
+    many, layers = len(last) > _BESIDE, layers_among(last[0].spread)
+    heights = [7.5, *([_CLAIMS] if spirals or (layers and not many) else [])]
+    with canvas(13.33, sum(heights)) as figure:
+        parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+        if many:
+            forest(parts[0, 0], last)
         else:
-            _class_curves(bottom, methods, band=not smoke)
-        spread = f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
-        if smoke:
-            spread = f"SMOKE TEST: the numbers mean nothing (means of {seeds} seeds, dots)"
-        _title(figure, title, spread)
+            _measures(parts[0, 0], results, last, band=not smoke)
+        if len(heights) > 1:
+            _claims(parts[1, 0], last, [] if many else layers, spirals or {}, smoke=smoke)
+        _title(figure, title, _over(last, many=many, smoke=smoke))
         return picture(figure)
+
+
+def _over(last: Sequence[Row], *, many: bool, smoke: bool) -> str:
+    """Return what the numbers of the picture are."""
+    seeds = last[0].spread["seconds"].n
+    if many:
+        if smoke:
+            return f"the numbers mean nothing (means of {seeds} seeds)"
+        kind = f"means and 95 % intervals of paired differences over {seeds} seeds"
+        return kind if seeds > 1 else "1 seed"
+    if smoke:
+        return f"SMOKE TEST: the numbers mean nothing (means of {seeds} seeds, dots)"
+    return f"mean ± std over {seeds} seeds (dots)" if seeds > 1 else "1 seed"
+
+
+def _measures(part: Any, results: Sequence[Result], last: Sequence[Row], *, band: bool) -> None:
+    """Draw the bars and, below them, the curves."""
+    methods = {row.method: [r for r in results if r.run.method == row.method] for row in last}
+    halves: NDArray[np.object_] = part.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)
+    top, bottom = halves[:, 0]
+    shown = [measure for measure in measures_of(last[0]) if measure.key in NAMES]
+    for axes, measure in zip(top.subplots(1, len(shown)), shown, strict=True):
+        _bars(axes, methods, last, measure)
+    if results[0].run.regression:
+        _number_curves(bottom, methods, band=band)
+    else:
+        _class_curves(bottom, methods, band=band)
+
+
+def _claims(
+    part: Any,
+    last: Sequence[Row],
+    layers: Sequence[str],
+    spirals: Mapping[str, InputView],
+    *,
+    smoke: bool,
+) -> None:
+    """Draw the boundaries on the spirals, and the flatness of hidden states beside them."""
+    count = len(spirals) + (2 if layers else 0)
+    panels = iter(part.subplots(1, count, squeeze=False)[0])
+    for name, view in spirals.items():
+        boundary(next(panels), view, title=name)
+    if layers:
+        _flatness(next(panels), last, layers, "outside", "Outside 1st direction ↓")
+        _flatness(next(panels), last, layers, "within", "Within classes ↓")
+    words = "Two spirals: one seed; the line is the boundary, dotted lines 95 % confidence."
+    heading = f"{words} " if spirals else ""
+    if layers:
+        heading += "Right: variance of hidden states, in % of a class's, and of all."
+    part.suptitle(f"{'SMOKE TEST. ' if smoke else ''}{heading}", fontsize=11, x=0.01, ha="left")
+
+
+def _flatness(axes: Axes, rows: Sequence[Row], layers: Sequence[str], key: str, title: str) -> None:
+    """Draw a group of bars for each layer, with a bar for each method."""
+    width = 0.8 / len(rows)
+    for k, row in enumerate(rows):
+        values = [row.spread[f"{key} at {layer}"] for layer in layers]
+        at = np.arange(len(layers)) + (k - (len(rows) - 1) / 2) * width
+        errors = [np.nan_to_num(value.std) for value in values]
+        means = [value.mean for value in values]
+        axes.bar(at, means, width * 0.92, yerr=errors, color=colour(k), alpha=0.85, capsize=3)
+    axes.set_title(title, fontsize=11)
+    axes.set_ylabel("%")
+    axes.set_xticks(range(len(layers)), layers)
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.14)
 
 
 def _title(figure: Figure, title: str, spread: str) -> None:
@@ -111,7 +172,7 @@ def _bars(
     for k, row in enumerate(rows):
         value = row.spread[measure.key]
         axes.bar(k, value.mean, width=0.66, color=colour(k), alpha=0.85)
-        dots = [getattr(result.last, measure.key) for result in methods[row.method]]
+        dots = [_value(result, measure) for result in methods[row.method]]
         spots = k + np.linspace(-0.16, 0.16, len(dots)) if len(dots) > 1 else [k]
         axes.plot(spots, dots, "o", color="white", markeredgecolor="#222222", markersize=4.5)
         if np.isfinite(value.std):
@@ -127,12 +188,16 @@ def _bars(
             fontweight="bold",
         )
     name, unit = NAMES[measure.key]
-    axes.set_title(f"{name} {'↓' if measure.better == 'lower' else '↑'}")
+    axes.set_title(f"{name} {'↓' if measure.better == 'lower' else '↑'}", fontsize=11)
     axes.set_ylabel(unit)
     axes.set_xticks(range(len(rows)), [row.method.replace(" ", "\n", 1) for row in rows])
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.14)
+
+
+def _value(result: Result, measure: Measure) -> float:
+    return float(result.more.get(measure.key, getattr(result.last, measure.key, np.nan)))
 
 
 def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]]) -> None:

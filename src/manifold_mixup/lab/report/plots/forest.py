@@ -14,6 +14,7 @@ NAMES = {
     "nll": ("Negative log-likelihood", "nats"),
     "ece": ("Calibration error (ECE)", "%"),
     "fgsm_accuracy": ("Accuracy under FGSM", "%"),
+    "confidence": ("Confidence off data", "greatest softmax"),
     "rmse": ("Root mean squared error", "units of the target"),
     "r2": ("Explained variance, R²", ""),
 }

@@ -17,6 +17,20 @@ _FIRST, _SECOND = COLOURS[1], COLOURS[2]
 _BETWEEN = LinearSegmentedColormap.from_list("between", [_FIRST, "#FFFFFF", _SECOND])
 
 
+class InputView(NamedTuple):
+    """The data to draw for one model in the plane of its inputs.
+
+    Attributes:
+        inputs: the predictions over the plane.
+        points: training points, ``(n, 2)``.
+        y: their labels, 0 or 1.
+    """
+
+    inputs: Plane
+    points: Points
+    y: NDArray[np.int64]
+
+
 class View(NamedTuple):
     """The data to draw for one model.
 
@@ -47,26 +61,34 @@ def plane_picture(methods: Mapping[str, View], *, title: str) -> Picture:
     with canvas(3.4 * len(methods) + 1.4, 7.2) as figure:
         panels: NDArray[np.object_] = figure.subplots(2, len(methods), squeeze=False)
         for (above, below), (name, view) in zip(panels.T, methods.items(), strict=True):
-            field = _field(above, view.inputs)
-            _points(above, view.points, view.y)
-            above.set_title(name)
+            field = boundary(above, view, title=name)
             _field(below, view.hidden)
             across, up = view.spread.T
             below.scatter(
                 across, up, s=1.5, color="black", alpha=0.35, linewidths=0, rasterized=True
             )
             _points(below, view.states, view.y)
-            for axes in (above, below):
-                axes.grid(visible=False)
-                axes.set_box_aspect(1)
-                axes.locator_params(nbins=5)
-            above.set_xlabel("x₁")
+            below.grid(visible=False)
+            below.set_box_aspect(1)
+            below.locator_params(nbins=5)
             below.set_xlabel("first hidden unit")
         panels[0, 0].set_ylabel("input space, x₂")
         panels[1, 0].set_ylabel("hidden space, second unit")
         figure.colorbar(field, ax=panels, label="probability of the blue class", shrink=0.6)
         figure.suptitle(title, fontsize=13, x=0.01, ha="left")
         return picture(figure)
+
+
+def boundary(axes: Axes, view: InputView | View, *, title: str) -> AxesImage:
+    """Draw the boundary of a model in the plane of its inputs, with its training points."""
+    field = _field(axes, view.inputs)
+    _points(axes, view.points, view.y)
+    axes.set_title(title)
+    axes.grid(visible=False)
+    axes.set_box_aspect(1)
+    axes.locator_params(nbins=5)
+    axes.set_xlabel("x₁")
+    return field
 
 
 def _field(axes: Axes, plane: Plane) -> AxesImage:
