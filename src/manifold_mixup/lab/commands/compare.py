@@ -157,22 +157,34 @@ class Comparison:
     @property
     def caption(self) -> str:
         """The definition of the measures, and the settings of each method."""
+        return " ".join(self.notes)
+
+    @property
+    def notes(self) -> list[str]:
+        """The parts of the caption: a paragraph each on a terminal."""
         first = self.runs[0]
         once = [run for run in self.runs if run.seed == first.seed]
         decays = {run.weight_decay for run in once}
         decay = f", weight decay {first.weight_decay:g}" if len(decays) == 1 else ""
         settings = "; ".join(_settings(run, decay=not decay) for run in once)
         chosen = "" if self.tuned is None else f" {self.tuned.about}"
-        measure = (
-            "RMSE: in the units of the targets. R²: the share of their variance that is explained."
-            if self.data.regression
-            else f"FGSM: x + ε·sign(∂loss/∂x), white box, ε = {self.data.eps:.3g} in "
-            f"{self.data.space}. {OFF_DATA} {FLATNESS if self.layers else ''}".strip()
-        )
-        return (
-            f"{measure} Seconds: training time on {_hardware(first.device)}, without "
-            f"evaluation.{chosen} Optimizer {first.optimizer}{decay}; {settings}."
-        )
+        return [
+            *self._measures(),
+            f"Seconds: training time on {_hardware(first.device)}, without evaluation.{chosen} "
+            f"Optimizer {first.optimizer}{decay}; {settings}.",
+        ]
+
+    def _measures(self) -> list[str]:
+        """Return the definitions of the measures."""
+        data = self.data
+        if data.regression:
+            return [
+                "RMSE: in the units of the targets. R²: the share of their variance that is "
+                "explained."
+            ]
+        attack = f"white box, ε = {data.eps:.3g} in {data.space}."
+        shown = [f"FGSM: x + ε·sign(∂loss/∂x), {attack}", OFF_DATA]
+        return [*shown, FLATNESS] if self.layers else shown
 
 
 def prepare(options: Options) -> Comparison:
@@ -459,9 +471,10 @@ def _report(
 
     title, caption, smoke = comparison.title, comparison.caption, comparison.smoke
     console.print(terminal_table(rows, title=title, width=console.width))
-    console.print(f"{SMOKE if smoke else LEGEND} {caption}", markup=False, highlight=False)
-    if power := power_text(rows):
-        console.print(f"\n{power}", markup=False, highlight=False)
+    power = power_text(rows)
+    for paragraph in (SMOKE if smoke else LEGEND, *comparison.notes, power):
+        if paragraph:
+            console.print(paragraph, markup=False, highlight=False)
     markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
     markdown += f"\n{power}\n" if power else ""
     files.write(comparison.out / "table.md", markdown.encode())
