@@ -75,6 +75,18 @@ def _only_new_garbage():
 
 
 @pytest.fixture
+def own_as_subclass(monkeypatch):
+    """Put back PyTorch's `Tensor.as_subclass`.
+
+    fastai replaces it when it is imported, by one on which the compiler recurses: findings/.
+    """
+    import torch
+
+    if "as_subclass" in vars(torch.Tensor):
+        monkeypatch.delattr(torch.Tensor, "as_subclass")
+
+
+@pytest.fixture
 def fresh_compiler():
     """Reset the compiler before and after the test."""
     import torch._dynamo

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 
 import pytest
 import torch
@@ -246,11 +245,9 @@ def test_global_positions_of_the_user_s_are_a_second_mask_and_refused():
         ManifoldMixup(model, [layers_of(model)[1]], mask="attention_mask", example=batch)
 
 
-@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler", "own_as_subclass")
 @pytest.mark.parametrize("lam", [pytest.param("one λ", marks=THOROUGH), "λ per example"])
 def test_deberta_compiled(lam):
-    if "fastai" in sys.modules:
-        pytest.skip("fastai replaces Tensor.as_subclass, on which the compiler then recurses")
     model = built("deberta-v2")
     layer = layers_of(model)[1]
     options = {"mask": "attention_mask", "outputs": "logits", "example": PADDED}

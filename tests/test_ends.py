@@ -1,7 +1,6 @@
 """Decoders: the position that a model takes of each sequence is mixed with that of its partner."""
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -208,11 +207,9 @@ def test_compiled_in_one_graph(pool):
         model.zero_grad()
 
 
-@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler", "own_as_subclass")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_marked_positions_are_mixed_after_a_graph_break():
-    if "fastai" in sys.modules:
-        pytest.skip("fastai replaces Tensor.as_subclass, on which the compiler then recurses")
     model = Decoder("at_marks")
     compiled = torch.compile(model, backend="aot_eager")
     mixup = ManifoldMixup(compiled, ["blocks.0"], example=STOPPED)
