@@ -90,7 +90,8 @@ class Rule:
             raise ValueError(f"targets must be 'mix', 'ends' or None, but is {targets!r}.")
         self.targets = targets
         self.declared = Declared.of(with_target, with_output, whole)
-        self._says_nothing = targets != "mix" and dense in (None, False) and self.declared is NONE
+        # Nothing is declared, so that cross-entropy of class indices is what it usually is.
+        self._undeclared = targets != "mix" and dense in (None, False) and self.declared is NONE
         self._arguments: Arguments | None = None
         self._holders: list[Holder] = []
 
@@ -145,7 +146,7 @@ class Rule:
         self, criterion: Criterion, args: tuple[Any, ...], options: Mapping[str, Any]
     ) -> nn.CrossEntropyLoss | None:
         """Return the criterion if it is the cross-entropy of class indices, with no options."""
-        return classes.cross_entropy_of(criterion, args, options) if self._says_nothing else None
+        return classes.cross_entropy_of(criterion, args, options) if self._undeclared else None
 
     def of_classes(
         self,

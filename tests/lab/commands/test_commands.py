@@ -224,7 +224,7 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
         (
             tmp_path / "one",
             *("--battery", "calibration", "--tested", 79),
-        ): "needs 40 in each, but 79 examples of blobs are tested. Leave out 'calibration'.",
+        ): "79 examples of blobs are tested: 80 are enough. Leave out 'calibration'.",
         (
             tmp_path / "one",
             "--unknown",

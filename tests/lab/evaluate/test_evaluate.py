@@ -266,7 +266,7 @@ def test_too_few_examples_for_a_temperature(pictures, cnn):
     few = replace(pictures, x_test=pictures.x_test[:79], y_test=pictures.y_test[:79])
     assert "calibration" not in battery_of(None, few)
     assert "calibration" in battery_of(None, pictures)
-    said = r"needs 40 in each, but 79 examples of stripes are tested\. Leave out 'calibration'"
+    said = r"needs 40 in each, but 79 examples of stripes are tested: 80 are enough"
     with pytest.raises(ValueError, match=said):
         evaluate(cnn, few, battery=["calibration"])
 

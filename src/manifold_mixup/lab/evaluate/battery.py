@@ -620,7 +620,7 @@ def unfit(part: str, data: Data) -> str:
     if part == "calibration" and len(data.x_test) < 2 * HALF:
         return (
             f"a temperature is fitted on each half of the test examples, and needs {HALF} in each, "
-            f"but {len(data.x_test)} examples of {data.name} are tested"
+            f"but {len(data.x_test)} examples of {data.name} are tested: {2 * HALF} are enough"
         )
     return ""
 
