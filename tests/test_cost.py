@@ -1,5 +1,7 @@
 """The cost of mixing in a training step, as counts; ``python -m benchmarks`` has timings."""
 
+from contextlib import nullcontext
+
 import pytest
 import timm
 import torch
@@ -19,7 +21,7 @@ from benchmarks.counts import (
 )
 from torch import nn
 
-from manifold_mixup import ManifoldMixup
+from manifold_mixup import ManifoldMixup, find_layers
 from manifold_mixup._proof.prove import Bench
 
 aten = torch.ops.aten
@@ -119,6 +121,30 @@ def test_what_a_look_runs_is_all_counted():
     counts = [look.looked_at(nn.Sequential(*layers[:n]), torch.ones(2, 4)) for n in (4, 5, 6)]
     assert counts[1] - counts[0] == counts[2] - counts[1]
     assert counts[1] - counts[0] == 2 * (2 + 1)  # in each pass a transpose, a product and a copy
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["around the model", "in the model too"])
+def test_a_look_under_autocast_runs_no_more_passes(inside, monkeypatch):
+    """What autocast converted in one pass and kept would be missing from the next."""
+    from manifold_mixup import _inspect
+    from manifold_mixup._dry_run import left_behind
+
+    class Half(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16) if inside else nullcontext():
+                return super().forward(x)
+
+    def unexpected(*_, **__):
+        raise AssertionError("a search that only suspicions justify")
+
+    monkeypatch.setattr(_inspect, "meeting_rows", unexpected)
+    monkeypatch.setattr(left_behind.gc, "get_objects", unexpected)
+    model = Half(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.ones(2, 4))  # what it converted is still there
+        table = find_layers(model, torch.ones(2, 4))
+        assert model(torch.ones(2, 4)).isfinite().all()
+    assert [row.cut for row in table] == [True] * 3
 
 
 def passes_of_a_first_step(layers: int) -> list[tuple[int, bool]]:

@@ -73,6 +73,21 @@ def old_objects_kept() -> Iterator[None]:
             gc.unfreeze()
 
 
+@contextmanager
+def own_conversions() -> Iterator[None]:
+    """Let the body convert all parameters that autocast computes in another type.
+
+    Until its outermost context ends, autocast keeps the parameters that it converted, so a second
+    pass would run fewer operators than the first, and fake tensors would outlive the body.
+    Afterwards, the next pass converts its own again.
+    """
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+
+
 def _nothing(record: logging.LogRecord) -> bool:
     del record
     return False

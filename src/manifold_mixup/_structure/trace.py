@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._dry_run import stand_ins as _stand_ins
-from manifold_mixup._dry_run.aside import fakes_fail_silently, in_own_context, without_collections
+from manifold_mixup._dry_run.aside import (
+    fakes_fail_silently,
+    in_own_context,
+    own_conversions,
+    without_collections,
+)
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.left_behind import Watch
 from manifold_mixup._dry_run.neutral import Neutral
@@ -260,7 +265,8 @@ class _Recording:
         mode = self.fake_mode or isolated
         try:
             constants = self.stage.stand_ins.values()
-            return record(recorder, model, args, kwargs, mode, self.neutral, constants)
+            with own_conversions():
+                return record(recorder, model, args, kwargs, mode, self.neutral, constants)
         finally:
             isolated.require()
 
