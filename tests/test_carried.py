@@ -226,8 +226,11 @@ def refuse(model, layer, args, *fragments):
 
 def test_what_only_code_crosses_is_refused_with_the_module_in_whose_code_it_is_read():
     model = Wrapped(lambda m, x: m["c"](m["b"](h := m["a"](x)) * h), **linears("a", "b", "c"))
-    seen = "the code of the model after 'parts.b' and before 'parts.c' reads 'parts.a'"
-    refuse(model, "parts.b", torch.randn(4, 4), seen)
+    seen = (
+        "the code of the model after 'parts.b' and before 'parts.c' reads 'parts.a' of shape (4, 4)"
+    )
+    way_out = "a module in place of that code could be mixed"
+    refuse(model, "parts.b", torch.randn(4, 4), seen, way_out, "'parts.a', 'parts.c'")
 
 
 def test_a_tensor_that_a_later_module_overwrites_for_others_is_refused():
@@ -238,7 +241,10 @@ def test_a_tensor_that_a_later_module_overwrites_for_others_is_refused():
 
     parts = linears("a", "b", "c", "d") | {"join": Join(in_place=True)}
     model = Wrapped(forward, **parts)
-    refuse(model, "parts.b", torch.randn(4, 4), "writes into it in place")
+    seen = (
+        "'parts.a' of shape (4, 4) is given to 'parts.join' after it, which writes into it in place"
+    )
+    refuse(model, "parts.b", torch.randn(4, 4), seen, "copy it there first")
 
 
 def test_integers_that_cross_are_refused():
@@ -248,7 +254,9 @@ def test_integers_that_cross_are_refused():
         return m["pick"](m["b"](h), index)
 
     model = Wrapped(forward, **linears("a", "b"), pick=Pick())
-    refuse(model, "parts.b", torch.randn(4, 4), "integers, which cannot be interpolated")
+    seen = "of shape (4,) is given to 'parts.pick' after it, as integers"
+    way_out = "pass floating point numbers, if their mean has a meaning, or mix after that module"
+    refuse(model, "parts.b", torch.randn(4, 4), seen, way_out, "'parts.pick'")
 
 
 def test_a_mask_made_of_integers_is_no_state():
@@ -291,7 +299,8 @@ def test_a_bias_of_attention_is_no_state(way):
     model = Wrapped(lambda m, x, bias: m["b"](m["attend"](m["a"](x), bias)), **linears("a", "b"))
     model.parts["attend"] = Attention(way)
     args = torch.randn(4, 4, 4), torch.randn(4, 4, 4)
-    refuse(model, "parts.a", args, "'args.1' is added to attention scores in 'parts.attend'")
+    seen = "'args.1' of shape (4, 4, 4) is added to attention scores in 'parts.attend'"
+    refuse(model, "parts.a", args, seen, "mix after that attention")
 
 
 def test_a_bias_of_attention_that_weights_multiply_is_a_state():

@@ -65,7 +65,10 @@ class Inside(DenseNet):
 
 def test_an_adjacency_that_no_module_receives_bypasses_the_layer():
     model = Inside().double()
-    assert "reads 'adj'; a module in place of that code" in rows_of(model, X, ADJ)["conv1"].reason
+    assert (
+        "reads 'adj' of shape (6, 5, 5); a module in place of"
+        in rows_of(model, X, ADJ)["conv1"].reason
+    )
     report = ManifoldMixup(model, ["conv1", "pool"], check=False).verify(X, ADJ)
     assert [proof.verdict for proof in report.layers] == ["failed", "proven"]
 

@@ -193,7 +193,11 @@ def test_names_of_runs_resolve_to_what_can_be_mixed(kind, given, layers):
     ("name", "reason"),
     [
         ("block", "it ran 4 times in one forward pass. Name one, such as 'block@0', or 'block@*'"),
-        ("block@4", "'block' ran 4 times in this forward pass, as 'block@0' to 'block@3'"),
+        (
+            "block@4",
+            "'block' ran 4 times in this forward pass, as 'block@0' to 'block@3', with outputs of "
+            "shape (6, 8). Name one of them.",
+        ),
         ("stem@0", "'stem' ran once in this forward pass. Name 'stem'"),
         ("stem@*", "'stem' ran once in this forward pass. Name 'stem'"),
     ],

@@ -86,9 +86,10 @@ def check_layers(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
 def _check_layer(table: LayerTable, name: str) -> None:
     index = next((index for index, row in enumerate(table.rows) if row.name == name), None)
     module, run = split_run(name)
-    if index is None and (runs := _runs(table, module)):
-        if run != ALL_RUNS or runs == 1:
-            raise ValueError(_no_such_run(name, runs))
+    ran = next((row for row in table.rows if row.name == module), None)
+    if index is None and ran is not None:
+        if run != ALL_RUNS or ran.runs == 1:
+            raise ValueError(_no_such_run(name, ran))
         index = next(index for index, row in enumerate(table.rows) if row.name == module)
     if index is None:
         raise ValueError(
@@ -105,20 +106,16 @@ def _check_layer(table: LayerTable, name: str) -> None:
         )
 
 
-def _runs(table: LayerTable, module: str) -> int:
-    """Return how often a module ran, 0 if it did not."""
-    return next((row.runs for row in table.rows if row.name == module), 0)
-
-
-def _no_such_run(name: str, runs: int) -> str:
-    module = module_name(name)
+def _no_such_run(name: str, row: LayerRow) -> str:
+    module, runs = row.name, row.runs
     if runs == 1:
         return (
             f"layer {name!r} is unknown: {module!r} ran once in this forward pass. Name {module!r}."
         )
     return (
         f"layer {name!r} is unknown: {module!r} ran {runs} times in this forward pass, as "
-        f"{run_name(module, 0)!r} to {run_name(module, runs - 1)!r}."
+        f"{run_name(module, 0)!r} to {run_name(module, runs - 1)!r}, with outputs of shape "
+        f"{row.shape}. Name one of them."
     )
 
 

@@ -118,6 +118,7 @@ class Crossings:
         self._multiplied = self._find_multiplied()
         self.biases = Biases(flow.nodes, self._readers, self._weights)
         self._sources = {leaf.node: leaf.path for leaf in first.inputs}
+        self._shapes = {leaf.node: leaf.shape for leaf in first.inputs}
         self.returned: dict[int, tuple[int, Leaf]] = {}  # by node: the call that returned it
         # The same values cross many depths.
         self._read: dict[int, list[tuple[int, int]]] = {}
@@ -131,6 +132,7 @@ class Crossings:
             self.calls[call.layer].append(index)
             self._inside[call.around].append(call)
             self._sources |= {leaf.node: call.layer for leaf in call.returned}
+            self._shapes |= {leaf.node: leaf.shape for leaf in (*call.given, *call.returned)}
             self.returned |= {leaf.node: (index, leaf) for leaf in call.returned}
         self.checkpointed = {run.layer for run in first.runs if run.checkpointed}
 
@@ -223,6 +225,11 @@ class Crossings:
             return self.source(node.parents[0])
         return self.module(node.call)
 
+    def tensor(self, number: int) -> str:
+        """Name a node by its source, with its shape if a module received or returned it."""
+        shape = self._shapes.get(number)
+        return named(self.source(number)) + (f" of shape {shape}" if shape else "")
+
     def module(self, call: int) -> str:
         """Name the module of a call; empty for the model itself."""
         return "" if call == _MODEL else self.trace.calls[call].layer
@@ -265,7 +272,7 @@ class Crossings:
             at = self.batch_dim(index, leaf)
             carries[leaf.path] = self.carry(call.layer, leaf, source, at)
         if fault := self._unfit(index, leaves, reader):
-            fault = f"{named(source)} is given to {call.layer!r} after it, {fault}"
+            fault = f"{self.tensor(leaves[0].node)} is given to {call.layer!r} after it, {fault}"
         return _Handed(call.first, call.layer, carries, fault)
 
     def carry(
@@ -287,13 +294,16 @@ class Crossings:
         call = self.trace.calls[index]
         for leaf in leaves:
             if not leaf.floating:
-                return "as integers, which cannot be interpolated"
+                return (
+                    "as integers, which cannot be interpolated: pass floating point numbers, if "
+                    "their mean has a meaning, or mix after that module"
+                )
             if self.batch_dim(index, leaf) is None:
-                return f"with shape {leaf.shape}, of which no dimension is the batch"
+                return "but none of its dimensions is the batch: mix after that module"
         if reader < len(self.flow.nodes) and self.flow.nodes[reader].over == leaves[0].node:
             outside = [n for n in self.readers(reader) if not call.first <= n < call.last]
             if outside:
-                return "which writes into it in place"
+                return "which writes into it in place, for others that read it: copy it there first"
         return ""
 
     def given(self, index: int, number: int) -> list[Leaf]:
@@ -428,7 +438,7 @@ class _Search:
                 return ""
         return (
             f"the code of {self.crossings.place(reader)} looks up rows by "
-            f"{named(self.crossings.source(number))}; a module in place of that code could be mixed"
+            f"{self.crossings.tensor(number)}; a module in place of that code could be mixed"
         )
 
     def _hand_over_all(self, edges: Iterable[tuple[int, int, _Edge]]) -> str:
@@ -451,9 +461,9 @@ class _Search:
             return ""
         if edge.bias:
             return (
-                f"{named(self.crossings.source(number))} is added to attention scores in "
+                f"{self.crossings.tensor(number)} is added to attention scores in "
                 f"{self.crossings.place(reader)}, where the mean of two biases is not what two "
-                f"examples would have got"
+                f"examples would have got: mix after that attention"
             )
         for handed in edge.handed:
             if handed.first >= self.time:
@@ -468,7 +478,7 @@ class _Search:
         return any(self.all_calls[index].layer in self.outputs for index in inside)
 
     def _only_code(self, number: int, reader: int) -> str:
-        source = named(self.crossings.source(number))
+        source = self.crossings.tensor(number)
         if reader == len(self.flow.nodes):
             return f"{source} is an output"
         return (
