@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup import ManifoldMixup, mix
+from manifold_mixup import ManifoldMixup, find_layers, mix
 from training import hooks_on
 from zoo import BATCH, CLASSES, Residual, Skipping, build, example, plain_mix
 
@@ -189,6 +189,68 @@ def test_a_bypassed_layer_is_refused_on_the_first_training_batch_with_the_neares
     model = build("residual")
     ManifoldMixup(model, ["layer1.0.fc"], check=False, seed=0)
     model(x)  # allowed by check=False
+
+
+class Direct(nn.Sequential):
+    """Runs no hooks, as gpytorch.Module does."""
+
+    def __call__(self, x):
+        return self.forward(x)
+
+
+class Indirect(nn.Sequential):
+    """Runs no hooks, as gpytorch's approximate processes do, which only a pass shows."""
+
+    def __call__(self, x):
+        return self.compute(x)
+
+    def compute(self, x):
+        return self.forward(x)
+
+
+class Through(Indirect):
+    """Runs hooks, however its call is written."""
+
+    def compute(self, x):
+        return nn.Module.__call__(self, x)
+
+
+class Around(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def two_layers(kind):
+    return kind(nn.Linear(5, 8), nn.Linear(8, CLASSES)), torch.randn(6, 5)
+
+
+@pytest.mark.parametrize("kind", [Direct, Indirect])
+def test_a_model_whose_call_runs_no_hooks_is_refused_with_the_way_out(kind):
+    model, x = two_layers(kind)
+    text = rf"{kind.__name__} replaces nn.Module.__call__ by one that runs no hooks.* whose forward"
+    with pytest.raises(RuntimeError, match=text):
+        find_layers(model, x)
+    with pytest.raises(RuntimeError, match=text):
+        ManifoldMixup(model, ["0"], example=x)
+    assert not hooks_on(model)
+    assert ManifoldMixup(Around(model), ["model.0"], example=x).verify(x).ok  # the way out
+
+
+def test_without_an_example_it_is_refused_at_once_if_it_calls_forward():
+    model, _ = two_layers(Direct)
+    with pytest.raises(RuntimeError, match=r"Direct cannot be mixed: .*Direct replaces"):
+        ManifoldMixup(model, ["0"])
+    assert not hooks_on(model)
+
+
+def test_a_call_of_its_own_may_run_hooks():
+    model, x = two_layers(Through)
+    assert find_layers(model, x).default == ("input", "0")
+    assert ManifoldMixup(model, ["0"], example=x).verify(x).ok
 
 
 def test_data_parallel_is_refused():

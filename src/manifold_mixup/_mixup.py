@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup import _own_calls
 from manifold_mixup._attach import compiled
 from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_on
 from manifold_mixup._attach.grids import Grids
@@ -15,7 +16,7 @@ from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
 from manifold_mixup._blend import Blend, Interpolate, has_positions, require_layers, ways_of
 from manifold_mixup._checks import Checks
-from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
+from manifold_mixup._dry_run.errors import SCRIPTED, Hookless, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
 from manifold_mixup._front import require_dimension
 from manifold_mixup._layers import ALL_RUNS, resolve, run_name, split_run, unwrap
@@ -130,6 +131,7 @@ class ManifoldMixup:
         rules: dict[str, Any] = {"pairs": pairs, "label": label, "blend": blend, "noise": noise}
         stream = Stream(alpha, p=p, per_sample=per_sample, seed=seed, **rules)
         _refuse_mask(blend, mask)
+        _refuse_own_call(model, check)
         self._schedule = Schedule(stream)
         previous = _previous_on(model, replace)
         self.layers, found = _choose_layers(model, layers, example, mask, paths, batch_dim, blend)
@@ -407,6 +409,12 @@ class ManifoldMixup:
         self._replaced = True
 
 
+def _refuse_own_call(model: nn.Module, check: bool) -> None:
+    """Raise RuntimeError if the call of a model is seen to run no hooks, where nothing is mixed."""
+    if check and _own_calls.surely_runs_no_hooks(model):
+        raise RuntimeError(f"{type(model).__name__} cannot be mixed: {_own_calls.fault(model)}.")
+
+
 def _refuse_mask(blend: Blend, mask: str | None) -> None:
     """Raise ValueError if positions are cut whose padding is mixed."""
     cuts = [way for way in ways_of(blend) if has_positions(way)]
@@ -510,6 +518,8 @@ def _inspect(
 
     try:
         return inspect_model(model, layers, args, kwargs, mask, outputs, batch_dim=batch_dim)
+    except Hookless:
+        raise
     except Sharded as error:
         raise Sharded(f"{error}. {_BEFORE}, or {_WITHOUT}.") from error
     except NotTraceable as error:

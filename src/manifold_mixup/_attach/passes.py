@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _autograd
+from manifold_mixup import _autograd, _own_calls
 from manifold_mixup._attach.claims import Memories, Outputs
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
@@ -250,7 +250,7 @@ class Passes:
         """
         training = train_mode and torch.is_grad_enabled()
         if training and self.latest is None and self.running is None:
-            raise RuntimeError(_NO_PASS + _own_call(self.model))
+            raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
         source = Source(parts, self, self.output_dim)
         if len(parts) > 1 and not all(mixes_alike(parts[0][0].plan, one.plan) for one, _ in parts):
@@ -313,18 +313,6 @@ class Passes:
         if self.latest is not None and self.latest.holds(number):  # nearly always
             return self.latest
         return next((known for known in self._alive if known.holds(number)), None)
-
-
-def _own_call(model: nn.Module) -> str:
-    """Return a remark if a model's class replaces the call that runs hooks, as gpytorch's does."""
-    kind = next(kind for kind in type(model).__mro__ if "__call__" in vars(kind))
-    if kind in (nn.Module, torch.jit.ScriptModule) or kind.__module__.startswith("torch."):
-        return ""
-    return (
-        f" {kind.__module__}.{kind.__name__} replaces nn.Module.__call__, perhaps by one that runs "
-        f"no hooks: put the model into an nn.Module whose forward calls it, attach to that, and "
-        f"call it."
-    )
 
 
 def _requires_grad(output: Any) -> bool:

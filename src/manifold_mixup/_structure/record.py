@@ -152,6 +152,7 @@ class Trace:
     flops: int = 0
     steps: int = 0
     weights: int = 0
+    called: bool = False  # whether the hooks of the model itself ran
 
 
 def record(
@@ -185,6 +186,8 @@ def record(
             into_place(module)
             if next(iter(module._forward_hooks.values())) is not leave:
                 stack.callback(hook_after(module, recorder.front, prepend=True).remove)
+        if type(model).__call__ is not nn.Module.__call__:
+            stack.callback(hook_before(model, recorder.note_call).remove)
         stack.enter_context(mode)
         stack.enter_context(neutral)
         recorder.begin(iter(named_inputs(model, args, kwargs)), constants)
@@ -243,6 +246,10 @@ class Recorder(TorchDispatchMode):
         self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
         self.handed: list[Tensor] = []  # tensors whose address was just read
         self.behind: tuple[int, ...] = ()  # inputs of a backward pass inside forward
+
+    def note_call(self, *_: Any) -> None:
+        """Note that the hooks of the model itself run."""
+        self.trace.called = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

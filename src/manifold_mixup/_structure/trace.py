@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup import _own_calls
 from manifold_mixup._dry_run import stand_ins as _stand_ins
 from manifold_mixup._dry_run.aside import (
     fakes_fail_silently,
@@ -20,7 +21,7 @@ from manifold_mixup._dry_run.aside import (
     own_conversions,
     without_collections,
 )
-from manifold_mixup._dry_run.errors import NotTraceable
+from manifold_mixup._dry_run.errors import Hookless, NotTraceable
 from manifold_mixup._dry_run.left_behind import Watch
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import Stage, refuse, staged_with
@@ -80,10 +81,12 @@ def trace(
         mask: name of an input that always counts as a side input.
 
     Raises:
-        NotTraceable: the model runs neither on fake tensors nor on copies of its own with two rows.
+        NotTraceable: the model runs neither on fake tensors nor on copies of its own with two rows,
+            or its call runs no hooks.
         ValueError: the arguments contain no tensor.
     """
     refuse(model)
+    own_call = _own_calls.class_with_own_call(model) is not None
     inputs = list(named_inputs(model, args, kwargs))
     tried: list[Traces] = []
     for lead in leads(inputs):
@@ -93,6 +96,8 @@ def trace(
         except NotTraceable:
             if not tried:
                 raise
+        if own_call and not tried[-1].first.called:
+            raise Hookless(_own_calls.fault(model))
         if tried[-1].follows and tried[-1].second is not None:
             return tried[-1]
     return next((traces for traces in tried if traces.follows), tried[0])

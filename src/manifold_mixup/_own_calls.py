@@ -1,0 +1,54 @@
+"""Models whose class replaces the call that runs hooks, as gpytorch's do."""
+
+import types
+
+import torch
+from torch import nn
+
+# What a call that runs hooks mentions: that of the class above, or what it consists of.
+_CALLS = {"__call__", "_call_impl", "_wrapped_call_impl"}
+_WAY_OUT = "put the model into an nn.Module whose forward calls it, attach to that, and call it"
+
+
+def class_with_own_call(model: nn.Module) -> type | None:
+    """Return the class of a model that replaces ``nn.Module.__call__``; None if none does."""
+    kind = next(kind for kind in type(model).__mro__ if "__call__" in vars(kind))
+    known = kind in (nn.Module, torch.jit.ScriptModule) or kind.__module__.startswith("torch.")
+    return None if known else kind
+
+
+def remark(model: nn.Module) -> str:
+    """Return a remark on a model whose call perhaps runs no hooks; otherwise nothing."""
+    kind = class_with_own_call(model)
+    if kind is None:
+        return ""
+    return (
+        f" {_name(kind)} replaces nn.Module.__call__, perhaps by one that runs no hooks: "
+        f"{_WAY_OUT}."
+    )
+
+
+def fault(model: nn.Module) -> str:
+    """Say that a model's call runs no hooks, and what to do."""
+    kind = class_with_own_call(model) or type(model)
+    return (
+        f"{_name(kind)} replaces nn.Module.__call__ by one that runs no hooks, so its forward pass "
+        f"cannot be seen or mixed: {_WAY_OUT}"
+    )
+
+
+def surely_runs_no_hooks(model: nn.Module) -> bool:
+    """Return whether a model's call is seen to run its forward directly.
+
+    Other calls may do so too, which only a forward pass shows.
+    """
+    kind = class_with_own_call(model)
+    call = vars(kind)["__call__"] if kind is not None else None
+    if not isinstance(call, types.FunctionType):
+        return False
+    code = call.__code__
+    return "forward" in code.co_names and not _CALLS & {*code.co_names} and not code.co_freevars
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
