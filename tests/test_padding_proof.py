@@ -85,6 +85,42 @@ def test_pooling_that_counts_padding_is_named(pool):
         ManifoldMixup(Encoder(pool), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
 
 
+def test_padding_that_counts_behind_a_norm_is_named():
+    """A norm over the features undoes what shifts or scales all of them."""
+
+    class Normed(Encoder):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            h = nn.functional.layer_norm(x, (8,))
+            for block in self.blocks:
+                h = block(h, mask)
+            return self.head(h.mean(1))
+
+    x = torch.randn(6, 9, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"depend on the values in the padding, even without mix"):
+        ManifoldMixup(Normed(None), ["blocks.0"], mask="mask", example=(x, RIGHT))
+
+
+class ByLength(Encoder):
+    """Makes its mask of lengths, or the lengths too of a mask."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__(Last())
+        self.masked = masked
+
+    def forward(self, ids: Tensor, given: Tensor) -> Tensor:
+        lengths = given.sum(1) if self.masked else given
+        return super().forward(ids, torch.arange(ids.shape[1]) < lengths[:, None])
+
+
+def test_lengths_are_refused_with_the_way_out():
+    lengths = RIGHT.sum(1)
+    for layers in (["blocks.0"], None):
+        with pytest.raises(ValueError, match=r"If 'given' is the length of each .* set mask=\."):
+            ManifoldMixup(ByLength(masked=False), layers, example=(IDS, lengths))
+    model = ByLength(masked=True)
+    ManifoldMixup(model, ["blocks.0"], mask="given", example=(IDS, RIGHT.long()))
+
+
 def test_a_bypass_of_outputs_by_position_still_fails():
     class Skipping(Encoder):
         def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class Padded:
             if held is None or not alike or name == self.mask or "mask" in name.lower():
                 return tensor.clone()
             held = held.to(tensor.device).view(*held.shape, *(1 for _ in tensor.shape[2:]))
-            other = tensor + 1 if is_continuous(tensor) else tensor[:, :1].expand_as(tensor)
+            # Not shifted or scaled, which a norm over the features would undo.
+            other = tensor.sin() + 1 if is_continuous(tensor) else tensor[:, :1].expand_as(tensor)
             return torch.where(held, tensor, other)
 
         return map_inputs(refill, model, *self.examples.inputs)

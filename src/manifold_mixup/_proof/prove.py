@@ -711,8 +711,9 @@ _AS_INTEGERS = (
     "mask.long(), and let the module take mask.bool()"
 )
 _PADDING = (
-    "the outputs depend on the values in the padding, even without mixing: a mean or a position "
-    "includes them. Pool in a module that receives the mask, and use it as weights"
+    "the outputs depend on the values in the padding, even without mixing: a mean, a position or a "
+    "convolution includes them. Pool in a module that receives the mask, and use it as weights; "
+    "set the states in the padding to 0 before a convolution"
 )
 _UNION = (
     "the outputs jump as soon as a small share of a partner is mixed in: a module does not use the "

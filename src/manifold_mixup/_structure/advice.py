@@ -30,10 +30,23 @@ _POSITIONS = (
     "keeps them apart without positions that restart, and mask= mixes it."
 )
 
+_LENGTHS = (
+    " If {names} is the length of each example: where all are equally long, let forward make it, "
+    "torch.full((len(x),), x.shape[1]). Where they differ, pass forward the padding mask instead, "
+    "let it compute the lengths, mask.sum(1), and set mask=."
+)
+
 
 def on_late(inputs: tuple[InputRow, ...], late: tuple[str, ...]) -> str:
-    """Return advice on the inputs that are read ``late``: token positions, or token ids."""
+    """Return advice on the inputs that are read ``late``: token positions, lengths, token ids."""
     if positions := [name for name in late if "position" in name.lower()]:
         return _POSITIONS.format(names=" or ".join(map(repr, positions)))
+    lengths = [row.name for row in inputs if row.name in late and _may_be_lengths(row)]
+    if lengths:
+        return _LENGTHS.format(names=" or ".join(map(repr, lengths)))
     ids = {row.name for row in inputs if row.kind == "data" and not row.floating}
     return f" {_POOLING}" if ids & set(late) else ""
+
+
+def _may_be_lengths(row: InputRow) -> bool:
+    return row.kind == "side" and not row.floating and len(row.shape) == 1
