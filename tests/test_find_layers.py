@@ -169,6 +169,28 @@ def test_where_it_has_nearly_all_parameters_too_the_order_decides():
     assert "by its share of the operators" in str(table)
 
 
+def shares(name: str, flops: float, parameters: float, order: float) -> LayerRow:
+    return replace(row(name, flops), parameters=parameters, order=order)
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        # two by the order, rather than one by the parameters (braindecode's EEGNeX)
+        ([("a", 0.97, 0.3, 0.27), ("b", 0.98, 0.33, 0.54), ("c", 1.0, 0.9, 0.65)], ("a", "b")),
+        # only an activation is between them (DGCNN)
+        ([("conv", 0.9, 0.26, 0.6), ("relu", 0.9, 0.26, 0.69), ("c", 1.0, 0.99, 0.77)], ("relu",)),
+        # a norm, which has parameters, is between them (ShallowFBCSPNet)
+        ([("conv", 0.99, 0.9, 0.4), ("norm", 0.99, 0.91, 0.55)], ("conv", "norm")),
+        # a bank of filters that counts no FLOPs (FBCNet), unless others do (FBMSNet)
+        ([("bank", 0.0, 0.14, 0.8), ("conv", 0.99, 0.66, 0.9)], ("bank", "conv")),
+        ([("bank", 0.0, 0.1, 0.8), ("a", 0.8, 0.2, 0.9), ("b", 0.9, 0.4, 0.9)], ("a", "b")),
+    ],
+)
+def test_two_by_any_measure_are_better_than_one(rows, chosen):
+    assert choose([shares(*each) for each in rows]).layers == chosen
+
+
 def test_shared_parameters_count_once():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[2].weight, model[2].bias = model[0].weight, model[0].bias

@@ -272,7 +272,7 @@ def test_the_depth_of_all_runs_is_the_work_before_any_of_them():
 
 def test_runs_are_chosen_automatically():
     assert find_layers(Looped(), *Looped.example()).default == ("input", "block@0", "block@1")
-    assert find_layers(Siamese(), *Siamese.example()).default == ("encoder.1@*",)
+    assert find_layers(Siamese(), *Siamese.example()).default == ("encoder.1@*", "encoder.2@*")
 
 
 def test_blocks_that_run_once_are_chosen_before_runs_at_an_outer_level():

@@ -1,6 +1,7 @@
 """The automatic choice: the hidden layers that are mixed if none are named."""
 
-from collections.abc import Collection, Iterator, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 
@@ -13,8 +14,13 @@ EARLIEST, LATEST, APART = 0.05, 0.70, 0.05
 _QUARTER, _HALF, _BETWEEN = 1 / 4, 1 / 2, 3 / 8
 # By so much must runs of a shared module be nearer to these to be taken before other layers.
 _CLEARLY = 0.3
+# The share of the parameters between two layers that are not nearly the same.
+_LEARNT = 0.001
 # In a network of two or three layers, even the first may end later than that.
 _LAST_RESORT = 0.95
+
+# Finds the best layers among some, given the modules with parts.
+_Find = Callable[[Sequence[LayerRow], Collection[str]], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,9 @@ def choose(rows: Sequence[LayerRow]) -> Choice:
     """Choose hidden layers.
 
     Where no two lie between the depths by FLOPs, because one layer spends most of them, the share
-    of the parameters counts in place of the depth. Where there is none by either, the share of the
-    operators does. Layers that carry nothing are preferred: less is mixed there; and modules that
+    of the parameters counts in place of the depth, and where there are no two either, the share of
+    the operators. Where there are no two by any measure, it is one, by the first measure that has
+    it. Layers that carry nothing are preferred: less is mixed there; and modules that
     run once. A single run of a loop that carries what later runs are given is taken only if there
     is nothing else.
     """
@@ -50,8 +57,9 @@ def _choose(rows: Sequence[LayerRow]) -> Choice:
     measured = list(_measured(rows))
     # If a mask rules out the usual choice, the user has to know: no other measure.
     measured = measured[:1] if any(map(masked, rows)) else measured
-    ways = [*product((_pair, _single), measured[:2]), *product((_pair, _single), measured[2:])]
-    for find, (measure, cuts) in ways:
+    pair: _Find = functools.partial(_pair, flops={row.name: row.depth for row in rows})
+    one: _Find = _single
+    for find, (measure, cuts) in (*product([pair], measured), *product([one], measured[:3])):
         alone = [row for row in cuts if not row.carries]
         once = [row for row in alone if row.runs == 1]
         found = _better(cuts, find(once, blocks), find(alone, blocks)) or find(cuts, blocks)
@@ -108,21 +116,36 @@ def _measured(rows: Sequence[LayerRow]) -> Iterator[tuple[str, list[LayerRow]]]:
     """Yield the names of the measures, each with the cut points, whose depth is given by it."""
     cuts = [row for row in rows if row.cut]
     yield "FLOPs", cuts
-    between = [row for row in cuts if 0 < row.depth < 1]  # something is computed before and after
-    yield "parameters", [replace(row, depth=row.parameters) for row in between]
-    yield "order", [replace(row, depth=row.order) for row in between]
+    for between in (
+        [row for row in cuts if 0 < row.depth < 1],  # something is computed before and after
+        [row for row in cuts if 0 < row.parameters < 1],  # filters may count no FLOPs
+    ):
+        yield "parameters", [replace(row, depth=row.parameters) for row in between]
+        yield "order", [replace(row, depth=row.order) for row in between]
 
 
-def _pair(cuts: Sequence[LayerRow], blocks: Collection[str]) -> tuple[str, ...]:
+def _pair(
+    cuts: Sequence[LayerRow], blocks: Collection[str], flops: Mapping[str, float]
+) -> tuple[str, ...]:
     """Return the two best cut points of the outermost level that has two, or else of any levels."""
     inside = [row for row in cuts if EARLIEST <= row.depth <= LATEST]
     levels = _by_level(inside, blocks)
     for group in (*levels, _outermost(levels)):
-        pairs = [(a, b) for a, b in combinations(group, 2) if b.depth - a.depth >= APART]
+        pairs = [(a, b) for a, b in combinations(group, 2) if _are_apart(a, b, flops)]
         if pairs:
             a, b = min(pairs, key=lambda pair: _distance(pair[0].depth, pair[1].depth))
             return a.name, b.name
     return ()
+
+
+def _are_apart(first: LayerRow, second: LayerRow, flops: Mapping[str, float]) -> bool:
+    """Return whether a layer ends well after another, and not only by operators that move values.
+
+    Between them there are FLOPs, or parameters, which a norm has, but no activation.
+    """
+    more = flops[second.name] > flops[first.name]
+    learnt = second.parameters - first.parameters >= _LEARNT
+    return second.depth - first.depth >= APART and (more or learnt)
 
 
 def _outermost(levels: Sequence[Sequence[LayerRow]]) -> list[LayerRow]:

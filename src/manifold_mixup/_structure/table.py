@@ -80,9 +80,9 @@ class LayerTable(Sequence[LayerRow]):
         The hidden layers come from the outermost level of module names that has two cut points
         between depth 0.05 and 0.70, at least 0.05 apart: the pair nearest to depths ¼ and ½. If no
         level has two, they may be of different levels. If there are no two by FLOPs, the share of
-        the parameters counts in place of the depth. If there are no two either, it is the single
-        cut point nearest to ⅜, or if there is none, two by the share of the operators; see
-        `measure`. Of a batch of graphs, they are the first layer after the pooling, and the one
+        the parameters counts in place of the depth, and if there are no two either, the share of
+        the operators; see `measure`. If there are no two by any of them, it is the single cut point
+        nearest to ⅜. Of a batch of graphs, they are the first layer after the pooling, and the one
         nearest to the middle of the parameters that follow.
 
         Raises:
