@@ -28,6 +28,7 @@ from benchmarks import (
     look,
     memory,
     mixes,
+    over_time,
     steps,
     tables,
     training,
@@ -244,9 +245,12 @@ def looks(effort: Effort) -> Found:
     """Time looks at models, and the first step with a mask, on one thread."""
     say("looking")
     families = look.measure(effort.families, effort.rounds)
+    small = effort.step_seconds == 0
+    say("loops")
+    looped = over_time.measure(1 if small else 5, small=small)
     say("the first step with a mask")
-    steps = first.measure(1 if effort.step_seconds == 0 else 5, small=effort.step_seconds == 0)
-    return {"families": families, "first": steps}
+    steps = first.measure(1 if small else 5, small=small)
+    return {"families": families, "loops": looped, "first": steps}
 
 
 @counts.one_thread()

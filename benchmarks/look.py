@@ -43,13 +43,13 @@ def measure(families: int, rounds: int) -> dict[str, dict[str, float]]:
     """
     import timm
 
-    _seconds(lambda: find_layers(nn.Linear(2, 2), torch.ones(2, 2)))  # imports what it needs
+    seconds(lambda: find_layers(nn.Linear(2, 2), torch.ones(2, 2)))  # imports what it needs
     found = {}
     for name, size in list(FAMILIES.items())[:families]:
         model = timm.create_model(name, num_classes=10).train()
         images = torch.randn(2, 3, size, size)
         look = lambda model=model, images=images: find_layers(model, images)  # noqa: E731
-        first, *others = [_seconds(look) for _ in range(1 + rounds)]
+        first, *others = [seconds(look) for _ in range(1 + rounds)]
         found[name] = {
             "first": first,
             "again": statistics.median(others or [first]),
@@ -60,7 +60,8 @@ def measure(families: int, rounds: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def seconds(run: Callable[[], Any]) -> float:
+    """Return the processor time of a call."""
     start = time.process_time()
     run()
     return time.process_time() - start

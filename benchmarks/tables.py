@@ -258,6 +258,23 @@ def _look(found: Found) -> Iterator[str]:
     firsts = [row["first"] for row in found["families"].values()]
     yield f"First times: median {median(firsts):.2f} s, greatest {max(firsts):.2f} s."
     yield (
+        "Loops over time in the model's Python code, in forward passes in turns with the look: "
+        "processor time of one thread."
+    )
+    yield table(
+        ("", "forward pass, s", "look, passes", "operators, plain", "operators, look"),
+        [
+            (
+                row["name"],
+                f"{row['plain']:.3f}",
+                f"{row['ratio']:.1f}",
+                f"{row['operators']:,}",
+                f"{row['looked']:,}",
+            )
+            for row in found["loops"]
+        ],
+    )
+    yield (
         "The first step with `mask=`, which looks and proves the layers: a BERT of 12 layers of "
         "width 384 and 30,000 tokens, 8 sentences of 64, forward and backward. Processor time of "
         "one thread, in plain steps that run in turns with it."

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import timm
 import torch
-from benchmarks import first, look
+from benchmarks import first, look, over_time
 from benchmarks.counts import (
     BATCH,
     CHANNELS,
@@ -113,6 +113,12 @@ def test_a_look_runs_no_operator_more_than_twice(name):
     images = torch.randn(2, 3, 224, 224)
     plain = look.operators(lambda: model(images))
     assert look.looked_at(model, images) <= 2 * (plain + len(list(model.modules())))
+
+
+def test_a_look_at_a_loop_over_time_runs_no_operator_more_than_twice():
+    model, batch, steps = over_time.LoopOverTime(), torch.randn(64, 32, over_time.WIDTH), 32
+    plain = look.operators(lambda: model(batch))
+    assert look.looked_at(model, batch) <= 2 * (plain + 2 * steps + 2)  # a copy of each output
 
 
 def test_what_a_look_runs_is_all_counted():
