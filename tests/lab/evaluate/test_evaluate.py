@@ -12,10 +12,12 @@ from manifold_mixup import ManifoldMixup
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import (
+    BUDGETED,
     CORRUPTIONS,
     DEFORMATIONS,
     PARTS,
     Settings,
+    autoattack,
     battery_of,
     evaluate,
     scores,
@@ -34,7 +36,7 @@ from manifold_mixup.lab.evaluate.temperature import temperature
 FEW = Settings(lams=(0.0, 0.5, 1.0), deformations=DEFORMATIONS[::8], corruptions=CORRUPTIONS[::12])
 
 
-FOR_IMAGES = [part for part in PARTS if part != "plane"]
+FOR_IMAGES = [part for part in PARTS if part not in ("plane", *BUDGETED)]
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +187,8 @@ def test_the_mode_comes_back_after_an_error(cnn, pictures):
 def test_vectors_have_all_parts_but_those_for_images(task):
     model = models.build("mlp", task, width=8)
     result = evaluate(model, task, settings=FEW)
-    assert set(PARTS) - set(result) == {"deformations", "corruptions", "spectra", "plane"}
+    without = {"deformations", "corruptions", "plane"} | {"spectra", *BUDGETED}
+    assert set(PARTS) - set(result) == without
     assert len(result["outliers"]) == 2
     assert result["attacks"][0]["space"] == "units"
     assert not result["attacks"][0]["clipped"]
@@ -397,3 +400,10 @@ def test_a_model_on_a_gpu_scores_as_on_the_cpu(cnn, pictures):
     for part in ("attacks", "deformations"):
         for ours, theirs in zip(here[part], there[part], strict=True):
             assert theirs["accuracy"] == pytest.approx(ours["accuracy"], abs=4)
+
+
+def test_a_missing_package_is_said_before_anything_runs(pictures, monkeypatch):
+    monkeypatch.setattr(autoattack, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'manifold-mixup\[attacks\]'"):
+        battery_of(["clean", "apgd"], pictures)
+    assert battery_of(["clean"], pictures) == ("clean",)

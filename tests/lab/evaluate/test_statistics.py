@@ -8,6 +8,7 @@ from scipy import stats
 
 from manifold_mixup.lab.evaluate.statistics import (
     Difference,
+    binomial_interval,
     paired_difference,
     power,
     smallest_seen,
@@ -107,3 +108,12 @@ def test_equal_pairs_see_everything_and_a_single_pair_nothing():
 def test_a_value_that_is_not_known_leaves_no_deviation():
     assert math.isnan(spread([1.0, math.nan]).std)
     assert not paired_difference([1.0, math.nan], [0.0, 0.0]).excludes_zero
+
+
+@pytest.mark.parametrize(
+    ("count", "total"), [(0, 1), (1, 1), (0, 200), (7, 200), (200, 200), (3, 9)]
+)
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_interval_of_a_probability_equals_scipy(count, total, level):
+    theirs = stats.binomtest(count, total).proportion_ci(level, method="exact")
+    assert binomial_interval(count, total, level=level) == pytest.approx(tuple(theirs), rel=1e-9)

@@ -72,3 +72,25 @@ def test_risk_at_some_coverages():
         "name 50 % 90 % 100 % AURC best excess",
         "test set 12.4 30.17 33.83 13.39 6.508 6.887",
     ]
+
+
+def test_robustness_has_intervals_and_what_was_spent():
+    allowed = {"eps": 8 / 255, "space": "pixel space [0, 1]", "steps": 100}
+    known = {"accuracy": 12.5, "low": 8.25, "high": 17.9, "survived": 25, "images": 200}
+    blind = {"accuracy": None, "low": None, "high": None, "survived": 25, "images": 200}
+    rows = [
+        {"name": "APGD", **blind, "note": "the gradients are zero", **allowed, "restarts": 5},
+        {"name": "Square", **known, "eps": 8 / 255, "queries": 1000},
+        {"name": "APGD and Square", **known, **allowed, "restarts": 5, "queries": 1000},
+        {"name": "APGD without a bound", **known, **allowed, "eps": None},
+    ]
+    lines = [" ".join(line.split()) for line in shown("robustness", rows).splitlines()]
+    assert lines[0] == "robustness, accuracy % under attack"
+    assert lines[1:] == [
+        "name accuracy 95 % interval images ε budget",
+        "APGD not known 200 0.03137 100 steps x 5",
+        "Square 12.5 8.2 to 17.9 200 0.03137 1,000 queries",
+        "APGD and Square 12.5 8.2 to 17.9 200 0.03137 both",
+        "APGD without a bound 12.5 8.2 to 17.9 200 100 steps",
+    ]
+    assert notes(rows) == ["the gradients are zero"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manifold_mixup.lab.data import take_tested
-from manifold_mixup.lab.evaluate import Settings
+from manifold_mixup.lab.evaluate import Budget, Settings
 from manifold_mixup.lab.runs import evaluation as evaluations
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import weights
@@ -39,6 +39,19 @@ def test_what_was_found_is_read_again(task, folder, monkeypatch):
     first = evaluated(folder, task, "last", battery=["clean", "attacks"])
     monkeypatch.setattr(evaluations, "evaluate", None)
     assert evaluated(folder, task, "last", battery=["clean", "attacks"]) == first
+
+
+def test_a_budget_counts_only_where_it_is_spent(task):
+    asked = {
+        (part, steps): evaluations._asked([part], Settings(budget=Budget(steps=steps)), task)
+        for part in ("clean", "apgd")
+        for steps in (5, 100)
+    }
+    assert asked["clean", 5] == asked["clean", 100]
+    assert (
+        "budget" not in asked["clean", 5]["settings"]
+    )  # as in evaluations that were stored before
+    assert asked["apgd", 5] != asked["apgd", 100]
 
 
 @pytest.mark.parametrize("other", ["battery", "settings", "unknown", "data", "when"])

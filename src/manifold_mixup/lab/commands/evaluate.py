@@ -11,7 +11,7 @@ from rich.progress import Progress
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import Reliability, Settings, battery_of, unfit
+from manifold_mixup.lab.evaluate import Budget, Reliability, Settings, battery_of, unfit
 from manifold_mixup.lab.report.battery_table import battery_table, notes
 from manifold_mixup.lab.runs import files
 from manifold_mixup.lab.runs import folder as run_folder
@@ -29,13 +29,21 @@ class Options:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder of a run that manifold-mixup train, compare or reproduce wrote."""
     battery: tuple[str, ...] = ()
-    """Tests to run: clean, calibration, selective, attacks, strength, deformations, corruptions,
-    outliers, neighbours, interpolation, confidence, flatness, collapse, spectra, plane. By default,
-    all that suit the data set except spectra."""
+    """Tests to run: clean, calibration, selective, attacks, strength, robustness, apgd,
+    deformations, corruptions, outliers, neighbours, interpolation, confidence, flatness, collapse,
+    spectra, plane. By default, all that suit the data set except robustness, apgd and spectra."""
     when: Literal["last", "best"] = "last"
     """Epoch whose weights are evaluated."""
     tested: int | None = None
     """Number of test examples, a fixed random subset; by default all."""
+    attacked: int = 200
+    """Number of these that robustness and apgd attack."""
+    steps: int = 100
+    """Steps of APGD in each restart."""
+    restarts: int = 5
+    """Random starts of APGD."""
+    queries: int = 1000
+    """Queries of Square."""
     unknown: tuple[str, ...] = ()
     """Data sets that serve as outliers, such as svhn cifar-100."""
     seed: int = 0
@@ -66,6 +74,7 @@ def prepare(options: Options) -> Evaluation:
     """
     if options.tested is not None and options.tested < 1:
         raise ValueError(f"--tested is {options.tested}. Expected 1 or more.")
+    budget = _budget(options)
     run, root = run_folder.recipe(options.folder), options.root.expanduser()
     data = datasets.load_for(run, root=root)
     model = trained(options.folder, data, options.when)
@@ -80,6 +89,7 @@ def prepare(options: Options) -> Evaluation:
         battery=battery,
         settings=Settings(
             seed=options.seed,
+            budget=budget,
             unknown=unknown,
             layers=models.eligible(run.model, model, data.x),
         ),
@@ -121,6 +131,12 @@ def run(evaluation: Evaluation) -> bool:
         written.extend(map(str, drawn))
     console.print(f"Written: {', '.join(written)}", markup=False, soft_wrap=True)
     return True
+
+
+def _budget(options: Options) -> Budget:
+    if options.attacked < 1:
+        raise ValueError(f"--attacked is {options.attacked}. Expected 1 or more.")
+    return Budget(options.steps, options.restarts, options.queries, options.attacked)
 
 
 def _images(name: str, data: Data, options: Options) -> Any:

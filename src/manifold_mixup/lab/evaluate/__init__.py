@@ -8,7 +8,9 @@ Imports: data.
 """
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
+from manifold_mixup.lab.evaluate.autoattack import Budget
 from manifold_mixup.lab.evaluate.battery import (
+    BUDGETED,
     FEATURES,
     PARTS,
     Settings,
@@ -36,11 +38,13 @@ from manifold_mixup.lab.evaluate.outliers import Separation, separation
 from manifold_mixup.lab.evaluate.scores import Scores, number_scores, scores
 
 __all__ = [
+    "BUDGETED",
     "CORRUPTIONS",
     "DEFORMATIONS",
     "FEATURES",
     "PARTS",
     "Attack",
+    "Budget",
     "Corruption",
     "Deformation",
     "Reliability",

@@ -21,6 +21,7 @@ from manifold_mixup.lab.evaluate.attacks import (
     pgd,
     std_of,
 )
+from manifold_mixup.lab.evaluate.autoattack import Budget, require_package
 from manifold_mixup.lab.evaluate.calibration import calibration
 from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, Interpolation, deform
@@ -36,6 +37,7 @@ from manifold_mixup.lab.evaluate.neighbours import (
     outputs_and_features,
 )
 from manifold_mixup.lab.evaluate.plane import SURE, input_plane
+from manifold_mixup.lab.evaluate.robustness import SHARES, Robustness, chosen
 from manifold_mixup.lab.evaluate.selective import risk_coverage
 from manifold_mixup.lab.evaluate.spectra import (
     class_spectra,
@@ -50,6 +52,12 @@ UNITS = {
     "error": "% of the test set",
     "top5_error": "% of the test set",
     "accuracy": "% of the test set",
+    "low": "%, low end of the 95 % interval of Clopper and Pearson for an accuracy",
+    "high": "%, high end of that interval",
+    "survived": "images that are predicted right under attack",
+    "images": "test images that are attacked",
+    "only_apgd": "images that APGD breaks and Square does not",
+    "only_square": "images that Square breaks and APGD does not",
     "nll": "nats",
     "ece": "%, 15 bins of equal width",
     "ece_if_calibrated": "%, mean ECE if predictions with the same confidences were calibrated",
@@ -103,6 +111,7 @@ class Settings:
 
     Attributes:
         seed: the seed. Every row starts from it, so rows do not depend on each other.
+        budget: what the attacks of the parts ``robustness`` and ``apgd`` may spend.
         attacks: the attacks; ``None`` for FGSM and PGD-20 at the ε of the data and, if the model's
             standardisation is known, the authors' FGSM at ε = 0.03.
         std: the standard deviation that the model divides its inputs by; see `perturb`.
@@ -124,6 +133,7 @@ class Settings:
     """
 
     seed: int = 0
+    budget: Budget = field(default_factory=Budget)
     attacks: tuple[Attack, ...] | None = None
     std: float | Sequence[float] | None = None
     deformations: tuple[Deformation, ...] = DEFORMATIONS
@@ -258,6 +268,22 @@ class _Subject:
     def images(self) -> bool:
         return _are_images(self.data)
 
+    @cached_property
+    def attacked(self) -> Robustness:
+        """The test examples that are attacked with APGD and Square."""
+        data, budget = self.data, self.settings.budget
+        rows = chosen(len(data.x_test), budget.images, generator=self.generator())
+        device = self.y.device
+        return Robustness(
+            self.model,
+            as_input(data.x_test[rows].to(device)),
+            self.y[rows.to(device)],
+            eps=data.eps,
+            bounds=data.bounds,
+            budget=budget,
+            seed=self.settings.seed,
+        )
+
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.settings.seed)
 
@@ -353,6 +379,47 @@ def _strength(subject: _Subject) -> Iterator[Job]:
         return {"eps": eps, "accuracy": accuracy, "space": data.space}
 
     yield "FGSM", row
+
+
+def _robustness(subject: _Subject) -> Iterator[Job]:
+    """APGD and Square with the ε of the data, and the checks for masked gradients."""
+    found, data, budget = subject.attacked, subject.data, subject.settings.budget
+    by_apgd = {"eps": data.eps, "space": data.space, "steps": budget.steps}
+    of_starts = by_apgd | {"restarts": budget.restarts}
+    by_square = {"eps": data.eps, "space": data.space, "queries": budget.queries}
+    yield "no attack", lambda: found.row(found.right, white=False)
+    yield "APGD", lambda: found.row(found.by_apgd, white=True) | of_starts
+    if subject.images:
+        yield "Square", lambda: found.row(found.by_square, white=False) | by_square
+        yield (
+            "APGD and Square",
+            lambda: (
+                found.row(found.by_apgd & found.by_square, white=True)
+                | found.compared()
+                | of_starts
+                | by_square
+            ),
+        )
+    yield "APGD without a bound", lambda: found.free_row() | by_apgd | {"eps": None}
+
+
+def _apgd(subject: _Subject) -> Iterator[Job]:
+    """APGD from ε = 0 to twice the ε of the data."""
+    found, data = subject.attacked, subject.data
+
+    def row() -> Row:
+        pairs = zip(SHARES, found.at_shares, strict=True)
+        rows = [found.row(survives, white=share > 0) for share, survives in pairs]
+        notes = [one["note"] for one in rows if "note" in one]
+        return {
+            "eps": [share * data.eps for share in SHARES],
+            **{key: [one[key] for one in rows] for key in ("accuracy", "low", "high")},
+            "images": len(found.y),
+            "space": data.space,
+            **({"note": notes[0]} if notes else {}),
+        }
+
+    yield "APGD", row
 
 
 def _usual_attacks(subject: _Subject) -> tuple[Attack, ...]:
@@ -572,6 +639,8 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "selective": _selective,
     "attacks": _attacks,
     "strength": _strength,
+    "robustness": _robustness,
+    "apgd": _apgd,
     "deformations": _deformations,
     "corruptions": _corruptions,
     "outliers": _outliers,
@@ -583,15 +652,19 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "spectra": _spectra,
     "plane": _plane,
 }
-ON_REQUEST = ("spectra",)
-"""Parts that run only if they are named, because they need many examples per class."""
+ON_REQUEST = ("spectra", "robustness", "apgd")
+"""Parts that run only if they are named: they need many examples per class, or many minutes."""
+
+BUDGETED = ("robustness", "apgd")
+"""Parts with attacks that spend `Settings.budget`."""
 
 
 def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
     """Return the parts that `evaluate` would run.
 
     Raises:
-        ValueError: there is no such part, or it does not suit the data.
+        ValueError: there is no such part, it does not suit the data, or it needs a package that is
+            not installed.
     """
     if data.regression:
         raise ValueError(
@@ -605,6 +678,8 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
             raise ValueError(f"{suggest.unknown('part', part, PARTS)}.")
         if why := unfit(part, data):
             raise ValueError(f"{why}. Leave out {part!r}.")
+    if set(battery) & set(BUDGETED):
+        require_package()
     return tuple(dict.fromkeys(battery))
 
 

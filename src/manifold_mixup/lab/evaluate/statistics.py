@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
-from scipy.special import chdtri, ndtr, stdtrit
+from scipy.special import betaincinv, chdtri, ndtr, stdtrit
 
 _NODES, _WEIGHTS = leggauss(100)
 _HALVINGS = 40
@@ -74,6 +74,28 @@ def t_quantile(freedom: int, *, level: float = 0.95) -> float:
         2.776445
     """
     return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def binomial_interval(count: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of Clopper and Pearson (1934) for a probability.
+
+    It contains the probability at least as often as ``level`` says, for any probability and any
+    ``total``.
+
+    Args:
+        count: how often the event was seen.
+        total: how often it could have been seen, at least once.
+        level: the level of the interval.
+
+    Examples:
+        >>> low, high = binomial_interval(0, 200)
+        >>> round(low, 4), round(high, 4)
+        (0.0, 0.0183)
+    """
+    tail = (1 - level) / 2
+    low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
+    high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    return low, high
 
 
 def power(shift: float, freedom: int, *, level: float = 0.95) -> float:

@@ -12,6 +12,8 @@ _TITLES = {
     "selective": "selective, error % by coverage",
     "attacks": "attacks, accuracy %",
     "strength": "FGSM by ε, accuracy %",
+    "robustness": "robustness, accuracy % under attack",
+    "apgd": "APGD by ε, accuracy %",
     "outliers": "outliers, AUROC and FPR95 in %",
     "interpolation": "interpolation, NLL",
 }
@@ -35,6 +37,8 @@ def battery_table(part: str, rows: Sequence[Row]) -> Table:
         "selective": _risk,
         "outliers": _separations,
         "strength": _rising,
+        "robustness": _survived,
+        "apgd": _rising,
         "interpolation": _curve,
         "spectra": _flatness,
     }
@@ -105,6 +109,23 @@ def _rising(row: Row) -> Row:
     return {"name": "ε in pixels" if pixels else f"ε in {row['space']}"} | dict(
         zip(named, row["accuracy"], strict=True)
     )
+
+
+def _survived(row: Row) -> Row:
+    """Return the accuracy with its interval, and what the attack was allowed."""
+    eps = row.get("eps")
+    budget = [f"{row['steps']:,} steps"] if "steps" in row else []
+    budget += [f"x {row['restarts']}"] if "restarts" in row else []
+    budget += [f"{row['queries']:,} queries"] if "queries" in row else []
+    known = row["accuracy"] is not None
+    return {
+        "name": row["name"],
+        "accuracy": row["accuracy"] if known else "not known",
+        "95 % interval": f"{row['low']:.1f} to {row['high']:.1f}" if known else "",
+        "images": row["images"],
+        "ε": "" if eps is None else f"{eps:.4g}",
+        "budget": " ".join(budget) if len(budget) < 3 else "both",
+    }
 
 
 def _flatness(row: Row) -> Row:

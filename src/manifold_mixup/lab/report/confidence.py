@@ -15,6 +15,7 @@ from manifold_mixup.lab.report.section import (
     by_method,
     embedded,
     evaluated,
+    notes,
     number,
     tested,
 )
@@ -54,7 +55,7 @@ def calibration(methods: Methods) -> Section | None:
         "confidence and accuracy in bins without this bias; if it is negative, no gap can be seen. "
         "Its interval is that of one run, averaged over the seeds. "
         + tested(methods, "calibration")
-        + _notes(found),
+        + notes(found),
         pictures=[
             (
                 embedded(plots.reliability_picture(of, title=name)),
@@ -67,18 +68,6 @@ def calibration(methods: Methods) -> Section | None:
         ],
         tables=[_errors(name, by_name) for name, by_name in found.items()],
     )
-
-
-def _notes(found: ByName) -> str:
-    """Return what the rows say about numbers that could not be computed, by method."""
-    notes = dict.fromkeys(
-        f" {method}: {row['note']}"
-        for by_name in found.values()
-        for method, rows in by_name.items()
-        for row in rows
-        if "note" in row
-    )
-    return "".join(notes)
 
 
 def _bins(by_name: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[Reliability]]:
@@ -199,7 +188,7 @@ def separation(methods: Methods) -> Section | None:
         "noise and deformed test images. The paper claims that networks without manifold mixup "
         "are often confident and wrong on such inputs. Near and far are the sets of OpenOOD; "
         "shifted images still show known classes. FPR95 is the share of outliers above the score "
-        "that 95 % of the test set reach. " + tested(methods, "outliers") + _notes(found)
+        "that 95 % of the test set reach. " + tested(methods, "outliers") + notes(found)
     )
     return Section("outliers", "Outliers", words, tables=tables)
 

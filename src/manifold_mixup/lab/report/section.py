@@ -97,6 +97,18 @@ def tested(methods: Methods, part: str) -> str:
     return f"Test examples: {low:,}." if low == high else f"Test examples: {low:,} to {high:,}."
 
 
+def notes(found: ByName) -> str:
+    """Return what the rows say about numbers that could not be computed, by method."""
+    said = dict.fromkeys(
+        f" {method}: {row['note']}"
+        for by_name in found.values()
+        for method, rows in by_name.items()
+        for row in rows
+        if "note" in row
+    )
+    return "".join(said)
+
+
 def embedded(drawn: Picture) -> str:
     """Return a picture as a data URL."""
     return f"data:image/svg+xml;base64,{base64.b64encode(drawn.svg).decode()}"

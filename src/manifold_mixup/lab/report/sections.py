@@ -7,8 +7,9 @@ from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate.statistics import spread
-from manifold_mixup.lab.report import confidence, plots
+from manifold_mixup.lab.report import confidence, plots, robustness
 from manifold_mixup.lab.report.paper_picture import plane_view
+from manifold_mixup.lab.report.robustness import accuracy
 from manifold_mixup.lab.report.section import (
     Grid,
     Methods,
@@ -83,44 +84,6 @@ def _reliability(methods: Methods) -> Section:
     )
 
 
-def _attacks(methods: Methods) -> Section | None:
-    found = evaluated(methods, "attacks", key="stated")
-    if not found:
-        return None
-    words = "Accuracy in percent on attacked test examples. Each row describes its attack. "
-    table = by_method("Accuracy under attack, %", list(found), found, _accuracy)
-    return Section("attacks", "Attacks", words + tested(methods, "attacks"), tables=[table])
-
-
-def _strength(methods: Methods) -> Section | None:
-    found = evaluated(methods, "strength")
-    if not found:
-        return None
-    (by_name,) = found.values()
-    first = next(iter(by_name.values()))[0]
-    risk = {
-        name: [[100 - accuracy for accuracy in row["accuracy"]] for row in rows]
-        for name, rows in by_name.items()
-    }
-    rows = [
-        (f"ε = {eps:.4g}", [number([of_seed[k] for of_seed in seeds]) for seeds in risk.values()])
-        for k, eps in enumerate(first["eps"])
-    ]
-    return Section(
-        "strength",
-        "Error under FGSM by ε",
-        f"Error in percent under one step of the fast gradient sign method; ε in {first['space']}. "
-        + tested(methods, "strength"),
-        pictures=[
-            (
-                embedded(plots.strength_picture(by_name, title="")),
-                "Error under FGSM against ε for every method.",
-            )
-        ],
-        numbers=[Grid("Error under FGSM, %", list(risk), rows)],
-    )
-
-
 def _deformations(methods: Methods) -> Section | None:
     found = evaluated(methods, "deformations")
     if not found:
@@ -136,7 +99,7 @@ def _deformations(methods: Methods) -> Section | None:
                 "Accuracy on deformed images for every method.",
             )
         ],
-        numbers=[by_method("Accuracy, %", list(found), found, _accuracy)],
+        numbers=[by_method("Accuracy, %", list(found), found, accuracy)],
     )
 
 
@@ -228,10 +191,6 @@ def _flatness(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
         for name, of in by_name.items()
     ]
     return Grid(layer, list(shown), rows)
-
-
-def _accuracy(row: Mapping[str, Any]) -> float:
-    return float(row["accuracy"])
 
 
 def _confidence(methods: Methods) -> Section | None:
@@ -351,8 +310,9 @@ def boundaries(methods: Methods) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[Methods], Section | None], ...] = (
-    _curves, _reliability, confidence.calibration, confidence.selective, _attacks, _strength,
-    _deformations, confidence.separation, _confidence, _interpolation, _flatness_in_short, _spectra,
-    _collapse, boundaries,
+    _curves, _reliability, confidence.calibration, confidence.selective, robustness.attacks,
+    robustness.strength, robustness.bounded, robustness.rising, _deformations,
+    confidence.separation, _confidence, _interpolation, _flatness_in_short, _spectra, _collapse,
+    boundaries,
 )  # fmt: skip
 """The sections in the order of the page; a section without data is `None`."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import Settings, evaluate
+from manifold_mixup.lab.evaluate import BUDGETED, Settings, evaluate
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import files, provenance, weights
@@ -129,6 +129,8 @@ def _best_is_last(folder: Path) -> bool:
 def _asked(battery: Sequence[str] | None, settings: Settings, data: Data) -> dict[str, Any]:
     unknown = {name: provenance.digest(x) for name, x in settings.unknown.items()}
     chosen = asdict(replace(settings, unknown={})) | {"unknown": unknown}
+    if not set(BUDGETED) & set(battery or ()):
+        del chosen["budget"]  # not spent; older evaluations have none
     return {
         "format": _FORMAT,
         "battery": None if battery is None else list(battery),

@@ -43,20 +43,23 @@ def curve_picture(
         return picture(figure)
 
 
-def strength_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> Picture:
-    """Draw the error under FGSM against its ε.
+def strength_picture(
+    methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, attack: str = "FGSM"
+) -> Picture:
+    """Draw the error under an attack against its ε; an accuracy that is not known is left out.
 
     Args:
-        methods: the rows of the battery part ``strength`` for every seed, by method.
+        methods: the rows of the battery part ``strength`` or ``apgd`` for every seed, by method.
         title: the title of the picture.
+        attack: the name of the attack.
     """
     with canvas(7, 4.6) as figure:
         axes = figure.subplots()
         first = next(iter(methods.values()))[0]
         for k, (name, rows) in enumerate(methods.items()):
-            risk = 100 - np.array([row["accuracy"] for row in rows])
+            risk = 100 - np.array([row["accuracy"] for row in rows], dtype=float)
             band(axes, np.array(first["eps"]), risk, k, name)
-        axes.set(xlabel=f"ε, {first['space']}", ylabel="error under FGSM, %", ylim=(0, 100))
+        axes.set(xlabel=f"ε, {first['space']}", ylabel=f"error under {attack}, %", ylim=(0, 100))
         axes.legend(loc="lower right")
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
         return picture(figure)

@@ -1,0 +1,130 @@
+"""The sections of the report on attacks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.section import (
+    Grid,
+    Methods,
+    Number,
+    Section,
+    by_method,
+    embedded,
+    evaluated,
+    notes,
+    number,
+    tested,
+)
+
+
+def attacks(methods: Methods) -> Section | None:
+    """Return the accuracy under the usual attacks."""
+    found = evaluated(methods, "attacks", key="stated")
+    if not found:
+        return None
+    words = "Accuracy in percent on attacked test examples. Each row describes its attack. "
+    table = by_method("Accuracy under attack, %", list(found), found, accuracy)
+    return Section("attacks", "Attacks", words + tested(methods, "attacks"), tables=[table])
+
+
+def strength(methods: Methods) -> Section | None:
+    """Return the error under FGSM by ε."""
+    words = "Error in percent under one step of the fast gradient sign method; ε in {space}. "
+    return _rising(methods, "strength", "FGSM", words)
+
+
+def rising(methods: Methods) -> Section | None:
+    """Return the error under APGD by ε."""
+    words = (
+        "Error in percent under APGD with one random start, at ε itself with all; ε in {space}. An "
+        "image that is broken at some ε is broken at every greater one. "
+    )
+    return _rising(methods, "apgd", "APGD", words)
+
+
+def _rising(methods: Methods, part: str, attack: str, words: str) -> Section | None:
+    """Return the error under an attack by its ε, a curve for every method."""
+    found = evaluated(methods, part)
+    if not found:
+        return None
+    (by_name,) = found.values()
+    first = next(iter(by_name.values()))[0]
+    risk = {
+        name: [[100 - _known(accuracy) for accuracy in row["accuracy"]] for row in rows]
+        for name, rows in by_name.items()
+    }
+    rows = [
+        (f"ε = {eps:.4g}", [number([of_seed[k] for of_seed in seeds]) for seeds in risk.values()])
+        for k, eps in enumerate(first["eps"])
+    ]
+    attacked = f"Images: {first['images']:,}." if "images" in first else tested(methods, part)
+    return Section(
+        part,
+        f"Error under {attack} by ε",
+        words.format(space=first["space"]) + attacked + notes(found),
+        pictures=[
+            (
+                embedded(plots.strength_picture(by_name, title="", attack=attack)),
+                f"Error under {attack} against ε for every method.",
+            )
+        ],
+        numbers=[Grid(f"Error under {attack}, %", list(risk), rows)],
+    )
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def bounded(methods: Methods) -> Section | None:
+    """Return the accuracy under APGD and Square, and what the checks for masking found."""
+    found = evaluated(methods, "robustness")
+    if not found:
+        return None
+    rows = [row for by_name in found.values() for of in by_name.values() for row in of]
+    images = sorted({row["images"] for row in rows})
+    first = next(row for row in rows if "steps" in row)
+    words = (
+        f"Accuracy in percent under APGD (Croce and Hein 2020), {first['steps']:,} steps and "
+        f"{first.get('restarts', 1)} random starts, and Square (Andriushchenko et al. 2020), which "
+        f"sees logits alone; ε = {_eps(rows):.4g} in {first['space']}. It is an upper bound "
+        f"of the accuracy under any attack. Without a bound on the change, nothing should survive. "
+        f"Images: {', '.join(map(str, images))}; the interval is that of one run, averaged over "
+        f"the seeds."
+    )
+    return Section(
+        "robustness",
+        "Robustness",
+        words + notes(found),
+        tables=[
+            by_method("Accuracy under attack, %", list(found), found, accuracy),
+            _intervals(found),
+        ],
+    )
+
+
+def _eps(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the ε of the attacks."""
+    return next(float(row["eps"]) for row in rows if row.get("eps") is not None)
+
+
+def _intervals(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Grid:
+    """Return the ends of the intervals, averaged over the seeds; empty if some are not known."""
+    methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
+    rows = []
+    for attack, by_name in found.items():
+        cells = []
+        for name in methods:
+            ends = [(_known(one["low"]), _known(one["high"])) for one in by_name.get(name, ())]
+            low, high = map(fmean, zip(*ends, strict=True)) if ends else (math.nan, math.nan)
+            cells.append(Number("" if math.isnan(low) else f"{low:.1f} to {high:.1f}"))
+        rows.append((attack, cells))
+    return Grid("Its 95 % interval", methods, rows)
+
+
+def accuracy(row: Mapping[str, Any]) -> float:
+    """Return the accuracy of a row, NaN if it is not known."""
+    return _known(row["accuracy"])
