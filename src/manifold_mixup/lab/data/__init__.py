@@ -3,8 +3,8 @@
 Given a name and a folder for downloads, it returns a `Data`: training and test examples as tensors,
 reduced to the number a recipe asks for. It also makes batches, for any number of processes.
 
-Imported by: commands, evaluate, launch, models, playground, report, runs, search, terminal,
-training.
+Imported by: candidates, commands, evaluate, launch, models, playground, report, runs, search,
+terminal, training.
 Imports: recipes.
 """
 
@@ -30,6 +30,7 @@ from manifold_mixup.lab.data import (
 )
 from manifold_mixup.lab.data.arrays import (
     Data,
+    arguments,
     as_input,
     hold_out,
     take,
@@ -43,6 +44,7 @@ from manifold_mixup.lab.suggest import unknown
 
 __all__ = [
     "Data",
+    "arguments",
     "as_input",
     "check_name",
     "hold_out",

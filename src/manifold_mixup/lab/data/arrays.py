@@ -14,7 +14,8 @@ class Data:
     Attributes:
         name: its name in tables and files.
         x: training inputs: vectors ``(n, features)``, float32, or images ``(n, channels, height,
-            width)``, uint8 or float32. `as_input` scales uint8 pixels to 0 to 1.
+            width)``, uint8 or float32, or ids of tokens ``(n, length)``, int64, with `PADDING`
+            after the last. `as_input` scales uint8 pixels to 0 to 1.
         y: training labels: classes from 0 to ``classes - 1``, ``(n,)``, int64, soft labels,
             ``(n, classes)``, float32, or the numbers of a regression, ``(n,)``, float32.
         x_test: test inputs, like ``x``.
@@ -48,6 +49,11 @@ class Data:
         return self.classes == 0
 
     @property
+    def tokens(self) -> bool:
+        """Whether the inputs are ids of tokens, which a model takes with their mask."""
+        return is_tokens(self.x)
+
+    @property
     def outputs(self) -> int:
         """The number of outputs of a model: one for each class, or a single number."""
         return self.classes or 1
@@ -60,6 +66,34 @@ PIXELS: dict[str, Any] = {"eps": 8 / 255, "space": "pixel space [0, 1]", "bounds
 def as_input(x: Tensor) -> Tensor:
     """Convert stored inputs to the inputs of models: float32, with pixels from 0 to 1."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+PADDING = 0
+"""The id of padding, after the last token of a text."""
+
+
+def is_tokens(x: Tensor) -> bool:
+    """Return whether inputs are ids of tokens."""
+    return x.dtype == torch.int64
+
+
+def arguments(x: Tensor) -> tuple[Tensor, ...]:
+    """Return the arguments of a model for a batch of inputs.
+
+    They are the inputs; for tokens, the ids up to the longest text of the batch, and their mask,
+    which is True where there is a token.
+
+    Examples:
+        >>> arguments(torch.tensor([[5, 6, 0, 0], [7, 0, 0, 0]]))
+        (tensor([[5, 6],
+                [7, 0]]), tensor([[ True,  True],
+                [ True, False]]))
+    """
+    if not is_tokens(x):
+        return (x,)
+    mask = x != PADDING
+    longest = int(mask.sum(1).max())
+    return x[:, :longest], mask[:, :longest]
 
 
 def take(data: Data, count: int, *, seed: int = 0, unlabelled: bool = False) -> Data:

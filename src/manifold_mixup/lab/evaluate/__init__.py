@@ -3,7 +3,7 @@
 Given any model that returns logits and a `Data`, it computes numbers, and never changes the model.
 It does not depend on runs and recipes.
 
-Imported by: commands, paper, playground, report, runs, search, training.
+Imported by: candidates, commands, paper, playground, report, runs, search, training.
 Imports: data.
 """
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup.lab.data import as_input
+from manifold_mixup.lab.data import arguments, as_input
 
 CHUNK = 1000
 """The batch size of inference."""
@@ -15,7 +15,7 @@ CHUNK = 1000
 @torch.inference_mode()
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Return the logits of many inputs, computed in chunks on the model's device."""
-    return torch.cat([model(part) for part in inputs(x, device=device_of(model, x))])
+    return torch.cat([model(*arguments(part)) for part in inputs(x, device=device_of(model, x))])
 
 
 def inputs(x: Tensor, *, device: torch.device) -> Iterator[Tensor]:

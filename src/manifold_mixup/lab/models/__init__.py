@@ -3,7 +3,7 @@
 Given a name, the user's own file or a recipe, it returns a freshly initialised model, and the
 layers at which manifold mixup mixes it.
 
-Imported by: commands, runs, search, terminal, training.
+Imported by: candidates, commands, runs, search, terminal, training.
 Imports: data, recipes.
 """
 
@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import find_layers
-from manifold_mixup.lab.data import Data, as_input
-from manifold_mixup.lab.models import external
+from manifold_mixup._inspect import inspect_model
+from manifold_mixup.lab.data import Data, arguments, as_input
+from manifold_mixup.lab.data.arrays import is_tokens
+from manifold_mixup.lab.models import external, pretrained
 from manifold_mixup.lab.models.cnn import cnn, factor_cnn
 from manifold_mixup.lab.models.in_units import InUnits
 from manifold_mixup.lab.models.mlp import SHAPES, mlp
 from manifold_mixup.lab.models.preact_resnet import DEPTHS, preact_resnet
+from manifold_mixup.lab.models.text_encoder import text_encoder
 from manifold_mixup.lab.models.wide_resnet import wide_resnet
 from manifold_mixup.lab.recipes.recipe import HIDDEN
 from manifold_mixup.lab.suggest import unknown
@@ -28,6 +31,8 @@ __all__ = ["NAMES", "build", "check_name", "eligible", "has_positions"]
 _WIDE = {"wrn-28-10": 10, "wrn-28-2": 2}
 _PREACT = {f"preact-resnet{depth}": depth for depth in DEPTHS}
 NAMES = (*SHAPES, "cnn", "factor-cnn", *_PREACT, *_WIDE)
+TEXTS = "text-encoder"
+"""The model for texts, which no data set of the command line has."""
 ABOUT = {
     "mlp": "A perceptron with three hidden layers, for vectors and images.",
     "spiral-mlp": "The perceptron of Figures 1 and 2, with a bottleneck of 2 units.",
@@ -54,13 +59,14 @@ def build(
     dropout: float = 0.0,
     batch_norm: bool | None = None,
     noise: float = 0.0,
+    weights: str | None = None,
 ) -> nn.Module:
     """Build a model for a data set, with weights drawn from torch's global generator.
 
     The first module standardises, so that the model takes inputs in the units of the data.
 
     Args:
-        name: one of `NAMES`, ``"timm:NAME"`` or ``"torchvision:NAME"``.
+        name: one of `NAMES`, `TEXTS`, ``"timm:NAME"`` or ``"torchvision:NAME"``.
         data: the data to classify, or to predict the numbers of.
         width: units of a hidden layer, or channels of the first stage; ``None`` for the model's
             own.
@@ -68,27 +74,41 @@ def build(
         batch_norm: True adds batch norms to perceptrons, False removes every batch norm, ``None``
             keeps the model as it is.
         noise: standard deviation of Gaussian noise on the standardised input during training.
+        weights: pretrained weights, as `pretrained.find` takes them; the last linear layer stays
+            as initialised if they have another number of classes.
 
     Raises:
-        ValueError: there is no such model, or it does not support this kind of data.
+        ValueError: there is no such model, it does not support this kind of data, or the weights
+            do not fit.
     """
     check_name(name)
     if data.regression:
         _require_numbers(name, data)
-    if name in SHAPES:
-        normed = batch_norm is True
-        model = mlp(data, SHAPES[name], width=width, dropout=dropout, batch_norm=normed)
-    elif name == "cnn":
-        model = cnn(data, width=width, dropout=dropout)
-    elif ":" in name:
-        model = external.build(data, name, dropout=dropout)
-    else:
-        model = _of_images(name, data, width, dropout)
+    if name == TEXTS or data.tokens:
+        _require_tokens(name, data)
+        return text_encoder(data, weights, dropout=dropout)
+    model = _network(name, data, width, dropout, batch_norm)
     if batch_norm is False:
         _without_norms(model)
+    if weights is not None:
+        pretrained.fill(model, weights)
     if data.regression:
         model.add_module("units", InUnits(data.y))
     return _with_noise(model, noise) if noise else model
+
+
+def _network(
+    name: str, data: Data, width: int | None, dropout: float, batch_norm: bool | None
+) -> nn.Module:
+    """Build a network for vectors or images."""
+    if name in SHAPES:
+        normed = batch_norm is True
+        return mlp(data, SHAPES[name], width=width, dropout=dropout, batch_norm=normed)
+    if name == "cnn":
+        return cnn(data, width=width, dropout=dropout)
+    if ":" in name:
+        return external.build(data, name, dropout=dropout)
+    return _of_images(name, data, width, dropout)
 
 
 def _of_images(name: str, data: Data, width: int | None, dropout: float) -> nn.Module:
@@ -111,6 +131,8 @@ def eligible(name: str, model: nn.Module, x: Tensor) -> tuple[str, ...]:
         model: the model itself.
         x: some stored inputs.
     """
+    if is_tokens(x):
+        return inspect_model(model, (), arguments(x[:2]), {}, "mask").default
     return HIDDEN.get(name) or find_layers(model, as_input(x[:2])).default
 
 
@@ -121,7 +143,7 @@ def has_positions(name: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such model."""
-    if name in NAMES:
+    if name in (*NAMES, TEXTS):
         return
     if name.partition(":")[0] in ("timm", "torchvision") and ":" in name:
         external.check_name(name)
@@ -142,6 +164,14 @@ def _require_images(name: str, data: Data) -> None:
             f"{name} takes images, but the inputs of {data.name} have shape "
             f"{tuple(data.x.shape[1:])}. Use mlp or cnn."
         )
+
+
+def _require_tokens(name: str, data: Data) -> None:
+    if not data.tokens:
+        raise ValueError(f"{TEXTS} takes texts, but the inputs of {data.name} are not.")
+    if name != TEXTS or data.regression:
+        what = "numbers as targets" if name == TEXTS else "ids of tokens as inputs"
+        raise ValueError(f"{name} does not take {data.name}, which has {what}.")
 
 
 def _without_norms(model: nn.Module) -> None:

@@ -25,6 +25,7 @@ def fresh_model(run: Recipe, data: Data) -> nn.Module:
             dropout=run.dropout,
             batch_norm=run.batch_norm,
             noise=run.noise,
+            weights=run.weights,
         )
     if run.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -12,7 +12,15 @@ _OFTEN = ("no mixup", "input mixup", "manifold mixup")
 
 def check_recipe(run: Recipe) -> None:
     """Raise a `ValueError` if a number of a recipe is out of range, or settings disagree."""
-    least = {"epochs": 1, "batch": 1, "accumulate": 1, "crop": 0, "cutout": 0, "weight_decay": 0}
+    least = {
+        "epochs": 1,
+        "batch": 1,
+        "accumulate": 1,
+        "crop": 0,
+        "cutout": 0,
+        "weight_decay": 0,
+        "every": 0,
+    }
     for name in ("width", "examples", "per_class"):
         least |= {name: 1} if getattr(run, name) is not None else {}
     for name, bound in least.items():

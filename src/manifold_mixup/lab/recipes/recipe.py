@@ -18,6 +18,8 @@ class Recipe:
         method: name in tables and reports; what is mixed depends on the layers alone.
         data: name of the data set, or a path; "list" prints all.
         model: name of the model; "list" prints all.
+        weights: pretrained weights to start from: a file, for text-encoder a folder, or
+            PACKAGE:PATH in an installed package.
         layers: layers to mix: none for no mixup, input for input mixup.
         alpha: parameter α of the Beta(α, α) distribution of λ.
         per_sample: draw a λ for every example instead of one per batch.
@@ -74,6 +76,8 @@ class Recipe:
             all. The test set stays as it is.
         validation: share of the training set to hold out; it is evaluated after every epoch instead
             of the test set.
+        every: epochs between evaluations; 0 evaluates only the final weights, which saves time
+            where evaluation takes longer than training.
         precision: training precision: float32, or bf16 or fp16 with autocast.
         accumulate: number of parts a batch is split into, whose gradients are accumulated.
         compile: compile the model.
@@ -87,6 +91,7 @@ class Recipe:
     method: str = "no mixup"
     data: str = "mnist-1d"
     model: str = "mlp"
+    weights: str | None = None
     layers: tuple[str, ...] = ()
     alpha: float = 1.0
     per_sample: bool = False
@@ -138,6 +143,7 @@ class Recipe:
     per_class: int | None = None
     imbalance: float = 1.0
     validation: float = 0.0
+    every: int = 1
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     accumulate: int = 1
     compile: bool = False
@@ -158,7 +164,7 @@ WAY = (
     "ict_weight", "ict_ramp",
 )  # fmt: skip
 """The settings of the way of mixing, beside the layers and α."""
-_LATER = (*WAY, "imbalance", "pgd_steps", "pgd_eps")
+_LATER = (*WAY, "imbalance", "pgd_steps", "pgd_eps", "weights", "every")
 """The settings that the first runs did not have."""
 
 

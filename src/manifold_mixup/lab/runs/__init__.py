@@ -3,6 +3,6 @@
 All files are written atomically, so that a run can resume after being killed at any moment.
 Finished runs are read back from their folders.
 
-Imported by: commands, launch, paper, report, search, training.
+Imported by: candidates, commands, launch, paper, report, search, training.
 Imports: data, evaluate, models, recipes.
 """

@@ -3,6 +3,6 @@
 Given a recipe and a `Data`, it returns the result, which is bit-identical however often the
 training was stopped and resumed.
 
-Imported by: commands, launch, playground, search.
+Imported by: candidates, commands, launch, playground, search.
 Imports: data, evaluate, models, recipes, runs.
 """

@@ -191,6 +191,9 @@ class Job:
 
     def close_epoch(self, at: State, train_loss: float) -> None:
         """Evaluate an epoch, add it to the curve, and keep the weights if they are the best."""
+        if not self.is_watched(at.epoch):
+            self._keep_unseen(at, train_loss)
+            return
         x, y = self.watched
         outputs = evaluate.logits(self.average.model.eval(), x)
         if self.run.regression:
@@ -199,9 +202,24 @@ class Job:
             found = [evaluate.error(outputs, y), evaluate.nll(outputs, y)]
         # The batch norms of the processes differ, so the first process's metrics count.
         error, nll = broadcast_object_list(found)
-        if error < min((epoch.error for epoch in at.curve), default=math.inf):
+        seen = (epoch.error for epoch in at.curve if not math.isnan(epoch.error))
+        if error < min(seen, default=math.inf):
             at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
-        at.curve.append(Epoch(at.epoch, train_loss, error, nll))
+        self._next_epoch(at, Epoch(at.epoch, train_loss, error, nll))
+
+    def is_watched(self, epoch: int) -> bool:
+        """Return whether the weights after an epoch are evaluated."""
+        every = self.run.every
+        return every > 0 and (epoch % every == 0 or epoch == self.run.epochs)
+
+    def _keep_unseen(self, at: State, train_loss: float) -> None:
+        """Add an epoch that is not evaluated; without any evaluation, the last is the best."""
+        if self.run.every == 0 and at.epoch == self.run.epochs:
+            at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
+        self._next_epoch(at, Epoch(at.epoch, train_loss, math.nan, math.nan))
+
+    def _next_epoch(self, at: State, epoch: Epoch) -> None:
+        at.curve.append(epoch)
         at.epoch, at.step, at.sums = at.epoch + 1, 0, torch.zeros_like(at.sums)
 
     def scores(self) -> Scores:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import checkpoint, weights
 from manifold_mixup.lab.runs import folder as run_folder
@@ -101,7 +102,8 @@ def _train_epoch(
     at.seconds = time.perf_counter() - began
     _require_finite(train_loss, job.run, epoch)
     job.close_epoch(at, train_loss)
-    _require_finite_after(at.curve[-1], job.run)
+    if job.is_watched(at.curve[-1].epoch):
+        _require_finite_after(at.curve[-1], job.run)
 
 
 def _require_finite(train_loss: float, run: Recipe, epoch: int) -> None:
@@ -119,6 +121,15 @@ def _require_finite_after(epoch: Epoch, run: Recipe) -> None:
             f"{run.method}, seed {run.seed}: the loss on unseen examples is {epoch.nll} after "
             f"epoch {epoch.epoch}, although the training loss was finite: the last steps diverged. "
             f"A learning rate below {run.lr:g} may help (--lr)."
+        )
+
+
+def _require_finite_scores(scores: Scores, run: Recipe) -> None:
+    """Raise if the final weights diverged, which no epoch showed because none was evaluated."""
+    if run.every == 0 and not math.isfinite(scores.rmse if run.regression else scores.nll):
+        raise FloatingPointError(
+            f"{run.method}, seed {run.seed}: the loss of the final weights on unseen examples is "
+            f"not finite. A learning rate below {run.lr:g} may help (--lr)."
         )
 
 
@@ -172,6 +183,7 @@ class Checkpointer:
         """Score the run, write its weights and result, and delete its checkpoints."""
         job = self.job
         final, last = job.weights(), job.scores()
+        _require_finite_scores(last, job.run)
         best = last
         if at.best_epoch != job.run.epochs:  # else they are the same weights
             weights.put(job.average.model, at.tensors["best"])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixPlan, mix, sample_plan
-from manifold_mixup.lab.data import Data, as_input
+from manifold_mixup.lab.data import Data, arguments, as_input
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.recipes.ways import CUTTING
@@ -50,7 +50,8 @@ class Method:
         self.criterion = self.plain
         self.mixup: ManifoldMixup | None = None
         if run.layers:
-            self.mixup = attach(run, model, counts=counts, example=example)
+            mask = "mask" if data is not None and data.tokens else None
+            self.mixup = attach(run, model, counts=counts, example=example, mask=mask)
             self.criterion = self.mixup.wrap(self.plain)
             if run.block_gradient:
                 _block_gradient(model, self.mixup)
@@ -70,7 +71,7 @@ class Method:
         else:
             if self.mixup is not None and needs_targets(self.run):
                 self.mixup.batch(y)
-            loss = self.criterion(model(x), y)
+            loss = self.criterion(model(*arguments(x)), y)
         return loss * self.scale if self.scale != 1 else loss
 
     def _beside_clean(self, mixup: ManifoldMixup, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -25,7 +25,12 @@ from manifold_mixup.lab.suggest import unknown
 
 
 def attach(
-    run: Recipe, model: nn.Module, *, counts: Sequence[int] = (), example: Tensor | None = None
+    run: Recipe,
+    model: nn.Module,
+    *,
+    counts: Sequence[int] = (),
+    example: Tensor | None = None,
+    mask: str | None = None,
 ) -> ManifoldMixup:
     """Attach what a recipe mixes to a model.
 
@@ -34,11 +39,12 @@ def attach(
         model: the model.
         counts: number of training examples of each class, for Remix.
         example: inputs to check the layers with now; without them, the first batch does it.
+        mask: the name of the model's padding mask, for tokens.
 
     Raises:
         ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
     """
-    more = _noise(run)
+    more = _noise(run) if mask is None else {"mask": mask, **_noise(run)}
     if run.blend != "interpolate":
         more["blend"] = _blend(run)
     return ManifoldMixup(
@@ -92,6 +98,8 @@ def class_counts(data: Data) -> tuple[int, ...]:
 def check_way(run: Recipe, data: Data) -> None:
     """Raise a `ValueError` if the data or the model do not suit a recipe's loss or its mixing."""
     _check_loss(run, data)
+    if data.tokens:
+        _check_tokens(run, data)
     if run.pgd_steps and run.pgd_eps is None and not data.eps > 0:
         raise ValueError(
             f"adversarial training needs the size of its attack, but {data.name} has none of its "
@@ -123,6 +131,24 @@ def check_way(run: Recipe, data: Data) -> None:
         raise ValueError(
             f"{run.method} cuts positions, such as pixels, but the states of {run.model} have "
             f"none. Use a network that has them (--model cnn), or another way of mixing."
+        )
+
+
+def _check_tokens(run: Recipe, data: Data) -> None:
+    """Raise a `ValueError` if a recipe does to tokens what only images and vectors allow."""
+    asked = {
+        "input is mixed": "input" in run.layers,
+        f"blend is {run.blend!r}": run.blend in CUTTING,
+        "clean is set": run.clean,
+        f"pairs is {run.pairs!r}": run.pairs == "near",
+        "ict_weight is set": bool(run.ict_weight),
+        "pgd_steps is set": bool(run.pgd_steps),
+        "compile is set": run.compile,
+    }
+    if found := [words for words, wrong in asked.items() if wrong]:
+        raise ValueError(
+            f"{found[0]}, but the inputs of {data.name} are ids of tokens, for which that is not "
+            f"there. Mix hidden states, such as the embeddings, by interpolation."
         )
 
 

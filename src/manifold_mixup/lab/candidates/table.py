@@ -1,0 +1,170 @@
+"""The table of all tasks, with tests that are corrected for their number."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifold_mixup.lab.candidates import trained
+from manifold_mixup.lab.candidates.registered import LEVEL, MANIFOLD, NONE, Candidate
+from manifold_mixup.lab.candidates.trained import Row
+from manifold_mixup.lab.evaluate.statistics import (
+    Difference,
+    Spread,
+    holm,
+    paired_difference,
+    paired_p,
+    spread,
+)
+
+_DIGITS = {"error": 2, "nll": 4, "rmse": 4}
+_TITLES = {"error": "error %", "nll": "NLL", "rmse": "RMSE"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the fresh seeds say about a task.
+
+    Attributes:
+        candidate: the task.
+        seeds: the seeds that all ways have finished.
+        spreads: by epoch, last or best, and way: the primary metric.
+        gap: manifold mixup less its control, at the last epoch; None with fewer than two seeds.
+        p: the p-value of that difference; 1 for a task without two seeds.
+        adjusted: the same, corrected for the number of tasks.
+        to_none: each way less no mixup, at the last epoch.
+    """
+
+    candidate: Candidate
+    seeds: tuple[int, ...]
+    spreads: dict[str, dict[str, Spread]]
+    gap: Difference | None
+    p: float
+    adjusted: float
+    to_none: dict[str, Difference]
+
+    @property
+    def survives(self) -> bool:
+        """Whether manifold mixup beats its control after the correction."""
+        return self.gap is not None and self.gap.mean < 0 and self.adjusted < LEVEL
+
+    @property
+    def helps(self) -> bool:
+        """Whether manifold mixup beats no mixup too, by its own interval."""
+        return MANIFOLD in self.to_none and self.to_none[MANIFOLD].high < 0
+
+
+def verdicts(candidates: Sequence[Candidate], out: Path) -> list[Verdict]:
+    """Return the verdict on every task, also on those that were not run.
+
+    Args:
+        candidates: all registered tasks.
+        out: the folder of the results.
+    """
+    rows = [trained.read(out / f"{one.name}.json") for one in candidates]
+    tests = [_p(one, found) for one, found in zip(candidates, rows, strict=True)]
+    adjusted = holm(tests)
+    return [
+        _verdict(one, found, p, q)
+        for one, found, p, q in zip(candidates, rows, tests, adjusted, strict=True)
+    ]
+
+
+def _p(candidate: Candidate, rows: list[Row]) -> float:
+    of = _values(candidate, rows, "last")
+    p = paired_p(of[MANIFOLD], of[candidate.control]) if len(of[MANIFOLD]) > 1 else 1.0
+    return 1.0 if math.isnan(p) else p
+
+
+def _verdict(candidate: Candidate, rows: list[Row], p: float, adjusted: float) -> Verdict:
+    seeds = _seeds(candidate, rows)
+    last = _values(candidate, rows, "last")
+    whens = ("last", "best") if candidate.plain.every else ("last",)
+    enough = len(seeds) > 1
+    return Verdict(
+        candidate,
+        seeds,
+        {
+            when: {way: spread(v) for way, v in _values(candidate, rows, when).items()}
+            for when in (whens if seeds else ())
+        },
+        paired_difference(last[MANIFOLD], last[candidate.control]) if enough else None,
+        p,
+        adjusted,
+        {way: paired_difference(v, last[NONE]) for way, v in last.items() if way != NONE}
+        if enough
+        else {},
+    )
+
+
+def _seeds(candidate: Candidate, rows: list[Row]) -> tuple[int, ...]:
+    """Return the seeds that all ways have finished."""
+    done = {(row["way"], row["seed"]) for row in rows if "last" in row}
+    seeds = sorted({seed for _, seed in done})
+    return tuple(s for s in seeds if all((way, s) in done for way in candidate.trials))
+
+
+def _values(candidate: Candidate, rows: list[Row], when: str) -> dict[str, list[float]]:
+    of = {(row["way"], row["seed"]): row for row in rows if when in row}
+    seeds = _seeds(candidate, rows)
+    return {
+        way: [of[way, seed][when][candidate.metric] for seed in seeds] for way in candidate.trials
+    }
+
+
+def markdown(found: Sequence[Verdict]) -> str:
+    """Return the tables: the tests of all tasks, then the ways of each."""
+    head = (
+        "| task | metric | n | manifold − control | p | Holm's p | survives | manifold − no mixup |"
+    )
+    lines = [head, "|---|---|---:|---:|---:|---:|---|---:|", *map(_test_line, found)]
+    for one in found:
+        if one.spreads:
+            lines += ["", f"**{one.candidate.name}**: {one.candidate.about}", "", *_ways(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _test_line(one: Verdict) -> str:
+    candidate = one.candidate
+    if one.gap is None:
+        cells = ["not run", "1", "1", "no", ""]
+    else:
+        survives = "**yes**" if one.survives else "no"
+        gap, to_none = (_cell(d, candidate) for d in (one.gap, one.to_none[MANIFOLD]))
+        cells = [gap, _p_cell(one.p), _p_cell(one.adjusted), survives, to_none]
+    title = _TITLES[candidate.metric]
+    return f"| {candidate.name} | {title} | {len(one.seeds)} | {' | '.join(cells)} |"
+
+
+def _ways(one: Verdict) -> list[str]:
+    title = f"{_TITLES[one.candidate.metric]} ↓, n = {len(one.seeds)}"
+    best = "best" in one.spreads
+    head = ["", f"{title}, last epoch", "less no mixup", *(["best epoch"] if best else [])]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for way, last in one.spreads["last"].items():
+        gap = one.to_none.get(way)
+        cells = [
+            way,
+            _spread(last, one.candidate),
+            "" if gap is None else _cell(gap, one.candidate),
+        ]
+        if best:
+            cells.append(_spread(one.spreads["best"][way], one.candidate))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(value: Spread, candidate: Candidate) -> str:
+    digits = _DIGITS[candidate.metric]
+    return f"{value.mean:.{digits}f} ± {value.std:.{digits}f}"
+
+
+def _cell(gap: Difference, candidate: Candidate) -> str:
+    digits = _DIGITS[candidate.metric]
+    mean, low, high = (f"{v:+.{digits}f}".replace("-", "−") for v in (gap.mean, gap.low, gap.high))
+    words = f"{mean} [{low}, {high}]"
+    return f"**{words}**" if gap.excludes_zero else words
+
+
+def _p_cell(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"

