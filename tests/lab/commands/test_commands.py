@@ -5,13 +5,16 @@ import os
 import re
 import signal
 
+import numpy as np
 import pytest
 import torch
 
 from lab_runs import run
 from manifold_mixup.lab import cli
+from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.commands import train as command
 from manifold_mixup.lab.data import mnist1d
+from manifold_mixup.lab.data.shifted import CORRUPTIONS
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import weights
@@ -210,6 +213,17 @@ def test_images_are_deformed_and_told_from_other_sets(images, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert re.search(r"zoom out 180 %\s+shifted", shown)
     assert re.search(r"cifar-100\s+near", shown)
+    y = datasets.load("cifar-10", root=images).y_test.numpy()
+    np.save(tmp_path / "labels.npy", np.tile(y, 5))
+    for kind in CORRUPTIONS:
+        np.save(tmp_path / f"{kind}.npy", np.zeros((5 * len(y), 32, 32, 3), np.uint8))
+    published = ("--battery", "clean", "--cifar-c", tmp_path, "--tested", 20)
+    assert run("evaluate", tmp_path / "one", *published, "--root", images) == 0
+    shown = capsys.readouterr().out  # all images are black, so every severity has the same error
+    assert re.search(r"fog +(\S+)( +\1){5} +20\n(.*\n)+mCE +\1", shown)
+    (tmp_path / "snow.npy").unlink()
+    assert run("evaluate", tmp_path / "one", *published, "--root", images) == cli.BAD_INPUT
+    assert "has no snow.npy. Unpack CIFAR-10-C.tar from" in capsys.readouterr().err
 
 
 def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
@@ -231,6 +245,10 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
             "mnist-1d",
         ): "have shape (40,), but those of blobs have (6,)",
         (tmp_path / "one", "--tested", 0): "--tested is 0. Expected 1 or more.",
+        (tmp_path / "one", "--attacked", 0): "--attacked is 0. Expected 1 or more.",
+        (tmp_path / "one", "--restarts", 0): "restarts is 0. Expected 1 or more.",
+        (tmp_path / "one", "--battery", "cifar-c"): "Give --cifar-c FOLDER.",
+        (tmp_path / "one", "--cifar-10-1", tmp_path): "has the ten classes of CIFAR-10, but",
     }
     for arguments, text in cases.items():
         assert run("evaluate", *arguments) == cli.BAD_INPUT

@@ -94,3 +94,17 @@ def test_robustness_has_intervals_and_what_was_spent():
         "APGD without a bound 12.5 8.2 to 17.9 200 100 steps",
     ]
     assert notes(rows) == ["the gradients are zero"]
+
+
+def test_published_sets_have_severities_and_intervals():
+    kind = {"error": 30.0, "errors": [10.0, 20.0, 30.0, 40.0, 50.0], "images": 10_000}
+    rows = [{"name": "fog", **kind, "extra": False}, {"name": "spatter", **kind, "extra": True}]
+    lines = [" ".join(line.split()) for line in shown("cifar-c", rows).splitlines()]
+    assert lines[1:] == [
+        "name mean 1 2 3 4 5 images",
+        "fog 30 10 20 30 40 50 10000",
+        "spatter (extra) 30 10 20 30 40 50 10000",
+    ]
+    new = {"name": "v6", "error": 12.5, "error_low": 11.1, "error_high": 14.0, "images": 2000}
+    line = shown("cifar-10.1", [new]).splitlines()[-1]
+    assert " ".join(line.split()) == "v6 12.5 11.1 to 14.0 2000"

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
-from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data import Data, shifted
 from manifold_mixup.lab.evaluate import Budget, Reliability, Settings, battery_of, unfit
 from manifold_mixup.lab.report.battery_table import battery_table, notes
 from manifold_mixup.lab.runs import files
@@ -30,8 +30,9 @@ class Options:
     """Folder of a run that manifold-mixup train, compare or reproduce wrote."""
     battery: tuple[str, ...] = ()
     """Tests to run: clean, calibration, selective, attacks, strength, robustness, apgd,
-    deformations, corruptions, outliers, neighbours, interpolation, confidence, flatness, collapse,
-    spectra, plane. By default, all that suit the data set except robustness, apgd and spectra."""
+    deformations, corruptions, cifar-c, cifar-10.1, outliers, neighbours, interpolation, confidence,
+    flatness, collapse, spectra, plane. By default, all that suit the data set except robustness,
+    apgd and spectra."""
     when: Literal["last", "best"] = "last"
     """Epoch whose weights are evaluated."""
     tested: int | None = None
@@ -44,6 +45,10 @@ class Options:
     """Random starts of APGD."""
     queries: int = 1000
     """Queries of Square."""
+    cifar_c: Path | None = None
+    """Folder of CIFAR-10-C or CIFAR-100-C as published; adds the test cifar-c."""
+    cifar_10_1: Path | None = None
+    """Folder of CIFAR-10.1 as published; adds the test cifar-10.1."""
     unknown: tuple[str, ...] = ()
     """Data sets that serve as outliers, such as svhn cifar-100."""
     seed: int = 0
@@ -80,6 +85,8 @@ def prepare(options: Options) -> Evaluation:
     model = trained(options.folder, data, options.when)
     tested = _cut(data, options)
     battery = battery_of(options.battery or None, tested)
+    battery = tuple(dict.fromkeys((*battery, *_with_files(options))))
+    published = _files(options, data, battery)
     unknown = {name: _images(name, data, options) for name in options.unknown}
     files.writable_folder(options.folder)
     return Evaluation(
@@ -91,6 +98,7 @@ def prepare(options: Options) -> Evaluation:
             seed=options.seed,
             budget=budget,
             unknown=unknown,
+            **published,
             layers=models.eligible(run.model, model, data.x),
         ),
         when=options.when,
@@ -137,6 +145,31 @@ def _budget(options: Options) -> Budget:
     if options.attacked < 1:
         raise ValueError(f"--attacked is {options.attacked}. Expected 1 or more.")
     return Budget(options.steps, options.restarts, options.queries, options.attacked)
+
+
+def _with_files(options: Options) -> list[str]:
+    """Return the tests whose files were given."""
+    given = {"cifar-c": options.cifar_c, "cifar-10.1": options.cifar_10_1}
+    return [part for part, folder in given.items() if folder is not None]
+
+
+def _files(options: Options, data: Data, battery: Sequence[str]) -> dict[str, Any]:
+    """Open the files of published test sets.
+
+    Raises:
+        ValueError: a test needs files that were not given, or they have another form.
+        OSError: files are missing.
+    """
+    for part, option in (("cifar-c", "--cifar-c"), ("cifar-10.1", "--cifar-10-1")):
+        if part in battery and part not in _with_files(options):
+            raise ValueError(f"the test {part!r} needs the published files. Give {option} FOLDER.")
+    found: dict[str, Any] = {}
+    if options.cifar_c is not None:
+        folder = options.cifar_c.expanduser()
+        found["cifar_c"] = shifted.cifar_c(folder, data, count=options.tested)
+    if options.cifar_10_1 is not None:
+        found["cifar_10_1"] = shifted.cifar_10_1(options.cifar_10_1.expanduser(), data)
+    return found
 
 
 def _images(name: str, data: Data, options: Options) -> Any:

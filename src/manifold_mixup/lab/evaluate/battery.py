@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property, partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import find_layers
 from manifold_mixup.lab import suggest
-from manifold_mixup.lab.data import Data, as_input
+from manifold_mixup.lab.data import Data, as_input, shifted
 from manifold_mixup.lab.evaluate import collapse, distance, off_data, outliers
 from manifold_mixup.lab.evaluate.attacks import (
     SPACES,
@@ -46,16 +47,20 @@ from manifold_mixup.lab.evaluate.spectra import (
     seen_share,
     variance_within,
 )
+from manifold_mixup.lab.evaluate.statistics import binomial_interval
 from manifold_mixup.lab.evaluate.temperature import HALF, NoTemperature, twofold
 
 UNITS = {
     "error": "% of the test set",
+    "errors": "% of the images, at severity 1 to 5",
     "top5_error": "% of the test set",
     "accuracy": "% of the test set",
+    "error_low": "%, low end of the 95 % interval of Clopper and Pearson for an error",
+    "error_high": "%, high end of that interval",
     "low": "%, low end of the 95 % interval of Clopper and Pearson for an accuracy",
     "high": "%, high end of that interval",
     "survived": "images that are predicted right under attack",
-    "images": "test images that are attacked",
+    "images": "images that are attacked, or predicted at each severity",
     "only_apgd": "images that APGD breaks and Square does not",
     "only_square": "images that Square breaks and APGD does not",
     "nll": "nats",
@@ -119,6 +124,8 @@ class Settings:
         interpolation: as for `deform`.
         fill: as for `deform`.
         corruptions: the corruptions, for images of one or three channels.
+        cifar_c: the files of CIFAR-10-C or CIFAR-100-C, which the part ``cifar-c`` needs.
+        cifar_10_1: images and labels of CIFAR-10.1 by version, which ``cifar-10.1`` needs.
         unknown: further outliers by name, uint8 or floating point. Noise and the deformed test set
             are always included.
         features: the layer whose features are searched for neighbours, and whose distances score
@@ -140,6 +147,8 @@ class Settings:
     interpolation: Interpolation = "nearest"
     fill: float | Sequence[float] = 0.0
     corruptions: tuple[Corruption, ...] = CORRUPTIONS
+    cifar_c: shifted.CifarC | None = None
+    cifar_10_1: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     unknown: Mapping[str, Tensor] = field(default_factory=dict)
     features: str | None = None
     k: int = 5
@@ -460,6 +469,60 @@ def _corruptions(subject: _Subject) -> Iterator[Job]:
         yield str(corruption), partial(row, corruption)
 
 
+def _cifar_c(subject: _Subject) -> Iterator[Job]:
+    """CIFAR-C: the mean over the benchmark's corruptions and severities, and each corruption."""
+    files = subject.settings.cifar_c
+    if files is None:
+        raise ValueError(
+            "the part 'cifar-c' needs the files of CIFAR-10-C or CIFAR-100-C: give their folder "
+            "(--cifar-c FOLDER, or Settings(cifar_c=cifar_c(folder, data)))."
+        )
+
+    @cache
+    def errors(kind: str) -> list[float]:
+        y = files.labels.to(subject.y.device)
+        return [error(logits(subject.model, x), y) for x in files.images(kind)]
+
+    def row(kinds: Sequence[str], **more: Any) -> Row:
+        by_severity = [fmean(column) for column in zip(*map(errors, kinds), strict=True)]
+        return {
+            "error": fmean(by_severity),
+            "errors": by_severity,
+            "images": len(files.labels),
+            **more,
+        }
+
+    for kind in files.kinds:
+        yield kind, partial(row, [kind], extra=kind in shifted.EXTRA)
+    yield (
+        "mCE",
+        partial(row, shifted.CORRUPTIONS, stated="mean of 15 corruptions, unnormalised"),
+    )
+
+
+def _cifar_10_1(subject: _Subject) -> Iterator[Job]:
+    """The error on new images, with its interval."""
+    versions = subject.settings.cifar_10_1
+    if not versions:
+        raise ValueError(
+            "the part 'cifar-10.1' needs the files of CIFAR-10.1: give their folder "
+            "(--cifar-10-1 FOLDER, or Settings(cifar_10_1=cifar_10_1(folder, data)))."
+        )
+
+    def row(x: Tensor, y: Tensor) -> Row:
+        wrong = int((logits(subject.model, x).argmax(1).cpu() != y).sum())
+        low, high = binomial_interval(wrong, len(y))
+        return {
+            "error": 100 * wrong / len(y),
+            "error_low": 100 * low,
+            "error_high": 100 * high,
+            "images": len(y),
+        }
+
+    for version, (x, y) in versions.items():
+        yield version, partial(row, x, y)
+
+
 def _outliers(subject: _Subject) -> Iterator[Job]:
     def row(kind: outliers.Kind | None, unknown: Callable[[], _Outputs]) -> Row:
         known, strange = subject.tested, unknown()
@@ -643,6 +706,8 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "apgd": _apgd,
     "deformations": _deformations,
     "corruptions": _corruptions,
+    "cifar-c": _cifar_c,
+    "cifar-10.1": _cifar_10_1,
     "outliers": _outliers,
     "neighbours": _neighbours,
     "interpolation": _interpolation,
@@ -652,8 +717,8 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
     "spectra": _spectra,
     "plane": _plane,
 }
-ON_REQUEST = ("spectra", "robustness", "apgd")
-"""Parts that run only if they are named: they need many examples per class, or many minutes."""
+ON_REQUEST = ("spectra", "robustness", "apgd", "cifar-c", "cifar-10.1")
+"""Parts that run only if they are named: they need many examples per class, minutes, or files."""
 
 BUDGETED = ("robustness", "apgd")
 """Parts with attacks that spend `Settings.budget`."""

@@ -14,6 +14,8 @@ _TITLES = {
     "strength": "FGSM by ε, accuracy %",
     "robustness": "robustness, accuracy % under attack",
     "apgd": "APGD by ε, accuracy %",
+    "cifar-c": "CIFAR-C, error % by severity",
+    "cifar-10.1": "CIFAR-10.1, error %",
     "outliers": "outliers, AUROC and FPR95 in %",
     "interpolation": "interpolation, NLL",
 }
@@ -35,6 +37,8 @@ def battery_table(part: str, rows: Sequence[Row]) -> Table:
     shorter: dict[str, Callable[[Row], Row]] = {
         "attacks": _attack,
         "selective": _risk,
+        "cifar-c": _severities,
+        "cifar-10.1": _new_images,
         "outliers": _separations,
         "strength": _rising,
         "robustness": _survived,
@@ -109,6 +113,21 @@ def _rising(row: Row) -> Row:
     return {"name": "ε in pixels" if pixels else f"ε in {row['space']}"} | dict(
         zip(named, row["accuracy"], strict=True)
     )
+
+
+def _severities(row: Row) -> Row:
+    name = f"{row['name']} (extra)" if row.get("extra") else row["name"]
+    by_severity = {str(k): error for k, error in enumerate(row["errors"], start=1)}
+    return {"name": name, "mean": row["error"], **by_severity, "images": row["images"]}
+
+
+def _new_images(row: Row) -> Row:
+    return {
+        "name": row["name"],
+        "error": row["error"],
+        "95 % interval": f"{row['error_low']:.1f} to {row['error_high']:.1f}",
+        "images": row["images"],
+    }
 
 
 def _survived(row: Row) -> Row:

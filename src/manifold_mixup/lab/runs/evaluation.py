@@ -127,10 +127,17 @@ def _best_is_last(folder: Path) -> bool:
 
 
 def _asked(battery: Sequence[str] | None, settings: Settings, data: Data) -> dict[str, Any]:
-    unknown = {name: provenance.digest(x) for name, x in settings.unknown.items()}
-    chosen = asdict(replace(settings, unknown={})) | {"unknown": unknown}
-    if not set(BUDGETED) & set(battery or ()):
-        del chosen["budget"]  # not spent; older evaluations have none
+    plain = replace(settings, unknown={}, cifar_c=None, cifar_10_1={})
+    chosen = asdict(plain) | {
+        "unknown": {name: provenance.digest(x) for name, x in settings.unknown.items()},
+        "cifar_c": settings.cifar_c and settings.cifar_c.describe(),
+        "cifar_10_1": {name: provenance.digest(*of) for name, of in settings.cifar_10_1.items()},
+    }
+    spent = set(BUDGETED) & set(battery or ())
+    # Older evaluations have none of these settings, and are read as long as none counts.
+    unused = [name for name in ("cifar_c", "cifar_10_1") if not chosen[name]]
+    for name in [*unused, *(() if spent else ("budget",))]:
+        del chosen[name]
     return {
         "format": _FORMAT,
         "battery": None if battery is None else list(battery),
