@@ -185,6 +185,8 @@ def shares(name: str, flops: float, parameters: float, order: float) -> LayerRow
         # a bank of filters that counts no FLOPs (FBCNet), unless others do (FBMSNet)
         ([("bank", 0.0, 0.14, 0.8), ("conv", 0.99, 0.66, 0.9)], ("bank", "conv")),
         ([("bank", 0.0, 0.1, 0.8), ("a", 0.8, 0.2, 0.9), ("b", 0.9, 0.4, 0.9)], ("a", "b")),
+        # an embedding before a layer that does nearly all of the work (a language model)
+        ([("embed", 0.0, 0.13, 0.04), ("rnn", 0.84, 0.86, 0.92)], ("embed",)),
     ],
 )
 def test_two_by_any_measure_are_better_than_one(rows, chosen):

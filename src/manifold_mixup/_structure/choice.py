@@ -59,7 +59,7 @@ def _choose(rows: Sequence[LayerRow]) -> Choice:
     measured = measured[:1] if any(map(masked, rows)) else measured
     pair: _Find = functools.partial(_pair, flops={row.name: row.depth for row in rows})
     one: _Find = _single
-    for find, (measure, cuts) in (*product([pair], measured), *product([one], measured[:3])):
+    for find, (measure, cuts) in (*product([pair], measured), *product([one], measured[:4])):
         alone = [row for row in cuts if not row.carries]
         once = [row for row in alone if row.runs == 1]
         found = _better(cuts, find(once, blocks), find(alone, blocks)) or find(cuts, blocks)
