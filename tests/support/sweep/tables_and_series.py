@@ -400,11 +400,50 @@ def _norse() -> Built:
 LENGTHS = torch.tensor([16, 9, 5, 12])
 
 
-def _torchaudio_conformer(lengths: torch.Tensor) -> Built:
+class Full(nn.Module):
+    """Tells a body that all examples are equally long."""
+
+    def __init__(self, body: nn.Module, *, rest: int = 0):
+        super().__init__()
+        self.body, self.rest = body, rest
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the states."""
+        return self.body(x, torch.full((len(x),), x.shape[1] - self.rest))[0]
+
+
+class Masked(nn.Module):
+    """Computes the lengths that a body needs from a mask."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the states."""
+        return self.body(x, mask.sum(1))[0]
+
+
+MASK = (torch.arange(16) < LENGTHS[:, None]).long()
+
+
+def _torchaudio_conformer(given: torch.Tensor | None) -> Built:
     from torchaudio.models import Conformer
 
     body = Conformer(16, num_heads=2, ffn_dim=32, num_layers=3, depthwise_conv_kernel_size=3)
-    return Classifier(body, 16), (_random(4, 16, 16), lengths), {}
+    x = _random(4, 16, 16)
+    if given is None:
+        return Classifier(Full(body), 16), (x,), {}
+    if given is MASK:
+        return Classifier(Masked(body), 16), (), {"x": x, "mask": MASK}
+    return Classifier(body, 16), (x, given), {}
+
+
+def _torchaudio_emformer(memory: int) -> Built:
+    from torchaudio.models import Emformer
+
+    body = Emformer(16, 2, 32, 3, 4, right_context_length=2, max_memory_size=memory)
+    return Classifier(Full(body, rest=2), 16), (_random(4, 18, 16),), {}
 
 
 def _torchaudio_wav2vec2() -> Built:
@@ -633,8 +672,11 @@ OTHERS: list[tuple[str, Callable[[], Built]]] = [
     ("spikingjelly/LIFNode", functools.partial(_spiking_images, False)),
     ("spikingjelly/LIFNode, time first", functools.partial(_spiking_images, True)),
     ("norse/LIFCell", _norse),
-    ("torchaudio/Conformer", functools.partial(_torchaudio_conformer, torch.full((4,), 16))),
-    ("torchaudio/Conformer, padded", functools.partial(_torchaudio_conformer, LENGTHS)),
+    ("torchaudio/Conformer", functools.partial(_torchaudio_conformer, None)),
+    ("torchaudio/Conformer, padded", functools.partial(_torchaudio_conformer, MASK)),
+    ("torchaudio/Conformer with lengths", functools.partial(_torchaudio_conformer, LENGTHS)),
+    ("torchaudio/Emformer", functools.partial(_torchaudio_emformer, 0)),
+    ("torchaudio/Emformer with memory", functools.partial(_torchaudio_emformer, 2)),
     ("torchaudio/wav2vec2", _torchaudio_wav2vec2),
     ("speechbrain/ECAPA_TDNN", functools.partial(_ecapa, False)),
     ("speechbrain/ECAPA_TDNN with lengths", functools.partial(_ecapa, True)),

@@ -389,6 +389,39 @@ def _s3d() -> Built:
     return model, (_random(4, 3, 8, 64, 64),), {}
 
 
+def _dynamic_unet() -> Built:
+    from fastai.vision.learner import create_body
+    from fastai.vision.models.unet import DynamicUnet
+    from torchvision.models import resnet18
+
+    model = DynamicUnet(create_body(resnet18(), pretrained=False), 5, (64, 64))
+    return model, (_random(2, 3, 64, 64),), {}
+
+
+# torchgeo
+
+
+def _croma() -> Built:
+    from torchgeo.models import CROMA
+
+    model = CROMA(encoder_dim=64, encoder_depth=4, patch_size=8, image_size=32)
+    return model, (), {"x_sar": _random(4, 2, 32, 32), "x_optical": _random(4, 12, 32, 32)}
+
+
+def _dofa() -> Built:
+    from torchgeo.models import DOFA
+
+    model = DOFA(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2, num_classes=5)
+    return model, (_random(4, 3, 32, 32), [0.665, 0.56, 0.49]), {}
+
+
+def _fc_siam_diff() -> Built:
+    from torchgeo.models import FCSiamDiff
+
+    model = FCSiamDiff("resnet18", encoder_weights=None, in_channels=3, classes=2)
+    return model, (_random(2, 2, 3, 64, 64),), {}
+
+
 # diffusers and open_clip
 
 DIFFUSION = {
@@ -593,6 +626,10 @@ def cases() -> Iterator[tuple[str, Callable[[], Built]]]:
     yield "torchvision/s3d", _s3d
     for name, *rest in OTHERS:
         yield name, functools.partial(_build, *rest)
+    yield "fastai/DynamicUnet", _dynamic_unet
+    yield "torchgeo/CROMA", _croma
+    yield "torchgeo/DOFA", _dofa
+    yield "torchgeo/FCSiamDiff", _fc_siam_diff
     yield "open_clip/CLIP", _open_clip
     yield "diffusers/UNet2DModel", _unet
     yield "diffusers/UNet2DConditionModel", _conditional_unet
