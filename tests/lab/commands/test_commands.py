@@ -137,6 +137,11 @@ BAD = {
     "accumulate": (("--batch", 4, "--accumulate", 5), "a batch of 4 cannot be split into 5 parts."),
     "device": (("--device", "cuda:99"), "cannot use device 'cuda:99'"),
     "per_class": (("--per-class", 0), "per_class is 0. Expected 1 or more."),
+    "weights": (
+        ("--weights", "nowhere.pth"),
+        "there are no weights at nowhere.pth. Give --weights",
+    ),
+    "every": (("--every", -1), "every is -1. Expected 0 or more."),
 }
 
 
@@ -146,6 +151,18 @@ def test_bad_options_of_train(npz, tmp_path, capsys, case):
     assert small(npz, *options) == cli.BAD_INPUT
     assert text in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_starts_from_the_weights_of_another(npz, tmp_path, capsys):
+    assert small(npz, "--out", tmp_path / "first") == 0
+    last = tmp_path / "first" / "last.safetensors"
+    slow = ("--weights", last, "--lr", 1e-9, "--out", tmp_path / "second", "--every", 0)
+    assert small(npz, *slow) == 0
+    before, after = (weights.read(tmp_path / n / "last.safetensors") for n in ("first", "second"))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
+    assert small(npz, "--weights", last, "--width", 7) == cli.BAD_INPUT
+    assert "last.safetensors does not fit: " in capsys.readouterr().err
 
 
 def test_an_unknown_field_names_the_nearest(npz, capsys):

@@ -82,6 +82,16 @@ def test_by_name_in_any_order_and_without_the_classifier_or_counters(source, tmp
     assert all(torch.equal(found.net.state_dict()[name], value) for name, value in state.items())
 
 
+def test_weights_of_a_run_of_the_lab(source, other, tmp_path):
+    """They have names of what the lab puts around a network, whose values stay the data's."""
+    trained = build(other)
+    trained.standardize.mean.fill_(7.0)
+    save_file({k: v.contiguous() for k, v in _state(trained)}, tmp_path / "last.safetensors")
+    found = build(tmp_path / "last.safetensors")
+    assert torch.equal(found.net.classifier.weight, source.classifier.weight)
+    assert found.standardize.mean.flatten().tolist() == [0.5] * 3
+
+
 def test_weights_inside_a_package(source, other, tmp_path, monkeypatch):
     (tmp_path / "some_weights").mkdir()
     (tmp_path / "some_weights" / "__init__.py").touch()

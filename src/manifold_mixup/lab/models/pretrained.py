@@ -45,7 +45,7 @@ def _folder_of(package: str, weights: str) -> Path:
 
 
 def fill(net: nn.Module, weights: str) -> None:
-    """Put pretrained weights into a model.
+    """Put pretrained weights into a model: those of another library, or of a run of the lab.
 
     Tensors are matched by name or, if the names are another library's, in order. Either way, every
     tensor must have its counterpart of the same shape, and in order also the same last name, such
@@ -63,7 +63,7 @@ def fill(net: nn.Module, weights: str) -> None:
             does not, and nothing was changed.
     """
     path = find(weights)
-    given, own, head = _read(path), _state(net), _head(net)
+    given, own, head = _read(path), _own(net.state_dict()), _head(net)
     if not given:
         raise ValueError(f"{path} has no tensors. Give --weights another file.")
     by_name = any(name in own for name in given)
@@ -95,14 +95,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path.name} has a {type(found).__name__}{keys}. Expected the state of a model: a "
             f"mapping of names to tensors."
         )
-    return {name: value for name, value in found.items() if not name.endswith(_COUNTER)}
+    return _own(found)
 
 
-def _state(net: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model that weights are for, without the lab's ``net.`` before."""
+def _own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a network, without what the lab puts around it."""
     return {
         name.removeprefix("net."): value
-        for name, value in net.state_dict().items()
+        for name, value in state.items()
         if not name.endswith(_COUNTER) and not name.startswith("standardize.")
     }
 
