@@ -109,7 +109,12 @@ def write(out, name, gaps, *, base=1.0):
     """Write results in which manifold mixup differs from its control by the gaps."""
     values = {NONE: 0.5, INPUT: 0.0}
     rows = [
-        {"way": way, "settings": {}, "seed": s, "last": {"nll": base + s + (values.get(way, gap))}}
+        {
+            "way": way,
+            "settings": {},
+            "seed": s,
+            "last": {"nll": base + s + values.get(way, gap), "error": 50.0},
+        }
         for s, gap in enumerate(gaps)
         for way in (NONE, INPUT, MANIFOLD)
     ]
@@ -152,6 +157,18 @@ def test_the_table_reports_all_tasks(tmp_path):
     assert "| tiny | NLL | 4 | **−0.3025 [−0.4" in text
     assert "| other | NLL | 0 | not run | 1 | 1 | no |  |" in text
     assert "| manifold mixup | 2.1975 ± 1.2" in text
+    assert "| last epoch, n = 4 | NLL ↓ | less no mixup | error % ↓ | NLL ↓, best epoch |" in text
+    assert "| no mixup | 3.0000 ± 1.2910 |  | 50.00 ± 0.00 | 3.0000 ± 1.2910 |" in text
+
+
+def test_the_table_names_the_machine(folders):
+    rounds.develop(TINY, **folders)
+    left = iter([False] * 6)
+    rounds.confirm(TINY, **folders, ended=lambda: next(left, True))
+    (found,) = verdicts([TINY], folders["out"])
+    (where,) = found.where
+    assert f"one thread, PyTorch {torch.__version__.partition('+')[0]}" in where
+    assert where in markdown([found])
 
 
 def test_a_single_seed_is_no_test(tmp_path):

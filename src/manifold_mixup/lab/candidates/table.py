@@ -17,8 +17,10 @@ from manifold_mixup.lab.evaluate.statistics import (
     spread,
 )
 
-_DIGITS = {"error": 2, "nll": 4, "rmse": 4}
-_TITLES = {"error": "error %", "nll": "NLL", "rmse": "RMSE"}
+_DIGITS = {"error": 2, "nll": 4, "rmse": 4, "r2": 4}
+_TITLES = {"error": "error % ↓", "nll": "NLL ↓", "rmse": "RMSE ↓", "r2": "R² ↑"}
+_BESIDE = {"error": "nll", "nll": "error", "rmse": "r2"}
+"""The metric that is shown beside the primary one."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,23 @@ class Verdict:
         candidate: the task.
         seeds: the seeds that all ways have finished.
         spreads: by epoch, last or best, and way: the primary metric.
+        beside: by way: another metric, at the last epoch.
         gap: manifold mixup less its control, at the last epoch; None with fewer than two seeds.
         p: the p-value of that difference; 1 for a task without two seeds.
         adjusted: the same, corrected for the number of tasks.
         to_none: each way less no mixup, at the last epoch.
+        where: the machines, versions and commits of the runs.
     """
 
     candidate: Candidate
     seeds: tuple[int, ...]
     spreads: dict[str, dict[str, Spread]]
+    beside: dict[str, Spread]
     gap: Difference | None
     p: float
     adjusted: float
     to_none: dict[str, Difference]
+    where: tuple[str, ...]
 
     @property
     def survives(self) -> bool:
@@ -88,13 +94,29 @@ def _verdict(candidate: Candidate, rows: list[Row], p: float, adjusted: float) -
             when: {way: spread(v) for way, v in _values(candidate, rows, when).items()}
             for when in (whens if seeds else ())
         },
+        _beside(candidate, rows) if seeds else {},
         paired_difference(last[MANIFOLD], last[candidate.control]) if enough else None,
         p,
         adjusted,
         {way: paired_difference(v, last[NONE]) for way, v in last.items() if way != NONE}
         if enough
         else {},
+        tuple(dict.fromkeys(_where(row["on"]) for row in rows if "on" in row)),
     )
+
+
+def _where(on: Row) -> str:
+    """Return the machine, the versions and the commit of a run."""
+    machine, versions = on["machine"], on["versions"]
+    return (
+        f"{machine['cpu']} ({machine['instructions']}), one thread, PyTorch {versions['torch']}, "
+        f"commit {(on['git'] or 'unknown')[:10]}"
+    )
+
+
+def _beside(candidate: Candidate, rows: list[Row]) -> dict[str, Spread]:
+    found = _values(candidate, rows, "last", _BESIDE[candidate.metric])
+    return {way: spread(values) for way, values in found.items()}
 
 
 def _seeds(candidate: Candidate, rows: list[Row]) -> tuple[int, ...]:
@@ -104,12 +126,14 @@ def _seeds(candidate: Candidate, rows: list[Row]) -> tuple[int, ...]:
     return tuple(s for s in seeds if all((way, s) in done for way in candidate.trials))
 
 
-def _values(candidate: Candidate, rows: list[Row], when: str) -> dict[str, list[float]]:
+def _values(
+    candidate: Candidate, rows: list[Row], when: str, metric: str | None = None
+) -> dict[str, list[float]]:
+    """Return a metric, or the primary one, of each way over the seeds."""
+    name = metric or candidate.metric
     of = {(row["way"], row["seed"]): row for row in rows if when in row}
     seeds = _seeds(candidate, rows)
-    return {
-        way: [of[way, seed][when][candidate.metric] for seed in seeds] for way in candidate.trials
-    }
+    return {way: [of[way, seed][when][name] for seed in seeds] for way in candidate.trials}
 
 
 def markdown(found: Sequence[Verdict]) -> str:
@@ -121,6 +145,7 @@ def markdown(found: Sequence[Verdict]) -> str:
     for one in found:
         if one.spreads:
             lines += ["", f"**{one.candidate.name}**: {one.candidate.about}", "", *_ways(one)]
+            lines += ["", f"{'; '.join(one.where)}."] if one.where else []
     return "\n".join(lines) + "\n"
 
 
@@ -132,30 +157,32 @@ def _test_line(one: Verdict) -> str:
         survives = "**yes**" if one.survives else "no"
         gap, to_none = (_cell(d, candidate) for d in (one.gap, one.to_none[MANIFOLD]))
         cells = [gap, _p_cell(one.p), _p_cell(one.adjusted), survives, to_none]
-    title = _TITLES[candidate.metric]
+    title = _TITLES[candidate.metric].removesuffix(" ↓")
     return f"| {candidate.name} | {title} | {len(one.seeds)} | {' | '.join(cells)} |"
 
 
 def _ways(one: Verdict) -> list[str]:
-    title = f"{_TITLES[one.candidate.metric]} ↓, n = {len(one.seeds)}"
-    best = "best" in one.spreads
-    head = ["", f"{title}, last epoch", "less no mixup", *(["best epoch"] if best else [])]
+    metric, best = one.candidate.metric, "best" in one.spreads
+    other = _BESIDE[metric]
+    head = [f"last epoch, n = {len(one.seeds)}", _TITLES[metric], "less no mixup", _TITLES[other]]
+    head += [f"{_TITLES[metric]}, best epoch"] if best else []
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for way, last in one.spreads["last"].items():
         gap = one.to_none.get(way)
         cells = [
             way,
-            _spread(last, one.candidate),
+            _spread(last, metric),
             "" if gap is None else _cell(gap, one.candidate),
         ]
+        cells.append(_spread(one.beside[way], other))
         if best:
-            cells.append(_spread(one.spreads["best"][way], one.candidate))
+            cells.append(_spread(one.spreads["best"][way], metric))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _spread(value: Spread, candidate: Candidate) -> str:
-    digits = _DIGITS[candidate.metric]
+def _spread(value: Spread, metric: str) -> str:
+    digits = _DIGITS[metric]
     return f"{value.mean:.{digits}f} ± {value.std:.{digits}f}"
 
 
