@@ -528,6 +528,8 @@ def test_two_processes_at_once_are_refused(file, tmp_path, capsys):
         (("--imbalance", 0.5), "--imbalance is 0.5. Expected 1 or more."),
         (("--imbalance", 1000), "leaves no example of class"),
         (("--data", "diabetes", "--imbalance", 3), "has no classes as labels. Leave it at 1."),
+        (("--label-noise", 1), "--label-noise is 1.0. Expected 0 or more, and less"),
+        (("--data", "diabetes", "--label-noise", 0.2), "has no classes as labels. Leave it at 0."),
         (("--bandwidth", 1), "--bandwidth was given, but no way has it: none, input, manifold."),
         (("--share", 0.5, 1), "--share has the value 1. Expected less than 1."),
         (("--share", 0.5), "Ways with it: patchup-soft, patchup-hard."),

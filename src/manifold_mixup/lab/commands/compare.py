@@ -46,6 +46,7 @@ from manifold_mixup.lab.training.method import check
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: chosen per data set and model)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 THREE = tyro.conf.arg(help_behavior_hint="(default: none input manifold, or the ways of --tuned)")
+CLEAN = tyro.conf.arg(help_behavior_hint="(default: 0, or that of --tuned)")
 EVEN = tyro.conf.arg(help_behavior_hint="(default: 1, or that of --tuned)")
 
 
@@ -80,6 +81,9 @@ class Options:
     imbalance: Annotated[float | None, EVEN] = None
     """How many times more training examples the first class has than the last, with an exponential
     profile between them. The test set stays as it is."""
+    label_noise: Annotated[float | None, CLEAN] = None
+    """Share of the training labels that are another class, drawn once for each seed, the same for
+    all methods. The test set stays clean."""
     alpha: Annotated[float | None, CHOSEN] = None
     """Parameter α of the Beta(α, α) distribution of λ, for all methods that mix."""
     layers: Annotated[tuple[str, ...] | None, CHOSEN] = None
@@ -378,6 +382,7 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         epochs=2 if options.smoke else options.epochs or run.epochs,
         examples=examples,
         imbalance=run.imbalance if options.imbalance is None else options.imbalance,
+        label_noise=run.label_noise if options.label_noise is None else options.label_noise,
         alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
         layers=run.layers if layers is None else layers,
         bandwidth=options.bandwidth if options.bandwidth and near else run.bandwidth,
@@ -408,6 +413,13 @@ def _hardware(device: str) -> str:
     return "one CPU thread" if device == "cpu" else device
 
 
+def _check_noise(options: Options) -> None:
+    if options.label_noise is not None and not 0 <= options.label_noise < 1:
+        raise ValueError(
+            f"--label-noise is {options.label_noise}. Expected 0 or more, and less than 1."
+        )
+
+
 def _check_numbers(options: Options) -> None:
     for name in ("seeds", "epochs", "examples", "workers"):
         value = getattr(options, name)
@@ -415,6 +427,7 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"--{name} is {value}. Expected 1 or more.")
     if options.imbalance is not None and not 1 <= options.imbalance < math.inf:
         raise ValueError(f"--imbalance is {options.imbalance}. Expected 1 or more.")
+    _check_noise(options)
     if options.layers == ():
         raise ValueError("--layers names no layer. Leave it out for the recipe's own layers.")
     for name in ("lr", "eps", "alpha", "bandwidth"):

@@ -47,8 +47,8 @@ class Options:
 
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """table-1a, table-1b, table-2 to table-9, preact50, gradient-block, knn, low-data,
-    outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra; "list" describes
-    them."""
+    label-noise, outliers, figure-1, figure-2, figure-5, figure-6, figure-7, or spectra; "list"
+    describes them."""
     scale: str = "full"
     """Scale of the experiment: full, as in the paper; laptop, small enough for two CPU cores; or
     smoke, only to test that it runs."""

@@ -105,6 +105,9 @@ class Options:
     imbalance: float = 1.0
     """How many times more training examples the first class has than the last, with an exponential
     profile between them. Validation and test examples stay as they are."""
+    label_noise: float = 0.0
+    """Share of the training and validation labels that are another class, drawn once for each seed,
+    the same for all ways. The test set stays clean."""
     optimizer: Annotated[Literal["adamw", "adam", "sgd"] | None, CHOSEN] = None
     """Optimizer, for all ways."""
     lr: Annotated[tuple[float, ...], AROUND] = ()
@@ -202,6 +205,7 @@ def prepare(options: Options) -> Tuning:
         examples=options.examples,
         usual=recipes[BASE].examples,
         imbalance=options.imbalance,
+        label_noise=options.label_noise,
         unlabelled=any(run.ict_weight for run in recipes.values()),
     )
     given, few = _given(options), validated.split(0)
@@ -274,6 +278,10 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"{_flag(name)} is {value}. Expected 1 or more.")
     if not 1 <= options.imbalance < math.inf:
         raise ValueError(f"--imbalance is {options.imbalance}. Expected 1 or more.")
+    if not 0 <= options.label_noise < 1:
+        raise ValueError(
+            f"--label-noise is {options.label_noise}. Expected 0 or more, and less than 1."
+        )
     _given(options).check()
     if options.sampler == "grid" and options.trials is not None:
         raise ValueError(
@@ -344,6 +352,7 @@ def _recipe(name: str, options: Options, device: str, std: float | None) -> Reci
         run,
         epochs=options.epochs or run.epochs,
         imbalance=options.imbalance,
+        label_noise=options.label_noise,
         optimizer=options.optimizer or run.optimizer,
         device=device,
     )

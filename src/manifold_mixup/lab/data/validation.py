@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, Self
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import folder, mnist1d, npz
 from manifold_mixup.lab.data.arrays import Data, hold_out, take
+from manifold_mixup.lab.data.label_noise import with_noisy_validation
 from manifold_mixup.lab.data.long_tail import long_tailed
 
 FRESH = 1000  # the first seed of generated data; no other part of the lab uses these seeds
@@ -137,6 +138,27 @@ class LongTailed:
         return replace(self, split=self.split.ready(seeds))
 
 
+@dataclass(frozen=True)
+class Noisy:
+    """A split whose validation labels are noisy; a recipe makes those of the training so.
+
+    Attributes:
+        split: the split.
+        share: the share of wrong labels.
+    """
+
+    split: Split
+    share: float
+
+    def __call__(self, seed: int) -> Data:
+        """Return the split of a seed."""
+        return with_noisy_validation(self.split(seed), self.share, seed=seed)
+
+    def ready(self, seeds: Iterable[int]) -> Self:
+        """Return it with its split ready."""
+        return replace(self, split=self.split.ready(seeds))
+
+
 @lru_cache(maxsize=64)  # a megabyte each
 def _generated(seed: int, examples: int | None, unlabelled: bool = False) -> Data:
     data = replace(mnist1d.load(seed=FRESH + seed), name="MNIST-1D (validation)")
@@ -151,6 +173,7 @@ def validation(
     examples: int | None = None,
     usual: int | None = None,
     imbalance: float = 1.0,
+    label_noise: float = 0.0,
     unlabelled: bool = False,
 ) -> Validation:
     """Return the validation of a data set.
@@ -164,6 +187,7 @@ def validation(
         usual: the same if ``examples`` is ``None``, but at most as many as there are; ``None`` for
             all.
         imbalance: how many times more training examples the first class has than the last.
+        label_noise: the share of wrong validation labels.
         unlabelled: keep the training examples that are not taken, or that a long tail leaves out,
             without their labels.
 
@@ -175,12 +199,17 @@ def validation(
     if share is not None and not 0 < share < 1:
         raise ValueError(f"--validation is {share:g}. Expected more than 0 and less than 1.")
     found = _balanced(name, root, share, _Taken(examples, usual, unlabelled))
-    if imbalance == 1:
-        return found
-    return found._replace(
-        split=LongTailed(found.split, imbalance),
-        about=f"{found.about}; the classes of the others get rarer, up to 1:{imbalance:g}",
-    )
+    if imbalance != 1:
+        found = found._replace(
+            split=LongTailed(found.split, imbalance),
+            about=f"{found.about}; the classes of the others get rarer, up to 1:{imbalance:g}",
+        )
+    if label_noise:
+        found = found._replace(
+            split=Noisy(found.split, label_noise),
+            about=f"{found.about}; {100 * label_noise:g} % of all labels are wrong",
+        )
+    return found
 
 
 class _Taken(NamedTuple):

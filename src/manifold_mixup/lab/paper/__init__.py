@@ -31,6 +31,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "gradient-block": variants.gradient_block,
     "knn": variants.knn,
     "low-data": variants.low_data,
+    "label-noise": variants.label_noise,
     "outliers": robustness.outliers,
     "figure-1": figures.figure_1,
     "figure-2": figures.figure_2,

@@ -34,7 +34,7 @@ def check_recipe(run: Recipe) -> None:
     _require_positive(run, "lr")
     _check_way(run)
     _check_method(run)
-    for name in ("label_smoothing", "ema", "dropout", "validation"):
+    for name in ("label_smoothing", "label_noise", "ema", "dropout", "validation"):
         value = getattr(run, name)
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value}. Expected 0 or more, and less than 1.")
@@ -42,7 +42,7 @@ def check_recipe(run: Recipe) -> None:
 
 
 def _check_regression(run: Recipe) -> None:
-    for name in ("label_smoothing", "pgd_steps"):
+    for name in ("label_smoothing", "label_noise", "pgd_steps"):
         if run.regression and getattr(run, name):
             raise ValueError(
                 f"{name} is {getattr(run, name):g}, but the loss is mse, which has no labels. "

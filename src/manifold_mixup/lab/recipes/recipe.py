@@ -74,6 +74,8 @@ class Recipe:
         imbalance: how many times more examples the first class has than the last, with an
             exponential profile between them, of those that examples and per_class leave; 1 keeps
             all. The test set stays as it is.
+        label_noise: share of the training labels, held-out ones too, that are another class, all
+            others equally likely; drawn once for a seed. The test set stays clean.
         validation: share of the training set to hold out; it is evaluated after every epoch instead
             of the test set.
         every: epochs between evaluations; 0 evaluates only the final weights, which saves time
@@ -142,6 +144,7 @@ class Recipe:
     examples: int | None = None
     per_class: int | None = None
     imbalance: float = 1.0
+    label_noise: float = 0.0
     validation: float = 0.0
     every: int = 1
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -164,7 +167,7 @@ WAY = (
     "ict_weight", "ict_ramp",
 )  # fmt: skip
 """The settings of the way of mixing, beside the layers and α."""
-_LATER = (*WAY, "imbalance", "pgd_steps", "pgd_eps", "weights", "every")
+_LATER = (*WAY, "imbalance", "label_noise", "pgd_steps", "pgd_eps", "weights", "every")
 """The settings that the first runs did not have."""
 
 

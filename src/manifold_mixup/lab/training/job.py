@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from manifold_mixup.lab import evaluate
 from manifold_mixup.lab.data import Data, as_input, hold_out
 from manifold_mixup.lab.data.augment import Augment
+from manifold_mixup.lab.data.label_noise import with_label_noise
 from manifold_mixup.lab.data.loader import Loader, parts
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.models.fresh import fresh_model
@@ -47,7 +48,9 @@ class Job:
         if self.device.type == "cpu":
             malloc.keep_freed()
         self.rank = self.accelerator.process_index
-        seen = data if run.validation == 0 else hold_out(data, share=run.validation, seed=run.seed)
+        noisy = with_label_noise(data, run.label_noise, seed=run.seed)
+        held = run.validation
+        seen = noisy if held == 0 else hold_out(noisy, share=held, seed=run.seed)
         self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
         self.loader = self._load(seen)
         # On the device, like the batches.

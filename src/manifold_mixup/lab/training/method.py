@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import ManifoldMixup, MixPlan, mix, sample_plan
 from manifold_mixup.lab.data import Data, arguments, as_input
+from manifold_mixup.lab.data.label_noise import require_classes
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.recipes.ways import CUTTING
@@ -120,6 +121,7 @@ def check(run: Recipe, data: Data) -> None:
         ValueError: a name is unknown, a number is out of range, or a layer cannot be mixed.
     """
     check_way(run, data)
+    require_classes(data, run.label_noise)
     # What is cut depends on the positions of a layer, which only an example shows.
     example = as_input(data.x[:2]) if run.blend in CUTTING and run.layers else None
     Method(fresh_model(run, data), run, data=data, example=example)
