@@ -241,7 +241,7 @@ def test_without_a_mask_the_refusal_says_how_to_mix_it():
         ManifoldMixup(model, ["blocks.0"], example=batch)
     with pytest.raises(ValueError, match=r"With mask='mask' it is mixed too"):
         ManifoldMixup(model, example=batch)
-    assert ManifoldMixup(model, example=batch, mask="mask").layers == ("blocks.0",)
+    assert ManifoldMixup(model, example=batch, mask="mask").layers == ("embed", "blocks.0")
 
 
 def test_a_batch_without_padding_or_without_a_mask_is_mixed_plainly():

@@ -100,6 +100,34 @@ def test_padding_that_counts_behind_a_norm_is_named():
         ManifoldMixup(Normed(None), ["blocks.0"], mask="mask", example=(x, RIGHT))
 
 
+class Compared(nn.Module):
+    """Pools by what it compares with the weights, or by the weights."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(h.dtype)[..., None]
+        if self.way == "maximum":
+            return h.masked_fill(weights < 0.4, -1e4).amax(1)
+        if self.way == "compared":
+            weights = (weights > 0.3).to(h.dtype)
+        if self.way == "rounded":
+            weights = (weights + 0.1).round()
+        return (weights * h).sum(1) / weights.sum(1)
+
+
+@pytest.mark.parametrize("way", ["maximum", "compared", "rounded"])
+def test_weights_that_are_only_compared_are_found_between_the_ends(way):
+    """At λ = 0 and 1, and next to them, such a module is right."""
+    with pytest.raises(
+        ValueError, match=r"rounds or compares them: a position counts fully or not"
+    ):
+        ManifoldMixup(Encoder(Compared(way)), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
+    ManifoldMixup(Encoder(Compared("mean")), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
+
+
 class ByLength(Encoder):
     """Makes its mask of lengths, or the lengths too of a mask."""
 

@@ -302,8 +302,8 @@ class Bench:
         # Partners by which each layer is then tested in one pass; None if two orders do that.
         self.partners: Tensor | None = None
         self.looks_up = False  # whether values of the examples, cast to integers, chose rows
-        # Whether a module ignores positions that one example has; None if not yet measured.
-        self.forgets: bool | None = None
+        # Whether all modules after a layer use the weights between λ = 0 and 1.
+        self.weighed = False
         # Outputs of the plain pass whose rows are the examples.
         self.plain: dict[str, Tensor] = {}
         # For every output that differs between examples, its value if the examples are reordered.
@@ -523,30 +523,30 @@ class Bench:
         """Return what is wrong between λ = 0 and 1, although both ends are right."""
         if self.padding and not self._least() and self._jumps(layer, _BARELY, self.permuted):
             return _UNION
-        if self.padding and self.forgets is not False:  # layers come in order
-            self.forgets = self._forgets(layer)
-            if self.forgets:
-                return _INTERSECTION
+        if self.padding and not self.weighed:  # layers come in order
+            if fault := self._misread(layer):
+                return fault
+            self.weighed = True
         if self.looks_up and self._jumps(layer, _NEARLY, self.plain):
             return _IDS
         return ""
 
-    def _forgets(self, layer: str) -> bool:
-        """Return whether a module ignores positions that one example has, unless both do."""
-        if self.thin and self._pair_counts(layer):
-            return False
-        middle = self._influence(layer, 0.5)
-        return middle.is_faint() and self._influence(layer, 1.0).lost(middle)
+    def _misread(self, layer: str) -> str:
+        """Return how a module misreads positions that one of two examples has; empty if none does.
 
-    def _pair_counts(self, layer: str) -> bool:
-        """Return whether no module ignores positions that one of two examples has.
-
-        What these positions are to the first of them is the same among more examples.
+        What these positions are to an example and its partner is the same among more examples.
         """
-        pair = torch.tensor(self._pair(), device="cpu")
-        with suppress(Exception):  # from a model that needs its number of examples
-            return not self._influence(layer, 0.5, pair).is_faint()
-        return False
+        if self.thin:
+            pair = torch.tensor(self._pair(), device="cpu")
+            with suppress(Exception):  # from a model that needs its number of examples
+                alone = self._influence(layer, 0.5, pair)
+                if not alone.is_faint():
+                    return _ROUNDED if alone.is_rounded() else ""
+        middle = self._influence(layer, 0.5)
+        if middle.is_rounded():
+            return _ROUNDED
+        lost = middle.is_faint() and self._influence(layer, 1.0).lost(middle)
+        return _INTERSECTION if lost else ""
 
     def _judge(self, path: str, error: float) -> tuple[Verdict, str]:
         output = f"the output {path!r}" if path else "the output"
@@ -726,6 +726,11 @@ _INTERSECTION = (
     "between λ = 0 and 1, a position that only one of two examples has does not count: a module "
     "forbids it as soon as its weight is less than 1, as (1 - mask) * -1e4 does. Pass the module "
     "an additive mask"
+)
+_ROUNDED = (
+    "between λ = 0 and 1, a module does not use the mixed mask as weights, but rounds or compares "
+    "them: a position counts fully or not at all, at whatever weight. Weight by the mask, as "
+    "(weights[..., None] * h).sum(1) / weights.sum(1, keepdim=True) does"
 )
 
 
