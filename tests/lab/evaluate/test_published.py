@@ -55,7 +55,10 @@ def folder(tmp_path) -> Path:
 
 def test_mce_is_the_mean_over_fifteen_corruptions_and_five_severities(data, folder):
     settings = Settings(cifar_c=cifar_c(folder, data))
-    found = evaluate(Reader(), data, battery=["cifar-c"], settings=settings)["cifar-c"]
+    result = evaluate(Reader(), data, battery=["cifar-c"], settings=settings)
+    found = result["cifar-c"]
+    keys = {key for row in found for key in row}
+    assert keys - {"name", "extra", "stated"} < set(result["units"])
     rows = {row["name"]: row for row in found}
     expected = [[10.0 * min(s, 1 + k % 3) for s in range(1, 6)] for k in range(15)]
     assert [rows[kind]["errors"] for kind in CORRUPTIONS] == expected

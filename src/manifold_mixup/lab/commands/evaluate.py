@@ -11,9 +11,9 @@ from rich.progress import Progress
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data, shifted
-from manifold_mixup.lab.evaluate import Budget, Reliability, Settings, battery_of, unfit
+from manifold_mixup.lab.evaluate import OF_LOGITS, Budget, Reliability, Settings, battery_of, unfit
 from manifold_mixup.lab.report.battery_table import battery_table, notes
-from manifold_mixup.lab.runs import files
+from manifold_mixup.lab.runs import files, outputs
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.evaluation import When, evaluated, trained
 from manifold_mixup.lab.terminal.console import Console
@@ -82,10 +82,10 @@ def prepare(options: Options) -> Evaluation:
     budget = _budget(options)
     run, root = run_folder.recipe(options.folder), options.root.expanduser()
     data = datasets.load_for(run, root=root)
-    model = trained(options.folder, data, options.when)
     tested = _cut(data, options)
     battery = battery_of(options.battery or None, tested)
     battery = tuple(dict.fromkeys((*battery, *_with_files(options))))
+    layers = _layers(options, data, battery)
     published = _files(options, data, battery)
     unknown = {name: _images(name, data, options) for name in options.unknown}
     files.writable_folder(options.folder)
@@ -99,7 +99,7 @@ def prepare(options: Options) -> Evaluation:
             budget=budget,
             unknown=unknown,
             **published,
-            layers=models.eligible(run.model, model, data.x),
+            layers=layers,
         ),
         when=options.when,
         # Which tests suit a shape is no news, but that there are too few examples is.
@@ -139,6 +139,19 @@ def run(evaluation: Evaluation) -> bool:
         written.extend(map(str, drawn))
     console.print(f"Written: {', '.join(written)}", markup=False, soft_wrap=True)
     return True
+
+
+def _layers(options: Options, data: Data, battery: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the layers that tests read, or None if the kept logits are enough.
+
+    Raises:
+        ValueError: the weights are not finite.
+        OSError: there is no finished run.
+    """
+    if set(battery) <= set(OF_LOGITS) and (options.folder / outputs.NAME).exists():
+        return None
+    model = trained(options.folder, data, options.when)
+    return models.eligible(run_folder.recipe(options.folder).model, model, data.x)
 
 
 def _budget(options: Options) -> Budget:

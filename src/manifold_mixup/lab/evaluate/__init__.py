@@ -12,6 +12,7 @@ from manifold_mixup.lab.evaluate.autoattack import Budget
 from manifold_mixup.lab.evaluate.battery import (
     BUDGETED,
     FEATURES,
+    OF_LOGITS,
     PARTS,
     Settings,
     battery_of,
@@ -35,13 +36,20 @@ from manifold_mixup.lab.evaluate.metrics import (
 )
 from manifold_mixup.lab.evaluate.neighbours import features, knn_error
 from manifold_mixup.lab.evaluate.outliers import Separation, separation
-from manifold_mixup.lab.evaluate.scores import Scores, number_scores, scores
+from manifold_mixup.lab.evaluate.scores import (
+    Scores,
+    number_scores,
+    number_scores_and_outputs,
+    scores,
+    scores_and_outputs,
+)
 
 __all__ = [
     "BUDGETED",
     "CORRUPTIONS",
     "DEFORMATIONS",
     "FEATURES",
+    "OF_LOGITS",
     "PARTS",
     "Attack",
     "Budget",
@@ -65,11 +73,13 @@ __all__ = [
     "mse",
     "nll",
     "number_scores",
+    "number_scores_and_outputs",
     "perturb",
     "r2",
     "reliability",
     "rmse",
     "scores",
+    "scores_and_outputs",
     "separation",
     "top_error",
     "unfit",

@@ -164,6 +164,7 @@ def evaluate(
     *,
     battery: Sequence[str] | None = None,
     settings: Settings | None = None,
+    outputs: Tensor | None = None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a battery of tests on the test set of a task.
@@ -177,6 +178,8 @@ def evaluate(
         battery: names in `PARTS`; ``None`` for all that suit the data, except `ON_REQUEST`. Only
             images can be deformed or corrupted.
         settings: the settings of the tests.
+        outputs: the logits of ``data.x_test``, if they are known. Parts in `OF_LOGITS` then do not
+            run the model.
         progress: called after each row with the number of finished rows, of all rows, and the name
             of the row.
 
@@ -188,7 +191,9 @@ def evaluate(
         ValueError: there is no such part, or it does not suit the data.
     """
     parts = battery_of(battery, data)
-    subject = _Subject(model, data, settings or Settings(), distances="outliers" in parts)
+    subject = _Subject(
+        model, data, settings or Settings(), distances="outliers" in parts, outputs=outputs
+    )
     result: dict[str, Any] = {
         "data": data.name,
         "examples": len(data.x_test),
@@ -216,12 +221,14 @@ class _Subject:
     """A model with its test set, and the outputs that several parts use.
 
     With ``distances``, each pass also scores the inputs by their distance to the training set.
+    ``outputs`` are the logits of the test set, if they are known.
     """
 
     model: nn.Module
     data: Data
     settings: Settings
     distances: bool
+    outputs: Tensor | None = None
     _deformed: dict[Deformation, _Outputs] = field(default_factory=dict)
 
     @cached_property
@@ -231,6 +238,8 @@ class _Subject:
     @cached_property
     def clean(self) -> Tensor:
         """The logits of the test set."""
+        if self.outputs is not None:
+            return self.outputs.to(self.y.device)
         return self.tested.logits
 
     @cached_property
@@ -720,6 +729,9 @@ PARTS: dict[str, Callable[[_Subject], Iterator[Job]]] = {
 ON_REQUEST = ("spectra", "robustness", "apgd", "cifar-c", "cifar-10.1")
 """Parts that run only if they are named: they need many examples per class, minutes, or files."""
 
+OF_LOGITS = ("clean", "calibration", "selective")
+"""Parts that need the logits of the test set alone."""
+
 BUDGETED = ("robustness", "apgd")
 """Parts with attacks that spend `Settings.budget`."""
 
@@ -757,6 +769,8 @@ def unfit(part: str, data: Data) -> str:
         return f"only images of one or three channels can be corrupted, {but}"
     if part == "plane" and data.x_test.shape[1:] != (2,):
         return f"only points in the plane can be drawn, {but}"
+    if part in BUDGETED and not data.eps > 0:
+        return f"there is no size of an attack on {data.name}: its eps is {data.eps}"
     if part == "calibration" and len(data.x_test) < 2 * HALF:
         return (
             f"a temperature is fitted on each half of the test examples, and needs {HALF} in each, "

@@ -58,20 +58,37 @@ def scores(
     bounds: tuple[float, float] | None = None,
 ) -> Scores:
     """Return the scores of a model in eval mode; see `fgsm` for ``eps`` and ``bounds``."""
+    return scores_and_outputs(model, x, y, eps=eps, bounds=bounds)[0]
+
+
+def scores_and_outputs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[Scores, Tensor]:
+    """Return the scores of `scores`, and the logits that they are of, from the same pass."""
     with in_eval_mode(model):
         y = y.to(device_of(model, x))
         clean = logits(model, x)
         if eps == 0:  # an attack of that size changes nothing, and tokens have no gradient
-            return _scores(clean, y, fgsm_accuracy=100 - error(clean, y))
+            return _scores(clean, y, fgsm_accuracy=100 - error(clean, y)), clean
         attacked = attack_all(model, x, y, one_step(eps), bounds=bounds)
-        return _scores(clean, y, fgsm_accuracy=100 - error(logits(model, attacked), y))
+        return _scores(clean, y, fgsm_accuracy=100 - error(logits(model, attacked), y)), clean
 
 
 def number_scores(model: nn.Module, x: Tensor, y: Tensor) -> Scores:
     """Return the scores of a model of numbers in eval mode."""
+    return number_scores_and_outputs(model, x, y)[0]
+
+
+def number_scores_and_outputs(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Scores, Tensor]:
+    """Return the scores of `number_scores`, and the outputs that they are of."""
     with in_eval_mode(model):
         found, y = logits(model, x), y.to(device_of(model, x))
-    return Scores(
+    scored = Scores(
         error=math.nan,
         nll=math.nan,
         ece=math.nan,
@@ -80,6 +97,7 @@ def number_scores(model: nn.Module, x: Tensor, y: Tensor) -> Scores:
         rmse=rmse(found, y),
         r2=r2(found, y),
     )
+    return scored, found
 
 
 def _scores(clean: Tensor, y: Tensor, *, fgsm_accuracy: float) -> Scores:

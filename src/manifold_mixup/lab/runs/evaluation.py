@@ -10,10 +10,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import BUDGETED, Settings, evaluate
+from manifold_mixup.lab.evaluate import BUDGETED, OF_LOGITS, Settings, evaluate
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.runs import files, provenance, weights
+from manifold_mixup.lab.runs import files, outputs, provenance, weights
 from manifold_mixup.lab.runs import folder as run_folder
 
 When = Literal["last", "best"]
@@ -81,6 +81,9 @@ def evaluated(
         settings: as for `evaluate`.
         tested: the data to evaluate on, if not ``data``.
         progress: as for `evaluate`.
+
+    If no part needs more than the logits of the whole test set, and the run kept them, the network
+    is not loaded.
     """
     settings, tested = settings or Settings(), tested or data
     if when == "best" and _best_is_last(folder):
@@ -91,8 +94,15 @@ def evaluated(
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())["evaluation"]
         return found
-    model = trained(folder, data, when)
-    found = evaluate(model, tested, battery=battery, settings=settings, progress=progress)
+    kept = _kept(folder, when, battery, tested)
+    found = evaluate(
+        trained(folder, data, when) if kept is None else _NoNetwork(),
+        tested,
+        battery=battery,
+        settings=settings,
+        outputs=kept,
+        progress=progress,
+    )
     files.write_json(path, {"asked": asked, "evaluation": found, **provenance.describe()})
     # Read back, so that a fresh result equals a stored one: tuples are lists, NaN is None.
     return dict(json.loads(path.read_text())["evaluation"])
@@ -119,6 +129,22 @@ class Evaluation:
         if run_folder.recipe(folder).data != self.data:
             return {}
         return evaluated(folder, data, "last", battery=self.battery, settings=self.settings)
+
+
+def _kept(folder: Path, when: When, battery: Sequence[str] | None, tested: Data) -> Tensor | None:
+    """Return the stored logits, if no part needs more and they are those of the data tested."""
+    if battery is None or not set(battery) <= set(OF_LOGITS):
+        return None
+    if run_folder.data_fingerprint(folder) != provenance.fingerprint(tested):
+        return None  # a part of the test set, or other data
+    return outputs.for_test_set(folder, when, tested.y_test)
+
+
+class _NoNetwork(nn.Module):
+    """Stands in for the network of a run whose logits are known; it has no parameters."""
+
+    def forward(self, *_: Tensor) -> Tensor:
+        raise RuntimeError("the logits were kept, so the network was not loaded.")
 
 
 def _best_is_last(folder: Path) -> bool:

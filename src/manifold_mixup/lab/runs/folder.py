@@ -107,6 +107,11 @@ def recipe(folder: Path) -> Recipe:
         ) from error
 
 
+def data_fingerprint(folder: Path) -> str:
+    """Return the fingerprint of the data that the run in a folder was trained on."""
+    return str(_read(folder / RECIPE)["data"])
+
+
 def folder_name(run: Recipe) -> str:
     """Return a readable folder name for a run, unique to its recipe."""
     text = json.dumps(identity(run), sort_keys=True)

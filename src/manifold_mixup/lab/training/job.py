@@ -227,11 +227,15 @@ class Job:
 
     def scores(self) -> Scores:
         """Return the scores on the test set."""
+        return self.scores_and_outputs()[0]
+
+    def scores_and_outputs(self) -> tuple[Scores, Tensor]:
+        """Return the scores on the test set, and the raw outputs that they are of."""
         x, y = (part.to(self.device) for part in (self.data.x_test, self.data.y_test))
         model, data = self.average.model.eval(), self.data
         if self.run.regression:
-            return evaluate.number_scores(model, x, y)
-        return evaluate.scores(model, x, y, eps=data.eps, bounds=data.bounds)
+            return evaluate.number_scores_and_outputs(model, x, y)
+        return evaluate.scores_and_outputs(model, x, y, eps=data.eps, bounds=data.bounds)
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the weights that are evaluated."""

@@ -13,6 +13,7 @@ from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import checkpoint, weights
 from manifold_mixup.lab.runs import folder as run_folder
+from manifold_mixup.lab.runs import outputs as kept_outputs
 from manifold_mixup.lab.runs.checkpoint import State
 from manifold_mixup.lab.runs.metrics_log import Log
 from manifold_mixup.lab.runs.result import Epoch, Result, Start
@@ -182,12 +183,13 @@ class Checkpointer:
     def finish(self, at: State) -> Result:
         """Score the run, write its weights and result, and delete its checkpoints."""
         job = self.job
-        final, last = job.weights(), job.scores()
+        final = job.weights()
+        last, after_last = job.scores_and_outputs()
         _require_finite_scores(last, job.run)
-        best = last
+        best, outputs = last, {"last": after_last}
         if at.best_epoch != job.run.epochs:  # else they are the same weights
             weights.put(job.average.model, at.tensors["best"])
-            best = job.scores()
+            best, outputs["best"] = job.scores_and_outputs()
         result = Result(
             run=job.run,
             seconds=at.seconds,
@@ -200,6 +202,7 @@ class Checkpointer:
         if self.folder is not None and job.main:
             weights.write(self.folder / "last.safetensors", final)
             weights.write(self.folder / "best.safetensors", at.tensors["best"])
+            kept_outputs.write(self.folder, outputs, job.data.y_test)
             run_folder.finish(self.folder, result)
             checkpoint.remove(self.folder)
         return result
