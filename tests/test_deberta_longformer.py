@@ -1,4 +1,4 @@
-"""DeBERTa and Longformer, which read their mask as yes or no: proven, and the same by hand."""
+"""DeBERTa, Longformer, XLNet, which read their mask as yes or no: proven, the same by hand."""
 
 import functools
 import math
@@ -257,3 +257,23 @@ def test_deberta_compiled(lam):
     compiled = torch.compile(model, backend="aot_eager")
     with ManifoldMixup(compiled, [layer], **options).using(plan):
         torch.testing.assert_close(compiled(**PADDED).logits, expected)
+
+
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_xlnet_whose_mask_holds_the_batch_at_dimension_2(lam):
+    sizes = {"vocab_size": 30, "d_model": 16, "n_layer": 2, "n_head": HEADS, "d_inner": 24}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.XLNetForSequenceClassification(
+            transformers.XLNetConfig(**sizes)
+        ).eval()
+    held = torch.arange(7) >= torch.tensor([[0], [3], [5], [1]])  # padded at the left
+    ids = torch.randint(3, 30, (4, 7), generator=torch.Generator().manual_seed(0)) * held
+    batch, perm = {"input_ids": ids, "attention_mask": held.long()}, torch.tensor([1, 2, 3, 0])
+    layers, given = ["transformer.layer.0"], {"mask": "attention_mask", "outputs": "logits"}
+    mixup = ManifoldMixup(model, layers, example=batch, **given)
+    plain = model(**batch).logits
+    for lams in (torch.tensor(lam), torch.full((4,), lam)):
+        with mixup.using(MixPlan("transformer.layer.0", lams, perm)):
+            mixed = model(**batch).logits
+        torch.testing.assert_close(mixed, plain if lam else plain[perm])

@@ -185,6 +185,49 @@ def test_outputs_and_gradients_are_those_of_weighted_attention(way):
     require_like_weights(built(OfBlocks, way), mask, LAYERS)
 
 
+def batch_last(scores, mask):
+    """As XLNet does: of a mask (queries, keys, batch, 1) that is 1 in the padding."""
+    return scores - 1e30 * torch.einsum("ijbn->bnij", mask)
+
+
+OTHERS["batch_last"] = batch_last
+
+
+class BatchLast(OfBlocks):
+    """Gives its blocks a mask whose dimension 2 is the batch."""
+
+    def __init__(self) -> None:
+        super().__init__("batch_last")
+
+    def read(self, mask: Tensor) -> Tensor:
+        return (1 - mask.float()).T[None, :, :, None].repeat(TIME, 1, 1, 1)
+
+
+def test_a_mask_may_hold_the_batch_at_another_dimension():
+    model = built(BatchLast)
+    rows = {row.name: row for row in find_layers(model, IDS, VALID.long())}
+    assert {reader.batch_dim for reader in rows["embed"].readers if reader.forbids} == {2}
+    require_like_weights(model, VALID.long(), LAYERS)
+
+
+def test_a_mask_with_its_batch_elsewhere_is_refused_if_it_forbids_no_scores():
+    class Weigh(nn.Module):
+        def forward(self, h: Tensor, weights: Tensor) -> Tensor:
+            return h * weights[0].T[..., None]
+
+    class Weighing(Encoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weigh = Weigh()
+
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            h = self.weigh(self.embed(ids), mask.T[None].float())
+            return self.head(self.pool(self.blocks[0](h, mask), mask))
+
+    with pytest.raises(ValueError, match=r"'weigh', .* shape \(1, .*\): dimension 0 is not the b"):
+        ManifoldMixup(built(Weighing), ["embed"], mask="mask", example=batch_of(VALID))
+
+
 # Fused attention, given what a block computes from the mask
 
 

@@ -346,8 +346,8 @@ def _mixed_for(
 ) -> Tensor:
     """Mix a mask in the form that a module can read."""
     if reader.forbids:
-        partners = mask.index_select(0, perm.to(mask.device))
-        return mask_pair.pair(mask, partners, lam.to(mask.device))
+        partners = mask.index_select(reader.batch_dim, perm.to(mask.device))
+        return mask_pair.pair(mask, partners, lam.to(mask.device), reader.batch_dim)
     return _masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.pools)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manifold_mixup._attach.mask_rows import moves, rows_after, rows_by
+from manifold_mixup._attach.mask_rows import moves, permutes, rows_after, rows_by
 from manifold_mixup._masks import FORBIDDEN, additive, mix_additive
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
 
@@ -50,15 +50,16 @@ class MaskPair(Tensor):
             return _joined(func, own, other, args, kwargs)
 
 
-def pair(own: Tensor, other: Tensor, lam: Tensor) -> MaskPair:
+def pair(own: Tensor, other: Tensor, lam: Tensor, batch_dim: int = 0) -> MaskPair:
     """Join the masks of the examples with those of their partners.
 
     Args:
-        own: a mask in any form, with the batch at dimension 0.
+        own: a mask in any form.
         other: the same in the order of the partners.
         lam: λ, ``()`` or ``(batch,)``.
+        batch_dim: the dimension that holds the batch.
     """
-    return _paired(own, other, lam, rows_by(own) if lam.ndim else None)
+    return _paired(own, other, lam, rows_by(own, batch_dim) if lam.ndim else None)
 
 
 def require_none(output: Any) -> None:
@@ -138,6 +139,8 @@ def _rows_of(func: Any, own: Any, args: Any, kwargs: Any) -> dict[str, Tensor]:
         return {}
     if isinstance(args[0], MaskPair) and moves(func):
         return dict(leaves(func(args[0].rows, *args[1:], **kwargs)))
+    if func is torch.einsum and permutes(args):
+        return {"": torch.einsum(args[0], args[1].rows)}
     options = args[1:], kwargs
     return {path: rows_after(func, given, made.shape, options) for path, made in leaves(own)}
 

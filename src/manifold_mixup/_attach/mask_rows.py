@@ -24,15 +24,24 @@ _MOVES = _SLICES | _SHAPES | _ORDERS
 _REDUCTIONS = {"any", "all", "sum", "amax", "amin", "mean", "prod", "argmax", "max", "min"}
 
 
-def rows_by(mask: Tensor) -> Tensor:
-    """Return the example of each element of a mask ``(batch, ...)``."""
-    numbers = torch.arange(mask.shape[0], device=mask.device)
-    return over_rows(numbers, mask).expand(mask.shape)
+def rows_by(mask: Tensor, batch_dim: int = 0) -> Tensor:
+    """Return the example of each element of a mask, whose dimension ``batch_dim`` is the batch."""
+    front = mask.movedim(batch_dim, 0)
+    numbers = torch.arange(len(front), device=mask.device)
+    return over_rows(numbers, front).expand(front.shape).movedim(0, batch_dim)
 
 
 def moves(func: Any) -> bool:
     """Return whether a function only moves the elements of its first argument."""
     return getattr(func, "__name__", "") in _MOVES or func in _GETTERS
+
+
+def permutes(args: Sequence[Any]) -> bool:
+    """Return whether ``einsum`` only reorders the dimensions of one tensor, as "ij->ji" does."""
+    if len(args) != 2 or not isinstance(args[0], str):
+        return False
+    before, _, after = args[0].replace(" ", "").partition("->")
+    return len(set(before)) == len(before) and sorted(before) == sorted(after)
 
 
 def rows_after(func: Any, given: Sequence[Tensor], shape: torch.Size, options: Any) -> Tensor:

@@ -47,10 +47,11 @@ def readers_after(
         if scores.fault:
             return {}, f", by {call.layer!r}, which {scores.fault}"
         for leaf in masks[index]:
-            if fault := _fault(call, leaf, index, first, second, positions):
+            dim = _batch_dim(leaf, index, first, second)
+            if fault := _fault(call, leaf, positions, dim, forbids=scores.forbids):
                 return {}, fault
             pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
-            reader = Reader(call.layer, leaf.path, pools, forbids=scores.forbids)
+            reader = Reader(call.layer, leaf.path, pools, forbids=scores.forbids, batch_dim=dim)
             found.setdefault(reader, []).append(leaf.node)
     before = {call.layer for call in first.calls if call.steps < steps}
     early = {reader.layer for reader in found} & before
@@ -79,16 +80,27 @@ def _results(index: int, first: Trace, second: Trace | None) -> Iterator[tuple[i
             yield at.front_shape(leaf.shape, first.batch) if at else leaf.shape
 
 
-def _fault(
-    call: Call, leaf: Leaf, index: int, first: Trace, second: Trace | None, positions: int
-) -> str:
+def _batch_dim(leaf: Leaf, index: int, first: Trace, second: Trace | None) -> int:
+    """Return the dimension of an argument that holds the batch; -1 if it is not exactly one."""
+    others = second.calls[index].masks if second and len(second.calls) == len(first.calls) else []
+    other = next((other for other in others if other.path == leaf.path), leaf)
+    if second is None or other is leaf:
+        return 0 if leaf.shape[0] == first.batch else -1
+    if len(other.shape) != len(leaf.shape):
+        return -1
+    sizes = enumerate(zip(leaf.shape, other.shape, strict=True))
+    moved = [dim for dim, (one, two) in sizes if one != two]
+    whole = [
+        dim for dim in moved if (leaf.shape[dim], other.shape[dim]) == (first.batch, second.batch)
+    ]
+    return moved[0] if len(moved) == len(whole) == 1 else -1
+
+
+def _fault(call: Call, leaf: Leaf, positions: int, batch_dim: int, *, forbids: bool) -> str:
     """Return why the mask that a module receives cannot be mixed; empty if it can."""
     given = f", by {call.layer!r}, which receives it with shape {leaf.shape}"
     if positions not in (leaf.shape[-1:] + leaf.shape[1:2]):
         return f"{given}: its {positions} positions are neither dimension 1 nor the last"
-    others = second.calls[index].masks if second and len(second.calls) == len(first.calls) else []
-    other = next((other for other in others if other.path == leaf.path), leaf)
-    batches = (first.batch, second.batch if second and other is not leaf else first.batch)
-    if (leaf.shape[0], other.shape[0]) != batches:
+    if batch_dim < 0 or (batch_dim > 0 and not forbids):
         return f"{given}: dimension 0 is not the batch"
     return ""

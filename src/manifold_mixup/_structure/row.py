@@ -17,6 +17,7 @@ class Reader:
         early: whether the module also runs before the layer, where the mask is not mixed.
         forbids: whether the module itself forbids attention scores by the mask: it fills them, or
             adds to them, or to fused attention, what it computes from the mask.
+        batch_dim: the dimension of the argument that holds the batch.
     """
 
     layer: str
@@ -24,6 +25,7 @@ class Reader:
     pools: bool
     early: bool = False
     forbids: bool = False
+    batch_dim: int = 0
 
 
 @dataclass(frozen=True)

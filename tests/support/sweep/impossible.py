@@ -46,14 +46,6 @@ _TABNET = (
 _NODES = "nodes and edges have no partners in another graph. "
 
 IMPOSSIBLE = {
-    "transformers/xlnet, padded": Crossing(
-        "the mask, (time, time, batch, 1)",
-        "transformers.models.xlnet.modeling_xlnet",
-        "non_tgt_mask = ((attn_mask + non_tgt_mask[:, :, None, None]) > 0).to(attn_mask)",
-        "blocks receive the mask with the batch at dimension 2, which `mask=` does not mix. "
-        "Batches "
-        "without padding can be mixed",
-    ),
     "transformers/wav2vec2, padded": Crossing(
         "the mask of the frames, (batch, time)",
         "transformers.models.wav2vec2.modeling_wav2vec2",
