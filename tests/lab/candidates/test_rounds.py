@@ -20,7 +20,7 @@ from manifold_mixup.lab.candidates.registered import (
 )
 from manifold_mixup.lab.candidates.table import markdown, verdicts
 from manifold_mixup.lab.data import spirals
-from manifold_mixup.lab.evaluate.statistics import paired_difference
+from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_seen
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.training.method import check
 
@@ -155,7 +155,9 @@ def test_the_table_reports_all_tasks(tmp_path):
     write(tmp_path, "tiny", [-0.30, -0.20, -0.40, -0.31])
     text = markdown(verdicts([TINY, replace(TINY, name="other")], tmp_path))
     assert "| tiny | NLL | 4 | **−0.3025 [−0.4" in text
-    assert "| other | NLL | 0 | not run | 1 | 1 | no |  |" in text
+    assert "| other | NLL | 0 | not run | 1 | 1 | no |  |  |" in text
+    seen = smallest_seen(paired_difference([-0.30, -0.20, -0.40, -0.31], [0.0] * 4))
+    assert f"| {seen:.4f} |" in text
     assert "| manifold mixup | 2.1975 ± 1.2" in text
     assert "| last epoch, n = 4 | NLL ↓ | less no mixup | error % ↓ | NLL ↓, best epoch |" in text
     assert "| no mixup | 3.0000 ± 1.2910 |  | 50.00 ± 0.00 | 3.0000 ± 1.2910 |" in text
