@@ -43,6 +43,18 @@ def test_outputs_and_gradients_are_those_of_the_pass_by_hand(name, layer):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_an_example_mixed_with_its_exact_copy_is_itself(name):
+    model = build(name).eval()
+    half, args = ROWS // 2, MODELS[name].example()
+    mixup = ManifoldMixup(model, model.layers, example=args)
+    args = tuple(torch.cat([arg[:half], arg[:half]]) for arg in args)
+    plain = model(*args)
+    for layer in model.layers:
+        with mixup.using(MixPlan(layer, torch.tensor(0.5), torch.arange(ROWS).roll(half))):
+            torch.testing.assert_close(model(*args), plain)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_every_layer_is_a_cut_and_proven(name):
     model, args = build(name), MODELS[name].example()
     table = find_layers(model, *args)

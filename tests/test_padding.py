@@ -31,6 +31,7 @@ from padded import (
 from zoo import plain_labels
 
 THOROUGH = pytest.mark.thorough
+HALVES = torch.arange(len(PERM)) % (len(PERM) // 2)  # the first half of the batch, twice
 
 
 def name_of(batch: dict) -> str:
@@ -53,7 +54,7 @@ def run(model: nn.Module, mixup: ManifoldMixup, plan: MixPlan, batch: dict) -> T
 
 
 def require_exact(model: nn.Module, batch: dict, run_model: object = None) -> None:
-    """Assert three properties at every layer: λ = 0, λ = 1, and independence of padding values."""
+    """Assert what holds at every layer: at λ = 0, at λ = 1, of copies, and of padding values."""
     names = layers_of(model, batch)
     assert len(names) > 1
     callee = model if run_model is None else run_model
@@ -67,6 +68,10 @@ def require_exact(model: nn.Module, batch: dict, run_model: object = None) -> No
         torch.testing.assert_close(permuted, plain[PERM], rtol=0, atol=2e-6)
         same = run(callee, mixup, MixPlan(name, torch.tensor(1.0), PERM), batch)
         torch.testing.assert_close(same, plain, rtol=0, atol=2e-6)
+        copies = {key: value[HALVES] for key, value in batch.items()}
+        of_copies = MixPlan(name, torch.tensor(0.5), torch.arange(len(PERM)).roll(len(PERM) // 2))
+        same = run(callee, mixup, of_copies, copies)
+        torch.testing.assert_close(same, plain[HALVES], rtol=0, atol=2e-6)
         plan = MixPlan(name, torch.tensor(0.3), PERM)
         mixed = run(callee, mixup, plan, batch)
         assert (mixed - plain).abs().max() > 1e-4
