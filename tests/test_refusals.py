@@ -247,6 +247,16 @@ def test_without_an_example_it_is_refused_at_once_if_it_calls_forward():
     assert not hooks_on(model)
 
 
+def test_a_layer_whose_call_runs_no_hooks_is_refused_with_the_way_out():
+    model = nn.Sequential(Direct(nn.Linear(5, 8)), nn.Linear(8, CLASSES))
+    with pytest.raises(
+        ValueError, match=r"'0' cannot be mixed: .*Direct replaces .* module inside"
+    ):
+        ManifoldMixup(model, ["0"])
+    x = torch.randn(6, 5)
+    assert ManifoldMixup(model, ["0.0"], example=x).verify(x).ok  # the way out
+
+
 def test_a_call_of_its_own_may_run_hooks():
     model, x = two_layers(Through)
     assert find_layers(model, x).default == ("input", "0")

@@ -19,7 +19,16 @@ from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, Hookless, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
 from manifold_mixup._front import require_dimension
-from manifold_mixup._layers import ALL_RUNS, resolve, run_name, split_run, unwrap
+from manifold_mixup._layers import (
+    ALL_RUNS,
+    is_input,
+    module_name,
+    named_layers,
+    resolve,
+    run_name,
+    split_run,
+    unwrap,
+)
 from manifold_mixup._noise import Noise
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._pairs import Pairs
@@ -478,6 +487,10 @@ def _choose_layers(
 ) -> tuple[tuple[str, ...], LayerTable | None]:
     """Return the names of the eligible layers, and the table of an example's layers."""
     named = () if layers is None else resolve(model, layers)
+    known = named_layers(model)
+    for module in dict.fromkeys(module_name(name) for name in named if not is_input(name)):
+        if fault := _own_calls.fault_of_layer(module, known[module]):
+            raise ValueError(fault)
     if example is None:
         _refuse_every_run(named)
         return named, None

@@ -37,6 +37,18 @@ def fault(model: nn.Module) -> str:
     )
 
 
+def fault_of_layer(name: str, module: nn.Module) -> str:
+    """Say that the call of a layer runs no hooks, and what to do; empty if that is not seen."""
+    kind = class_with_own_call(module)
+    if kind is None or not surely_runs_no_hooks(module):
+        return ""
+    return (
+        f"layer {name!r} cannot be mixed: {_name(kind)} replaces nn.Module.__call__ by one that "
+        f"runs no hooks. Name a module inside it, or put it into an nn.Module whose forward calls "
+        f"it, and name that."
+    )
+
+
 def surely_runs_no_hooks(model: nn.Module) -> bool:
     """Return whether a model's call is seen to run its forward directly.
 
