@@ -227,7 +227,7 @@ def test_the_battery_has_the_numbers_their_intervals_and_the_curve():
     found = evaluate(model, data, battery=["robustness", "apgd"], settings=settings)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     rows = {row["name"]: row for row in found["robustness"]}
-    chosen_by_us = {"name", "eps", "space", "steps", "restarts", "queries"}
+    chosen_by_us = {"name", "note", "eps", "space", "steps", "restarts", "queries"}
     for part in ("robustness", "apgd"):
         keys = {key for row in found[part] for key in row} - chosen_by_us
         assert keys < set(found["units"])

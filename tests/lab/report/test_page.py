@@ -15,7 +15,7 @@ from manifold_mixup.lab import cli, paper
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.commands import train as train_command
 from manifold_mixup.lab.evaluate import Settings
-from manifold_mixup.lab.evaluate.statistics import paired_difference, spread
+from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_seen, spread
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import _of_the_paper, gather
 from manifold_mixup.lab.report.page import command, page
@@ -90,6 +90,27 @@ def test_numbers_and_differences_are_those_of_the_runs(place, shown):
     assert spread_text(spread(mixed), 3) in shown
     mean, _, interval = difference_text(paired_difference(mixed, plain), 3).partition(" ")
     assert f"{mean}<br>{interval}" in shown
+
+
+def test_the_power_of_the_seeds_stands_below_the_comparison(place, shown):
+    found = gather([place])
+    of = {
+        method: [item.result.last for item in found.items if item.result.run.method == method]
+        for method in ("no mixup", "manifold mixup")
+    }
+    plain, mixed = ([scores.nll for scores in all_] for all_ in of.values())
+    part = shown.split('id="comparison"')[1].split("<section")[0]
+    _, _, power = part.partition("Smallest difference to the row without mixing")
+    assert f"<td>{smallest_seen(paired_difference(mixed, plain)):.3f}</td>" in power
+    assert "no mixup</th>" not in power
+    assert "four of five such reports would show a true difference" in part
+
+
+def test_one_seed_has_no_power(task, plain, tmp_path):
+    methods = (plain, replace(plain, method="input mixup", layers=("input",)))
+    for k, run in enumerate(methods):
+        train(replace(run, epochs=1), task, folder=tmp_path / str(k))
+    assert "Smallest difference" not in page(gather([tmp_path]), title="one")
 
 
 def test_the_numbers_of_what_the_paper_claims(place, shown):
