@@ -100,6 +100,27 @@ def test_padding_that_counts_behind_a_norm_is_named():
         ManifoldMixup(Normed(None), ["blocks.0"], mask="mask", example=(x, RIGHT))
 
 
+@pytest.mark.parametrize("form", ["bool", "long"])
+def test_as_many_features_as_positions(form):
+    """What is pooled has a dimension as long as the positions, which are gone."""
+
+    class Mean(nn.Module):
+        def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+            weights = mask.to(h.dtype)[..., None]
+            return (weights * h).sum(1) / weights.sum(1)
+
+    class Read(Encoder):
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            h = self.embed(ids)
+            for block in self.blocks:
+                h = block(h, mask > 0)
+            return self.head(self.pool(h, mask))
+
+    mask = RIGHT[:, :8] if form == "bool" else RIGHT[:, :8].long()
+    model = Read(Mean()) if form == "long" else Encoder(Mean())
+    ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS[:, :8], mask))
+
+
 class Compared(nn.Module):
     """Pools by what it compares with the weights, or by the weights."""
 

@@ -1,6 +1,6 @@
 """Find the modules that read a mask after a layer, so that they can receive the mixed mask."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from manifold_mixup._batch_dim import find
@@ -50,7 +50,7 @@ def readers_after(
             dim = _batch_dim(leaf, index, first, second)
             if fault := _fault(call, leaf, positions, dim, forbids=scores.forbids):
                 return {}, fault
-            pools = all(shape[1:2] != (positions,) for shape in _results(index, first, second))
+            pools = _pools(call, positions, _results(index, first, second))
             reader = Reader(call.layer, leaf.path, pools, forbids=scores.forbids, batch_dim=dim)
             found.setdefault(reader, []).append(leaf.node)
     before = {call.layer for call in first.calls if call.steps < steps}
@@ -67,6 +67,16 @@ def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:
         for leaf in call.masks
         if flow.needed[leaf.node] and flow.colours[leaf.node] == side_colour(source)
     ]
+
+
+def _pools(call: Call, positions: int, results: Iterable[tuple[int, ...]]) -> bool:
+    """Return whether no result of a call has positions at dimension 1.
+
+    If there are as many features as positions, a result without further dimensions has features.
+    """
+    states = [leaf.shape for leaf in call.given if leaf.floating and len(leaf.shape) > 2]
+    alike = any(positions in shape[2:] for shape in states)
+    return all(shape[1:2] != (positions,) or (alike and len(shape) == 2) for shape in results)
 
 
 def _results(index: int, first: Trace, second: Trace | None) -> Iterator[tuple[int, ...]]:
