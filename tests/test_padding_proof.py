@@ -100,6 +100,37 @@ def test_padding_that_counts_behind_a_norm_is_named():
         ManifoldMixup(Normed(None), ["blocks.0"], mask="mask", example=(x, RIGHT))
 
 
+class Convolving(nn.Module):
+    """A convolution over the positions, of states that may be multiplied by the mask before."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        self.conv, self.masked = nn.Conv1d(8, 8, 3, padding=1), masked
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(h.dtype)[..., None]
+        return self.conv((h * weights if self.masked else h).mT).mT * weights
+
+
+class WithConvolution(Encoder):
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__(None)
+        self.conv, self.pool = Convolving(masked=masked), Last()
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, mask > 0)
+        return self.head(self.pool(self.conv(h, mask), mask))
+
+
+def test_a_convolution_that_counts_padding_is_refused_and_the_way_out_works():
+    example = IDS, RIGHT.long()
+    with pytest.raises(ValueError, match=r"depend on the values in the padding, .*multiply the st"):
+        ManifoldMixup(WithConvolution(masked=False), ["blocks.0"], mask="mask", example=example)
+    ManifoldMixup(WithConvolution(masked=True), ["blocks.0"], mask="mask", example=example)
+
+
 @pytest.mark.parametrize("form", ["bool", "long"])
 def test_as_many_features_as_positions(form):
     """What is pooled has a dimension as long as the positions, which are gone."""

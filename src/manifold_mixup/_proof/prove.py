@@ -713,7 +713,7 @@ _AS_INTEGERS = (
 _PADDING = (
     "the outputs depend on the values in the padding, even without mixing: a mean, a position or a "
     "convolution includes them. Pool in a module that receives the mask, and use it as weights; "
-    "set the states in the padding to 0 before a convolution"
+    "multiply the states by them before a convolution"
 )
 _UNION = (
     "the outputs jump as soon as a small share of a partner is mixed in: a module does not use the "
