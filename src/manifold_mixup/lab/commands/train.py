@@ -27,7 +27,7 @@ from manifold_mixup.lab.evaluate.measures import (
     TOP5_ERROR,
 )
 from manifold_mixup.lab.launch.interrupt import ctrl_c
-from manifold_mixup.lab.models.fresh import with_layers
+from manifold_mixup.lab.models.fresh import fresh_model, with_layers
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.check import check_recipe
 from manifold_mixup.lab.recipes.recipe import Recipe
@@ -39,6 +39,7 @@ from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import emulates_bf16, find_device, usual_device
 from manifold_mixup.lab.training.loop import Stopped, train
 from manifold_mixup.lab.training.method import check
+from manifold_mixup.lab.training.states import States, check_states
 
 NAMED = tyro.conf.arg(help_behavior_hint="(default: a folder in runs/ named after the recipe)")
 
@@ -64,6 +65,9 @@ class Options:
     """Folder of the data sets. Data sets that are not there are downloaded to it."""
     save_every: float = 60.0
     """Seconds between checkpoints."""
+    states_every: int | None = None
+    """Epochs between measurements of neural collapse and flatness, for the report; by default, they
+    are not measured. The training stays the same."""
     run: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     """Settings of the run, which determine its result."""
 
@@ -76,6 +80,7 @@ class Training:
     data: Data
     folder: Path
     save_every: float
+    states: States | None = None
 
 
 def defaults(args: Sequence[str]) -> Options:
@@ -116,6 +121,8 @@ def prepare(options: Options) -> Training:
     if not options.save_every >= 0:
         raise ValueError(f"--save-every is {options.save_every:g}. Expected 0 or more.")
     check_recipe(run)
+    if options.states_every is not None:
+        check_states(run, options.states_every)
     models.check_name(run.model)
     datasets.check_name(run.data)
     find_device(run.device)
@@ -124,7 +131,13 @@ def prepare(options: Options) -> Training:
     check(run, data)
     folder = options.out or Path("runs") / run_folder.folder_name(run)
     files.writable_folder(folder)
-    return Training(run, data, folder, options.save_every)
+    return Training(run, data, folder, options.save_every, _states(options, run, data))
+
+
+def _states(options: Options, run: Recipe, data: Data) -> States | None:
+    if options.states_every is None:
+        return None
+    return States(options.states_every, models.eligible(run.model, fresh_model(run, data), data.x))
 
 
 def run(training: Training) -> bool:
@@ -162,6 +175,7 @@ def _trained(training: Training) -> bool:
                 on_step=partial(live.step, run),
                 on_start=partial(live.start, run),
                 stop=stop,
+                states=training.states,
             )
             live.finished(result)
     except Stopped as stopped:

@@ -90,7 +90,7 @@ def bounded(methods: Methods) -> Section | None:
     words = (
         f"Accuracy in percent under APGD (Croce and Hein 2020), {first['steps']:,} steps and "
         f"{first.get('restarts', 1)} random starts, and Square (Andriushchenko et al. 2020), which "
-        f"sees logits alone; ε = {_eps(rows):.4g} in {first['space']}. It is an upper bound "
+        f"sees logits alone; ε = {_eps(rows):.4g} in {first['space']}. Each is an upper bound "
         f"of the accuracy under any attack. Without a bound on the change, nothing should survive. "
         f"Images: {', '.join(map(str, images))}; the interval is that of one run, averaged over "
         f"the seeds."

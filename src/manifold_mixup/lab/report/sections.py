@@ -7,7 +7,7 @@ from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate.statistics import spread
-from manifold_mixup.lab.report import confidence, plots, published, robustness
+from manifold_mixup.lab.report import by_epoch, confidence, plots, published, robustness
 from manifold_mixup.lab.report.paper_picture import plane_view
 from manifold_mixup.lab.report.robustness import accuracy
 from manifold_mixup.lab.report.section import (
@@ -313,6 +313,6 @@ SECTIONS: tuple[Callable[[Methods], Section | None], ...] = (
     _curves, _reliability, confidence.calibration, confidence.selective, robustness.attacks,
     robustness.strength, robustness.bounded, robustness.rising, _deformations,
     published.corrupted, published.new_images, confidence.separation, _confidence, _interpolation,
-    _flatness_in_short, _spectra, _collapse, boundaries,
+    _flatness_in_short, _spectra, _collapse, by_epoch.states, boundaries,
 )  # fmt: skip
 """The sections in the order of the page; a section without data is `None`."""

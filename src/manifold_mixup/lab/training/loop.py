@@ -11,13 +11,14 @@ import torch
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Scores
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.runs import checkpoint, weights
+from manifold_mixup.lab.runs import checkpoint, states_log, weights
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import outputs as kept_outputs
 from manifold_mixup.lab.runs.checkpoint import State
 from manifold_mixup.lab.runs.metrics_log import Log
 from manifold_mixup.lab.runs.result import Epoch, Result, Start
 from manifold_mixup.lab.training.job import Job
+from manifold_mixup.lab.training.states import States, measure
 from manifold_mixup.lab.training.warm_up import warm_up
 
 _ASK = 20  # steps between agreements of several processes, each of which makes them wait
@@ -37,6 +38,7 @@ def train(
     on_step: Callable[[float], None] = lambda _: None,
     on_start: Callable[[Start], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    states: States | None = None,
 ) -> Result:
     """Train a run and score it.
 
@@ -53,6 +55,8 @@ def train(
         on_step: called after every step with the number of epochs so far, a fraction.
         on_start: called before the first step if the run is resumed or already finished.
         stop: called after every step; if it returns True, the run is saved and `Stopped` raised.
+        states: when the hidden states are measured for the report; needs a folder. It does not
+            change the training.
 
     Raises:
         FloatingPointError: the loss, in training or after an epoch, is no longer finite.
@@ -72,9 +76,13 @@ def train(
             on_start(Start(at.epoch, at.step, len(job.loader)))
         warm_up(job)
         log = Log(folder if job.main else None, at.curve)
+        if folder is not None:
+            states_log.keep(folder, epochs=len(at.curve))
         for _ in range(at.epoch, run.epochs + 1):
             _train_epoch(job, at, checkpointer, on_step)
             log.add(at.curve[-1])
+            if folder is not None and states and states.due(at.curve[-1].epoch, run.epochs):
+                measure(job, states, folder, at.curve[-1].epoch)
             checkpointer.save_if_due(at)
             on_epoch(at.curve[-1])
         return checkpointer.finish(at)

@@ -9,6 +9,7 @@ from manifold_mixup.lab.report.plots.report import (
     curve_picture,
     deformations_picture,
     interpolation_picture,
+    states_curve_picture,
     strength_picture,
 )
 from manifold_mixup.lab.report.plots.selective import risk_picture
@@ -32,6 +33,7 @@ __all__ = [
     "risk_picture",
     "save",
     "spectra_picture",
+    "states_curve_picture",
     "states_picture",
     "strength_picture",
     "theory_picture",

@@ -43,6 +43,27 @@ def curve_picture(
         return picture(figure)
 
 
+def states_curve_picture(
+    epochs: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], *, title: str
+) -> Picture:
+    """Draw a measure of the hidden states by epoch: the mean over seeds with a band.
+
+    Args:
+        epochs: the measured epochs.
+        curves: the values at these epochs for every seed, by method.
+        title: the measure, on the axis.
+    """
+    with canvas(5, 4.2) as figure:
+        axes = figure.subplots()
+        for k, (name, of) in enumerate(curves.items()):
+            band(axes, np.array(epochs, dtype=float), np.array(of, dtype=float), k, name)
+        axes.set(xlabel="epoch", ylabel=title)
+        axes.set_ylim(bottom=0)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(loc="best", fontsize=10)
+        return picture(figure)
+
+
 def strength_picture(
     methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, attack: str = "FGSM"
 ) -> Picture:
