@@ -4,8 +4,8 @@
 
 A seed draws lines of src that hold an operator, and an operator of each. The suite runs once on a
 copy in which these places note the tests that reach them. Then a copy with one operator changed
-runs those tests, and if they pass, all tests with those marked thorough. Not a part of .ci/run,
-because it takes hours.
+runs those tests. With --thorough, all tests run if they pass, those marked thorough too. Not a part
+of .ci/run, because it takes an hour, or many.
 """
 
 import argparse
@@ -205,7 +205,9 @@ def tests_of(seen: Path) -> dict[int, list[str]]:
     return {number: sorted(test for test in tests if test) for number, tests in found.items()}
 
 
-def judged(tree: Path, mutant: Mutant, tests: list[str], folder: Path) -> str:
+def judged(
+    tree: Path, mutant: Mutant, tests: list[str], folder: Path, *, thorough: bool = False
+) -> str:
     """Return what notices a mutant: its tests, the suite, thorough tests, or nothing."""
     old = (tree / mutant.file).read_bytes()
     try:
@@ -214,8 +216,10 @@ def judged(tree: Path, mutant: Mutant, tests: list[str], folder: Path) -> str:
         random.Random(0).shuffle(tests)
         for part in filter(None, (tests[:FIRST], tests[FIRST:])):
             names.write_text("\n".join(part))
-            if pytest_in(tree, "-x", f"@{names}"):
+            if pytest_in(tree, "-x", f"@{names}", limit=1200):
                 return "its tests"
+        if not thorough:
+            return "none of its tests"
         if not tests and pytest_in(tree, "-x"):
             return "the suite"
         return "thorough tests" if pytest_in(tree, "-x", "--thorough") else "nothing"
@@ -229,6 +233,7 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=30)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--thorough", action="store_true")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     mutants, seen = drawn(asked.count, asked.seed), asked.out / "seen.tsv"
@@ -241,7 +246,8 @@ def main() -> None:
     for number, mutant in enumerate(mutants):
         result = asked.out / f"{number:03}.json"
         if not result.exists():
-            by = judged(tree, mutant, reached.get(number, []), asked.out)
+            tests = reached.get(number, [])
+            by = judged(tree, mutant, tests, asked.out, thorough=asked.thorough)
             found = {**asdict(mutant), "tests": len(reached.get(number, [])), "noticed by": by}
             result.write_text(json.dumps(found))
         print(mutant.text, "|", json.loads(result.read_text())["noticed by"], flush=True)
