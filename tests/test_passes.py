@@ -369,7 +369,7 @@ def test_passes_are_forgotten_with_their_graphs(attached):
     for _ in range(5):
         criterion(model(example(model)), TARGET).backward()
     gc.collect()
-    assert len(mixup._attachment.passes._alive) <= 1
+    assert len(mixup._attachment.passes._alive()) <= 1
 
 
 def test_a_target_of_another_batch_size_raises_and_loses_nothing(attached):

@@ -1,4 +1,4 @@
-"""All access to the autograd engine, private names included.
+"""All access to the autograd engine and to what traces code, private names included.
 
 Every node of the autograd graph has a sequence number, which rises on each thread. The nodes of one
 forward pass therefore have a contiguous range of numbers. It shows which pass an output came from,
@@ -32,6 +32,10 @@ in_transform: Callable[[], bool] = _private("_are_functorch_transforms_active", 
 """Return whether torch.func transforms what runs."""
 in_function_mode: Callable[[], bool] = _private("_is_torch_function_mode_enabled", torch._C)
 """Return whether a mode of the user's sees the calls of PyTorch's functions."""
+compiler: Callable[[], Any] = _private("get_eval_frame_callback", torch._C._dynamo.eval_frame)
+"""Return what compiles the frames that run now; None outside of compiled functions."""
+is_tracing: Callable[[], bool] = _private("_is_tracing", torch._C)
+"""Return whether `torch.jit.trace` records what runs."""
 _running_task = _private("_current_graph_task_id", torch._C)
 
 

@@ -173,10 +173,12 @@ def mixed_input(
         TypeError: the input is not floating point.
         ValueError: there is no such input, or ``"input"`` could mean several.
     """
+    if layer == INPUT and len(inputs) == 1:  # nearly always
+        name, tensor = inputs[0]
+        if tensor.is_floating_point() and tensor.ndim > 0:
+            return name
     # Scalars have no batch dimension: the Transformers Trainer passes the number of items as one.
     floating = [name for name, tensor in inputs if is_continuous(tensor) and tensor.ndim > 0]
-    if layer == INPUT and len(inputs) == len(floating) == 1:  # nearly always
-        return floating[0]
     # As in find_layers, a floating mask is not data if there are other inputs.
     floating = [name for name in floating if not is_side(name, mask, floating=True)] or floating
     seen = dict(inputs)

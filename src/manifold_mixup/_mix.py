@@ -33,6 +33,38 @@ def apply(
     Raises:
         TypeError: the tensor is nested or sparse.
     """
+    if torch.compiler.is_compiling():
+        lam, perm = _fitting(x, lam, perm)
+        return _compiled(x, lam, perm, repeats, inside)
+    return apply_eagerly(x, lam, perm, repeats=repeats, inside=inside)
+
+
+def apply_eagerly(
+    x: Tensor, lam: Tensor, perm: Tensor, *, repeats: bool = False, inside: Tensor | None = None
+) -> Tensor:
+    """Mix as `apply` does, outside of compiled code."""
+    usual = lam.dtype == x.dtype == torch.float32 and x.layout is torch.strided
+    if not usual or perm.device != x.device or x.is_nested:
+        lam, perm = _fitting(x, lam, perm)
+    if _autograd.in_forward_mode():
+        # torch.compile accepts no Function with a forward-mode rule; these operators have their
+        # own.
+        return _in_one_expression(x, lam, None, perm, inside)
+    if _autograd.in_transform():
+        return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return _eagerly(x, lam, None, perm, inside)
+    if not repeats and inside is None and _interpolate.is_small(x, lam):
+        return _SmallMix.apply(x, lam, perm)  # type: ignore[no-any-return]
+    return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+
+
+def _fitting(x: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
+    """Return λ and the partners for a state: on its device, λ in the dtype of the arithmetic.
+
+    Raises:
+        TypeError: the state is nested or sparse.
+    """
     if x.is_nested or x.layout is not torch.strided:
         raise TypeError(
             f"a {'nested' if x.is_nested else 'sparse'} tensor of shape {tuple(x.shape)} cannot be "
@@ -42,26 +74,8 @@ def apply(
         non_blocking = x.device.type != "cpu"  # the CPU might read before the copy has arrived
         lam, perm = (part.to(x.device, non_blocking=non_blocking) for part in (lam, perm))
     if lam.dtype != torch.bool and not lam.dtype == x.dtype == torch.float32:
-        lam = lam.to(torch.promote_types(x.dtype, torch.float32))  # the dtype of the arithmetic
-    if torch.compiler.is_compiling():
-        return _compiled(x, lam, perm, repeats, inside)
-    if _autograd.in_forward_mode():
-        # torch.compile accepts no Function with a forward-mode rule; these operators have their
-        # own.
-        return _in_one_expression(x, lam, None, perm, inside)
-    if _autograd.in_transform():
-        return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
-    if x.requires_grad and torch.is_grad_enabled():
-        return _with_gradient(x, lam, perm, repeats, inside)
-    return _of_two(x, lam, None, perm, inside)
-
-
-def _with_gradient(
-    x: Tensor, lam: Tensor, perm: Tensor, repeats: bool, inside: Tensor | None
-) -> Tensor:
-    if not repeats and inside is None and _interpolate.is_small(x, lam):
-        return _SmallMix.apply(x, lam, perm)  # type: ignore[no-any-return]
-    return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+        lam = lam.to(torch.promote_types(x.dtype, torch.float32))
+    return lam, perm
 
 
 _IRREGULAR = {

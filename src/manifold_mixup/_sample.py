@@ -187,23 +187,27 @@ def _plan_of(
     device: torch.device | str | None,
 ) -> MixPlan:
     """Draw a plan from settings that were checked, on the CPU whatever the default device is."""
-    generator = draws.generator
+    generator, own, weight = draws.generator, None, None
     layer = draws.layer(layers)
-    one = at_layer(blend, layer)
-    way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
-    own = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
+    plain = blend is _PLAIN
+    if not plain:
+        one = at_layer(blend, layer)
+        way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
+        own = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
     lam = draws.lam(alpha, own, batch if per_sample else None)
     perm = _partners(pairs, y, batch, generator)
+    if not plain:
+        weight = _weight(way, lam, generator)
     plan = unchecked(
         layer,
         lam,
         perm,
-        weight=_weight(way, lam, generator),
+        weight=weight,
         label=None if label is None else _share_of_labels(label, lam, y, perm),
         noise=None if noise is None else _drawn_noise(noise, generator),
         repeats=pairs not in _PERMUTED and not is_permutation(perm),
     )
-    return plan if device is None else plan.to(device)
+    return plan if device is None or device == perm.device else plan.to(device)
 
 
 def targets_for(pairs: Pairs, label: LabelRule | None, y: Any, batch: int) -> Any:
@@ -375,7 +379,9 @@ class Stream:
         check_pairs(pairs)
         check_rule(label)
         check_ways(blend, noise, label)
-        self.pairs, self.label, self.blend, self.noise = pairs, label, blend, noise
+        self.pairs, self.label, self.noise = pairs, label, noise
+        self.blend = _PLAIN if type(blend) is Interpolate else blend
+        self.needs_targets = needs_targets(pairs, label)  # whether the plans depend on the targets
         if not callable(alpha):
             check_alpha(alpha)
         if not _is_number(p) or not 0 <= p <= 1:
@@ -390,16 +396,12 @@ class Stream:
         self.version = VERSION
         self._generator = torch.Generator("cpu")
 
-    @property
-    def needs_targets(self) -> bool:
-        """Whether the plans depend on the targets."""
-        return needs_targets(self.pairs, self.label)
-
     def draw(
         self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
     ) -> MixPlan | None:
         """Draw the plan of the next step; None leaves the batch unmixed."""
-        _check_batch(batch)
+        if batch < 1:
+            _check_batch(batch)
         alpha: float | None
         if callable(self.alpha):
             alpha = self.alpha(self.step)
@@ -411,7 +413,8 @@ class Stream:
         if alpha is not None:
             gate, draws = self._draws()
             if gate < self.p:
-                y = targets_for(self.pairs, self.label, y, batch)
+                if self.needs_targets:
+                    y = targets_for(self.pairs, self.label, y, batch)
                 plan = _plan_of(
                     batch,
                     layers=layers,
@@ -437,9 +440,9 @@ class Stream:
         if self.version == 1:
             generator = step_generator(*place)
             return _uniform(generator), FirstDraws(generator)
-        seed, gate, layer, u, v = _hashed(*place)
+        seed, gate, *numbers = _hashed(*place)
         self._generator.manual_seed(seed)
-        return _unit(gate), Draws((_unit(layer), _unit(u), _unit(v)), self._generator)
+        return gate, Draws(numbers, self._generator)
 
 
 def _uniforms(count: int, generator: torch.Generator) -> list[float]:
@@ -468,19 +471,19 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest))
 
 
-def _unit(number: int) -> float:
-    """Return a number in [0, 1) of the 53 high bits of 64."""
-    return (number >> 11) * 2**-53
-
-
-def _hashed(seed: int, rank: int, step: int) -> tuple[int, ...]:
-    """Return five numbers of 64 bits, a function of (seed, rank, step) alone.
+def _hashed(seed: int, rank: int, step: int) -> tuple[int, float, float, float, float]:
+    """Return a number of 64 bits and four in [0, 1), a function of (seed, rank, step) alone.
 
     As with `step_generator`, streams never coincide systematically. The layer, one λ for the batch
     and whether to mix have all their bits from the hash; what a generator draws has 32.
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=40).digest()
-    return struct.unpack("<5Q", digest)
+    number, gate, layer, u, v = struct.unpack("<5Q", digest)
+    # The 53 high bits of each are the fraction of a float.
+    return number, (gate >> 11) * _ULP, (layer >> 11) * _ULP, (u >> 11) * _ULP, (v >> 11) * _ULP
+
+
+_ULP = 2.0**-53
 
 
 def check_ways(blend: Blend, noise: object, label: LabelRule | None) -> None:

@@ -61,7 +61,7 @@ class Schedule:
     def _take_targets(self, batch: int) -> Any:
         """Return the targets of a pass, which no other pass gets."""
         if not self._targets:
-            if self.needs_targets:
+            if self._stream.needs_targets:
                 raise RuntimeError(_MISSING)
             return None
         y = self._targets.pop()

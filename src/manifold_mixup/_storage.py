@@ -1,7 +1,7 @@
 """The memory behind a tensor, as a key: views of one another have the same."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.multiprocessing.reductions import StorageWeakRef
 
 
@@ -12,9 +12,21 @@ def storage_of(tensor: Tensor) -> StorageWeakRef | None:
         None if the tensor has no storage: it is sparse, nested or lazy, or inside a functional
         transform.
     """
+    memory = memory_of(tensor)
+    return None if memory is None else StorageWeakRef(memory)
+
+
+def memory_of(tensor: Tensor) -> UntypedStorage | None:
+    """Return the storage of a tensor, the same object as long as any tensor uses it.
+
+    Returns:
+        None if the tensor has no storage; see `storage_of`.
+    """
     try:
+        if type(tensor) is Tensor:
+            return tensor.untyped_storage()
         with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods
-            return StorageWeakRef(tensor.untyped_storage())
+            return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError, ValueError):
         return None
 

@@ -177,7 +177,11 @@ class Attachment:
 
     def leading(self, inputs: Inputs) -> Tensor:
         """Return that of the `fronted` inputs that shows the batch, or numbers its graphs."""
-        if self.graphs and self.lead not in dict(inputs):
+        if not self.graphs:
+            for name, tensor in inputs:
+                if name == self.lead and tensor.ndim > 0:
+                    return tensor
+        elif self.lead not in dict(inputs):
             raise ValueError(
                 f"this call has no {self.lead!r}, which held the graph of each node when the model "
                 f"was inspected. Pass it, or call the model in mixup.paused()."
@@ -292,9 +296,11 @@ class Attachment:
             raise TypeError(DATA_PARALLEL)
         training = self.model.training and torch.is_grad_enabled()
         mixing = self._mixes(training)
-        if mixing and (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+        if mixing and (_autograd.is_tracing() or torch.compiler.is_exporting()):
             raise RuntimeError(_EXPORTED)
-        recomputed = self.passes.recomputed(strict=mixing)
+        recomputed = None
+        if _autograd.running_node() is not None:  # in backward
+            recomputed = self.passes.recomputed(strict=mixing)
         if recomputed is None:
             running = self._start(args, kwargs, training=training, mixing=mixing)
         else:
@@ -319,8 +325,10 @@ class Attachment:
             if self.batch_dim:
                 inputs = self.fronted(inputs)
             plan = self._next_plan(inputs, args, kwargs, training)
-            plan = plan and self._settled_ahead(plan, inputs)
-            valid = None if plan is None else self.padding.valid(inputs)
+            if plan is not None and plan.weight is not None:
+                plan = self._settled_ahead(plan, inputs)
+            if plan is not None and self.padding.name is not None:
+                valid = self.padding.valid(inputs)
         started = self.passes.start(plan, training=training, valid=valid)
         if training or mixing:
             self._planned = started
@@ -382,11 +390,17 @@ class Attachment:
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         try:
-            if self.passes.recomputed(strict=False) is None:
+            if not self._recomputes():
                 output = self._finish(output)
         finally:
             self._restore_active(module)
         return output
+
+    def _recomputes(self) -> bool:
+        """Return whether a backward node of a known pass runs, so that no pass ends here."""
+        if _autograd.running_node() is None:
+            return False
+        return self.passes.recomputed(strict=False) is not None
 
     def _finish(self, output: Any) -> Any:
         """Close the running pass, and return its output for the user."""
@@ -405,7 +419,8 @@ class Attachment:
 
     def _account(self, finished: ForwardPass, output: Any) -> None:
         """Check that the plan's layer ran once; drop the plan if the layer was skipped."""
-        self._settle_compiled(finished, self.model)
+        if self._active.settled:
+            self._settle_compiled(finished, self.model)
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self.layer_runs.skipped(finished, self._active.compiled_mixes):
@@ -417,7 +432,14 @@ class Attachment:
         elif self._active.newly_compiled:
             self._active.newly_compiled = False
             self._watch_blocks()
-        finished.require_tensor(output)
+        plain = isinstance(output, Tensor) and not (self.ends.hooks or self.padding.hooks)
+        if not plain or self._after_dry_run:
+            self._require_output(finished, output)
+
+    def _require_output(self, finished: ForwardPass, output: Any) -> None:
+        """Check what a pass returned."""
+        if not isinstance(output, Tensor):
+            finished.require_tensor(output)
         self.ends.require_taken(output)
         if self.padding.hooks:
             mask_pair.require_none(output)
@@ -445,7 +467,7 @@ class Attachment:
             self._active.set(recomputed, drawn=recomputed.completed_in is block)
 
     def _restore_active(self, module: nn.Module, *_: Any) -> None:
-        if self.passes.running is not None and self.passes.recomputed(strict=False) is None:
+        if self.passes.running is not None and not self._recomputes():
             self._settle_compiled(self.passes.running, module)
         self._active.set(self.passes.running)
 

@@ -6,18 +6,19 @@ the model also returns a hidden state, the gradient of the logits flows through 
 through its alias.
 """
 
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from manifold_mixup import _autograd
 from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._storage import storage_of
+from manifold_mixup._storage import memory_of, storage_of
 from manifold_mixup._tree import leaves, map_leaves
 
 
@@ -78,7 +79,7 @@ class Outputs:
                     tensor.register_hook(_holding(keep))
             return output
         try:
-            only = _only_made(output)
+            only = ("", output) if isinstance(output, Tensor) else _only_made(output)
             if only is not None and self._watch_only(*only, keep):
                 return output
             return self._aliased(output, keep)
@@ -211,15 +212,15 @@ class Outputs:
         node.register_prehook(check)
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
-        rows = 0 if self.plan is None else self.plan.batch
-        scalar = tensor.ndim == 0 or (tensor.numel() == 1 and rows != 1)
-        return Leaf(path, scalar, is_named(path, self.named))
+        scalar = tensor.ndim == 0 or (tensor.numel() == 1 and not self._has_one_row())
+        return Leaf(path, scalar, self.named is None or is_named(path, self.named))
+
+    def _has_one_row(self) -> bool:
+        return self.plan is not None and self.plan.batch == 1
 
 
 def _only_made(output: Any) -> tuple[str, Tensor] | None:
-    """Return the path and the tensor if an output has one tensor with a graph."""
-    if isinstance(output, Tensor):
-        return "", output
+    """Return the path and the tensor if a container has one tensor with a graph."""
     made = [(path, tensor) for path, tensor in leaves(output) if tensor.grad_fn is not None]
     return made[0] if len(made) == 1 else None
 
@@ -257,21 +258,25 @@ class Memories:
 
     def __init__(self) -> None:
         # The memory of a tensor, its output, and its node. Searched only if there is no graph.
-        self._known: list[tuple[StorageWeakRef, Outputs, int | None]] = []
+        self._known: list[tuple[weakref.ref[UntypedStorage], Outputs, int | None]] = []
         self._limit = _FEW
 
     def note(self, output: Any, outputs: Outputs) -> None:
         """Remember the memory of an output's tensors while it is in use."""
         known = self._known
-        for _, tensor in leaves(output):
-            storage = storage_of(tensor)
-            if storage is not None:
+        tensors = [("", output)] if isinstance(output, Tensor) else leaves(output)
+        for _, tensor in tensors:
+            memory = memory_of(tensor)
+            if memory is not None:
                 node = tensor.grad_fn
-                known.append((storage, outputs, None if node is None else node._sequence_nr()))
+                number = None if node is None else node._sequence_nr()
+                known.append((weakref.ref(memory), outputs, number))
         if len(known) > self._limit:
             # A tensor that lives long, such as a parameter, may be returned by every pass.
-            latest = {storage: of for storage, of, _ in known if not storage.expired()}
-            self._known = [entry for entry in known if latest.get(entry[0]) is entry[1]]
+            alive = [(memory(), of) for memory, of, _ in known]
+            latest = {id(memory): of for memory, of in alive if memory is not None}
+            entries = zip(alive, known, strict=True)
+            self._known = [one for (memory, of), one in entries if latest.get(id(memory)) is of]
             self._limit = max(_FEW, 2 * len(self._known))
 
     def of(self, value: Any) -> list[tuple[Outputs, set[int]]]:
@@ -281,12 +286,12 @@ class Memories:
         than memory.
         """
         detached = (tensor for _, tensor in leaves(value) if tensor.grad_fn is None)
-        found = (self._latest(storage_of(tensor)) for tensor in detached)
+        found = (self._latest(memory_of(tensor)) for tensor in detached)
         return [one for one in found if one is not None]
 
-    def _latest(self, storage: StorageWeakRef | None) -> tuple[Outputs, set[int]] | None:
-        """Return the latest output with this memory, and the nodes of its tensors there."""
-        same = [entry for entry in self._known if storage is not None and entry[0] == storage]
+    def _latest(self, memory: UntypedStorage | None) -> tuple[Outputs, set[int]] | None:
+        """Return the latest output in this memory, and the nodes of its tensors there."""
+        same = [entry for entry in self._known if memory is not None and entry[0]() is memory]
         if not same:
             return None
         _, outputs, _ = same[-1]

@@ -145,20 +145,20 @@ class Ends:
         layers: Mapping[str, LayerHook],
     ) -> None:
         self._given = owner, active, passes, layers
-        self._hooks: dict[str, EndHook] = {}
+        self.hooks: dict[str, EndHook] = {}
 
     def record_row(self, layer: str, row: LayerRow | InputRow) -> None:
         """Store the modules after a layer of whose output positions are taken."""
-        for known in self._hooks.values():
+        for known in self.hooks.values():
             known.paths.pop(layer, None)
         for end in row.ends:
-            hook = self._hooks.setdefault(end.layer, EndHook(*self._given))
+            hook = self.hooks.setdefault(end.layer, EndHook(*self._given))
             hook.paths.setdefault(layer, set()).add(end.path)
 
     def require_taken(self, output: Any) -> None:
         """Raise if a model returns whole sequences, of which it took one position before."""
-        if self._hooks and any(isinstance(tensor, Sequences) for _, tensor in leaves(output)):
-            names = " or ".join(map(repr, self._hooks))
+        if self.hooks and any(isinstance(tensor, Sequences) for _, tensor in leaves(output)):
+            names = " or ".join(map(repr, self.hooks))
             raise RuntimeError(
                 f"the model returns all positions of the output of {names}, of which it took one "
                 f"when it was inspected. Attach again, with an example of what it trains on."
@@ -166,4 +166,4 @@ class Ends:
 
     def register(self, model: nn.Module) -> list[Any]:
         """Register new hooks on the model's modules, and return their handles."""
-        return put_on(model, self._hooks)
+        return put_on(model, self.hooks)

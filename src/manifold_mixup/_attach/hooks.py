@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _masks, _mix
+from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._attach.shared_runs import RunCounter
@@ -98,10 +98,13 @@ class EagerHook(Hook):
 
     def __init__(self, owner: object, run: Callable[..., Any]) -> None:
         self.owner = owner
+        self.directly = run
         self.run = torch.compiler.disable(run, reason=COMPILE_FIRST)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run, outside of compiled code."""
+        if not torch.compiler.is_dynamo_compiling() and _autograd.compiler() is None:
+            return self.directly(*args, **kwargs)
         return self.run(*args, **kwargs)
 
 
@@ -172,7 +175,7 @@ class LayerHook(Hook):
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the mixed output, or None to leave it as it is."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             if self.active.layer != self.layer:
                 return None
             if self.run is not None and self._compiled_run() != self.run:
@@ -186,6 +189,8 @@ class LayerHook(Hook):
             return self._mix(output, self.active, self.active.valid)
         if self.known and self.passes.mixes_elsewhere(self.layer):
             return None
+        if _autograd.compiler() is None:
+            return self._run_eagerly(output)
         return self.run_eagerly(output)
 
     def _compiled_run(self) -> int:
@@ -206,7 +211,20 @@ class LayerHook(Hook):
             plan = running.settled(functools.partial(self._settled, output))
             self.active.set(running)  # compiled blocks after this layer read it
         self.active.mixed_eagerly = True
+        if self._is_usual(output, plan, running.valid):
+            return _mix.apply_eagerly(output, plan.lam, plan.perm, repeats=plan.repeats)
         return self._mix(output, plan, running.valid)
+
+    def _is_usual(self, output: Any, plan: MixPlan, valid: Tensor | None) -> bool:
+        """Return whether an output is one real tensor of rows that are mixed as a whole."""
+        if type(output) is not Tensor or not output.is_floating_point() or valid is not None:
+            return False
+        if plan.weight is not None or plan.noise is not None or self.unmixed or self.batch_dims:
+            return False
+        usual = self.usual
+        if usual.dim or usual.folded:
+            return False
+        return output.ndim > 0 and output.shape[0] == plan.perm.shape[0]
 
     def _settled(self, output: Any, given: Given) -> Settled:
         """Return what a plan means for the first of the tensors that are mixed."""

@@ -9,7 +9,6 @@ from manifold_mixup._attach.hooks import LayerHook
 from manifold_mixup._attach.passes import ForwardPass
 from manifold_mixup._attach.placement import Placement
 from manifold_mixup._layers import (
-    is_input,
     module_name,
     named_layers,
     run_name,
@@ -37,16 +36,18 @@ class LayerRuns:
             RuntimeError: the layer ran several times, its hook can never run, or its name now
                 refers to another module.
         """
-        self.know(finished.runs)
+        if not finished.runs.keys() <= self.known:
+            self.know(finished.runs)
         plan = finished.plan
         if plan is None:
             return False
         self.placement.require(plan.layer)
-        if is_input(plan.layer):
+        hook = self.hooks.get(plan.layer)
+        if hook is None:  # an input
             return False
-        hook = self.hooks[plan.layer]
         runs = finished.runs[plan.layer] + compiled_runs
-        self._require_count(hook, runs)
+        if runs != 1 or hook.total != 1 or hook.traced:
+            self._require_count(hook, runs)
         hook.traced |= compiled_runs > 0
         if runs or (hook.traced and not hook.counts):
             return False

@@ -76,7 +76,7 @@ class ForwardPass:
 
     def require_tensor(self, output: Any) -> None:
         """Raise TypeError if a mixed pass returned no tensor that can be traced back to it."""
-        if isinstance(output, Tensor) or self.plan is None or not self.training:
+        if self.plan is None or not self.training:
             return
         if next(leaves(output), None) is None:
             raise TypeError(
@@ -135,6 +135,10 @@ class Source:
                 raise ValueError(_BESIDE.format(path, tuple(tensor.shape)))
 
 
+_FEW = 16
+"""Passes that are referred to before it is asked which are still in use."""
+
+
 class Passes:
     """The forward passes of one model whose outputs may still be used."""
 
@@ -148,7 +152,8 @@ class Passes:
         self.running: ForwardPass | None = None
         self.latest: ForwardPass | None = None
         # The graph of its output keeps a pass alive.
-        self._alive: weakref.WeakSet[ForwardPass] = weakref.WeakSet()
+        self._references: list[weakref.ref[ForwardPass]] = []
+        self._limit = _FEW
         self._memories = Memories()
 
     def start(
@@ -158,9 +163,17 @@ class Passes:
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.named, exempt=self.checked)
-        self.running = ForwardPass(outputs, training, nested, valid)
-        self._alive.add(self.running)
-        return self.running
+        started = self.running = ForwardPass(outputs, training, nested, valid)
+        if len(self._references) >= self._limit:
+            self._references = [one for one in self._references if one() is not None]
+            self._limit = max(_FEW, 2 * len(self._references))
+        self._references.append(weakref.ref(started))
+        return started
+
+    def _alive(self) -> list[ForwardPass]:
+        """List the passes whose outputs may still be used."""
+        passes = (reference() for reference in self._references)
+        return [one for one in passes if one is not None]
 
     def finish(self, output: Any) -> Any:
         """Close the running pass and return its output, whose graph keeps the pass alive."""
@@ -188,9 +201,10 @@ class Passes:
 
         Return None if the layer was called on its own, outside any pass.
         """
-        recomputed = self.recomputed()
-        owner = recomputed or self._unfinished()
-        if owner is not None and recomputed is None:
+        if _autograd.running_node() is not None and (recomputed := self.recomputed()) is not None:
+            return recomputed
+        owner = self._unfinished()
+        if owner is not None:
             owner.runs[layer] += 1
         return owner
 
@@ -227,7 +241,7 @@ class Passes:
             return None
         owner = self._owner(node._sequence_nr())
         if strict is None:
-            strict = self.running is None and any(known.plan for known in self._alive)
+            strict = self.running is None and any(known.plan for known in self._alive())
         if owner is None and strict:
             raise RuntimeError(
                 "the model runs inside a backward pass, and the forward pass that is being "
@@ -269,7 +283,7 @@ class Passes:
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
-        if isinstance(target, Tensor) and not is_continuous(target):  # classes, nearly always
+        if isinstance(target, Tensor) and target.dtype == torch.int64:  # classes, nearly always
             return
         for path, tensor in leaves(target):
             plan = self._made(tensor)
@@ -294,8 +308,8 @@ class Passes:
         """List the nearest passes in the autograd graph of ``output``."""
         latest = self.latest
         if isinstance(output, Tensor) and output.grad_fn is not None and latest is not None:
-            number = _autograd.number_of(output)
-            if latest.holds(number):  # nearly always, as a loss follows its pass
+            number = output.grad_fn._sequence_nr()
+            if latest.begin <= number < latest.end:  # nearly always, as a loss follows its pass
                 return [(latest.outputs, {number})]
         met: dict[ForwardPass, set[int]] = {}
 
@@ -305,14 +319,14 @@ class Passes:
                 met.setdefault(owner, set()).add(number)
             return owner is not None
 
-        floor = min((known.begin for known in self._alive), default=0)
+        floor = min((known.begin for known in self._alive()), default=0)
         _autograd.search((tensor for _, tensor in leaves(output)), floor, note)
         return [(owner.outputs, nodes) for owner, nodes in met.items()]
 
     def _owner(self, number: int) -> ForwardPass | None:
         if self.latest is not None and self.latest.holds(number):  # nearly always
             return self.latest
-        return next((known for known in self._alive if known.holds(number)), None)
+        return next((known for known in self._alive() if known.holds(number)), None)
 
 
 def _requires_grad(output: Any) -> bool:

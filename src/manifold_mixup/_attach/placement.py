@@ -34,11 +34,16 @@ class Placement:
     def require(self, layer: str) -> None:
         """Raise RuntimeError if ``layer``, or a reader of its mask, was wrapped or replaced."""
         links = self._links.get(layer)
-        if links is None or not all(modules.get(part) is child for modules, part, child in links):
-            for name in self._names(layer):
-                if reason := self.moved(name):
-                    raise RuntimeError(f"{reason}.")
-            self._links[layer] = self._links_to(layer)
+        if links is not None:
+            for modules, part, child in links:
+                if modules.get(part) is not child:
+                    break
+            else:  # nothing was moved since
+                return
+        for name in self._names(layer):
+            if reason := self.moved(name):
+                raise RuntimeError(f"{reason}.")
+        self._links[layer] = self._links_to(layer)
 
     def moved(self, name: str) -> str:
         """Return the error if a name no longer refers to the hooked module; otherwise empty."""

@@ -6,13 +6,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup import _autograd
 from manifold_mixup._module_hooks import COMPILE_FIRST
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import classes
 from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.dense import Dense
 from manifold_mixup._target.losses import Criterion
-from manifold_mixup._target.rule import Rule, Targets
+from manifold_mixup._target.rule import Rule, Targets, refuse_twice
 
 
 class Made(Protocol):
@@ -69,19 +70,35 @@ class MixedCriterion(nn.Module):
 
     def forward(self, *args: Any, **options: Any) -> Any:
         """Return the loss of the output, with targets mixed the way its forward pass was."""
+        if not torch.compiler.is_dynamo_compiling() and _autograd.compiler() is None:
+            return self._loss(args, options)
         return self._mixed(args, options)
 
     def _loss(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        criterion = self.criterion
-        source = None
-        usual = self._rule.cross_entropy(criterion, args, options)
-        if usual is not None:
+        criterion, source = self.criterion, None
+        usual = self._rule.undeclared and classes.cross_entropy_of(criterion, args, options)
+        if usual:
             output, y = args
             source = self._behind(y, output)
             plan = source.plan
             if plan is not None and not source.batch_dim and classes.fits(usual, output, y, plan):
-                checked = source.claim if source.learns else None
-                return self._rule.of_classes(usual, output, y, plan, checked)
+                refuse_twice(plan)
+                if source.learns:
+                    source.claim()
+                return classes.loss(usual, output, y, plan)
+        return self._loss_of_any(args, options, source)
+
+    def _loss_of_any(
+        self, args: tuple[Any, ...], options: dict[str, Any], source: Made | None
+    ) -> Any:
+        """Return the loss of any criterion.
+
+        Args:
+            args: the positional arguments of the call.
+            options: its keyword arguments.
+            source: the source of the output, if it is known.
+        """
+        criterion = self.criterion
         arguments = self._rule.arguments(criterion)
         call = arguments.call(args, options)
         form = arguments.form(call)

@@ -1,10 +1,10 @@
 """Mix the targets of one criterion: interpolate the losses at both ends, or the target."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
@@ -90,8 +90,8 @@ class Rule:
             raise ValueError(f"targets must be 'mix', 'ends' or None, but is {targets!r}.")
         self.targets = targets
         self.declared = Declared.of(with_target, with_output, whole)
-        # Nothing is declared, so that cross-entropy of class indices is what it usually is.
-        self._undeclared = targets != "mix" and dense in (None, False) and self.declared is NONE
+        # Whether cross-entropy of class indices is what it usually is.
+        self.undeclared = targets != "mix" and dense in (None, False) and self.declared is NONE
         self._arguments: Arguments | None = None
         self._holders: list[Holder] = []
 
@@ -130,37 +130,19 @@ class Rule:
             if checked is not None:
                 checked()
             return call.of(criterion)
-        usual = self.cross_entropy(criterion, call.args, call.options)
-        if usual is not None and not batch_dim:
+        usual = self.undeclared and classes.cross_entropy_of(criterion, call.args, call.options)
+        refuse_twice(plan)
+        if usual and not batch_dim:
             output, y = call.args
             if classes.fits(usual, output, y, plan):
-                return self.of_classes(usual, output, y, plan, checked)
-        refuse_twice(plan)
+                if checked is not None:
+                    checked()
+                return classes.loss(usual, output, y, plan)
         _evaluating.plans.append(plan)
         try:
             return self._mixed(criterion, call, plan, batch_dim, checked, look=look)
         finally:
             _evaluating.plans.pop()
-
-    def cross_entropy(
-        self, criterion: Criterion, args: tuple[Any, ...], options: Mapping[str, Any]
-    ) -> nn.CrossEntropyLoss | None:
-        """Return the criterion if it is the cross-entropy of class indices, with no options."""
-        return classes.cross_entropy_of(criterion, args, options) if self._undeclared else None
-
-    def of_classes(
-        self,
-        criterion: nn.CrossEntropyLoss,
-        output: Tensor,
-        y: Tensor,
-        plan: MixPlan,
-        checked: Callable[[], None] | None,
-    ) -> Tensor:
-        """Return the loss of class indices, which need no further checks."""
-        refuse_twice(plan)
-        if checked is not None:
-            checked()
-        return classes.loss(criterion, output, y, plan)
 
     def _mixed(
         self,
