@@ -217,7 +217,7 @@ class Job:
 
     def _keep_unseen(self, at: State, train_loss: float) -> None:
         """Add an epoch that is not evaluated; without any evaluation, the last is the best."""
-        if self.run.every == 0 and at.epoch == self.run.epochs:
+        if at.epoch == self.run.epochs:
             at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
         self._next_epoch(at, Epoch(at.epoch, train_loss, math.nan, math.nan))
 
