@@ -95,6 +95,16 @@ def test_units_of_the_data_do_not_matter():
         assert torch.equal(model((wide + 1) / 4).argmax(1) == y, survives)
 
 
+def test_attacks_stay_in_the_ball_and_the_bounds_whatever_rounding_does():
+    model, bounds = linear(3), (-500.1, 4321.7)  # far from 0 to 1, in which the attack computes
+    x = (1e4 * images(20) - 3000).clamp(*bounds)
+    y = model(x).argmax(1)
+    attacked = apgd(model, x, y, eps=999.9, bounds=bounds, steps=3)
+    assert (attacked - x).abs().max() > 999
+    assert ((attacked <= x + 999.9) & (attacked >= x - 999.9)).all()
+    assert ((attacked <= bounds[1]) & (attacked >= bounds[0])).all()
+
+
 def test_data_without_bounds_are_not_clipped():
     model, x = linear(2), images() * 40 - 20
     y = model(x).argmax(1)

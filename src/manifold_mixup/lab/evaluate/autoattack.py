@@ -192,11 +192,7 @@ def _attacked(
         for part, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
             shares = ((part - low) / width).clamp(0, 1)
             found = low + width * run(predict, shares, labels, eps / width).detach()
-            found = found.clamp(part - eps, part + eps).clamp(*bounds)
-            # A gradient that is NaN makes an input of NaN, which is no attack.
-            broken = ~found.flatten(1).isfinite().all(1)
-            found[broken] = part[broken]
-            parts.append(found)
+            parts.append(found.clamp(part - eps, part + eps).clamp(*bounds))
     return torch.cat(parts)
 
 
