@@ -111,7 +111,10 @@ def test_the_table_has_two_rates_with_three_methods_each():
 
 def test_compare_has_it_for_all_methods(npz):
     options = Compare(data=str(npz), model="mlp", seeds=1, label_noise=0.4, device="cpu")
-    assert {run.label_noise for run in prepare(options).runs} == {0.4}
+    comparison = prepare(options)
+    assert {run.label_noise for run in comparison.runs} == {0.4}
+    assert "80 test examples), 40 % of the training labels wrong, MLP" in comparison.title
+    assert "wrong" not in prepare(replace(options, label_noise=None)).title
     with pytest.raises(
         ValueError, match=r"--label-noise is 1\. Expected 0 or more, and less than 1"
     ):

@@ -16,6 +16,7 @@ from torch import nn
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data.label_noise import in_words
 from manifold_mixup.lab.evaluate import Settings, features
 from manifold_mixup.lab.evaluate.measures import looked_at
 from manifold_mixup.lab.launch import processes
@@ -155,7 +156,8 @@ class Comparison:
         epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
         return (
             f"{smoke}{self.data.name} ({len(self.data.x):,} training, "
-            f"{len(self.data.x_test):,} test examples), {_model(run)}, {epochs}"
+            f"{len(self.data.x_test):,} test examples){in_words(run.label_noise)}, {_model(run)}, "
+            f"{epochs}"
         )
 
     @property

@@ -16,6 +16,7 @@ from rich.table import Table
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.data.label_noise import in_words
 from manifold_mixup.lab.evaluate.measures import (
     BRIER,
     ECE,
@@ -192,7 +193,7 @@ def _title(training: Training) -> str:
     mixing = f", α = {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
     return (
         f"{run.method}{mixing}: {run.model} on {data.name} ({len(data.x):,} training, "
-        f"{len(data.x_test):,} test examples), {run.epochs} "
+        f"{len(data.x_test):,} test examples){in_words(run.label_noise)}, {run.epochs} "
         f"epoch{'' if run.epochs == 1 else 's'}, seed {run.seed}, {run.device}"
     )
 

@@ -50,6 +50,16 @@ def require_classes(data: Data, share: float) -> None:
         )
 
 
+def in_words(share: float) -> str:
+    """Return what a title says about the share of wrong labels, "" without any.
+
+    Examples:
+        >>> in_words(0.4)
+        ', 40 % of the training labels wrong'
+    """
+    return f", {100 * share:g} % of the training labels wrong" if share else ""
+
+
 def _flipped(y: Tensor, share: float, classes: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(y), generator=generator)[: round(share * len(y))]
