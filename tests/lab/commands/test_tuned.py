@@ -66,7 +66,7 @@ def test_methods_and_sizes_can_be_chosen(file, study, tmp_path):
 
 
 def test_end_to_end(file, study, tmp_path, capsys):
-    words = ("--tuned", study, "--seeds", 2, "--workers", 1, "--out", tmp_path)
+    words = ("--tuned", study, "--seeds", 2, "--workers", 1, "--no-spirals", "--out", tmp_path)
     assert compare("--data", file, *words) == 0
     assert "the best of 3 trials" in " ".join(capsys.readouterr().out.split())
     runs = json.loads((tmp_path / "results.json").read_text())["runs"]
