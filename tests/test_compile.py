@@ -314,6 +314,30 @@ def require_mixing(model, mixup, oracle, steps=24):
     assert mixup.skipped == 0
 
 
+@pytest.mark.parametrize("how", ["whole", "model inside", "in place", "layer"])
+def test_a_layer_that_compiled_code_does_not_run_is_an_error(how):
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.used(x)
+
+    core = Idle()
+    model = whole(core) if how in ("whole", "model inside") else core
+    if how in ("in place", "layer"):
+        in_place(core if how == "in place" else core.idle)
+    mixup = ManifoldMixup(core if how == "model inside" else model, ["idle"], check=False, seed=0)
+    with pytest.raises(RuntimeError, match="compiled code does not contain the mix"):
+        model(torch.ones(4, 4))
+    mixup.remove()
+    plain = Idle()
+    ManifoldMixup(plain, ["idle"], check=False, seed=0)
+    with pytest.raises(RuntimeError, match="it has never run"):
+        plain(torch.ones(4, 4))
+
+
 # Compiled in place, it is the model inside.
 @pytest.mark.parametrize(("compiled", "inner"), [(whole, False), (whole, True), (in_place, False)])
 def test_code_compiled_before_attaching_is_not_taken_for_the_mixed_one(compiled, inner):
