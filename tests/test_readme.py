@@ -88,10 +88,11 @@ def test_the_documented_options_exist():
     from dataclasses import fields
 
     from manifold_mixup.lab import data, evaluate, models
+    from manifold_mixup.lab.commands import evaluate as evaluating
     from manifold_mixup.lab.commands import layers, train, tune
     from manifold_mixup.lab.recipes import recipe as recipes
 
-    kinds = (recipes.Recipe, train.Options, tune.Options, layers.Options)
+    kinds = (recipes.Recipe, train.Options, tune.Options, layers.Options, evaluating.Options)
     known = {field.name for kind in kinds for field in fields(kind)}
     named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery", "unknown"}
     assert {name.removeprefix("no-") for name in named} <= {
