@@ -180,6 +180,30 @@ def test_weights_that_are_only_compared_are_found_between_the_ends(way):
     ManifoldMixup(Encoder(Compared("mean")), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
 
 
+class Unfollowed(nn.Module):
+    """Pools by the weights, in a way that autograd cannot follow."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        mask = mask.to(h.dtype)
+        with torch.no_grad():
+            weights = mask / mask.sum(1, keepdim=True)
+        if self.way == "in place":
+            weights = mask.div_(mask.sum(1, keepdim=True))
+        if self.way == "numpy":
+            weights = weights * torch.from_numpy(np.ones_like(mask.numpy()))
+        return (weights[..., None] * h).sum(1)
+
+
+@pytest.mark.parametrize("way", ["no grad", "in place", "numpy"])
+def test_weights_may_be_used_without_gradients(way):
+    """The mask is never trained, so a module may write into it, or take its numbers."""
+    ManifoldMixup(Encoder(Unfollowed(way)), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
+
+
 class ByLength(Encoder):
     """Makes its mask of lengths, or the lengths too of a mask."""
 

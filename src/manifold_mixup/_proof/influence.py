@@ -6,6 +6,8 @@ although both are right at both ends.
 """
 
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,10 +43,13 @@ class Influence:
         # Each module with its influence, and the largest of all positions.
         self.found: list[tuple[nn.Module, float, float]] = []
         self._rounded = False
-        self._masks: dict[int, list[Tensor]] = {}  # by module: the masks that it was given
+        # By module: the masks that it was given, and how many modules were tried before it ran.
+        self._masks: dict[int, tuple[dict[str, Tensor], int]] = {}
+        self._tried = 0  # how many modules were run again with other masks
         self._before: list[tuple[nn.Module, Any]] = []  # our hooks before modules
         self._measuring = False
         self._layer, self._mixed = layer, is_input(layer)
+        self._module: nn.Module | None = None  # that of the layer
         self._frozen: list[nn.Parameter] = []
 
     def put_on(self, model: nn.Module) -> None:
@@ -55,11 +60,12 @@ class Influence:
                 parameter.requires_grad_()
             for module in model.modules():
                 if module is not model:
-                    self._before.append((module, hook_before(module, self._follow_masks)))
+                    self._before.append((module, hook_before(module, self._keep_masks)))
                 hook_after(module, self, with_kwargs=True)
             hook_before(model, self._move_to_end)
             if not self._mixed:
-                hook_after(named_layers(model)[module_name(self._layer)], self._begin, prepend=True)
+                self._module = named_layers(model)[module_name(self._layer)]
+                hook_after(self._module, self._begin, prepend=True)
 
     def _begin(self, *_: Any) -> None:
         self._mixed = True
@@ -69,17 +75,16 @@ class Influence:
         for module, handle in self._before:
             module._forward_pre_hooks.move_to_end(handle.id)  # type: ignore[attr-defined]
 
-    def _follow_masks(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Let the weights that a module is given have gradients, in checkpoints each time."""
-        if not self._mixed:
-            return None
+    def _keep_masks(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keep the weights that a module is given, which it may write into."""
+        if not self._mixed or self._measuring:
+            return
         masks = {
-            path: tensor.clone().requires_grad_()
+            path: tensor.detach().clone()
             for path, tensor in leaves((args, kwargs))
             if self._may_be_mask(tensor) and is_continuous(tensor) and type(tensor) is Tensor
         }
-        self._masks[id(module)] = list(masks.values())
-        return replace_at(masks, (args, kwargs)) if masks else None
+        self._masks[id(module)] = masks, self._tried
 
     def restore(self) -> None:
         """Freeze again what was frozen."""
@@ -95,11 +100,12 @@ class Influence:
             tensor for tensor in given if tensor.requires_grad and self._has_positions(tensor)
         ]
         ends = [t for _, t in leaves(output) if t.requires_grad and is_continuous(t)]
-        masked = bool(self._masks.get(id(module))) or any(map(self._may_be_mask, given))
-        if states and ends and masked and not self._measuring:
+        if states and ends and any(map(self._may_be_mask, given)) and not self._measuring:
             self._measuring = True  # a checkpoint may run modules again
-            weights = self._masks.get(id(module), [])
-            self.found.append((module, *self._measure(states[0], ends[0], weights)))
+            inside, largest = self._measure(states[0], ends[0])
+            self.found.append((module, inside, largest))
+            if inside > 0 and not self._rounded:
+                self._rounded = self._rounds(module, args, kwargs, ends[0])
             self._measuring = False
 
     def _has_positions(self, tensor: Tensor) -> bool:
@@ -110,27 +116,56 @@ class Influence:
         shape = tensor.shape
         return not tensor.requires_grad and shape[:1] == (rows,) and positions in shape[1:]
 
-    def _measure(self, state: Tensor, end: Tensor, masks: list[Tensor]) -> tuple[float, float]:
-        """Return the largest gradient, of positions of both, at those that one has, and at all.
-
-        If it is not 0, but that of the masks is, note that the module rounds their weights.
-        """
+    def _measure(self, state: Tensor, end: Tensor) -> tuple[float, float]:
+        """Return the largest gradient, of positions of both, at those that one has, and at all."""
         end = end[self.both.to(end.device)] if self._has_positions(end) else end
         # Asymmetric weights, because the outputs of a norm sum to a constant.
         weights = torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end)
         end = (end * weights).sum()
         try:
-            gradient, *of_masks = torch.autograd.grad(
-                end, [state, *masks], retain_graph=True, materialize_grads=True
-            )
+            (gradient,) = torch.autograd.grad(end, state, retain_graph=True, materialize_grads=True)
         except RuntimeError as error:
             if "checkpoint" not in str(error).lower():
                 raise
             return 0.0, 0.0  # a reentrant checkpoint gives no gradients of parts
         size = gradient.abs()
-        inside = float(size[self.alone.to(size.device)].max())
-        self._rounded |= inside > 0 and bool(masks) and not any(map(_any, of_masks))
-        return inside, float(size.max())
+        return float(size[self.alone.to(size.device)].max()), float(size.max())
+
+    def _rounds(self, module: nn.Module, args: Any, kwargs: Any, end: Tensor) -> bool:
+        """Return whether a module uses the weights between the ends, but is blind to their size.
+
+        It is run again with others, instead of asking for gradients: it may use the weights without
+        any, as in ``torch.no_grad()``, or write into them.
+        """
+        masks, tried = self._masks.get(id(module), ({}, 0))
+        if not any(bool(_between(mask).any()) for mask in masks.values()):
+            return False
+        if tried != self._tried or self._has_layer(module):
+            return False  # a module inside it was tried, or would be mixed again
+        self._tried += 1
+
+        def run(change: Callable[[Tensor], Tensor | float]) -> Tensor:
+            given = {path: t.detach().clone() for path, t in leaves((args, kwargs))}
+            given |= {path: _changed(mask, change) for path, mask in masks.items()}
+            again, options = replace_at(given, (args, kwargs))
+            outputs = (tensor for _, tensor in leaves(module.forward(*again, **options)))
+            return next(t for t in outputs if t.shape == end.shape and is_continuous(t))
+
+        with torch.no_grad(), suppress(Exception):  # from a module that runs only once
+            plain = run(lambda mask: mask)
+            # A threshold may lie at λ itself, so on both sides of it.
+            blind = not (
+                _differ(plain, run(lambda mask: mask * 0.9))
+                and _differ(plain, run(lambda mask: mask * 1.1))
+            )
+            return blind and _differ(
+                run(lambda mask: _ends(mask)[0]), run(lambda mask: _ends(mask)[1])
+            )
+        return False
+
+    def _has_layer(self, module: nn.Module) -> bool:
+        """Return whether the layer that is mixed is a module or inside it."""
+        return any(inner is self._module for inner in module.modules())
 
     def is_rounded(self) -> bool:
         """Return whether a module lets such positions count, but not by their weights."""
@@ -153,8 +188,23 @@ class Influence:
         )
 
 
-def _any(gradient: Tensor) -> bool:
-    return bool((gradient != 0).any())
+def _ends(mask: Tensor) -> tuple[float, float]:
+    """Return what stands for padding and for a token, in either order; -1e4 is added to scores."""
+    return (-1e4, 0.0) if bool((mask < 0).any()) else (0.0, 1.0)
+
+
+def _changed(mask: Tensor, change: Callable[[Tensor], Tensor | float]) -> Tensor:
+    """Return a mask of which all weights between the ends are changed."""
+    return torch.where(_between(mask), change(mask), mask)
+
+
+def _between(mask: Tensor) -> Tensor:
+    low, high = _ends(mask)
+    return (low < mask) & (mask < high)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _is_frozen(parameter: nn.Parameter) -> bool:
