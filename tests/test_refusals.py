@@ -215,6 +215,15 @@ class Through(Indirect):
         return nn.Module.__call__(self, x)
 
 
+class InTraining(Through):
+    """Runs hooks in training alone."""
+
+    def __call__(self, x):
+        if not self.training:
+            return self.forward(x)
+        return self.compute(x)
+
+
 class Around(nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -257,8 +266,9 @@ def test_a_layer_whose_call_runs_no_hooks_is_refused_with_the_way_out():
     assert ManifoldMixup(model, ["0.0"], example=x).verify(x).ok  # the way out
 
 
-def test_a_call_of_its_own_may_run_hooks():
-    model, x = two_layers(Through)
+@pytest.mark.parametrize("kind", [Through, InTraining])
+def test_a_call_of_its_own_may_run_hooks(kind):
+    model, x = two_layers(kind)
     assert find_layers(model, x).default == ("input", "0")
     assert ManifoldMixup(model, ["0"], example=x).verify(x).ok
 
