@@ -152,6 +152,21 @@ def test_as_many_features_as_positions(form):
     ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS[:, :8], mask))
 
 
+class Marked(Encoder):
+    """Its mask marks padding."""
+
+    def forward(self, ids: Tensor, pad_mask: Tensor) -> Tensor:
+        return super().forward(ids, pad_mask == 0)
+
+
+def test_a_refusal_says_which_masks_mark_padding():
+    ManifoldMixup(Marked(Last()), ["blocks.0"], mask="pad_mask", example=(IDS, ~RIGHT))
+    with pytest.raises(ValueError, match="in a bool or integer mask whose name contains 'pad'"):
+        ManifoldMixup(
+            Marked(Last()), ["blocks.0"], mask="pad_mask", example=(IDS, (~RIGHT).float())
+        )
+
+
 class Compared(nn.Module):
     """Pools by what it compares with the weights, or by the weights."""
 

@@ -246,7 +246,8 @@ def _require_proof(report: Report, mask: str, table: LayerTable) -> None:
     if any(proof.verdict == "failed" for proof in report.layers):
         raise ValueError(
             f"{given}, not every layer can be mixed:\n{report}\n"
-            f"A nonzero mask entry means valid, or padding if the mask's name contains 'pad'."
+            f"A nonzero mask entry means valid; in a bool or integer mask whose name contains "
+            f"'pad', it means padding."
             f"{table.without_mask()}"
         )
     if not report.ok:
