@@ -131,6 +131,38 @@ def test_compiled_it_does_the_same(form, fresh_compiler):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_reader_that_runs_before_the_layer_too_gets_the_plain_mask_there(
+    compiled, fresh_compiler
+):
+    """The mixed layer lies between two runs of one block, which reads the mask in both."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.middle = Block(), nn.Linear(WIDTH, WIDTH)
+            self.head = nn.Linear(WIDTH, CLASSES)
+
+        def forward(self, x, mask):
+            return self.head(self.block(self.middle(self.block(x, mask)), mask)[:, 0])
+
+    torch.manual_seed(0)
+    model, lam = Twice().eval(), torch.tensor(0.3)
+    x = torch.randn(BATCH, TIME, WIDTH)
+    attached = torch.compile(model, backend="eager", fullgraph=True) if compiled else model
+    example = {"x": x, "mask": VALID}
+    mixup = ManifoldMixup(attached, ["middle"], example=example, mask="mask")
+    output = run(attached, mixup, MixPlan("middle", lam, PERM), example)
+    mixup.remove()
+    state, partner = model.middle(model.block(x, VALID)), VALID[PERM]
+    share = torch.where(partner, torch.where(VALID, lam, 0.0), 1.0)[..., None]
+    mixed = share * state + (1 - share) * state[PERM]
+    weights = (lam * VALID + (1 - lam) * partner).log()
+    expected = model.head(model.block(mixed, weights)[:, 0])
+    torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.slow
 def test_compiled_training_without_an_example_looks_first(fresh_compiler):
     model, batch = own("bool")
     compiled = torch.compile(model, backend="eager")
