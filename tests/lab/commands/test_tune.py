@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -185,6 +186,15 @@ def few_signals(monkeypatch):
     _generated.cache_clear()
     yield
     _generated.cache_clear()
+
+
+@pytest.mark.usefixtures("few_signals")
+def test_a_study_without_a_name_is_named_after_data_and_model(tmp_path, monkeypatch):
+    from manifold_mixup.lab.commands.tune import Options, prepare
+
+    monkeypatch.chdir(tmp_path)
+    assert prepare(Options(examples=50)).study == Path("runs") / "tune-mnist-1d-mlp.db"
+    assert (tmp_path / "runs" / "tune-mnist-1d-mlp.db").exists()
 
 
 @pytest.mark.usefixtures("few_signals")
