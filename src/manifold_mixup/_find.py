@@ -53,7 +53,7 @@ def find_layers(
         >>> [(row.name, round(row.depth, 2), row.cut) for row in rows]
         [('0', 0.29, True), ('1', 0.86, True), ('2', 1.0, True)]
         >>> rows.default
-        ('input', '0')
+        ('input', '0', '1')
     """
     from manifold_mixup._inspect import inspect_once  # only an inspection needs it
 

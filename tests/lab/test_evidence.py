@@ -7,6 +7,8 @@ from statistics import fmean, stdev
 import pytest
 
 from manifold_mixup.lab import paper
+from manifold_mixup.lab.candidates import registered
+from manifold_mixup.lab.candidates.table import markdown, verdicts
 from manifold_mixup.lab.evaluate.statistics import t_quantile
 from manifold_mixup.lab.report.summary import summarise
 from manifold_mixup.lab.report.table import markdown_table
@@ -19,7 +21,8 @@ NETWORKS = (
     "30 units after one layer",
 )
 WAYS = sorted((RESULTS / "ways").glob("*.json"))  # made by `compare`, the others by `reproduce`
-FILES = sorted(set(RESULTS.glob("*/*.json")) - set(WAYS))
+CANDIDATES = sorted((RESULTS / "candidates").glob("*.json"))  # made by `lab.candidates`
+FILES = sorted(set(RESULTS.glob("*/*.json")) - set(WAYS) - set(CANDIDATES))
 
 
 def test_there_are_results():
@@ -77,6 +80,19 @@ def test_a_comparison_of_ways_is_that_of_its_runs(file):
     table = markdown_table(summarise(results, methods), title=content["title"], caption="")
     assert page.startswith(table.rstrip())
     assert "Settings: the best of" in page
+
+
+def test_the_table_of_the_registered_tasks_is_that_of_its_runs():
+    folder = RESULTS / "candidates"
+    text = markdown(verdicts(registered.CANDIDATES, folder))
+    assert (folder / "table.md").read_text() == text
+    for one in registered.CANDIDATES:
+        for stem in (one.name, *([] if one.settings_of else [f"{one.name}-development"])):
+            assert (folder / f"{stem}.json") in CANDIDATES or "not run" in _row_of(text, one.name)
+
+
+def _row_of(table, name):
+    return next(line for line in table.splitlines() if line.startswith(f"| {name} |"))
 
 
 @pytest.mark.parametrize("claim", ["outside", "within"])
