@@ -17,7 +17,7 @@ from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_s
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report import plots
-from manifold_mixup.lab.report.plots.comparison import _bars
+from manifold_mixup.lab.report.plots.comparison import _bars, _flatness
 from manifold_mixup.lab.report.plots.forest import forest
 from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
@@ -356,6 +356,20 @@ def test_the_paper_stands_below_the_results(results, names, layers, panels):
     assert struct.unpack(">II", picture.png[16:24]) == (1466, 1199)
     bars = 4 + layers  # with confidence off the data
     assert picture.svg.count(b'id="axes_') == bars + 3 + panels
+
+
+def test_the_bars_of_a_layer_stand_beside_each_other(results):
+    rows = [row for row in summarise(looked(results), METHODS) if row.when == "last"]
+    axes = Figure().subplots()
+    _flatness(axes, rows, ["hidden1", "hidden2"], "within", "")
+    means = [
+        [row.spread[f"within at {layer}"].mean for layer in ["hidden1", "hidden2"]] for row in rows
+    ]
+    assert [[bar.get_height() for bar in bars.patches] for bars in axes.containers[1::2]] == means
+    for layer in range(2):
+        bars = sorted(bars.patches[layer].get_x() for bars in axes.containers[1::2])
+        ends = [left + axes.containers[1].patches[0].get_width() for left in bars]
+        assert layer - 0.5 < bars[0] < ends[0] <= bars[1] < ends[1] < layer + 0.5
 
 
 def test_drawing_leaves_the_style_of_others_alone(results):
