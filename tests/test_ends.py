@@ -375,7 +375,7 @@ def test_decoders_of_transformers_are_proven_at_every_block(kind, side):
     [
         pytest.param("bart", False, marks=THOROUGH),
         ("bart", True),
-        ("t5", False),
+        pytest.param("t5", False, marks=THOROUGH),
         pytest.param("t5", True, marks=THOROUGH),
     ],
 )

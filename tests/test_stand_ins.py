@@ -78,8 +78,10 @@ def by_an_object(block: Block) -> None:
     block.forward = forward
 
 
-REPLACED = [by_closure, by_compiling, by_partial, by_weak_reference, by_tensors]
-REPLACED += [by_default_arguments, by_an_object]
+REPLACED = [by_closure, by_compiling, by_weak_reference, by_tensors, by_an_object]
+REPLACED += [
+    pytest.param(one, marks=pytest.mark.thorough) for one in (by_partial, by_default_arguments)
+]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

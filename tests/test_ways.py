@@ -159,7 +159,7 @@ class Pooled(nn.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
-    [case(way, quick=way in ("patches each", "hard patches", "in turn")) for way in WAYS],
+    [case(way, quick=way in ("patches each", "in turn")) for way in WAYS],
 )
 def test_the_default_backend(way):
     eager = Pooled()

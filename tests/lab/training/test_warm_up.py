@@ -40,12 +40,15 @@ RECIPES = {
 }
 
 
+REPEATED = ("manifold mixup", "regmixup")
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(
     "recipe",
     [
         # "per sample" has several layers too, and the test of the job below a batch norm.
-        pytest.param(recipe, marks=pytest.mark.thorough if recipe == "manifold mixup" else ())
+        pytest.param(recipe, marks=pytest.mark.thorough if recipe in REPEATED else ())
         for recipe in RECIPES
     ],
 )
