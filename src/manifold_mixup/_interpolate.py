@@ -15,8 +15,6 @@ from manifold_mixup._operators import stored
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-_ONES = (1,) * 64  # more dimensions than a tensor can have
-
 _SHARE = 2**15
 """Elements that PyTorch gives one thread before it starts another."""
 
@@ -64,9 +62,7 @@ def is_small(x: Tensor, own: Tensor) -> bool:
 
 def mix_small(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     """Mix the rows of a small state; see `interpolate`."""
-    if own.ndim:
-        own = own.view(-1, *_ONES[: x.ndim - 1])
-    return x.index_select(0, perm).lerp_(x, own)
+    return x.index_select(0, perm).lerp_(x, over_rows(own, x) if own.ndim else own)
 
 
 def mix_back(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
@@ -78,8 +74,7 @@ def mix_back(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     if not own.ndim:
         return back.lerp_(grad, own)
     given = torch.empty_like(own).index_copy_(0, perm, 1 - own)
-    ones = _ONES[: grad.ndim - 1]
-    return back.mul_(given.view(-1, *ones)).addcmul_(grad, own.view(-1, *ones))
+    return back.mul_(over_rows(given, grad)).addcmul_(grad, over_rows(own, grad))
 
 
 def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -228,7 +223,7 @@ def _gather_and_mix(
 
 def over_rows(weight: Tensor, x: Tensor) -> Tensor:
     """Reshape weights ``()`` or ``(batch,)`` to broadcast over the rows of ``x``."""
-    return weight.view(-1, *_ONES[: x.ndim - 1]) if weight.ndim == 1 else weight
+    return weight.view(-1, *(1,) * (x.ndim - 1)) if weight.ndim == 1 else weight
 
 
 def gather(x: Tensor, perm: Tensor) -> Tensor:

@@ -404,7 +404,7 @@ class ManifoldMixup:
         """Check the first batch, which may reorder the layers, and return the plan of a pass."""
         attachment = self._attachment
         lead = attachment.leading(inputs)
-        rows = attachment.rows_in(lead) if attachment.graphs else lead.shape[0]
+        rows = attachment.rows_in(lead)
         if not self._schedule.overridden:  # raise before anything is drawn
             attachment.require_inputs(inputs, rows)
         if self._checks.due(inputs, training=training):

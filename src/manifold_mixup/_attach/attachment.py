@@ -177,11 +177,7 @@ class Attachment:
 
     def leading(self, inputs: Inputs) -> Tensor:
         """Return that of the `fronted` inputs that shows the batch, or numbers its graphs."""
-        if not self.graphs:
-            for name, tensor in inputs:
-                if name == self.lead and tensor.ndim > 0:
-                    return tensor
-        elif self.lead not in dict(inputs):
+        if self.graphs and self.lead not in dict(inputs):
             raise ValueError(
                 f"this call has no {self.lead!r}, which held the graph of each node when the model "
                 f"was inspected. Pass it, or call the model in mixup.paused()."
@@ -298,9 +294,7 @@ class Attachment:
         mixing = self._mixes(training)
         if mixing and (_autograd.is_tracing() or torch.compiler.is_exporting()):
             raise RuntimeError(_EXPORTED)
-        recomputed = None
-        if _autograd.running_node() is not None:  # in backward
-            recomputed = self.passes.recomputed(strict=mixing)
+        recomputed = self.passes.recomputed(strict=mixing)
         if recomputed is None:
             running = self._start(args, kwargs, training=training, mixing=mixing)
         else:
@@ -390,17 +384,11 @@ class Attachment:
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         try:
-            if not self._recomputes():
+            if self.passes.recomputed(strict=False) is None:
                 output = self._finish(output)
         finally:
             self._restore_active(module)
         return output
-
-    def _recomputes(self) -> bool:
-        """Return whether a backward node of a known pass runs, so that no pass ends here."""
-        if _autograd.running_node() is None:
-            return False
-        return self.passes.recomputed(strict=False) is not None
 
     def _finish(self, output: Any) -> Any:
         """Close the running pass, and return its output for the user."""
@@ -467,7 +455,7 @@ class Attachment:
             self._active.set(recomputed, drawn=recomputed.completed_in is block)
 
     def _restore_active(self, module: nn.Module, *_: Any) -> None:
-        if self.passes.running is not None and not self._recomputes():
+        if self.passes.running is not None and self.passes.recomputed(strict=False) is None:
             self._settle_compiled(self.passes.running, module)
         self._active.set(self.passes.running)
 

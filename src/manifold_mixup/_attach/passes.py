@@ -201,7 +201,8 @@ class Passes:
 
         Return None if the layer was called on its own, outside any pass.
         """
-        if _autograd.running_node() is not None and (recomputed := self.recomputed()) is not None:
+        recomputed = self.recomputed()
+        if recomputed is not None:
             return recomputed
         owner = self._unfinished()
         if owner is not None:
