@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 import lab_runs
 from manifold_mixup.lab import data as datasets
+from manifold_mixup.lab.candidates.registered import CANDIDATES
 from manifold_mixup.lab.commands.compare import Options as Compare
 from manifold_mixup.lab.commands.compare import prepare
 from manifold_mixup.lab.commands.compare import run as compare
@@ -26,7 +28,8 @@ from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.runs.evaluation import trained
 from manifold_mixup.lab.runs.folder import folder_name
 
-REAL = Path(__file__).parents[4] / "shared" / "data"
+ROOT = Path(__file__).parents[3]
+REAL = ROOT.parent / "shared" / "data"
 
 
 run = functools.partial(lab_runs.run, "compare")
@@ -124,7 +127,92 @@ def test_a_regression_has_neither_spirals_nor_states(tmp_path, task):
 
 def test_the_default_is_the_documented_one():
     options = Compare()
-    assert (options.data, options.model, options.seeds) == ("mnist-1d", "mlp", 5)
+    assert (options.data, options.model, options.seeds) == ("spirals", None, 5)
+
+
+def test_the_default_is_the_registered_task_with_its_frozen_settings(tmp_path):
+    comparison = prepare(Compare(out=tmp_path))
+    (task,) = (one for one in CANDIDATES if one.name == "spirals")
+    frozen = json.loads((ROOT / "results" / "candidates" / "frozen.json").read_text())["spirals"]
+    for run in comparison.runs[:3]:
+        settings = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in frozen[run.method].items()
+        }
+        registered = task.recipe(run.method, settings, run.seed)
+        same = replace(run, data="spirals", per_class=None, alpha=registered.alpha)
+        assert same == registered
+        assert not run.layers or run.alpha == registered.alpha
+    assert "one of the two on which manifold mixup beats input mixup" in comparison.caption
+    for name, data in comparison.draws.items():
+        assert data.y.bincount().tolist() == [100, 100], name
+
+
+def test_the_default_draws_anew_for_each_seed_the_same_for_all_methods(tmp_path):
+    comparison = prepare(Compare(out=tmp_path, seeds=3))
+    names = [run.data for run in comparison.runs]
+    assert names == [f"spirals:{seed}" for seed in range(3) for _ in range(3)]
+    draws = [comparison.sources[f"spirals:{seed}"] for seed in range(3)]
+    for one, other in itertools.combinations(draws, 2):
+        assert not one.x.equal(other.x)
+        assert not one.x_test.equal(other.x_test)
+    usual = datasets.load("spirals", root=tmp_path)
+    assert draws[0].x_test.equal(usual.x_test)
+    assert set(map(tuple, draws[0].x.tolist())) < set(map(tuple, usual.x.tolist()))
+    assert "drawn anew for each seed" in comparison.title
+
+
+def test_without_redraw_all_seeds_have_the_usual_draw(tmp_path):
+    comparison = prepare(Compare(out=tmp_path, seeds=2, redraw=False))
+    assert {run.data for run in comparison.runs} == {"spirals"}
+    assert "drawn anew" not in comparison.title
+    assert comparison.draws == {}
+
+
+def test_one_draw_can_be_named(tmp_path):
+    comparison = prepare(Compare(data="spirals:7", out=tmp_path, seeds=2))
+    assert {run.data for run in comparison.runs} == {"spirals:7"}
+    assert comparison.runs[0].model == "spiral-mlp"
+    assert comparison.spirals == ()  # the data are spirals already
+    other = prepare(Compare(out=tmp_path, seeds=8)).sources["spirals:7"]
+    assert comparison.data.x.equal(other.x)
+
+
+def test_examples_of_the_default_may_be_all_or_few(tmp_path):
+    for examples in (400, 50):
+        comparison = prepare(Compare(out=tmp_path, seeds=2, examples=examples))
+        assert {len(data.x) for data in comparison.draws.values()} == {examples}
+        assert comparison.runs[0].per_class is None
+
+
+def test_the_default_end_to_end(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("--smoke", "--workers", 1, "--out", out) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert [one["run"]["data"] for one in content["runs"]] == 3 * ["spirals:0"] + 3 * ["spirals:1"]
+    assert len(list((out / "runs").iterdir())) == 6  # its own runs give the boundaries
+    draws = content["data"]["draws"]
+    assert draws["spirals:0"] == content["data"]["sha256"] != draws["spirals:1"]
+    assert all(one["more"]["within at bottleneck"] > 0 for one in content["runs"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Selected: of eight tasks" in shown
+    assert "Selected: of eight tasks" in (out / "table.md").read_text()
+    page = out / "report.html"
+    assert lab_runs.run("report", out, "--out", page) == 0
+    assert "Decision boundaries" in page.read_text()
+
+
+def test_boundaries_are_those_of_the_first_seed_on_its_own_draw(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        plots,
+        "comparison_picture",
+        lambda *_, spirals, **__: drawn.update(spirals) or plots.Picture(b"", b""),
+    )
+    comparison = prepare(Compare(out=tmp_path, seeds=2, epochs=1, workers=1))
+    assert compare(comparison)
+    assert list(drawn) == ["no mixup", "input mixup", "manifold mixup"]
+    points = comparison.sources["spirals:0"].x.double().numpy()
+    assert all(np.array_equal(view.points, points) for view in drawn.values())
 
 
 def test_methods_differ_in_nothing_but_where_and_how_they_mix(tmp_path, npz):
@@ -232,6 +320,15 @@ BAD = {
     "epochs": (["--epochs", "-3"], "--epochs is -3. Expected 1 or more."),
     "lr": (["--lr", "nan"], "--lr is nan. Expected a finite number above 0."),
     "weight decay": (["--weight-decay", "-1"], "--weight-decay is -1.0. Expected a finite"),
+    "redraw": (
+        ["--redraw", "True"],
+        "--redraw draws generated data anew for each seed, but --data is ",
+    ),
+    "redraw of a draw": (["--data", "spirals:3", "--redraw", "True"], "but --data is spirals:3"),
+    "draw of what is not generated": (
+        ["--data", "cifar-10:3"],
+        "cifar-10:3 asks for a draw of cifar-10, which is not generated. Only mnist-1d and spirals",
+    ),
     "eps": (["--eps", "-0.1"], "--eps is -0.1. Expected a finite number above 0."),
     "examples": (["--examples", "251"], "251 training examples were requested, but blobs has 250."),
     "device": (["--device", "gpu"], "cannot use device 'gpu': "),

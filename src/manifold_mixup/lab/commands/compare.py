@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from manifold_mixup.lab.evaluate.measures import looked_at
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.models.fresh import fresh_model, with_layers
 from manifold_mixup.lab.paper import figures
-from manifold_mixup.lab.recipes import catalog
+from manifold_mixup.lab.recipes import catalog, drawn
 from manifold_mixup.lab.recipes.recipe import Recipe, way_settings
 from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
@@ -44,29 +44,36 @@ from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
 from manifold_mixup.lab.training.method import check
 
+SELECTED = (
+    "Selected: of eight tasks that were registered beforehand, this is one of the two on which "
+    "manifold mixup beats input mixup (results/candidates/README.md)."
+)
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: chosen per data set and model)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 THREE = tyro.conf.arg(help_behavior_hint="(default: none input manifold, or the ways of --tuned)")
 CLEAN = tyro.conf.arg(help_behavior_hint="(default: 0, or that of --tuned)")
 EVEN = tyro.conf.arg(help_behavior_hint="(default: 1, or that of --tuned)")
+OWN = tyro.conf.arg(help_behavior_hint="(default: spiral-mlp for spirals, else mlp)")
+SPIRALS = tyro.conf.arg(help_behavior_hint="(default: only for spirals)")
 
 
 _TESTED_SPIRALS = 200
+_BOUNDARIES = 5
 
 
 @dataclass(frozen=True)
 class Options:
     """Train no mixup, input mixup, manifold mixup or others; compare them over seeds.
 
-    Without options, it trains an MLP on MNIST-1D, which is generated locally, with 5 seeds, and
-    the paper's two spirals with one. That takes one to three minutes on two CPU cores. The default
-    settings were chosen for each data set and model on a validation split.
+    Without options, it trains a perceptron on the paper's two spirals, which are drawn anew for
+    each of 5 seeds. That takes less than a minute on two CPU cores. The default settings were
+    chosen for each data set and model on a validation split.
     """
 
-    data: str = "mnist-1d"
+    data: str = "spirals"
     """Data set, such as mnist-1d or fashion-mnist, or an .npz file with x_train, y_train, x_test
     and y_test; "list" prints all."""
-    model: str = "mlp"
+    model: Annotated[str | None, OWN] = None
     """Model, such as mlp or cnn; "list" prints all."""
     methods: Annotated[tuple[str, ...] | None, THREE] = None
     """Methods to compare, as for train --mixing, in the order of the table; no mixup comes first.
@@ -75,6 +82,9 @@ class Options:
     """Study of manifold-mixup tune: each method has the settings of its best trial there."""
     seeds: int = 5
     """Number of seeds. Every method trains once per seed."""
+    redraw: Annotated[bool | None, SPIRALS] = None
+    """Draw generated data (spirals, mnist-1d) anew for each seed, training and test examples, the
+    same for all methods. The intervals then cover the draw too."""
     epochs: Annotated[int | None, CHOSEN] = None
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
@@ -103,8 +113,8 @@ class Options:
     eps: Annotated[float | None, CHOSEN] = None
     """Size ε of the FGSM attack, in the unit stated below the table."""
     spirals: bool = True
-    """Draw the decision boundaries of the paper's Figure 1 too: no mixup, input mixup and manifold
-    mixup on two spirals, one seed. Not for regressions."""
+    """Train the paper's Figure 1 too if the data are others, and draw its decision boundaries: no
+    mixup, input mixup and manifold mixup on two spirals, one seed. Not for regressions."""
     smoke: bool = False
     """Test in seconds that everything works: two seeds, two epochs, at most 500 examples. The
     numbers mean nothing."""
@@ -131,12 +141,13 @@ class Comparison:
     tuned: Tuned | None = None
     layers: tuple[str, ...] = ()
     spirals: tuple[Recipe, ...] = ()
+    draws: Mapping[str, Data] = field(default_factory=dict)
 
     @cached_property
     def sources(self) -> dict[str, Data]:
         """The data of all runs, by the name in their recipes."""
         spirals = {"spirals": _spirals()} if self.spirals else {}
-        return {self.runs[0].data: self.data} | spirals
+        return {self.runs[0].data: self.data, **self.draws, **spirals}
 
     @property
     def folder(self) -> Path:
@@ -154,10 +165,12 @@ class Comparison:
         run = self.runs[0]
         smoke = "SMOKE TEST: " if self.smoke else ""
         epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
+        anew = ", drawn anew for each seed" if self.draws else ""
+        name = self.data.name[:1].upper() + self.data.name[1:]
         return (
-            f"{smoke}{self.data.name} ({len(self.data.x):,} training, "
-            f"{len(self.data.x_test):,} test examples){in_words(run.label_noise)}, {_model(run)}, "
-            f"{epochs}"
+            f"{smoke}{name} ({len(self.data.x):,} training, "
+            f"{len(self.data.x_test):,} test examples{anew}){in_words(run.label_noise)}, "
+            f"{_model(run)}, {epochs}"
         )
 
     @property
@@ -174,7 +187,9 @@ class Comparison:
         decay = f", weight decay {first.weight_decay:g}" if len(decays) == 1 else ""
         settings = "; ".join(_settings(run, decay=not decay) for run in once)
         chosen = "" if self.tuned is None else f" {self.tuned.about}"
+        selected = drawn.source(first.data) == "spirals" and first.model == "spiral-mlp"
         return [
+            *([SELECTED] if selected else []),
             *self._measures(),
             f"Seconds: training time on {_hardware(first.device)}, without evaluation.{chosen} "
             f"Optimizer {first.optimizer}{decay}; {settings}.",
@@ -201,25 +216,30 @@ def prepare(options: Options) -> Comparison:
         OSError: a file cannot be read, or the folder cannot be written.
     """
     _check_numbers(options)
-    models.check_name(options.model)
+    models.check_name(_named_model(options))
     datasets.check_name(options.data)
+    redraw = _redraws(options)
     study = None if options.tuned is None else _tuned(options, options.tuned)
     chosen = _chosen(options) if study is None else list(study.runs.values())
     device = find_device(options.device)
     files.writable_folder(options.out)
     if device.type == "cpu" and (options.workers or provenance.usable_cores()) > 1:
         processes.begin_early()
-    data = datasets.load(options.data, root=options.root.expanduser())
+    names = _data_names(options, redraw=redraw)
+    data = datasets.load(names[0], root=options.root.expanduser())
     methods = [_overridden(run, options, data, device) for run in chosen]
-    # Methods that use no unlabelled examples ignore them.
-    data = datasets.reduced(data, max(methods, key=lambda run: run.ict_weight))
-    if options.eps is not None:
-        data = replace(data, eps=options.eps)
+    data = _taken(data, methods, options)
+    draws = {names[0]: data} if redraw else {}
+    for name in names[1:] if redraw else ():
+        draws[name] = _taken(datasets.load(name, root=Path()), methods, options)
     methods = [with_layers(run, data) for run in methods]
     for run in methods:
         check(run, data)
-    seeds = 2 if options.smoke else options.seeds
-    grid_runs = tuple(replace(run, seed=seed) for seed in range(seeds) for run in methods)
+    grid_runs = tuple(
+        replace(run, seed=seed, data=name if redraw else run.data)
+        for seed, name in enumerate(names)
+        for run in methods
+    )
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
     workers = min(workers, len(grid_runs))
     return Comparison(
@@ -231,6 +251,7 @@ def prepare(options: Options) -> Comparison:
         study,
         layers=_hidden_layers(methods, data),
         spirals=_spiral_runs(options, data, device),
+        draws=draws,
     )
 
 
@@ -290,7 +311,42 @@ def _chosen(options: Options) -> list[Recipe]:
     data = datasets.short_name(options.data)
     names = _names(options) or [*catalog.MIXING][:3]
     std = datasets.target_std(options.data)
-    return [catalog.recipe("compare", name, data, options.model, target_std=std) for name in names]
+    model = _named_model(options)
+    return [catalog.recipe("compare", name, data, model, target_std=std) for name in names]
+
+
+def _named_model(options: Options) -> str:
+    """Return the name of the model, by default one that suits the data."""
+    usual = "spiral-mlp" if drawn.source(options.data) == "spirals" else "mlp"
+    return options.model or usual
+
+
+def _redraws(options: Options) -> bool:
+    """Return whether the data are drawn anew for each seed.
+
+    Raises:
+        ValueError: that was asked for, but the data are not generated, or are one draw.
+    """
+    if options.redraw and options.data not in drawn.GENERATED:
+        raise ValueError(
+            f"--redraw draws generated data anew for each seed, but --data is {options.data}. "
+            f"Leave out --redraw, or give --data {' or '.join(drawn.GENERATED)}."
+        )
+    usual = options.data == "spirals"
+    return usual if options.redraw is None else options.redraw
+
+
+def _data_names(options: Options, *, redraw: bool) -> list[str]:
+    """Return the name of each seed's data."""
+    seeds = range(2 if options.smoke else options.seeds)
+    return [drawn.drawn(options.data, seed) if redraw else options.data for seed in seeds]
+
+
+def _taken(data: Data, methods: Sequence[Recipe], options: Options) -> Data:
+    """Return the examples that the runs take of a data set, with the ε of the options."""
+    # Methods that use no unlabelled examples ignore them.
+    data = datasets.reduced(data, max(methods, key=lambda run: run.ict_weight))
+    return data if options.eps is None else replace(data, eps=options.eps)
 
 
 def _hidden_layers(methods: Sequence[Recipe], data: Data) -> tuple[str, ...]:
@@ -317,7 +373,7 @@ def _has_states(model: nn.Module, layer: str, data: Data) -> bool:
 
 def _spiral_runs(options: Options, data: Data, device: torch.device) -> tuple[Recipe, ...]:
     """Return the runs of the paper's Figure 1 with the first seed, if they are to be drawn."""
-    if not options.spirals or data.regression or datasets.short_name(options.data) == "spirals":
+    if not options.spirals or data.regression or drawn.source(options.data) == "spirals":
         return ()
     return tuple(
         replace(
@@ -359,7 +415,7 @@ def _tuned(options: Options, path: Path) -> Tuned:
             f"--{given[0].replace('_', '-')} was given, but --tuned chooses it. Leave out one."
         )
     found = tuned(path, _names(options))
-    asked = (datasets.short_name(options.data), options.model)
+    asked = (datasets.short_name(options.data), _named_model(options))
     if asked != (found.data, found.model):
         raise ValueError(
             f"{path} is a search with {found.model} on {found.data}, but --data is {asked[0]} and "
@@ -371,11 +427,13 @@ def _tuned(options: Options, path: Path) -> Tuned:
 
 def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
     """Replace settings of a recipe by the options that were given."""
+    per_class = None if options.examples else run.per_class
+    there = len(data.x) if per_class is None else min(per_class * data.classes, len(data.x))
     examples = options.examples or run.examples
     if options.examples is None and examples is not None:
-        examples = min(examples, len(data.x))
+        examples = min(examples, there)
     if options.smoke:
-        examples = min(examples or len(data.x), len(data.x), 500)
+        examples = min(examples or there, there, 500)
     mixes_hidden = bool(run.layers) and run.layers != ("input",)
     layers = options.layers if mixes_hidden else None
     near = run.pairs in ("near", "near_in_batch")
@@ -383,6 +441,7 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         run,
         epochs=2 if options.smoke else options.epochs or run.epochs,
         examples=examples,
+        per_class=per_class,
         imbalance=run.imbalance if options.imbalance is None else options.imbalance,
         label_noise=run.label_noise if options.label_noise is None else options.label_noise,
         alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
@@ -451,25 +510,32 @@ def _look(comparison: Comparison) -> Evaluation | None:
     if comparison.data.regression:
         return None
     parts = ("confidence", "flatness") if comparison.layers else ("confidence",)
-    return Evaluation(comparison.runs[0].data, parts, Settings(layers=comparison.layers))
+    names = tuple(dict.fromkeys(run.data for run in comparison.runs))
+    return Evaluation(names, parts, Settings(layers=comparison.layers))
 
 
 def _with_looks(comparison: Comparison, look: Evaluation | None, result: Result) -> Result:
     """Add to a result what was measured after it."""
     if look is None:
         return result
-    found = look(comparison.folder / run_folder.folder_name(result.run), comparison.data)
+    data = comparison.sources[result.run.data]
+    found = look(comparison.folder / run_folder.folder_name(result.run), data)
     measures = looked_at(comparison.layers)
     return replace(result, more={one.key: one.read(result.last, found) for one in measures})
 
 
-def _drawable(comparison: Comparison) -> dict[str, Path]:
-    """Return the folders of the finished runs on the spirals, by method."""
-    folders = {
-        _plainly(run.method): comparison.folder / run_folder.folder_name(run)
-        for run in comparison.spirals
-    }
-    return {name: one for name, one in folders.items() if (one / run_folder.RESULT).exists()}
+def _drawable(comparison: Comparison) -> dict[str, Recipe]:
+    """Return the finished runs on spirals whose boundaries are drawn, by method.
+
+    They are those of Figure 1, or the first seed's if the comparison itself is about spirals, of
+    as many methods as fit beside each other.
+    """
+    first = comparison.runs[: min(len(comparison.methods), _BOUNDARIES)]
+    about_spirals = drawn.source(first[0].data) == "spirals"
+    runs = {_plainly(run.method): run for run in first} if about_spirals else {}
+    runs |= {_plainly(run.method): run for run in comparison.spirals}
+    folders = {name: comparison.folder / run_folder.folder_name(run) for name, run in runs.items()}
+    return {name: run for name, run in runs.items() if (folders[name] / run_folder.RESULT).exists()}
 
 
 def _plainly(method: str) -> str:
@@ -496,8 +562,10 @@ def _report(
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
     spirals = {
-        name: input_view(folder, comparison.sources["spirals"])
-        for name, folder in _drawable(comparison).items()
+        name: input_view(
+            comparison.folder / run_folder.folder_name(run), comparison.sources[run.data]
+        )
+        for name, run in _drawable(comparison).items()
     }
     picture = plots.comparison_picture(shown, rows, title=title, smoke=smoke, spirals=spirals)
     pictures = plots.save(picture, comparison.out / "compare")
@@ -520,9 +588,16 @@ def _head(comparison: Comparison) -> dict[str, Any]:
             "test_examples": len(data.x_test),
             "classes": data.classes,
             "sha256": provenance.fingerprint(data),
+            **_fingerprints(comparison),
         },
         **_measured(data),
     }
+
+
+def _fingerprints(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """Return the fingerprint of each seed's draw, if there are several."""
+    draws = {name: provenance.fingerprint(data) for name, data in comparison.draws.items()}
+    return {"draws": draws} if draws else {}
 
 
 def _measured(data: Data) -> dict[str, Any]:
@@ -562,8 +637,8 @@ def _write_results(
 
 
 def _report_stop(comparison: Comparison, results: Sequence[Result], console: Console) -> None:
-    drawn, wanted = len(_drawable(comparison)), len(comparison.spirals)
-    spirals = f", and {drawn} of {wanted} on the spirals" if drawn < wanted else ""
+    done, wanted = len(_drawable(comparison)), len(comparison.spirals)
+    spirals = f", and {done} of {wanted} on the spirals" if done < wanted else ""
     console.print(
         f"Stopped: {len(results)} of {len(comparison.runs)} runs were finished{spirals}. The same "
         f"command resumes the others."

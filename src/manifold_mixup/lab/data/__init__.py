@@ -39,6 +39,7 @@ from manifold_mixup.lab.data.arrays import (
     take_tested,
 )
 from manifold_mixup.lab.data.long_tail import long_tailed
+from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.suggest import unknown
 
@@ -76,6 +77,10 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
     "factors-c-mixed": lambda _: factors.load("c", mixed=True),
 }
 NAMES = tuple(_KNOWN)
+_GENERATED: dict[str, Callable[[int], Data]] = {
+    "mnist-1d": lambda seed: mnist1d.load(seed=seed),
+    "spirals": lambda seed: spirals.load(seed=seed),
+}
 
 ABOUT = {
     "mnist-1d": "Signals of 40 values, ten classes. Generated.",
@@ -96,6 +101,8 @@ ABOUT = {
         f"factors-{task}-mixed": f"factors-{task}, with mixed training images (Table 8). Generated."
         for task in "abc"
     },
+    "mnist-1d:SEED": "Signals like those of mnist-1d, drawn with another seed.",
+    "spirals:SEED": "Spirals like those of spirals, drawn with another seed.",
     "torchvision:NAME": "A classification set of torchvision, such as torchvision:FashionMNIST.",
     "timm:NAME": "A data set that timm's create_dataset reads.",
     "a folder": "Images of one size, in train/CLASS/* and test/CLASS/* (or val/CLASS/*).",
@@ -108,8 +115,9 @@ def load(name: str, *, root: Path) -> Data:
     """Load a data set.
 
     Args:
-        name: one of `NAMES`, ``"torchvision:NAME"``, ``"timm:NAME"``, the path of an ``.npz`` file,
-            or of a folder of images.
+        name: one of `NAMES`, ``"spirals:SEED"`` or ``"mnist-1d:SEED"`` for another draw,
+            ``"torchvision:NAME"``, ``"timm:NAME"``, the path of an ``.npz`` file, or of a folder of
+            images.
         root: the folder of the data sets; what is not there is downloaded to it.
 
     Raises:
@@ -119,6 +127,9 @@ def load(name: str, *, root: Path) -> Data:
     check_name(name)
     if name in _KNOWN:
         return _KNOWN[name](root)
+    source, seed = drawn.split(name)
+    if seed is not None:
+        return _GENERATED[source](seed)
     if _is_external(name):
         return external.load(name, root)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
@@ -174,6 +185,10 @@ def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
         return
+    source, seed = drawn.split(name)
+    if seed is not None and source in _KNOWN:
+        _require_generated(source, seed)
+        return
     if _is_external(name):
         external.check_name(name)
         return
@@ -182,6 +197,14 @@ def check_name(name: str) -> None:
         raise ValueError(reason)
     others = ("torchvision:NAME", "timm:NAME", "the path of an .npz file or of a folder of images")
     raise ValueError(f"{unknown('data set', name, (*NAMES, *others))}.")
+
+
+def _require_generated(source: str, seed: int) -> None:
+    if source not in drawn.GENERATED:
+        raise ValueError(
+            f"{source}:{seed} asks for a draw of {source}, which is not generated. Only "
+            f"{' and '.join(drawn.GENERATED)} can be drawn with a seed."
+        )
 
 
 def _no_file(name: str) -> str:

@@ -7,6 +7,7 @@ a comparison were chosen, always on part of the training set.
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.ways import Way
 
 
@@ -263,8 +264,11 @@ def three_methods(data: str, model: str) -> tuple[Recipe, ...]:
         ("mnist-1d", "cnn"): _mnist1d_cnn,
         ("fashion-mnist", "mlp"): _fashion_mnist_mlp,
         ("fashion-mnist", "cnn"): _fashion_mnist_cnn,
+        ("spirals", "spiral-mlp"): _spirals,
     }
-    return chosen[data, model]() if (data, model) in chosen else _anything(data, model)
+    known = chosen.get((drawn.source(data), model))
+    runs = _anything(data, model) if known is None else known()
+    return tuple(replace(run, data=data) for run in runs)
 
 
 def _mnist1d_mlp() -> tuple[Recipe, ...]:
@@ -285,6 +289,14 @@ def _fashion_mnist_mlp() -> tuple[Recipe, ...]:
 def _fashion_mnist_cnn() -> tuple[Recipe, ...]:
     plain = Recipe(data="fashion-mnist", model="cnn", width=16, epochs=10, lr=3e-3, examples=5_000)
     return plain, input_mixup(plain), manifold_mixup(plain)
+
+
+def _spirals() -> tuple[Recipe, ...]:
+    """Return what was frozen for the registered task "spirals" (``results/candidates``)."""
+    plain = Recipe(
+        data="spirals", model="spiral-mlp", width=64, per_class=100, epochs=800, weight_decay=0.0
+    )
+    return plain, input_mixup(plain, alpha=0.05), manifold_mixup(plain, alpha=2.0)
 
 
 REGRESSIONS = ("california-housing", "diabetes")

@@ -12,6 +12,7 @@ from manifold_mixup.lab import paper
 from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL
 from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import Row, Table
+from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.recipe import WAY, Recipe
 from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
 from manifold_mixup.lab.runs.result import Result
@@ -64,7 +65,7 @@ class Gathered:
 
     def of(self, row: Row) -> list[Item]:
         """Return the runs of a row, by seed."""
-        return [item for item in self.items if replace(item.result.run, seed=0) == row.run]
+        return [item for item in self.items if alike(item.result.run) == row.run]
 
 
 def gather(places: Sequence[Path]) -> Gathered:
@@ -87,15 +88,24 @@ def gather(places: Sequence[Path]) -> Gathered:
     items, spirals = _apart_from_spirals([_item(folder) for folder in done])
     _require_one_data_set(items)
     _require_classes(items)
-    recipes = sorted({replace(item.result.run, seed=0) for item in items}, key=_order)
+    recipes = sorted({alike(item.result.run) for item in items}, key=_order)
     at = {recipe: index for index, recipe in enumerate(recipes)}
-    items.sort(key=lambda item: (at[replace(item.result.run, seed=0)], item.result.run.seed))
+    items.sort(key=lambda item: (at[alike(item.result.run)], item.result.run.seed))
     found: dict[Recipe, dict[int, Found]] = {}
     for item in items:
-        own = found.setdefault(replace(item.result.run, seed=0), {})
+        own = found.setdefault(alike(item.result.run), {})
         own[item.result.run.seed] = Found(item.result, {})
     unfinished = tuple(folder for folder in folders if folder not in done)
     return Gathered(tuple(items), _table(recipes), found, unfinished, spirals)
+
+
+def alike(run: Recipe) -> Recipe:
+    """Return what the runs of a row share: all but their seed, and that of their data's draw.
+
+    The draw is left out only if it has the seed of the run, as `compare` draws anew for each seed.
+    """
+    name, seed = drawn.split(run.data)
+    return replace(run, seed=0, data=name if seed == run.seed else run.data)
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -136,7 +146,7 @@ def _apart_from_spirals(items: list[Item]) -> tuple[list[Item], tuple[Item, ...]
 
 
 def _require_one_data_set(items: Iterable[Item]) -> None:
-    of = {item.result.run.data: item.folder for item in items}
+    of = {alike(item.result.run).data: item.folder for item in items}
     if len(of) > 1:
         listed = "; ".join(f"{data} in {folder}" for data, folder in of.items())
         raise ValueError(

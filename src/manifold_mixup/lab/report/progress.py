@@ -1,5 +1,6 @@
 """Live progress: the state of all runs, and the time left."""
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -17,10 +18,13 @@ _WIDE = 100  # with at least so many columns, bars are long
 _NARROW = 60  # with fewer columns, there are no bars
 _NAME = 24  # columns of a run's name
 _TOLD = 27  # columns of the epoch and the time left
+_LINES = 20  # lines about each of several runs; one run has a line for every epoch
 
 
 class Live:
-    """Shows bars on a terminal, or else a line for each epoch and each finished run.
+    """Shows bars on a terminal, or else lines about epochs and each finished run.
+
+    A single run has a line for each epoch; several have twenty lines each at most.
 
     Args:
         runs: all runs that will be trained.
@@ -99,12 +103,17 @@ class Live:
         of = "validation" if self._held_out or run.validation else "test"
         error = f"RMSE {epoch.error:.4g}" if run.regression else f"error {epoch.error:.1f} %"
         self.note(run, f"loss {_short(epoch.train_loss)}, {of} {error}")
-        if self._lines:
+        if self._lines and self._told(run, epoch):
             more = f"error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
             self._say(
                 f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss "
                 f"{_short(epoch.train_loss)}, {of} {error if run.regression else more}"
             )
+
+    def _told(self, run: Recipe, epoch: Epoch) -> bool:
+        """Return whether an epoch has a line."""
+        every = 1 if self._count == 1 else math.ceil(run.epochs / _LINES)
+        return epoch.epoch % every == 0 or epoch.epoch == run.epochs
 
     def note(self, run: Recipe, words: str) -> None:
         """Show a note beside the bar of a run."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.evaluate.statistics import spread
+from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.report import by_epoch, confidence, plots, published, robustness
 from manifold_mixup.lab.report.paper_picture import plane_view
 from manifold_mixup.lab.report.robustness import accuracy
@@ -288,10 +289,12 @@ def _collapsed(layer: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
 def boundaries(methods: Methods) -> Section | None:
     """Return the decision boundaries, if all runs are trained on the spirals."""
     items = {name: of[0] for name, of in methods.items()}
-    if {item.result.run.data for item in items.values()} != {"spirals"}:
+    if {drawn.source(item.result.run.data) for item in items.values()} != {"spirals"}:
         return None
-    data = datasets.load("spirals", root=Path())
-    views = {name: plane_view(item.folder, data, "bottleneck") for name, item in items.items()}
+    views = {
+        name: plane_view(item.folder, datasets.load_for(item.result.run, root=Path()), "bottleneck")
+        for name, item in items.items()
+    }
     rows = [(name, [Number(f"{view.inputs.confident:.1f}")]) for name, view in views.items()]
     return Section(
         "boundaries",

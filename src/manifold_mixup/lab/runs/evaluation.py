@@ -113,12 +113,12 @@ class Evaluation:
     """An evaluation of the final weights, for processes that call it after each run.
 
     Attributes:
-        data: the name of the data in recipes; runs on other data are passed over.
+        data: the names of the data in recipes; runs on other data are passed over.
         battery: as for `evaluate`.
         settings: as for `evaluate`.
     """
 
-    data: str
+    data: tuple[str, ...]
     battery: tuple[str, ...]
     settings: Settings
 
@@ -126,7 +126,7 @@ class Evaluation:
         self, folder: Path, data: Data, tell: Callable[[str], None] = lambda _: None
     ) -> dict[str, Any]:
         """Evaluate a finished run, or read what was found before."""
-        if run_folder.recipe(folder).data != self.data:
+        if run_folder.recipe(folder).data not in self.data:
             return {}
         return evaluated(folder, data, "last", battery=self.battery, settings=self.settings)
 

@@ -130,6 +130,7 @@ def _flatness(axes: Axes, rows: Sequence[Row], layers: Sequence[str], key: str, 
     axes.set_xticks(range(len(layers)), layers)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.14)
+    axes.set_ylim(bottom=0)
 
 
 def _title(figure: Figure, title: str, spread: str) -> None:
@@ -238,7 +239,8 @@ def training_curves(
 ) -> None:
     """Draw the mean over seeds and optionally a band of ± one standard deviation.
 
-    The limits of the axis ignore the first tenth of the epochs, where values are much higher.
+    The limits of the axis ignore the first tenth of the epochs, where values are much higher, and
+    of the others the most extreme 2 %, which are single spikes.
     """
     seen: list[float] = []
     for k, (method, results) in enumerate(methods.items()):
@@ -252,9 +254,17 @@ def training_curves(
                 epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0
             )
         later = slice(len(mean) // 10, None)
-        seen += [(mean - std)[later].min(), (mean + std)[later].max()]
-    seen = [value for value in seen if np.isfinite(value)] or [0.0]
-    room = 0.05 * (max(seen) - min(seen)) or 1.0
-    axes.set(xlabel="epoch", ylabel=unit, ylim=(min(seen) - room, max(seen) + room))
+        seen += _within((mean - std)[later], 0.02) + _within((mean + std)[later], 0.98)
+    low, high = min(seen, default=0.0), max(seen, default=0.0)
+    room = 0.05 * (high - low) or 1.0
+    axes.set(xlabel="epoch", ylabel=unit, ylim=(low - room, high + room))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(title)
+
+
+def _within(values: Curve, share: float) -> list[float]:
+    """Return a quantile of a curve and its last value, neither below 0, if they are finite."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return []
+    return [max(0.0, float(one)) for one in (np.quantile(known, share), known[-1])]
