@@ -150,6 +150,6 @@ def test_the_sample_report_has_the_style_of_the_template():
 
 def test_the_table_on_the_first_page_is_that_of_the_comparison():
     rows = re.findall(r"^\| .*±.*$", PAGES["index.md"], flags=re.MULTILINE)
-    assert len(rows) == 4
+    assert len(rows) == 5
     last_epoch = PAGES["compare.md"].split("*last epoch*")[1].split("*best epoch*")[0]
     assert all(row in last_epoch for row in rows)

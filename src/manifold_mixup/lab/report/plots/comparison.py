@@ -195,6 +195,8 @@ def _bars(
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.14)
+    if all(row.spread[measure.key].mean >= 0 for row in rows):
+        axes.set_ylim(bottom=0)  # a deviation may reach below
 
 
 def _value(result: Result, measure: Measure) -> float:
