@@ -1,5 +1,6 @@
 """The tables and errors of the benchmarks; times are not tested."""
 
+import json
 import runpy
 import sys
 from dataclasses import asdict, replace
@@ -7,11 +8,12 @@ from functools import partial
 
 import pytest
 import torch
-from benchmarks import counts, memory, tables, turns, ways
+from benchmarks import campaign, counts, memory, tables, turns, ways
 from benchmarks.tasks import mlp
 from benchmarks.turns import FEWEST, WIDE, Timing, Way, added, compare
 
 from manifold_mixup import MixedTarget, MixPlan, mix
+from manifold_mixup.lab.recipes.recipe import Recipe
 
 CLEAR = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - 0.4 * WIDE, 1.5 + 0.4 * WIDE)
 WIDER = Timing("ours", FEWEST, 1.0, 1.5, 1.5 - WIDE, 1.5 + WIDE)
@@ -176,3 +178,54 @@ def test_tables_of_memory_give_what_is_added():
     assert (
         line == "| a model | 200 MB | +10.0 MB (+5.0 %) | +0.0 MB (+0.0 %) | -100.0 MB (-50.0 %) |"
     )
+
+
+def test_a_campaign_takes_the_longest_schedule_that_fits():
+    speed = campaign.Speed(epoch=2.0, start=10.0, cuda_graphs=False)
+    assert speed.epochs(9 * 50.0, runs=9) == 20
+    assert speed.epochs(1e6, runs=9) == 200
+    with pytest.raises(ValueError, match="9 runs in 90 s leave 10 s each, but a run takes 10 s"):
+        speed.epochs(90.0, runs=9)
+
+
+def test_a_campaign_is_stopped_resumed_and_written_without_weights(tmp_path, monkeypatch, capsys):
+    quick = campaign.Speed(epoch=0.1, start=0.0, cuda_graphs=False)
+    monkeypatch.setattr(campaign, "measured", lambda *_, **__: quick)
+    monkeypatch.setattr(campaign, "ATTACKED", ("confidence",))  # attacks take seconds
+    arguments = [str(tmp_path), "--rehearse", "--seeds", "2", "--total", "0.025"]
+    plan, results = tmp_path / "results" / "plan.json", tmp_path / "results"
+    assert campaign.main([*arguments, "--minutes", "0"]) == 1
+    assert json.loads(plan.read_text())["epochs"] == 2
+    assert not (results / "table.md").exists()
+    # The plan of the first call stays, whatever the others are given.
+    assert campaign.main([*arguments[:-1], "9", "--minutes", "9"]) == 0
+    assert "6 runs of 2 epochs" in capsys.readouterr().out
+    table = (results / "table.md").read_text()
+    assert "| 2 seeds | no mixup | input mixup | manifold mixup |" in table
+    assert "a rehearsal whose numbers mean nothing" in table
+    kept = {path.name for path in results.rglob("*") if path.is_file()}
+    assert {"result.json", "logits.safetensors", "metrics.jsonl", "recipe.json"} < kept
+    assert not {"last.safetensors", "best.safetensors", "checkpoint.safetensors"} & kept
+    assert len(list(results.rglob("result.json"))) == 6
+    runs = [json.loads(path.read_text())["run"] for path in results.rglob("recipe.json")]
+    assert {run["seed"] for run in runs} == {0, 1}
+    mixing = ("method", "layers", "alpha", "seed")
+    (shared,) = {json.dumps({k: v for k, v in run.items() if k not in mixing}) for run in runs}
+    assert json.loads(shared)["epochs"] == 2
+
+
+def test_a_campaign_whose_cuda_graphs_fail_goes_on_without(monkeypatch):
+    def measured(run, data):
+        if run.cuda_graphs:
+            raise RuntimeError("no graphs here")
+        return campaign.Speed(1.0, 1.0, cuda_graphs=False)
+
+    monkeypatch.setattr(campaign, "measured", measured)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    base = Recipe(data="cifar-10", model="preact-resnet18", compile=True, device="cuda")
+    plan = campaign.planned(base, None, seconds=600, seeds=2)
+    assert plan.speed.cuda_graphs is False
+    assert plan.tried[0] == {"cuda_graphs": True, "failed": "RuntimeError: no graphs here"}
+    assert plan.epochs == 88  # (540 s / 6 runs - 1 s) / 1 s, less the time of the measurement
+    assert plan.on["gpu"] == "a GPU"
+    assert all(not run.cuda_graphs for run in campaign.runs_of(plan, base))
