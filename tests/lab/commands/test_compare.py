@@ -199,6 +199,7 @@ def test_the_default_end_to_end(tmp_path, capsys):
     page = out / "report.html"
     assert lab_runs.run("report", out, "--out", page) == 0
     assert "Decision boundaries" in page.read_text()
+    assert "spirals, drawn anew for each seed" in page.read_text()
 
 
 def test_boundaries_are_those_of_the_first_seed_on_its_own_draw(tmp_path, monkeypatch):
