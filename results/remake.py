@@ -1,0 +1,226 @@
+"""Make the results again, by the commands on their page, and say what each file is.
+
+python results/remake.py list                        the parts, with their files
+python results/remake.py make PART ... --root DATA   runs commands, and copies what they made
+python results/remake.py check                       compares the files with fingerprints.json
+python results/remake.py write                       writes fingerprints.json
+
+The commands stand only in README.md. They resume what was stopped and reuse what is finished, in
+the folder given by ``--work``; all of them take days on two cores. ``fingerprints.json`` has the
+SHA-256 of every file, and what made it: the commit, the machine, PyTorch, and the data.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FINGERPRINTS = HERE / "fingerprints.json"
+KINDS = (".md", ".json", ".png")
+# What each command leaves in the working folder, and where it goes; "" for searches, whose
+# findings the comparison after them shows.
+COMPARED = "compare/results compare/table"
+MADE: dict[str, tuple[tuple[str, str], ...]] = {
+    "Scaled, on two CPU cores": (
+        ("laptop/table-1a", "laptop/table-1a"),
+        ("laptop/knn", "laptop/knn"),
+        ("laptop/outliers", "laptop/outliers"),
+        ("laptop/table-7", "laptop/table-7"),
+        ("adversarial/table-1a", "laptop/adversarial-table-1a"),
+        ("adversarial/table-7", "laptop/adversarial-table-7"),
+    ),
+    "CIFAR-100, one seed": (
+        ("laptop/table-4", "laptop/table-4"),
+        ("laptop/table-1b", "laptop/table-1b"),
+    ),
+    "S and α on CIFAR-10, one seed": (
+        ("laptop/table-5", "laptop/table-5"),
+        ("laptop/table-6", "laptop/table-6"),
+    ),
+    "Ways of mixing, each tuned by the same number of trials": (
+        ("", ""),
+        (COMPARED, "ways/mnist-1d"),
+        ("", ""),
+        (COMPARED, "ways/fashion-mnist"),
+    ),
+    "A long tail": (("", ""), (COMPARED, "ways/long-tail")),
+    "Regression": (
+        ("", ""),
+        (COMPARED, "ways/diabetes"),
+        ("", ""),
+        (COMPARED, "ways/california"),
+    ),
+    "Few labels": (("", ""), (COMPARED, "ways/few-labels")),
+    "A GAN": (("gan", "ways/gan"),),
+    "Figures 1 and 2: two spirals": (
+        ("figures/figure-1", "figures/figure-1"),
+        ("figures/figure-2", "figures/figure-2"),
+    ),
+    "Spectra and Figure 5: hidden states of MNIST digits": (
+        ("laptop/spectra", "laptop/spectra"),
+        ("laptop/figure-5", "laptop/figure-5"),
+    ),
+    "Figure 6: training loss by mixed layer": (("laptop/figure-6", "laptop/figure-6"),),
+    "Table 8: mixing true factors": (("laptop/table-8", "laptop/table-8"),),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the page.
+
+    Attributes:
+        part: the heading it stands under.
+        command: the command, without its comment.
+        before: the assignments of shell variables before it.
+        source: what it leaves in the working folder, without endings; "" for nothing.
+        target: where that goes in this folder, without endings.
+    """
+
+    part: str
+    command: str
+    before: tuple[str, ...]
+    source: str
+    target: str
+
+
+def steps(page: str) -> Iterator[Step]:
+    """Yield the commands of a page in their order.
+
+    Raises:
+        ValueError: a heading has other commands than `MADE` says.
+    """
+    before: list[str] = []
+    for part, commands in _by_heading(page):
+        made = MADE.get(part, ())
+        run = [one for one in commands if not re.match(r"\w+=", one)]
+        if len(run) != len(made):
+            raise ValueError(f"{part!r} has {len(run)} commands, but {len(made)} are known.")
+        files = iter(made)
+        for one in commands:
+            if re.match(r"\w+=", one):
+                before.append(one)
+            else:
+                yield Step(part, one, tuple(before), *next(files))
+
+
+def _by_heading(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield headings with their commands, those of one heading together."""
+    for text in re.split(r"^#+ ", page, flags=re.MULTILINE)[1:]:
+        blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+        commands = [re.sub(r"\s+", " ", line.partition("  #")[0]).strip() for line in lines]
+        if any(commands):
+            yield text.partition("\n")[0], [one for one in commands if one]
+
+
+def make(part: str, page: str, *, root: Path, work: Path) -> None:
+    """Run the commands of a part, and copy their files into this folder.
+
+    Raises:
+        subprocess.CalledProcessError: a command failed.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    for step in steps(page):
+        if step.part != part:
+            continue
+        if part == "Few labels" and not (work / "digits-val.npz").exists():
+            subprocess.run([sys.executable, "-c", code], cwd=work, check=True)
+        print(f"$ {step.command}", flush=True)
+        lab = (
+            f'manifold-mixup() {{ "{sys.executable}" -m manifold_mixup.lab "$@" --root "{root}"; }}'
+        )
+        other = f'python() {{ "{sys.executable}" "{HERE.parent}/$@"; }}'
+        script = "\n".join([lab, other, *step.before, step.command])
+        subprocess.run(["bash", "-euc", script], cwd=work, check=True)
+        _copy(step, work)
+
+
+def _copy(step: Step, work: Path) -> None:
+    for source in step.source.split():
+        for kind in KINDS:
+            if (found := work / f"{source}{kind}").exists():
+                shutil.copyfile(found, HERE / f"{step.target}{kind}")
+
+
+def fingerprints() -> dict[str, dict[str, Any]]:
+    """Return what each file is, by its path in this folder."""
+    made = (one for one in HERE.glob("*/*") if one.suffix in KINDS and one.name != "README.md")
+    files = sorted(made)
+    return {one.relative_to(HERE).as_posix(): _fingerprint(one) for one in files}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if path.suffix != ".json":
+        return found
+    content = json.loads(path.read_text())
+    of_runs = [run["on"] for run in content.get("runs", []) if "on" in run]
+    origins = of_runs or ([content] if "git" in content else [])
+    if origins:
+        found["commits"] = list(dict.fromkeys(one["git"] for one in origins))
+        found["cpus"] = list(dict.fromkeys(one["machine"]["cpu"] for one in origins))
+        found["torch"] = list(dict.fromkeys(one["versions"]["torch"] for one in origins))
+    if data := _data(content):
+        found["data"] = data
+    return found
+
+
+def _data(content: dict[str, Any]) -> list[str]:
+    """Return the fingerprints of the data in a file, each once."""
+    head = content.get("data", {})
+    if "sha256" in head:  # of a comparison; the others have the SHA-256 of each set by its name
+        head = {"": head["sha256"], **head.get("draws", {})}
+    of_runs = [run["data"] for run in content.get("runs", []) if isinstance(run.get("data"), str)]
+    return sorted({*head.values(), *of_runs})
+
+
+def differing() -> list[str]:
+    """Return the files that are not what fingerprints.json says, and those it does not know."""
+    known, there = json.loads(FINGERPRINTS.read_text()), fingerprints()
+    return sorted(one for one in known.keys() | there.keys() if known.get(one) != there.get(one))
+
+
+def _write() -> None:
+    FINGERPRINTS.write_text(json.dumps(fingerprints(), indent=1) + "\n")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run an action; return its exit status."""
+    parser = argparse.ArgumentParser("remake.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("action", choices=["list", "make", "check", "write"])
+    parser.add_argument("parts", nargs="*", help="headings of README.md, or the start of one")
+    parser.add_argument("--root", type=Path, default=Path("~/.cache/manifold-mixup"))
+    parser.add_argument("--work", type=Path, default=Path("results-work"))
+    options = parser.parse_args(args)
+    if options.action == "check":
+        print("\n".join(found := differing()) or "all files are what fingerprints.json says")
+        return 1 if found else 0
+    if options.action == "write":
+        _write()
+        return 0
+    page = (HERE / "README.md").read_text()
+    if options.action == "list":
+        for step in steps(page):
+            print(f"{step.part}: {step.target or 'a search'}\n    {step.command}")
+        return 0
+    chosen = [part for part in MADE if any(part.startswith(one) for one in options.parts)]
+    if not chosen:
+        parser.error(f"name a part: {'; '.join(MADE)}")
+    for part in chosen:
+        make(part, page, root=options.root.expanduser().resolve(), work=options.work)
+    _write()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The script that makes the results again: what it runs, where its files go, what it checks."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+PAGE = (RESULTS / "README.md").read_text()
+SMALL = """# Results
+
+## Curves
+
+```bash
+options="--seeds 1 --scale smoke"
+```
+
+## Spirals
+
+```bash
+manifold-mixup reproduce figure-1 --rows manifold $options \\
+    --out figures     # seconds
+```
+
+```python
+made = 1
+```
+"""
+
+
+@pytest.fixture
+def remake(monkeypatch):
+    spec = importlib.util.spec_from_file_location("remake", RESULTS / "remake.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "remake", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_result_is_made_by_one_command_of_the_page(remake):
+    targets = [step.target for step in remake.steps(PAGE) if step.target]
+    assert len(targets) == len(set(targets))
+    there = {
+        path.relative_to(RESULTS).with_suffix("").as_posix()
+        for path in RESULTS.glob("*/*")
+        if path.suffix in remake.KINDS and path.parent.name != "candidates"
+    }
+    assert set(targets) == there
+
+
+def test_the_committed_files_are_those_of_the_fingerprints(remake):
+    assert remake.differing() == []
+    known = json.loads(remake.FINGERPRINTS.read_text())
+    tables = [one for name, one in known.items() if name.endswith(".json") and "frozen" not in name]
+    assert len(tables) > 30
+    assert all(one["commits"] and one["cpus"] and one["torch"] and one["data"] for one in tables)
+
+
+def test_a_changed_and_a_new_file_are_named(remake, monkeypatch, tmp_path):
+    (tmp_path / "ways").mkdir()
+    for name in ("gan.md", "mnist-1d.json"):
+        shutil.copy(RESULTS / "ways" / name, tmp_path / "ways" / name)
+    monkeypatch.setattr(remake, "HERE", tmp_path)
+    monkeypatch.setattr(remake, "FINGERPRINTS", tmp_path / "fingerprints.json")
+    assert remake.main(["write"]) == 0
+    assert remake.main(["check"]) == 0
+    with (tmp_path / "ways" / "gan.md").open("a") as file:
+        file.write("one more line\n")
+    (tmp_path / "ways" / "new.md").touch()
+    (tmp_path / "ways" / "mnist-1d.json").unlink()
+    assert remake.differing() == ["ways/gan.md", "ways/mnist-1d.json", "ways/new.md"]
+    assert remake.main(["check"]) == 1
+
+
+def test_a_command_that_no_one_expected_is_refused(remake):
+    more = PAGE.replace(
+        "manifold-mixup reproduce table-8", "echo more\nmanifold-mixup reproduce table-8"
+    )
+    with pytest.raises(
+        ValueError, match="'Table 8: mixing true factors' has 2 commands, but 1 are"
+    ):
+        list(remake.steps(more))
+
+
+def test_assignments_and_continued_lines_belong_to_a_command(remake):
+    (tail, *_) = [step for step in remake.steps(PAGE) if step.target == "ways/long-tail"]
+    assert any(one.startswith("search=") for one in tail.before)
+    (curves,) = [step for step in remake.steps(PAGE) if step.target == "laptop/figure-6"]
+    assert curves.command.endswith("--precision bf16 --channels-last --out laptop")
+
+
+def test_a_part_is_made_and_copied(remake, monkeypatch, tmp_path, capfd):
+    here = tmp_path / "results"
+    (here / "figures").mkdir(parents=True)
+    monkeypatch.setattr(remake, "HERE", here)
+    made = {"Curves": (), "Spirals": (("figures/figure-1", "figures/ours"),)}
+    monkeypatch.setattr(remake, "MADE", made)
+    remake.make("Spirals", SMALL, root=tmp_path, work=tmp_path / "work")
+    assert sorted(path.name for path in (here / "figures").iterdir()) == [
+        "ours.json",
+        "ours.md",
+        "ours.png",
+    ]
+    assert (
+        "$ manifold-mixup reproduce figure-1 --rows manifold $options --out"
+        in capfd.readouterr().out
+    )
+    content = json.loads((here / "figures" / "ours.json").read_text())
+    assert next(row["label"] for row in content["rows"]) == "no mixup"
+    assert remake.fingerprints()["figures/ours.json"]["data"] == [*content["data"].values()]
+
+
+def test_a_part_must_be_named(remake, capsys):
+    with pytest.raises(SystemExit):
+        remake.main(["make", "Tabel 8"])
+    assert "name a part: Scaled, on two CPU cores" in capsys.readouterr().err
