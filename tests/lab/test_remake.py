@@ -15,14 +15,15 @@ SMALL = """# Results
 ## Curves
 
 ```bash
-options="--seeds 1 --scale smoke"
+options="--scale smoke"
 ```
 
-## Spirals
+## Tables
 
 ```bash
-manifold-mixup reproduce figure-1 --rows manifold $options \\
-    --out figures     # seconds
+manifold-mixup reproduce list \\
+    $options > list.md     # seconds
+python a_script.py $options > script.json
 ```
 
 ```python
@@ -94,23 +95,15 @@ def test_assignments_and_continued_lines_belong_to_a_command(remake):
 
 def test_a_part_is_made_and_copied(remake, monkeypatch, tmp_path, capfd):
     here = tmp_path / "results"
-    (here / "figures").mkdir(parents=True)
+    (here / "ours").mkdir(parents=True)
+    (tmp_path / "a_script.py").write_text("import sys; print(sys.argv[1:])")
     monkeypatch.setattr(remake, "HERE", here)
-    made = {"Curves": (), "Spirals": (("figures/figure-1", "figures/ours"),)}
+    made = {"Curves": (), "Tables": (("list", "ours/tables"), ("script", "ours/words"))}
     monkeypatch.setattr(remake, "MADE", made)
-    remake.make("Spirals", SMALL, root=tmp_path, work=tmp_path / "work")
-    assert sorted(path.name for path in (here / "figures").iterdir()) == [
-        "ours.json",
-        "ours.md",
-        "ours.png",
-    ]
-    assert (
-        "$ manifold-mixup reproduce figure-1 --rows manifold $options --out"
-        in capfd.readouterr().out
-    )
-    content = json.loads((here / "figures" / "ours.json").read_text())
-    assert next(row["label"] for row in content["rows"]) == "no mixup"
-    assert remake.fingerprints()["figures/ours.json"]["data"] == [*content["data"].values()]
+    remake.make("Tables", SMALL, root=tmp_path, work=tmp_path / "work")
+    assert "table-1a" in (here / "ours" / "tables.md").read_text()
+    assert (here / "ours" / "words.json").read_text() == "['--scale', 'smoke']\n"
+    assert capfd.readouterr().out.startswith("$ manifold-mixup reproduce list $options > list.md\n")
 
 
 def test_a_part_must_be_named(remake, capsys):
