@@ -87,6 +87,7 @@ class Plan:
         epochs: the length of the schedule.
         seeds: the number of paired seeds.
         speed: what it was chosen by.
+        of: the data, the network and the device.
         tried: what else was measured, or why it failed.
         on: the machine and the versions.
     """
@@ -94,6 +95,7 @@ class Plan:
     epochs: int
     seeds: int
     speed: Speed
+    of: dict[str, Any]
     tried: list[dict[str, Any]] = field(default_factory=list)
     on: dict[str, Any] = field(default_factory=dict)
 
@@ -133,7 +135,14 @@ def planned(base: Recipe, data: Data, *, seconds: float, seeds: int) -> Plan:
     left = (seconds - (time.perf_counter() - began)) * (1 - _RESERVED)
     epochs = fastest.epochs(left, seeds * len(METHODS))
     gpu = {"gpu": torch.cuda.get_device_name()} if base.device == "cuda" else {}
-    return Plan(epochs, seeds, fastest, tried, {**provenance.describe(), **gpu})
+    on = {**provenance.describe(), **gpu}
+    return Plan(epochs, seeds, fastest, about(base, data), tried, on)
+
+
+def about(base: Recipe, data: Data) -> dict[str, Any]:
+    """Return what a plan is for, so that no other campaign follows it."""
+    sha256 = provenance.fingerprint(data)
+    return {"model": base.model, "width": base.width, "device": base.device, "data": sha256}
 
 
 def recipe(base: Recipe, way: str, *, seed: int) -> Recipe:
@@ -164,12 +173,17 @@ def campaign(
 
     Returns:
         Whether all runs are finished.
+
+    Raises:
+        ValueError: the folder has the plan of another campaign, or not even one epoch fits.
     """
     end = time.monotonic() + 60 * minutes
     results = out / "results"
     files.writable_folder(results)
     plan = _plan(
-        results / "plan.json", lambda: planned(base, data, seconds=60 * total, seeds=seeds)
+        results / "plan.json",
+        lambda: planned(base, data, seconds=60 * total, seeds=seeds),
+        asked={"seeds": seeds, "of": about(base, data)},
     )
     runs = runs_of(plan, base)
     print(f"{len(runs)} runs of {plan.epochs} epochs, {plan.speed.epoch:.1f} s each", flush=True)
@@ -188,10 +202,19 @@ def campaign(
     return all(finished(out / "runs" / folder_name(run)) is not None for run in runs)
 
 
-def _plan(path: Path, make: Callable[[], Plan]) -> Plan:
-    """Return the plan of an earlier call, or make it."""
+def _plan(path: Path, make: Callable[[], Plan], *, asked: dict[str, Any]) -> Plan:
+    """Return the plan of an earlier call, or make it.
+
+    Raises:
+        ValueError: the plan is another's.
+    """
     if path.exists():
         known = json.loads(path.read_text())
+        if (there := {name: known[name] for name in asked}) != asked:
+            raise ValueError(
+                f"{path} is the plan of another campaign: {there}, not {asked}. Give another "
+                f"folder, or the same options."
+            )
         return Plan(**{**known, "speed": Speed(**known["speed"])})
     plan = make()
     files.write_json(path, asdict(plan))
@@ -243,26 +266,31 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a call; return 0 if all runs are finished, and 1 if the same command should go on."""
+    """Run a call; return 0 if all runs are finished, 1 if the same command should go on, or 2."""
     options = _options(args)
     if not options.rehearse and not torch.cuda.is_available():
         print("this PyTorch finds no GPU. Try the script with --rehearse.", file=sys.stderr)
         return 2
     base = catalog.recipe("modern", "none", "cifar-10", "preact-resnet18")
     if options.rehearse:
+        torch.manual_seed(0)  # the same images in each call
         base, data = replace(base, width=4, device="cpu"), training.images(300)
     else:
         base = replace(base, compile=True, device="cuda")
         data = datasets.load("cifar-10", root=options.root.expanduser())
-    complete = campaign(
-        options.out,
-        base,
-        data,
-        minutes=options.minutes,
-        total=options.total,
-        seeds=options.seeds,
-        tested=50 if options.rehearse else 1000,
-    )
+    try:
+        complete = campaign(
+            options.out,
+            base,
+            data,
+            minutes=options.minutes,
+            total=options.total,
+            seeds=options.seeds,
+            tested=50 if options.rehearse else 1000,
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print("finished" if complete else "the same command resumes", flush=True)
     return 0 if complete else 1
 

@@ -122,13 +122,15 @@ def _by_heading(page: str) -> Iterator[tuple[str, list[str]]]:
             yield text.partition("\n")[0], [one for one in commands if one]
 
 
-def make(part: str, page: str, *, root: Path, work: Path) -> None:
-    """Run the commands of a part, and copy their files into this folder.
+def make(part: str, page: str, *, root: Path, work: Path) -> list[Path]:
+    """Run the commands of a part, and return the files that were copied into this folder.
 
     Raises:
         subprocess.CalledProcessError: a command failed.
+        FileNotFoundError: a command left no file where it was expected.
     """
     work.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     for step in steps(page):
         if step.part != part:
@@ -142,14 +144,21 @@ def make(part: str, page: str, *, root: Path, work: Path) -> None:
         other = f'python() {{ "{sys.executable}" "{HERE.parent}/$@"; }}'
         script = "\n".join([lab, other, *step.before, step.command])
         subprocess.run(["bash", "-euc", script], cwd=work, check=True)
-        _copy(step, work)
+        made += _copy(step, work)
+    return made
 
 
-def _copy(step: Step, work: Path) -> None:
+def _copy(step: Step, work: Path) -> list[Path]:
+    """Copy what a command made; return the copies."""
+    copies = []
     for source in step.source.split():
-        for kind in KINDS:
-            if (found := work / f"{source}{kind}").exists():
-                shutil.copyfile(found, HERE / f"{step.target}{kind}")
+        found = [kind for kind in KINDS if (work / f"{source}{kind}").exists()]
+        if not found:
+            raise FileNotFoundError(f"{step.command} left no {source} in {work}.")
+        for kind in found:
+            copies.append(HERE / f"{step.target}{kind}")
+            shutil.copyfile(work / f"{source}{kind}", copies[-1])
+    return copies
 
 
 def fingerprints() -> dict[str, dict[str, Any]]:
@@ -190,15 +199,21 @@ def differing() -> list[str]:
     return sorted(one for one in known.keys() | there.keys() if known.get(one) != there.get(one))
 
 
-def _write() -> None:
-    FINGERPRINTS.write_text(json.dumps(fingerprints(), indent=1) + "\n")
+def _write(only: Sequence[Path] | None = None) -> None:
+    """Write the fingerprints of all files, or only those of some."""
+    found = fingerprints()
+    if only is not None:
+        names = {one.relative_to(HERE).as_posix() for one in only}
+        known = json.loads(FINGERPRINTS.read_text())
+        found = {**known, **{name: one for name, one in found.items() if name in names}}
+    FINGERPRINTS.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run an action; return its exit status."""
     parser = argparse.ArgumentParser("remake.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("action", choices=["list", "make", "check", "write"])
-    parser.add_argument("parts", nargs="*", help="headings of README.md, or the start of one")
+    parser.add_argument("parts", nargs="*", help="headings of README.md, or their beginnings")
     parser.add_argument("--root", type=Path, default=Path("~/.cache/manifold-mixup"))
     parser.add_argument("--work", type=Path, default=Path("results-work"))
     options = parser.parse_args(args)
@@ -213,12 +228,12 @@ def main(args: Sequence[str] | None = None) -> int:
         for step in steps(page):
             print(f"{step.part}: {step.target or 'a search'}\n    {step.command}")
         return 0
-    chosen = [part for part in MADE if any(part.startswith(one) for one in options.parts)]
-    if not chosen:
-        parser.error(f"name a part: {'; '.join(MADE)}")
-    for part in chosen:
-        make(part, page, root=options.root.expanduser().resolve(), work=options.work)
-    _write()
+    for name in options.parts or [""]:
+        parts = [part for part in MADE if part.startswith(name)]
+        if len(parts) != 1:
+            parser.error(f"{name!r} names {len(parts)} parts. Name one: {'; '.join(MADE)}")
+        root = options.root.expanduser().resolve()
+        _write(make(parts[0], page, root=root, work=options.work))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The tables and errors of the benchmarks; times are not tested."""
 
+import itertools
 import json
 import runpy
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from benchmarks import campaign, counts, memory, tables, turns, ways
 from benchmarks.tasks import mlp
+from benchmarks.training import images
 from benchmarks.turns import FEWEST, WIDE, Timing, Way, added, compare
 
 from manifold_mixup import MixedTarget, MixPlan, mix
@@ -193,25 +195,47 @@ def test_a_campaign_is_stopped_resumed_and_written_without_weights(tmp_path, mon
     monkeypatch.setattr(campaign, "measured", lambda *_, **__: quick)
     monkeypatch.setattr(campaign, "ATTACKED", ("confidence",))  # attacks take seconds
     arguments = [str(tmp_path), "--rehearse", "--seeds", "1", "--total", "0.0125"]
-    plan, results = tmp_path / "results" / "plan.json", tmp_path / "results"
-    assert campaign.main([*arguments, "--minutes", "0"]) == 1
-    assert json.loads(plan.read_text())["epochs"] == 2
+    results = tmp_path / "results"
+    clock = itertools.count()  # each look at the clock takes a second, and there is one a step
+    monkeypatch.setattr(campaign.time, "monotonic", lambda: float(next(clock)))
+    assert campaign.main([*arguments, "--minutes", str(5 / 60)]) == 1
+    assert "no mixup, seed 0 was stopped in epoch 2." in capsys.readouterr().out
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.safetensors")
     assert not (results / "table.md").exists()
-    # The plan of the first call stays, whatever the others are given.
+    # The plan of the first call stays, whatever time the others have.
     assert campaign.main([*arguments[:-1], "9", "--minutes", "9"]) == 0
     assert "3 runs of 2 epochs" in capsys.readouterr().out
+    assert not checkpoint.exists()
     table = (results / "table.md").read_text()
     assert "| 1 seed | no mixup | input mixup | manifold mixup |" in table
     assert "a rehearsal whose numbers mean nothing" in table
     kept = {path.name for path in results.rglob("*") if path.is_file()}
     assert {"result.json", "logits.safetensors", "metrics.jsonl", "recipe.json"} < kept
     assert not {"last.safetensors", "best.safetensors", "checkpoint.safetensors"} & kept
-    assert len(list(results.rglob("result.json"))) == 3
     runs = [json.loads(path.read_text())["run"] for path in results.rglob("recipe.json")]
     assert {run["seed"] for run in runs} == {0}
+    assert len(runs) == 3
     mixing = ("method", "layers", "alpha", "seed")
     (shared,) = {json.dumps({k: v for k, v in run.items() if k not in mixing}) for run in runs}
     assert json.loads(shared)["epochs"] == 2
+    assert campaign.main([*arguments, "--seeds", "2"]) == 2
+    assert "plan.json is the plan of another campaign: {'seeds': 1, " in capsys.readouterr().err
+
+
+def test_the_runs_of_a_campaign_are_paired_by_seed():
+    base = Recipe(data="cifar-10", model="preact-resnet18", device="cuda", compile=True)
+    plan = campaign.Plan(7, 2, campaign.Speed(1.0, 1.0, cuda_graphs=True), of={})
+    runs = campaign.runs_of(plan, base)
+    ways = ["no mixup", "input mixup", "manifold mixup"]
+    assert [(run.seed, run.method) for run in runs] == [(s, way) for s in (0, 1) for way in ways]
+    assert {(run.epochs, run.cuda_graphs) for run in runs} == {(7, True)}
+
+
+def test_a_campaign_without_time_is_an_error(tmp_path, monkeypatch, capsys):
+    slow = campaign.Speed(epoch=99.0, start=9.0, cuda_graphs=False)
+    monkeypatch.setattr(campaign, "measured", lambda *_, **__: slow)
+    assert campaign.main([str(tmp_path), "--rehearse", "--total", "1"]) == 2
+    assert "error: 9 runs in 54 s leave 6 s each, but a run takes 9 s" in capsys.readouterr().err
 
 
 def test_a_campaign_whose_cuda_graphs_fail_goes_on_without(monkeypatch):
@@ -223,7 +247,7 @@ def test_a_campaign_whose_cuda_graphs_fail_goes_on_without(monkeypatch):
     monkeypatch.setattr(campaign, "measured", measured)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     base = Recipe(data="cifar-10", model="preact-resnet18", compile=True, device="cuda")
-    plan = campaign.planned(base, None, seconds=600, seeds=2)
+    plan = campaign.planned(base, images(4), seconds=600, seeds=2)
     assert plan.speed.cuda_graphs is False
     assert plan.tried[0] == {"cuda_graphs": True, "failed": "RuntimeError: no graphs here"}
     assert plan.epochs == 88  # (540 s / 6 runs - 1 s) / 1 s, less the time of the measurement

@@ -100,13 +100,36 @@ def test_a_part_is_made_and_copied(remake, monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(remake, "HERE", here)
     made = {"Curves": (), "Tables": (("list", "ours/tables"), ("script", "ours/words"))}
     monkeypatch.setattr(remake, "MADE", made)
-    remake.make("Tables", SMALL, root=tmp_path, work=tmp_path / "work")
+    made = remake.make("Tables", SMALL, root=tmp_path, work=tmp_path / "work")
+    assert made == [here / "ours" / "tables.md", here / "ours" / "words.json"]
     assert "table-1a" in (here / "ours" / "tables.md").read_text()
     assert (here / "ours" / "words.json").read_text() == "['--scale', 'smoke']\n"
     assert capfd.readouterr().out.startswith("$ manifold-mixup reproduce list $options > list.md\n")
 
 
-def test_a_part_must_be_named(remake, capsys):
+def test_a_command_that_left_nothing_is_an_error(remake, monkeypatch, tmp_path):
+    made = {"Curves": (), "Tables": (("list", "ours/tables"), ("elsewhere", "ours/words"))}
+    monkeypatch.setattr(remake, "MADE", made)
+    (step,) = [step for step in remake.steps(SMALL) if step.source == "elsewhere"]
+    with pytest.raises(FileNotFoundError, match=r"python a_script.py .* left no elsewhere in"):
+        remake._copy(step, tmp_path)
+
+
+def test_only_the_fingerprints_of_what_was_made_are_written(remake, monkeypatch, tmp_path):
+    (tmp_path / "ways").mkdir()
+    for name in ("one.md", "two.md"):
+        (tmp_path / "ways" / name).write_text("before")
+    monkeypatch.setattr(remake, "HERE", tmp_path)
+    monkeypatch.setattr(remake, "FINGERPRINTS", tmp_path / "fingerprints.json")
+    remake.main(["write"])
+    for name in ("one.md", "two.md"):
+        (tmp_path / "ways" / name).write_text("after")
+    remake._write([tmp_path / "ways" / "one.md"])
+    assert remake.differing() == ["ways/two.md"]
+
+
+@pytest.mark.parametrize(("part", "count"), [("Tabel 8", 0), ("A ", 2), ("", 12)])
+def test_one_part_must_be_named(remake, capsys, part, count):
     with pytest.raises(SystemExit):
-        remake.main(["make", "Tabel 8"])
-    assert "name a part: Scaled, on two CPU cores" in capsys.readouterr().err
+        remake.main(["make", *([part] if part else [])])
+    assert f"{part!r} names {count} parts. Name one: Scaled, on two CPU" in capsys.readouterr().err

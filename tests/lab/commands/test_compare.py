@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,14 @@ import lab_runs
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.candidates.registered import CANDIDATES
 from manifold_mixup.lab.commands.compare import Options as Compare
-from manifold_mixup.lab.commands.compare import prepare
+from manifold_mixup.lab.commands.compare import _drawable, prepare
 from manifold_mixup.lab.commands.compare import run as compare
+from manifold_mixup.lab.data import spirals
 from manifold_mixup.lab.evaluate import Settings, evaluate
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.paper import figures
 from manifold_mixup.lab.report import plots
+from manifold_mixup.lab.report.gather import gather
 from manifold_mixup.lab.runs.evaluation import trained
 from manifold_mixup.lab.runs.folder import folder_name
 
@@ -127,7 +130,7 @@ def test_a_regression_has_neither_spirals_nor_states(tmp_path, task):
 
 def test_the_default_is_the_documented_one():
     options = Compare()
-    assert (options.data, options.model, options.seeds) == ("spirals", None, 5)
+    assert (options.data, options.model, options.seeds) == ("spirals-100", None, 5)
 
 
 def test_the_default_is_the_registered_task_with_its_frozen_settings(tmp_path):
@@ -139,7 +142,7 @@ def test_the_default_is_the_registered_task_with_its_frozen_settings(tmp_path):
             name: tuple(v) if isinstance(v, list) else v for name, v in frozen[run.method].items()
         }
         registered = task.recipe(run.method, settings, run.seed)
-        same = replace(run, data="spirals", per_class=None, alpha=registered.alpha)
+        same = replace(run, data="spirals", alpha=registered.alpha)
         assert same == registered
         assert not run.layers or run.alpha == registered.alpha
     assert "one of the two on which manifold mixup beats input mixup" in comparison.caption
@@ -150,56 +153,102 @@ def test_the_default_is_the_registered_task_with_its_frozen_settings(tmp_path):
 def test_the_default_draws_anew_for_each_seed_the_same_for_all_methods(tmp_path):
     comparison = prepare(Compare(out=tmp_path, seeds=3))
     names = [run.data for run in comparison.runs]
-    assert names == [f"spirals:{seed}" for seed in range(3) for _ in range(3)]
-    draws = [comparison.sources[f"spirals:{seed}"] for seed in range(3)]
+    assert names == [f"spirals-100:{seed}" for seed in range(3) for _ in range(3)]
+    draws = [comparison.sources[f"spirals-100:{seed}"] for seed in range(3)]
     for one, other in itertools.combinations(draws, 2):
         assert not one.x.equal(other.x)
         assert not one.x_test.equal(other.x_test)
-    usual = datasets.load("spirals", root=tmp_path)
-    assert draws[0].x_test.equal(usual.x_test)
-    assert set(map(tuple, draws[0].x.tolist())) < set(map(tuple, usual.x.tolist()))
-    assert "drawn anew for each seed" in comparison.title
+    assert draws[2].x.equal(spirals.load(per_class=100, seed=2).x)
+    assert comparison.title.startswith("Two spirals (200 training, 2,000 test examples, drawn anew")
 
 
 def test_without_redraw_all_seeds_have_the_usual_draw(tmp_path):
     comparison = prepare(Compare(out=tmp_path, seeds=2, redraw=False))
-    assert {run.data for run in comparison.runs} == {"spirals"}
+    assert {run.data for run in comparison.runs} == {"spirals-100"}
     assert "drawn anew" not in comparison.title
     assert comparison.draws == {}
 
 
 def test_one_draw_can_be_named(tmp_path):
-    comparison = prepare(Compare(data="spirals:7", out=tmp_path, seeds=2))
-    assert {run.data for run in comparison.runs} == {"spirals:7"}
+    comparison = prepare(Compare(data="spirals-100:7", out=tmp_path, seeds=2))
+    assert {run.data for run in comparison.runs} == {"spirals-100:7"}
+    assert comparison.title.startswith("Two spirals, draw 7 (200 training")
     assert comparison.runs[0].model == "spiral-mlp"
     assert comparison.spirals == ()  # the data are spirals already
-    other = prepare(Compare(out=tmp_path, seeds=8)).sources["spirals:7"]
+    other = prepare(Compare(out=tmp_path, seeds=8)).sources["spirals-100:7"]
     assert comparison.data.x.equal(other.x)
 
 
 def test_examples_of_the_default_may_be_all_or_few(tmp_path):
-    for examples in (400, 50):
+    for examples in (200, 50):
         comparison = prepare(Compare(out=tmp_path, seeds=2, examples=examples))
         assert {len(data.x) for data in comparison.draws.values()} == {examples}
-        assert comparison.runs[0].per_class is None
 
 
 def test_the_default_end_to_end(tmp_path, capsys):
     out = tmp_path / "out"
     assert run("--smoke", "--workers", 1, "--out", out) == 0
     content = json.loads((out / "results.json").read_text())
-    assert [one["run"]["data"] for one in content["runs"]] == 3 * ["spirals:0"] + 3 * ["spirals:1"]
+    names = [one["run"]["data"] for one in content["runs"]]
+    assert names == 3 * ["spirals-100:0"] + 3 * ["spirals-100:1"]
     assert len(list((out / "runs").iterdir())) == 6  # its own runs give the boundaries
     draws = content["data"]["draws"]
-    assert draws["spirals:0"] == content["data"]["sha256"] != draws["spirals:1"]
+    assert draws["spirals-100:0"] == content["data"]["sha256"] != draws["spirals-100:1"]
     assert all(one["more"]["within at bottleneck"] > 0 for one in content["runs"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "Selected: of eight tasks" in shown
-    assert "Selected: of eight tasks" in (out / "table.md").read_text()
     page = out / "report.html"
     assert lab_runs.run("report", out, "--out", page) == 0
     assert "Decision boundaries" in page.read_text()
-    assert "spirals, drawn anew for each seed" in page.read_text()
+    assert "spirals-100, drawn anew for each seed" in page.read_text()
+
+
+def test_only_the_frozen_settings_are_called_selected(tmp_path):
+    options = Compare(out=tmp_path, seeds=2)
+    assert "Selected: of eight tasks" in prepare(options).caption
+    assert "Selected: of eight tasks" in prepare(replace(options, redraw=False)).caption
+    for other in (
+        {"alpha": 1.0}, {"epochs": 7}, {"data": "spirals"}, {"methods": ("none", "manifold")},
+        {"smoke": True},
+    ):  # fmt: skip
+        assert "Selected" not in prepare(replace(options, **other)).caption
+
+
+def test_boundaries_are_left_out_on_request(tmp_path):
+    few = {"epochs": 1, "seeds": 1, "workers": 1, "methods": ("none",), "out": tmp_path}
+    assert list(_drawable(after(Compare(**few)))) == ["no mixup"]
+    assert list(_drawable(after(Compare(**few, spirals=False)))) == []
+
+
+def test_a_report_tells_draws_of_seeds_from_one_draw(tmp_path):
+    few = {"epochs": 1, "workers": 1, "methods": ("none", "input"), "seeds": 2}
+    for name, data in {"anew": "spirals-100", "one": "spirals:1"}.items():
+        after(Compare(**few, data=data, out=tmp_path / name))
+    after(Compare(**few, redraw=False, out=tmp_path / "usual"))
+    anew, one, usual = (gather([tmp_path / name]) for name in ("anew", "one", "usual"))
+    assert {item.row.data for item in anew.items} == {"spirals-100, drawn anew for each seed"}
+    assert {item.row.data for item in one.items} == {"spirals:1"}  # seed 1 has that draw too
+    assert {item.row.data for item in usual.items} == {"spirals-100"}
+    for found in (anew, one, usual):
+        assert [len(found.of(row)) for row in found.table.rows] == [2, 2]
+    with pytest.raises(ValueError, match="the runs have different data"):
+        gather([tmp_path / "anew", tmp_path / "usual"])
+    shutil.copytree(tmp_path / "usual", tmp_path / "copied" / "usual")
+    with pytest.raises(ValueError, match="two folders have the same run"):
+        gather([tmp_path / "usual", tmp_path / "copied"])
+
+
+def test_a_report_of_two_comparisons_in_one_folder_drops_neither(tmp_path, npz):
+    few = {"epochs": 1, "workers": 1, "methods": ("none",), "seeds": 1, "out": tmp_path / "out"}
+    after(Compare(**few))
+    comparison = prepare(Compare(**few, data=str(npz)))
+    assert compare(replace(comparison, spirals=comparison.spirals[:1]))
+    with pytest.raises(ValueError, match="the runs have different data"):
+        gather([tmp_path / "out"])
+
+
+def after(options):
+    comparison = prepare(options)
+    assert compare(comparison)
+    return comparison
 
 
 def test_boundaries_are_those_of_the_first_seed_on_its_own_draw(tmp_path, monkeypatch):
@@ -212,7 +261,7 @@ def test_boundaries_are_those_of_the_first_seed_on_its_own_draw(tmp_path, monkey
     comparison = prepare(Compare(out=tmp_path, seeds=2, epochs=1, workers=1))
     assert compare(comparison)
     assert list(drawn) == ["no mixup", "input mixup", "manifold mixup"]
-    points = comparison.sources["spirals:0"].x.double().numpy()
+    points = comparison.sources["spirals-100:0"].x.double().numpy()
     assert all(np.array_equal(view.points, points) for view in drawn.values())
 
 
@@ -310,7 +359,10 @@ def test_methods_that_cut_end_to_end(tmp_path, npz, capsys):
 BAD = {
     "method": (["--methods", "none", "remx"], "no kind of mixing 'remx'. Did you mean 'remix'?"),
     "no method": (["--methods"], "--methods names no method."),
-    "method without positions": (["--methods", "none", "cutmix"], "(--model cnn)"),
+    "method without positions": (
+        ["--methods", "none", "cutmix"],
+        "(--model cnn, for images and signals)",
+    ),
     "method of another task": (["--methods", "none", "c-mixup"], "but blobs has classes"),
     "data set": (["--data", "fashion-minst"], "no data set 'fashion-minst'. Did you mean 'fashion"),
     "model": (["--model", "cmn"], "no model 'cmn'. Did you mean 'cnn'? Known: mlp, "),
@@ -328,8 +380,18 @@ BAD = {
     "redraw of a draw": (["--data", "spirals:3", "--redraw", "True"], "but --data is spirals:3"),
     "draw of what is not generated": (
         ["--data", "cifar-10:3"],
-        "cifar-10:3 asks for a draw of cifar-10, which is not generated. Only mnist-1d and spirals",
+        "cifar-10:3 asks for a draw of cifar-10, which cannot be drawn with a seed. Only mnist-1d",
     ),
+    "cnn of points": (
+        ["--data", "spirals", "--model", "cnn", "--methods", "none", "cutmix"],
+        "a CNN expects images, or signals of at least 4 values, but Two spirals has vectors of 2.",
+    ),
+    "seed of a draw": (
+        ["--data", "spirals:-1"],
+        "the seed of the draw spirals:-1 is '-1'. Expected a whole number from 0 to 4293967295",
+    ),
+    "too great a seed": (["--data", "mnist-1d:4294000000"], "is '4294000000'. Expected a whole"),
+    "seed with a zero": (["--data", "spirals:03"], "such as spirals:3."),
     "eps": (["--eps", "-0.1"], "--eps is -0.1. Expected a finite number above 0."),
     "examples": (["--examples", "251"], "251 training examples were requested, but blobs has 250."),
     "device": (["--device", "gpu"], "cannot use device 'gpu': "),

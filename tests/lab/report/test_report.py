@@ -4,6 +4,7 @@ import math
 import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_s
 from manifold_mixup.lab.launch.processes import train_all
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report import plots
-from manifold_mixup.lab.report.plots.comparison import _bars, _flatness
+from manifold_mixup.lab.report.plots.comparison import _bars, _flatness, _limits
 from manifold_mixup.lab.report.plots.forest import forest
 from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
@@ -402,3 +403,14 @@ def test_on_a_terminal_bars_show_what_is_left(task, runs):
     text = capture.get()
     assert "all runs" in text
     assert "left" in text
+
+
+def test_the_limits_of_a_curve_leave_out_spikes_but_no_part_of_a_short_one():
+    short = np.array([90.0, 40.0, 30.0, 25.0, 22.0])
+    assert max(_limits(short - 1, short + 1)) == 91
+    assert min(_limits(short - 1, short + 1)) == 21
+    long = np.full(200, 5.0)
+    long[[20, 60, 100]] = 80.0
+    assert max(_limits(long, long)) == 5
+    assert min(_limits(long - 6, long)) == 0  # errors and losses are not below it
+    assert _limits(np.full(9, np.nan), np.full(9, np.nan)) == []

@@ -23,7 +23,7 @@ from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.models.fresh import fresh_model, with_layers
 from manifold_mixup.lab.paper import figures
 from manifold_mixup.lab.recipes import catalog, drawn
-from manifold_mixup.lab.recipes.recipe import Recipe, way_settings
+from manifold_mixup.lab.recipes.recipe import Recipe, three_methods, way_settings
 from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
@@ -44,6 +44,7 @@ from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
 from manifold_mixup.lab.training.method import check
 
+DEFAULT = "spirals-100"
 SELECTED = (
     "Selected: of eight tasks that were registered beforehand, this is one of the two on which "
     "manifold mixup beats input mixup (results/candidates/README.md)."
@@ -54,7 +55,7 @@ THREE = tyro.conf.arg(help_behavior_hint="(default: none input manifold, or the 
 CLEAN = tyro.conf.arg(help_behavior_hint="(default: 0, or that of --tuned)")
 EVEN = tyro.conf.arg(help_behavior_hint="(default: 1, or that of --tuned)")
 OWN = tyro.conf.arg(help_behavior_hint="(default: spiral-mlp for spirals, else mlp)")
-SPIRALS = tyro.conf.arg(help_behavior_hint="(default: only for spirals)")
+ANEW = tyro.conf.arg(help_behavior_hint=f"(default: only for {DEFAULT})")
 
 
 _TESTED_SPIRALS = 200
@@ -70,7 +71,7 @@ class Options:
     chosen for each data set and model on a validation split.
     """
 
-    data: str = "spirals"
+    data: str = DEFAULT
     """Data set, such as mnist-1d or fashion-mnist, or an .npz file with x_train, y_train, x_test
     and y_test; "list" prints all."""
     model: Annotated[str | None, OWN] = None
@@ -82,13 +83,14 @@ class Options:
     """Study of manifold-mixup tune: each method has the settings of its best trial there."""
     seeds: int = 5
     """Number of seeds. Every method trains once per seed."""
-    redraw: Annotated[bool | None, SPIRALS] = None
-    """Draw generated data (spirals, mnist-1d) anew for each seed, training and test examples, the
-    same for all methods. The intervals then cover the draw too."""
+    redraw: Annotated[bool | None, ANEW] = None
+    """Draw generated data (mnist-1d, spirals, spirals-100) anew for each seed, training and test
+    examples, the same for all methods. The intervals then cover the draw too."""
     epochs: Annotated[int | None, CHOSEN] = None
     """Passes over the training set."""
     examples: Annotated[int | None, CHOSEN] = None
-    """Number of training examples, a random subset that is the same for all runs."""
+    """Number of training examples, a random subset that is the same for all runs on the same
+    data."""
     imbalance: Annotated[float | None, EVEN] = None
     """How many times more training examples the first class has than the last, with an exponential
     profile between them. The test set stays as it is."""
@@ -113,8 +115,9 @@ class Options:
     eps: Annotated[float | None, CHOSEN] = None
     """Size ε of the FGSM attack, in the unit stated below the table."""
     spirals: bool = True
-    """Train the paper's Figure 1 too if the data are others, and draw its decision boundaries: no
-    mixup, input mixup and manifold mixup on two spirals, one seed. Not for regressions."""
+    """Draw the decision boundaries on two spirals, of the first seed. If the data are others, this
+    also trains the paper's Figure 1: no mixup, input mixup and manifold mixup, one seed. Not for
+    regressions."""
     smoke: bool = False
     """Test in seconds that everything works: two seeds, two epochs, at most 500 examples. The
     numbers mean nothing."""
@@ -142,6 +145,7 @@ class Comparison:
     layers: tuple[str, ...] = ()
     spirals: tuple[Recipe, ...] = ()
     draws: Mapping[str, Data] = field(default_factory=dict)
+    boundaries: bool = True
 
     @cached_property
     def sources(self) -> dict[str, Data]:
@@ -166,7 +170,7 @@ class Comparison:
         smoke = "SMOKE TEST: " if self.smoke else ""
         epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
         anew = ", drawn anew for each seed" if self.draws else ""
-        name = self.data.name[:1].upper() + self.data.name[1:]
+        name = self.data.name.rpartition(", draw ")[0] if self.draws else self.data.name
         return (
             f"{smoke}{name} ({len(self.data.x):,} training, "
             f"{len(self.data.x_test):,} test examples{anew}){in_words(run.label_noise)}, "
@@ -187,9 +191,8 @@ class Comparison:
         decay = f", weight decay {first.weight_decay:g}" if len(decays) == 1 else ""
         settings = "; ".join(_settings(run, decay=not decay) for run in once)
         chosen = "" if self.tuned is None else f" {self.tuned.about}"
-        selected = drawn.source(first.data) == "spirals" and first.model == "spiral-mlp"
         return [
-            *([SELECTED] if selected else []),
+            *([SELECTED] if _is_selected(self.runs) else []),
             *self._measures(),
             f"Seconds: training time on {_hardware(first.device)}, without evaluation.{chosen} "
             f"Optimizer {first.optimizer}{decay}; {settings}.",
@@ -252,6 +255,7 @@ def prepare(options: Options) -> Comparison:
         layers=_hidden_layers(methods, data),
         spirals=_spiral_runs(options, data, device),
         draws=draws,
+        boundaries=options.spirals,
     )
 
 
@@ -317,8 +321,15 @@ def _chosen(options: Options) -> list[Recipe]:
 
 def _named_model(options: Options) -> str:
     """Return the name of the model, by default one that suits the data."""
-    usual = "spiral-mlp" if drawn.source(options.data) == "spirals" else "mlp"
+    usual = "spiral-mlp" if drawn.source(options.data) in drawn.SPIRALS else "mlp"
     return options.model or usual
+
+
+def _is_selected(runs: Sequence[Recipe]) -> bool:
+    """Return whether the runs are those of the selected task, with its frozen settings."""
+    plain = {replace(run, data=DEFAULT, seed=0, device="cpu") for run in runs}
+    ours = drawn.source(runs[0].data) == DEFAULT
+    return ours and plain == {*three_methods(DEFAULT, "spiral-mlp")}
 
 
 def _redraws(options: Options) -> bool:
@@ -332,8 +343,7 @@ def _redraws(options: Options) -> bool:
             f"--redraw draws generated data anew for each seed, but --data is {options.data}. "
             f"Leave out --redraw, or give --data {' or '.join(drawn.GENERATED)}."
         )
-    usual = options.data == "spirals"
-    return usual if options.redraw is None else options.redraw
+    return options.data == DEFAULT if options.redraw is None else options.redraw
 
 
 def _data_names(options: Options, *, redraw: bool) -> list[str]:
@@ -373,7 +383,7 @@ def _has_states(model: nn.Module, layer: str, data: Data) -> bool:
 
 def _spiral_runs(options: Options, data: Data, device: torch.device) -> tuple[Recipe, ...]:
     """Return the runs of the paper's Figure 1 with the first seed, if they are to be drawn."""
-    if not options.spirals or data.regression or drawn.source(options.data) == "spirals":
+    if not options.spirals or data.regression or drawn.source(options.data) in drawn.SPIRALS:
         return ()
     return tuple(
         replace(
@@ -427,13 +437,11 @@ def _tuned(options: Options, path: Path) -> Tuned:
 
 def _overridden(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
     """Replace settings of a recipe by the options that were given."""
-    per_class = None if options.examples else run.per_class
-    there = len(data.x) if per_class is None else min(per_class * data.classes, len(data.x))
     examples = options.examples or run.examples
     if options.examples is None and examples is not None:
-        examples = min(examples, there)
+        examples = min(examples, len(data.x))
     if options.smoke:
-        examples = min(examples or there, there, 500)
+        examples = min(examples or len(data.x), len(data.x), 500)
     mixes_hidden = bool(run.layers) and run.layers != ("input",)
     layers = options.layers if mixes_hidden else None
     near = run.pairs in ("near", "near_in_batch")
@@ -441,7 +449,6 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         run,
         epochs=2 if options.smoke else options.epochs or run.epochs,
         examples=examples,
-        per_class=per_class,
         imbalance=run.imbalance if options.imbalance is None else options.imbalance,
         label_noise=run.label_noise if options.label_noise is None else options.label_noise,
         alpha=run.alpha if options.alpha is None or not run.layers else options.alpha,
@@ -531,8 +538,8 @@ def _drawable(comparison: Comparison) -> dict[str, Recipe]:
     as many methods as fit beside each other.
     """
     first = comparison.runs[: min(len(comparison.methods), _BOUNDARIES)]
-    about_spirals = drawn.source(first[0].data) == "spirals"
-    runs = {_plainly(run.method): run for run in first} if about_spirals else {}
+    own = comparison.boundaries and drawn.source(first[0].data) in drawn.SPIRALS
+    runs = {_plainly(run.method): run for run in first} if own else {}
     runs |= {_plainly(run.method): run for run in comparison.spirals}
     folders = {name: comparison.folder / run_folder.folder_name(run) for name, run in runs.items()}
     return {name: run for name, run in runs.items() if (folders[name] / run_folder.RESULT).exists()}

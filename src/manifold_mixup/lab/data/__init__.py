@@ -67,6 +67,7 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
     "svhn": svhn.load,
     "tiny-imagenet": tiny_imagenet.load,
     "spirals": lambda _: spirals.load(),
+    "spirals-100": lambda _: spirals.load(per_class=100),
     "california-housing": tabular.california_housing,
     "diabetes": lambda _: tabular.diabetes(),
     "factors-a": lambda _: factors.load("a"),
@@ -80,6 +81,7 @@ NAMES = tuple(_KNOWN)
 _GENERATED: dict[str, Callable[[int], Data]] = {
     "mnist-1d": lambda seed: mnist1d.load(seed=seed),
     "spirals": lambda seed: spirals.load(seed=seed),
+    "spirals-100": lambda seed: spirals.load(per_class=100, seed=seed),
 }
 
 ABOUT = {
@@ -91,7 +93,8 @@ ABOUT = {
     "cifar-100": "Small photos, 100 classes. Downloaded if not in --root.",
     "svhn": "Street view house numbers. Downloaded if not in --root.",
     "tiny-imagenet": "Photos of 64 x 64 pixels, 200 classes. Downloaded if not in --root.",
-    "spirals": "Two spirals in the plane. Generated.",
+    "spirals": "Two spirals in the plane, of 200 points each. Generated.",
+    "spirals-100": "Two spirals of 100 points each. Generated.",
     "california-housing": "House values by district: regression. Downloaded if not in --root.",
     "diabetes": "A score of the disease of 442 patients: regression. Part of scikit-learn.",
     "factors-a": "Rendered ones and sevens; the label is the side they lean to. Generated.",
@@ -101,8 +104,7 @@ ABOUT = {
         f"factors-{task}-mixed": f"factors-{task}, with mixed training images (Table 8). Generated."
         for task in "abc"
     },
-    "mnist-1d:SEED": "Signals like those of mnist-1d, drawn with another seed.",
-    "spirals:SEED": "Spirals like those of spirals, drawn with another seed.",
+    "NAME:SEED": "Another draw of mnist-1d, spirals or spirals-100, such as spirals:3. Generated.",
     "torchvision:NAME": "A classification set of torchvision, such as torchvision:FashionMNIST.",
     "timm:NAME": "A data set that timm's create_dataset reads.",
     "a folder": "Images of one size, in train/CLASS/* and test/CLASS/* (or val/CLASS/*).",
@@ -115,7 +117,7 @@ def load(name: str, *, root: Path) -> Data:
     """Load a data set.
 
     Args:
-        name: one of `NAMES`, ``"spirals:SEED"`` or ``"mnist-1d:SEED"`` for another draw,
+        name: one of `NAMES`, ``"NAME:SEED"`` for another draw of generated data,
             ``"torchvision:NAME"``, ``"timm:NAME"``, the path of an ``.npz`` file, or of a folder of
             images.
         root: the folder of the data sets; what is not there is downloaded to it.
@@ -129,7 +131,8 @@ def load(name: str, *, root: Path) -> Data:
         return _KNOWN[name](root)
     source, seed = drawn.split(name)
     if seed is not None:
-        return _GENERATED[source](seed)
+        found = _GENERATED[source](seed)
+        return replace(found, name=f"{found.name}, draw {seed}")
     if _is_external(name):
         return external.load(name, root)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
@@ -185,26 +188,23 @@ def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
         return
-    source, seed = drawn.split(name)
-    if seed is not None and source in _KNOWN:
-        _require_generated(source, seed)
+    if drawn.split(name)[1] is not None:
         return
+    if wrong := drawn.fault(name, NAMES):
+        raise ValueError(wrong)
     if _is_external(name):
         external.check_name(name)
         return
     reason = _no_file(name)
     if reason:
         raise ValueError(reason)
-    others = ("torchvision:NAME", "timm:NAME", "the path of an .npz file or of a folder of images")
+    others = (
+        "NAME:SEED",
+        "torchvision:NAME",
+        "timm:NAME",
+        "the path of an .npz file or of a folder of images",
+    )
     raise ValueError(f"{unknown('data set', name, (*NAMES, *others))}.")
-
-
-def _require_generated(source: str, seed: int) -> None:
-    if source not in drawn.GENERATED:
-        raise ValueError(
-            f"{source}:{seed} asks for a draw of {source}, which is not generated. Only "
-            f"{' and '.join(drawn.GENERATED)} can be drawn with a seed."
-        )
 
 
 def _no_file(name: str) -> str:

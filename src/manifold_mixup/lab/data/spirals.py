@@ -28,7 +28,7 @@ def load(
     """
     generator = torch.Generator().manual_seed(seed)
     (x, y), (x_test, y_test) = (_draw(count, noise, generator) for count in (per_class, held_out))
-    return Data("two spirals", x, y, x_test, y_test, classes=2, eps=0.5, space="units of the plane")
+    return Data("Two spirals", x, y, x_test, y_test, classes=2, eps=0.5, space="units of the plane")
 
 
 def _draw(count: int, noise: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,17 @@ def cnn(data: Data, *, width: int | None, dropout: float) -> nn.Module:
         data: the data to classify, for shape, scale and classes.
         width: channels of the first stage; ``None`` is 16.
         dropout: dropout probability of the pooled features.
+
+    Raises:
+        ValueError: the vectors are too short to be signals.
     """
     x, width = data.x, width or 16
     signal = x.ndim == 2
+    if signal and x.shape[1] < 4:
+        raise ValueError(
+            f"a CNN expects images, or signals of at least 4 values, but {data.name} has vectors "
+            f"of {x.shape[1]}. Use --model mlp, or other data."
+        )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["standardize"] = Standardize(data)
     if signal:

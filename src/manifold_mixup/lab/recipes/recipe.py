@@ -265,6 +265,7 @@ def three_methods(data: str, model: str) -> tuple[Recipe, ...]:
         ("fashion-mnist", "mlp"): _fashion_mnist_mlp,
         ("fashion-mnist", "cnn"): _fashion_mnist_cnn,
         ("spirals", "spiral-mlp"): _spirals,
+        ("spirals-100", "spiral-mlp"): _spirals,
     }
     known = chosen.get((drawn.source(data), model))
     runs = _anything(data, model) if known is None else known()
@@ -293,9 +294,7 @@ def _fashion_mnist_cnn() -> tuple[Recipe, ...]:
 
 def _spirals() -> tuple[Recipe, ...]:
     """Return what was frozen for the registered task "spirals" (``results/candidates``)."""
-    plain = Recipe(
-        data="spirals", model="spiral-mlp", width=64, per_class=100, epochs=800, weight_decay=0.0
-    )
+    plain = Recipe(data="spirals-100", model="spiral-mlp", width=64, epochs=800, weight_decay=0.0)
     return plain, input_mixup(plain, alpha=0.05), manifold_mixup(plain, alpha=2.0)
 
 

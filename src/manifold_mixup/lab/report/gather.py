@@ -36,6 +36,7 @@ class Item:
         evaluation: the results of `evaluate` for its last epoch, by part.
         examples: the number of test examples of each part.
         origin: machine, versions and commit.
+        row: what it shares with the other seeds of its row.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Item:
     evaluation: Mapping[str, Any]
     examples: Mapping[str, int]
     origin: Mapping[str, Any]
+    row: Recipe
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Gathered:
 
     def of(self, row: Row) -> list[Item]:
         """Return the runs of a row, by seed."""
-        return [item for item in self.items if alike(item.result.run) == row.run]
+        return [item for item in self.items if item.row == row.run]
 
 
 def gather(places: Sequence[Path]) -> Gathered:
@@ -86,26 +88,46 @@ def gather(places: Sequence[Path]) -> Gathered:
             f"{RESULT}, written by manifold-mixup train, compare or reproduce."
         )
     items, spirals = _apart_from_spirals([_item(folder) for folder in done])
+    items = _without_draws(items)
     _require_one_data_set(items)
     _require_classes(items)
-    recipes = sorted({alike(item.result.run) for item in items}, key=_order)
+    recipes = sorted({item.row for item in items}, key=_order)
     at = {recipe: index for index, recipe in enumerate(recipes)}
-    items.sort(key=lambda item: (at[alike(item.result.run)], item.result.run.seed))
-    found: dict[Recipe, dict[int, Found]] = {}
-    for item in items:
-        own = found.setdefault(alike(item.result.run), {})
-        own[item.result.run.seed] = Found(item.result, {})
+    items.sort(key=lambda item: (at[item.row], item.result.run.seed))
+    found = _by_seed(items)
     unfinished = tuple(folder for folder in folders if folder not in done)
     return Gathered(tuple(items), _table(recipes), found, unfinished, spirals)
 
 
-def alike(run: Recipe) -> Recipe:
-    """Return what the runs of a row share: all but their seed, and that of their data's draw.
+def _without_draws(items: list[Item]) -> list[Item]:
+    """Leave the seed of the data's draw out of the rows if each seed drew its own data."""
+    draws = {(item.result.run.seed, drawn.split(item.result.run.data)[1]) for item in items}
+    if len(draws) == 1 or any(seed != draw for seed, draw in draws):
+        return items
+    return [replace(one, row=replace(one.row, data=_anew(one.row.data))) for one in items]
 
-    The draw is left out only if it has the seed of the run, as `compare` draws anew for each seed.
+
+def _anew(name: str) -> str:
+    return f"{drawn.source(name)}, drawn anew for each seed"
+
+
+def _by_seed(items: Iterable[Item]) -> dict[Recipe, dict[int, Found]]:
+    """Return the runs of each row by their seed.
+
+    Raises:
+        ValueError: two folders have the same run.
     """
-    name, seed = drawn.split(run.data)
-    return replace(run, seed=0, data=name if seed == run.seed else run.data)
+    found: dict[Recipe, dict[int, Found]] = {}
+    places: dict[tuple[Recipe, int], Path] = {}
+    for item in items:
+        key = item.row, item.result.run.seed
+        if key in places:
+            raise ValueError(
+                f"two folders have the same run: {places[key]} and {item.folder}. Leave out one."
+            )
+        places[key] = item.folder
+        found.setdefault(item.row, {})[item.result.run.seed] = Found(item.result, {})
+    return found
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -125,7 +147,8 @@ def _item(folder: Path) -> Item:
         examples |= dict.fromkeys(found, found.get("examples", 0))
     content = _read(folder / RESULT)
     origin = {name: content.get(name) for name in ("git", "machine", "versions")}
-    return Item(folder, result, evaluation, examples, origin)
+    row = replace(result.run, seed=0)
+    return Item(folder, result, evaluation, examples, origin, row)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -140,13 +163,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _apart_from_spirals(items: list[Item]) -> tuple[list[Item], tuple[Item, ...]]:
     """Return the runs, and apart the spirals that a comparison trained beside other data."""
-    spirals = [one for one in items if one.result.run.model == "spiral-mlp"]
+    spirals = [one for one in items if one.result.run.method.startswith("spirals, ")]
     others = [one for one in items if one not in spirals]
     return (others, tuple(spirals)) if others else (items, ())
 
 
 def _require_one_data_set(items: Iterable[Item]) -> None:
-    of = {alike(item.result.run).data: item.folder for item in items}
+    of = {item.row.data: item.folder for item in items}
     if len(of) > 1:
         listed = "; ".join(f"{data} in {folder}" for data, folder in of.items())
         raise ValueError(

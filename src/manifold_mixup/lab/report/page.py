@@ -13,7 +13,7 @@ from manifold_mixup.lab.evaluate.statistics import smallest_seen
 from manifold_mixup.lab.paper.numbers import Cell, Line, lines
 from manifold_mixup.lab.paper.tables import Row
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item, alike
+from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
 from manifold_mixup.lab.report.section import Grid, Number, Section, number
 from manifold_mixup.lab.report.sections import SECTIONS, boundaries
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
@@ -47,19 +47,13 @@ def _facts(gathered: Gathered) -> dict[str, str]:
     machines = dict.fromkeys(_machine(item) for item in gathered.items)
     hours = sum(item.result.seconds for item in gathered.items) / 3600
     return {
-        "data": _data(runs),
+        "data": gathered.items[0].row.data,
         "models": ", ".join(dict.fromkeys(run.model for run in runs)),
         "runs": str(len(runs)),
         "seeds": ", ".join(map(str, sorted({run.seed for run in runs}))),
         "hours of training": f"{hours:.2f}",
         "machine": "; ".join(machines),
     }
-
-
-def _data(runs: Sequence[Recipe]) -> str:
-    """Return the name of the data, and whether each seed drew its own."""
-    names = {run.data for run in runs}
-    return alike(runs[0]).data + ", drawn anew for each seed" * (len(names) > 1)
 
 
 def _machine(item: Item) -> str:
@@ -157,7 +151,7 @@ def _recipe(gathered: Gathered, row: Row) -> dict[str, Any]:
         "label": row.label,
         "fields": {
             name: " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            for name, value in dataclasses.asdict(run).items()
+            for name, value in dataclasses.asdict(row.run or run).items()
             if name != "seed"
         },
         "seeds": ", ".join(str(item.result.run.seed) for item in items),

@@ -130,7 +130,8 @@ def check_way(run: Recipe, data: Data) -> None:
     if run.blend in CUTTING and not has_positions(run.model):
         raise ValueError(
             f"{run.method} cuts positions, such as pixels, but the states of {run.model} have "
-            f"none. Use a network that has them (--model cnn), or another way of mixing."
+            f"none. Use a network that has them (--model cnn, for images and signals), or another "
+            f"way of mixing."
         )
 
 

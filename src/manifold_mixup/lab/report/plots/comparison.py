@@ -109,7 +109,7 @@ def _claims(
     if layers:
         _flatness(next(panels), last, layers, "outside", "Outside 1st direction ↓")
         _flatness(next(panels), last, layers, "within", "Within classes ↓")
-    words = "Two spirals: one seed; the line is the boundary, dotted lines 95 % confidence."
+    words = "Two spirals, the first seed: the line is the boundary, dotted lines 95 % confidence."
     heading = f"{words} " if spirals else ""
     if layers:
         heading += "Right: variance of hidden states, in % of a class's, and of all."
@@ -256,7 +256,7 @@ def training_curves(
                 epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0
             )
         later = slice(len(mean) // 10, None)
-        seen += _within((mean - std)[later], 0.02) + _within((mean + std)[later], 0.98)
+        seen += _limits((mean - std)[later], (mean + std)[later])
     low, high = min(seen, default=0.0), max(seen, default=0.0)
     room = 0.05 * (high - low) or 1.0
     axes.set(xlabel="epoch", ylabel=unit, ylim=(low - room, high + room))
@@ -264,9 +264,13 @@ def training_curves(
     axes.set_title(title)
 
 
-def _within(values: Curve, share: float) -> list[float]:
-    """Return a quantile of a curve and its last value, neither below 0, if they are finite."""
-    known = values[np.isfinite(values)]
-    if not known.size:
+def _limits(low: Curve, high: Curve) -> list[float]:
+    """Return the ends of two curves and their values without the most extreme 2 %, 0 or more.
+
+    Of fewer than fifty epochs none is left out.
+    """
+    low, high = low[np.isfinite(low)], high[np.isfinite(high)]
+    if not low.size or not high.size:
         return []
-    return [max(0.0, float(one)) for one in (np.quantile(known, share), known[-1])]
+    within = np.quantile(low, 0.02, method="lower"), np.quantile(high, 0.98, method="higher")
+    return [max(0.0, float(one)) for one in (*within, low[-1], high[-1])]
