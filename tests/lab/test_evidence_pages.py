@@ -135,3 +135,20 @@ def test_the_digits_of_few_labels_are_those_that_were_trained_on(tmp_path, monke
     trained = datasets.reduced(datasets.load(name, root=tmp_path), run)
     assert (len(trained.y), len(trained.unlabelled), len(trained.y_test)) == (100, 1000, 497)
     assert fingerprint(trained) == content["data"]["sha256"]
+
+
+@pytest.mark.parametrize("share", [20, 40])
+def test_the_table_of_wrong_labels_is_that_of_its_files(share):
+    section = PAGE.split("\n### Wrong labels", 1)[1].split("\n### ", 1)[0]
+    ((_, _, *rows),) = tables(section)
+    theirs = (RESULTS / "noise" / f"mnist-1d-{share}.md").read_text().split("*best epoch*")[0]
+    ours = [row for row in rows if f" {share} %" in row[0]]
+    assert len(ours) == 3
+    for name, *values, to_input in ours:
+        measure = name.split(" ")[0].rstrip(",")
+        (line, gap, *_) = (x for x in theirs.splitlines() if x.startswith(f"| {measure} "))
+        assert values == cells(line)[1:]
+        flipped = [-float(one.replace("−", "-")) for one in re.findall(r"[+−][\d.]+", gap)]
+        mean, low, high = (float(x.replace("−", "-")) for x in re.findall(r"[+−][\d.]+", to_input))
+        assert [mean, low, high] == [flipped[0], flipped[2], flipped[1]]
+        assert ("**" in gap) == ("**" in to_input)

@@ -62,6 +62,10 @@ def test_an_npz_end_to_end(tmp_path, npz, capsys):
     }
     assert [run["run"]["seed"] for run in content["runs"]] == [0, 0, 0, 1, 1, 1]
     assert {"git", "versions", "machine", "started", "wall_seconds"} <= content.keys()
+    (*_, origin) = (out / "table.md").read_text().splitlines()
+    assert origin.startswith(f"{content['machine']['cpu']} (")
+    assert origin.endswith(f"commit {content['git'] or 'unknown'}.")
+    assert f"PyTorch {content['versions']['torch']}, " in origin
     shown = capsys.readouterr().out
     assert "manifold mixup" in shown
     assert "ε = 0.1 in standard deviations" in " ".join(shown.split())

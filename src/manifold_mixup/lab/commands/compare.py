@@ -292,7 +292,7 @@ def run(comparison: Comparison) -> bool:
         complete = False
     rows = _rows(comparison, results)
     if rows:
-        _report(comparison, rows, results, console)
+        _report(comparison, rows, results, head, console)
     if not complete:
         _report_stop(comparison, results, console)
     return complete
@@ -551,7 +551,11 @@ def _plainly(method: str) -> str:
 
 
 def _report(
-    comparison: Comparison, rows: list[Row], results: Sequence[Result], console: Console
+    comparison: Comparison,
+    rows: list[Row],
+    results: Sequence[Result],
+    head: Mapping[str, Any],
+    console: Console,
 ) -> None:
     # matplotlib takes a second to import
     from manifold_mixup.lab.report import plots
@@ -565,6 +569,7 @@ def _report(
             console.print(paragraph, markup=False, highlight=False)
     markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
     markdown += f"\n{power}\n" if power else ""
+    markdown += f"\n{_origin(head)}\n"
     files.write(comparison.out / "table.md", markdown.encode())
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
@@ -599,6 +604,16 @@ def _head(comparison: Comparison) -> dict[str, Any]:
         },
         **_measured(data),
     }
+
+
+def _origin(head: Mapping[str, Any]) -> str:
+    """Return the machine, the versions, the day and the commit in a line."""
+    machine = head["machine"]
+    return (
+        f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores; PyTorch "
+        f"{head['versions']['torch']}, Python {head['python']}; {head['started'][:10]}, commit "
+        f"{head['git'] or 'unknown'}."
+    )
 
 
 def _fingerprints(comparison: Comparison) -> dict[str, dict[str, str]]:
