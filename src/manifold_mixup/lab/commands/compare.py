@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,22 +14,20 @@ from torch import nn
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
+from manifold_mixup.lab.commands.comparison import DEFAULT, Comparison, head, origin
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.data.label_noise import in_words
 from manifold_mixup.lab.evaluate import Settings, features
 from manifold_mixup.lab.evaluate.measures import looked_at
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.models.fresh import fresh_model, with_layers
 from manifold_mixup.lab.paper import figures
 from manifold_mixup.lab.recipes import catalog, drawn
-from manifold_mixup.lab.recipes.recipe import Recipe, three_methods, way_settings
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import Row, complete_seeds, only_means, summarise
 from manifold_mixup.lab.report.table import (
-    FLATNESS,
     LEGEND,
-    OFF_DATA,
     SMOKE,
     markdown_table,
     terminal_table,
@@ -44,11 +41,6 @@ from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
 from manifold_mixup.lab.training.method import check
 
-DEFAULT = "spirals-100"
-SELECTED = (
-    "Selected: of eight tasks that were registered beforehand, this is one of the two on which "
-    "manifold mixup beats input mixup (results/candidates/README.md)."
-)
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: chosen per data set and model)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
 THREE = tyro.conf.arg(help_behavior_hint="(default: none input manifold, or the ways of --tuned)")
@@ -58,7 +50,6 @@ OWN = tyro.conf.arg(help_behavior_hint="(default: spiral-mlp for spirals, else m
 ANEW = tyro.conf.arg(help_behavior_hint=f"(default: only for {DEFAULT})")
 
 
-_TESTED_SPIRALS = 200
 _BOUNDARIES = 5
 
 
@@ -132,85 +123,6 @@ class Options:
     """Device to train on, such as cuda."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Options that have been checked, ready for training."""
-
-    runs: tuple[Recipe, ...]
-    data: Data
-    workers: int
-    out: Path
-    smoke: bool = False
-    tuned: Tuned | None = None
-    layers: tuple[str, ...] = ()
-    spirals: tuple[Recipe, ...] = ()
-    draws: Mapping[str, Data] = field(default_factory=dict)
-    boundaries: bool = True
-
-    @cached_property
-    def sources(self) -> dict[str, Data]:
-        """The data of all runs, by the name in their recipes."""
-        spirals = {"spirals": _spirals()} if self.spirals else {}
-        return {self.runs[0].data: self.data, **self.draws, **spirals}
-
-    @property
-    def folder(self) -> Path:
-        """The parent of the runs' folders."""
-        return self.out / "runs"
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods, the baseline first."""
-        return list(dict.fromkeys(run.method for run in self.runs))
-
-    @property
-    def title(self) -> str:
-        """One line that names the data set, the model and the epochs."""
-        run = self.runs[0]
-        smoke = "SMOKE TEST: " if self.smoke else ""
-        epochs = f"{run.epochs} epoch{'' if run.epochs == 1 else 's'}"
-        anew = ", drawn anew for each seed" if self.draws else ""
-        name = self.data.name.rpartition(", draw ")[0] if self.draws else self.data.name
-        return (
-            f"{smoke}{name} ({len(self.data.x):,} training, "
-            f"{len(self.data.x_test):,} test examples{anew}){in_words(run.label_noise)}, "
-            f"{_model(run)}, {epochs}"
-        )
-
-    @property
-    def caption(self) -> str:
-        """The definition of the measures, and the settings of each method."""
-        return " ".join(self.notes)
-
-    @property
-    def notes(self) -> list[str]:
-        """The parts of the caption: a paragraph each on a terminal."""
-        first = self.runs[0]
-        once = [run for run in self.runs if run.seed == first.seed]
-        decays = {run.weight_decay for run in once}
-        decay = f", weight decay {first.weight_decay:g}" if len(decays) == 1 else ""
-        settings = "; ".join(_settings(run, decay=not decay) for run in once)
-        chosen = "" if self.tuned is None else f" {self.tuned.about}"
-        return [
-            *([SELECTED] if _is_selected(self.runs) else []),
-            *self._measures(),
-            f"Seconds: training time on {_hardware(first.device)}, without evaluation.{chosen} "
-            f"Optimizer {first.optimizer}{decay}; {settings}.",
-        ]
-
-    def _measures(self) -> list[str]:
-        """Return the definitions of the measures."""
-        data = self.data
-        if data.regression:
-            return [
-                "RMSE: in the units of the targets. R²: the share of their variance that is "
-                "explained."
-            ]
-        attack = f"white box, ε = {data.eps:.3g} in {data.space}."
-        shown = [f"FGSM: x + ε·sign(∂loss/∂x), {attack}", OFF_DATA]
-        return [*shown, FLATNESS] if self.layers else shown
-
-
 def prepare(options: Options) -> Comparison:
     """Check the options before training, cheap checks first.
 
@@ -269,7 +181,7 @@ def run(comparison: Comparison) -> bool:
     console = Console()
     console.print(comparison.title, style="bold", markup=False, highlight=False)
     start, results, complete = time.perf_counter(), list[Result](), True
-    head, look = _head(comparison), _look(comparison)
+    begun, look = head(comparison), _look(comparison)
     runs = (*comparison.runs, *comparison.spirals)
     try:
         with Live(runs, console) as live:
@@ -287,12 +199,12 @@ def run(comparison: Comparison) -> bool:
                 if result.run in comparison.spirals:
                     continue
                 results.append(_with_looks(comparison, look, result))
-                _write_results(comparison, head, results, time.perf_counter() - start)
+                _write_results(comparison, begun, results, time.perf_counter() - start)
     except KeyboardInterrupt:
         complete = False
     rows = _rows(comparison, results)
     if rows:
-        _report(comparison, rows, results, head, console)
+        _report(comparison, rows, results, begun, console)
     if not complete:
         _report_stop(comparison, results, console)
     return complete
@@ -323,13 +235,6 @@ def _named_model(options: Options) -> str:
     """Return the name of the model, by default one that suits the data."""
     usual = "spiral-mlp" if drawn.source(options.data) in drawn.SPIRALS else "mlp"
     return options.model or usual
-
-
-def _is_selected(runs: Sequence[Recipe]) -> bool:
-    """Return whether the runs are those of the selected task, with its frozen settings."""
-    plain = {replace(run, data=DEFAULT, seed=0, device="cpu") for run in runs}
-    ours = drawn.source(runs[0].data) == DEFAULT
-    return ours and plain == {*three_methods(DEFAULT, "spiral-mlp")}
 
 
 def _redraws(options: Options) -> bool:
@@ -397,12 +302,6 @@ def _spiral_runs(options: Options, data: Data, device: torch.device) -> tuple[Re
     )
 
 
-def _spirals() -> Data:
-    """Return the spirals, with fewer test points: the picture needs none, and every epoch all."""
-    data = datasets.load("spirals", root=Path())
-    return datasets.take_tested(data, _TESTED_SPIRALS)
-
-
 def _names(options: Options) -> list[str] | None:
     """Return the methods' names that were given, no mixup first, each once."""
     if options.methods is None:
@@ -460,25 +359,6 @@ def _overridden(run: Recipe, options: Options, data: Data, device: torch.device)
         batch_norm=run.batch_norm if options.batch_norm is None else options.batch_norm,
         device=str(device),
     )
-
-
-def _model(run: Recipe) -> str:
-    name = run.model.upper() if run.model in ("mlp", "cnn") else run.model
-    width = "" if run.width is None else f" of width {run.width}"
-    norms = {None: "", True: " with batch norm", False: " without batch norm"}
-    return f"{name}{width}{norms[run.batch_norm]}"
-
-
-def _settings(run: Recipe, *, decay: bool) -> str:
-    mixing = f", α {run.alpha:g} at {', '.join(run.layers)}" if run.layers else ""
-    more = "".join(f", {name} {value}" for name, value in way_settings(run).items())
-    average = f", averaged with decay {run.ema:g}" if run.ema else ""
-    own = f", weight decay {run.weight_decay:g}" if decay else ""
-    return f"{run.method}: learning rate {run.lr:g}{own}{mixing}{more}{average}"
-
-
-def _hardware(device: str) -> str:
-    return "one CPU thread" if device == "cpu" else device
 
 
 def _check_noise(options: Options) -> None:
@@ -554,7 +434,7 @@ def _report(
     comparison: Comparison,
     rows: list[Row],
     results: Sequence[Result],
-    head: Mapping[str, Any],
+    begun: Mapping[str, Any],
     console: Console,
 ) -> None:
     # matplotlib takes a second to import
@@ -569,7 +449,7 @@ def _report(
             console.print(paragraph, markup=False, highlight=False)
     markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
     markdown += f"\n{power}\n" if power else ""
-    markdown += f"\n{_origin(head)}\n"
+    markdown += f"\n{origin(begun)}\n"
     files.write(comparison.out / "table.md", markdown.encode())
     seeds = complete_seeds(results, comparison.methods)
     shown = [result for result in results if result.run.seed in seeds]
@@ -585,69 +465,12 @@ def _report(
     console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
 
 
-def _head(comparison: Comparison) -> dict[str, Any]:
-    """Return the head of results.json: the comparison, the code and the machine."""
-    data = comparison.data
-    return {
-        "format": 1,
-        "title": comparison.title,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **provenance.describe(),
-        "workers": comparison.workers,
-        "data": {
-            "name": data.name,
-            "training_examples": len(data.x),
-            "test_examples": len(data.x_test),
-            "classes": data.classes,
-            "sha256": provenance.fingerprint(data),
-            **_fingerprints(comparison),
-        },
-        **_measured(data),
-    }
-
-
-def _origin(head: Mapping[str, Any]) -> str:
-    """Return the machine, the versions, the day and the commit in a line."""
-    machine = head["machine"]
-    return (
-        f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores; PyTorch "
-        f"{head['versions']['torch']}, Python {head['python']}; {head['started'][:10]}, commit "
-        f"{head['git'] or 'unknown'}."
-    )
-
-
-def _fingerprints(comparison: Comparison) -> dict[str, dict[str, str]]:
-    """Return the fingerprint of each seed's draw, if there are several."""
-    draws = {name: provenance.fingerprint(data) for name, data in comparison.draws.items()}
-    return {"draws": draws} if draws else {}
-
-
-def _measured(data: Data) -> dict[str, Any]:
-    """Return the units of the measures, and the attack of classifiers."""
-    if data.regression:
-        return {"units": {"rmse": "units of the targets", "r2": "1 at best", "seconds": "s"}}
-    return {
-        "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
-        "units": {
-            "error": "%",
-            "nll": "nats",
-            "ece": "%",
-            "fgsm_accuracy": "%",
-            "confidence": "mean of the greatest softmax on inputs off the data, 0 to 1",
-            "outside at LAYER": "% of a class's variance, outside its first direction",
-            "within at LAYER": "% of the variance of all states, within classes",
-            "s1 at LAYER": "% of the sum of a class's singular values, not centred",
-            "seconds": "s",
-        },
-    }
-
-
 def _write_results(
-    comparison: Comparison, head: dict[str, Any], results: Sequence[Result], seconds: float
+    comparison: Comparison, begun: dict[str, Any], results: Sequence[Result], seconds: float
 ) -> None:
     """Write all finished runs; called after each run, so that no finished run is lost."""
     rows = _rows(comparison, results)
-    content = head | {
+    content = begun | {
         "complete": len(results) == len(comparison.runs),
         "smoke": comparison.smoke,
         "wall_seconds": seconds,
