@@ -1,6 +1,8 @@
 """The training loop: its results, and that they are reproducible."""
 
 import math
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -18,7 +20,7 @@ from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import weights
 from manifold_mixup.lab.training import loop as training
 from manifold_mixup.lab.training.job import Job
-from manifold_mixup.lab.training.loop import train
+from manifold_mixup.lab.training.loop import Stopped, train
 from manifold_mixup.lab.training.method import Method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -168,6 +170,18 @@ def test_last_and_best_are_what_the_curve_says(task, plain):
 def test_a_loss_that_is_no_number_is_said_at_once(task, plain):
     with pytest.raises(FloatingPointError, match=r"no mixup, seed 0: the loss is nan in epoch 1"):
         train(replace(plain, lr=1e18), task)
+
+
+@pytest.mark.parametrize("end", ["finished", "diverged", "stopped"])
+def test_no_thread_outlives_a_run(task, plain, tmp_path, end):
+    """TensorBoard writes in one; left alone, it would write into a folder that may be gone."""
+    before = {*threading.enumerate()}
+    run = replace(plain, lr=1e18) if end == "diverged" else plain
+    ended = {"finished": nullcontext(), "diverged": pytest.raises(FloatingPointError)}
+    with ended.get(end, pytest.raises(Stopped)):
+        train(run, task, folder=tmp_path, stop=lambda: end == "stopped")
+    assert {*threading.enumerate()} <= before
+    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_a_report_can_stop_a_run(task, plain):

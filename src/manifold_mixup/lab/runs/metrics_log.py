@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from manifold_mixup.lab.runs import files
 from manifold_mixup.lab.runs.result import Epoch
@@ -13,6 +13,8 @@ METRICS = "metrics.jsonl"
 
 class Log:
     """Logs each epoch in the folder of a run; does nothing without a folder.
+
+    A context manager: TensorBoard writes in a thread, which ends with it, also if a run diverges.
 
     Args:
         folder: the run's folder.
@@ -28,6 +30,13 @@ class Log:
             # Epochs after the checkpoint are trained again, so their lines are removed.
             files.write(folder / METRICS, "".join(map(_line, curve)).encode())
             self._board = SummaryWriter(str(folder), purge_step=len(curve) + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
 
     def add(self, epoch: Epoch) -> None:
         """Log an epoch."""

@@ -75,16 +75,16 @@ def train(
         if at.tensors:
             on_start(Start(at.epoch, at.step, len(job.loader)))
         warm_up(job)
-        log = Log(folder if job.main else None, at.curve)
         if folder is not None:
             states_log.keep(folder, epochs=len(at.curve))
-        for _ in range(at.epoch, run.epochs + 1):
-            _train_epoch(job, at, checkpointer, on_step)
-            log.add(at.curve[-1])
-            if folder is not None and states and states.due(at.curve[-1].epoch, run.epochs):
-                measure(job, states, folder, at.curve[-1].epoch)
-            checkpointer.save_if_due(at)
-            on_epoch(at.curve[-1])
+        with Log(folder if job.main else None, at.curve) as log:
+            for _ in range(at.epoch, run.epochs + 1):
+                _train_epoch(job, at, checkpointer, on_step)
+                log.add(at.curve[-1])
+                if folder is not None and states and states.due(at.curve[-1].epoch, run.epochs):
+                    measure(job, states, folder, at.curve[-1].epoch)
+                checkpointer.save_if_due(at)
+                on_epoch(at.curve[-1])
         return checkpointer.finish(at)
 
 
