@@ -206,6 +206,25 @@ def test_evaluations_without_new_numbers(task, plain, tmp_path):
     assert "RMS gap, debiased" not in text
 
 
+def test_deformed_images_as_outliers_are_folded_away_beside_others(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "one")
+    score = {"auroc": 12.5, "fpr95": 37.5}
+    shifted = {"name": "zoom out 20 %", "kind": "shifted", "confidence": score}
+    noise = {"name": "noise", "kind": "far", "confidence": score}
+    path = tmp_path / "one" / "evaluation-last-0.json"
+    fold = "<summary>The same for deformed test images</summary>"
+    for rows, folded in (([shifted, noise], True), ([shifted], False)):
+        evaluation = {"outliers": rows, "examples": 80}
+        path.write_text(json.dumps({"evaluation": evaluation}))
+        text = page(gather([tmp_path]), title="")
+        assert (fold in text) == folded
+        assert text.count("zoom out 20 % (shifted)</th>") == 2
+        before, _, after = text.partition(fold)
+        assert before.count("noise (far)</th>") == (2 if folded else 0)
+        inside = after.partition("</details>")[0] if folded else text
+        assert inside.count("zoom out 20 % (shifted)</th>") == 2
+
+
 def test_a_score_that_is_not_there_leaves_its_cell_empty(task, plain, tmp_path):
     train(plain, task, folder=tmp_path / "one")
     path = tmp_path / "one" / "result.json"

@@ -324,6 +324,8 @@ def test_the_picture_is_a_png_of_a_size_for_projection(results, seeds):
     assert (width, height) == (1466, 825)
     assert all(10_000 < len(content) < 300_000 for content in picture)
     assert b"<svg" in picture.svg
+    assert b"mixup</text>" in picture.svg  # text, not outlines
+    assert b"'DejaVu Sans', Verdana, sans-serif" in picture.svg
     assert picture == plots.comparison_picture(shown, summarise(shown, METHODS), title="a title")
 
 

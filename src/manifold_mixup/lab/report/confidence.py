@@ -169,7 +169,28 @@ def separation(methods: Methods) -> Section | None:
     found = evaluated(methods, "outliers")
     if not found:
         return None
-    tables = [
+    shifted = {name: of for name, of in found.items() if _kinds(of) == {"shifted"}}
+    others = {name: of for name, of in found.items() if name not in shifted}
+    words = (
+        "How well scores of the model separate the test set from outliers: other data sets, "
+        "noise and deformed test images. The paper claims that networks without manifold mixup "
+        "are often confident and wrong on such inputs. Near and far are the sets of OpenOOD; "
+        "shifted images still show known classes. FPR95 is the share of outliers above the score "
+        "that 95 % of the test set reach. " + tested(methods, "outliers") + notes(found)
+    )
+    return Section(
+        "outliers",
+        "Outliers",
+        words,
+        tables=_separations(others or shifted),
+        further=_separations(shifted) if others else (),
+        about_further="The same for deformed test images",
+    )
+
+
+def _separations(found: ByName) -> list[Grid]:
+    """Return two tables for each score: how well it separates each set of outliers."""
+    return [
         by_method(
             caption.format(said),
             [_named(name, by_name) for name, by_name in known.items()],
@@ -183,14 +204,6 @@ def separation(methods: Methods) -> Section | None:
             ("fpr95", "FPR95 of the {}, %; low is good"),
         )
     ]
-    words = (
-        "How well scores of the model separate the test set from outliers: other data sets, "
-        "noise and deformed test images. The paper claims that networks without manifold mixup "
-        "are often confident and wrong on such inputs. Near and far are the sets of OpenOOD; "
-        "shifted images still show known classes. FPR95 is the share of outliers above the score "
-        "that 95 % of the test set reach. " + tested(methods, "outliers") + notes(found)
-    )
-    return Section("outliers", "Outliers", words, tables=tables)
 
 
 def _known(found: ByName, key: str) -> ByName:
@@ -204,5 +217,9 @@ def _known(found: ByName, key: str) -> ByName:
 
 def _named(name: str, by_name: Mapping[str, list[dict[str, Any]]]) -> str:
     """Return the name of a set of outliers, with whether it is near, far or shifted."""
-    kinds = {row.get("kind") for of in by_name.values() for row in of} - {None}
+    kinds = _kinds(by_name)
     return f"{name} ({', '.join(sorted(map(str, kinds)))})" if kinds else name
+
+
+def _kinds(by_name: Mapping[str, list[dict[str, Any]]]) -> set[str | None]:
+    return {row.get("kind") for of in by_name.values() for row in of} - {None}

@@ -41,7 +41,8 @@ class Grid:
 class Section:
     """A section of the page: a heading, text, tables, and pictures with their numbers.
 
-    A picture is a data URL and its alternative text.
+    A picture is a data URL and its alternative text. Further tables are folded away, under a line
+    that says what they are about.
     """
 
     name: str
@@ -50,6 +51,8 @@ class Section:
     pictures: Sequence[tuple[str, str]] = ()
     numbers: Sequence[Grid] = ()
     tables: Sequence[Grid] = ()
+    further: Sequence[Grid] = ()
+    about_further: str = ""
 
 
 def by_method(
