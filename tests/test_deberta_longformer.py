@@ -245,6 +245,7 @@ def test_global_positions_of_the_user_s_are_a_second_mask_and_refused():
         ManifoldMixup(model, [layers_of(model)[1]], mask="attention_mask", example=batch)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler of PyTorch 2.10 reads it
 @pytest.mark.usefixtures("fresh_compiler", "own_as_subclass")
 @pytest.mark.parametrize("lam", [pytest.param("one λ", marks=THOROUGH), "λ per example"])
 def test_deberta_compiled(lam):

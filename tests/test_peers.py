@@ -294,6 +294,7 @@ def test_nothing_stays_after_removal():
 
 # ManifoldMixupV2, SSB: a compiled model ignores the hooks, but the labels are mixed
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler itself reads it
+@pytest.mark.filterwarnings("ignore:Sequential has no forward of its own")  # PyTorch 2.10
 @pytest.mark.parametrize("attached_to", ["compiled", "inner"])
 def test_code_compiled_without_the_mix_mixes_once_attached(attached_to):
     torch.compiler.reset()

@@ -90,7 +90,9 @@ class Box:
         """Set the attributes; of a single box, the borders are also known as Python numbers."""
         if borders is None:
             borders = torch.tensor(numbers, device="cpu").view(AXES, AXES, 2)
-        vars(self).update(centre=centre, share=share, borders=borders, _numbers=numbers)
+        parts = {"centre": centre, "share": share, "borders": borders, "_numbers": numbers}
+        for name, value in parts.items():  # PyTorch 2.10 cannot trace an update of the attributes
+            object.__setattr__(self, name, value)
         _operators.register()
 
     def __repr__(self) -> str:

@@ -185,7 +185,12 @@ def unchecked(
     """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
     parts: dict[str, Any] = {"layer": layer, "lam": lam, "perm": perm, "repeats": repeats}
-    vars(plan).update(parts, weight=weight, label=label, noise=noise, box=box)
+    parts.update(weight=weight, label=label, noise=noise, box=box)
+    if torch.compiler.is_compiling():  # PyTorch 2.10 cannot trace an update of the attributes
+        for name, value in parts.items():
+            object.__setattr__(plan, name, value)
+    else:
+        vars(plan).update(parts)
     return plan
 
 

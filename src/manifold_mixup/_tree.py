@@ -19,7 +19,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):  # the most common case, at every step
         yield path, value
         return
-    if type(value) in _ATOMS:
+    if value is ... or type(value) in _ATOMS:
         return
     for leaf_path, leaf in all_leaves(value, path):
         if isinstance(leaf, torch.Tensor):
@@ -31,7 +31,7 @@ def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, torch.Tensor):
         yield path, value
         return
-    if type(value) in _ATOMS or not _is_container(value):
+    if value is ... or type(value) in _ATOMS or not _is_container(value):
         yield path, value
         return
     for key, child in children(value):
@@ -49,7 +49,8 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
         yield from tensors_in(list(value.values()))
 
 
-# The most common values that are no containers.
+# The most common values that are no containers. The compiler of PyTorch 2.10 cannot ask the class
+# of an ellipsis whether it is a dataclass, so that value has a condition of its own.
 _ATOMS = {type(None), bool, int, float, str}
 
 
@@ -85,6 +86,8 @@ _STORE = ("__copy__", "__setitem__", "__getitem__", "__iter__", "keys", "to")
 
 def children(value: Any) -> list[tuple[Any, Any]]:
     """List the ``(key, child)`` pairs of a container; for anything else the list is empty."""
+    if value is ... or type(value) in _ATOMS:
+        return []
     if isinstance(value, (tuple, list)):
         return list(enumerate(value))
     if isinstance(value, (dict, Mapping)):
