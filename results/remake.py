@@ -37,6 +37,14 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
         ("adversarial/table-1a", "laptop/adversarial-table-1a"),
         ("adversarial/table-7", "laptop/adversarial-table-7"),
     ),
+    "All images of CIFAR-10, one seed": (
+        ("longer/none/result", "longer/none"),
+        ("longer/input/result", "longer/input"),
+        ("longer/manifold/result", "longer/manifold"),
+        ("longer/none/evaluation-last-*", "longer/none-evaluation"),
+        ("longer/input/evaluation-last-*", "longer/input-evaluation"),
+        ("longer/manifold/evaluation-last-*", "longer/manifold-evaluation"),
+    ),
     "CIFAR-100, one seed": (
         ("laptop/table-4", "laptop/table-4"),
         ("laptop/table-1b", "laptop/table-1b"),
@@ -153,12 +161,12 @@ def _copy(step: Step, work: Path) -> list[Path]:
     """Copy what a command made; return the copies."""
     copies = []
     for source in step.source.split():
-        found = [kind for kind in KINDS if (work / f"{source}{kind}").exists()]
+        found = [path for kind in KINDS for path in work.glob(f"{source}{kind}")]
         if not found:
             raise FileNotFoundError(f"{step.command} left no {source} in {work}.")
-        for kind in found:
-            copies.append(HERE / f"{step.target}{kind}")
-            shutil.copyfile(work / f"{source}{kind}", copies[-1])
+        for path in found:
+            copies.append(HERE / f"{step.target}{path.suffix}")
+            shutil.copyfile(path, copies[-1])
     return copies
 
 
@@ -191,7 +199,8 @@ def _data(content: dict[str, Any]) -> list[str]:
     if "sha256" in head:  # of a comparison; the others have the SHA-256 of each set by its name
         head = {"": head["sha256"], **head.get("draws", {})}
     of_runs = [run["data"] for run in content.get("runs", []) if isinstance(run.get("data"), str)]
-    return sorted({*head.values(), *of_runs})
+    evaluated = [content["asked"]["data"]] if "asked" in content else []
+    return sorted({*head.values(), *of_runs, *evaluated})
 
 
 def differing() -> list[str]:

@@ -23,7 +23,8 @@ NETWORKS = (
 TUNED = sorted((RESULTS / "ways").glob("*.json"))
 WAYS = [*TUNED, *sorted((RESULTS / "noise").glob("*.json"))]  # made by `compare`
 CANDIDATES = sorted((RESULTS / "candidates").glob("*.json"))  # made by `lab.candidates`
-FILES = sorted(set(RESULTS.glob("*/*.json")) - set(WAYS) - set(CANDIDATES))
+LONGER = sorted((RESULTS / "longer").glob("*.json"))  # made by `train` and `evaluate`
+FILES = sorted(set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER})
 
 
 def test_there_are_results():

@@ -152,3 +152,30 @@ def test_the_table_of_wrong_labels_is_that_of_its_files(share):
         mean, low, high = (float(x.replace("−", "-")) for x in re.findall(r"[+−][\d.]+", to_input))
         assert [mean, low, high] == [flipped[0], flipped[2], flipped[1]]
         assert ("**" in gap) == ("**" in to_input)
+
+
+def test_the_table_of_the_longer_runs_is_that_of_their_files():
+    section = PAGE.split("\n### All images of CIFAR-10", 1)[1].split("\n### ", 1)[0]
+    ((_, _, *rows),) = tables(section)
+    found = {name: values for name, *values in rows}
+    for k, way in enumerate(("none", "input", "manifold")):
+        run = json.loads((RESULTS / "longer" / f"{way}.json").read_text())["result"]
+        evaluated = json.loads((RESULTS / "longer" / f"{way}-evaluation.json").read_text())
+        _, scaled = evaluated["evaluation"]["calibration"]
+        last = run["last"]
+        numbers = {
+            "error % ↓": last["error"],
+            "NLL ↓": last["nll"],
+            "NLL after temperature scaling ↓": scaled["nll"],
+            "ECE % ↓": last["ece"],
+            "ECE % after temperature scaling ↓": scaled["ece"],
+            "temperature": sum(scaled["temperatures"]) / 2,
+            "area under risk and coverage % ↓": evaluated["evaluation"]["selective"][0]["aurc"],
+            "accuracy % under FGSM, ε = 8/255 in pixels ↑": last["fgsm_accuracy"],
+            "training loss, mixed where the method mixes": run["curve"][-1]["train_loss"],
+        }
+        assert numbers.keys() == found.keys()
+        for name, value in numbers.items():
+            decimals = len(found[name][k].partition(".")[2])
+            assert found[name][k] == f"{value:.{decimals}f}"
+        assert run["best_epoch"] == run["run"]["epochs"] == 16
