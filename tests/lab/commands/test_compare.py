@@ -39,6 +39,12 @@ run = functools.partial(lab_runs.run, "compare")
 ROWS = ("conf. off data ↓", "outside % ↓", "within % ↓", "paper's s₁ % ↑")
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the picture, which takes a second."""
+    monkeypatch.setattr(plots, "comparison_picture", lambda *_, **__: plots.Picture(b"", b""))
+
+
 def test_an_npz_end_to_end(tmp_path, npz, capsys):
     out = tmp_path / "out"
     assert run("--data", npz, "--smoke", "--workers", 1, "--out", out) == 0
@@ -189,6 +195,7 @@ def test_examples_of_the_default_may_be_all_or_few(tmp_path):
         assert {len(data.x) for data in comparison.draws.values()} == {examples}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_default_end_to_end(tmp_path, capsys):
     out = tmp_path / "out"
     assert run("--smoke", "--workers", 1, "--out", out) == 0
@@ -216,14 +223,16 @@ def test_only_the_frozen_settings_are_called_selected(tmp_path):
         assert "Selected" not in prepare(replace(options, **other)).caption
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_boundaries_are_left_out_on_request(tmp_path):
     few = {"epochs": 1, "seeds": 1, "workers": 1, "methods": ("none",), "out": tmp_path}
     assert list(_drawable(after(Compare(**few)))) == ["no mixup"]
     assert list(_drawable(after(Compare(**few, spirals=False)))) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_tells_draws_of_seeds_from_one_draw(tmp_path):
-    few = {"epochs": 1, "workers": 1, "methods": ("none", "input"), "seeds": 2}
+    few = {"epochs": 1, "workers": 1, "methods": ("none",), "seeds": 2}
     for name, data in {"anew": "spirals-100", "one": "spirals:1"}.items():
         after(Compare(**few, data=data, out=tmp_path / name))
     after(Compare(**few, redraw=False, out=tmp_path / "usual"))
@@ -232,7 +241,7 @@ def test_a_report_tells_draws_of_seeds_from_one_draw(tmp_path):
     assert {item.row.data for item in one.items} == {"spirals:1"}  # seed 1 has that draw too
     assert {item.row.data for item in usual.items} == {"spirals-100"}
     for found in (anew, one, usual):
-        assert [len(found.of(row)) for row in found.table.rows] == [2, 2]
+        assert [len(found.of(row)) for row in found.table.rows] == [2]
     with pytest.raises(ValueError, match="the runs have different data"):
         gather([tmp_path / "anew", tmp_path / "usual"])
     shutil.copytree(tmp_path / "usual", tmp_path / "copied" / "usual")
@@ -240,11 +249,13 @@ def test_a_report_tells_draws_of_seeds_from_one_draw(tmp_path):
         gather([tmp_path / "usual", tmp_path / "copied"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_two_comparisons_in_one_folder_drops_neither(tmp_path, npz):
     few = {"epochs": 1, "workers": 1, "methods": ("none",), "seeds": 1, "out": tmp_path / "out"}
     after(Compare(**few))
     comparison = prepare(Compare(**few, data=str(npz)))
-    assert compare(replace(comparison, spirals=comparison.spirals[:1]))
+    first = replace(comparison.spirals[0], epochs=1)
+    assert compare(replace(comparison, spirals=(first,)))
     with pytest.raises(ValueError, match="the runs have different data"):
         gather([tmp_path / "out"])
 
@@ -304,12 +315,6 @@ def test_layers_of_hidden_methods_only_are_overridden(tmp_path, npz):
     options = Compare(data=str(npz), methods=methods, layers=("hidden2",), seeds=1, out=tmp_path)
     layers = [run.layers for run in prepare(options).runs]
     assert layers == [(), ("input",), ("input",), ("hidden2",), ("hidden2",)]
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leave out the picture, which takes a second."""
-    monkeypatch.setattr(plots, "comparison_picture", lambda *_, **__: plots.Picture(b"", b""))
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,5 +1,6 @@
 """Names of draws: which are draws, which are not, and what is said about the others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,16 @@ def test_what_is_wrong_with_a_draw_is_said():
         assert drawn.fault(name, datasets.NAMES) == ""
 
 
-def test_the_seed_is_that_of_the_data_and_in_their_name():
+def test_the_seed_is_that_of_the_data_and_in_their_name(monkeypatch):
     found = datasets.load("spirals-100:4", root=Path())
     assert found.x.equal(spirals.load(per_class=100, seed=4).x)
     assert found.name == "Two spirals, draw 4"
-    found = datasets.load(f"mnist-1d:{drawn.LARGEST}", root=Path())
-    assert found.x.equal(mnist1d.load(seed=drawn.LARGEST).x)
+    monkeypatch.setattr(mnist1d, "load", lambda *, seed: replace(found, name=f"from {seed}"))
+    assert datasets.load("mnist-1d:7", root=Path()).name == "from 7, draw 7"
+
+
+def test_the_greatest_seed_is_that_of_numpy_generators():
+    assert mnist1d.APART + drawn.LARGEST == 2**32 - 1
 
 
 def test_a_folder_may_be_named_like_a_draw_of_something_else(tmp_path, monkeypatch):
