@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -296,6 +295,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)  # compilers leave threads that would wait
+    sys.exit(main())

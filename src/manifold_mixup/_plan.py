@@ -185,15 +185,8 @@ def unchecked(
     """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
     parts: dict[str, Any] = {"layer": layer, "lam": lam, "perm": perm, "repeats": repeats}
-    vars(plan).update(parts, weight=weight, label=label, noise=noise, box=box)
-    return plan
-
-
-def traceable(layer: str, lam: Tensor, perm: Tensor, **more: Any) -> MixPlan:
-    """Do the same in compiled code: PyTorch 2.10 cannot trace an update of the attributes."""
-    plan = object.__new__(MixPlan)
-    parts = {"weight": None, "label": None, "noise": None, "repeats": False, "box": None, **more}
-    for name, value in {"layer": layer, "lam": lam, "perm": perm, **parts}.items():
+    parts |= {"weight": weight, "label": label, "noise": noise, "box": box}
+    for name, value in parts.items():  # PyTorch 2.10 cannot trace an update of the attributes
         object.__setattr__(plan, name, value)
     return plan
 

@@ -14,7 +14,7 @@ from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import AXES, UNTOUCHED, Box, Ranges
 from manifold_mixup._holes import Holes
 from manifold_mixup._noise import DrawnNoise
-from manifold_mixup._plan import MixPlan, Weight, mean_weight, traceable, unchecked
+from manifold_mixup._plan import MixPlan, Weight, mean_weight, unchecked
 from manifold_mixup._positions import Positions
 from manifold_mixup._similarity import share_of_pairs
 from manifold_mixup._transport import Aligned, Transport
@@ -140,8 +140,7 @@ def share_of_targets(given: Given) -> Tensor:
 
 def completed(plan: MixPlan, settled: Settled) -> MixPlan:
     """Return a plan completed by what it means for the state of its layer."""
-    build = traceable if torch.compiler.is_compiling() else unchecked
-    return build(
+    return unchecked(
         plan.layer,
         settled.lam,
         plan.perm,

@@ -39,7 +39,11 @@ def test_the_seed_is_that_of_the_data_and_in_their_name(monkeypatch):
     found = datasets.load("spirals-100:4", root=Path())
     assert found.x.equal(spirals.load(per_class=100, seed=4).x)
     assert found.name == "Two spirals, draw 4"
-    monkeypatch.setattr(mnist1d, "load", lambda *, seed: replace(found, name=f"from {seed}"))
+
+    def made(*, seed):
+        return replace(found, name=f"from {seed}")
+
+    monkeypatch.setitem(datasets._GENERATED, "mnist-1d", made)
     assert datasets.load("mnist-1d:7", root=Path()).name == "from 7, draw 7"
 
 

@@ -57,6 +57,11 @@ __all__ = [
     "take_tested",
 ]
 
+_GENERATED: dict[str, Callable[..., Data]] = {
+    "mnist-1d": mnist1d.load,
+    "spirals": spirals.load,
+    "spirals-100": partial(spirals.load, per_class=100),
+}
 _KNOWN: dict[str, Callable[[Path], Data]] = {
     "mnist-1d": lambda _: mnist1d.load(),
     "mnist": partial(idx.load, kind="MNIST"),
@@ -67,7 +72,7 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
     "svhn": svhn.load,
     "tiny-imagenet": tiny_imagenet.load,
     "spirals": lambda _: spirals.load(),
-    "spirals-100": lambda _: spirals.load(per_class=100),
+    "spirals-100": lambda _: _GENERATED["spirals-100"](),
     "california-housing": tabular.california_housing,
     "diabetes": lambda _: tabular.diabetes(),
     "factors-a": lambda _: factors.load("a"),
@@ -78,11 +83,6 @@ _KNOWN: dict[str, Callable[[Path], Data]] = {
     "factors-c-mixed": lambda _: factors.load("c", mixed=True),
 }
 NAMES = tuple(_KNOWN)
-_GENERATED: dict[str, Callable[[int], Data]] = {
-    "mnist-1d": lambda seed: mnist1d.load(seed=seed),
-    "spirals": lambda seed: spirals.load(seed=seed),
-    "spirals-100": lambda seed: spirals.load(per_class=100, seed=seed),
-}
 
 ABOUT = {
     "mnist-1d": "Signals of 40 values, ten classes. Generated.",
@@ -131,7 +131,7 @@ def load(name: str, *, root: Path) -> Data:
         return _KNOWN[name](root)
     source, seed = drawn.split(name)
     if seed is not None:
-        found = _GENERATED[source](seed)
+        found = _GENERATED[source](seed=seed)
         return replace(found, name=f"{found.name}, draw {seed}")
     if _is_external(name):
         return external.load(name, root)

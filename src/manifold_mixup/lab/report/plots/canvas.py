@@ -35,11 +35,11 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "svg.hashsalt": "manifold-mixup",  # makes the ids in a file reproducible
-    "svg.fonttype": "none",  # text that can be searched and read aloud, a third of the size
+    "svg.fonttype": "none",  # text that can be searched, in a smaller file
 }
 
 
-# Where the font is missing, Verdana has nearly its widths.
+# Where the font is missing, Verdana is alike.
 _FONT, _FONTS = b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif"
 
 
