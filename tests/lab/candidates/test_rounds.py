@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 
 from manifold_mixup.lab.candidates import rounds, trained
 from manifold_mixup.lab.candidates.__main__ import main
+from manifold_mixup.lab.candidates.explored import EXPLORED, TEXT_WAYS
 from manifold_mixup.lab.candidates.registered import (
     CANDIDATES,
     INPUT,
@@ -181,7 +182,7 @@ def test_a_single_seed_is_no_test(tmp_path):
     assert "not run" not in markdown([found]) or found.seeds == (0,)
 
 
-@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda one: one.name)
+@pytest.mark.parametrize("candidate", [*CANDIDATES, *EXPLORED], ids=lambda one: one.name)
 def test_a_registered_task(candidate):
     """All ways have as many trials, and only settings that a recipe has."""
     assert len({len(trials) for trials in candidate.trials.values()}) == 1
@@ -223,3 +224,19 @@ def test_the_command_line(tmp_path, capsys):
     arguments = ["--out", str(tmp_path), "--root", str(tmp_path), "--minutes", "0"]
     assert main(["develop", "spirals", *arguments]) == 1
     assert "The time is up. The same command resumes, with spirals." in capsys.readouterr().out
+
+
+def test_an_explored_task_has_a_table_of_its_own_without_tests(tmp_path, capsys):
+    rows = [
+        {"way": way, "settings": {}, "seed": s, "last": {"error": 9.0 + s + n, "nll": 0.5}}
+        for s in range(3)
+        for n, way in enumerate(TEXT_WAYS.trials)
+    ]
+    (tmp_path / f"{TEXT_WAYS.name}.json").write_text(json.dumps({"runs": rows}))
+    assert main(["table", TEXT_WAYS.name, "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "| embedding mixup | 11.00 ± 1.00 | **+1.00 [+1.00, +1.00]** | 0.5000 ± 0.0000 |" in text
+    assert "Holm" not in text
+    assert not (tmp_path / "table.md").exists()
+    assert main(["table", "spirals", TEXT_WAYS.name, "--out", str(tmp_path)]) == 0
+    assert "Holm" in (tmp_path / "table.md").read_text()

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from manifold_mixup import ManifoldMixup, sample_plan
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data, arguments
 from manifold_mixup.lab.evaluate import logits
@@ -24,7 +26,8 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=12,
+        intermediate_size=32, max_position_embeddings=12, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("encoder")
     transformers.BertModel(config).save_pretrained(path)
@@ -67,6 +70,23 @@ def test_its_states_are_mixed_with_their_masks(recipe, texts, layers):
     method.mixup.assert_verified(*arguments(texts.x[:6]))
 
 
+def test_regmixup_is_the_mean_of_the_clean_and_the_mixed_loss(recipe, texts):
+    run = replace(recipe, method="RegMixup", layers=("encoder.embeddings",), alpha=5.0, clean=True)
+    model = fresh_model(run, texts).train()
+    x, y = texts.x[:6], texts.y[:6]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        loss = Method(model, run, data=texts).loss(model, x, y)
+        torch.manual_seed(1)
+        plan = sample_plan(6, layers=run.layers, alpha=5.0, generator=torch.default_generator)
+    plain = fresh_model(run, texts).train()
+    clean = cross_entropy(plain(*arguments(x)), y)
+    with ManifoldMixup(plain, list(run.layers), mask="mask") as mixup, mixup.using(plan):
+        mixed = mixup.wrap(cross_entropy)(plain(*arguments(x)), y)
+    assert not torch.isclose(clean, mixed, atol=1e-3)
+    torch.testing.assert_close(loss, (clean + mixed) / 2)
+
+
 def test_padding_and_the_size_of_a_chunk_change_nothing(recipe, texts):
     model = fresh_model(recipe, texts).eval()
     longer = torch.cat([texts.x, torch.zeros(80, 2, dtype=torch.int64)], 1)
@@ -93,7 +113,6 @@ def test_no_pooler_that_nothing_reads(recipe, texts):
         ({"model": "mlp"}, "mlp does not take texts, which has ids of tokens"),
         ({"layers": ("input",)}, "input is mixed, but the inputs of texts are ids of tokens"),
         ({"layers": ("pool",), "blend": "cut"}, "blend is 'cut', but"),
-        ({"layers": ("pool",), "clean": True}, "clean is set, but"),
         ({"pgd_steps": 2, "pgd_eps": 1.0}, "pgd_steps is set, but"),
     ],
 )

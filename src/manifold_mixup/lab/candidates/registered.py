@@ -65,11 +65,12 @@ def _blocks(*numbers: int) -> tuple[str, ...]:
     return tuple(f"net.blocks.{number}" for number in numbers)
 
 
-def _encoder(*numbers: int) -> tuple[str, ...]:
+def encoder(*numbers: int) -> tuple[str, ...]:
+    """Return the names of layers of a text encoder."""
     return tuple(f"encoder.encoder.layer.{number}" for number in numbers)
 
 
-def _at(layers: tuple[str, ...], *alphas: float, **more: Any) -> tuple[Trial, ...]:
+def at(layers: tuple[str, ...], *alphas: float, **more: Any) -> tuple[Trial, ...]:
     """Return a trial for each α."""
     return tuple({"layers": layers, "alpha": alpha, **more} for alpha in alphas)
 
@@ -90,8 +91,8 @@ _SPIRALS = Candidate(
     "nll",
     {
         NONE: _rates(1e-3, 3e-3, 1e-2, 2e-2),
-        INPUT: _at(("input",), 0.05, 0.1, 0.2, 1.0),
-        MANIFOLD: _at(("bottleneck",), 0.2, 0.5, 1.0, 2.0),
+        INPUT: at(("input",), 0.05, 0.1, 0.2, 1.0),
+        MANIFOLD: at(("bottleneck",), 0.2, 0.5, 1.0, 2.0),
     },
     tries=2,
 )  # fmt: skip
@@ -103,8 +104,8 @@ _NARROW = Candidate(
     "error",
     {
         NONE: _rates(3e-4, 1e-3, 2e-3, 3e-3),
-        INPUT: _at(("input",), 0.1, 0.3, 0.6, 1.0),
-        MANIFOLD: _at(("bottleneck",), 0.5, 1.0, 2.0, 4.0),
+        INPUT: at(("input",), 0.1, 0.3, 0.6, 1.0),
+        MANIFOLD: at(("bottleneck",), 0.5, 1.0, 2.0, 4.0),
     },
     tries=2,
 )
@@ -116,8 +117,8 @@ _SIGNALS = Candidate(
     "error",
     {
         NONE: _rates(3e-3, 6e-3, 1e-2, 2e-2),
-        INPUT: _at(("input",), 0.1, 0.2, 0.5, 1.0),
-        MANIFOLD: (*_at(("input", *IN_CNN), 0.5, 2.0), *_at(IN_CNN, 0.5, 2.0)),
+        INPUT: at(("input",), 0.1, 0.2, 0.5, 1.0),
+        MANIFOLD: (*at(("input", *IN_CNN), 0.5, 2.0), *at(IN_CNN, 0.5, 2.0)),
     },
     tries=2,
 )
@@ -131,8 +132,8 @@ _HOUSES = Candidate(
     "rmse",
     {
         NONE: _rates(1e-3, 3e-3, 6e-3, 1e-2),
-        INPUT: _at(("input",), 0.02, 0.05, 0.1, 0.2),
-        MANIFOLD: (*_at(("hidden1", "hidden2"), 0.1, 0.4), *_at(("hidden2",), 0.1, 0.4)),
+        INPUT: at(("input",), 0.02, 0.05, 0.1, 0.2),
+        MANIFOLD: (*at(("hidden1", "hidden2"), 0.1, 0.4), *at(("hidden2",), 0.1, 0.4)),
     },
     tries=2,
 )
@@ -147,8 +148,8 @@ _TEXTS = Candidate(
     "error",
     {
         NONE: _rates(1e-4, 2e-4, 4e-4),
-        EMBEDDING: _at(EMBEDDINGS, 0.2, 0.5, 1.0),
-        MANIFOLD: (*_at(_encoder(1, 3), 0.5), *_at(_encoder(3, 5), 0.5), *_at(("pool",), 1.0)),
+        EMBEDDING: at(EMBEDDINGS, 0.2, 0.5, 1.0),
+        MANIFOLD: (*at(encoder(1, 3), 0.5), *at(encoder(3, 5), 0.5), *at(("pool",), 1.0)),
     },
     tries=1,
 )  # fmt: skip
@@ -164,13 +165,13 @@ _PHOTOS = Candidate(
     "error",
     {
         NONE: _rates(1e-3, 2e-3, 4e-3),
-        INPUT: _at(("input",), 0.2, 0.5, 1.0),
+        INPUT: at(("input",), 0.2, 0.5, 1.0),
         MANIFOLD: (
-            *_at(("input", *_blocks(1, 3)), 0.5),
-            *_at(_blocks(2, 4), 0.5),
-            *_at(("net.conv_head",), 1.0),
+            *at(("input", *_blocks(1, 3)), 0.5),
+            *at(_blocks(2, 4), 0.5),
+            *at(("net.conv_head",), 1.0),
         ),
-        CUTMIX: tuple(_at(("input",), 1.0, blend="cut", p=p)[0] for p in (0.25, 0.5, 1.0)),
+        CUTMIX: tuple(at(("input",), 1.0, blend="cut", p=p)[0] for p in (0.25, 0.5, 1.0)),
     },
     tries=1,
 )  # fmt: skip

@@ -22,10 +22,12 @@ _DIGITS = {"error": 2, "nll": 4, "rmse": 4, "r2": 4}
 _TITLES = {"error": "error % ↓", "nll": "NLL ↓", "rmse": "RMSE ↓", "r2": "R² ↑"}
 _BESIDE = {"error": "nll", "nll": "error", "rmse": "r2"}
 """The metric that is shown beside the primary one."""
+INTERVALS = (
+    "Differences at the last epoch, paired by seed, with 95 % intervals; bold: zero is outside."
+)
 POWER = (
-    "Differences at the last epoch, paired by seed, with 95 % intervals; bold: zero is outside. p: "
-    "two-sided paired t test. Could see: the smallest true difference that four of five such "
-    "comparisons would show at an uncorrected 5 %, at the deviations observed here."
+    f"{INTERVALS} p: two-sided paired t test. Could see: the smallest true difference that four of "
+    "five such comparisons would show at an uncorrected 5 %, at the deviations observed here."
 )
 
 
@@ -151,10 +153,22 @@ def markdown(found: Sequence[Verdict]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|---|---:|---:|"]
     lines += [*map(_test_line, found), "", POWER]
     for one in found:
-        if one.spreads:
-            lines += ["", f"**{one.candidate.name}**: {one.candidate.about}", "", *_ways(one)]
-            lines += ["", f"{'; '.join(one.where)}."] if one.where else []
+        lines += _task(one)
     return "\n".join(lines) + "\n"
+
+
+def without_tests(found: Sequence[Verdict]) -> str:
+    """Return the ways of tasks that were not registered, which no test is corrected for."""
+    lines = [line for one in found for line in _task(one)]
+    return "\n".join([*lines[1:], "", INTERVALS]) + "\n"
+
+
+def _task(one: Verdict) -> list[str]:
+    """Return the lines of a task; none if it was not run."""
+    if not one.spreads:
+        return []
+    lines = ["", f"**{one.candidate.name}**: {one.candidate.about}", "", *_ways(one)]
+    return lines + (["", f"{'; '.join(one.where)}."] if one.where else [])
 
 
 def _test_line(one: Verdict) -> str:

@@ -78,7 +78,7 @@ class Method:
     def _beside_clean(self, mixup: ManifoldMixup, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean loss of the clean and of the mixed batch, in one pass (RegMixup)."""
         with mixup.using(beside_clean(self._draw(mixup, len(x))).to(x.device)):
-            output = model(torch.cat([x, x]))
+            output = model(*arguments(torch.cat([x, x])))
         loss: Tensor = self.criterion(output, torch.cat([y, y]))
         return loss
 

@@ -140,7 +140,6 @@ def _check_tokens(run: Recipe, data: Data) -> None:
     asked = {
         "input is mixed": "input" in run.layers,
         f"blend is {run.blend!r}": run.blend in CUTTING,
-        "clean is set": run.clean,
         f"pairs is {run.pairs!r}": run.pairs == "near",
         "ict_weight is set": bool(run.ict_weight),
         "pgd_steps is set": bool(run.pgd_steps),
