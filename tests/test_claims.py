@@ -352,19 +352,45 @@ def test_an_output_of_an_unmixed_pass_and_a_returned_input_may_be_targets():
 # Outputs that are only logged, and outputs of other models
 
 
-@pytest.mark.parametrize("how", ["no_grad", "detached", "accuracy"])
-def test_what_is_logged_claims_nothing(how):
+LOGGED = {
+    "a loss without gradients": lambda mixup, o: torch.no_grad()(mixup.wrap(F.cross_entropy))(
+        o, KIND
+    ),
+    "a loss of what is detached": lambda mixup, o: mixup.wrap(F.cross_entropy)(o.detach(), KIND),
+    "accuracy": lambda mixup, o: mixup.target(KIND, o).accuracy(o),
+    "accuracy without gradients": lambda mixup, o: torch.no_grad()(mixup.target(KIND, o).accuracy)(
+        o
+    ),
+    "targets that are only shown": lambda mixup, o: repr(mixup.target(KIND, o)),
+}
+
+
+@pytest.mark.parametrize("log", LOGGED.values(), ids=LOGGED.keys())
+def test_what_is_logged_claims_nothing(log):
     _, mixup, output, _, _ = run(lambda h, kind, size: kind)
-    criterion = mixup.wrap(nn.CrossEntropyLoss())
-    if how == "detached":
-        criterion(output.detach(), KIND)
-    else:
-        with torch.no_grad():
-            mixup.target(KIND, output).accuracy(output) if how == "accuracy" else criterion(
-                output, KIND
-            )
+    log(mixup, output)
     with pytest.raises(RuntimeError, match="its targets were not mixed"):
         F.cross_entropy(output, KIND).backward()
+
+
+USED = {
+    "loss": lambda t, o: t.loss(F.cross_entropy, o),
+    "soft labels": lambda t, o: F.cross_entropy(o, t.soft(3)),
+    "by hand": lambda t, o: sum(
+        w * F.cross_entropy(o, t.y[rows])
+        for w, rows in ((t.plan.lam, slice(None)), (1 - t.plan.lam, t.plan.perm))
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USED.values(), ids=USED.keys())
+def test_mixed_targets_that_go_into_a_loss_claim_its_output(use):
+    _, mixup, output, _, (_, kind, _) = run(lambda h, kind, size: kind)
+    targets = mixup.target(KIND, output)
+    targets.accuracy(output)
+    loss = use(targets, output)
+    torch.testing.assert_close(loss, ends(F.cross_entropy, kind, KIND))
+    loss.backward()
 
 
 @pytest.mark.parametrize("kind", ["data", "another model"])

@@ -292,3 +292,18 @@ def test_a_submodule_called_input_is_not_chosen():
     for name, width in (("input", 5), ("middle", 8), ("deep", 8), ("head", 8)):
         model.add_module(name, nn.Linear(width, 8))
     assert ManifoldMixup(model, example=torch.randn(BATCH, 5)).layers == ("input", "middle")
+
+
+def test_the_automatic_choice_names_an_input_that_could_be_taken_for_another():
+    class OfDict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, batch):
+            return self.head(self.two(self.one(batch["x"]).relu()).relu())
+
+    batch = {"x": torch.randn(6, 4), "y": torch.randn(6)}
+    mixup = ManifoldMixup(OfDict(), example=(batch,))
+    assert mixup.layers[0] == "input:batch.x"
+    assert find_layers(OfDict(), {"x": batch["x"]}).default[0] == "input"

@@ -1,5 +1,6 @@
 """The checks before a layer is mixed: by the model's structure, and numerically."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -17,6 +18,9 @@ from manifold_mixup._proof.report import LayerProof, Report, require_proven
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
+
+_MOST = 16
+"""Batches that are inspected, if each has inputs that none before had."""
 
 
 class CheckState(Enum):
@@ -52,13 +56,35 @@ class Checks:
         self._batch_dim = batch_dim
         self.state = CheckState.PENDING if wanted else CheckState.SKIPPED
         self._inspected = False
+        self._seen: set[str] = set()  # names of inputs of the batches that passed
+        self._times = 0  # how often a batch had new ones
 
     def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
-        """Return whether this batch must be inspected before it is mixed."""
+        """Return whether this batch must be inspected before it is mixed.
+
+        The first one must, and one with an input that none before had: what forward does with it
+        may go around a layer.
+        """
         padding = self._attachment.padding
-        if padding.known and self.state is not CheckState.PENDING:
+        if not padding.known and padding.unknown(inputs):
+            return True
+        if not training or self.state is CheckState.SKIPPED:
             return False
-        return (training and self.state is CheckState.PENDING) or padding.unknown(inputs)
+        for name, _ in inputs:  # noqa: SIM110, a generator would be one more call in each step
+            if name not in self._seen and self._is_new(name):
+                return True
+        return False
+
+    def _is_new(self, name: str) -> bool:
+        """Return whether no batch had an input of this name, or in the same list."""
+        if _of_list(name) not in self._seen:
+            self._times += 1
+            if self._times <= _MOST:
+                return True
+            if self._times == _MOST + 1:
+                warn(_CHANGING.format(name, _MOST))
+        self._seen.add(name)
+        return False
 
     def first_batch(
         self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -121,6 +147,8 @@ class Checks:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
+        for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
+            self._seen |= {name, _of_list(name)}
         return layers
 
     def verify(
@@ -214,6 +242,18 @@ class Checks:
         """Return the name of the mask if the batch has one."""
         inputs = named_inputs(unwrap(self._attachment.model), args, kwargs)
         return next((name for name, _ in inputs if name == self._mask), None)
+
+
+def _of_list(name: str) -> str:
+    """Return the name of an input that all items of a list share."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+
+_CHANGING = (
+    "the batch has an input {!r} that none before had. {} batches with new inputs were inspected; "
+    "this and later ones are mixed without. Pass what changes from batch to batch as a list or a "
+    "tensor, or set check=False."
+)
 
 
 def _warn_unchecked(layers: Sequence[str], error: NotTraceable) -> None:

@@ -291,9 +291,11 @@ class ManifoldMixup:
         )
         source = self._behind(y, output)
         mixed = MixedTarget(y, source.plan, batch_dim=source.batch_dim, **declared)
-        if torch.is_grad_enabled():  # otherwise the loss is only logged
+        if not torch.is_grad_enabled():  # the loss is only logged
+            return mixed
+        if y is None:
             source.claim()
-        return mixed
+        return mixed.when_used(source.claim)
 
     def _behind(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
 from manifold_mixup._attach.claims import Memories, Outputs
+from manifold_mixup._attach.reordered import reordering
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._tree import leaves
@@ -139,6 +140,10 @@ _FEW = 16
 """Passes that are referred to before it is asked which are still in use."""
 
 
+_LOOKS = 4
+"""Outputs whose order is looked at even if that waits for a GPU."""
+
+
 class Passes:
     """The forward passes of one model whose outputs may still be used."""
 
@@ -155,6 +160,8 @@ class Passes:
         self._references: list[weakref.ref[ForwardPass]] = []
         self._limit = _FEW
         self._memories = Memories()
+        self._direct = False  # whether the output looked up last is what the latest pass returned
+        self._ordered = 0  # how often the order of rows was looked at
 
     def start(
         self, plan: MixPlan | None, *, training: bool, valid: Tensor | None = None
@@ -267,6 +274,8 @@ class Passes:
         if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
+        if parts and not self._direct and parts[0][0].plan is not None:
+            self._require_order(output, parts[0][0].plan.batch)
         source = Source(parts, self, self.output_dim)
         if len(parts) > 1 and not all(mixes_alike(parts[0][0].plan, one.plan) for one, _ in parts):
             raise RuntimeError(_SEVERAL)
@@ -281,6 +290,19 @@ class Passes:
         if self.latest is None or (self.latest.training and evaluated):
             return Source([])
         return Source([(self.latest.outputs, None)], batch_dim=self.output_dim)
+
+    def _require_order(self, output: Any, rows: int) -> None:
+        """Raise ValueError if the rows of an output are not in the order of its pass any more."""
+        self._ordered += 1
+        by = reordering(
+            (tensor for _, tensor in leaves(output)),
+            self.output_dim,
+            rows,
+            lambda number: self._owner(number) is not None,
+            wait=self._ordered <= _LOOKS,
+        )
+        if by:
+            raise ValueError(_REORDERED.format(by))
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
@@ -311,7 +333,9 @@ class Passes:
         if isinstance(output, Tensor) and output.grad_fn is not None and latest is not None:
             number = output.grad_fn._sequence_nr()
             if latest.begin <= number < latest.end:  # nearly always, as a loss follows its pass
+                self._direct = True
                 return [(latest.outputs, {number})]
+        self._direct = False
         met: dict[ForwardPass, set[int]] = {}
 
         def note(number: int) -> bool:
@@ -353,6 +377,11 @@ _DETACHED = (
     "loss is only logged, or its output comes from another model, compute it inside "
     "torch.no_grad() or with the plain criterion. If the criterion takes an object that hides its "
     "tensors, such as a distribution, call mixup.target(y, output).loss(criterion, value)."
+)
+_REORDERED = (
+    "the examples of the output were reordered or repeated after the forward pass, by {}, so they "
+    "no longer belong to the targets with which theirs are mixed. Pass the criterion the output in "
+    "the order of the batch, and reorder it inside the criterion, with its target."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "

@@ -8,7 +8,7 @@ import math
 import pickle
 import random
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from itertools import product
 from typing import Any
@@ -35,6 +35,7 @@ from manifold_mixup._proof.factors import Products
 from manifold_mixup._proof.gradients import backward
 from manifold_mixup._proof.graphs import Graphs, draw_graphs
 from manifold_mixup._proof.influence import Influence
+from manifold_mixup._proof.kept import kept_states
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
@@ -143,6 +144,17 @@ class OrderMatters(Inconclusive):
     """The outputs of an example depend on its position in the batch."""
 
 
+class KeepsStates(Inconclusive):
+    """They do because of what the model keeps for each example; without it they would not.
+
+    Args:
+        kept: what it keeps, in words.
+    """
+
+    def __init__(self, kept: Iterable[str]) -> None:
+        super().__init__(_KEPT.format(", ".join(kept)))
+
+
 def prepare(
     stage: Stage,
     args: tuple[Any, ...],
@@ -240,20 +252,19 @@ def _calibrated(
     try:
         bench.calibrate()
     except Inconclusive as error:
-        # A state kept from an earlier batch belongs to that batch's examples, in their order.
-        kept = stage.rewritten()
-        if not kept:
+        count = bench.examples.count
+        if not (kept := kept_states(stage, count)):
             raise
 
         def levelled(tensor: Tensor) -> Tensor:
             made = copied(tensor, dtype)
-            return level(made, bench.examples.count) if id(tensor) in kept else made
+            return level(made, count) if id(tensor) in kept else made
 
-        with suppress(Inconclusive):
-            bench = bench_with(levelled)
-            bench.calibrate()
-            return bench
-        raise error from None
+        try:
+            bench_with(levelled).calibrate()
+        except Inconclusive:
+            raise error from None
+        raise KeepsStates(kept.values()) from None
     return bench
 
 
@@ -694,6 +705,11 @@ class Bench:
             }
 
 
+_KEPT = (
+    "the outputs depend on what the model keeps for each example besides its inputs, {}, which is "
+    "not mixed. Begin each batch without it. Or, if a batch continues the sequences of the last "
+    "one, mix all of them by one plan, in mixup.using(plan), and set check=False"
+)
 _NO_GRAPHS = (
     "the output{} of shape {} has no row for each graph, and would stay unmixed. Name the outputs "
     "that the loss reads, as in outputs='0'"

@@ -8,6 +8,7 @@ from typing import TypeVar, overload
 
 from manifold_mixup import _html
 from manifold_mixup._layers import INPUT
+from manifold_mixup._masks import is_side
 from manifold_mixup._structure.advice import on_late
 from manifold_mixup._structure.choice import (
     EARLIEST,
@@ -178,7 +179,12 @@ class LayerTable(Sequence[LayerRow]):
 
     def _default_input(self) -> tuple[str, ...]:
         floating = [row for row in self.inputs if row.kind == "data" and row.floating]
-        return (INPUT,) if len(floating) == 1 and floating[0].cut else ()
+        if len(floating) != 1 or not floating[0].cut:
+            return ()
+        # Other inputs may be taken for it, although no output depends on them.
+        batched = [row for row in self.inputs if row.floating and row.batch is not None]
+        alike = [row for row in batched if not is_side(row.name, None, floating=True)]
+        return (INPUT,) if len(alike) < 2 else (f"{INPUT}:{floating[0].name}",)
 
     def _nothing_to_choose(self) -> str:
         masks = sorted({repr(side) for row in self.rows if masked(row) for side in row.side})
@@ -199,7 +205,7 @@ class LayerTable(Sequence[LayerRow]):
         if self.graphs and self.cuts:
             text += _POOL
         if self._default_input():
-            text += f' Mix the input: layers=["{INPUT}"].'
+            text += f' Mix the input: layers=["{self._default_input()[0]}"].'
         # Name only the outermost layer of each depth.
         others = {row.depth: row.name for row in sorted(self.cuts, key=level, reverse=True)}
         if others:

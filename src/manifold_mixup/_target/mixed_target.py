@@ -1,6 +1,7 @@
 """MixedTarget: the mixed targets of a batch, their loss, soft labels and accuracy."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -70,12 +71,25 @@ class MixedTarget:
         dense: Dense = None,
     ) -> None:
         self.y = y
-        self.plan = plan
+        self._plan = plan
+        self._used: Callable[[], None] | None = None
         self._rule = Rule(targets, with_target, with_output, whole, dense)
         self.batch_dim = batch_dim
         require_dimension(batch_dim)
         if plan is not None:
             self._require_rows(plan.batch)
+
+    @property
+    def plan(self) -> MixPlan | None:
+        """The plan of the forward pass; None if it was not mixed."""
+        if self._used is not None:
+            self._used()
+        return self._plan
+
+    def when_used(self, run: Callable[[], None]) -> Self:
+        """Call a function whenever these targets go into a loss, as the accuracy does not."""
+        self._used = run
+        return self
 
     def _require_rows(self, batch: int) -> None:
         """Raise unless ``y`` holds the batch; the loss decides where, because CTC's is in front."""
@@ -84,12 +98,12 @@ class MixedTarget:
         require_rows(self.y, batch, self.batch_dim)
 
     def __repr__(self) -> str:
-        if self.plan is None:
+        if self._plan is None:
             return "<MixedTarget, not mixed>"
-        return f"<MixedTarget of {self.plan!r}>"
+        return f"<MixedTarget of {self._plan!r}>"
 
     def _repr_html_(self) -> str:
-        return _labels.as_html(front(self.y, self.batch_dim), self.plan, repr(self).strip("<>"))
+        return _labels.as_html(front(self.y, self.batch_dim), self._plan, repr(self).strip("<>"))
 
     def loss(self, criterion: Criterion, output: Any, *more: Any, **options: Any) -> Any:
         """Return the loss for the output of a mixed pass.
@@ -160,15 +174,15 @@ class MixedTarget:
             ValueError: the shapes of output and target do not match, or a target value is neither a
                 class, ``ignore_index`` nor a soft label of one class.
         """
-        refuse_twice(self.plan)
+        refuse_twice(self._plan)
         y = self._single("accuracy")
-        return _labels.accuracy(y, self.plan, self._shares(y), output, ignore_index)
+        return _labels.accuracy(y, self._plan, self._shares(y), output, ignore_index)
 
     def _shares(self, y: Tensor) -> Shares | None:
         """Return the share that each position of labels keeps; None if they have no positions."""
-        if self.plan is None:
+        if self._plan is None:
             return None
-        return shares_of(y, self.plan, dense=self._rule.dense, probabilities=True)
+        return shares_of(y, self._plan, dense=self._rule.dense, probabilities=True)
 
     def _single(self, what: str) -> Tensor:
         if not isinstance(self.y, Tensor):

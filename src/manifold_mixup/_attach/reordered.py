@@ -1,0 +1,86 @@
+"""Notice that the examples of an output were reordered on the way to the criterion.
+
+Their targets are mixed with those of the partners that they had in the forward pass.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def reordering(
+    tensors: Iterable[Tensor], dim: int, rows: int, made: Callable[[int], bool], *, wait: bool
+) -> str:
+    """Return the operator that reordered the examples; empty if none did.
+
+    Args:
+        tensors: the output, as the criterion is given it.
+        dim: its dimension that holds the batch.
+        rows: the number of examples.
+        made: returns whether a forward pass of the model made the node with this number.
+        wait: whether to read indices that are not on the CPU, which waits for the device.
+    """
+    nodes = _nodes(tensors, made)
+    inside: dict[Any, bool] = {}  # whether a node was made by the pass, or computed from it
+    for node in sorted(nodes, key=nodes.__getitem__):  # what it was computed from comes before
+        inside[node] = made(nodes[node]) or any(inside.get(one) for one, _ in node.next_functions)
+    for node, number in nodes.items():
+        if not made(number) and inside[node] and _reorders(node, dim, rows, wait=wait):
+            return str(node.name())
+    return ""
+
+
+def _nodes(tensors: Iterable[Tensor], made: Callable[[int], bool]) -> dict[Any, int]:
+    """Return the nodes with their numbers from some tensors down to those of the pass."""
+    found: dict[Any, int] = {}
+    stack = [tensor.grad_fn for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or node in found:
+            continue
+        found[node] = int(node._sequence_nr())
+        if not made(found[node]):
+            stack += [one for one, _ in node.next_functions]
+    return found
+
+
+def _reorders(node: Any, dim: int, rows: int, *, wait: bool) -> bool:
+    """Return whether an operator gives another order to the rows of a dimension."""
+    kind = node.name()
+    if kind not in _KINDS:
+        return False
+    shape = node._input_metadata[0].shape
+    if len(shape) <= dim or shape[dim] != rows:
+        return False
+    if kind == "IndexBackward0":
+        indices = node._saved_indices
+        return dim < len(indices) and _is_another_order(indices[dim], rows, wait=wait)
+    if kind in ("FlipBackward0", "RollBackward0"):
+        moved = kind == "FlipBackward0" or any(shift % rows for shift in node._saved_shifts)
+        return moved and dim in [_signed(at) % len(shape) for at in node._saved_dims]
+    here = node._saved_dim % len(shape) == dim
+    if kind == "IndexSelectBackward0":
+        return here and _is_another_order(node._saved_index, rows, wait=wait)
+    return bool(here)
+
+
+_KINDS = {
+    "IndexBackward0", "IndexSelectBackward0", "FlipBackward0", "RollBackward0", "SortBackward0",
+    "TopkBackward0",
+}  # fmt: skip
+
+
+def _signed(number: int) -> int:
+    """Return a number that PyTorch shows as one without a sign."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _is_another_order(index: Tensor | None, rows: int, *, wait: bool) -> bool:
+    """Return whether an index takes other rows than the first, the second, and so on."""
+    if index is None or index.dtype != torch.int64 or index.numel() != rows:
+        return False
+    if not (index.is_cpu or wait):
+        return False
+    return not torch.equal(index.flatten(), torch.arange(rows, device=index.device))

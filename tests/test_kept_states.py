@@ -1,0 +1,105 @@
+"""What a model keeps for each example besides its inputs, such as the state of a recurrent net."""
+
+import pytest
+import torch
+from torch import nn
+
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+
+X = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+LAM, PERM = 0.25, torch.tensor([1, 2, 3, 0])
+
+
+class Stateful(nn.Module):
+    """A recurrent network that goes on from its last state, if it has one."""
+
+    def __init__(self, *, writes=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.cell = nn.Linear(3, 6), nn.GRUCell(6, 8)
+        self.head, self.writes, self.state = nn.Linear(8, 2), writes, None
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 8) if self.state is None else self.state
+        for step in self.embed(x).unbind(1):
+            state = self.cell(step, state)
+        if self.writes:
+            self.state = state.detach()
+        return self.head(state)
+
+
+class OfTwo(Stateful):
+    """The same with an LSTM, whose state is a pair with the batch at dimension 1."""
+
+    def __init__(self, *, writes=True):
+        super().__init__(writes=writes)
+        self.cell = nn.LSTM(6, 8, batch_first=True)
+
+    def forward(self, x):
+        out, state = self.cell(self.embed(x), self.state)
+        if self.writes:
+            self.state = tuple(part.detach() for part in state)
+        return self.head(out[:, -1])
+
+
+MODELS = [Stateful, OfTwo]
+
+
+def begun(kind, **options):
+    """Return a model that has a state for each of four examples."""
+    model = kind(**options)
+    first = torch.randn(1, 4, 8)
+    model.state = (first, torch.randn(1, 4, 8)) if kind is OfTwo else first[0]
+    return model
+
+
+@pytest.mark.parametrize("writes", [True, False])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_state_for_each_example_is_refused_by_name(kind, writes):
+    model = begun(kind, writes=writes)
+    shape = r"\(1, 4, 8\)" if kind is OfTwo else r"\(4, 8\)"
+    with pytest.raises(
+        ValueError, match=rf"keeps for each .* {kind.__name__}.state of shape {shape}"
+    ):
+        ManifoldMixup(model, ["embed"], example=X)
+    assert not any(row.cut for row in find_layers(model, X))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_begun_without_it_all_is_right(kind):
+    model = kind()
+    with ManifoldMixup(model, ["embed"], seed=0) as mixup:
+        mixup.assert_verified(X)
+        for _ in range(2):
+            model.state = None
+            mixup.wrap(nn.MSELoss())(model(X), torch.zeros(4, 2)).backward()
+
+
+def test_the_way_out_is_one_plan_for_the_whole_sequence():
+    model, parts = Stateful(), X.split(2, 1)
+    plan = MixPlan("embed", LAM, PERM)
+    with ManifoldMixup(model, ["embed"], check=False) as mixup, mixup.using(plan):
+        for part in parts:
+            output = model(part)
+        mixup.target(None, output)
+    states = model.embed(X)
+    states, state = LAM * states + (1 - LAM) * states[PERM], torch.zeros(4, 8)
+    for step in states.unbind(1):
+        state = model.cell(step, state)
+    torch.testing.assert_close(output, model.head(state))
+
+
+def test_what_is_kept_for_a_batch_as_a_whole_is_none_of_it():
+    class Counted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm1d(4), nn.Linear(4, 4)  # four features as well
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            h = self.head(self.norm(x))
+            self.mean = 0.9 * self.mean + 0.1 * h.mean(0).detach()
+            return h - self.mean
+
+    with ManifoldMixup(Counted(), ["head"], seed=0) as mixup:
+        mixup.assert_verified(torch.randn(4, 4))

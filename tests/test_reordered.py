@@ -1,0 +1,104 @@
+"""Outputs whose examples are reordered before the criterion, which no longer fit the targets."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from manifold_mixup import ManifoldMixup, MixPlan
+
+ORDER = torch.tensor([2, 0, 3, 1])
+LAM, PERM = 0.25, torch.tensor([1, 2, 3, 0])
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4))
+
+
+@pytest.fixture
+def mixup(model):
+    with ManifoldMixup(model, ["1"], seed=0) as mixup:
+        yield mixup
+
+
+@pytest.fixture
+def given(model, mixup):
+    """What the model returns for a mixed batch."""
+    with mixup.using(MixPlan("1", LAM, PERM)):
+        return model(torch.randn(4, 5, generator=torch.Generator().manual_seed(1)))
+
+
+REORDERED = {
+    "index": lambda o: o[ORDER],
+    "the index of each class": lambda o: o[ORDER[:, None], torch.arange(4)],
+    "index_select": lambda o: o.index_select(0, ORDER),
+    "a negative dimension": lambda o: o.index_select(-2, ORDER),
+    "flip": lambda o: o.flip(0),
+    "flip, negative": lambda o: o.flip(-2),
+    "roll": lambda o: o.roll(1, 0),
+    "sort": lambda o: o.sort(0).values,
+    "topk": lambda o: o.topk(4, 0).values,
+    "before something else": lambda o: 2 * o[ORDER].tanh(),
+    "after something else": lambda o: (o + 1)[ORDER],
+    "repeated": lambda o: o[torch.tensor([0, 0, 1, 1])],
+}
+
+
+@pytest.mark.parametrize("change", REORDERED.values(), ids=REORDERED.keys())
+def test_another_order_of_the_examples_is_refused(mixup, given, change):
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match="reordered or repeated after the forward pass, by"):
+        criterion(change(given), torch.arange(4))
+
+
+IN_ORDER = {
+    "the last of each": lambda o: o[:, None][torch.arange(4), torch.tensor([0, 0, 0, 0])],
+    "all that are valid": lambda o: o[torch.ones(4, dtype=torch.bool)],
+    "other classes": lambda o: o[:, ORDER],
+    "flipped classes": lambda o: o.flip(1),
+    "sorted classes": lambda o: o.sort(1).values,
+    "rolled by all": lambda o: o.roll(4, 0),
+    "an order undone elsewhere": lambda o: o + torch.ones(4, 4, requires_grad=True)[ORDER],
+    "the same order": lambda o: o.index_select(0, torch.arange(4)),
+}
+
+
+@pytest.mark.parametrize("change", IN_ORDER.values(), ids=IN_ORDER.keys())
+def test_the_order_of_the_batch_is_as_before(mixup, given, change):
+    y = torch.tensor([3, 1, 0, 2])
+    loss = mixup.wrap(nn.CrossEntropyLoss())(change(given), y)
+    ends = [cross_entropy(change(given), target) for target in (y, y[PERM])]
+    torch.testing.assert_close(loss, LAM * ends[0] + (1 - LAM) * ends[1])
+
+
+def test_the_way_out(mixup, given):
+    y = torch.tensor([3, 1, 0, 2])
+
+    def criterion(output, target):
+        return cross_entropy(output[ORDER], target[ORDER], weight=torch.tensor([1.0, 2, 3, 4]))
+
+    loss = mixup.wrap(criterion)(given, y)
+    weight = torch.tensor([1.0, 2, 3, 4])
+    ends = [cross_entropy(given, target, weight=weight) for target in (y, y[PERM])]
+    torch.testing.assert_close(loss, LAM * ends[0] + (1 - LAM) * ends[1])
+
+
+def test_the_batch_at_another_dimension():
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    with ManifoldMixup(model, ["input"], batch_dim=1, seed=0) as mixup:
+        criterion = mixup.wrap(nn.MSELoss())
+        y = torch.randn(7, 4, 3)
+        criterion(model(torch.randn(7, 4, 5)).flip(0), y).backward()  # time
+        with pytest.raises(ValueError, match="by FlipBackward0"):
+            criterion(model(torch.randn(7, 4, 5)).flip(1), y)
+
+
+def test_without_mixing_any_order_is_right(model, mixup):
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    with mixup.paused():
+        given = model(torch.randn(4, 5))
+    y = torch.arange(4)
+    torch.testing.assert_close(criterion(given[ORDER], y[ORDER]), cross_entropy(given, y))
