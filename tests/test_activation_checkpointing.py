@@ -242,3 +242,18 @@ def test_one_checkpoint_can_be_recomputed_twice():
     loss.backward()
     for parameter, grad in zip(model.parameters(), once, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * grad)
+
+
+def test_a_second_model_of_the_same_class_has_compiled_code_of_its_own():
+    """As in k-fold training: the code of the first model would run, unknown to the new hooks."""
+    for seed in (1, 2):
+        model, attached, _ = compiled_around_checkpoints()
+        mixup = ManifoldMixup(attached, ["layer1.0"], seed=seed)
+        x = example(model, seed)
+        loss = mixup.wrap(PLAIN)(attached(x), TARGET)
+        loss.backward()
+        oracle = residual(None)
+        expected = hand_split(oracle, x, mixup.plan)
+        MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected).backward()
+        for ours, theirs in zip(model.parameters(), oracle.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad)

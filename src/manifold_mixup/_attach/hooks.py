@@ -5,6 +5,7 @@ attributes of the active plan change from pass to pass, and the compiler guards 
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from manifold_mixup._tree import leaves, map_leaves, replace_at
 from manifold_mixup._weigh import Given, Place, Settled, mix_state, needs_settling, settle
 
 _NOTHING = torch.empty(0)
+_SERIAL = itertools.count(1)
 
 
 class ActivePlan:
@@ -158,7 +160,10 @@ class LayerHook(Hook):
         self.watched = False  # whether a compiled block around it has hooks
 
         # Compiled checkpoints allow no side effects, so runs cannot be counted there. But while the
-        # code is traced, it can record that it contains the mix.
+        # code is traced, it can record that it contains the mix. The compiler guards the number, so
+        # that another model of the same class, whose hook has recorded nothing, has its own code.
+        self.serial = str(next(_SERIAL))
+
         def note_trace() -> bool:
             self.traced = True
             return True
@@ -180,10 +185,7 @@ class LayerHook(Hook):
                 return None
             if self.run is not None and self._compiled_run() != self.run:
                 return None
-            if self.counts:
-                self.active.compiled_mixes += 1
-            else:
-                self.note_trace()
+            self._note_mix()
             if needs_settling(self.active):
                 self.active.complete(self._settled(output, self.active))
             return self._mix(output, self.active, self.active.valid)
@@ -192,6 +194,13 @@ class LayerHook(Hook):
         if _autograd.compiler() is None:
             return self._run_eagerly(output)
         return self.run_eagerly(output)
+
+    def _note_mix(self) -> None:
+        """Count that compiled code mixes, or note that it does."""
+        if self.counts:
+            self.active.compiled_mixes += 1
+        elif self.serial:
+            self.note_trace()
 
     def _compiled_run(self) -> int:
         """Return the number of the module's run that is being traced."""
