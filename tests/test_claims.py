@@ -361,7 +361,6 @@ LOGGED = {
     "accuracy without gradients": lambda mixup, o: torch.no_grad()(mixup.target(KIND, o).accuracy)(
         o
     ),
-    "targets that are only shown": lambda mixup, o: repr(mixup.target(KIND, o)),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+from manifold_mixup import ManifoldMixup, MixPlan
 
 X = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
 LAM, PERM = 0.25, torch.tensor([1, 2, 3, 0])
@@ -55,14 +55,28 @@ def begun(kind, **options):
 
 @pytest.mark.parametrize("writes", [True, False])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_state_for_each_example_is_refused_by_name(kind, writes):
+def test_a_layer_before_a_state_for_each_example_is_refused_by_its_name(kind, writes):
     model = begun(kind, writes=writes)
     shape = r"\(1, 4, 8\)" if kind is OfTwo else r"\(4, 8\)"
-    with pytest.raises(
-        ValueError, match=rf"keeps for each .* {kind.__name__}.state of shape {shape}"
-    ):
+    seen = rf"keeps for each example .*, {kind.__name__}.state of shape {shape}"
+    with pytest.raises(ValueError, match=seen):
         ManifoldMixup(model, ["embed"], example=X)
-    assert not any(row.cut for row in find_layers(model, X))
+    mixup = ManifoldMixup(model, ["embed"], check=False)
+    (proof,) = mixup.verify(X).layers
+    assert proof.verdict == "failed"
+    mixup.remove()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_layer_after_it_is_right(kind):
+    model = begun(kind, writes=False)
+    with ManifoldMixup(model, ["cell" if kind is OfTwo else "head"], seed=0) as mixup:
+        mixup.assert_verified(X)
+        with mixup.using(MixPlan(mixup.layers[0], 0.0, PERM)):
+            mixed = model(X)
+        mixup.target(None, mixed)
+        with mixup.paused():
+            torch.testing.assert_close(mixed, model(X)[PERM])
 
 
 @pytest.mark.parametrize("kind", MODELS)

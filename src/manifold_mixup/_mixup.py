@@ -293,9 +293,7 @@ class ManifoldMixup:
         mixed = MixedTarget(y, source.plan, batch_dim=source.batch_dim, **declared)
         if not torch.is_grad_enabled():  # the loss is only logged
             return mixed
-        if y is None:
-            source.claim()
-        return mixed.when_used(source.claim)
+        return mixed.claiming(source.claim_for_now)
 
     def _behind(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed."""

@@ -6,6 +6,7 @@ the model also returns a hidden state, the gradient of the logits flows through 
 through its alias.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Outputs:
         self.exempt = exempt
         self.leaves: dict[int, Leaf] = {}  # by the sequence number of their node
         self.claimed = False  # whether all leaves are claimed
+        self.used = False  # whether targets were mixed for anything of it
         self.handed_out = False
         self.begin = 0  # the first sequence number of the pass
 
@@ -154,12 +156,23 @@ class Outputs:
 
     def claim(self, nodes: Collection[int] | None = None) -> None:
         """Note that targets were mixed for the leaves with these nodes; None means all leaves."""
+        self.used = True
         if nodes is None or not self.handed_out:  # claimed while the pass is still running
             self.claimed = True
             return
         for node in nodes:
             if node in self.leaves:
                 self.leaves[node].claimed = True
+
+    def not_yet(self, nodes: Collection[int] | None = None) -> list[Callable[[], None]]:
+        """Return what takes back all that `claim` would note and was not noted before."""
+        marks: list[tuple[Any, str]] = [(self, "used")]
+        if nodes is None or not self.handed_out:
+            marks.append((self, "claimed"))
+        else:
+            marks += [(self.leaves[node], "claimed") for node in nodes if node in self.leaves]
+        new = [(of, name) for of, name in marks if not getattr(of, name)]
+        return [functools.partial(setattr, of, name, False) for of, name in new]
 
     def require_claim(self, leaf: Leaf) -> None:
         """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""

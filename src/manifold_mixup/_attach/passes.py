@@ -43,6 +43,7 @@ class ForwardPass:
         # Carried tensors that were already mixed, while the pass runs.
         self.carried: list[tuple[Tensor, Tensor]] = []
         self.training = training
+        self.unseen = False  # whether backward cannot show that what it returned is used
         self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs = Runs()  # compiled code does not count
         # For shared modules: when their runs began, and the latest checkpoint around one.
@@ -122,6 +123,12 @@ class Source:
         for outputs, nodes in self.parts:
             outputs.claim(nodes)
 
+    def claim_for_now(self) -> list[Callable[[], None]]:
+        """Do so, and return what takes it back."""
+        undo = [one for outputs, nodes in self.parts for one in outputs.not_yet(nodes)]
+        self.claim()
+        return undo
+
     def require_own(self, output: Any) -> None:
         """Raise ValueError if an output contains a batched tensor that no pass returned.
 
@@ -167,6 +174,8 @@ class Passes:
         self, plan: MixPlan | None, *, training: bool, valid: Tensor | None = None
     ) -> ForwardPass:
         """Open a pass; it is the running one until `finish`."""
+        if training and plan is not None and self.latest is not None and self.latest.unseen:
+            self._require_targets(self.latest)
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.named, exempt=self.checked)
@@ -192,8 +201,17 @@ class Passes:
         output = finished.outputs.hand_out(output, finished, finished.begin)
         finished.end = _autograd.next_number()
         self.latest = finished
+        if not finished.outputs.leaves and finished.training and finished.plan is not None:
+            in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
+            finished.unseen = output is not None and not in_transform  # None if it failed
         self._memories.note(output, finished.outputs)
         return output
+
+    def _require_targets(self, last: ForwardPass) -> None:
+        """Raise RuntimeError if no targets were mixed for a pass whose outputs have no gradient."""
+        last.unseen = False  # it is said once
+        if last.plan is not None and not last.outputs.used:
+            raise RuntimeError(_FROZEN.format(last.plan.layer))
 
     def refuse_nesting(self) -> None:
         """Raise RuntimeError if the pass that ends contained another pass of the model."""
@@ -284,7 +302,8 @@ class Passes:
             return source
         if training and output is not None:
             graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
-            raise RuntimeError(_FOREIGN if graph else _DETACHED)
+            frozen = _OF_FROZEN if self.latest is not None and self.latest.unseen else _FOREIGN
+            raise RuntimeError(frozen if graph else _DETACHED)
         # An evaluation output does not come from the training pass before it.
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
         if self.latest is None or (self.latest.training and evaluated):
@@ -370,6 +389,19 @@ _FOREIGN = (
     "criterion what the model returned, or something computed from it. Checkpoint a whole model "
     "with use_reentrant=False, which keeps its graph. For an output of another model, use the "
     "plain criterion."
+)
+_FROZEN = (
+    "the last forward pass mixed the hidden state at {!r}, and its targets were not mixed. The "
+    "model is frozen: nothing that it returned has a gradient, so backward cannot show whether a "
+    "loss used it. Call mixup.target(y, features).loss(criterion, head(features)), where features "
+    "is what the model returned; or attach to a model that contains the trained head, and wrap the "
+    "criterion. If nothing is trained on it, run it in mixup.paused() or torch.no_grad()."
+)
+_OF_FROZEN = (
+    "the autograd graph of this output leads to no forward pass of the attached model, which is "
+    "frozen: nothing that its last pass returned has a gradient. Call mixup.target(y, features)"
+    ".loss(criterion, head(features)), where features is what the model returned; or attach to a "
+    "model that contains the trained head."
 )
 _DETACHED = (
     "this output has no autograd graph and is not what the attached model returned, so its forward "

@@ -18,7 +18,7 @@ from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import bind, operator_name
 from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._proof.prove import Bench, Inconclusive, KeepsStates, OrderMatters, prepare
+from manifold_mixup._proof.prove import Bench, Inconclusive, OrderMatters, prepare
 
 
 @in_own_context
@@ -47,8 +47,6 @@ def meeting_rows(
             met = bench.couples(FrozenNorms())
     except OrderMatters as error:
         return _reason(str(error), doubts)
-    except KeepsStates as error:
-        return str(error)
     except (Inconclusive, NotTraceable) as error:
         return "" if doubts else _ONE_SIZE.format(error)
     return (

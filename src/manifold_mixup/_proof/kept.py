@@ -4,6 +4,7 @@ from torch import nn
 
 from manifold_mixup._dry_run.stage import Stage
 from manifold_mixup._mix import is_continuous
+from manifold_mixup._tree import leaves
 
 
 def kept_states(stage: Stage, count: int) -> dict[int, str]:
@@ -19,10 +20,10 @@ def kept_states(stage: Stage, count: int) -> dict[int, str]:
 
 
 def _names(modules: list[nn.Module]) -> dict[int, str]:
-    """Name the tensors in the attributes of modules, or in a tuple or list there."""
+    """Name the tensors in the attributes of modules."""
     found: dict[int, str] = {}
     for module in modules:
         for name, value in {**vars(module), **module._buffers}.items():
-            for each in value if isinstance(value, tuple | list) else (value,):
-                found.setdefault(id(each), f"{type(module).__name__}.{name}")
+            for _, tensor in leaves(value):
+                found.setdefault(id(tensor), f"{type(module).__name__}.{name}")
     return found

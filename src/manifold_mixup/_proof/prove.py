@@ -144,17 +144,6 @@ class OrderMatters(Inconclusive):
     """The outputs of an example depend on its position in the batch."""
 
 
-class KeepsStates(Inconclusive):
-    """They do because of what the model keeps for each example; without it they would not.
-
-    Args:
-        kept: what it keeps, in words.
-    """
-
-    def __init__(self, kept: Iterable[str]) -> None:
-        super().__init__(_KEPT.format(", ".join(kept)))
-
-
 def prepare(
     stage: Stage,
     args: tuple[Any, ...],
@@ -260,11 +249,14 @@ def _calibrated(
             made = copied(tensor, dtype)
             return level(made, count) if id(tensor) in kept else made
 
+        # A state belongs to its example. If all have the same, their order does not matter.
+        alike = bench_with(levelled)
         try:
-            bench_with(levelled).calibrate()
+            alike.calibrate()
         except Inconclusive:
             raise error from None
-        raise KeepsStates(kept.values()) from None
+        bench = bench_with(lambda tensor: copied(tensor, dtype))
+        bench.take_over(alike, kept.values())
     return bench
 
 
@@ -306,6 +298,7 @@ class Bench:
         self.neutral = Neutral()
         self.products = Products(self.model.parameters())
         self.also: AbstractContextManager[Any] = nullcontext()  # one more context for the passes
+        self.kept = ""  # what the model keeps for each example besides its inputs
         self.drew = False  # whether Python's or NumPy's generator was used
         self.by_place = False  # whether that treats examples differently by position
         # Whether large parameters are thin. If so, a test that is passed may stand for a weaker one
@@ -376,6 +369,24 @@ class Bench:
                 silent = "all examples give the same outputs. Pass examples that differ"
         if not batched:
             raise Inconclusive(silent)
+
+    def take_over(self, alike: "Bench", kept: Iterable[str]) -> None:
+        """Calibrate by the same model, in which what it keeps is the same for all examples.
+
+        Args:
+            alike: the bench of that model.
+            kept: what the model keeps, in words.
+
+        Raises:
+            Inconclusive: no output has a row for each example.
+        """
+        self.kept, self.neutral = ", ".join(kept), alike.neutral
+        plain = self._unmixed()
+        for path in alike.plain:
+            self.plain[path] = plain[path]
+            self._expect(path, plain[path][self.perm], alike.rounding[path], alike.difference[path])
+        if not self.plain:
+            raise Inconclusive(_KEPT.format(self.kept))
 
     def _looked_up(self, layer: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the outputs of the examples and of the reordered ones, and note look-ups."""
@@ -567,7 +578,8 @@ class Bench:
         if self.by_place:
             return "inconclusive", _DREW
         if error > self.difference[path] / _TELLING:
-            return "failed", f"{output} is not permuted correctly: something bypasses the layer"
+            by = _KEPT.format(self.kept) if self.kept else "something bypasses the layer"
+            return "failed", f"{output} is not permuted correctly: {by}"
         return "inconclusive", f"the error of {output} is larger than rounding"
 
     def _error(self, mixed: Tensor, wanted: Tensor, perm: Tensor) -> float:
@@ -706,9 +718,10 @@ class Bench:
 
 
 _KEPT = (
-    "the outputs depend on what the model keeps for each example besides its inputs, {}, which is "
-    "not mixed. Begin each batch without it. Or, if a batch continues the sequences of the last "
-    "one, mix all of them by one plan, in mixup.using(plan), and set check=False"
+    "it depends on what the model keeps for each example besides its inputs, {}, which is not "
+    "mixed. Mix a layer after that is read, or begin each batch without it. Or, if a batch "
+    "continues the sequences of the last one, mix all of them by one plan, in mixup.using(plan), "
+    "and set check=False"
 )
 _NO_GRAPHS = (
     "the output{} of shape {} has no row for each graph, and would stay unmixed. Name the outputs "

@@ -16,6 +16,9 @@ from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_row
 from manifold_mixup._target.shares import Shares
 from manifold_mixup._tree import leaves
 
+Claim = Callable[[], list[Callable[[], None]]]
+"""Notes that the targets of an output were mixed, and returns what takes that back."""
+
 
 class MixedTarget:
     """The targets of a batch, mixed the way its hidden states were.
@@ -72,7 +75,8 @@ class MixedTarget:
     ) -> None:
         self.y = y
         self._plan = plan
-        self._used: Callable[[], None] | None = None
+        self._claim: Claim | None = None
+        self._undo: list[Callable[[], None]] = []
         self._rule = Rule(targets, with_target, with_output, whole, dense)
         self.batch_dim = batch_dim
         require_dimension(batch_dim)
@@ -82,14 +86,19 @@ class MixedTarget:
     @property
     def plan(self) -> MixPlan | None:
         """The plan of the forward pass; None if it was not mixed."""
-        if self._used is not None:
-            self._used()
+        self._into_loss()  # of one written by hand
         return self._plan
 
-    def when_used(self, run: Callable[[], None]) -> Self:
-        """Call a function whenever these targets go into a loss, as the accuracy does not."""
-        self._used = run
+    def claiming(self, claim: Claim) -> Self:
+        """Let these targets claim their output, unless only their accuracy is asked for."""
+        self._claim, self._undo = claim, claim()
         return self
+
+    def _into_loss(self) -> None:
+        """Claim the output, also if it is no longer claimed after the accuracy."""
+        if self._claim is not None and not self._undo:
+            self._claim()
+        self._undo = []
 
     def _require_rows(self, batch: int) -> None:
         """Raise unless ``y`` holds the batch; the loss decides where, because CTC's is in front."""
@@ -126,8 +135,9 @@ class MixedTarget:
             ValueError: an argument with the batch at dimension 0 is not declared.
             RuntimeError: the criterion modifies its arguments or its buffers in place.
         """
+        self._into_loss()
         call = self._rule.arguments(criterion).around(self.y, output, more, options)
-        return self._rule.loss(criterion, call, self.plan, batch_dim=self.batch_dim)
+        return self._rule.loss(criterion, call, self._plan, batch_dim=self.batch_dim)
 
     def soft(self, num_classes: int) -> Tensor:
         """Return the mixed soft labels.
@@ -146,12 +156,13 @@ class MixedTarget:
             ValueError: a class lies outside 0 to ``num_classes`` - 1, or floating point targets are
                 not labels.
         """
-        refuse_twice(self.plan)
+        self._into_loss()
+        refuse_twice(self._plan)
         y = self._single("soft")
         if y.is_floating_point() and self._rule.targets == "ends":
             raise TypeError("targets='ends' means that targets cannot be interpolated.")
         shares = self._shares(y)
-        return _labels.soft(y, self.plan, shares, num_classes, asked=self._rule.targets == "mix")
+        return _labels.soft(y, self._plan, shares, num_classes, asked=self._rule.targets == "mix")
 
     def accuracy(self, output: Tensor, ignore_index: int = -100) -> Tensor:
         """Return the accuracy weighted by λ: the share of the mixed target that is predicted.
@@ -175,6 +186,9 @@ class MixedTarget:
                 class, ``ignore_index`` nor a soft label of one class.
         """
         refuse_twice(self._plan)
+        for undo in self._undo:  # it is logged, so a loss is still to come
+            undo()
+        self._undo = []
         y = self._single("accuracy")
         return _labels.accuracy(y, self._plan, self._shares(y), output, ignore_index)
 
