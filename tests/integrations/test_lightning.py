@@ -384,6 +384,56 @@ def test_a_trainer_that_goes_on_draws_on_and_a_new_one_anew():
     assert mixing.state_dict() == {"seed": 0, "step": 3, "stream": 2}
 
 
+class Two(Lit):
+    """Two networks, each with a criterion and a callback of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.other, self.criterion_2 = copy.deepcopy(self.model), nn.CrossEntropyLoss()
+
+    def loss(self, x, y):
+        return super().loss(x, y) + self.criterion_2(self.other(x), y)
+
+
+def two_callbacks(*seeds):
+    names = {"module": "other", "criterion": "criterion_2"}
+    first, second = seeds
+    return ManifoldMixupCallback(LAYERS, seed=first), ManifoldMixupCallback(
+        ["body"], seed=second, **names
+    )
+
+
+def test_two_callbacks_in_one_trainer(tmp_path):
+    path, lit = tmp_path / "saved.ckpt", Two()
+    first, second = two_callbacks(0, 1)
+    others, options = [second, Saves(3, path)], {"logger": CSVLogger(tmp_path)}
+    _, plans = fit(lit, first, callbacks=others, log_every_n_steps=1, **options)
+    assert plans == by_hand()[1]
+    (row, *_) = [row for row in logged(tmp_path) if row["mixup_lam_model"]]
+    assert float(row["mixup_lam_model"]) == pytest.approx(plans[0][1])
+    assert (row["mixup_layer_other"], row["mixup_accuracy_other"] != "") == ("0.0", True)
+    resumed = two_callbacks(8, 9)  # the seeds in the checkpoint are used
+    fit(Two(), resumed[0], callbacks=[resumed[1]], ckpt_path=path)
+    assert [each.state_dict() for each in resumed] == [
+        each.state_dict() for each in (first, second)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint:UserWarning")
+def test_a_checkpoint_from_before_callbacks_had_keys_of_their_own(tmp_path):
+    path = tmp_path / "saved.ckpt"
+    _, plans = fit(Lit(), ManifoldMixupCallback(LAYERS, seed=0), callbacks=[Saves(3, path)])
+    lit = Lit()
+    lit.net = lit.model
+    of_net = ManifoldMixupCallback(LAYERS, module="net", seed=9)
+    assert "ManifoldMixupCallback" in torch.load(path, weights_only=True)["callbacks"]
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = lit.state_dict()
+    torch.save(checkpoint, path)
+    _, resumed = fit(lit, of_net, ckpt_path=path)
+    assert resumed == plans[3:]
+
+
 # Logs
 
 

@@ -143,6 +143,15 @@ def test_a_criterion_that_is_mixed_already_and_a_second_callback():
     assert_untouched(lit, criterion)
 
 
+def test_two_callbacks_need_two_criteria():
+    lit = Lit()
+    criterion, lit.other = lit.criterion, Net()
+    second = ManifoldMixupCallback(LAYERS, module="other")
+    with pytest.raises(ValueError, match=r"both name criterion='criterion'.*_2 = nn.Cross"):
+        fit(lit, ManifoldMixupCallback(LAYERS), callbacks=[second])
+    assert_untouched(lit, criterion)
+
+
 # Data that are mixed already
 
 MIX = v2.MixUp(num_classes=CLASSES)

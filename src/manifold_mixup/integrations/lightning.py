@@ -40,7 +40,8 @@ class ManifoldMixupCallback(Callback):
             depend on them; None if ``training_step`` calls `batch` before each pass.
         log: at the steps that the Trainer logs, log λ (``mixup_lam``), the index of the layer in
             ``mixup.layers`` (``mixup_layer``; -1 for an unmixed batch) and, for classes, the
-            accuracy on the mixed targets (``mixup_accuracy``).
+            accuracy on the mixed targets (``mixup_accuracy``). With several of these callbacks in
+            a Trainer, the names end in that of the module.
         options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all other options of
             `ManifoldMixup`; ``targets``, ``with_target`` and all other options of its `wrap`, for
             the criterion.
@@ -101,6 +102,25 @@ class ManifoldMixupCallback(Callback):
             self._state = self.state_dict() if trainer.global_step else {}
             self._finds = before_finders(trainer, self)
 
+    @property
+    def state_key(self) -> str:
+        """The key of the state in a checkpoint: one for each module and criterion."""
+        names = {"module": self.module, "criterion": self.criterion}
+        return self._plain_key if names == _DEFAULT else self._generate_state_key(**names)
+
+    @property
+    def _plain_key(self) -> str:
+        return type(self).__qualname__
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue with the plans of a checkpoint from before callbacks had keys of their own."""
+        alone = [each for each in trainer.callbacks if type(each) is type(self)] == [self]
+        states = checkpoint["callbacks"]
+        if alone and self.state_key not in states and states.get(self._plain_key):
+            self.load_state_dict(states[self._plain_key])
+
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue with the plans of a checkpoint."""
         self._state = state_dict
@@ -112,6 +132,7 @@ class ManifoldMixupCallback(Callback):
         module = mixed_module(trainer, pl_module, self.module)
         if self._finds:
             self._require_train_mode(module)
+        self._refuse_shared_criterion(pl_module)
         plain = None if self.criterion is None else own_criterion(pl_module, self.criterion)
         options = dict(self.options)
         if self.layers is None:
@@ -134,6 +155,16 @@ class ManifoldMixupCallback(Callback):
         self._require_train_mode(mixed_module(trainer, pl_module, self.module))
         refuse_mixed(trainer.train_dataloader)
         self._batches, self._begun_at = 0, self.state_dict().get("step", 0)
+
+    def _refuse_shared_criterion(self, pl_module: LightningModule) -> None:
+        for each in (each for each in _ATTACHED if each._fitted is pl_module and each._covered):
+            if each.criterion == self.criterion and each.module != self.module:
+                raise ValueError(
+                    f"the callbacks of module={each.module!r} and module={self.module!r} both name "
+                    f"criterion={self.criterion!r}, but a criterion mixes the targets for one "
+                    f"module. Give each module its own: self.{self.criterion}_2 = "
+                    f'nn.CrossEntropyLoss() and criterion="{self.criterion}_2".'
+                )
 
     def _require_train_mode(self, module: nn.Module) -> None:
         if not module.training:
@@ -197,7 +228,9 @@ class ManifoldMixupCallback(Callback):
             with suppress(ValueError):  # the output is not class scores
                 output, y, ignored = noted
                 values["mixup_accuracy"] = self.target(y, output).accuracy(output, ignored)
-        pl_module.log_dict(values)
+        several = sum(isinstance(each, ManifoldMixupCallback) for each in trainer.callbacks) > 1
+        of = f"_{self.module}" if several else ""
+        pl_module.log_dict({f"{name}{of}": value for name, value in values.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise if nothing was mixed."""
@@ -244,6 +277,8 @@ class ManifoldMixupCallback(Callback):
         _ATTACHED.discard(self)
 
 
+# Lightning's own key belongs to these names, so that checkpoints of old versions have it.
+_DEFAULT = {"module": "model", "criterion": "criterion"}
 # Callbacks whose fit has not ended.
 _ATTACHED: weakref.WeakSet[ManifoldMixupCallback] = weakref.WeakSet()
 
