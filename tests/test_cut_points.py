@@ -486,6 +486,21 @@ def test_a_padding_mask_that_is_still_read_is_named():
         table.with_mask("mask")
 
 
+def test_labels_given_to_a_model_are_to_be_left_out():
+    """A margin or a loss inside the model, with a padding mask that is mixed or without."""
+    ids, y = token_ids(), torch.tensor([0, 1, 2, 0, 1, 2])[: len(token_ids())]
+    example = {"input_ids": ids, "attention_mask": padding(), "labels": y}
+    with pytest.raises(ValueError, match=r"be, but the model itself .* Omit 'labels'") as caught:
+        ManifoldMixup(bert(), mask="attention_mask", example=example)
+    assert "attention_mask" not in str(caught.value)
+    model = Net(lambda m, x, y=None: m.c(m.a(x)) + 0 if y is None else m.c(m.a(x)) - y[:, None])
+    with pytest.raises(
+        ValueError, match=r"'args.1' holds labels: leave them out.*wrap\(criterion\)"
+    ):
+        ManifoldMixup(model, ["a"], example=(x, torch.tensor([0, 2, 1])))
+    ManifoldMixup(model, ["a"], example=(x,))
+
+
 def test_positions_that_choose_among_states_are_a_side_input():
     model = Net(lambda m, x, places: m.c((2 * m.a(x)).gather(1, places)))
     table = find_layers(model, x, places=torch.zeros(3, 4, dtype=torch.long))

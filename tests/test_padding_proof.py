@@ -85,6 +85,25 @@ def test_pooling_that_counts_padding_is_named(pool):
         ManifoldMixup(Encoder(pool), ["blocks.0"], mask="mask", example=(IDS, RIGHT))
 
 
+class WithScores(Encoder):
+    """Returns, beside its output, scores between all positions."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, mask)
+        return self.head(self.pool(h, mask)), h @ h.mT
+
+
+def test_outputs_that_count_padding_beside_one_that_does_not_are_named():
+    model, example = WithScores(Last()), (IDS, RIGHT)
+    with pytest.raises(
+        ValueError, match=r"in the outputs '1', but not in '0'.* as in outputs='0'\. Oth"
+    ):
+        ManifoldMixup(model, ["blocks.0"], mask="mask", example=example)
+    ManifoldMixup(model, ["blocks.0"], mask="mask", example=example, outputs="0")
+
+
 def test_padding_that_counts_behind_a_norm_is_named():
     """A norm over the features undoes what shifts or scales all of them."""
 
@@ -236,6 +255,9 @@ def test_lengths_are_refused_with_the_way_out():
     for layers in (["blocks.0"], None):
         with pytest.raises(ValueError, match=r"If 'given' is the length of each .* set mask=\."):
             ManifoldMixup(ByLength(masked=False), layers, example=(IDS, lengths))
+    with pytest.raises(ValueError, match="is still read after it") as caught:
+        ManifoldMixup(ByLength(masked=False), ["blocks.0"], example=(IDS, lengths - lengths.min()))
+    assert "length" not in str(caught.value)  # no example has length 0
     model = ByLength(masked=True)
     ManifoldMixup(model, ["blocks.0"], mask="given", example=(IDS, RIGHT.long()))
 

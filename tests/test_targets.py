@@ -335,11 +335,23 @@ def test_a_missing_target_is_passed_on():
 @pytest.mark.parametrize(
     ("y", "error", "says"),
     [
-        (torch.zeros(4), ValueError, r"mixed 6 examples, but the target has shape \(4,\)"),
+        (
+            torch.zeros(4),
+            ValueError,
+            r"mixed 6 examples, but the target has shape \(4,\).*mixup.paused",
+        ),
+        (torch.zeros(3), ValueError, r"a mean over .* mixup.using\(mixup.plan\)"),
+        (torch.zeros(8, 6), ValueError, r"a row for each object.*target, torch.arange\(6\); ins"),
+        (
+            [{"boxes": torch.zeros(2, 4)}] * BATCH,
+            ValueError,
+            r"'0.boxes' has .*torch.arange\(6\)\)",
+        ),
+        ([{"label": "cat"}] * BATCH, TypeError, r"'0.label' is a str.*torch.arange\(6\)\)"),
         (torch.zeros(()), ValueError, r"the target has shape \(\)"),
         (torch.zeros(BATCH * 7), ValueError, r"shape \(42,\).*flatten tokens or pixels inside"),
         ({"a": (torch.zeros(BATCH), torch.zeros(2))}, ValueError, r"target 'a.1' has shape \(2,\)"),
-        ([1, 2, 3, 4, 5, 6], TypeError, "target '0' is a int, which cannot be mixed.*tensors"),
+        ([1, 2, 3, 4, 5, 6], TypeError, "target '0' is a int, .*tensors.*torch.tensor"),
         (np.zeros(BATCH), TypeError, "the target is a ndarray"),
         (["cat"] * BATCH, TypeError, "target '0' is a str.*a further argument"),
         ({"y": torch.zeros(BATCH), "n": 3.0}, TypeError, "target 'n' is a float"),

@@ -262,6 +262,9 @@ def test_a_loss_of_floats_needs_rows_or_a_mixed_target():
     y, output = randn(BATCH, 3), randn(BATCH, 3, seed=1)
     with pytest.raises(TypeError, match=r"huber returned shape.*targets='mix'"):
         MixedTarget(y, EACH).loss(huber, output)
+    classes = torch.tensor([0, 2, 1, 0, 1, 2])  # these cannot be interpolated
+    with pytest.raises(TypeError, match=r"or use per_sample=False\.$"):
+        MixedTarget(classes, EACH).loss(lambda o, y: F.cross_entropy(o, y), output)
     expected = MixedTarget(y, EACH).loss(nn.HuberLoss(), output)
     torch.testing.assert_close(MixedTarget(y, EACH, targets="mix").loss(huber, output), expected)
 

@@ -9,7 +9,6 @@ from torch import nn
 from manifold_mixup._front import require_dimension
 from manifold_mixup._layers import ALL_RUNS, INPUT, is_input, module_name, run_name, split_run
 from manifold_mixup._outputs import as_paths
-from manifold_mixup._structure.advice import on_late
 from manifold_mixup._structure.choice import level
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._structure.table import LayerTable as LayerTable
@@ -101,8 +100,7 @@ def _check_layer(table: LayerTable, name: str) -> None:
     if not row.cut:
         verb = "is bypassed" if row.bypassed else "cannot be mixed"
         raise ValueError(
-            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, index)}"
-            f"{on_late(table.inputs, row.side)}"
+            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, index)}{table.advice(row.side)}"
         )
 
 

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from manifold_mixup._graphs import numberings
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import module_name, named_layers, unwrap
 from manifold_mixup._proof.apart import meeting_graphs, meeting_rows
+from manifold_mixup._structure.advice import may_be_lengths
 from manifold_mixup._structure.row import InputRow
 from manifold_mixup._structure.rows import RowBuilder
 from manifold_mixup._structure.shared import rows_of
@@ -143,8 +144,18 @@ def _inspect(
         lead=traces.lead,
         once=traces.second is None and not traces.graphs,
         graphs=traces.graphs,
+        lengths=tuple(_lengths(model, args, kwargs)),
+        losses=view.losses,
     )
     return table if mask is None else table.with_mask(mask)
+
+
+def _lengths(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:
+    """Name the inputs that may be the length of each example."""
+    inputs = named_inputs(unwrap(model), args, kwargs)
+    for name, tensor in inputs:
+        if may_be_lengths(name, plain(tensor), [other for _, other in inputs]):
+            yield name
 
 
 def _graphs(

@@ -485,8 +485,8 @@ class Bench:
         """Test one layer."""
         try:
             path, error, verdict, reason = self._permutes(layer)
-            if verdict == "failed" and self.padding and self._reads_padding():
-                reason = _PADDING
+            if verdict == "failed" and self.padding:
+                reason = self._of_padding(path) or reason
             if verdict == "proven" and (fault := self._between(layer)):
                 verdict, reason = "failed", fault
         except NotTraceable as failed:
@@ -586,15 +586,26 @@ class Bench:
         """Return the distance of an output from its expected value, at the partners' positions."""
         return _distance(self.padding.counted(mixed, perm), self.padding.counted(wanted, perm))
 
-    def _reads_padding(self) -> bool:
-        """Return whether the unmixed outputs depend on the values in the padding."""
+    def _of_padding(self, worst: str) -> str:
+        """Return a reason if the output ``worst`` also depends on the padding; empty otherwise."""
+        read = self._reading_padding()
+        if worst not in read:
+            return ""
+        if fine := [path for path in self.plain if path not in read]:
+            named = ", ".join(map(repr, read[:_SHOWN])) + (", ..." if len(read) > _SHOWN else "")
+            return _SOME_PADDING.format(named, fine[0])
+        return _PADDING
+
+    def _reading_padding(self) -> list[str]:
+        """List the unmixed outputs that depend on the values in the padding."""
         args, kwargs = self.padding.refilled(self.model)
         with self._pass(None, None, call=(args, kwargs)) as outputs:
             still = torch.arange(self.examples.count, device="cpu")
-            return any(
-                self._error(outputs[path], end, still) > self.difference[path] / _TELLING
+            return [
+                path
                 for path, end in self.plain.items()
-            )
+                if self._error(outputs[path], end, still) > self.difference[path] / _TELLING
+            ]
 
     def _jumps(self, layer: str, lam: float, ends: dict[str, Tensor]) -> bool:
         """Return whether outputs jump at ``lam``, which is very near the λ of ``ends``."""
@@ -740,10 +751,20 @@ _AS_INTEGERS = (
     ". A mixed boolean mask is additive, and a module computes with it. Pass the mask as integers, "
     "mask.long(), and let the module take mask.bool()"
 )
+# Number of outputs in a message.
+_SHOWN = 3
+_POOL = (
+    "Pool in a module that receives the mask, and use it as weights; multiply the states by them "
+    "before a convolution"
+)
 _PADDING = (
     "the outputs depend on the values in the padding, even without mixing: a mean, a position or a "
-    "convolution includes them. Pool in a module that receives the mask, and use it as weights; "
-    "multiply the states by them before a convolution"
+    f"convolution includes them. {_POOL}"
+)
+_SOME_PADDING = (
+    "the values in the padding count, even without mixing, in the outputs {0}, but not in {1!r}. "
+    "If the loss does not read those, name what it reads, as in outputs={1!r}. Otherwise: "
+    f"{_POOL[0].lower()}{_POOL[1:]}"
 )
 _UNION = (
     "the outputs jump as soon as a small share of a partner is mixed in: a module does not use the "

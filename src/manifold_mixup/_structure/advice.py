@@ -1,5 +1,9 @@
 """Advice that takes more than a sentence."""
 
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
 from manifold_mixup._structure.row import InputRow
 
 # Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
@@ -36,17 +40,50 @@ _LENGTHS = (
     "let it compute the lengths, mask.sum(1), and set mask=."
 )
 
+_LABELS = (
+    " If {names} holds labels: leave them out, and compute what depends on them (a loss, a margin) "
+    "outside the model, in a criterion: mixup.wrap(criterion)(model(x), y)."
+)
 
-def on_late(inputs: tuple[InputRow, ...], late: tuple[str, ...]) -> str:
-    """Return advice on the inputs that are read ``late``: token positions, lengths, token ids."""
+
+def on_late(
+    inputs: tuple[InputRow, ...], late: Collection[str], lengths: Collection[str] = ()
+) -> str:
+    """Return advice on the inputs that are read ``late``: positions, lengths, labels, token ids.
+
+    Args:
+        inputs: the inputs of the model.
+        late: names of those that are read after a layer.
+        lengths: names of those whose values may be lengths, see `may_be_lengths`.
+    """
     if positions := [name for name in late if "position" in name.lower()]:
         return _POSITIONS.format(names=" or ".join(map(repr, positions)))
-    lengths = [row.name for row in inputs if row.name in late and _may_be_lengths(row)]
-    if lengths:
-        return _LENGTHS.format(names=" or ".join(map(repr, lengths)))
+    numbers = [row.name for row in inputs if row.name in late and _is_number_each(row)]
+    if found := [name for name in numbers if name in lengths]:
+        return _LENGTHS.format(names=" or ".join(map(repr, found)))
+    if numbers:
+        return _LABELS.format(names=" or ".join(map(repr, numbers)))
     ids = {row.name for row in inputs if row.kind == "data" and not row.floating}
     return f" {_POOLING}" if ids & set(late) else ""
 
 
-def _may_be_lengths(row: InputRow) -> bool:
+def _is_number_each(row: InputRow) -> bool:
     return row.kind == "side" and not row.floating and len(row.shape) == 1
+
+
+def may_be_lengths(name: str, values: Tensor, others: Sequence[Tensor]) -> bool:
+    """Return whether an input can be the length of each example.
+
+    The lengths of a padded batch are at least 1 and at most the padded length, which is a dimension
+    of another input. Unless the name says so, the longest example is to have that length.
+    """
+    if values.ndim != 1 or values.is_floating_point() or values.is_complex():
+        return False
+    named = "len" in name.lower()
+    padded = {size for other in others if len(other.shape) > 1 for size in other.shape[1:]}
+    from torch._subclasses.fake_tensor import FakeTensor  # only an inspection needs it
+
+    if isinstance(values, FakeTensor) or values.is_meta or not len(values):
+        return named
+    least, most = int(values.min()), int(values.max())
+    return least >= 1 and (most in padded or (named and most <= max(padded, default=0)))

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, overload
 
@@ -51,6 +51,9 @@ class LayerTable(Sequence[LayerRow]):
         output_dim: that of the outputs, and so of the targets.
         graphs: whether the examples are graphs; the input ``lead`` then holds the graph of each
             node.
+        lengths: names of the inputs that may be the length of each example.
+        losses: names of the inputs from which the model itself computes a loss.
+        mask: name of the padding mask that is mixed too.
     """
 
     rows: tuple[LayerRow, ...]
@@ -63,6 +66,9 @@ class LayerTable(Sequence[LayerRow]):
     batch_dim: int = 0
     output_dim: int = 0
     graphs: bool = False
+    lengths: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+    mask: str = ""
 
     @property
     def cuts(self) -> tuple[LayerRow, ...]:
@@ -115,7 +121,13 @@ class LayerTable(Sequence[LayerRow]):
                 f"mask={mask!r} names no input of this forward pass, whose inputs are {seen}."
             )
         rows = tuple(_cut_with(row, mask) for row in self.rows)
-        return replace(self, rows=rows, inputs=tuple(_cut_with(row, mask) for row in self.inputs))
+        inputs = tuple(_cut_with(row, mask) for row in self.inputs)
+        return replace(self, rows=rows, inputs=inputs, mask=mask)
+
+    def advice(self, late: Collection[str]) -> str:
+        """Return advice on the inputs that are read after a layer; empty if there is none."""
+        known = {*self.losses, self.mask, *([self.lead] if self.graphs else [])}
+        return on_late(self.inputs, [name for name in late if name not in known], self.lengths)
 
     def without_mask(self) -> str:
         """Return a sentence that names layers after the last reader of the mask; empty if none."""
@@ -187,15 +199,22 @@ class LayerTable(Sequence[LayerRow]):
         return (INPUT,) if len(alike) < 2 else (f"{INPUT}:{floating[0].name}",)
 
     def _nothing_to_choose(self) -> str:
-        masks = sorted({repr(side) for row in self.rows if masked(row) for side in row.side})
+        late = {side for row in self if masked(row) for side in row.side}
+        masks = sorted(map(repr, late - {self.mask}))
         where = f"between depth {EARLIEST} and {LATEST}"
         where = "before the last parameters" if self.graphs else where
         text = (
             f"no hidden layer of {self.model} can be chosen: none of its {len(self)} layers is a "
             f"cut point {where}."
         )
-        if masks:
-            text += f" Some would be, but the side input {', '.join(masks)} is read after them."
+        if self.losses and masks:
+            text += f" Some would be, but {next(row.reason for row in self.rows if masked(row))}."
+        elif masks:
+            plural = "s" if len(masks) > 1 else ""
+            text += (
+                f" Some would be, but the side input{plural} {' and '.join(masks)} "
+                f"{'are' if plural else 'is'} read after them."
+            )
             if mask := next((row.mask for row in self if masked(row) and row.mask), ""):
                 text += f" With mask={mask!r} it is mixed too."
         if not masks and (refused := [row for row in self if not row.cut]):
@@ -211,8 +230,7 @@ class LayerTable(Sequence[LayerRow]):
         if others:
             named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
             text += f" Cut points elsewhere, with their depths: {named}."
-        late = {side for row in self if masked(row) for side in row.side}
-        return text + on_late(self.inputs, tuple(late))
+        return text + self.advice(late)
 
 
 def _cut_with(row: _Row, mask: str) -> _Row:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from manifold_mixup._mix import is_continuous
 from manifold_mixup._target.ends import is_rows
 from manifold_mixup._target.losses import (
     OUTPUTS,
@@ -19,7 +20,7 @@ from manifold_mixup._target.losses import (
     known,
     signature,
 )
-from manifold_mixup._tree import children
+from manifold_mixup._tree import children, leaves
 
 Key = int | str  # an argument by position, or by name
 Keys = Key | Iterable[Key]
@@ -113,6 +114,23 @@ class Call:
     def of(self, criterion: Criterion) -> Any:
         """Make the call."""
         return criterion(*self.args, **self.options)
+
+
+# The calls of a criterion with the own targets and with the partners'.
+Ends = tuple[Call, Call]
+
+
+def mix_instead(calls: Ends | None) -> str:
+    """Return a way out for targets that are all floating point; empty for others.
+
+    The targets are what differs between the two calls.
+    """
+    if calls is None:
+        return ""
+    ends = [[leaf for _, leaf in leaves((call.args, call.options))] for call in calls]
+    differ = [own for own, other in zip(*ends, strict=True) if own is not other]
+    floating = bool(differ) and all(map(is_continuous, differ))
+    return "; or, if the targets can be interpolated, targets='mix'" if floating else ""
 
 
 class Arguments:

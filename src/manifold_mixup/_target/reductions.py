@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from manifold_mixup._front import back, front
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._target.arguments import Call, name_of
+from manifold_mixup._target.arguments import Call, Ends, mix_instead, name_of
 from manifold_mixup._target.ends import interpolate, is_rows
 from manifold_mixup._target.losses import Criterion, Known, eager, signature
 from manifold_mixup._tree import leaves
@@ -34,8 +34,13 @@ class Sharing(Protocol):
     def without(self) -> str:
         """What the user may choose that does without losses apart."""
 
-    def of(self, losses: Any, criterion: Criterion) -> Tensor:
+    def of(self, losses: Any, criterion: Criterion, calls: Ends | None = None) -> Tensor:
         """Return the shares, to broadcast over the losses with the batch in front.
+
+        Args:
+            losses: what the criterion returned.
+            criterion: the criterion.
+            calls: its calls with the own targets and with the partners', for the error.
 
         Raises:
             TypeError: there is not a loss for each share.
@@ -55,7 +60,7 @@ class ByExample:
         self.batch, self.repeats = plan.batch, plan.repeats
         self.without = "per_sample=False" if plan.label is None else "no label="
 
-    def of(self, losses: Any, criterion: Criterion) -> Tensor:
+    def of(self, losses: Any, criterion: Criterion, calls: Ends | None = None) -> Tensor:
         """Return the share of each example.
 
         Raises:
@@ -70,8 +75,8 @@ class ByExample:
         raise TypeError(
             f"{option} needs a loss for each of the {self.batch} examples, but "
             f"{name_of(criterion)} returned {seen}. Add a reduction attribute or argument that "
-            f"accepts 'none', do not reduce in the criterion, use {self.without}, or, if its "
-            f"targets can be interpolated, targets='mix'."
+            f"accepts 'none', do not reduce in the criterion, or use {self.without}"
+            f"{mix_instead(calls)}."
         )
 
 
@@ -95,7 +100,7 @@ def between(
     unreduced = _unreduced(criterion)
     each = criterion if unreduced is None else unreduced
     own = evaluate(each, pair[0])
-    share = sharing.of(own, criterion)
+    share = sharing.of(own, criterion, pair)
     own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
         return back(interpolate(own, partner, share), dim)

@@ -347,14 +347,50 @@ def require_rows(y: Any, batch: int, dim: int = 0, what: str = "the target") -> 
         if leaf is None or (isinstance(leaf, Tensor) and is_rows(leaf.shape, batch, dim)):
             continue
         where = f"{what}{path and f' {path!r}'}"
+        listed = isinstance(y, list | tuple) and len(y) == batch and not dim
         if not isinstance(leaf, Tensor):
+            number = isinstance(leaf, int | float) and listed
+            way_out = _AS_TENSOR if number else _BY_INDEX.format(batch) if listed else ""
             raise TypeError(
                 f"{where} is a {type(leaf).__name__}, which cannot be mixed. Targets, and "
                 f"arguments that belong to them, must be tensors with the batch at dimension "
-                f"{dim}; pass anything else as a further argument of the criterion."
+                f"{dim}; pass anything else as a further argument of the criterion{way_out or '.'}"
             )
         raise ValueError(
             f"the forward pass of this output mixed {batch} examples, but {where} has shape "
-            f"{tuple(leaf.shape)}. Its dimension {dim} must be the batch; flatten tokens or pixels "
-            f"inside the criterion, not before it."
+            f"{tuple(leaf.shape)}. Its dimension {dim} must be the batch"
+            f"{_BY_INDEX.format(batch) if listed else _other_rows(leaf, batch, dim)}"
         )
+
+
+def _other_rows(leaf: Tensor, batch: int, dim: int) -> str:
+    """Return the ways out for a target with fewer or more rows than there are examples."""
+    if leaf.ndim > dim and leaf.shape[dim] < batch:
+        rows = leaf.shape[dim]
+        return _FEWER + (_VIEWS if rows and batch % rows == 0 else "")
+    objects = _OBJECTS.format(batch) if leaf.ndim == 2 and leaf.is_floating_point() else ""
+    return f"; flatten tokens or pixels inside the criterion, not before it.{objects}"
+
+
+_AS_TENSOR = ". Pass a list of numbers as a tensor: torch.tensor(y)."
+_FEWER = (
+    ", with a row for each example. To use some of them only, pass all, and select inside the "
+    "criterion, by a mask that with_target= declares. Give examples without a label one that the "
+    "criterion ignores, as CrossEntropyLoss does with ignore_index; or run them in a pass of their "
+    "own, in mixup.paused()."
+)
+_VIEWS = (
+    " For a mean over several views, run each in a pass of its own, all but the first in "
+    "mixup.using(mixup.plan)."
+)
+_BY_INDEX = (
+    ". A list with an item for each example, such as its boxes, cannot be mixed, but the losses "
+    "can: pass the numbers of the examples as the target, and take the items inside the criterion. "
+    "f = mixup.wrap(lambda output, rows: criterion(output, [targets[i] for i in rows])); "
+    "f(output, torch.arange({}))."
+)
+_OBJECTS = (
+    " If it has a row for each object, such as a box: make it a list with an item per example, "
+    "and pass the numbers of the examples as the target, torch.arange({}); inside the criterion, "
+    "take their items."
+)

@@ -12,7 +12,7 @@ from manifold_mixup import _mix
 from manifold_mixup._front import back, front
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._target.arguments import name_of
+from manifold_mixup._target.arguments import Ends, mix_instead, name_of
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._tree import map_leaves
 from manifold_mixup._weigh import refined
@@ -111,7 +111,7 @@ class Shares:
         own = self.at(y.shape, dims, y.device)
         return _mix.apply(y, own, self.plan.perm, repeats=self.plan.repeats)
 
-    def of(self, losses: Any, criterion: Criterion) -> Tensor:
+    def of(self, losses: Any, criterion: Criterion, calls: Ends | None = None) -> Tensor:
         """Return the shares of the losses at the positions, to broadcast over them, batch first.
 
         Raises:
@@ -122,9 +122,9 @@ class Shares:
             found = set().union(*(place.found_in(shape) for place in self.places.values()))
             if len(found) == 1:
                 return self.at(shape, found.pop(), losses.device)
-        raise TypeError(self._no_loss_for_each(losses, criterion))
+        raise TypeError(self._no_loss_for_each(losses, criterion, calls))
 
-    def _no_loss_for_each(self, losses: Any, criterion: Criterion) -> str:
+    def _no_loss_for_each(self, losses: Any, criterion: Criterion, calls: Ends | None) -> str:
         seen = type(losses).__name__
         if isinstance(losses, Tensor):
             seen = f"shape {tuple(losses.shape)}"
@@ -134,7 +134,7 @@ class Shares:
             f"these positions, each with a share of its own: this needs a loss for each, but "
             f"{name_of(criterion)} returned {seen}. Use one of PyTorch's losses, add a reduction "
             f"attribute or argument that accepts 'none', do not reduce in the criterion, or use "
-            f"{self.without}; or, if its targets can be interpolated, targets='mix'."
+            f"{self.without}{mix_instead(calls)}."
         )
 
     def _shown(self, place: TargetPositions) -> str:

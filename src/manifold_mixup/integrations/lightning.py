@@ -113,7 +113,7 @@ class ManifoldMixupCallback(Callback):
         return type(self).__qualname__
 
     def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Any, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Continue with the plans of a checkpoint from before callbacks had keys of their own."""
         alone = [each for each in trainer.callbacks if type(each) is type(self)] == [self]
@@ -228,7 +228,8 @@ class ManifoldMixupCallback(Callback):
             with suppress(ValueError):  # the output is not class scores
                 output, y, ignored = noted
                 values["mixup_accuracy"] = self.target(y, output).accuracy(output, ignored)
-        several = sum(isinstance(each, ManifoldMixupCallback) for each in trainer.callbacks) > 1
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        several = sum(isinstance(each, ManifoldMixupCallback) for each in callbacks) > 1
         of = f"_{self.module}" if several else ""
         pl_module.log_dict({f"{name}{of}": value for name, value in values.items()})
 
