@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch.nn import functional
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlattening
 
@@ -38,6 +39,51 @@ def both(kind, tmp_path, *, make=None, mixup=None, **settings):
     attached = ManifoldMixup(ours.model, BLOCKS[kind], **(MASK | (mixup or {})))
     add_to_trainer(ours, attached)
     return ours, attached, plain
+
+
+# Encoder-decoders, whose decoder inputs are made of the labels
+
+
+def t5():
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=30, decoder_start_token_id=0, **sizes)
+    return build(transformers.T5ForConditionalGeneration, config)
+
+
+def bart():
+    sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 30}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.BartConfig(**sizes, **heads, max_position_embeddings=16)
+    return build(transformers.BartForConditionalGeneration, config)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"), [(t5, "encoder.block.0"), (bart, "model.encoder.layers.0")]
+)
+def test_decoder_inputs_are_made_of_the_labels_as_the_model_does(make, layer, tmp_path):
+    def summed(outputs, labels, num_items_in_batch=None):
+        return functional.cross_entropy(outputs["logits"].mT, labels)
+
+    model, plain = make(), make().eval()
+    trainer = make_trainer(model, [], tmp_path, given={"compute_loss_func": summed})
+    mixup = ManifoldMixup(model, [layer], outputs="logits", seed=0)
+    add_to_trainer(trainer, mixup)
+    generator = torch.Generator().manual_seed(0)
+    ids, labels = (torch.randint(3, 30, (8, n), generator=generator) for n in (7, 5))
+    switch_off_dropout(model)
+    for lam, rows in ((1.0, torch.arange(8)), (0.0, PERM)):
+        with mixup.using(plan(layer, lam)):
+            loss = trainer.compute_loss(model.train(), {"input_ids": ids, "labels": labels})
+        expected = plain(input_ids=ids[rows], labels=labels[rows]).loss
+        torch.testing.assert_close(loss, expected)
+
+
+def switch_off_dropout(model):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
 
 
 # The loss of a batch, compared with that of a plain Trainer

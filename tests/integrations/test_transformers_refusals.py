@@ -1,7 +1,9 @@
 """Wrong uses of ``add_to_trainer``, and models whose loss cannot be mixed: refused by name."""
 
 import pytest
+import torch
 import transformers
+from torch import nn
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
@@ -55,6 +57,75 @@ def test_a_trainer_with_a_loss_of_its_own_to_which_it_was_not_added(tmp_path):
     given = {"compute_loss_func": loss}
     with pytest.raises(RuntimeError, match=r"'logits'.*targets were not mixed.*add_to_trainer"):
         make_trainer(model, CLASSES, tmp_path, given=given).train()
+
+
+class Overriding(Trainer):
+    """Computes the loss itself, where the criterion may be wrapped."""
+
+    wrap = staticmethod(lambda criterion: criterion)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = self.wrap(functional.cross_entropy)(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_a_trainer_that_computes_the_loss_itself(tmp_path):
+    model = bert()
+    mixup = ManifoldMixup(model, IN_BERT, check=False)
+    args = TrainingArguments(tmp_path, max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True)
+    trainer = Overriding(model, args, train_dataset=CLASSES)
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(RuntimeError, match="targets were not mixed") as caught:
+        trainer.train()
+    (note,) = caught.value.__notes__
+    assert "Overriding.compute_loss computes the loss itself" in note
+    trainer.wrap = mixup.wrap  # the way out
+    trainer.train()
+
+
+class Detector(nn.Module):
+    """Finds one box in each image; the labels are a list with a box for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x, labels=None):
+        return {"logits": self.head(self.body(x))}
+
+
+def of_boxes(outputs, labels):
+    boxes = torch.stack([label["box"] for label in labels])
+    return functional.l1_loss(outputs["logits"], boxes)
+
+
+class Detecting(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels, x = inputs["labels"], inputs["x"]
+        criterion = self.mixup.wrap(lambda o, rows: of_boxes(o, [labels[i] for i in rows]))
+        return criterion(model(x), torch.arange(len(labels)))
+
+
+def test_boxes_of_images(tmp_path):
+    model = Detector()
+    mixup = ManifoldMixup(model, ["body"])
+    rows = [{"x": torch.randn(3), "labels": {"box": torch.rand(4)}} for _ in range(8)]
+
+    def collate(rows):
+        return {"x": torch.stack([r["x"] for r in rows]), "labels": [r["labels"] for r in rows]}
+
+    args = TrainingArguments(tmp_path, max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True)
+    given = {"args": args, "train_dataset": rows, "data_collator": collate}
+    trainer = Trainer(model, compute_loss_func=lambda o, y, **_: of_boxes(o, y), **given)
+    add_to_trainer(trainer, mixup)
+    with pytest.raises(TypeError, match=r"labels are a list.*criterion\(outputs, torch.arange"):
+        trainer.train()
+    trainer = Detecting(model, **given)
+    trainer.mixup = mixup
+    trainer.train()
+    assert mixup.plan is not None
 
 
 def test_twice(tmp_path):

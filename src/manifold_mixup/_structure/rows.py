@@ -511,9 +511,10 @@ class RowBuilder:
         sides = self._names(side_sources(around))
         targets = [name for name in (*self._names(late), *sides) if name in self.losses]
         if targets:
+            given = list(dict.fromkeys(map(_argument, targets)))
             return (
-                f"the model itself computes a loss from {_listed(targets)}, with unmixed targets. "
-                f"Omit {_listed(targets)}, and wrap the criterion; for the Transformers Trainer, "
+                f"the model itself computes a loss from {_listed(given)}, with unmixed targets. "
+                f"Omit {_listed(given)}, and wrap the criterion; for the Transformers Trainer, "
                 f"manifold_mixup.integrations.transformers.add_to_trainer does both"
             )
         if not late:
@@ -582,6 +583,13 @@ def _moved(shape: tuple[int, ...], resized: tuple[int, ...]) -> list[int]:
 
 def _at(leaf: Leaf) -> str:
     return f" {leaf.path!r}" if leaf.path else ""
+
+
+def _argument(path: str) -> str:
+    """Return the list that holds the items of a target, such as the boxes of each image."""
+    parts = path.split(".")
+    items = (n for n, part in enumerate(parts[:-1]) if n and part.isdigit())
+    return ".".join(parts[: next(items, len(parts))])
 
 
 def _listed(names: Sequence[str]) -> str:

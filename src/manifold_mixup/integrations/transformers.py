@@ -27,7 +27,8 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
     language model, and for others the one that ``config.problem_type`` selects. With the training
     loss, the first process logs for its latest batch ``mixup_lam``, ``mixup_layer`` (the index in
     ``mixup.layers``, -1 if it was not mixed) and, for classes without a ``compute_loss_func``
-    except next tokens, ``mixup_accuracy`` on the mixed targets. A run that resumes from a
+    except next tokens, ``mixup_accuracy`` on the mixed targets. The inputs of a decoder are made of
+    the labels, as an encoder-decoder does, if the batch lacks them. A run that resumes from a
     checkpoint draws the same plans as an uninterrupted one. If ``pairs`` or ``label`` of ``mixup``
     depends on the targets, these are the batch's ``labels``.
 
@@ -54,7 +55,8 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
             f"add_to_trainer supports classification, regression and causal language models whose "
             f"forward calls self.loss_function, but not {type(without_adapters(model)).__name__}. "
             f"Give the Trainer a compute_loss_func that computes this model's loss from its "
-            f"outputs and labels; if a position predicts the next token, it must shift the labels."
+            f"outputs and labels; if a position predicts the next token, it must shift the labels. "
+            f"{_OF_LISTS}"
         )
     if given is None and options:
         raise ValueError(
@@ -63,6 +65,7 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
     mixing = _Mixing(trainer, mixup, options)
     trainer.compute_loss_func = mixing.loss
     trainer.compute_loss = mixing.noting_inputs(trainer.compute_loss)
+    trainer.training_step = mixing.explaining(trainer.training_step)
     trainer.add_callback(mixing)
 
 
@@ -88,11 +91,13 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         # Logits, classes and the plan of a batch.
         self.latest: tuple[Tensor, Tensor, MixPlan | None] | None = None
         self.inputs: dict[str, Any] = {}  # of the running batch
+        self.reached = False  # whether the running step has called `loss`
 
     def noting_inputs(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
         """Return the Trainer's ``compute_loss``, which notes what a ``compute_loss_func`` lacks."""
 
         def noting(model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+            inputs = {**inputs, **self._decoder_inputs(inputs)}
             self.inputs = dict(inputs)
             if self.mixup.needs_targets and model.training and torch.is_grad_enabled():
                 self.mixup.batch(self.inputs.get("labels"))
@@ -107,8 +112,32 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
 
         return noting
 
+    def _decoder_inputs(self, inputs: Any) -> dict[str, Any]:
+        """Return what an encoder-decoder makes of the labels, which the Trainer takes away."""
+        shift = getattr(without_adapters(self.trainer.model), _SHIFT, None)
+        if shift is None or "labels" not in inputs or _DECODED & set(inputs):
+            return {}
+        return {"decoder_input_ids": shift(labels=inputs["labels"])}
+
+    def explaining(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the Trainer's ``training_step``, which explains targets that were not mixed."""
+
+        def explained(*args: Any, **options: Any) -> Any:
+            self.reached = False
+            try:
+                return training_step(*args, **options)
+            except RuntimeError as error:
+                if not self.reached and "targets were not mixed" in str(error):
+                    error.add_note(_OVERRIDDEN.format(type(self.trainer).__name__))
+                raise
+
+        return explained
+
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch; the Trainer calls this as its ``compute_loss_func``."""
+        self.reached = True
+        if isinstance(labels, list):
+            raise TypeError(f"the labels are a list. {_OF_LISTS}")
         if labels is None or not (self.given or isinstance(labels, Tensor)):
             raise TypeError(
                 f"the labels are a {type(labels).__name__}, not a tensor. The Trainer passes on a "
@@ -177,3 +206,17 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
 
 
 _STATE = "manifold_mixup"
+# The method by which encoder-decoders make the inputs of their decoder, and how these are called.
+_SHIFT = "prepare_decoder_input_ids_from_labels"
+_DECODED = {"decoder_input_ids", "decoder_inputs_embeds"}
+_OF_LISTS = (
+    "Labels in a list, such as the boxes of each image, cannot be mixed. Leave such a model "
+    "unmixed; or, in compute_loss of a subclass of Trainer, wrap a loss of the examples' numbers: "
+    "criterion = mixup.wrap(lambda outputs, rows: loss(outputs, [labels[i] for i "
+    "in rows])); criterion(outputs, torch.arange(len(labels)))."
+)
+_OVERRIDDEN = (
+    "{0}.compute_loss computes the loss itself, so the criterion of add_to_trainer is not called. "
+    "Wrap the criterion there, mixup.wrap(criterion)(outputs.logits, labels); or do not override "
+    "compute_loss, and give {0} a compute_loss_func."
+)
