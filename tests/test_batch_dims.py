@@ -181,3 +181,33 @@ def test_a_padding_mask_is_mixed_with_time_first_as_with_batch_first(lam):
             outputs.append(model(ids, padding))
             mixup.target(None, outputs[-1])
     torch.testing.assert_close(*outputs)
+
+
+class Recurrent(nn.Module):
+    """Reads the last hidden state of an LSTM, of shape (layers, batch, width)."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[1][0][-1])
+
+
+def test_the_table_says_which_output_holds_the_batch_elsewhere():
+    """The shape shown is that of the first output, which holds the batch at dimension 0."""
+    table = str(find_layers(Recurrent(), torch.randn(4, 10, 3)))
+    assert "(4, 10, 8)  the batch at dimension 1 of '1.0'\n" in table
+
+
+def test_a_model_that_returns_a_distribution_is_refused_with_the_way_out():
+    class Normal(Recurrent):
+        def forward(self, x):
+            return torch.distributions.Normal(super().forward(x), 1.0)
+
+    x, y = torch.randn(4, 10, 3), torch.randn(4, 2)
+    with pytest.raises(ValueError, match="parameters of a distribution as tensors, and make"):
+        ManifoldMixup(Normal(), ["lstm"], example=x)
+    model = Recurrent()
+    mixup = ManifoldMixup(model, ["lstm"], example=x)
+    mixup.wrap(lambda o, y: -torch.distributions.Normal(o, 1.0).log_prob(y).mean())(model(x), y)

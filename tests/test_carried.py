@@ -245,6 +245,24 @@ def test_what_only_code_crosses_is_refused_with_the_module_in_whose_code_it_is_r
     refuse(model, "parts.b", torch.randn(4, 4), seen, way_out, "'parts.a', 'parts.c'")
 
 
+class Block(nn.Module):
+    """Two residual paths; the code of the block itself computes what the second one carries."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = x + self.a(x)
+        return x + self.b(x)
+
+
+def test_a_sum_inside_a_module_is_not_called_by_the_name_of_the_module():
+    model = nn.Sequential(nn.Linear(4, 4), Block())
+    seen = "after '1.b' reads a value computed inside '1', of shape (4, 4); a module in place"
+    refuse(model, "1.b", torch.randn(4, 4), seen)
+
+
 def test_a_tensor_that_a_later_module_overwrites_for_others_is_refused():
     def forward(m, x):
         h = m["a"](x)

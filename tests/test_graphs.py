@@ -119,6 +119,17 @@ def test_nodes_and_edges_are_refused_with_the_way_out():
     assert "not a row for each of the 5 graphs" in refused(table, "input:x")
 
 
+def test_a_table_without_a_choice_says_nothing_of_how_it_was_made():
+    class Functional(GraphNet):
+        def forward(self, x, edge_index, batch):
+            h = self.nodes(x, edge_index)
+            return self.head(h.new_zeros(int(batch.max()) + 1, h.shape[1]).index_add(0, batch, h))
+
+    model = Functional().to(DATA.x)
+    model.head = nn.Linear(model.head[0].in_features, 2).to(DATA.x)
+    assert "*: the automatic choice, +: can" in str(find_layers(model, *GIVEN))
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_a_training_on_batches_of_any_number_of_graphs(per_sample):
     model, seen = build(), []

@@ -301,6 +301,7 @@ def test_data_parallel_is_refused():
         ),
         ({"layers": [3]}, TypeError, "a layer must be a name or a module"),
         ({"layers": None}, ValueError, "Pass example=x"),
+        ({"example": {"num": 1}}, TypeError, r"no argument 'num'.* itself,.*example=\(batch,\)"),
         ({"alpha": 0}, ValueError, "alpha must be above 0"),
         ({"alpha": -1.0}, ValueError, "alpha must be above 0"),
         ({"alpha": float("nan")}, ValueError, "alpha must be above 0"),

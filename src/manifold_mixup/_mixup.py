@@ -19,6 +19,7 @@ from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, Hookless, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
 from manifold_mixup._front import require_dimension
+from manifold_mixup._inputs import accepts
 from manifold_mixup._layers import (
     ALL_RUNS,
     is_input,
@@ -62,7 +63,8 @@ class ManifoldMixup:
             ``"input"`` is the model's input, ``"input:NAME"`` one of several. ``"block@3"`` is run
             3, counted from 0, of a module that runs several times, and ``"block@*"`` each run that
             can be mixed. With None, layers are chosen from ``example``.
-        example: one batch: a tensor, a tuple of positional or a dict of keyword arguments.
+        example: one batch: a tensor, a tuple of positional or a dict of keyword arguments;
+            ``(batch,)`` if the model's forward takes the dict itself.
         alpha: λ ~ Beta(alpha, alpha). A number above 0, or a callable that maps the step to such
             a number, or to None to leave that batch unmixed. The step counts training forward
             passes, except those in `paused` and `using`.
@@ -449,8 +451,22 @@ def _refuse_arguments(
             "layers=None chooses the layers from one batch. Pass example=x as well, or name the "
             'layers, for example layers=["input", "layer1", "layer2"].'
         )
+    if isinstance(example, Mapping):
+        _require_keywords(unwrap(model), example)
     require_argument(model, mask)
     require_dimension(batch_dim)
+
+
+def _require_keywords(model: nn.Module, example: Mapping[Any, Any]) -> None:
+    """Raise TypeError if the items of an example are no keyword arguments of the model."""
+    for name in example:
+        if not (isinstance(name, str) and accepts(model, name)):
+            raise TypeError(
+                f"example= is a {type(example).__name__}, whose items are passed as keyword "
+                f"arguments, but {type(model).__name__}.forward has no argument {name!r}. Leave it "
+                f"out; or, if forward takes the {type(example).__name__} itself, put it into a "
+                f"tuple, which holds positional arguments: example=(batch,)."
+            )
 
 
 def _previous_on(model: nn.Module, replace: bool) -> list[ManifoldMixup]:

@@ -249,6 +249,8 @@ def test_targets_of_another_form():
     ("options", "error", "fragment"),
     [
         ({"mixup_mode": "pair"}, ValueError, "'batch' or 'elem', but is 'pair'"),
+        ({"prob": 0.5}, TypeError, "no prob=, an argument of timm.data.Mixup: use mixup_prob="),
+        ({"cutmix_minmax": (0.2, 0.8)}, TypeError, "no cutmix_minmax="),
         ({"mixup_alpha": 0.0}, ValueError, "alpha must be above 0"),
         ({"cutmix_alpha": -1.0}, ValueError, "alpha must be above 0"),
         ({"cutmix_alpha": 1.0, "blend": Cut()}, ValueError, "both say how"),

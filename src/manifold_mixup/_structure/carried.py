@@ -228,7 +228,18 @@ class Crossings:
     def tensor(self, number: int) -> str:
         """Name a node by its source, with its shape if a module received or returned it."""
         shape = self._shapes.get(number)
-        return named(self.source(number)) + (f" of shape {shape}" if shape else "")
+        source = named(self.source(number))
+        if self._is_made_by_code(number):
+            source = f"a value computed inside {source},"
+        return source + (f" of shape {shape}" if shape else "")
+
+    def _is_made_by_code(self, number: int) -> bool:
+        """Return whether a node is made by the code of a module between other modules."""
+        node = self.flow.nodes[number]
+        while number not in self._sources and node.kind == "move" and node.parents:
+            number = node.parents[0]
+            node = self.flow.nodes[number]
+        return number not in self._sources and node.call != _MODEL
 
     def module(self, call: int) -> str:
         """Name the module of a call; empty for the model itself."""

@@ -60,6 +60,11 @@ _NODES = (
     "the output of the module that pools, or a layer after it"
 )
 
+_NO_TENSOR = (
+    "the model returns no floating point tensor (in tuples, dicts or dataclasses). Return the "
+    "parameters of a distribution as tensors, and make the distribution in the criterion"
+)
+
 
 @dataclass(frozen=True)
 class _Depth:
@@ -409,7 +414,7 @@ class RowBuilder:
     def _output_fault(self) -> str:
         """Return why the outputs of the model rule out every layer; empty if they do not."""
         if not self.outputs:
-            return "the model returns no floating point tensor (in tuples, dicts or dataclasses)"
+            return _NO_TENSOR
         resized = self._outputs_resized
         first = [leaf for leaf in self.outputs if self._follows(leaf.shape, resized.get(leaf.path))]
         for leaf in first:

@@ -170,6 +170,8 @@ class LayerTable(Sequence[LayerRow]):
         shares = {row.name: getattr(row, self.measure) for row in self}
         named = ", ".join(f"{shares[name]:.2f}" for name in self._choice.layers)
         of = "operators" if self.measure == "order" else "parameters"
+        if not named:
+            return ""
         if self.graphs:
             return f" (by its share of the parameters, {named})"
         return (
@@ -244,9 +246,19 @@ def remark(row: LayerRow | InputRow) -> str:
     named = [str(carry) for carry in row.carries]
     more = f", and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     with_them = f"with {', '.join(named[:_SHOWN])}{more}" if named else ""
-    places = {str(at): None for _, at in row.batch_dims} if isinstance(row, LayerRow) else {}
+    places = _places(row) if isinstance(row, LayerRow) else []
     ends = [f"at the end of each sequence in {end.layer!r}" for end in row.ends]
     return "; ".join(filter(None, (*places, with_them, *ends)))
+
+
+def _places(row: LayerRow) -> list[str]:
+    """Say where tensors hold the batch, and of which output if that is not the one shown."""
+    shapes, found = dict(row.shapes), dict[str, list[str]]()
+    for path, at in row.batch_dims:
+        others = found.setdefault(str(at), [])
+        if shapes.get(path) != row.shape:
+            others.append(repr(path))
+    return [f"{at} of {' and '.join(paths)}" if paths else at for at, paths in found.items()]
 
 
 def _kind(row: LayerRow) -> str:

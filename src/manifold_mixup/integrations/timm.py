@@ -53,6 +53,7 @@ def create_mixup(
         The attachment, and the criterion to call with the output and the loader's targets.
 
     Raises:
+        TypeError: an option is one of `timm.data.Mixup`, which has another name here.
         ValueError: an argument is out of range, the loss has no mixed targets, the loader's batches
             are already mixed, or a layer has no positions to cut.
 
@@ -70,6 +71,7 @@ def create_mixup(
             f"mixup_mode must be 'batch' or 'elem', but is {mixup_mode!r}. Partners are a random "
             f"permutation of the batch, so 'pair' is not supported."
         )
+    _refuse_names_of_timm(options)
     refuse_mixed(loader)
     if loss is None:
         loss = BinaryCrossEntropy(smoothing=0.0) if multi_label else SoftTargetCrossEntropy()
@@ -92,6 +94,23 @@ def create_mixup(
         model, layers, alpha=alpha, p=mixup_prob, per_sample=per_sample, **options
     )
     return mixup, TimmCriterion(mixup.wrap(plain, targets="mix"), label_smoothing, multi_label)
+
+
+def _refuse_names_of_timm(options: dict[str, Any]) -> None:
+    for name, here in _HERE.items():
+        if name in options:
+            raise TypeError(f"create_mixup has no {name}=, an argument of timm.data.Mixup: {here}.")
+
+
+_HERE = {
+    "prob": "use mixup_prob=",
+    "switch_prob": "use mixup_switch_prob=",
+    "mode": 'use mixup_mode=, "batch" or "elem"',
+    "label_smoothing": "use smoothing=",
+    "num_classes": "leave it out, the model's output has as many scores",
+    "correct_lam": "leave it out, labels always have the share that the box leaves",
+    "cutmix_minmax": "leave it out, the boxes of CutMix have the share λ ~ Beta(cutmix_alpha)",
+}
 
 
 def _refuse_two_ways(options: dict[str, Any]) -> None:
