@@ -89,6 +89,41 @@ def test_begun_without_it_all_is_right(kind):
             mixup.wrap(nn.MSELoss())(model(X), torch.zeros(4, 2)).backward()
 
 
+@pytest.mark.parametrize("example", [X, None])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_state_that_the_first_batch_leaves_is_noticed_at_the_second(kind, example):
+    model = kind()
+    with ManifoldMixup(model, ["embed"], example=example, seed=0) as mixup:
+        mixup.wrap(nn.MSELoss())(model(X), torch.zeros(4, 2)).backward()
+        before = mixup.state_dict()
+        with pytest.raises(ValueError, match=rf"{kind.__name__}.state of shape"):
+            model(X)
+        assert mixup.state_dict() == before
+
+
+def test_what_is_left_and_never_read_costs_one_look(monkeypatch):
+    from manifold_mixup._checks import Checks
+
+    class Shown(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head, self.shown = nn.Linear(3, 6), nn.Linear(6, 2), None
+
+        def forward(self, x):
+            self.shown = self.embed(x).softmax(-1)
+            return self.head(self.shown.mean(1))
+
+    looks, first_batch = [], Checks.first_batch
+    monkeypatch.setattr(
+        Checks, "first_batch", lambda *given: (looks.append(given), first_batch(*given))[1]
+    )
+    model = Shown()
+    with ManifoldMixup(model, ["embed"], seed=0) as mixup:
+        for _ in range(4):
+            mixup.wrap(nn.MSELoss())(model(X), torch.zeros(4, 2)).backward()
+    assert len(looks) == 2
+
+
 def test_the_way_out_is_one_plan_for_the_whole_sequence():
     model, parts = Stateful(), X.split(2, 1)
     plan = MixPlan("embed", LAM, PERM)

@@ -13,6 +13,7 @@ from manifold_mixup._dry_run.errors import NotTraceable, Sharded
 from manifold_mixup._find import check_layers, rows_of
 from manifold_mixup._front import Fronted, fronted
 from manifold_mixup._inputs import named_inputs
+from manifold_mixup._kept import places
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
 from manifold_mixup._structure.row import InputRow, LayerRow
@@ -58,22 +59,33 @@ class Checks:
         self._inspected = False
         self._seen: set[str] = set()  # names of inputs of the batches that passed
         self._times = 0  # how often a batch had new ones
+        # Where the model kept tensors before the first batch; None once the second was looked at.
+        self._kept: set[tuple[int, str]] | None = set()
+        self._begun = False  # whether a batch was mixed
 
     def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
         """Return whether this batch must be inspected before it is mixed.
 
-        The first one must, and one with an input that none before had: what forward does with it
-        may go around a layer.
+        The first one must, one with an input that none before had, and the second if the model has
+        kept something of the first: what forward does with it may go around a layer.
         """
         padding = self._attachment.padding
         if not padding.known and padding.unknown(inputs):
             return True
         if not training or self.state is CheckState.SKIPPED:
             return False
-        for name, _ in inputs:  # noqa: SIM110, a generator would be one more call in each step
+        for name, _ in inputs:
             if name not in self._seen and self._is_new(name):
                 return True
-        return False
+        return self._kept is not None and self._keeps_more()
+
+    def _keeps_more(self) -> bool:
+        """Return whether the first batch left something that the second may read, as a state."""
+        if not self._begun:
+            self._begun = True
+            return False
+        before, self._kept = self._kept, None
+        return before is not None and not places(self._attachment.model) <= before
 
     def _is_new(self, name: str) -> bool:
         """Return whether no batch had an input of this name, or in the same list."""
@@ -96,7 +108,7 @@ class Checks:
             ValueError: a layer cannot be mixed.
             RuntimeError: a layer was replaced, or the modules that read the mask cannot be found.
         """
-        attachment = self._attachment
+        attachment, self._begun = self._attachment, True
         for reason in attachment.layer_runs.placement.moved_of(layers).values():
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
@@ -147,6 +159,8 @@ class Checks:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
+        if self._wanted and self._kept is not None:
+            self._kept = places(self._attachment.model)
         for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
             self._seen |= {name, _of_list(name)}
         return layers

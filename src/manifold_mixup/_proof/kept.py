@@ -3,8 +3,8 @@
 from torch import nn
 
 from manifold_mixup._dry_run.stage import Stage
+from manifold_mixup._kept import attributes, tensors_in
 from manifold_mixup._mix import is_continuous
-from manifold_mixup._tree import leaves
 
 
 def kept_states(stage: Stage, count: int) -> dict[int, str]:
@@ -23,7 +23,7 @@ def _names(modules: list[nn.Module]) -> dict[int, str]:
     """Name the tensors in the attributes of modules."""
     found: dict[int, str] = {}
     for module in modules:
-        for name, value in {**vars(module), **module._buffers}.items():
-            for _, tensor in leaves(value):
+        for name, value in attributes(module):
+            for tensor in tensors_in(value):
                 found.setdefault(id(tensor), f"{type(module).__name__}.{name}")
     return found
