@@ -13,7 +13,6 @@ from manifold_mixup._dry_run.errors import NotTraceable, Sharded
 from manifold_mixup._find import check_layers, rows_of
 from manifold_mixup._front import Fronted, fronted
 from manifold_mixup._inputs import named_inputs
-from manifold_mixup._kept import places
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
 from manifold_mixup._structure.row import InputRow, LayerRow
@@ -85,7 +84,13 @@ class Checks:
             self._begun = True
             return False
         before, self._kept = self._kept, None
-        return before is not None and not places(self._attachment.model) <= before
+        return before is not None and not self._places() <= before
+
+    def _places(self) -> set[tuple[int, str]]:
+        """Return where the model keeps tensors."""
+        from manifold_mixup._kept import places  # only two batches need it
+
+        return places(self._attachment.model)
 
     def _is_new(self, name: str) -> bool:
         """Return whether no batch had an input of this name, or in the same list."""
@@ -160,7 +165,7 @@ class Checks:
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
         if self._wanted and self._kept is not None:
-            self._kept = places(self._attachment.model)
+            self._kept = self._places()
         for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
             self._seen |= {name, _of_list(name)}
         return layers

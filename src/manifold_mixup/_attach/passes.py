@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
 from manifold_mixup._attach.claims import Memories, Outputs
-from manifold_mixup._attach.reordered import reordering
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._tree import leaves
+from manifold_mixup._warn import warn
 from manifold_mixup._weigh import Settled, completed, needs_settling
 
 
@@ -311,17 +311,23 @@ class Passes:
         return Source([(self.latest.outputs, None)], batch_dim=self.output_dim)
 
     def _require_order(self, output: Any, rows: int) -> None:
-        """Raise ValueError if the rows of an output are not in the order of its pass any more."""
+        """Raise ValueError if the rows of an output are not in the order of its pass any more.
+
+        The first time, warn if data of the batch joined them that the pass was not given.
+        """
+        from manifold_mixup._attach.after_pass import AfterPass  # few outputs need it
+
         self._ordered += 1
-        by = reordering(
-            (tensor for _, tensor in leaves(output)),
-            self.output_dim,
-            rows,
-            lambda number: self._owner(number) is not None,
-            wait=self._ordered <= _LOOKS,
-        )
-        if by:
+        tensors = (tensor for _, tensor in leaves(output))
+
+        def made(number: int) -> bool:
+            return self._owner(number) is not None
+
+        after = AfterPass(tensors, self.output_dim, rows, made)
+        if by := after.reordering(wait=self._ordered <= _LOOKS):
             raise ValueError(_REORDERED.format(by))
+        if self._ordered == 1 and (by := after.beside()):
+            warn(_JOINED.format(by))
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
@@ -414,6 +420,12 @@ _REORDERED = (
     "the examples of the output were reordered or repeated after the forward pass, by {}, so they "
     "no longer belong to the targets with which theirs are mixed. Pass the criterion the output in "
     "the order of the batch, and reorder it inside the criterion, with its target."
+)
+_JOINED = (
+    "the output was also computed from data of the batch that did not pass through the attached "
+    "model, by {}: that is not mixed. Attach to the whole model, so that the layers are checked "
+    "with all that goes around them; or compute it inside the criterion, and name the data in "
+    "with_target=. If it only has as many rows as the batch by chance, ignore this warning."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "

@@ -1,35 +1,70 @@
-"""Notice that the examples of an output were reordered on the way to the criterion.
+"""What becomes of an output on the way from the forward pass to the criterion.
 
-Their targets are mixed with those of the partners that they had in the forward pass.
+If its examples are reordered, they no longer belong to the targets that are mixed with theirs. If
+data of the batch joins it that did not pass through the model, that is not mixed.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def reordering(
-    tensors: Iterable[Tensor], dim: int, rows: int, made: Callable[[int], bool], *, wait: bool
-) -> str:
-    """Return the operator that reordered the examples; empty if none did.
+class AfterPass:
+    """The operators between the forward passes of a model and an output.
 
     Args:
         tensors: the output, as the criterion is given it.
         dim: its dimension that holds the batch.
         rows: the number of examples.
         made: returns whether a forward pass of the model made the node with this number.
-        wait: whether to read indices that are not on the CPU, which waits for the device.
     """
-    nodes = _nodes(tensors, made)
-    inside: dict[Any, bool] = {}  # whether a node was made by the pass, or computed from it
-    for node in sorted(nodes, key=nodes.__getitem__):  # what it was computed from comes before
-        inside[node] = made(nodes[node]) or any(inside.get(one) for one, _ in node.next_functions)
-    for node, number in nodes.items():
-        if not made(number) and inside[node] and _reorders(node, dim, rows, wait=wait):
-            return str(node.name())
-    return ""
+
+    def __init__(
+        self, tensors: Iterable[Tensor], dim: int, rows: int, made: Callable[[int], bool]
+    ) -> None:
+        self.dim, self.rows = dim, rows
+        nodes = _nodes(tensors, made)
+        self.outside = [node for node, number in nodes.items() if not made(number)]
+        # Whether a pass made a node, or it was computed from what a pass made.
+        self.inside: dict[Any, bool] = {}
+        for node in sorted(nodes, key=nodes.__getitem__):  # what it was computed from comes before
+            before = (self.inside.get(one) for one, _ in node.next_functions)
+            self.inside[node] = made(nodes[node]) or any(before)
+
+    def reordering(self, *, wait: bool) -> str:
+        """Return the operator that reordered the examples; empty if none did.
+
+        Args:
+            wait: whether to read indices that are not on the CPU, which waits for the device.
+        """
+        on_the_way = (node for node in self.outside if self.inside[node])
+        by = (node for node in on_the_way if _reorders(node, self.dim, self.rows, wait=wait))
+        return next((str(node.name()) for node in by), "")
+
+    def beside(self) -> str:
+        """Return an operator on data of the batch that no pass was given; empty if there is none.
+
+        Only what it kept for its gradient shows its data.
+        """
+        apart = (node for node in self.outside if not self.inside[node])
+        return next((str(node.name()) for node in apart if self._has_batch(node)), "")
+
+    def _has_batch(self, node: Any) -> bool:
+        for name in dir(node):
+            if name.startswith("_saved_"):
+                with suppress(RuntimeError):  # released, or changed since
+                    kept = getattr(node, name)
+                    if any(map(self._is_batch, kept if isinstance(kept, tuple) else (kept,))):
+                        return True
+        return False
+
+    def _is_batch(self, kept: Any) -> bool:
+        if not isinstance(kept, Tensor) or kept.requires_grad or kept.ndim <= self.dim:
+            return False
+        return kept.shape[self.dim] == self.rows
 
 
 def _nodes(tensors: Iterable[Tensor], made: Callable[[int], bool]) -> dict[Any, int]:

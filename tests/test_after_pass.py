@@ -1,4 +1,6 @@
-"""Outputs whose examples are reordered before the criterion, which no longer fit the targets."""
+"""Outputs that are reordered before the criterion, or joined by data the model was not given."""
+
+import warnings
 
 import pytest
 import torch
@@ -65,6 +67,7 @@ IN_ORDER = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the output was also computed from data of the batch")
 @pytest.mark.parametrize("change", IN_ORDER.values(), ids=IN_ORDER.keys())
 def test_the_order_of_the_batch_is_as_before(mixup, given, change):
     y = torch.tensor([3, 1, 0, 2])
@@ -102,3 +105,50 @@ def test_without_mixing_any_order_is_right(model, mixup):
         given = model(torch.randn(4, 5))
     y = torch.arange(4)
     torch.testing.assert_close(criterion(given[ORDER], y[ORDER]), cross_entropy(given, y))
+
+
+class Fuse(nn.Module):
+    """A network for images, one for tables, and a head for both."""
+
+    def __init__(self, join):
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.table = nn.Linear(5, 4), nn.Linear(3, 4)
+        self.head, self.join = nn.Linear(4, 3), join
+
+    def forward(self, image, table):
+        return self.head(self.join(self.image(image), self.table, table))
+
+
+def fused_loss(join, times=1):
+    """Attach to the network for images alone."""
+    model, y = Fuse(join), torch.tensor([2, 1, 0, 2])
+    mixup = ManifoldMixup(model.image, ["input"], seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    for _ in range(times):
+        criterion(model(torch.randn(4, 5), torch.randn(4, 3)), y).backward()
+
+
+def test_a_branch_beside_the_attached_part_is_warned_of_once():
+    with pytest.warns(UserWarning, match="was also computed from data of the batch") as told:
+        fused_loss(lambda h, net, table: h + net(table), times=3)
+    assert len(told) == 1
+
+
+BESIDE = {
+    "nothing": lambda h, net, table: h.tanh(),
+    "another layer": lambda h, net, table: net(h[:, :3]),
+    "weights that are normalised": lambda h, net, table: (
+        h[:, :3] @ (net.weight / net.weight.norm()).T
+    ),
+    "a factor for all": lambda h, net, table: h * net.bias.exp(),
+    "noise": lambda h, net, table: h + h.exp() * torch.randn(4, 4),
+    "what has no gradient": lambda h, net, table: h + net(table).detach(),
+}
+
+
+@pytest.mark.parametrize("join", BESIDE.values(), ids=BESIDE.keys())
+def test_other_operators_are_not(join):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused_loss(join)
