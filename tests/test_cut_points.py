@@ -501,6 +501,21 @@ def test_labels_given_to_a_model_are_to_be_left_out():
     ManifoldMixup(model, ["a"], example=(x,))
 
 
+def test_a_detector_that_computes_its_losses_is_left_unmixed():
+    """Whether it returns them alone, or beside its outputs."""
+    boxes = {"labels": [{"boxes": torch.rand(count, 4)} for count in (1, 3, 2)]}
+
+    def of_all(labels):
+        return torch.stack([label["boxes"].sum() for label in labels]).sum()
+
+    alone = Net(lambda m, x, labels: m.c(m.a(x)).sum() + of_all(labels))
+    beside = Net(lambda m, x, labels: (m.c(h := m.a(x)), h.sum() * of_all(labels)))
+    for model in (alone, beside):
+        message = refused(find_layers(model, x, **boxes), "a")
+        assert "no mean: leave a detector unmixed" in message
+    assert "a loss from 'labels', with unmixed targets" in message
+
+
 def test_positions_that_choose_among_states_are_a_side_input():
     model = Net(lambda m, x, places: m.c((2 * m.a(x)).gather(1, places)))
     table = find_layers(model, x, places=torch.zeros(3, 4, dtype=torch.long))

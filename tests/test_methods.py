@@ -169,6 +169,26 @@ def test_sam(setting):
         torch.testing.assert_close(ours, weight - 0.1 * gradient)
 
 
+def test_lbfgs(setting):
+    model, mixup, criterion, oracle = setting
+    ours, plain = (
+        torch.optim.LBFGS(each.parameters(), lr=0.3, max_iter=4) for each in (model, oracle)
+    )
+    RECIPES["lbfgs_step"](model, mixup, criterion, ours, X, Y, alpha=1.0)
+    plan = mixup.plan
+    assert mixup.state_dict()["step"] == 0  # the stream is not drawn from
+
+    def closure():
+        plain.zero_grad()
+        loss = pair_loss(by_hand(oracle, X, plan), Y, plan)
+        loss.backward()
+        return loss
+
+    plain.step(closure)
+    for found, expected in zip(model.parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_rdrop():
     model, oracle = network(dropout=0.5), network(dropout=0.5)
     mixup = ManifoldMixup(model, ["1"], alpha=1.0, seed=0)

@@ -1,7 +1,7 @@
 """Build a row for each module and input of a recorded pass: whether it can be mixed, or why not."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manifold_mixup._batch_dim import BatchDim, find
@@ -428,9 +428,8 @@ class RowBuilder:
             return ""
         shape = self.outputs[0].shape
         if shape == ():
-            return (
-                "the model returns a single number, a loss computed inside it. Return the model's "
-                "outputs instead, and wrap the criterion"
+            return "the model returns a single number, a loss computed inside it. " + (
+                _boxes(self.names) or "Return the model's outputs instead, and wrap the criterion"
             )
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
@@ -517,10 +516,13 @@ class RowBuilder:
         targets = [name for name in (*self._names(late), *sides) if name in self.losses]
         if targets:
             given = list(dict.fromkeys(map(_argument, targets)))
-            return (
-                f"the model itself computes a loss from {_listed(given)}, with unmixed targets. "
+            way_out = _boxes(targets) or (
                 f"Omit {_listed(given)}, and wrap the criterion; for the Transformers Trainer, "
                 f"manifold_mixup.integrations.transformers.add_to_trainer does both"
+            )
+            return (
+                f"the model itself computes a loss from {_listed(given)}, with unmixed targets. "
+                f"{way_out}"
             )
         if not late:
             some = f"side input{'s' if len(sides) > 1 else ''} {_listed(sides)}"
@@ -588,6 +590,19 @@ def _moved(shape: tuple[int, ...], resized: tuple[int, ...]) -> list[int]:
 
 def _at(leaf: Leaf) -> str:
     return f" {leaf.path!r}" if leaf.path else ""
+
+
+def _boxes(names: Iterable[str]) -> str:
+    """Return the way out if there are boxes of objects among these inputs; empty otherwise."""
+    return _BOXES if any(name.split(".")[-1] == "boxes" for name in names) else ""
+
+
+_RETURN_OUTPUTS = "Return the model's outputs instead, and wrap the criterion"
+_BOXES = (
+    "Sets of boxes have no mean: leave a detector unmixed; or compute its losses outside of it, "
+    "from outputs with a row for each image, in a wrapped criterion whose target is "
+    "torch.arange(batch), and which takes the boxes by these numbers"
+)
 
 
 def _argument(path: str) -> str:

@@ -1,15 +1,22 @@
 """Find the parts of a LightningModule to mix, or explain why they are missing."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-)
 from torch import nn
+
+
+def _is(callback: Callback, *names: str) -> bool:
+    """Return whether a callback is of one of these classes of Lightning.
+
+    Lightning is published as two packages, each with classes of its own: `lightning` and
+    `pytorch_lightning`.
+    """
+    packages = ("lightning.pytorch.callbacks", "pytorch_lightning.callbacks")
+    loaded = [sys.modules[name] for name in packages if name in sys.modules]
+    return isinstance(callback, tuple(getattr(each, name) for each in loaded for name in names))
 
 
 def before_finders(trainer: Any, callback: Callback) -> bool:
@@ -18,7 +25,7 @@ def before_finders(trainer: Any, callback: Callback) -> bool:
     Finders run trial trainings when the fit starts, before the callbacks that come after them. A
     Tuner puts its finder first, and the Trainer does the same with finders it is given.
     """
-    finders = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder | LearningRateFinder)]
+    finders = [c for c in trainer.callbacks if _is(c, "BatchSizeFinder", "LearningRateFinder")]
     if finders:
         others = [each for each in trainer.callbacks if each is not callback]
         place = others.index(finders[0])
@@ -31,7 +38,7 @@ def estimates_statistics(trainer: Any) -> bool:
 
     For this, `StochasticWeightAveraging` adds an epoch without backward passes.
     """
-    averaging = (c for c in trainer.callbacks if isinstance(c, StochasticWeightAveraging))
+    averaging = (c for c in trainer.callbacks if _is(c, "StochasticWeightAveraging"))
     return any(trainer.current_epoch > each.swa_end for each in averaging)
 
 
