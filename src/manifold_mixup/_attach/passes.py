@@ -326,7 +326,7 @@ class Passes:
         after = AfterPass(tensors, self.output_dim, rows, made)
         if by := after.reordering(wait=self._ordered <= _LOOKS):
             raise ValueError(_REORDERED.format(by))
-        if self._ordered == 1 and (by := after.beside()):
+        if self._ordered == 1 and isinstance(output, Tensor) and (by := after.beside()):
             warn(_JOINED.format(by))
 
     def refuse_computed_targets(self, target: Any) -> None:
