@@ -373,3 +373,31 @@ def test_compiled_with_a_full_graph():
             output = model(example(Encoder))
             mixup.target(None, output)
         torch.testing.assert_close(output, by_hand(Encoder, plan, unreduced)[0])
+
+
+def test_an_output_with_the_batch_elsewhere_than_the_inputs_says_how_to_return_it():
+    class Speech(nn.Module):
+        """Takes (batch, time, features), and returns (time, batch, classes), as CTC takes it."""
+
+        def __init__(self, dim):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.head, self.dim = nn.Linear(5, 6), nn.Linear(6, 4), dim
+
+        def forward(self, x):
+            return self.head(self.embed(x).tanh()).log_softmax(-1).movedim(0, self.dim)
+
+    x, lengths = torch.randn(3, 7, 5), torch.tensor([7, 6, 7])
+    y, of_y = torch.randint(1, 4, (3, 2)), torch.tensor([2, 1, 2])
+    with pytest.raises(ValueError, match=r"returns it at dimension 1 .* output.movedim\(1, 0\)"):
+        ManifoldMixup(Speech(1), ["embed"], example=x)
+    model = Speech(0)
+    with ManifoldMixup(model, ["embed"], seed=0) as mixup:
+        output = model(x)
+        loss = mixup.wrap(nn.CTCLoss())(output.movedim(0, 1), y, lengths, of_y)
+        plan = mixup.plan
+    state = model.embed(x)
+    state = plan.lam * state + (1 - plan.lam) * state[plan.perm]
+    by_hand = model.head(state.tanh()).log_softmax(-1).movedim(0, 1)
+    ends = [nn.CTCLoss()(by_hand, y[p], lengths[p], of_y[p]) for p in (torch.arange(3), plan.perm)]
+    torch.testing.assert_close(loss, plan.lam * ends[0] + (1 - plan.lam) * ends[1])

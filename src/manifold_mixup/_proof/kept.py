@@ -8,15 +8,19 @@ from manifold_mixup._mix import is_continuous
 
 
 def kept_states(stage: Stage, count: int) -> dict[int, str]:
-    """Return the tensors with a dimension of ``count``, parameters apart: their ids, and words."""
+    """Return the tensors with a dimension of ``count``, parameters apart: their ids, and words.
+
+    The words are empty for one that is in no attribute of a module.
+    """
     stage.reset()  # the latest run may have replaced them
     names = _names(stage.modules)
-    return {
-        id(tensor): f"{names.get(id(stage.stand_ins[id(tensor)]), 'a tensor')} of shape "
-        f"{tuple(tensor.shape)}"
-        for tensor in stage.tensors
-        if not isinstance(tensor, nn.Parameter) and is_continuous(tensor) and count in tensor.shape
-    }
+    found = {}
+    for tensor in stage.tensors:
+        rows = is_continuous(tensor) and count in tensor.shape
+        if rows and not isinstance(tensor, nn.Parameter):
+            name = names.get(id(stage.stand_ins[id(tensor)]), "")
+            found[id(tensor)] = name and f"{name} of shape {tuple(tensor.shape)}"
+    return found
 
 
 def _names(modules: list[nn.Module]) -> dict[int, str]:

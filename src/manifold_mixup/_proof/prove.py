@@ -380,7 +380,7 @@ class Bench:
         Raises:
             Inconclusive: no output has a row for each example.
         """
-        self.kept, self.neutral = ", ".join(kept), alike.neutral
+        self.kept, self.neutral = ", ".join(filter(None, kept)) or "a tensor", alike.neutral
         plain = self._unmixed()
         for path in alike.plain:
             self.plain[path] = plain[path]

@@ -431,6 +431,15 @@ class RowBuilder:
             return "the model returns a single number, a loss computed inside it. " + (
                 _boxes(self.names) or "Return the model's outputs instead, and wrap the criterion"
             )
+        for leaf in self.outputs:
+            moved = _moved(leaf.shape, resized.get(leaf.path, leaf.shape))
+            if len(moved) == 1 and not self.graphs:
+                return (
+                    f"the model is given the batch at dimension 0, and returns it at dimension "
+                    f"{moved[0]} of its output{_at(leaf)} of shape {leaf.shape}. Return it with "
+                    f"the batch first, output.movedim({moved[0]}, 0). A criterion that needs it "
+                    f"elsewhere, such as CTCLoss, can be given output.movedim(0, {moved[0]})"
+                )
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
             f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
