@@ -128,6 +128,16 @@ def test_boxes_of_images(tmp_path):
     assert mixup.plan is not None
 
 
+def test_a_detector_of_the_library(tmp_path):
+    class BertForObjectDetection(transformers.BertForMaskedLM):
+        """As a detector, by its name alone."""
+
+    model = bert(BertForObjectDetection)
+    trainer = make_trainer(model, CLASSES, tmp_path)
+    with pytest.raises(TypeError, match=r"not BertForObjectDetection\. Labels in a list"):
+        add_to_trainer(trainer, ManifoldMixup(model, IN_BERT, check=False))
+
+
 def test_twice(tmp_path):
     model = bert()
     trainer = make_trainer(model, CLASSES, tmp_path)

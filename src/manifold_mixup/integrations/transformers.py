@@ -51,12 +51,11 @@ def add_to_trainer(trainer: Trainer, mixup: ManifoldMixup, **options: Any) -> No
     if isinstance(trainer.data_collator, DataCollatorWithFlattening):
         raise ValueError(ONE_ROW)
     if given is None and not _has_known_loss(without_adapters(model)):
+        kind = type(without_adapters(model)).__name__
+        way_out = _OF_LISTS if any(word in kind for word in _WITH_LISTS) else _OWN_LOSS
         raise TypeError(
             f"add_to_trainer supports classification, regression and causal language models whose "
-            f"forward calls self.loss_function, but not {type(without_adapters(model)).__name__}. "
-            f"Give the Trainer a compute_loss_func that computes this model's loss from its "
-            f"outputs and labels; if a position predicts the next token, it must shift the labels. "
-            f"{_OF_LISTS}"
+            f"forward calls self.loss_function, but not {kind}. {way_out}"
         )
     if given is None and options:
         raise ValueError(
@@ -97,7 +96,8 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
         """Return the Trainer's ``compute_loss``, which notes what a ``compute_loss_func`` lacks."""
 
         def noting(model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-            inputs = {**inputs, **self._decoder_inputs(inputs)}
+            if added := self._decoder_inputs(inputs):
+                inputs = {**inputs, **added}
             self.inputs = dict(inputs)
             if self.mixup.needs_targets and model.training and torch.is_grad_enabled():
                 self.mixup.batch(self.inputs.get("labels"))
@@ -209,6 +209,12 @@ _STATE = "manifold_mixup"
 # The method by which encoder-decoders make the inputs of their decoder, and how these are called.
 _SHIFT = "prepare_decoder_input_ids_from_labels"
 _DECODED = {"decoder_input_ids", "decoder_inputs_embeds"}
+_OWN_LOSS = (
+    "Give the Trainer a compute_loss_func that computes this model's loss from its outputs and "
+    "labels; if a position predicts the next token, it must shift the labels."
+)
+# In the names of models whose labels are lists with an item for each image.
+_WITH_LISTS = ("ObjectDetection", "InstanceSegmentation", "UniversalSegmentation")
 _OF_LISTS = (
     "Labels in a list, such as the boxes of each image, cannot be mixed. Leave such a model "
     "unmixed; or, in compute_loss of a subclass of Trainer, wrap a loss of the examples' numbers: "
