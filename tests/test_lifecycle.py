@@ -452,3 +452,22 @@ def test_export_and_tracing_of_a_model_that_mixes_say_remove_first(take):
     mixup.wrap(nn.CrossEntropyLoss())(model(x), TARGET).backward()  # training continues
     mixup.remove()
     take(model, (x,))
+
+
+def test_a_part_that_another_attached_model_shares_is_named_as_that():
+    torch.manual_seed(0)
+    shared = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+    first, second = (nn.Sequential(shared, nn.Linear(5, 3)) for _ in range(2))
+    mixup = ManifoldMixup(first, ["0"], seed=0)
+    with pytest.raises(
+        RuntimeError, match=r"another model that shares a part .* Attach once, to the"
+    ):
+        ManifoldMixup(second, ["0"])
+    with pytest.raises(RuntimeError, match="this model already has"):
+        ManifoldMixup(torch.compile(first), ["0"])
+    mixup.remove()
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    with ManifoldMixup(shared, ["0"], seed=0) as mixup:  # the way out
+        states = shared(x)
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        (criterion(first[1](states), y) + criterion(second[1](states), y)).backward()

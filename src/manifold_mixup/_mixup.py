@@ -477,11 +477,20 @@ def _previous_on(model: nn.Module, replace: bool) -> list[ManifoldMixup]:
     """
     previous = [owner for owner in owners_on(model) if isinstance(owner, ManifoldMixup)]
     if previous and not replace:
-        raise RuntimeError(
-            f"this model already has {previous[0]!r} attached. Set replace=True to replace it, or "
-            f"call its remove() first."
-        )
+        elsewhere = unwrap(previous[0]._attachment.model) is not unwrap(model)
+        raise RuntimeError((_SHARED if elsewhere else _ATTACHED).format(previous[0]))
     return previous
+
+
+_ATTACHED = (
+    "this model already has {!r} attached. Set replace=True to replace it, or call its remove() "
+    "first."
+)
+_SHARED = (
+    "another model that shares a part with this one, contains it or is a part of it, already has "
+    "{!r} attached. Attach once, to the part that both share or to the whole, and wrap a criterion "
+    "for each output; or call its remove() first. replace=True would detach it."
+)
 
 
 def _unattached(layers: tuple[str, ...]) -> ManifoldMixup:
