@@ -354,7 +354,8 @@ def _unclaimed(path: str, layer: str, *, beside: bool) -> str:
         return f"{message} Each output that a loss reads needs its own targets. {no_target}"
     return (
         f"{message} A loss inside the model (labels= passed to it) must move out; for the "
-        f"Transformers Trainer, manifold_mixup.integrations.transformers.add_to_trainer does this. "
+        f"Transformers Trainer, manifold_mixup.integrations.transformers.add_to_trainer does this, "
+        f"unless a subclass of Trainer overrides compute_loss: then wrap the criterion there. "
         f"For a backward pass without a target, such as a gradient penalty before the loss, call "
         f"mixup.target(y, output) first or run the forward pass in mixup.paused(). {no_target}"
     )
