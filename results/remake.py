@@ -37,6 +37,13 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
         ("adversarial/table-1a", "laptop/adversarial-table-1a"),
         ("adversarial/table-7", "laptop/adversarial-table-7"),
     ),
+    "Five seeds": (
+        ("five/table-1a", "five/table-1a"),
+        ("five/knn", "five/knn"),
+        ("five/outliers", "five/outliers"),
+        ("five/table-7", "five/table-7"),
+        ("five/runs/*/evaluation-last-*", "five/evaluations"),
+    ),
     "All images of CIFAR-10, one seed": (
         ("longer/none/result", "longer/none"),
         ("longer/input/result", "longer/input"),
@@ -161,13 +168,27 @@ def _copy(step: Step, work: Path) -> list[Path]:
     """Copy what a command made; return the copies."""
     copies = []
     for source in step.source.split():
-        found = [path for kind in KINDS for path in work.glob(f"{source}{kind}")]
+        found = [path for kind in KINDS for path in sorted(work.glob(f"{source}{kind}"))]
         if not found:
             raise FileNotFoundError(f"{step.command} left no {source} in {work}.")
+        if len({path.parent for path in found}) > 1:
+            copies.append(_together(found, HERE / f"{step.target}.json"))
+            continue
         for path in found:
             copies.append(HERE / f"{step.target}{path.suffix}")
             shutil.copyfile(path, copies[-1])
     return copies
+
+
+def _together(found: Sequence[Path], target: Path) -> Path:
+    """Write the evaluations of several runs into one file, with the names of the runs' folders."""
+    runs = []
+    for path in found:
+        one = json.loads(path.read_text())
+        on = {key: one.pop(key) for key in ("git", "python", "versions", "machine")}
+        runs.append({"run": path.parent.name, "data": one["asked"]["data"], "on": on, **one})
+    target.write_text(json.dumps({"runs": runs}, indent=1, ensure_ascii=False) + "\n")
+    return target
 
 
 def fingerprints() -> dict[str, dict[str, Any]]:

@@ -110,6 +110,24 @@ def test_a_part_is_made_and_copied(remake, monkeypatch, tmp_path, capfd):
     assert capfd.readouterr().out.startswith("$ manifold-mixup reproduce list $options > list.md\n")
 
 
+def test_the_evaluations_of_several_runs_become_one_file(remake, monkeypatch, tmp_path):
+    (tmp_path / "ours").mkdir()
+    on = {"git": "1a", "python": "3", "versions": {"torch": "2"}, "machine": {"cpu": "some"}}
+    for name in ("second", "first"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        content = {"asked": {"data": "7f"}, "evaluation": {"clean": name}, **on}
+        (tmp_path / "runs" / name / f"evaluation-{name}.json").write_text(json.dumps(content))
+    monkeypatch.setattr(remake, "HERE", tmp_path)
+    step = remake.Step("Tables", "a command", (), "runs/*/evaluation-*", "ours/evaluations")
+    assert remake._copy(step, tmp_path) == [tmp_path / "ours" / "evaluations.json"]
+    runs = json.loads((tmp_path / "ours" / "evaluations.json").read_text())["runs"]
+    assert [(run["run"], run["evaluation"]["clean"], run["data"]) for run in runs] == [
+        ("first", "first", "7f"), ("second", "second", "7f"),
+    ]  # fmt: skip
+    found = remake._fingerprint(tmp_path / "ours" / "evaluations.json")
+    assert (found["commits"], found["cpus"], found["data"]) == (["1a"], ["some"], ["7f"])
+
+
 def test_a_command_that_left_nothing_is_an_error(remake, monkeypatch, tmp_path):
     made = {"Curves": (), "Tables": (("list", "ours/tables"), ("elsewhere", "ours/words"))}
     monkeypatch.setattr(remake, "MADE", made)
@@ -131,7 +149,7 @@ def test_only_the_fingerprints_of_what_was_made_are_written(remake, monkeypatch,
     assert remake.differing() == ["ways/two.md"]
 
 
-@pytest.mark.parametrize(("part", "count"), [("Tabel 8", 0), ("A ", 2), ("", 14)])
+@pytest.mark.parametrize(("part", "count"), [("Tabel 8", 0), ("A ", 2), ("", 15)])
 def test_one_part_must_be_named(remake, capsys, part, count):
     with pytest.raises(SystemExit):
         remake.main(["make", *([part] if part else [])])
