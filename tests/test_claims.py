@@ -1,5 +1,7 @@
 """Each output that a loss reads has its own mixed targets, or backward names the output."""
 
+import copy
+import pickle
 from collections.abc import Mapping
 
 import pytest
@@ -390,6 +392,25 @@ def test_mixed_targets_that_go_into_a_loss_claim_its_output(use):
     loss = use(targets, output)
     torch.testing.assert_close(loss, ends(F.cross_entropy, kind, KIND))
     loss.backward()
+
+
+@pytest.mark.parametrize("order", ["accuracy last", "accuracy first", "of another"])
+def test_an_accuracy_takes_back_no_claim_but_its_own(order):
+    _, mixup, output, _, _ = run(lambda h, kind, size: kind)
+    criterion, targets = mixup.wrap(nn.CrossEntropyLoss()), mixup.target(KIND, output)
+    if order == "accuracy first":
+        targets.accuracy(output)
+    loss = targets.loss(F.cross_entropy, output) if order == "of another" else None
+    loss = criterion(output, KIND) if loss is None else loss
+    (mixup.target(KIND, output) if order == "of another" else targets).accuracy(output)
+    loss.backward()
+
+
+def test_mixed_targets_can_be_copied():
+    _, mixup, output, _, _ = run(lambda h, kind, size: kind)
+    targets = mixup.target(KIND, output)
+    for copied in (copy.deepcopy(targets), pickle.loads(pickle.dumps(targets))):
+        assert torch.equal(copied.soft(3), targets.soft(3))
 
 
 @pytest.mark.parametrize("kind", ["data", "another model"])

@@ -1,5 +1,7 @@
 """A frozen model with a trained head outside of it: no gradient leads back to the mixed pass."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -28,11 +30,30 @@ def mixup(body):
         yield mixup
 
 
-def test_targets_that_are_not_mixed_are_noticed_at_the_next_step(body, head, mixup):
-    cross_entropy(head(body(X)), Y).backward()
-    with pytest.raises(RuntimeError, match=r"mixed the hidden state at '1', and its targets were"):
+def test_targets_that_are_not_mixed_are_warned_of_at_the_third_step(body, head, mixup):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            cross_entropy(head(body(X)), Y).backward()
+    with pytest.warns(UserWarning, match=r"the last one at '1', and their targets were not mixed"):
         body(X)
-    mixup.target(Y, body(X))  # said once; the next step goes on
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):  # said once
+            body(X)
+
+
+def test_two_passes_before_the_loss_a_loss_for_the_log_and_one_by_hand_are_none_of_it(body, mixup):
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    for _ in range(3):
+        first = body(X)
+        with mixup.using(mixup.plan):
+            body(X)
+        mixup.target(Y, first)
+    for _ in range(3):
+        criterion(body(X), Y)  # as in training without gradients
+    for _ in range(3):
+        mixup.target(None, body(X))
 
 
 def test_a_wrapped_criterion_says_what_to_do(body, head, mixup):

@@ -136,3 +136,69 @@ def test_inputs_that_never_stay_the_same_are_warned_of_once():
                 criterion(model({f"step {step}": torch.randn(4, 5)}), Y).backward()
         (told,) = [one for one in told if "that none before had" in str(one.message)]
         assert "'batch.step 16' that none before had. 16 batches" in str(told.message)
+
+
+class Conditioned(nn.Module):
+    """A network with two conditions, each of which may be left out."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(5, 6), nn.Linear(7, 6), nn.Linear(4, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x, cond=None, other=None):
+        h = self.a(x).tanh()
+        for given, layer in ((cond, self.b), (other, self.c)):
+            h = h if given is None else h + layer(given)
+        return self.head(h.tanh())
+
+
+def test_what_one_kind_of_batch_showed_holds_after_another():
+    model = Conditioned()
+    made = torch.Generator().manual_seed(0)
+    x, cond, other = (torch.randn(4, size, generator=made) for size in (5, 7, 4))
+    plan = MixPlan("a", LAM, PERM)
+    with ManifoldMixup(model, ["a"], seed=0) as mixup:
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        for given in ({"cond": cond}, {"other": other}, {"cond": cond}, {}, {"other": other}):
+            with mixup.using(plan):
+                loss = criterion(model(x, **given), Y)
+            h = model.a(x)
+            h = (LAM * h + (1 - LAM) * h[PERM]).tanh()
+            for name, layer in (("cond", model.b), ("other", model.c)):
+                if name in given:
+                    mixed = LAM * given[name] + (1 - LAM) * given[name][PERM]
+                    h = h + layer(mixed)
+            by_hand = model.head(h.tanh())
+            ends = cross_entropy(by_hand, Y), cross_entropy(by_hand, Y[PERM])
+            torch.testing.assert_close(loss, LAM * ends[0] + (1 - LAM) * ends[1])
+
+
+class Either(nn.Module):
+    """Images or texts, whose layers run in another order than they are named."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.text = nn.Linear(5, 6), nn.Linear(7, 6)
+        self.one, self.two, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, image=None, text=None):
+        h = self.image(image) if text is None else self.text(text)
+        layers = (self.one, self.two) if text is None else (self.two, self.one)
+        for layer in layers:
+            h = layer(h).tanh()
+        return self.head(h)
+
+
+def test_layers_that_run_for_one_kind_only_are_skipped_and_plans_stay_as_they_were():
+    model = Either()
+    with ManifoldMixup(model, ["one", "two", "image"], seed=0) as mixup:
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        criterion(model(image=torch.randn(4, 5)), Y).backward()
+        order = mixup.layers
+        for step in range(30):
+            given = {"text": torch.randn(4, 7)} if step % 2 else {"image": torch.randn(4, 5)}
+            criterion(model(**given), Y).backward()
+        assert mixup.layers == order
+        assert mixup.skipped > 0

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from manifold_mixup._attach.attachment import Attachment
 from manifold_mixup._dry_run.errors import NotTraceable, Sharded
-from manifold_mixup._find import check_layers, rows_of
+from manifold_mixup._find import check_layers, present, rows_of
 from manifold_mixup._front import Fronted, fronted
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
-from manifold_mixup._structure.row import InputRow, LayerRow
+from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
 
@@ -147,7 +147,10 @@ class Checks:
             ValueError: a layer cannot be mixed.
         """
         mask = self._mask_in(args, kwargs)
-        layers = check_layers(table, layers) if self._wanted else tuple(layers)
+        before = tuple(layers)
+        again = self.state is CheckState.PASSED  # then some layers may not run for its inputs
+        layers = present(table, layers) if again else before
+        layers = check_layers(table, layers) if self._wanted else layers
         self._attachment.passes.checked |= self._wanted
         self._note(table, layers)
         self._attachment.grids.refuse(layers)
@@ -168,7 +171,7 @@ class Checks:
             self._kept = self._places()
         for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
             self._seen |= {name, _of_list(name)}
-        return layers
+        return before if again else layers  # plans are drawn by their order
 
     def verify(
         self,
@@ -251,10 +254,14 @@ class Checks:
         return Report(tuple(proofs[name] for name in layers))
 
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
-        self._attachment.record_rows(rows_of(table, layers))
-        self._attachment.lead, self._attachment.graphs = table.lead, table.graphs
-        self._attachment.input_shapes = {row.name: row.shape[1:] for row in table.inputs}
-        self._attachment.passes.output_dim = table.output_dim
+        attachment, rows = self._attachment, rows_of(table, layers)
+        if self._inspected:  # what an earlier batch showed stays true of the next of its kind
+            rows = {name: together(attachment.row(name), row) for name, row in rows.items()}
+        else:
+            attachment.lead, attachment.graphs = table.lead, table.graphs
+            attachment.input_shapes = {row.name: row.shape[1:] for row in table.inputs}
+        attachment.record_rows(rows)
+        attachment.passes.output_dim = table.output_dim
         self._inspected = True
 
     def _mask_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

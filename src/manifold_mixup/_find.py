@@ -170,6 +170,14 @@ def rows_of(table: LayerTable, names: Iterable[str]) -> dict[str, LayerRow | Inp
     return found | {name: _meant_input(table, name) for name in names if is_input(name)}
 
 
+def present(table: LayerTable, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of layers that ran, and of inputs that were given."""
+    data = any(row.kind == "data" and row.floating for row in table.inputs)
+    there = {row.name for row in table} | {f"{INPUT}:{row.name}" for row in table.inputs}
+    there |= {INPUT} if data else set()
+    return tuple(name for name in names if {name, module_name(name)} & there)
+
+
 def _nearest(table: LayerTable, index: int) -> str:
     """Return a sentence that names the cut points before and after row number ``index``."""
     # Cut points that carry nothing need no explanation.

@@ -1,12 +1,15 @@
 """Where a model keeps tensors besides its parameters, such as the state of a recurrent network."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
 _DEEP = 3
 """Containers inside each other that are searched."""
+_LONG = 1000
+"""Items of a container that are looked at."""
 
 
 def places(model: nn.Module) -> set[tuple[int, str]]:
@@ -31,5 +34,5 @@ def tensors_in(value: Any, deep: int = _DEEP) -> Iterator[Tensor]:
     if issubclass(kind, Tensor):
         yield value
     elif deep and kind in (tuple, list, dict):
-        for item in value.values() if kind is dict else value:
+        for item in islice(value.values() if kind is dict else value, _LONG):
             yield from tensors_in(item, deep - 1)

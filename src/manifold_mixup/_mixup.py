@@ -295,7 +295,7 @@ class ManifoldMixup:
         mixed = MixedTarget(y, source.plan, batch_dim=source.batch_dim, **declared)
         if not torch.is_grad_enabled():  # the loss is only logged
             return mixed
-        return mixed.claiming(source.claim_for_now)
+        return mixed.claiming(source)
 
     def _behind(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed."""
@@ -451,7 +451,7 @@ def _refuse_arguments(
             "layers=None chooses the layers from one batch. Pass example=x as well, or name the "
             'layers, for example layers=["input", "layer1", "layer2"].'
         )
-    if isinstance(example, Mapping):
+    if isinstance(example, Mapping) and not unwrap(model)._forward_pre_hooks_with_kwargs:
         _require_keywords(unwrap(model), example)
     require_argument(model, mask)
     require_dimension(batch_dim)

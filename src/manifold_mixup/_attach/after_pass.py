@@ -1,10 +1,9 @@
-"""What becomes of an output on the way from the forward pass to the criterion.
+"""Notice that the examples of an output were reordered between the model and the criterion.
 
-If its examples are reordered, they no longer belong to the targets that are mixed with theirs. If
-data of the batch joins it that did not pass through the model, that is not mixed.
+They then no longer belong to the targets that are mixed with theirs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,93 +11,46 @@ import torch
 from torch import Tensor
 
 
-class AfterPass:
-    """The operators between the forward passes of a model and an output.
+def reordering(output: Tensor, dim: int, made: Callable[[int], bool], *, wait: bool) -> str:
+    """Return the operator that reordered the examples of what a model returned; empty if none did.
+
+    Only an operator right after the model is looked at. Further on, an order may be restored, or
+    rows may be something else than examples.
 
     Args:
-        tensors: the output, as the criterion is given it.
+        output: the output, as the criterion is given it.
         dim: its dimension that holds the batch.
-        rows: the number of examples.
         made: returns whether a forward pass of the model made the node with this number.
+        wait: whether to read indices that are not on the CPU, which waits for the device.
     """
-
-    def __init__(
-        self, tensors: Iterable[Tensor], dim: int, rows: int, made: Callable[[int], bool]
-    ) -> None:
-        self.dim, self.rows = dim, rows
-        nodes = _nodes(tensors, made)
-        self.outside = [node for node, number in nodes.items() if not made(number)]
-        # Whether a pass made a node, or it was computed from what a pass made.
-        self.inside: dict[Any, bool] = {}
-        for node in sorted(nodes, key=nodes.__getitem__):  # what it was computed from comes before
-            before = (self.inside.get(one) for one, _ in node.next_functions)
-            self.inside[node] = made(nodes[node]) or any(before)
-
-    def reordering(self, *, wait: bool) -> str:
-        """Return the operator that reordered the examples; empty if none did.
-
-        Args:
-            wait: whether to read indices that are not on the CPU, which waits for the device.
-        """
-        on_the_way = (node for node in self.outside if self.inside[node])
-        by = (node for node in on_the_way if _reorders(node, self.dim, self.rows, wait=wait))
-        return next((str(node.name()) for node in by), "")
-
-    def beside(self) -> str:
-        """Return an operator on data of the batch that no pass was given; empty if there is none.
-
-        Only what it kept for its gradient shows its data.
-        """
-        apart = (node for node in self.outside if not self.inside[node])
-        return next((str(node.name()) for node in apart if self._has_batch(node)), "")
-
-    def _has_batch(self, node: Any) -> bool:
-        for name in dir(node):
-            if name.startswith("_saved_"):
-                with suppress(RuntimeError):  # released, or changed since
-                    kept = getattr(node, name)
-                    if any(map(self._is_batch, kept if isinstance(kept, tuple) else (kept,))):
-                        return True
-        return False
-
-    def _is_batch(self, kept: Any) -> bool:
-        if not isinstance(kept, Tensor) or kept.requires_grad or kept.ndim <= self.dim:
-            return False
-        return kept.shape[self.dim] == self.rows
+    node: Any = output.grad_fn
+    if node is None or node.name() not in _KINDS or output.ndim <= dim:
+        return ""
+    before = node.next_functions[0][0]
+    if before is None or not made(int(before._sequence_nr())):
+        return ""
+    # What an operator kept cannot be read after backward, nor everywhere.
+    with suppress(RuntimeError, NotImplementedError):
+        if _reorders(node, dim, output.shape, wait=wait):
+            return str(node.name())
+    return ""
 
 
-def _nodes(tensors: Iterable[Tensor], made: Callable[[int], bool]) -> dict[Any, int]:
-    """Return the nodes with their numbers from some tensors down to those of the pass."""
-    found: dict[Any, int] = {}
-    stack = [tensor.grad_fn for tensor in tensors]
-    while stack:
-        node = stack.pop()
-        if node is None or node in found:
-            continue
-        found[node] = int(node._sequence_nr())
-        if not made(found[node]):
-            stack += [one for one, _ in node.next_functions]
-    return found
-
-
-def _reorders(node: Any, dim: int, rows: int, *, wait: bool) -> bool:
+def _reorders(node: Any, dim: int, shape: torch.Size, *, wait: bool) -> bool:
     """Return whether an operator gives another order to the rows of a dimension."""
-    kind = node.name()
-    if kind not in _KINDS:
-        return False
-    shape = node._input_metadata[0].shape
-    if len(shape) <= dim or shape[dim] != rows:
+    kind, rows = node.name(), shape[dim]
+    if kind in ("FlipBackward0", "RollBackward0"):
+        moved = kind == "FlipBackward0" or any(shift % rows for shift in node._saved_shifts)
+        return moved and dim in [_signed(at) % len(shape) for at in node._saved_dims]
+    if node._saved_self_sym_sizes[dim] != rows:  # another number of rows is refused elsewhere
         return False
     if kind == "IndexBackward0":
         indices = node._saved_indices
         return dim < len(indices) and _is_another_order(indices[dim], rows, wait=wait)
-    if kind in ("FlipBackward0", "RollBackward0"):
-        moved = kind == "FlipBackward0" or any(shift % rows for shift in node._saved_shifts)
-        return moved and dim in [_signed(at) % len(shape) for at in node._saved_dims]
-    here = node._saved_dim % len(shape) == dim
+    here = bool(node._saved_dim % len(shape) == dim)
     if kind == "IndexSelectBackward0":
         return here and _is_another_order(node._saved_index, rows, wait=wait)
-    return bool(here)
+    return here
 
 
 _KINDS = {

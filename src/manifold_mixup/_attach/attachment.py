@@ -206,6 +206,8 @@ class Attachment:
         source = self.passes.behind(output, train_mode=self.model.training)
         if source.plan is None and not self.model.training:
             self._eval_mode.watch(output)
+        if not self.passes.direct and y is not None and source.plan is not None:
+            self.passes.require_order(output)
         return source
 
     # For find_layers and the proof

@@ -6,7 +6,6 @@ the model also returns a hidden state, the gradient of the logits flows through 
 through its alias.
 """
 
-import functools
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -62,7 +61,8 @@ class Outputs:
         self.exempt = exempt
         self.leaves: dict[int, Leaf] = {}  # by the sequence number of their node
         self.claimed = False  # whether all leaves are claimed
-        self.used = False  # whether targets were mixed for anything of it
+        # By whom it is claimed for now, and the nodes; None means all leaves.
+        self.for_now: dict[object, Collection[int] | None] = {}
         self.handed_out = False
         self.begin = 0  # the first sequence number of the pass
 
@@ -156,7 +156,6 @@ class Outputs:
 
     def claim(self, nodes: Collection[int] | None = None) -> None:
         """Note that targets were mixed for the leaves with these nodes; None means all leaves."""
-        self.used = True
         if nodes is None or not self.handed_out:  # claimed while the pass is still running
             self.claimed = True
             return
@@ -164,23 +163,30 @@ class Outputs:
             if node in self.leaves:
                 self.leaves[node].claimed = True
 
-    def not_yet(self, nodes: Collection[int] | None = None) -> list[Callable[[], None]]:
-        """Return what takes back all that `claim` would note and was not noted before."""
-        marks: list[tuple[Any, str]] = [(self, "used")]
-        if nodes is None or not self.handed_out:
-            marks.append((self, "claimed"))
-        else:
-            marks += [(self.leaves[node], "claimed") for node in nodes if node in self.leaves]
-        new = [(of, name) for of, name in marks if not getattr(of, name)]
-        return [functools.partial(setattr, of, name, False) for of, name in new]
+    def claim_for_now(self, by: object, nodes: Collection[int] | None = None) -> None:
+        """Note it for somebody, who may take it back."""
+        self.for_now[by] = None if not self.handed_out else nodes
+
+    def take_back(self, by: object) -> None:
+        """Take back what was noted for somebody."""
+        self.for_now.pop(by, None)
+
+    def _is_claimed(self, leaf: Leaf) -> bool:
+        if self.claimed or leaf.claimed:
+            return True
+        held = list(self.for_now.values())
+        if any(nodes is None for nodes in held):
+            return True
+        numbers = {number for nodes in held for number in nodes or ()}
+        return any(self.leaves.get(number) is leaf for number in numbers)
 
     def require_claim(self, leaf: Leaf) -> None:
         """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""
         if not (leaf.named or any(other.named for other in leaf.above)):
             raise RuntimeError(_unnamed(leaf.path))
-        if self.claimed or leaf.claimed or any(other.claimed for other in leaf.above):
+        if self.claimed or leaf.claimed or any(map(self._is_claimed, (leaf, *leaf.above))):
             return
-        beside = any(other.claimed and not other.scalar for other in self.leaves.values())
+        beside = any(self._is_claimed(one) and not one.scalar for one in self.leaves.values())
         if not (leaf.scalar and self.exempt and beside):
             layer = "" if self.plan is None else self.plan.layer
             raise RuntimeError(_unclaimed(leaf.path, layer, beside=beside))

@@ -43,7 +43,8 @@ class ForwardPass:
         # Carried tensors that were already mixed, while the pass runs.
         self.carried: list[tuple[Tensor, Tensor]] = []
         self.training = training
-        self.unseen = False  # whether backward cannot show that what it returned is used
+        # Whether backward cannot show that what it returned is used, and no criterion was called.
+        self.unseen = False
         self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs = Runs()  # compiled code does not count
         # For shared modules: when their runs began, and the latest checkpoint around one.
@@ -123,11 +124,15 @@ class Source:
         for outputs, nodes in self.parts:
             outputs.claim(nodes)
 
-    def claim_for_now(self) -> list[Callable[[], None]]:
-        """Do so, and return what takes it back."""
-        undo = [one for outputs, nodes in self.parts for one in outputs.not_yet(nodes)]
-        self.claim()
-        return undo
+    def claim_for_now(self, by: object) -> None:
+        """Do so for somebody, who may take it back."""
+        for outputs, nodes in self.parts:
+            outputs.claim_for_now(by, nodes)
+
+    def take_back(self, by: object) -> None:
+        """Take back what was noted for somebody."""
+        for outputs, _ in self.parts:
+            outputs.take_back(by)
 
     def require_own(self, output: Any) -> None:
         """Raise ValueError if an output contains a batched tensor that no pass returned.
@@ -147,6 +152,8 @@ _FEW = 16
 """Passes that are referred to before it is asked which are still in use."""
 
 
+_IN_VAIN = 2
+"""Passes in a row that nothing seems to learn from, before it is warned of."""
 _LOOKS = 4
 """Outputs whose order is looked at even if that waits for a GPU."""
 
@@ -167,7 +174,8 @@ class Passes:
         self._references: list[weakref.ref[ForwardPass]] = []
         self._limit = _FEW
         self._memories = Memories()
-        self._direct = False  # whether the output looked up last is what the latest pass returned
+        self.direct = False  # whether the output looked up last is what the latest pass returned
+        self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
 
     def start(
@@ -175,7 +183,7 @@ class Passes:
     ) -> ForwardPass:
         """Open a pass; it is the running one until `finish`."""
         if training and plan is not None and self.latest is not None and self.latest.unseen:
-            self._require_targets(self.latest)
+            self._note_unseen(self.latest)
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.named, exempt=self.checked)
@@ -204,14 +212,17 @@ class Passes:
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
             in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
             finished.unseen = output is not None and not in_transform  # None if it failed
+        else:
+            self._unused = 0
         self._memories.note(output, finished.outputs)
         return output
 
-    def _require_targets(self, last: ForwardPass) -> None:
-        """Raise RuntimeError if no targets were mixed for a pass whose outputs have no gradient."""
-        last.unseen = False  # it is said once
-        if last.plan is not None and not last.outputs.used:
-            raise RuntimeError(_FROZEN.format(last.plan.layer))
+    def _note_unseen(self, last: ForwardPass) -> None:
+        """Warn if one pass after another has outputs without a gradient, and no mixed targets."""
+        last.unseen = False
+        self._unused += 1
+        if self._unused == _IN_VAIN and last.plan is not None:
+            warn(_FROZEN.format(last.plan.layer))
 
     def refuse_nesting(self) -> None:
         """Raise RuntimeError if the pass that ends contained another pass of the model."""
@@ -292,8 +303,8 @@ class Passes:
         if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
-        if parts and not self._direct and parts[0][0].plan is not None:
-            self._require_order(output, parts[0][0].plan.batch)
+        if parts and self.latest is not None:
+            self.latest.unseen, self._unused = False, 0
         source = Source(parts, self, self.output_dim)
         if len(parts) > 1 and not all(mixes_alike(parts[0][0].plan, one.plan) for one, _ in parts):
             raise RuntimeError(_SEVERAL)
@@ -304,30 +315,27 @@ class Passes:
             graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
             frozen = _OF_FROZEN if self.latest is not None and self.latest.unseen else _FOREIGN
             raise RuntimeError(frozen if graph else _DETACHED)
+        if self.latest is not None and output is None:
+            self.latest.unseen, self._unused = False, 0
         # An evaluation output does not come from the training pass before it.
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
         if self.latest is None or (self.latest.training and evaluated):
             return Source([])
         return Source([(self.latest.outputs, None)], batch_dim=self.output_dim)
 
-    def _require_order(self, output: Any, rows: int) -> None:
-        """Raise ValueError if the rows of an output are not in the order of its pass any more.
-
-        The first time, warn if data of the batch joined them that the pass was not given.
-        """
-        from manifold_mixup._attach.after_pass import AfterPass  # few outputs need it
+    def require_order(self, output: Any) -> None:
+        """Raise ValueError if the rows of an output are not in the order of its pass any more."""
+        if not isinstance(output, Tensor):
+            return
+        from manifold_mixup._attach.after_pass import reordering  # few outputs need it
 
         self._ordered += 1
-        tensors = (tensor for _, tensor in leaves(output))
-
-        def made(number: int) -> bool:
-            return self._owner(number) is not None
-
-        after = AfterPass(tensors, self.output_dim, rows, made)
-        if by := after.reordering(wait=self._ordered <= _LOOKS):
+        wait = self._ordered <= _LOOKS
+        if by := reordering(output, self.output_dim, self._made_by_a_pass, wait=wait):
             raise ValueError(_REORDERED.format(by))
-        if self._ordered == 1 and isinstance(output, Tensor) and (by := after.beside()):
-            warn(_JOINED.format(by))
+
+    def _made_by_a_pass(self, number: int) -> bool:
+        return self._owner(number) is not None
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
@@ -358,9 +366,9 @@ class Passes:
         if isinstance(output, Tensor) and output.grad_fn is not None and latest is not None:
             number = output.grad_fn._sequence_nr()
             if latest.begin <= number < latest.end:  # nearly always, as a loss follows its pass
-                self._direct = True
+                self.direct = True
                 return [(latest.outputs, {number})]
-        self._direct = False
+        self.direct = False
         met: dict[ForwardPass, set[int]] = {}
 
         def note(number: int) -> bool:
@@ -397,11 +405,12 @@ _FOREIGN = (
     "plain criterion."
 )
 _FROZEN = (
-    "the last forward pass mixed the hidden state at {!r}, and its targets were not mixed. The "
-    "model is frozen: nothing that it returned has a gradient, so backward cannot show whether a "
-    "loss used it. Call mixup.target(y, features).loss(criterion, head(features)), where features "
-    "is what the model returned; or attach to a model that contains the trained head, and wrap the "
-    "criterion. If nothing is trained on it, run it in mixup.paused() or torch.no_grad()."
+    "forward passes mixed hidden states, the last one at {!r}, and their targets were not mixed. "
+    "The model is frozen: nothing that it returns has a gradient, so backward cannot show whether "
+    "a loss uses it. Call mixup.target(y, features).loss(criterion, head(features)), where "
+    "features is what the model returned; or attach to a model that contains the trained head, and "
+    "wrap the criterion. If you mix the targets by hand, call mixup.target(None, features). If "
+    "nothing is trained on it, run it in mixup.paused() or torch.no_grad()."
 )
 _OF_FROZEN = (
     "the autograd graph of this output leads to no forward pass of the attached model, which is "
@@ -420,12 +429,6 @@ _REORDERED = (
     "the examples of the output were reordered or repeated after the forward pass, by {}, so they "
     "no longer belong to the targets with which theirs are mixed. Pass the criterion the output in "
     "the order of the batch, and reorder it inside the criterion, with its target."
-)
-_JOINED = (
-    "the output was also computed from data of the batch that did not pass through the attached "
-    "model, by {}: that is not mixed. Attach to the whole model, so that the layers are checked "
-    "with all that goes around them; or compute it inside the criterion, and name the data in "
-    "with_target=. If it only has as many rows as the batch by chance, ignore this warning."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "

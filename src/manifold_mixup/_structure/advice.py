@@ -85,5 +85,8 @@ def may_be_lengths(name: str, values: Tensor, others: Sequence[Tensor]) -> bool:
 
     if isinstance(values, FakeTensor) or values.is_meta or not len(values):
         return named
-    least, most = int(values.min()), int(values.max())
+    try:
+        least, most = int(values.min()), int(values.max())
+    except (NotImplementedError, RuntimeError):  # not for every dtype and layout
+        return named
     return least >= 1 and (most in padded or (named and most <= max(padded, default=0)))

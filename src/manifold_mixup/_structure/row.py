@@ -1,6 +1,7 @@
 """The findings about one module or input: whether it can be mixed, or why not."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._positions import Positions
@@ -186,6 +187,26 @@ class InputRow:
     def plain(self) -> bool:
         """Whether it alone is mixed."""
         return not (self.carries or self.ends)
+
+
+def together(earlier: LayerRow | InputRow | None, row: LayerRow | InputRow) -> LayerRow | InputRow:
+    """Return a row with what else an earlier batch, which had other inputs, showed to be mixed.
+
+    Args:
+        earlier: the row of that batch; None if there is none.
+        row: the row of this one.
+    """
+    if earlier is None or type(earlier) is not type(row):
+        return row
+    found: dict[str, Any] = {
+        name: tuple(dict.fromkeys((*getattr(earlier, name), *getattr(row, name))))
+        for name in ("readers", "carries", "ends")
+    }
+    found["mask"] = row.mask or earlier.mask
+    if isinstance(row, LayerRow) and isinstance(earlier, LayerRow):
+        found["unmixed"] = tuple(path for path in row.unmixed if path in earlier.unmixed)
+        found["mixed"] = tuple(dict.fromkeys((*earlier.mixed, *row.mixed)))
+    return replace(row, **found)
 
 
 def _grouped(carry: Carry) -> Carry:

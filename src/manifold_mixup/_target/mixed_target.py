@@ -1,7 +1,6 @@
 """MixedTarget: the mixed targets of a batch, their loss, soft labels and accuracy."""
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -16,8 +15,18 @@ from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_row
 from manifold_mixup._target.shares import Shares
 from manifold_mixup._tree import leaves
 
-Claim = Callable[[], list[Callable[[], None]]]
-"""Notes that the targets of an output were mixed, and returns what takes that back."""
+
+class Claimed(Protocol):
+    """The source of an output, which notes that its targets were mixed."""
+
+    def claim(self) -> None:
+        """Note it."""
+
+    def claim_for_now(self, by: object) -> None:
+        """Note it for somebody, who may take it back."""
+
+    def take_back(self, by: object) -> None:
+        """Take back what was noted for somebody."""
 
 
 class MixedTarget:
@@ -75,8 +84,7 @@ class MixedTarget:
     ) -> None:
         self.y = y
         self._plan = plan
-        self._claim: Claim | None = None
-        self._undo: list[Callable[[], None]] = []
+        self._source: Claimed | None = None
         self._rule = Rule(targets, with_target, with_output, whole, dense)
         self.batch_dim = batch_dim
         require_dimension(batch_dim)
@@ -89,16 +97,19 @@ class MixedTarget:
         self._into_loss()  # of one written by hand
         return self._plan
 
-    def claiming(self, claim: Claim) -> Self:
+    def claiming(self, source: Claimed) -> Self:
         """Let these targets claim their output, unless only their accuracy is asked for."""
-        self._claim, self._undo = claim, claim()
+        self._source, self._key = source, object()
+        source.claim_for_now(self._key)
         return self
 
     def _into_loss(self) -> None:
-        """Claim the output, also if it is no longer claimed after the accuracy."""
-        if self._claim is not None and not self._undo:
-            self._claim()
-        self._undo = []
+        """Claim the output for good."""
+        if self._source is not None:
+            self._source.claim()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_source": None}  # a copy has no part in the forward pass
 
     def _require_rows(self, batch: int) -> None:
         """Raise unless ``y`` holds the batch; the loss decides where, because CTC's is in front."""
@@ -186,9 +197,8 @@ class MixedTarget:
                 class, ``ignore_index`` nor a soft label of one class.
         """
         refuse_twice(self._plan)
-        for undo in self._undo:  # it is logged, so a loss is still to come
-            undo()
-        self._undo = []
+        if self._source is not None:  # it is for the log, so a loss is still to come
+            self._source.take_back(self._key)
         y = self._single("accuracy")
         return _labels.accuracy(y, self._plan, self._shares(y), output, ignore_index)
 
