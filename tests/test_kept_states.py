@@ -101,6 +101,32 @@ def test_a_state_that_the_first_batch_leaves_is_noticed_at_the_second(kind, exam
         assert mixup.state_dict() == before
 
 
+class Resetting(Stateful):
+    """The same, which begins anew where the number of examples changes."""
+
+    def forward(self, x):
+        if self.state is not None and len(self.state) != len(x):
+            self.state = None
+        return super().forward(x)
+
+
+def test_a_state_that_is_reset_for_another_number_of_examples_is_noticed_too():
+    x = torch.randn(8, 5, 3)
+    model = Resetting()
+    with ManifoldMixup(model, ["embed"], seed=0) as mixup:
+        mixup.wrap(nn.MSELoss())(model(x), torch.zeros(8, 2)).backward()
+        (proof,) = mixup.verify(x).layers
+        assert (proof.verdict, "Resetting.state of shape (8, 8)" in proof.reason) == (
+            "failed",
+            True,
+        )
+        with pytest.raises(ValueError, match="kept tensors of the batch before"):
+            model(x)
+    with ManifoldMixup(model, ["head"], seed=0) as mixup:  # after the state is read
+        for _ in range(2):
+            mixup.wrap(nn.MSELoss())(model(x), torch.zeros(8, 2)).backward()
+
+
 def test_what_is_left_and_never_read_costs_one_look(monkeypatch):
     from manifold_mixup._checks import Checks
 

@@ -61,6 +61,7 @@ class Checks:
         # Where the model kept tensors before the first batch; None once the second was looked at.
         self._kept: set[tuple[int, str]] | None = set()
         self._begun = False  # whether a batch was mixed
+        self._stateful = False  # whether what the model keeps may be read in this batch
 
     def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
         """Return whether this batch must be inspected before it is mixed.
@@ -84,7 +85,8 @@ class Checks:
             self._begun = True
             return False
         before, self._kept = self._kept, None
-        return before is not None and not self._places() <= before
+        self._stateful = before is not None and not self._places() <= before
+        return self._stateful
 
     def _places(self) -> set[tuple[int, str]]:
         """Return where the model keeps tensors."""
@@ -163,6 +165,8 @@ class Checks:
                 _require_proof(report, mask, table)
             if table.once or table.graphs or dim:
                 require_proven(report, graphs=table.graphs)
+        elif self._wanted and self._stateful:
+            require_proven(self._prove(layers, args, kwargs, mask), states=True)
         elif self._wanted and unusual:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
         self._attachment.padding.known |= mask is not None

@@ -78,7 +78,6 @@ class Stage:
         self.originals = {storage_of(tensor): names.get(id(tensor), "") for tensor in self.tensors}
         self.make: Callable[[Tensor], Tensor] = torch.clone
         self.stand_ins: dict[int, Tensor] = {}
-        self.versions: dict[int, int] = {}  # of the stand-ins, before a run
         self.fresh = False  # whether nothing has run since `cast`
         self.ran = False  # whether anything may have run since the snapshot
 
@@ -101,7 +100,6 @@ class Stage:
         self._set_up()
 
     def _set_up(self, *, unchanged: bool = False) -> None:
-        self.versions = {number: made._version for number, made in self.stand_ins.items()}
         self.snapshot.put(self.stand_ins, unchanged=unchanged)
         for module in self.modules:
             _make_eager(module)
@@ -114,16 +112,6 @@ class Stage:
         """Release the stand-ins."""
         self.stand_ins.clear()
         self.make = torch.clone  # the old function may refer to this stage
-
-    def rewritten(self) -> set[int]:
-        """Return the ids of all tensors except parameters that the latest run wrote or replaced."""
-        held = {id(tensor) for tensor in Snapshot(self.model).tensors()}
-        return {
-            number
-            for number, stand_in in self.stand_ins.items()
-            if number not in self.parameters
-            and (id(stand_in) not in held or stand_in._version != self.versions[number])
-        }
 
     def isolated(self, compute: Compute | None = None) -> "Isolated":
         """Return a mode in which no operator may use the user's own tensors; see `Isolated`."""

@@ -1,6 +1,6 @@
 """Name the tensors with a row for each example that a model keeps outside of its inputs."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from manifold_mixup._dry_run.stage import Stage
 from manifold_mixup._kept import attributes, tensors_in
@@ -16,11 +16,32 @@ def kept_states(stage: Stage, count: int) -> dict[int, str]:
     names = _names(stage.modules)
     found = {}
     for tensor in stage.tensors:
-        rows = is_continuous(tensor) and count in tensor.shape
+        made = stage.stand_ins[id(tensor)]
+        rows = is_continuous(tensor) and count in made.shape
         if rows and not isinstance(tensor, nn.Parameter):
-            name = names.get(id(stage.stand_ins[id(tensor)]), "")
+            name = names.get(id(made), "")
             found[id(tensor)] = name and f"{name} of shape {tuple(tensor.shape)}"
     return found
+
+
+def of_examples(stage: Stage, rows: int) -> set[int]:
+    """Return the ids of tensors in attributes, buffers apart, with a dimension of ``rows``.
+
+    They may be states of the examples of the last batch. Call it before `Stage.cast`.
+    """
+    return {
+        id(tensor)
+        for module in stage.modules
+        for value in vars(module).values()
+        for tensor in tensors_in(value)
+        if value is not module._buffers and value is not module._parameters
+        if is_continuous(tensor) and rows in tensor.shape
+    }
+
+
+def of_first(tensor: Tensor, rows: int, count: int) -> Tensor:
+    """Return what belongs to the first ``count`` of ``rows`` examples."""
+    return tensor.narrow(tensor.shape.index(rows), 0, min(count, rows)).clone()
 
 
 def _names(modules: list[nn.Module]) -> dict[int, str]:

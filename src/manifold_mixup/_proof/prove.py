@@ -35,7 +35,7 @@ from manifold_mixup._proof.factors import Products
 from manifold_mixup._proof.gradients import backward
 from manifold_mixup._proof.graphs import Graphs, draw_graphs
 from manifold_mixup._proof.influence import Influence
-from manifold_mixup._proof.kept import kept_states
+from manifold_mixup._proof.kept import kept_states, of_examples, of_first
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
@@ -110,6 +110,8 @@ def prove(
             how: Any = run, mask, outputs, lead
             given: Any = {"graphs": graphs, "ends": ends}
             large = large_parameters(stage.model)
+            rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
+            given["kept"] = rows, set() if graphs else of_examples(stage, rows)
             bench = prepare(
                 stage, args, kwargs, *how, **given, large=large, layer=next(iter(names), None)
             )
@@ -155,22 +157,31 @@ def prepare(
     *,
     graphs: bool = False,
     ends: bool = False,
+    kept: tuple[int, Collection[int]] = (0, ()),
     large: Collection[int] = (),
     layer: str | None = None,
 ) -> "Bench":
     """Set the model up and run it unmixed, in float64 or, failing that, in float32.
 
     The parameters ``large``, by id, are drawn thin if the model runs with such ones. Then a
-    ``layer`` may be tested at the same time.
+    ``layer`` may be tested at the same time. Of the tensors ``kept`` for as many examples, by id,
+    those of the examples of the proof are taken, if the model runs so.
     """
     _refuse_lazy(stage)
     if graphs and lead is not None:
         ways = _ways_with_graphs(stage.model, args, kwargs, lead)
     else:
         ways = _ways(stage.model, args, kwargs, mask, lead, ends=ends)
-    for dtype, draw in ways:
+    rows, states = kept
+    tries = product(ways, (states, ()) if states else ((),))
+    for (dtype, draw), cut in tries:
+
+        def make(tensor: Tensor, dtype: Any = dtype, cut: Any = cut) -> Tensor:
+            made = copied(tensor, dtype)
+            return of_first(made, rows, _ROWS) if id(tensor) in cut else made
+
         try:
-            return _calibrated(stage, draw, dtype, run, mask, outputs, large, layer)
+            return _calibrated(stage, draw, dtype, make, run, mask, outputs, large, layer)
         except (Inconclusive, NotTraceable):
             raise
         except Exception as failed:  # the model's code may not support this dtype
@@ -214,6 +225,7 @@ def _calibrated(
     stage: Stage,
     draw: Callable[..., Examples],
     dtype: torch.dtype,
+    copy: Callable[[Tensor], Tensor],
     run: RunModel,
     mask: str | None,
     outputs: Sequence[str] | None,
@@ -231,13 +243,13 @@ def _calibrated(
         with suppress(Exception):  # code that writes into parameters, for example, refuses them
             slim = thin([tensor for tensor in stage.tensors if id(tensor) in large], dtype)
             bench = bench_with(
-                lambda tensor: slim[id(tensor)] if id(tensor) in slim else copied(tensor, dtype)
+                lambda tensor: slim[id(tensor)] if id(tensor) in slim else copy(tensor)
             )
             bench.thin = True
             drop_gradients(stage.model)
             bench.calibrate(layer)
             return bench
-    bench = bench_with(lambda tensor: copied(tensor, dtype))
+    bench = bench_with(copy)
     try:
         bench.calibrate()
     except Inconclusive as error:
@@ -246,7 +258,7 @@ def _calibrated(
             raise
 
         def levelled(tensor: Tensor) -> Tensor:
-            made = copied(tensor, dtype)
+            made = copy(tensor)
             return level(made, count) if id(tensor) in kept else made
 
         # A state belongs to its example. If all have the same, their order does not matter.
@@ -255,7 +267,7 @@ def _calibrated(
             alike.calibrate()
         except Inconclusive:
             raise error from None
-        bench = bench_with(lambda tensor: copied(tensor, dtype))
+        bench = bench_with(copy)
         bench.take_over(alike, kept.values())
     return bench
 

@@ -71,16 +71,19 @@ def _numbers(proof: LayerProof) -> str:
     return f"{error}, {difference}{'; ' if proof.reason else ''}"
 
 
-def require_proven(report: Report, *, graphs: bool) -> None:
-    """Raise ValueError unless every layer is proven, where one batch alone shows the structure.
+def require_proven(report: Report, *, graphs: bool = False, states: bool = False) -> None:
+    """Raise ValueError unless every layer is proven, where the structure does not suffice.
 
     Args:
         report: the proof.
-        graphs: whether the examples are graphs; otherwise the model runs with one batch size only.
+        graphs: whether the examples are graphs.
+        states: whether the model kept tensors of an earlier batch. If neither, it runs with one
+            batch size only.
     """
     if not report.ok:
         once = "the model runs with one batch size only, so its"
         why = "the examples are graphs, so their" if graphs else once
+        why = "the model kept tensors of the batch before, so its" if states else why
         raise ValueError(
             f"{why} structure alone is not conclusive, and the numerical proof does not prove "
             f"every layer:\n{report}\n"

@@ -115,7 +115,8 @@ class _Mixing(TrainerCallback):  # type: ignore[misc] # of a type that is not re
     def _decoder_inputs(self, inputs: Any) -> dict[str, Any]:
         """Return what an encoder-decoder makes of the labels, which the Trainer takes away."""
         shift = getattr(without_adapters(self.trainer.model), _SHIFT, None)
-        if shift is None or "labels" not in inputs or _DECODED & set(inputs):
+        labels = isinstance(inputs.get("labels"), Tensor)
+        if shift is None or not labels or _DECODED & set(inputs):
             return {}
         return {"decoder_input_ids": shift(labels=inputs["labels"])}
 
