@@ -259,7 +259,7 @@ class Checks:
 
     def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
         attachment, rows = self._attachment, rows_of(table, layers)
-        if self._inspected:  # what an earlier batch showed stays true of the next of its kind
+        if self.state is CheckState.PASSED:  # what a batch showed stays true of others of its kind
             rows = {name: together(attachment.row(name), row) for name, row in rows.items()}
         else:
             attachment.lead, attachment.graphs = table.lead, table.graphs

@@ -198,15 +198,20 @@ def together(earlier: LayerRow | InputRow | None, row: LayerRow | InputRow) -> L
     """
     if earlier is None or type(earlier) is not type(row):
         return row
-    found: dict[str, Any] = {
-        name: tuple(dict.fromkeys((*getattr(earlier, name), *getattr(row, name))))
-        for name in ("readers", "carries", "ends")
-    }
+    found: dict[str, Any] = {}
+    for name in ("readers", "carries", "ends"):
+        both = (*getattr(earlier, name), *getattr(row, name))
+        found[name] = tuple({_place(one): one for one in both}.values())  # the later of each
     found["mask"] = row.mask or earlier.mask
     if isinstance(row, LayerRow) and isinstance(earlier, LayerRow):
         found["unmixed"] = tuple(path for path in row.unmixed if path in earlier.unmixed)
         found["mixed"] = tuple(dict.fromkeys((*earlier.mixed, *row.mixed)))
     return replace(row, **found)
+
+
+def _place(one: Reader | Carry | End) -> tuple[Any, ...]:
+    """Return what tells two of a kind apart, whatever their shapes are."""
+    return one.layer, one.path, getattr(one, "output", None), getattr(one, "source", None)
 
 
 def _grouped(carry: Carry) -> Carry:

@@ -1,6 +1,6 @@
 """MixedTarget: the mixed targets of a batch, their loss, soft labels and accuracy."""
 
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -14,19 +14,6 @@ from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_rows
 from manifold_mixup._target.shares import Shares
 from manifold_mixup._tree import leaves
-
-
-class Claimed(Protocol):
-    """The source of an output, which notes that its targets were mixed."""
-
-    def claim(self) -> None:
-        """Note it."""
-
-    def claim_for_now(self, by: object) -> None:
-        """Note it for somebody, who may take it back."""
-
-    def take_back(self, by: object) -> None:
-        """Take back what was noted for somebody."""
 
 
 class MixedTarget:
@@ -84,7 +71,7 @@ class MixedTarget:
     ) -> None:
         self.y = y
         self._plan = plan
-        self._source: Claimed | None = None
+        self._source: Any = None  # of the output that these targets belong to, in a forward pass
         self._rule = Rule(targets, with_target, with_output, whole, dense)
         self.batch_dim = batch_dim
         require_dimension(batch_dim)
@@ -97,7 +84,7 @@ class MixedTarget:
         self._into_loss()  # of one written by hand
         return self._plan
 
-    def claiming(self, source: Claimed) -> Self:
+    def claiming(self, source: Any) -> Self:
         """Let these targets claim their output, unless only their accuracy is asked for."""
         self._source, self._key = source, object()
         source.claim_for_now(self._key)
