@@ -24,7 +24,8 @@ TUNED = sorted((RESULTS / "ways").glob("*.json"))
 WAYS = [*TUNED, *sorted((RESULTS / "noise").glob("*.json"))]  # made by `compare`
 CANDIDATES = sorted((RESULTS / "candidates").glob("*.json"))  # made by `lab.candidates`
 LONGER = sorted((RESULTS / "longer").glob("*.json"))  # made by `train` and `evaluate`
-FILES = sorted(set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER})
+EVALUATED = RESULTS / "five" / "evaluations.json"  # made by `evaluate`, of several runs
+FILES = sorted(set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER, EVALUATED})
 
 
 def test_there_are_results():
@@ -143,3 +144,29 @@ def _number(column, run, when):
     for step in column.field.split("."):
         value = value[step]
     return value
+
+
+def test_the_table_of_five_seeds_has_the_means_of_its_evaluations():
+    """Each number of the page that is no difference, from the evaluations of the runs."""
+    page = (RESULTS / "README.md").read_text().partition("### Five seeds")[2]
+    runs = json.loads(EVALUATED.read_text())["runs"]
+    ways = ("no_mixup", "input_mixup", "manifold_mixup")
+    found: dict[tuple[str, str], list[dict]] = {}
+    for one in runs:
+        for test, rows in one["evaluation"].items():
+            (way,) = (way for way in ways if f"-{way}" in one["run"])
+            if test in ("clean", "calibration", "selective"):
+                found.setdefault((test, way), []).append(rows)
+    for test, row, key, digits, line in (
+        ("clean", 0, "error", 2, "error % ↓"),
+        ("clean", 0, "nll", 3, "NLL ↓"),
+        ("calibration", 1, "nll", 3, "NLL after temperature scaling ↓"),
+        ("calibration", 0, "ece", 2, "ECE % ↓"),
+        ("calibration", 1, "ece", 2, "ECE % after temperature scaling ↓"),
+        ("selective", 0, "aurc", 2, "area under risk and coverage % ↓"),
+    ):
+        cells = next(one for one in page.splitlines() if one.startswith(f"| {line} |")).split("|")
+        for way, cell in zip(ways, cells[2:], strict=False):
+            values = [rows[row][key] for rows in found[test, way]]
+            assert len(values) == 5
+            assert f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}" in cell
