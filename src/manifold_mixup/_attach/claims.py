@@ -174,11 +174,10 @@ class Outputs:
     def _is_claimed(self, leaf: Leaf) -> bool:
         if self.claimed or leaf.claimed:
             return True
-        held = list(self.for_now.values())
-        if any(nodes is None for nodes in held):
-            return True
-        numbers = {number for nodes in held for number in nodes or ()}
-        return any(self.leaves.get(number) is leaf for number in numbers)
+        return any(
+            nodes is None or any(self.leaves.get(number) is leaf for number in nodes)
+            for nodes in self.for_now.values()
+        )
 
     def require_claim(self, leaf: Leaf) -> None:
         """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""

@@ -150,8 +150,6 @@ class Source:
 
 _FEW = 16
 """Passes that are referred to before it is asked which are still in use."""
-
-
 _IN_VAIN = 2
 """Passes in a row that nothing seems to learn from, before it is warned of."""
 _LOOKS = 4
@@ -303,7 +301,7 @@ class Passes:
         if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
-        if parts and self.latest is not None:
+        if self.latest is not None and (parts or output is None):
             self.latest.unseen, self._unused = False, 0
         source = Source(parts, self, self.output_dim)
         if len(parts) > 1 and not all(mixes_alike(parts[0][0].plan, one.plan) for one, _ in parts):
@@ -315,8 +313,6 @@ class Passes:
             graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
             frozen = _OF_FROZEN if self.latest is not None and self.latest.unseen else _FOREIGN
             raise RuntimeError(frozen if graph else _DETACHED)
-        if self.latest is not None and output is None:
-            self.latest.unseen, self._unused = False, 0
         # An evaluation output does not come from the training pass before it.
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
         if self.latest is None or (self.latest.training and evaluated):
