@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
+from manifold_mixup._target import classes
 from states import randn
 
 BATCH, CLASSES = 6, 4
@@ -30,6 +31,12 @@ CRITERIA = {
     "weights, sum": nn.CrossEntropyLoss(weight=WEIGHT, reduction="sum"),
     "another ignored": nn.CrossEntropyLoss(ignore_index=1),
 }
+
+
+@pytest.fixture(params=[classes._SMALL, 0], ids=["small", "large"])
+def size(request, monkeypatch):
+    """Take the scores for small ones or for large ones: a λ for each row has a way for each."""
+    monkeypatch.setattr(classes, "_SMALL", request.param)
 
 
 class Softmaxes(TorchDispatchMode):
@@ -63,6 +70,7 @@ def by_hand(criterion, output, y, lam, perm):
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("y", [Y, IGNORED], ids=["all count", "some ignored"])
 @pytest.mark.parametrize("perm", [PERM, REPEATED], ids=["permutation", "repeated"])
+@pytest.mark.usefixtures("size")
 def test_it_is_the_loss_written_out(criterion, share, y, perm):
     criterion, lam = CRITERIA[criterion], SHARES[share]
     y = y.where(y != -100, criterion.ignore_index)
@@ -88,12 +96,28 @@ def test_there_is_one_log_softmax(criterion, share):
 
 
 @pytest.mark.parametrize("share", SHARES)
+@pytest.mark.usefixtures("size")
 def test_a_loss_that_does_not_count_may_be_infinite(share):
     lam, output = SHARES[share], torch.zeros(BATCH, CLASSES)
     row = int((Y[PERM] != Y).nonzero()[0])
     output[row, Y[PERM][row]] = -torch.inf  # the partner's class is impossible
     loss = MixedTarget(Y, MixPlan("a", lam, PERM)).loss(nn.CrossEntropyLoss(), output)
     assert loss.isfinite() == (lam.expand(BATCH)[row] == 1)
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.usefixtures("size")
+def test_a_class_that_no_row_may_have_changes_nothing(share):
+    scores = randn(BATCH, CLASSES)
+    ruled_out = torch.cat([scores, torch.full((BATCH, 1), -torch.inf)], 1)
+    plan = MixPlan("a", SHARES[share], PERM)
+    losses, gradients = [], []
+    for output in (scores.requires_grad_(), ruled_out.requires_grad_()):
+        losses.append(MixedTarget(Y, plan).loss(nn.CrossEntropyLoss(), output))
+        gradients.append(torch.autograd.grad(losses[-1], output)[0])
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1][:, :CLASSES], gradients[0])
+    assert not gradients[1][:, CLASSES].any()
 
 
 def hooked():

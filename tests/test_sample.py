@@ -3,12 +3,14 @@
 import itertools
 import math
 import random
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch._subclasses import FakeTensorMode
 
 from manifold_mixup import Cut, Interpolate, OneOf, _sample, sample_plan
 from manifold_mixup._sample import Stream, _beta_of, step_generator, symmetric_beta
@@ -139,6 +141,30 @@ def test_layer_lam_and_permutation_are_independent_also_of_earlier_steps(many, l
         assert stats.chi2_contingency(table).pvalue > 1e-3, (one, other)
 
 
+@pytest.fixture(scope="module")
+def many_each():
+    """λ of each of 8 examples ``(3000, 8)``, and their partners, of 3000 steps."""
+    plans = draws(2.0, steps=3000, per_sample=True)
+    return np.array([lam for _, lam, _ in plans]), np.array([perm for _, _, perm in plans])
+
+
+def test_lam_of_each_example_is_beta(many_each):
+    law = stats.beta(2, 2).cdf
+    assert stats.kstest(many_each[0].ravel(), law).pvalue > 0.01
+    for row in many_each[0].T:
+        assert stats.kstest(row, law).pvalue > 1e-3
+
+
+def test_lam_of_each_example_is_independent_of_the_others_and_of_the_partners(many_each):
+    lam, perm = many_each
+    bound = 4 / math.sqrt(len(lam))  # four standard deviations of a correlation
+    later, earlier = lam[1:], lam[:-1]
+    for one, other in ((lam, lam), (lam, perm), (later, earlier), (later, perm[:-1])):
+        correlations = np.corrcoef(one.T, other.T)[:8, 8:]
+        np.fill_diagonal(correlations, 0 if one is other else correlations.diagonal().copy())
+        assert np.abs(correlations).max() < bound
+
+
 def test_one_lam_for_the_batch_or_one_for_each():
     scalar = sample_plan(5, layers=LAYERS, alpha=1.0, generator=generator())
     each = sample_plan(5, layers=LAYERS, alpha=1.0, per_sample=True, generator=generator())
@@ -244,14 +270,17 @@ def test_drawing_for_a_gpu_waits_for_nothing(per_sample):
 # Streams
 
 
-def test_streams_are_never_shared(monkeypatch):
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_streams_are_never_shared(per_sample, monkeypatch):
     """Seed 0 on rank 1 is not seed 1 on rank 0, and digits of seed and rank cannot be confused."""
     numbers = [0, 1, 2, 10, 11, 111]
     seen = set()
     for seed, rank in itertools.product([*numbers, -1, 2**63, 2**64 - 1], numbers):
-        plans = draws(steps=3, seed=seed, rank=rank, monkeypatch=monkeypatch)
-        seen.update(str(plan) for plan in plans)
-    assert len(seen) == 9 * 6 * 3
+        options = {"seed": seed, "rank": rank, "per_sample": per_sample}
+        for _, lam, _ in draws(steps=3, **options, monkeypatch=monkeypatch):
+            seen.update(lam if per_sample else [lam])
+    # 54 streams of 3 steps. Two of some thousand float32 may be equal by chance.
+    assert len(seen) >= 54 * 3 * (8 if per_sample else 1) - per_sample
 
 
 def test_generators_meet_no_more_often_than_32_bits_must():
@@ -337,19 +366,55 @@ def test_every_rank_has_a_stream_of_its_own(monkeypatch):
     assert ranks[0] == draws(rank=0, monkeypatch=monkeypatch)
 
 
-def test_neither_batch_size_nor_earlier_batches_matter_to_later_steps():
-    whole = draws(steps=10)
-    plans = Stream(1.0, p=1.0, per_sample=False, seed=0)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_neither_batch_size_nor_earlier_batches_matter_to_later_steps(per_sample):
+    whole = draws(steps=10, per_sample=per_sample)
+    plans = Stream(1.0, p=1.0, per_sample=per_sample, seed=0)
     for step in range(10):
         plan = content(plans.draw(LAYERS, 8 if step == 9 else 1 + step, CPU))
     assert plan == whole[9]
 
 
-def test_a_stream_goes_on_from_its_step():
-    whole = draws(steps=10, p=0.7)
-    resumed = Stream(1.0, p=0.7, per_sample=False, seed=0)
-    resumed.step = 4
-    assert [content(resumed.draw(LAYERS, 8, CPU)) for _ in range(6)] == whole[4:]
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("batch", [8, 500, 1500])
+def test_a_stream_goes_on_from_its_step(per_sample, batch):
+    whole = draws(steps=10, p=0.7, per_sample=per_sample, batch=batch)
+    resumed = Stream(1.0, p=0.7, per_sample=per_sample, seed=0)
+    for step in (4, 4, 7, 0):  # a run may go back
+        resumed.step = step
+        rest = [content(resumed.draw(LAYERS, batch, CPU)) for _ in whole[step:]]
+        assert rest == whole[step:]
+
+
+def test_a_changed_lam_changes_no_other_draw():
+    whole = draws(steps=4, per_sample=True)
+    plans = Stream(1.0, p=1.0, per_sample=True, seed=0)
+    for _ in range(2):
+        plans.step = 0
+        for known in whole:
+            plan = plans.draw(LAYERS, 8, CPU)
+            assert content(plan) == known
+            plan.lam.zero_()
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, FakeTensorMode])
+def test_a_step_on_tensors_of_another_kind_shares_none_with_its_neighbours(around):
+    whole = draws(steps=4, per_sample=True)
+    plans = Stream(1.0, p=1.0, per_sample=True, seed=0)
+    for step in range(4):
+        with around() if step % 2 == 0 else nullcontext():
+            lam = plans.draw(LAYERS, 8, CPU).lam
+            kind = type(lam), lam.is_inference()
+            assert kind == (type(torch.ones(())), torch.ones(()).is_inference())
+        if around is not FakeTensorMode or step % 2:
+            assert lam.tolist() == whole[step][1]
+
+
+def test_many_ways_and_batch_sizes_keep_few_draws():
+    plans = Stream(lambda step: 1 + step / 100, p=1.0, per_sample=True, seed=0)
+    for step in range(60):
+        plans.draw(LAYERS, 8 + step % 3, CPU)
+    assert len(plans._ahead._drawn) <= 8
 
 
 def test_p_is_the_share_of_mixed_batches():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def _private(name: str, module: Any) -> Callable[[], Any]:
+def _private(name: str, module: Any) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if found is None:
         raise ImportError(
@@ -36,12 +36,19 @@ compiler: Callable[[], Any] = _private("get_eval_frame_callback", torch._C._dyna
 """Return what compiles the frames that run now; None outside of compiled functions."""
 is_tracing: Callable[[], bool] = _private("_is_tracing", torch._C)
 """Return whether `torch.jit.trace` records what runs."""
+_mode = _private("_get_dispatch_mode", torch._C)
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 _running_task = _private("_current_graph_task_id", torch._C)
 
 
 def in_forward_mode() -> bool:
     """Return whether forward-mode differentiation is on, as in `torch.func.jvp`."""
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
+
+
+def fake_mode() -> Any:
+    """Return the mode in which tensors without values are made, or None."""
+    return _mode(_FAKE)
 
 
 def number_of(tensor: Tensor) -> int:

@@ -73,7 +73,7 @@ def mix_back(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     back = torch.empty_like(grad).index_copy_(0, perm, grad)
     if not own.ndim:
         return back.lerp_(grad, own)
-    given = torch.empty_like(own).index_copy_(0, perm, 1 - own)
+    given = own.index_copy(0, perm, 1 - own)
     return back.mul_(over_rows(given, grad)).addcmul_(grad, over_rows(own, grad))
 
 

@@ -1,7 +1,7 @@
 """MixPlan: what one forward pass mixes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -184,9 +184,20 @@ def unchecked(
 ) -> MixPlan:
     """Build a plan from valid parts without checks, which would read values from a device."""
     plan = object.__new__(MixPlan)
-    parts: dict[str, Any] = {"layer": layer, "lam": lam, "perm": perm, "repeats": repeats}
-    parts |= {"weight": weight, "label": label, "noise": noise, "box": box}
-    for name, value in parts.items():  # PyTorch 2.10 cannot trace an update of the attributes
+    parts = {
+        "layer": layer,
+        "lam": lam,
+        "perm": perm,
+        "weight": weight,
+        "label": label,
+        "noise": noise,
+        "repeats": repeats,
+        "box": box,
+    }
+    if not torch.compiler.is_compiling():
+        object.__setattr__(plan, "__dict__", parts)
+        return plan
+    for name, value in parts.items():  # the compiler traces no other way
         object.__setattr__(plan, name, value)
     return plan
 

@@ -5,6 +5,7 @@ import math
 import operator
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, SupportsIndex
 
@@ -118,12 +119,19 @@ class Draws:
 
     Args:
         numbers: three uniform numbers, for the layer and for one λ of the batch.
-        generator: for everything else, λ of each example included.
+        generator: for everything else.
+        each: draws a λ for each example, from α and their number; None takes the generator.
     """
 
-    def __init__(self, numbers: Sequence[float], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        numbers: Sequence[float],
+        generator: torch.Generator,
+        each: Callable[[float, int], Tensor] | None = None,
+    ) -> None:
         self.numbers = numbers
         self.generator = generator
+        self.each = each
 
     def layer(self, layers: Sequence[str]) -> str:
         """Draw one of the layers."""
@@ -139,6 +147,8 @@ class Draws:
         """
         alpha = alpha if own is None else own
         if batch is not None:
+            if self.each is not None:
+                return self.each(alpha, batch)
             return symmetric_beta(alpha, batch, self.generator).float()
         value = _beta_of(alpha, *self.numbers[1:])
         return torch.scalar_tensor(value, dtype=torch.float32, device="cpu")
@@ -395,6 +405,10 @@ class Stream:
         self.step = 0
         self.version = VERSION
         self._generator = torch.Generator("cpu")
+        if per_sample:
+            from manifold_mixup._ahead import Ahead  # few need it, and an import takes time
+
+            self._ahead = Ahead(symmetric_beta)
 
     def draw(
         self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
@@ -442,7 +456,8 @@ class Stream:
             return _uniform(generator), FirstDraws(generator)
         seed, gate, *numbers = _hashed(*place)
         self._generator.manual_seed(seed)
-        return gate, Draws(numbers, self._generator)
+        each = partial(self._ahead.lam, place) if self.per_sample else None
+        return gate, Draws(numbers, self._generator, each)
 
 
 def _uniforms(count: int, generator: torch.Generator) -> list[float]:
