@@ -6,6 +6,7 @@ plan; nothing is drawn ahead.
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ def measure(seconds: float) -> Iterator[tuple[int, list[Timing]]]:
             PLAIN: steps.plain(_mlp(width)),
             FORMULA: formula(_mlp(width)),
             "the same once more": formula(_mlp(width)),
+            "the same, λ each": formula(_mlp(width), each=True),
             "**`ManifoldMixup`**": steps.ours(_mlp(width), LAYERS),
             "**`ManifoldMixup`**, λ each": steps.ours(_mlp(width), LAYERS, per_sample=True),
             "torchvision `v2.MixUp`, input only": _torchvision(_mlp(width)),
@@ -53,13 +55,20 @@ def _mlp(width: int) -> Task:
     return Task(nn.Sequential(*hidden, nn.Linear(width, CLASSES)), x, LAYERS)
 
 
-def formula(task: Task) -> steps.Step:
-    """Return a step with the formula written out, as most repositories do."""
+def formula(task: Task, *, each: bool = False) -> steps.Step:
+    """Return a step with the formula written out, as most repositories do.
+
+    Args:
+        task: the task.
+        each: whether each example has its λ.
+    """
     draw = np.random.default_rng(0)
-    layer, lam, perm = 0, 1.0, torch.arange(BATCH)
+    layer, perm = 0, torch.arange(BATCH)
+    lam: Any = 1.0
 
     def mixed(x: Tensor) -> Tensor:
-        return lam * x + (1 - lam) * x[perm]
+        own = lam[:, None] if each else lam
+        return own * x + (1 - own) * x[perm]
 
     def mixing_at(number: int) -> Callable[..., Tensor | None]:
         return lambda _, __, state: mixed(state) if layer == number else None
@@ -69,11 +78,15 @@ def formula(task: Task) -> steps.Step:
 
     def step() -> None:
         nonlocal layer, lam, perm
-        layer, lam = draw.integers(len(LAYERS)), draw.beta(ALPHA, ALPHA)
+        layer, lam = draw.integers(len(LAYERS)), draw.beta(ALPHA, ALPHA, BATCH if each else None)
+        lam = torch.from_numpy(lam.astype(np.float32)) if each else lam
         perm = torch.from_numpy(draw.permutation(BATCH))
         output = task.model(mixed(task.x) if layer == 0 else task.x)
-        own, partner = cross_entropy(output, task.y), cross_entropy(output, task.y[perm])
-        task.descend(lam * own + (1 - lam) * partner)
+        reduction = "none" if each else "mean"
+        own = cross_entropy(output, task.y, reduction=reduction)
+        partner = cross_entropy(output, task.y[perm], reduction=reduction)
+        loss = lam * own + (1 - lam) * partner
+        task.descend(loss.mean() if each else loss)
 
     return step
 
