@@ -222,6 +222,15 @@ def test_a_line_for_each_epoch_in_a_file(plain):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
+def test_an_epoch_that_was_not_evaluated_shows_its_loss_alone(plain, terminal):
+    epoch = Epoch(2, 0.25, math.nan, math.nan)
+    shown = told(plain, terminal=terminal, do=lambda live: live.epoch(plain, epoch))
+    assert "loss 0.250" in shown
+    assert "nan" not in shown
+    assert "error" not in shown
+
+
+@pytest.mark.parametrize("terminal", [False, True])
 def test_where_a_run_goes_on(plain, terminal):
     within = told(plain, terminal=terminal, do=lambda live: live.start(plain, Start(2, 5, 8)))
     assert "no mixup, seed 0: resumed in epoch 2 of 3, after 5 of 8 steps" in within

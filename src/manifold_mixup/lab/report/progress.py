@@ -100,15 +100,24 @@ class Live:
     def epoch(self, run: Recipe, epoch: Epoch) -> None:
         """Show the metrics of an epoch of a run."""
         self.step(run, epoch.epoch)
-        of = "validation" if self._held_out or run.validation else "test"
-        error = f"RMSE {epoch.error:.4g}" if run.regression else f"error {epoch.error:.1f} %"
-        self.note(run, f"loss {_short(epoch.train_loss)}, {of} {error}")
+        loss = _short(epoch.train_loss)
+        self.note(run, f"loss {loss}{self._measured(run, epoch, short=True)}")
         if self._lines and self._told(run, epoch):
-            more = f"error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
+            measured = self._measured(run, epoch, short=False)
             self._say(
-                f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss "
-                f"{_short(epoch.train_loss)}, {of} {error if run.regression else more}"
+                f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss {loss}{measured}"
             )
+
+    def _measured(self, run: Recipe, epoch: Epoch, *, short: bool) -> str:
+        """Return the scores of an epoch after a comma, or nothing if it was not evaluated."""
+        if math.isnan(epoch.error):
+            return ""
+        of = "validation" if self._held_out or run.validation else "test"
+        if run.regression:
+            return f", {of} RMSE {epoch.error:.4g}"
+        if short:
+            return f", {of} error {epoch.error:.1f} %"
+        return f", {of} error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
 
     def _told(self, run: Recipe, epoch: Epoch) -> bool:
         """Return whether an epoch has a line."""
