@@ -35,6 +35,7 @@ class Grids:
     def __init__(self, blend: Blend) -> None:
         self.blend = blend
         self.faults: dict[str, str] = {}
+        self._too_small: set[str] = set()  # those whose only fault is the size of a block
         self._places: dict[str, dict[str, Place]] = {}
         self._carried: dict[str, dict[Carry, Place]] = {}
 
@@ -59,6 +60,7 @@ class Grids:
     def record_row(self, layer: str, row: LayerRow | InputRow) -> None:
         """Store where the tensors that are mixed at a layer hold positions."""
         self.faults.pop(layer, None)
+        self._too_small.discard(layer)
         own, carried = self._own(layer, row), _of_carries(row)
         fault = _fault_of_row(row) or _fault_of(own) or _fault_of_batch(row, own)
         axes = {positions.axes for positions, _ in own.values() if positions}
@@ -108,8 +110,9 @@ class Grids:
             if isinstance(way, PatchUp) and way.block > min(grid):
                 self.faults[layer] = (
                     f"it has sides of {' × '.join(map(str, grid))} positions, fewer than the block "
-                    f"of {way.block}, which must be smaller"
+                    f"of {way.block}"
                 )
+                self._too_small.add(layer)
 
     def fitting(self, rows: Mapping[str, LayerRow | InputRow]) -> tuple[str, ...]:
         """Return those of some layers that can be mixed by the ways.
@@ -171,11 +174,14 @@ class Grids:
     def _refusal(self, bad: Mapping[str, str]) -> str:
         found = [way for name in bad for way in self._ways(name) if has_positions(way)]
         ways = " or ".join(dict.fromkeys(type(way).__name__ for way in found))
-        return (
-            f"{ways} cannot be used at {'; '.join(f'{name!r}: {why}' for name, why in bad.items())}"
-            f". Choose layers with positions, or name the dimensions that are positions in "
+        way_out = (
+            f"Choose layers with positions, or name the dimensions that are positions in "
             f"{ways}(dims=...), as (2, 3) for (batch, channels, height, width)."
         )
+        if bad.keys() <= self._too_small:
+            way_out = f"Choose other layers, or a smaller odd block: {ways}(block=...)."
+        listed = "; ".join(f"{name!r}: {why}" for name, why in bad.items())
+        return f"{ways} cannot be used at {listed}. {way_out}"
 
 
 _Known = tuple[Positions | None, tuple[int, ...]]

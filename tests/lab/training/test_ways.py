@@ -164,7 +164,7 @@ def test_c_mixup_on_the_command_line(npz, capsys):
 
 
 def test_a_block_larger_than_a_layer_is_refused_before_training(task):
-    with pytest.raises(ValueError, match="fewer than the block of 7"):
+    with pytest.raises(ValueError, match=r"block of 7\. Choose other layers, or a smaller"):
         check(named("patchup-soft", task, model="cnn"), task)
 
 
