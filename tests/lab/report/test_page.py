@@ -14,6 +14,7 @@ import tyro
 from manifold_mixup.lab import cli, paper
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.commands import train as train_command
+from manifold_mixup.lab.data import arrays
 from manifold_mixup.lab.evaluate import Settings
 from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_seen, spread
 from manifold_mixup.lab.recipes.recipe import Recipe
@@ -104,6 +105,18 @@ def test_the_power_of_the_seeds_stands_below_the_comparison(place, shown):
     assert f"<td>{smallest_seen(paired_difference(mixed, plain)):.3f}</td>" in power
     assert "no mixup</th>" not in power
     assert "four of five such reports would show a true difference" in part
+
+
+def test_runs_on_other_examples_of_the_same_name_are_not_averaged(task, plain, tmp_path):
+    run = replace(plain, epochs=1)
+    train(run, task, folder=tmp_path / "a")
+    train(replace(run, seed=1), replace(task, x_test=task.x_test + 1), folder=tmp_path / "b")
+    with pytest.raises(ValueError, match=r"a and .*b both name the data .*their examples differ"):
+        gather([tmp_path])
+    assert len(gather([tmp_path / "a"]).items) == 1
+    part = arrays.take(task, 20)  # another subset, as its recipe says
+    train(replace(run, examples=20), part, folder=tmp_path / "a" / "part")
+    assert len(gather([tmp_path / "a"]).items) == 2
 
 
 def test_one_seed_has_no_power(task, plain, tmp_path):

@@ -14,7 +14,7 @@ from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.recipe import WAY, Recipe
-from manifold_mixup.lab.runs.folder import RECIPE, RESULT, finished
+from manifold_mixup.lab.runs.folder import RECIPE, RESULT, data_fingerprint, finished
 from manifold_mixup.lab.runs.result import Result
 
 COLUMNS = (
@@ -78,7 +78,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
     Raises:
         FileNotFoundError: a folder does not exist, or there is no finished run.
-        ValueError: the runs have different data, or a file is damaged.
+        ValueError: the runs have different data or examples, or a file is damaged.
     """
     folders = list(dict.fromkeys(folder for place in places for folder in _folders(place)))
     done = [folder for folder in folders if (folder / RESULT).exists()]
@@ -88,6 +88,7 @@ def gather(places: Sequence[Path]) -> Gathered:
             f"{RESULT}, written by manifold-mixup train, compare or reproduce."
         )
     items, spirals = _apart_from_spirals([_item(folder) for folder in done])
+    _require_same_examples(items)
     items = _without_draws(items)
     _require_one_data_set(items)
     _require_classes(items)
@@ -176,6 +177,25 @@ def _require_one_data_set(items: Iterable[Item]) -> None:
             f"the runs have different data: {listed}. Make one report per data set, from the "
             f"folders of its runs."
         )
+
+
+def _require_same_examples(items: Iterable[Item]) -> None:
+    """Raise a `ValueError` if runs that name the same data and subset had other examples.
+
+    Only runs of one machine are compared, since processors round generated data differently.
+    """
+    first: dict[tuple[Any, ...], Item] = {}
+    for item in items:
+        run, machine = item.result.run, item.origin["machine"] or {}
+        subset = (run.data, run.examples, run.per_class, run.imbalance, run.ict_weight > 0)
+        other = first.setdefault((*subset, machine.get("cpu")), item)
+        if data_fingerprint(item.folder) != data_fingerprint(other.folder):
+            raise ValueError(
+                f"the runs in {other.folder} and {item.folder} both name the data {run.data!r}, "
+                f"but their examples differ: the file was changed between them, or a search by "
+                f"manifold-mixup tune held out others for each seed. Give folders of runs on the "
+                f"same examples."
+            )
 
 
 def _require_classes(items: Iterable[Item]) -> None:
