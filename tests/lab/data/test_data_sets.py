@@ -264,6 +264,26 @@ def test_malformed_folders_are_described(tmp_path):
         datasets.load(str(tmp_path / "b"), root=tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_more_than_eight_bits_are_refused_not_cut_off(tmp_path, mode):
+    write_folder(tmp_path / "a")
+    deep = np.full((8, 8), 300).astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+    Image.fromarray(deep).save(tmp_path / "a" / "train" / "dog" / "deep.tif")
+    with pytest.raises(ValueError, match=rf"deep\.tif has pixels of more .*mode {mode}\)\. Scale"):
+        datasets.load(str(tmp_path / "a"), root=tmp_path)
+
+
+def test_other_kinds_of_files_are_passed_over_but_no_image(tmp_path):
+    write_folder(tmp_path / "a")
+    (tmp_path / "a" / "train" / "dog" / "notes.txt").write_text("three dogs")
+    assert len(datasets.load(str(tmp_path / "a"), root=tmp_path).x) == 6
+    (tmp_path / "a" / "train" / "dog" / "0.png").rename(tmp_path / "a" / "train" / "dog" / "0.gif")
+    with pytest.raises(
+        ValueError, match=r"0\.gif is an image of a format that is not read \(image"
+    ):
+        datasets.load(str(tmp_path / "a"), root=tmp_path)
+
+
 # Other libraries' data sets
 
 

@@ -1,5 +1,6 @@
 """Images in folders: ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``)."""
 
+import mimetypes
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from manifold_mixup.lab.data.arrays import PIXELS, Data
@@ -20,7 +23,8 @@ def load(path: Path, *, tested: str = "") -> Data:
         tested: the folder to read as the test set; by default ``test``, or else ``val``.
 
     Raises:
-        ValueError: a part is missing, the classes differ, or the images differ in size.
+        ValueError: a part is missing, the classes differ, the images differ in size, or an image
+            has another format or more than eight bits per channel.
         OSError: an image cannot be read.
     """
     names = (tested,) if tested else ("test", "val")
@@ -56,31 +60,61 @@ def _part(path: Path) -> tuple[Tensor, Tensor, list[str]]:
     except FileNotFoundError as error:
         raise ValueError(f"{path} has no images in class folders ({error}).") from error
     names = [name for name, _ in found.samples]
+    _require_all_read(path, names)
     x, y = stack(map(partial(_image, found), range(len(found))), names)
     return x, y, list(found.classes)
 
 
 def _image(found: Any, index: int) -> Any:
     """Read an image; the error for a damaged image names its file."""
+    name, label = found.samples[index]
     try:
-        image, label = found[index]
-        return image.convert("RGB"), label
+        with Image.open(name) as image:
+            image.load()
+            return image, label
     except Exception as error:  # formats raise different errors: OSError, SyntaxError, ValueError
         raise OSError(
-            f"{found.samples[index][0]} cannot be read as an image ({error}). Replace the file, or "
+            f"{name} cannot be read as an image ({error}). Replace the file, or "
             f"remove it from the folder."
         ) from error
+
+
+def _require_all_read(path: Path, names: Sequence[str]) -> None:
+    """Raise a `ValueError` if images, by the ends of their names, were passed over."""
+    read = set(names)
+    for file in sorted(path.glob("*/**/*")):
+        kind = mimetypes.guess_type(file.name)[0] or ""
+        if kind.startswith("image/") and file.is_file() and str(file) not in read:
+            raise ValueError(
+                f"{file} is an image of a format that is not read ({kind}). Convert it, to PNG for "
+                f"example, or remove it from the folder."
+            )
+
+
+def _colours(name: str, image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image in colour, ``(height, width, 3)``.
+
+    Raises:
+        ValueError: it has more than eight bits per channel, which Pillow would cut off at 255.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{name} has pixels of more than eight bits (Pillow's mode {image.mode}). Scale them "
+            f"to 0 to 255 and save the image with eight bits, or give an .npz file of floating "
+            f"point numbers."
+        )
+    return np.asarray(image.convert("RGB"))
 
 
 def stack(examples: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Stack images and labels into tensors.
 
     Raises:
-        ValueError: the images differ in size.
+        ValueError: the images differ in size, or one has more than eight bits per channel.
     """
     pixels, labels = [], []
     for name, (image, label) in zip(names, examples, strict=True):
-        pixels.append(np.asarray(image.convert("RGB")))
+        pixels.append(_colours(name, image))
         labels.append(int(label))
         if pixels[-1].shape != pixels[0].shape:
             raise ValueError(
