@@ -248,6 +248,9 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mnist1d, "MORE", 200)
     small(npz, "--out", tmp_path / "one")
     capsys.readouterr()
+    pixels = tmp_path / "pixels.npz"
+    x, y = np.full((4, 6), 9, np.uint8), np.arange(4) % 2
+    np.savez(pixels, x_train=x, y_train=y, x_test=x, y_test=y)
     cases = {
         (tmp_path,): "is not the folder of a run",
         (tmp_path / "one", "--battery", "cleen"): "no part 'cleen'. Did you mean 'clean'?",
@@ -261,6 +264,7 @@ def test_bad_input_to_evaluate(npz, tmp_path, capsys, monkeypatch):
             "--unknown",
             "mnist-1d",
         ): "have shape (40,), but those of blobs have (6,)",
+        (tmp_path / "one", "--unknown", pixels): "pixels has inputs from 0 to 1, but blobs has",
         (tmp_path / "one", "--tested", 0): "--tested is 0. Expected 1 or more.",
         (tmp_path / "one", "--attacked", 0): "--attacked is 0. Expected 1 or more.",
         (tmp_path / "one", "--restarts", 0): "restarts is 0. Expected 1 or more.",

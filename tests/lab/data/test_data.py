@@ -2,6 +2,7 @@
 
 import gzip
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mnist1d.data import get_dataset_args, make_dataset
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import idx, mnist1d
+from manifold_mixup.lab.data.arrays import in_units_of
 from manifold_mixup.lab.models.standardize import Standardize
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -204,6 +206,35 @@ def test_bytes_are_pixels(tmp_path, shape):
         assert torch.equal(task.x[4, 2], torch.from_numpy(pixels[4, :, :, 2]))
 
 
+@pytest.mark.parametrize("shape", [(5,), (6, 7)])
+def test_inputs_of_another_file_are_taken_in_the_units_of_the_first(tmp_path, shape):
+    generator = np.random.default_rng(0)
+    x, far = generator.normal(3, 2, size=(2, 30, *shape)) + np.array([0, 50]).reshape(
+        2, *[1] * (1 + len(shape))
+    )
+    data = load_npz(tmp_path, x_train=x, x_test=x[:9])
+    other = load_npz(tmp_path, x_train=far, x_test=far[:9])
+    axis = 0 if len(shape) == 1 else None
+    expected = (far[:9] - x.mean(axis)) / x.std(axis)
+    found = in_units_of(data, other)
+    assert found.dtype == torch.float32
+    assert found.flatten().tolist() == pytest.approx(expected.ravel().tolist(), rel=1e-4)
+    assert found.mean() > 20
+    assert torch.equal(in_units_of(data, data), data.x_test)
+    raw = replace(data, x_test=torch.from_numpy(x[:9]).float(), standardised=None)
+    assert in_units_of(raw, other).flatten().tolist() == pytest.approx(far[:9].ravel().tolist())
+
+
+def test_pixels_and_other_inputs_have_no_units_in_common(tmp_path):
+    pixels = np.random.default_rng(0).random((30, 6, 7))
+    images = load_npz(tmp_path, x_train=pixels, x_test=pixels[:9])
+    other = load_npz(tmp_path, x_train=255 * pixels, x_test=255 * pixels[:9])
+    assert in_units_of(images, images) is images.x_test
+    for one, two in ((images, other), (other, images)):
+        with pytest.raises(ValueError, match=r"task has inputs .*Images are pixels if they are"):
+            in_units_of(one, two)
+
+
 def test_labels_may_be_a_column(tmp_path):
     assert load_npz(tmp_path, y_train=np.arange(30)[:, None] % 3).y.shape == (30,)
 
@@ -243,7 +274,7 @@ MALFORMED = {
     ),
     "text as targets": (
         {"y_test": np.array(["a"] * 9)},
-        r"y_test in task\.npz has type <U1\. Expected integers for classes, or floating point",
+        r"y_test in task\.npz has type <U1\. Expected integers for classes, or .* np\.unique",
     ),
     "complex targets": (
         {"y_test": np.zeros(9, complex)},
@@ -277,6 +308,34 @@ MALFORMED = {
         {"y_train": np.arange(30) % 3 * 1000},
         r"has 3 classes from 0 to 2000\. Expected two or more classes, numbered from 0",
     ),
+    "labels from 1": (
+        {"y_train": 1 + np.arange(30) % 3, "y_test": 1 + np.arange(9) % 3},
+        r"has 3 classes from 1 to 3\. Expected .* numbered from 0 without gaps\. np\.unique\(",
+    ),
+    "one label per class": (
+        {"y_train": np.eye(3)[np.arange(30) % 3]},
+        r"y_train in task\.npz has shape \(30, 3\), 3 targets per row\. Expected .*argmax\(1\)",
+    ),
+    "objects as labels": (
+        {"y_train": np.array(["a", "b"] * 15, dtype=object)},
+        r"y_train in task\.npz contains Python objects, .* np\.unique\(",
+    ),
+    "no test examples": (
+        {"x_test": np.ones((0, 5)), "y_test": np.zeros(0, int)},
+        r"x_test in task\.npz has no rows: its shape is \(0, 5\)",
+    ),
+    "bytes and other integers": (
+        {"x_train": np.full((30, 6, 7), 9, np.uint8), "x_test": np.full((9, 6, 7), 9, np.uint16)},
+        r"x_train in task\.npz has type uint8, but x_test has uint16\. Expected uint8 in both",
+    ),
+    "pixels only in training": (
+        {"x_train": np.ones((30, 6, 7)), "x_test": np.full((9, 6, 7), 255.0)},
+        r"x_train in task\.npz have values from 1 to 1, but those of x_test from 255 to 255",
+    ),
+    "pixels only in the test": (
+        {"x_train": np.full((30, 6, 7), 255.0), "x_test": np.ones((9, 6, 7))},
+        r"x_train in task\.npz have values from 255 to 255, but those of x_test from 1 to 1",
+    ),
     "NaN": (
         {"x_test": np.where(np.arange(45).reshape(9, 5) == 13, np.nan, 1.0)},
         r"x_test in task\.npz contains NaN or infinity, first in row 2",
@@ -295,7 +354,7 @@ MALFORMED = {
     ),
     "objects": (
         {"x_train": np.array([None] * 30, dtype=object)},
-        r"task\.npz cannot be read: Object arrays cannot be loaded",
+        r"x_train in task\.npz contains Python objects, .*Expected an array of numbers\.",
     ),
 }
 
@@ -327,7 +386,7 @@ def test_a_damaged_archive_is_described(tmp_path):
     content = bytearray((tmp_path / "task.npz").read_bytes())
     content[300:400] = bytes(100)
     (tmp_path / "task.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"task\.npz cannot be read: "):
+    with pytest.raises(ValueError, match=r"in task\.npz cannot be read: "):
         datasets.load(str(tmp_path / "task.npz"), root=tmp_path)
 
 

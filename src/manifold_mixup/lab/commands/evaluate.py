@@ -11,6 +11,7 @@ from rich.progress import Progress
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.data import Data, shifted
+from manifold_mixup.lab.data.arrays import in_units_of
 from manifold_mixup.lab.evaluate import OF_LOGITS, Budget, Reliability, Settings, battery_of, unfit
 from manifold_mixup.lab.report.battery_table import battery_table, notes
 from manifold_mixup.lab.runs import files, outputs
@@ -192,7 +193,7 @@ def _images(name: str, data: Data, options: Options) -> Any:
             f"inputs of {other.name} have shape {tuple(other.x_test.shape[1:])}, but those of "
             f"{data.name} have {tuple(data.x_test.shape[1:])}. --unknown needs the same shape."
         )
-    return _cut(other, options).x_test
+    return in_units_of(data, _cut(other, options))
 
 
 def _cut(data: Data, options: Options) -> Data:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -28,6 +30,9 @@ class Data:
             ``None`` to compute it from the training inputs.
         std: the standard deviation that they divide by, likewise.
         unlabelled: further training inputs, like ``x``, for training without their labels.
+        standardised: the mean that was subtracted from the inputs as they were read, and the
+            deviation that they were divided by, arrays that broadcast to one input; ``None`` if
+            inputs were not standardised.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     unlabelled: Tensor | None = None
+    standardised: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @property
     def regression(self) -> bool:
@@ -94,6 +100,37 @@ def arguments(x: Tensor) -> tuple[Tensor, ...]:
     mask = x != PADDING
     longest = int(mask.sum(1).max())
     return x[:, :longest], mask[:, :longest]
+
+
+def in_units_of(data: Data, other: Data) -> Tensor:
+    """Return the test inputs of ``other`` in the units of the inputs of ``data``.
+
+    Inputs that were standardised when they were read, each file by itself, would otherwise all have
+    the same mean and deviation.
+
+    Raises:
+        ValueError: only one of the two has bounds, as pixels have.
+    """
+    if data.bounds != other.bounds:
+        raise ValueError(
+            f"{other.name} has {_units(other)}, but {data.name} has {_units(data)}. Expected the "
+            f"same. Images are pixels if they are uint8, or floating point numbers from 0 to 1."
+        )
+    x = other.x_test.double().numpy()
+    if other.standardised is not None:
+        mean, std = other.standardised
+        x = x * std + mean
+    if data.standardised is not None:
+        mean, std = data.standardised
+        x = (x - mean) / std
+    changed = data.standardised is not None or other.standardised is not None
+    return torch.from_numpy(x).float() if changed else other.x_test
+
+
+def _units(data: Data) -> str:
+    if data.bounds is None:
+        return "inputs without bounds"
+    return "inputs from {:g} to {:g}".format(*data.bounds)
 
 
 def take(data: Data, count: int, *, seed: int = 0, unlabelled: bool = False) -> Data:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from manifold_mixup.lab.data.arrays import PIXELS, Data
 
+# The labels of all parts together, so that a class has the same number in each.
+_NAMES = " np.unique(labels, return_inverse=True)[1] of the labels of all parts numbers classes."
+
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 Array = NDArray[Any]
@@ -96,10 +99,7 @@ def _read(path: Path, tested: str) -> dict[str, Array]:
                 f"{path.name} has no {' and no '.join(missing)}; "
                 f"it has {', '.join(file.files) or 'nothing'}. Expected {', '.join(keys)}."
             )
-        try:
-            arrays = {key: file[key] for key in keys}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path.name} cannot be read: {error}") from error
+        arrays = {key: _array(path, file, key) for key in keys}
     for part in ("train", tested):
         labels = arrays[f"y_{part}"]
         if labels.ndim == 2 and labels.shape[1] == 1:
@@ -107,9 +107,23 @@ def _read(path: Path, tested: str) -> dict[str, Array]:
     return arrays
 
 
+def _array(path: Path, file: Any, key: str) -> Array:
+    try:
+        return np.asarray(file[key])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if "Object arrays" in str(error):
+            raise ValueError(
+                f"{key} in {path.name} contains Python objects, which are not read, since that "
+                f"could run code. Expected an array of numbers.{_NAMES if key[0] == 'y' else ''}"
+            ) from error
+        raise ValueError(f"{key} in {path.name} cannot be read: {error}") from error
+
+
 def _check_inputs(path: Path, key: str, x: Array) -> None:
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{key} in {path.name} has type {x.dtype}. Expected numbers.")
+    if x.ndim in (2, 3, 4) and not len(x):
+        raise ValueError(f"{key} in {path.name} has no rows: its shape is {x.shape}.")
     if x.ndim not in (2, 3, 4) or x.size == 0:
         raise ValueError(
             f"{key} in {path.name} has shape {x.shape}. Expected (n, features), "
@@ -125,7 +139,13 @@ def _check_targets(path: Path, key: str, y: Array, *, count: int) -> None:
     if y.dtype.kind not in "iuf":
         raise ValueError(
             f"{key} in {path.name} has type {y.dtype}. Expected integers for classes, or floating "
-            f"point numbers for a regression."
+            f"point numbers for a regression.{_NAMES if y.dtype.kind in 'USb' else ''}"
+        )
+    if y.ndim == 2 and len(y) == count:
+        raise ValueError(
+            f"{key} in {path.name} has shape {y.shape}, {y.shape[1]} targets per row. Expected one "
+            f"per row, ({count},). For classes, {key}.argmax(1) makes one label of a row in which "
+            f"one place is greatest."
         )
     if y.ndim != 1 or len(y) != count:
         raise ValueError(
@@ -155,11 +175,29 @@ def _check_same_form(path: Path, arrays: dict[str, Array], tested: str) -> None:
             f"those of x_{tested} are {x_test.dtype} of shape {x_test.shape[1:]}. "
             "Expected the same."
         )
+    if (x.dtype == np.uint8) != (x_test.dtype == np.uint8):
+        raise ValueError(
+            f"x_train in {path.name} has type {x.dtype}, but x_{tested} has {x_test.dtype}. "
+            f"Expected uint8 in both, which is scaled to 0 to 1, or in neither."
+        )
+    _check_same_range(path, x, x_test, tested)
     if (y.dtype.kind == "f") != (y_test.dtype.kind == "f"):
         raise ValueError(
             f"y_train in {path.name} has type {y.dtype}, but y_{tested} has {y_test.dtype}. "
             f"Expected integers in both for classes, or floating point numbers in both for a "
             f"regression."
+        )
+
+
+def _check_same_range(path: Path, x: Array, x_test: Array, tested: str) -> None:
+    """Raise a `ValueError` if only one of two sets of images has values from 0 to 1."""
+    if x.ndim == 2 or x.dtype == np.uint8 or x.min() < 0:
+        return
+    if (x.max() <= 1) != (x_test.min() >= 0 and x_test.max() <= 1):
+        raise ValueError(
+            f"the images of x_train in {path.name} have values from {x.min():g} to {x.max():g}, "
+            f"but those of x_{tested} from {x_test.min():g} to {x_test.max():g}. Expected the same "
+            f"units: 0 to 1 in both or in neither."
         )
 
 
@@ -174,10 +212,10 @@ def _check_numbers(path: Path, arrays: dict[str, Array], tested: str) -> None:
 def _check_classes(path: Path, arrays: dict[str, Array], tested: str) -> None:
     y, y_test = arrays["y_train"], arrays[f"y_{tested}"]
     known = np.unique(y)
-    if len(known) < 2 or known[-1] >= len(y):
+    if len(known) < 2 or known[-1] >= len(known):  # a class without examples would be an output
         raise ValueError(
             f"y_train in {path.name} has {len(known)} classes from {known[0]} to {known[-1]}. "
-            "Expected two or more classes, numbered from 0."
+            f"Expected two or more classes, numbered from 0 without gaps.{_NAMES}"
         )
     unseen = np.setdiff1d(y_test, known)
     if len(unseen):
@@ -199,8 +237,9 @@ def _as_data(name: str, arrays: dict[str, Array], tested: str) -> Data:
     elif (scale := _pixel_scale(x)) is not None:
         x, x_test = x.astype(np.float32) / scale, x_test.astype(np.float32) / scale
     else:
-        x, x_test = _standardised(x, x_test)
-        attack = {"eps": 0.1, "space": "standard deviations"}
+        mean, std = _mean_and_std(x)
+        x, x_test = (x - mean) / std, (x_test - mean) / std
+        attack = {"eps": 0.1, "space": "standard deviations", "standardised": (mean, std)}
     classes = 0 if numbers else int(y.max()) + 1
     return Data(name, _tensor(x), y, _tensor(x_test), y_test, classes=classes, **attack)
 
@@ -220,11 +259,10 @@ def _pixel_scale(x: Array) -> float | None:
     return 1.0 if x.ndim == 4 and x.min() >= 0 and x.max() <= 1 else None
 
 
-def _standardised(x: Array, x_test: Array) -> tuple[Array, Array]:
+def _mean_and_std(x: Array) -> tuple[Array, Array]:
     axis = 0 if x.ndim == 2 else None
     mean, std = x.mean(axis=axis, dtype=np.float64), x.std(axis=axis, dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)
-    return (x - mean) / std, (x_test - mean) / std
+    return np.asarray(mean), np.where(std > 0, std, 1.0)
 
 
 def _tensor(x: Array) -> Tensor:
