@@ -22,6 +22,7 @@ from benchmarks.counts import (
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup._proof.influence import Influence
 from manifold_mixup._proof.prove import Bench
 
 aten = torch.ops.aten
@@ -169,6 +170,16 @@ def test_the_proof_of_a_first_step_runs_few_passes():
     one, three = passes_of_a_first_step(1), passes_of_a_first_step(3)
     assert one == [(4, False), (4, True), (4, True), (2, True)]
     assert three == [*one, (4, True), (4, True)]
+
+
+def test_the_proof_of_a_first_step_measures_no_mask_twice(monkeypatch):
+    """What passes on the result of attention is not measured besides the attention."""
+    measured, theirs = [], Influence._measure
+    monkeypatch.setattr(
+        Influence, "_measure", lambda self, *ends: measured.append(1) or theirs(self, *ends)
+    )
+    passes_of_a_first_step(1)
+    assert len(measured) == 1 + 3  # the layer, and the attentions of the three blocks after it
 
 
 def test_the_proof_of_a_first_step_multiplies_with_no_large_matrix():

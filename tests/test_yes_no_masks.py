@@ -1,5 +1,6 @@
 """Masks that attention reads as yes or no: it gets the weights of a mixed mask all the same."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -503,6 +504,27 @@ def test_the_intersection_of_two_masks_is_found_out(pool):
     for block in model.blocks:
         block.attention.__class__ = WeightsByHand
     ManifoldMixup(model, LAYERS, mask="mask", example=batch_of(VALID.long()))
+
+
+class Beside(SoftmaxByHand):
+    """Also runs attention that is right, and does not use it."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__(attention, "masked_fill")
+        self.right = copy.deepcopy(attention)
+        self.right.__class__ = WeightsByHand
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        self.right(h, mask)
+        return super().forward(h, mask)
+
+
+def test_a_right_module_inside_another_vouches_only_for_what_depends_on_it():
+    model = OfBlocks(pool="mean")
+    for block in model.blocks:
+        block.attention = Beside(block.attention)
+    with pytest.raises(ValueError, match=r"(?s)embed .*that only one.*blocks.0 .*that only one"):
+        ManifoldMixup(model, LAYERS, mask="mask", example=batch_of(VALID.long()))
 
 
 def test_gradients_that_are_no_numbers_hide_nothing():

@@ -40,17 +40,25 @@ class Placement:
                     break
             else:  # nothing was moved since
                 return
-        for name in self._names(layer):
-            if reason := self.moved(name):
-                raise RuntimeError(f"{reason}.")
+        for reason in self.moved_of(self._names(layer)).values():
+            raise RuntimeError(f"{reason}.")
         self._links[layer] = self._links_to(layer)
 
     def moved(self, name: str) -> str:
         """Return the error if a name no longer refers to the hooked module; otherwise empty."""
+        return self.moved_of([name]).get(name, "")
+
+    def moved_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Map those of ``names`` that no longer refer to the hooked module to the error."""
+        modules = named_layers(self.model)
+        reasons = {name: self._moved(name, modules) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _moved(self, name: str, modules: dict[str, nn.Module]) -> str:
         hooked = self.modules.get(name)
         if hooked is None:
             return ""
-        found = named_layers(self.model).get(module_name(name))
+        found = modules.get(module_name(name))
         if found is not None and unwrap(found) is unwrap(hooked):
             return ""
         return (
@@ -59,11 +67,6 @@ class Placement:
             f"replaces or wraps it, such as LoRA, would stay unmixed. Attach again with "
             f"replace=True"
         )
-
-    def moved_of(self, names: Iterable[str]) -> dict[str, str]:
-        """Map those of ``names`` that no longer refer to the hooked module to the error."""
-        reasons = {name: self.moved(name) for name in names}
-        return {name: reason for name, reason in reasons.items() if reason}
 
     def _names(self, layer: str) -> list[str]:
         return [name for name in (layer, *self.readers.get(layer, ())) if name in self.modules]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold_mixup import _autograd
 from manifold_mixup._layers import is_input, module_name, named_layers
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before
@@ -35,16 +36,20 @@ class Influence:
         held: the valid positions of the examples, ``(batch, time)``.
         perm: the partners.
         layer: the layer that is mixed. What ended before it is as without mixing.
+        each: measure also what only passes on the result of a module inside it that has influence.
     """
 
-    def __init__(self, held: Tensor, perm: Tensor, layer: str) -> None:
+    def __init__(self, held: Tensor, perm: Tensor, layer: str, *, each: bool) -> None:
         partners = held[perm.to(held.device)]
         self.alone, self.both = held & ~partners, held & partners
         # Each module with its influence, and the largest of all positions.
         self.found: list[tuple[nn.Module, float, float]] = []
+        self._each = each
+        self._influential: list[int] = []  # of modules with influence, the nodes of their results
         self._rounded = False
-        # By module: the masks that it was given, and how many modules were tried before it ran.
-        self._masks: dict[int, tuple[dict[str, Tensor], int]] = {}
+        # By module: the masks that it was given, and how many modules had been tried, and had been
+        # found to have influence, before it ran.
+        self._before_it: dict[int, tuple[dict[str, Tensor], int, int]] = {}
         self._tried = 0  # how many modules were run again with other masks
         self._before: list[tuple[nn.Module, Any]] = []  # our hooks before modules
         self._measuring = False
@@ -84,7 +89,7 @@ class Influence:
             for path, tensor in leaves((args, kwargs))
             if self._may_be_mask(tensor) and is_continuous(tensor) and type(tensor) is Tensor
         }
-        self._masks[id(module)] = masks, self._tried
+        self._before_it[id(module)] = masks, self._tried, len(self._influential)
 
     def restore(self) -> None:
         """Freeze again what was frozen."""
@@ -102,11 +107,31 @@ class Influence:
         ends = [t for _, t in leaves(output) if t.requires_grad and is_continuous(t)]
         if states and ends and any(map(self._may_be_mask, given)) and not self._measuring:
             self._measuring = True  # a checkpoint may run modules again
-            inside, largest = self._measure(states[0], ends[0])
+            inside, largest = math.inf, 0.0
+            if self._each or not self._passes_on(module, ends[0]):
+                inside, largest = self._measure(states[0], ends[0])
             self.found.append((module, inside, largest))
+            if inside > _FAINT * largest and ends[0].grad_fn is not None:
+                self._influential.append(_autograd.number_of(ends[0]))
             if inside > 0 and not self._rounded:
                 self._rounded = self._rounds(module, args, kwargs, ends[0])
             self._measuring = False
+
+    def _passes_on(self, module: nn.Module, end: Tensor) -> bool:
+        """Return whether a module's result depends on that of one inside it with influence."""
+        *_, before = self._before_it.get(id(module), ({}, 0, 0))
+        if len(self._influential) == before:
+            return False
+        inner = self._influential[-1]
+        reached = []
+
+        def found(number: int) -> bool:
+            if number == inner:
+                reached.append(number)
+            return bool(reached)
+
+        _autograd.search([end], inner, found)
+        return bool(reached)
 
     def _has_positions(self, tensor: Tensor) -> bool:
         return is_continuous(tensor) and tensor.shape[:2] == self.alone.shape
@@ -137,7 +162,7 @@ class Influence:
         It is run again with others, instead of asking for gradients: it may use the weights without
         any, as in ``torch.no_grad()``, or write into them.
         """
-        masks, tried = self._masks.get(id(module), ({}, 0))
+        masks, tried, _ = self._before_it.get(id(module), ({}, 0, 0))
         if not any(bool(_between(mask).any()) for mask in masks.values()):
             return False
         if tried != self._tried or self._has_layer(module):

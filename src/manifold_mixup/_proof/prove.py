@@ -640,7 +640,7 @@ class Bench:
         valid, perm = self.padding.valid, self.perm
         if rows is not None:
             valid, perm = valid[rows.to(valid.device)], torch.tensor([1, 0], device="cpu")
-        influence = Influence(valid, perm, layer)
+        influence = Influence(valid, perm, layer, each=lam == 1)
         try:
             with self._pass(rows, self._plan(layer, lam, perm), influence):
                 return influence
