@@ -41,6 +41,7 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
         ("five/table-1a", "five/table-1a"),
         ("five/knn", "five/knn"),
         ("five/outliers", "five/outliers"),
+        ("five/table-7", "five/table-7"),
         ("five/runs/*/evaluation-last-*", "five/evaluations"),
     ),
     "All images of CIFAR-10, one seed": (
