@@ -15,6 +15,7 @@ from manifold_mixup.lab.evaluate.statistics import (
     spread,
     t_quantile,
 )
+from manifold_mixup.lab.report.table import difference_text
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 100, 999])
@@ -43,8 +44,9 @@ def test_the_paired_interval_equals_scipy(n):
 
 def test_pairing_removes_what_the_seeds_have_in_common():
     base = [10.0, 20.0, 30.0]
-    ours = paired_difference([value - 1 for value in base], base)
-    assert (ours.mean, ours.low, ours.high) == (-1, -1, -1)
+    ours = paired_difference([8.9, 19.0, 29.1], base)  # differences −1.1, −1, −0.9
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((-1, -1 - half, -1 + half))
     assert ours.excludes_zero
 
 
@@ -59,6 +61,18 @@ def test_one_seed_has_no_deviation_and_no_interval():
     assert ours.mean == 2
     assert math.isnan(ours.low)
     assert not ours.excludes_zero
+
+
+@pytest.mark.parametrize("step", [0.0, 0.1])
+def test_equal_differences_have_no_interval_of_no_width(step):
+    base = [20.1, 20.7, 21.3]  # rounded: 20.7 + 0.1 - 20.7 is not quite 0.1
+    found = paired_difference([value + step for value in base], base)
+    assert found.mean == pytest.approx(step)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert not found.excludes_zero
+    assert math.isnan(smallest_seen(found))
+    assert difference_text(found, 2) == f"+{step:.2f} [all seeds alike]"
 
 
 def test_an_interval_around_zero_says_nothing():
@@ -100,8 +114,7 @@ def test_with_many_seeds_it_is_that_of_the_normal_distribution():
     assert least * math.sqrt(n) == pytest.approx(quantiles, rel=2e-3)
 
 
-def test_equal_pairs_see_everything_and_a_single_pair_nothing():
-    assert smallest_seen(paired_difference([2.0, 3.0], [1.0, 2.0])) == 0
+def test_a_single_pair_sees_nothing():
     assert math.isnan(smallest_seen(paired_difference([2.0], [1.0])))
 
 

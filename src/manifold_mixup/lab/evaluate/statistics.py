@@ -12,6 +12,7 @@ from scipy.special import betaincinv, chdtri, ndtr, stdtr, stdtrit
 
 _NODES, _WEIGHTS = leggauss(100)
 _HALVINGS = 40
+_ROUNDING = 1e-12  # of the values; equal differences of floats may differ by this much
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference with its 95 % interval, which is ``nan`` for a single pair."""
+    """A mean paired difference with its 95 % interval.
+
+    The interval is ``nan`` for a single pair, and if all pairs differ alike.
+    """
 
     mean: float
     low: float
@@ -56,13 +60,17 @@ def paired_difference(values: Sequence[float], base: Sequence[float]) -> Differe
     """Compare two methods over the same seeds.
 
     With ``d = values - base``, the interval is Student's, ``mean(d) ± t · std(d) / √n``, where
-    ``t`` is the 97.5 % quantile at ``n - 1`` degrees of freedom.
+    ``t`` is the 97.5 % quantile at ``n - 1`` degrees of freedom. If all ``d`` are equal, as happens
+    to error rates of few examples, the interval would have no width, and certainty that is not
+    there; it is ``nan``.
 
     Raises:
         ValueError: the lengths differ.
     """
     d = spread([a - b for a, b in zip(values, base, strict=True)])
-    half = t_quantile(d.n - 1) * d.std / math.sqrt(d.n) if d.n > 1 else math.nan
+    size = max(map(abs, (*values, *base)), default=0.0)
+    known = d.n > 1 and d.std > _ROUNDING * size
+    half = t_quantile(d.n - 1) * d.std / math.sqrt(d.n) if known else math.nan
     return Difference(d.mean, d.mean - half, d.mean + half, d.n)
 
 
@@ -164,7 +172,8 @@ def smallest_seen(difference: Difference, *, chance: float = 0.8) -> float:
         chance: the power that is asked for.
 
     Returns:
-        The size of the difference, in its units; ``nan`` for a single pair.
+        The size of the difference, in its units; ``nan`` for a single pair, and if all pairs
+        differ alike.
     """
     if difference.n < 2:
         return math.nan

@@ -223,9 +223,12 @@ def spread_text(value: Spread, digits: int) -> str:
 
 
 def difference_text(gap: Difference, digits: int) -> str:
-    """Return a mean difference and, for several pairs, its interval."""
+    """Return a mean difference and, for several pairs, its interval, if that has a width."""
+    alone = f"{gap.mean:+.{digits}f}".replace("-", "−")
     if gap.n == 1:
-        return f"{gap.mean:+.{digits}f}".replace("-", "−")
+        return alone
+    if math.isnan(gap.low) and not math.isnan(gap.mean):
+        return f"{alone} [all seeds alike]"
     mean, low, high = (
         f"{number:+.{digits}f}".replace("-", "−") for number in (gap.mean, gap.low, gap.high)
     )
