@@ -1,6 +1,7 @@
 """Evaluations of finished runs are computed once and stored."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -93,3 +94,26 @@ def test_a_run_that_is_not_finished(task, plain, tmp_path):
         trained(tmp_path / "run", task)
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         trained(tmp_path, task)
+
+
+def test_weights_of_another_model_are_named(task, plain, folder):
+    train(replace(plain, width=8), task, folder=folder.parent / "narrow")
+    shutil.copy(folder.parent / "narrow" / "last.safetensors", folder)
+    with pytest.raises(ValueError, match=r"another model: \S+ is \(8.*\) there, and \(\d+"):
+        trained(folder, task)
+    kept = weights.read(folder / "best.safetensors")
+    weights.write(folder / "best.safetensors", dict(list(kept.items())[1:]))
+    with pytest.raises(ValueError, match=r"another model: \S+ is missing there"):
+        trained(folder, task, "best")
+
+
+def test_what_another_run_ended_in_is_not_taken_for_this_one(task, plain, folder):
+    other = folder.parent / "other"
+    train(replace(plain, seed=1), task, folder=other)
+    shutil.copy(other / "logits.safetensors", folder)
+    for when in ("last", "best"):
+        with pytest.raises(ValueError, match=rf"not of this run: its NLL after the {when} epoch"):
+            evaluated(folder, task, when, battery=["clean"])
+    shutil.copy(other / "last.safetensors", folder)
+    with pytest.raises(ValueError, match=r"last\.safetensors is not what this run ended in"):
+        trained(folder, task)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from manifold_mixup.lab.data import Data
-from manifold_mixup.lab.evaluate import BUDGETED, OF_LOGITS, Settings, evaluate
+from manifold_mixup.lab.evaluate import BUDGETED, OF_LOGITS, Settings, evaluate, nll
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import files, outputs, provenance, weights
@@ -30,7 +31,8 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no run, or it is not finished.
-        ValueError: the run diverged, so that its weights are not finite.
+        ValueError: the run diverged, so that its weights are not finite, or they are those of
+            another run.
     """
     run = run_folder.recipe(folder)
     path = folder / f"{when}.safetensors"
@@ -41,9 +43,37 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
         )
     model = fresh_model(replace(run, compile=False), data).to(run.device)
     tensors = weights.read(path)
+    _require_fit(path, tensors, model, run)
     _require_finite(path, tensors, model, run)
+    _require_own(path, tensors)
     weights.put(model, tensors)
     return model.eval()
+
+
+_OF_ANOTHER = "Give a folder whose files belong together, or train the run again in another."
+
+
+def _require_fit(path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Recipe) -> None:
+    """Raise if weights have other names or shapes than the model of the recipe."""
+    own = {name: tuple(one.shape) for name, one in fresh.state_dict().items()}
+    there = {name: tuple(one.shape) for name, one in tensors.items()}
+    if differ := [name for name in {**own, **there} if own.get(name) != there.get(name)]:
+        name = differ[0]
+        raise ValueError(
+            f"{path} has the weights of another model: {name} is {there.get(name, 'missing')} "
+            f"there, and {own.get(name, 'missing')} in the {run.model} of {run_folder.RECIPE}. "
+            f"{_OF_ANOTHER}"
+        )
+
+
+def _require_own(path: Path, tensors: weights.Weights) -> None:
+    """Raise if final weights are not those whose fingerprint the result has."""
+    result = run_folder.finished(path.parent) if path.stem == "last" else None
+    if result is not None and weights.fingerprint(tensors) != result.weights:
+        raise ValueError(
+            f"{path} is not what this run ended in: its SHA-256 is not that in "
+            f"{run_folder.RESULT}. {_OF_ANOTHER}"
+        )
 
 
 def _require_finite(
@@ -137,7 +167,24 @@ def _kept(folder: Path, when: When, battery: Sequence[str] | None, tested: Data)
         return None
     if run_folder.data_fingerprint(folder) != provenance.fingerprint(tested):
         return None  # a part of the test set, or other data
-    return outputs.for_test_set(folder, when, tested.y_test)
+    found = outputs.for_test_set(folder, when, tested.y_test)
+    if found is not None:
+        _require_own_outputs(folder, when, nll(found, tested.y_test))
+    return found
+
+
+def _require_own_outputs(folder: Path, when: When, found: float) -> None:
+    """Raise if the stored logits have another NLL than the result."""
+    result = run_folder.finished(folder)
+    if result is None:
+        return
+    expected = (result.last if when == "last" else result.best).nll
+    if math.isfinite(expected) and not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-5):
+        raise ValueError(
+            f"{folder / outputs.NAME} is not of this run: its NLL after the {when} epoch is "
+            f"{found:.4g}, but {run_folder.RESULT} has {expected:.4g}. Delete it: evaluate then "
+            f"runs the network."
+        )
 
 
 class _NoNetwork(nn.Module):
