@@ -88,6 +88,14 @@ def test_held_out_examples_are_not_trained_on(signals):
     assert not torch.equal(held.x_test, datasets.hold_out(signals, seed=4).x_test)
 
 
+@pytest.mark.parametrize("share", [1e-4, 0.9999])
+def test_holding_out_nothing_or_everything_is_an_error(signals, share):
+    with pytest.raises(
+        ValueError, match=r"holds out \d+ and leaves \d+\. Expected at least 1 and 2"
+    ):
+        datasets.hold_out(signals, share=share)
+
+
 def test_taking_some_examples_keeps_the_test_set(signals):
     some = datasets.take(signals, 100)
     assert some.x.shape == (100, 40)

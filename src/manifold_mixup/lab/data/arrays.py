@@ -198,9 +198,18 @@ def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
     """Replace the test set by a share of the training examples.
 
     Settings are chosen on the result, which does not contain the true test set.
+
+    Raises:
+        ValueError: the share is less than one example, or leaves fewer than two.
     """
     rows = shuffled(len(data.x), seed)
-    held, kept = rows.split([round(share * len(rows)), len(rows) - round(share * len(rows))])
+    count = round(share * len(rows))
+    if count < 1 or len(rows) - count < 2:
+        raise ValueError(
+            f"--validation {share:g} of {len(rows)} training examples holds out {count} and "
+            f"leaves {len(rows) - count}. Expected at least 1 and 2. Give another share."
+        )
+    held, kept = rows.split([count, len(rows) - count])
     return replace(
         data,
         name=f"{data.name} (validation)",

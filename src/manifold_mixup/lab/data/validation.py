@@ -241,12 +241,7 @@ def _balanced(name: str, root: Path, share: float | None, taken: _Taken) -> Vali
             )
         share = SHARE
     data, count = taken.of(without_test(datasets.load(name, root=root)))
-    held = round(share * len(data.x))
-    if held < 1 or len(data.x) - held < 2:
-        raise ValueError(
-            f"--validation {share:g} of {len(data.x)} training examples holds out {held} and "
-            f"leaves {len(data.x) - held}. Expected at least 1 and 2. Give another share."
-        )
+    held = len(hold_out(data, share=share).x_test)
     about = f"each seed holds out {held:,} of the {len(data.x):,} training examples"
     return Validation(
         HeldOut(data, share), about, "the whole training set, held-out examples too", count

@@ -74,6 +74,9 @@ def fill(net: nn.Module, weights: str) -> None:
                 f"{path.name} does not fit: {other} has shape {tuple(value.shape)}, but {name} of "
                 f"the model has {tuple(own[name].shape)}."
             )
+    broken = [other for other, value in pairs.values() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path.name} has NaN or infinity in {broken[0]}. Give other weights.")
     with torch.no_grad():
         for name, (_, value) in pairs.items():
             own[name].copy_(value)
@@ -86,7 +89,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             found = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"the weights {path.name} are not read: the file is damaged, or has more than tensors, "
+            f"such as a whole model, which could run code. Save a mapping of names to tensors: "
+            f"torch.save(model.state_dict(), path)."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(f"the weights {path.name} cannot be read: {reason}") from error
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
