@@ -14,6 +14,7 @@ from mnist1d.data import get_dataset_args, make_dataset
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import idx, mnist1d
 from manifold_mixup.lab.data.arrays import in_units_of
+from manifold_mixup.lab.data.validation import validation
 from manifold_mixup.lab.models.standardize import Standardize
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -372,6 +373,13 @@ def test_a_malformed_file_is_described(tmp_path, case):
     changes, message = MALFORMED[case]
     with pytest.raises(ValueError, match=message):
         load_npz(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("key", ["x_val", "y_val"])
+def test_half_a_validation_set_is_not_passed_over(tmp_path, key):
+    np.savez(tmp_path / "half.npz", **arrays(**{key: np.zeros(9)}))
+    with pytest.raises(ValueError, match=rf"half\.npz has {key} alone\. Expected both"):
+        validation(str(tmp_path / "half.npz"), root=tmp_path)
 
 
 def test_a_file_that_is_no_archive_is_described(tmp_path):

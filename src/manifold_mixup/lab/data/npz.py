@@ -53,11 +53,17 @@ def has_validation(path: Path) -> bool:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an ``.npz`` file.
+        ValueError: it is not an ``.npz`` file, or has only one of the two.
     """
     _require_npz(path)
     with np.load(path, allow_pickle=False) as file:
-        return {"x_val", "y_val"} <= set(file.files)
+        found = [key for key in ("x_val", "y_val") if key in file.files]
+    if len(found) == 1:
+        raise ValueError(
+            f"{path.name} has {found[0]} alone. Expected both x_val and y_val for a validation set "
+            f"of its own, or neither."
+        )
+    return bool(found)
 
 
 def target_std(path: Path) -> float | None:

@@ -25,7 +25,11 @@ def writable_folder(path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new one, never a part."""
+    """Write a file atomically: readers see the old content or the new one, never a part.
+
+    Raises:
+        OSError: this fails, as on a full disk; the message names the file.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:
@@ -33,6 +37,11 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # otherwise a power cut may leave an empty file
         part.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror}. Make room or allow writing, and give the same "
+            f"command again, or choose another folder."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
