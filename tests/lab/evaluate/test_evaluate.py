@@ -408,3 +408,24 @@ def test_a_missing_package_is_said_before_anything_runs(pictures, monkeypatch):
     with pytest.raises(ValueError, match=r"pip install 'manifold-mixup\[attacks\]'"):
         battery_of(["clean", "apgd"], pictures)
     assert battery_of(["clean"], pictures) == ("clean",)
+
+
+@pytest.mark.parametrize(("scale", "blind"), [(1.0, False), (1e6, True)])
+def test_an_attack_whose_gradients_vanish_says_so(scale, blind):
+    model = nn.Linear(3, 2, bias=False).eval()
+    model.weight.data = scale * torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 0.5]])
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    right = model(x).argmax(1)
+    y = torch.where(torch.arange(40) < 30, right, 1 - right)
+    data = Data("lines", x, y, x, y, classes=2, eps=0.5, space="units")
+    found = evaluate(model, data, battery=["attacks", "strength"], settings=Settings(std=1.0))
+    rows = found["attacks"] + found["strength"]
+    assert len(rows) == 4
+    if not blind:  # the attack breaks some, and nothing is said
+        assert found["attacks"][0]["accuracy"] < 75
+        assert not any("note" in row for row in rows)
+        return
+    assert found["attacks"][0]["accuracy"] == 75
+    for row in rows:
+        name = row["name"]
+        assert row["note"].startswith(f"{name}: the gradient is zero or NaN on 30 of the 30 exam")

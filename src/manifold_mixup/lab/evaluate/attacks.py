@@ -208,6 +208,21 @@ def attack_all(
     )
 
 
+def without_gradient(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> Tensor:
+    """Return for which stored inputs the gradient of the attack's loss is zero or not finite.
+
+    An attack along its sign does not move such an input, which then looks as if it withstood.
+
+    Returns:
+        One truth value for each input, ``(n,)``, on the model's device.
+    """
+    device = device_of(model, x)
+    chunks = zip(inputs(x, device=device), y.to(device).split(CHUNK), strict=True)
+    size = [_slope(model, part, labels, attack).abs().flatten(1).amax(1) for part, labels in chunks]
+    found = torch.cat(size)
+    return (found == 0) | ~found.isfinite()
+
+
 def std_of(model: nn.Module) -> Tensor | None:
     """Return the standard deviation in ``model.standardize``, or None if there is none."""
     found = getattr(getattr(model, "standardize", None), "std", None)

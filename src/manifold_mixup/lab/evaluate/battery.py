@@ -21,6 +21,7 @@ from manifold_mixup.lab.evaluate.attacks import (
     one_step,
     pgd,
     std_of,
+    without_gradient,
 )
 from manifold_mixup.lab.evaluate.autoattack import Budget, require_package
 from manifold_mixup.lab.evaluate.calibration import calibration
@@ -375,6 +376,7 @@ def _attacks(subject: _Subject) -> Iterator[Job]:
             "stated": done.stated(space),
             **asdict(done),
             "space": space,
+            **_blind(subject, attack),
         }
 
     chosen = _usual_attacks(subject) if settings.attacks is None else settings.attacks
@@ -394,9 +396,25 @@ def _strength(subject: _Subject) -> Iterator[Job]:
                 subject.model, data.x_test, data.y_test, one_step(one), bounds=data.bounds
             )
             accuracy.append(100 - error(logits(subject.model, x), subject.y))
-        return {"eps": eps, "accuracy": accuracy, "space": data.space}
+        found = {"eps": eps, "accuracy": accuracy, "space": data.space}
+        return found | _blind(subject, one_step(data.eps))
 
     yield "FGSM", row
+
+
+def _blind(subject: _Subject, attack: Attack) -> Row:
+    """Return a note if correct examples have no gradient that an attack could follow."""
+    data = subject.data
+    blind = without_gradient(subject.model, data.x_test, data.y_test, attack)
+    right = subject.clean.argmax(1) == subject.y
+    count = int((blind & right).sum())
+    if not count:
+        return {}
+    return {
+        "note": f"{attack.name}: the gradient is zero or NaN on {count} of the {int(right.sum())} "
+        f"examples that are predicted right. Steps along it lead nowhere, so they may count as "
+        f"withstanding it, and the accuracy is no measure of robustness."
+    }
 
 
 def _robustness(subject: _Subject) -> Iterator[Job]:

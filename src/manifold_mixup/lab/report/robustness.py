@@ -27,7 +27,9 @@ def attacks(methods: Methods) -> Section | None:
         return None
     words = "Accuracy in percent on attacked test examples. Each row describes its attack. "
     table = by_method("Accuracy under attack, %", list(found), found, accuracy)
-    return Section("attacks", "Attacks", words + tested(methods, "attacks"), tables=[table])
+    return Section(
+        "attacks", "Attacks", words + tested(methods, "attacks") + notes(found), tables=[table]
+    )
 
 
 def strength(methods: Methods) -> Section | None:
