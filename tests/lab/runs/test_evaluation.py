@@ -9,6 +9,7 @@ import torch
 
 from manifold_mixup.lab.data import take_tested
 from manifold_mixup.lab.evaluate import Budget, Settings
+from manifold_mixup.lab.report.gather import gather
 from manifold_mixup.lab.runs import evaluation as evaluations
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs import weights
@@ -117,3 +118,45 @@ def test_what_another_run_ended_in_is_not_taken_for_this_one(task, plain, folder
     shutil.copy(other / "last.safetensors", folder)
     with pytest.raises(ValueError, match=r"last\.safetensors is not what this run ended in"):
         trained(folder, task)
+
+
+DAMAGED = [
+    '{"format": 1}',
+    '{"format": 1, "result": {"run": {}}}',
+    '{"format": 1, "result": 3}',
+    "{",
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_result_is_named(task, plain, tmp_path, result):
+    run_folder.claim(tmp_path, plain, task)
+    (tmp_path / "result.json").write_text(f'{{"format": 1{result}}}')
+    for read in (
+        lambda: run_folder.finished(tmp_path),
+        lambda: run_folder.claim(tmp_path, plain, task),
+        lambda: gather([tmp_path]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"result\.json is damaged \(.*\)\. Delete it, or give"
+        ):
+            read()
+
+
+@pytest.mark.parametrize("content", ['{"format": 1}', '{"format": 1, "run": 3}', "{"])
+def test_a_damaged_recipe_is_named(task, plain, tmp_path, content):
+    (tmp_path / "recipe.json").write_text(content)
+    for read in (
+        lambda: run_folder.recipe(tmp_path),
+        lambda: run_folder.claim(tmp_path, plain, task),
+        lambda: run_folder.data_fingerprint(tmp_path),
+    ):
+        with pytest.raises(ValueError, match=r"recipe\.json is damaged \(.*\)\. .*another folder"):
+            read()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"evaluation": 3}', "{"])
+def test_a_damaged_evaluation_is_named_by_a_report(folder, content):
+    (folder / "evaluation-last-1.json").write_text(content)
+    with pytest.raises(ValueError, match=r"evaluation-last-1\.json is damaged \(.*\)\. Delete it"):
+        gather([folder])

@@ -143,7 +143,11 @@ def _item(folder: Path) -> Item:
         raise FileNotFoundError(f"the run in {folder} is not finished.")
     evaluation, examples = dict[str, Any](), dict[str, int]()
     for path in sorted(folder.glob("evaluation-last-*.json"), key=lambda one: one.stat().st_mtime):
-        found = _read(path)["evaluation"]
+        found = _read(path).get("evaluation")
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"{path} is damaged (it has no evaluation). Delete it, or leave out its run."
+            )
         evaluation |= found
         examples |= dict.fromkeys(found, found.get("examples", 0))
     content = _read(folder / RESULT)
@@ -154,12 +158,15 @@ def _item(folder: Path) -> Item:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}). Delete it, or leave out its run."
         ) from error
-    return content
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (no object). Delete it, or leave out its run.")
+    found: dict[str, Any] = content
+    return found
 
 
 def _apart_from_spirals(items: list[Item]) -> tuple[list[Item], tuple[Item, ...]]:

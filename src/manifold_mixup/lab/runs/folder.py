@@ -17,6 +17,7 @@ from manifold_mixup.lab.runs.result import Result, read_result, read_run
 
 RECIPE, RESULT = "recipe.json", "result.json"
 _FORMAT = 1
+_WAY_OUT = "Delete it, or give another folder."
 _PATIENCE = 10  # seconds to wait for the lock; a run that is stopping may still be saving
 
 
@@ -68,7 +69,7 @@ def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
         return None
     _require_same(recipe, own)
     result = folder / RESULT
-    return read_result(_read(result)["result"]) if result.exists() else None
+    return _result(result) if result.exists() else None
 
 
 def fingerprint(run: Recipe, data: Data) -> str:
@@ -86,7 +87,14 @@ def finish(folder: Path, result: Result) -> None:
 def finished(folder: Path) -> Result | None:
     """Return the result in a folder, or None."""
     path = folder / RESULT
-    return read_result(_read(path)["result"]) if path.exists() else None
+    return _result(path) if path.exists() else None
+
+
+def _result(path: Path) -> Result:
+    try:
+        return read_result(_read(path)["result"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). {_WAY_OUT}") from error
 
 
 def recipe(folder: Path) -> Recipe:
@@ -109,7 +117,11 @@ def recipe(folder: Path) -> Recipe:
 
 def data_fingerprint(folder: Path) -> str:
     """Return the fingerprint of the data that the run in a folder was trained on."""
-    return str(_read(folder / RECIPE)["data"])
+    path = folder / RECIPE
+    try:
+        return str(_read(path)["data"])
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged ({error!r}). {_WAY_OUT}") from error
 
 
 def folder_name(run: Recipe) -> str:
@@ -122,6 +134,8 @@ def folder_name(run: Recipe) -> str:
 
 def _require_same(path: Path, own: dict[str, Any]) -> None:
     there, here = _read(path), json.loads(json.dumps(own))
+    if missing := [key for key in here if not isinstance(there.get(key), type(here[key]))]:
+        raise ValueError(f"{path} is damaged (it has no {missing[0]!r}). {_WAY_OUT}")
     usual = json.loads(json.dumps(dataclasses.asdict(Recipe())))
     theirs, ours = {**usual, **there["run"]}, here["run"]  # older runs have fewer settings
     differ = [
@@ -147,9 +161,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Delete it, or give another folder."
-        ) from error
+        raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by this version. Give another folder.")
     found: dict[str, Any] = content
