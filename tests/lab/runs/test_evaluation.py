@@ -120,15 +120,7 @@ def test_what_another_run_ended_in_is_not_taken_for_this_one(task, plain, folder
         trained(folder, task)
 
 
-DAMAGED = [
-    '{"format": 1}',
-    '{"format": 1, "result": {"run": {}}}',
-    '{"format": 1, "result": 3}',
-    "{",
-]
-
-
-@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("result", ["", ', "result": {"run": {}}', ', "result": 3', ', "result"'])
 def test_a_damaged_result_is_named(task, plain, tmp_path, result):
     run_folder.claim(tmp_path, plain, task)
     (tmp_path / "result.json").write_text(f'{{"format": 1{result}}}')
