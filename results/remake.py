@@ -25,6 +25,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 FINGERPRINTS = HERE / "fingerprints.json"
 KINDS = (".md", ".json", ".png")
+LARGE = 1_000_000
+"""No file may have more bytes; JSON that has more is written on one line."""
 # What each command leaves in the working folder, and where it goes; "" for searches, whose
 # findings the comparison after them shows.
 COMPARED = "compare/results compare/table"
@@ -177,17 +179,32 @@ def _copy(step: Step, work: Path) -> list[Path]:
         for path in found:
             copies.append(HERE / f"{step.target}{path.suffix}")
             shutil.copyfile(path, copies[-1])
+            _shorten(copies[-1])
     return copies
 
 
+def _shorten(path: Path) -> None:
+    """Write a large JSON file on one line."""
+    if path.suffix == ".json" and path.stat().st_size > LARGE:
+        text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+        path.write_text(f"{text}\n")
+
+
 def _together(found: Sequence[Path], target: Path) -> Path:
-    """Write the evaluations of several runs into one file, with the names of the runs' folders."""
-    runs = []
+    """Write the evaluations of several runs into one file, with the names of the runs' folders.
+
+    The units are the same for all of them, and stand once at the head of the file.
+    """
+    runs: list[dict[str, Any]] = []
+    units: dict[str, str] = {}
     for path in found:
         one = json.loads(path.read_text())
+        units |= one["evaluation"].pop("units", {})
         on = {key: one.pop(key) for key in ("git", "python", "versions", "machine")}
         runs.append({"run": path.parent.name, "data": one["asked"]["data"], "on": on, **one})
-    target.write_text(json.dumps({"runs": runs}, indent=1, ensure_ascii=False) + "\n")
+    content = {"units": units, "runs": runs}
+    target.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    _shorten(target)
     return target
 
 

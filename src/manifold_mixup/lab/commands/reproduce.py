@@ -16,6 +16,7 @@ from torch import Tensor
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate import UNITS
 from manifold_mixup.lab.launch import processes
 from manifold_mixup.lab.launch.ray import import_ray
 from manifold_mixup.lab.paper.numbers import WHEN, Found, Line, lines
@@ -330,6 +331,7 @@ def _head(reproduction: Reproduction) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance.describe(),
         "workers": reproduction.workers,
+        "units": UNITS,
         "data": {data.name: provenance.fingerprint(data) for data, _ in reproduction.groups},
     }
 
@@ -373,11 +375,18 @@ def _row(line: Line, found: Mapping[int, Found], *, curves: bool) -> dict[str, A
 
 
 def _summary(one: Found, *, curve: bool) -> dict[str, Any]:
-    """Return a run's result and evaluation, with its curve only if the table shows curves."""
+    """Return a run's result and evaluation, with its curve only if the table shows curves.
+
+    The units are the same for all runs, and stand once at the head of the file.
+    """
     result = asdict(one.result)
     if not curve:
         del result["curve"]
-    return result | {"evaluation": dict(one.evaluation)}
+    evaluation = {
+        when: {name: test for name, test in tests.items() if name != "units"}
+        for when, tests in one.evaluation.items()
+    }
+    return result | {"evaluation": evaluation}
 
 
 def _where(content: Mapping[str, Any], found: Mapping[Recipe, Mapping[int, Found]]) -> str:
