@@ -318,7 +318,11 @@ def test_layers_of_hidden_methods_only_are_overridden(tmp_path, npz):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_other_methods_end_to_end(tmp_path, npz, capsys):
+def test_other_methods_end_to_end(tmp_path, npz, capsys, monkeypatch):
+    def still(methods):
+        return f"Not moved: {[(name, len(scores)) for name, scores in methods.items()][:2]}."
+
+    monkeypatch.setattr("manifold_mixup.lab.commands.compare.unmoved", still)
     out = tmp_path / "out"
     methods = ("--methods", "none", "manifold", "other-class", "remix", "regmixup")
     few = ("--epochs", 1, "--seeds", 2, "--workers", 1, "--no-spirals")
@@ -337,6 +341,8 @@ def test_other_methods_end_to_end(tmp_path, npz, capsys):
     assert "difference to manifold mixup" in table
     assert "flatness at hidden1, difference to manifold mixup" in table
     assert "Power: with 2 seeds" in table
+    assert "\nNot moved: [('no mixup', 2), ('manifold mixup', 2)].\n" in table
+    assert "Not moved:" in capsys.readouterr().out
     assert "other-class mixup − manifold mixup" in content["power"]
 
 

@@ -418,6 +418,9 @@ def test_an_attack_whose_gradients_vanish_says_so(scale, blind):
     right = model(x).argmax(1)
     y = torch.where(torch.arange(40) < 30, right, 1 - right)
     data = Data("lines", x, y, x, y, classes=2, eps=0.5, space="units")
+    scored = scores(model, x, y, eps=0.5)
+    assert scored.fgsm_unmoved == (100 if blind else 0)
+    assert (scored.fgsm_accuracy == 75) == blind
     found = evaluate(model, data, battery=["attacks", "strength"], settings=Settings(std=1.0))
     rows = found["attacks"] + found["strength"]
     assert len(rows) == 4

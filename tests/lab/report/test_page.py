@@ -119,6 +119,18 @@ def test_runs_on_other_examples_of_the_same_name_are_not_averaged(task, plain, t
     assert len(gather([tmp_path / "a"]).items) == 2
 
 
+def test_methods_that_fgsm_cannot_move_are_named(task, plain, tmp_path):
+    run = replace(plain, epochs=1)
+    train(run, task, folder=tmp_path)
+    (file,) = tmp_path.rglob("result.json")
+    content = json.loads(file.read_text())
+    assert content["result"]["last"]["fgsm_unmoved"] == 0
+    assert "FGSM leaves some" not in page(gather([tmp_path]), title="one")
+    content["result"]["last"]["fgsm_unmoved"] = 12.3
+    file.write_text(json.dumps(content))
+    assert "that are predicted right, 12.3 % with no mixup" in page(gather([tmp_path]), title="one")
+
+
 def test_one_seed_has_no_power(task, plain, tmp_path):
     methods = (plain, replace(plain, method="input mixup", layers=("input",)))
     for k, run in enumerate(methods):

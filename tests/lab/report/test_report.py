@@ -24,6 +24,7 @@ from manifold_mixup.lab.report.power import power_text, smallest_differences
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.summary import complete_seeds, only_means, summarise
 from manifold_mixup.lab.report.table import markdown_table, terminal_table
+from manifold_mixup.lab.report.unmoved import unmoved
 from manifold_mixup.lab.runs.result import Epoch, Result
 
 METHODS = ["no mixup", "manifold mixup"]
@@ -49,6 +50,17 @@ def result(method: str, seed: int, error: float, *, best: float | None = None) -
 def results() -> list[Result]:
     errors = {"no mixup": [30.0, 32.0, 31.0], "manifold mixup": [28.0, 30.5, 29.0]}
     return [result(m, seed, error) for m, many in errors.items() for seed, error in enumerate(many)]
+
+
+def test_methods_that_an_attack_cannot_move_are_named(results):
+    scored = {name: [one.last for one in results if one.run.method == name] for name in METHODS}
+    assert unmoved(scored) == ""  # results of earlier versions do not say
+    shares = zip(scored["no mixup"], (60, 0, 3), strict=True)
+    some = [replace(one, fgsm_unmoved=share) for one, share in shares]
+    few = [replace(one, fgsm_unmoved=0.9) for one in scored["manifold mixup"]]
+    said = unmoved({"no mixup": some, "manifold mixup": few, "not run": []})
+    assert "of those that are predicted right, 21 % with no mixup. They count" in said
+    assert "manifold" not in said
 
 
 def test_a_summary_pairs_by_seed_whatever_the_order(results):

@@ -32,6 +32,7 @@ from manifold_mixup.lab.report.table import (
     markdown_table,
     terminal_table,
 )
+from manifold_mixup.lab.report.unmoved import unmoved
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.evaluation import Evaluation
@@ -443,12 +444,12 @@ def _report(
 
     title, caption, smoke = comparison.title, comparison.caption, comparison.smoke
     console.print(terminal_table(rows, title=title, width=console.width))
-    power = power_text(rows)
-    for paragraph in (SMOKE if smoke else LEGEND, *comparison.notes, power):
+    power, still = power_text(rows), _unmoved(comparison, results)
+    for paragraph in (SMOKE if smoke else LEGEND, *comparison.notes, still, power):
         if paragraph:
             console.print(paragraph, markup=False, highlight=False)
     markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
-    markdown += f"\n{power}\n" if power else ""
+    markdown += "".join(f"\n{paragraph}\n" for paragraph in (still, power) if paragraph)
     markdown += f"\n{origin(begun)}\n"
     files.write(comparison.out / "table.md", markdown.encode())
     seeds = complete_seeds(results, comparison.methods)
@@ -463,6 +464,17 @@ def _report(
     pictures = plots.save(picture, comparison.out / "compare")
     written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]
     console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+
+
+def _unmoved(comparison: Comparison, results: Sequence[Result]) -> str:
+    seeds = complete_seeds(results, comparison.methods)
+    shown = [result for result in results if result.run.seed in seeds]
+    return unmoved(
+        {
+            method: [result.last for result in shown if result.run.method == method]
+            for method in comparison.methods
+        }
+    )
 
 
 def _write_results(

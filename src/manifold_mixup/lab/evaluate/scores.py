@@ -4,10 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from manifold_mixup.lab.evaluate.attacks import attack_all, one_step
-from manifold_mixup.lab.evaluate.inference import device_of, in_eval_mode, logits
+from manifold_mixup.lab.evaluate.inference import (
+    CHUNK,
+    device_of,
+    in_eval_mode,
+    inputs,
+    logits,
+)
 from manifold_mixup.lab.evaluate.metrics import (
     Reliability,
     brier,
@@ -24,8 +31,10 @@ from manifold_mixup.lab.evaluate.metrics import (
 class Scores:
     """The scores of a model on a test set; shares are in percent, likelihoods in nats.
 
-    ``top5_error`` and ``brier`` are ``nan`` if they were not computed. A model of numbers has only
-    ``rmse``, in the units of the targets, and ``r2``; a classifier has not.
+    ``top5_error``, ``brier`` and ``fgsm_unmoved`` are ``nan`` if they were not computed. The last
+    is the share of the examples that are predicted right which FGSM does not move, because their
+    gradient is zero. A model of numbers has only ``rmse``, in the units of the targets, and ``r2``;
+    a classifier has not.
     """
 
     error: float
@@ -37,6 +46,7 @@ class Scores:
     brier: float = math.nan
     rmse: float = math.nan
     r2: float = math.nan
+    fgsm_unmoved: float = math.nan
 
     def __post_init__(self) -> None:
         # Equal scores stay equal in another process or when read again: Python takes a NaN to equal
@@ -76,7 +86,24 @@ def scores_and_outputs(
         if eps == 0:  # an attack of that size changes nothing, and tokens have no gradient
             return _scores(clean, y, fgsm_accuracy=100 - error(clean, y)), clean
         attacked = attack_all(model, x, y, one_step(eps), bounds=bounds)
-        return _scores(clean, y, fgsm_accuracy=100 - error(logits(model, attacked), y)), clean
+        return _scores(
+            clean,
+            y,
+            fgsm_accuracy=100 - error(logits(model, attacked), y),
+            fgsm_unmoved=_unmoved(x, attacked, clean.argmax(1) == y),
+        ), clean
+
+
+def _unmoved(x: Tensor, attacked: Tensor, right: Tensor) -> float:
+    """Return the share in percent of the examples predicted right that an attack left as is."""
+    same = [
+        (part == moved).flatten(1).all(1)
+        for part, moved in zip(
+            inputs(x, device=attacked.device), attacked.split(CHUNK), strict=True
+        )
+    ]
+    count = int(right.sum())
+    return 100 * int((torch.cat(same) & right).sum()) / count if count else math.nan
 
 
 def number_scores(model: nn.Module, x: Tensor, y: Tensor) -> Scores:
@@ -100,13 +127,16 @@ def number_scores_and_outputs(model: nn.Module, x: Tensor, y: Tensor) -> tuple[S
     return scored, found
 
 
-def _scores(clean: Tensor, y: Tensor, *, fgsm_accuracy: float) -> Scores:
+def _scores(
+    clean: Tensor, y: Tensor, *, fgsm_accuracy: float, fgsm_unmoved: float = math.nan
+) -> Scores:
     bins = reliability(clean, y)
     return Scores(
         error=error(clean, y),
         nll=nll(clean, y),
         ece=bins.ece,
         fgsm_accuracy=fgsm_accuracy,
+        fgsm_unmoved=fgsm_unmoved,
         reliability=bins,
         top5_error=top_error(clean, y, k=5),
         brier=brier(clean, y),

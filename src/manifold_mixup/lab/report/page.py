@@ -17,6 +17,7 @@ from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
 from manifold_mixup.lab.report.section import Grid, Number, Section, number
 from manifold_mixup.lab.report.sections import SECTIONS, boundaries
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
+from manifold_mixup.lab.report.unmoved import unmoved
 from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.runs.evaluation import When
 
@@ -70,6 +71,8 @@ _POWER = (
 
 def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
     power = _power(gathered, made)
+    methods = {_name(gathered, row): gathered.of(row) for row in gathered.table.rows}
+    still = unmoved({name: [one.result.last for one in items] for name, items in methods.items()})
     yield Section(
         "comparison",
         "Comparison",
@@ -77,14 +80,13 @@ def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
         "without mixing for the same model, over their common seeds, with the 95 % interval "
         "of Student's t; it is bold if the interval excludes zero. The best epoch is selected on "
         "the test set, which is optimistic. The paper reports its best epoch, after trainings of "
-        f"another length.{_POWER if power.rows else ''}",
+        f"another length.{f' {still}' if still else ''}{_POWER if power.rows else ''}",
         tables=[
             _comparison(gathered, made, "last"),
             _comparison(gathered, made, "best"),
             *([power] if power.rows else []),
         ],
     )
-    methods = {_name(gathered, row): gathered.of(row) for row in gathered.table.rows}
     for make in SECTIONS:
         if (section := make(methods)) is not None:
             yield section

@@ -18,7 +18,7 @@ from manifold_mixup.lab.runs import files, outputs, provenance, weights
 from manifold_mixup.lab.runs import folder as run_folder
 
 When = Literal["last", "best"]
-_FORMAT = 3  # increased when the rows change, so that old evaluations are not read
+_FORMAT = 4  # increased when the rows change, so that old evaluations are not read
 
 
 def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:

@@ -1,0 +1,28 @@
+"""What the accuracy under FGSM does not show: examples without a gradient stay where they are."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from manifold_mixup.lab.evaluate import Scores
+
+_LEAST = 1.0
+"""Percent of the examples, so that the accuracy is off by less than a point without a word."""
+
+
+def unmoved(methods: Mapping[str, Sequence[Scores]]) -> str:
+    """Return which methods have examples that FGSM does not move; empty if none has a percent.
+
+    Args:
+        methods: the scores of each method, by its name.
+    """
+    shares = {
+        name: fmean(one.fgsm_unmoved for one in found) for name, found in methods.items() if found
+    }
+    said = [f"{share:.3g} % with {name}" for name, share in shares.items() if share >= _LEAST]
+    if not said:
+        return ""
+    return (
+        f"FGSM leaves some examples as they are, because the gradient of their loss is zero: of "
+        f"those that are predicted right, {', '.join(said)}. They count as withstanding it, so "
+        f"the accuracy under FGSM is no measure of robustness there."
+    )
