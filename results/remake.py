@@ -197,8 +197,11 @@ def _together(found: Sequence[Path], target: Path) -> Path:
     """
     runs: list[dict[str, Any]] = []
     units: dict[str, str] = {}
-    for path in found:
-        one = json.loads(path.read_text())
+    contents = {path: json.loads(path.read_text()) for path in found}
+    newest = max(one["asked"].get("format", 0) for one in contents.values())
+    for path, one in contents.items():
+        if one["asked"].get("format", 0) != newest:
+            continue  # the same evaluation by an earlier version
         units |= one["evaluation"].pop("units", {})
         on = {key: one.pop(key) for key in ("git", "python", "versions", "machine")}
         runs.append({"run": path.parent.name, "data": one["asked"]["data"], "on": on, **one})

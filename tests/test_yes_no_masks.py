@@ -519,10 +519,19 @@ class Beside(SoftmaxByHand):
         return super().forward(h, mask)
 
 
-def test_a_right_module_inside_another_vouches_only_for_what_depends_on_it():
+class Elsewhere(Beside):
+    """Uses the attention that is right, but only at the padding."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        right, wrong = self.right(h, mask), SoftmaxByHand.forward(self, h, mask)
+        return torch.where((mask > 0)[..., None], wrong, right)
+
+
+@pytest.mark.parametrize("kind", [Beside, Elsewhere])
+def test_a_right_module_inside_another_vouches_only_for_what_depends_on_it(kind):
     model = OfBlocks(pool="mean")
     for block in model.blocks:
-        block.attention = Beside(block.attention)
+        block.attention = kind(block.attention)
     with pytest.raises(ValueError, match=r"(?s)embed .*that only one.*blocks.0 .*that only one"):
         ManifoldMixup(model, LAYERS, mask="mask", example=batch_of(VALID.long()))
 

@@ -32,7 +32,7 @@ class Ahead:
         self._drawn: dict[_Key, list[Tensor | None]] = {}
 
     def lam(self, place: tuple[int, int, int], alpha: float, batch: int) -> Tensor:
-        """Return λ, float32 ``(batch,)``, which is the caller's to change.
+        """Return λ, float32 ``(batch,)``. A change of it changes no other draw.
 
         Args:
             place: seed, rank and step.
@@ -73,4 +73,4 @@ def _is_for_once() -> bool:
     """Return whether tensors that are made now, or earlier, cannot be used later, or now."""
     if torch.is_inference_mode_enabled() or _autograd.in_transform():
         return True
-    return _autograd.fake_mode() is not None
+    return _autograd.in_wrapping_mode()

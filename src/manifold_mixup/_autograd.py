@@ -37,7 +37,7 @@ compiler: Callable[[], Any] = _private("get_eval_frame_callback", torch._C._dyna
 is_tracing: Callable[[], bool] = _private("_is_tracing", torch._C)
 """Return whether `torch.jit.trace` records what runs."""
 _mode = _private("_get_dispatch_mode", torch._C)
-_FAKE = torch._C._TorchDispatchModeKey.FAKE
+_KEYS = torch._C._TorchDispatchModeKey
 _running_task = _private("_current_graph_task_id", torch._C)
 
 
@@ -46,9 +46,9 @@ def in_forward_mode() -> bool:
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
 
 
-def fake_mode() -> Any:
-    """Return the mode in which tensors without values are made, or None."""
-    return _mode(_FAKE)
+def in_wrapping_mode() -> bool:
+    """Return whether what is made now are tensors without values, or such that trace."""
+    return _mode(_KEYS.FAKE) is not None or _mode(_KEYS.FUNCTIONAL) is not None
 
 
 def number_of(tensor: Tensor) -> int:

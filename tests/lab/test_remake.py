@@ -115,12 +115,17 @@ def test_the_evaluations_of_several_runs_become_one_file(remake, monkeypatch, tm
     on = {"git": "1a", "python": "3", "versions": {"torch": "2"}, "machine": {"cpu": "some"}}
     for name in ("second", "first"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        content = {"asked": {"data": "7f"}, "evaluation": {"clean": name}, **on}
-        (tmp_path / "runs" / name / f"evaluation-{name}.json").write_text(json.dumps(content))
+        for number in (3, 4):
+            asked = {"data": "7f", "format": number}
+            parts = {"clean": name * (number - 3), "units": {"error": "%"}}
+            content = json.dumps({"asked": asked, "evaluation": parts, **on})
+            (tmp_path / "runs" / name / f"evaluation-{number}.json").write_text(content)
     monkeypatch.setattr(remake, "HERE", tmp_path)
     step = remake.Step("Tables", "a command", (), "runs/*/evaluation-*", "ours/evaluations")
     assert remake._copy(step, tmp_path) == [tmp_path / "ours" / "evaluations.json"]
-    runs = json.loads((tmp_path / "ours" / "evaluations.json").read_text())["runs"]
+    content = json.loads((tmp_path / "ours" / "evaluations.json").read_text())
+    assert content["units"] == {"error": "%"}
+    runs = content["runs"]
     assert [(run["run"], run["evaluation"]["clean"], run["data"]) for run in runs] == [
         ("first", "first", "7f"), ("second", "second", "7f"),
     ]  # fmt: skip

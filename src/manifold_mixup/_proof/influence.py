@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _autograd
 from manifold_mixup._layers import is_input, module_name, named_layers
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before
@@ -45,7 +44,7 @@ class Influence:
         # Each module with its influence, and the largest of all positions.
         self.found: list[tuple[nn.Module, float, float]] = []
         self._each = each
-        self._influential: list[int] = []  # of modules with influence, the nodes of their results
+        self._influential: list[Tensor] = []  # results of modules with influence
         self._rounded = False
         # By module: the masks that it was given, and how many modules had been tried, and had been
         # found to have influence, before it ran.
@@ -92,7 +91,8 @@ class Influence:
         self._before_it[id(module)] = masks, self._tried, len(self._influential)
 
     def restore(self) -> None:
-        """Freeze again what was frozen."""
+        """Freeze again what was frozen, and let the graph go."""
+        self._influential.clear()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
@@ -111,27 +111,24 @@ class Influence:
             if self._each or not self._passes_on(module, ends[0]):
                 inside, largest = self._measure(states[0], ends[0])
             self.found.append((module, inside, largest))
-            if inside > _FAINT * largest and ends[0].grad_fn is not None:
-                self._influential.append(_autograd.number_of(ends[0]))
+            if inside > _FAINT * largest:
+                self._influential.append(ends[0])
             if inside > 0 and not self._rounded:
                 self._rounded = self._rounds(module, args, kwargs, ends[0])
             self._measuring = False
 
     def _passes_on(self, module: nn.Module, end: Tensor) -> bool:
-        """Return whether a module's result depends on that of one inside it with influence."""
+        """Return whether a module passes on the result of one inside it that has influence.
+
+        It does if its positions of both depend on those of that result. The graph between the two
+        is short.
+        """
         *_, before = self._before_it.get(id(module), ({}, 0, 0))
         if len(self._influential) == before:
             return False
-        inner = self._influential[-1]
-        reached = []
-
-        def found(number: int) -> bool:
-            if number == inner:
-                reached.append(number)
-            return bool(reached)
-
-        _autograd.search([end], inner, found)
-        return bool(reached)
+        size = self._gradient(self._influential[-1], end)
+        inside = size[self.both.to(size.device)] if self._has_positions(size) else size
+        return bool(inside.max() > _FAINT * size.max())
 
     def _has_positions(self, tensor: Tensor) -> bool:
         return is_continuous(tensor) and tensor.shape[:2] == self.alone.shape
@@ -143,18 +140,22 @@ class Influence:
 
     def _measure(self, state: Tensor, end: Tensor) -> tuple[float, float]:
         """Return the largest gradient, of positions of both, at those that one has, and at all."""
+        size = self._gradient(state, end)
+        return float(size[self.alone.to(size.device)].max()), float(size.max())
+
+    def _gradient(self, of: Tensor, end: Tensor) -> Tensor:
+        """Return the size of the gradient of a result, at positions of both, by a tensor."""
         end = end[self.both.to(end.device)] if self._has_positions(end) else end
         # Asymmetric weights, because the outputs of a norm sum to a constant.
         weights = torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end)
         end = (end * weights).sum()
         try:
-            (gradient,) = torch.autograd.grad(end, state, retain_graph=True, materialize_grads=True)
+            (gradient,) = torch.autograd.grad(end, of, retain_graph=True, materialize_grads=True)
         except RuntimeError as error:
             if "checkpoint" not in str(error).lower():
                 raise
-            return 0.0, 0.0  # a reentrant checkpoint gives no gradients of parts
-        size = gradient.abs()
-        return float(size[self.alone.to(size.device)].max()), float(size.max())
+            return torch.zeros_like(of).abs()  # a reentrant checkpoint gives no gradients of parts
+        return gradient.abs()
 
     def _rounds(self, module: nn.Module, args: Any, kwargs: Any, end: Tensor) -> bool:
         """Return whether a module uses the weights between the ends, but is blind to their size.

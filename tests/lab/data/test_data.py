@@ -375,6 +375,14 @@ def test_a_malformed_file_is_described(tmp_path, case):
         load_npz(tmp_path, **changes)
 
 
+@pytest.mark.parametrize(("first", "second"), [(1.0, 1.02), (1.3, 0.9)])
+def test_images_scaled_by_the_range_of_others_have_the_same_units(tmp_path, first, second):
+    x = np.random.default_rng(0).random((39, 4, 4, 3)).astype(np.float32)
+    x[0, 0, 0, 0] = x[30, 0, 0, 0] = 1
+    data = load_npz(tmp_path, x_train=first * x[:30], x_test=second * x[30:])
+    assert len(data.x_test) == 9
+
+
 @pytest.mark.parametrize("key", ["x_val", "y_val"])
 def test_half_a_validation_set_is_not_passed_over(tmp_path, key):
     np.savez(tmp_path / "half.npz", **arrays(**{key: np.zeros(9)}))

@@ -277,10 +277,10 @@ def test_other_kinds_of_files_are_passed_over_but_no_image(tmp_path):
     write_folder(tmp_path / "a")
     (tmp_path / "a" / "train" / "dog" / "notes.txt").write_text("three dogs")
     assert len(datasets.load(str(tmp_path / "a"), root=tmp_path).x) == 6
+    (tmp_path / "a" / "train" / "dog" / ".hidden.gif").write_bytes(b"")
+    assert len(datasets.load(str(tmp_path / "a"), root=tmp_path).x) == 6
     (tmp_path / "a" / "train" / "dog" / "0.png").rename(tmp_path / "a" / "train" / "dog" / "0.gif")
-    with pytest.raises(
-        ValueError, match=r"0\.gif is an image of a format that is not read \(image"
-    ):
+    with pytest.raises(ValueError, match=r"0\.gif is an image \(image/gif\) .* is not read"):
         datasets.load(str(tmp_path / "a"), root=tmp_path)
 
 

@@ -75,6 +75,10 @@ def test_equal_differences_have_no_interval_of_no_width(step):
     assert difference_text(found, 2) == f"+{step:.2f} [all seeds alike]"
 
 
+def test_a_difference_without_bounds_is_not_called_alike():
+    assert "alike" not in difference_text(paired_difference([math.inf, 2.0], [1.0, 1.0]), 2)
+
+
 def test_an_interval_around_zero_says_nothing():
     assert not paired_difference([1.0, -1.0], [0.0, 0.0]).excludes_zero
 

@@ -296,6 +296,17 @@ def test_of_two_evaluations_the_later_counts(task, plain, tmp_path):
     assert item.evaluation == {"part": "b"}
 
 
+def test_what_an_earlier_version_evaluated_is_named(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "one")
+    for number, part in ((3, "attacks"), (evaluations._FORMAT, "knn")):
+        content = {"asked": {"format": number}, "evaluation": {part: [], "data": "c"}}
+        (tmp_path / "one" / f"evaluation-last-{number}.json").write_text(json.dumps(content))
+    (item,) = gather([tmp_path]).items
+    assert item.outdated == ("attacks",)
+    text = page(gather([tmp_path]), title="one")
+    assert "numbers and notes may differ from those of this one: attacks." in text
+
+
 def test_what_stands_in_names_is_shown_and_not_run(shown):
     assert "<script" not in shown
     assert "&lt;script&gt;alert(&#39;name&#39;)&lt;/script&gt;</h1>" in shown

@@ -61,6 +61,8 @@ def test_methods_that_an_attack_cannot_move_are_named(results):
     said = unmoved({"no mixup": some, "manifold mixup": few, "not run": []})
     assert "of those that are predicted right, 21 % with no mixup. They count" in said
     assert "manifold" not in said
+    some[1] = replace(some[1], fgsm_unmoved=math.nan)  # a result of an earlier version
+    assert "31.5 % with no mixup" in unmoved({"no mixup": some})
 
 
 def test_a_summary_pairs_by_seed_whatever_the_order(results):

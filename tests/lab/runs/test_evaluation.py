@@ -147,6 +147,15 @@ def test_a_damaged_recipe_is_named(task, plain, tmp_path, content):
             read()
 
 
+@pytest.mark.parametrize("content", ["null", "{}", '{"evaluation": {"data": "c"}}', "{"])
+def test_a_damaged_evaluation_is_named_and_not_computed_over(task, folder, content):
+    evaluated(folder, task, "last", battery=["clean"])
+    (path,) = folder.glob("evaluation-last-*.json")
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"evaluation-last-.*\.json is damaged \(.*\)\. Delete it"):
+        evaluated(folder, task, "last", battery=["clean"])
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"evaluation": 3}', "{"])
 def test_a_damaged_evaluation_is_named_by_a_report(folder, content):
     (folder / "evaluation-last-1.json").write_text(content)

@@ -212,7 +212,8 @@ def _spread(value: Spread, metric: str) -> str:
 def _cell(gap: Difference, candidate: Candidate) -> str:
     digits = _DIGITS[candidate.metric]
     mean, low, high = (f"{v:+.{digits}f}".replace("-", "−") for v in (gap.mean, gap.low, gap.high))
-    words = f"{mean} [all seeds alike]" if math.isnan(gap.low) else f"{mean} [{low}, {high}]"
+    alike = math.isnan(gap.low) and math.isfinite(gap.mean)
+    words = f"{mean} [all seeds alike]" if alike else f"{mean} [{low}, {high}]"
     return f"**{words}**" if gap.excludes_zero else words
 
 

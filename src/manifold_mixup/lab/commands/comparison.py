@@ -183,7 +183,7 @@ def _measured(data: Data) -> dict[str, Any]:
             "nll": "nats",
             "ece": "%",
             "fgsm_accuracy": "%",
-            "fgsm_unmoved": "% of the examples predicted right, which have no gradient",
+            "fgsm_unmoved": "% of the examples predicted right, which FGSM leaves as they are",
             "confidence": "mean of the greatest softmax on inputs off the data, 0 to 1",
             "outside at LAYER": "% of a class's variance, outside its first direction",
             "within at LAYER": "% of the variance of all states, within classes",

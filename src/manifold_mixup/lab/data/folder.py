@@ -84,10 +84,12 @@ def _require_all_read(path: Path, names: Sequence[str]) -> None:
     read = set(names)
     for file in sorted(path.glob("*/**/*")):
         kind = mimetypes.guess_type(file.name)[0] or ""
+        if file.name.startswith("."):
+            continue
         if kind.startswith("image/") and file.is_file() and str(file) not in read:
             raise ValueError(
-                f"{file} is an image of a format that is not read ({kind}). Convert it, to PNG for "
-                f"example, or remove it from the folder."
+                f"{file} is an image ({kind}) whose name has an ending that is not read. Convert "
+                f"it, to PNG for example, or remove it from the folder."
             )
 
 

@@ -33,8 +33,8 @@ class Scores:
 
     ``top5_error``, ``brier`` and ``fgsm_unmoved`` are ``nan`` if they were not computed. The last
     is the share of the examples that are predicted right which FGSM does not move, because their
-    gradient is zero. A model of numbers has only ``rmse``, in the units of the targets, and ``r2``;
-    a classifier has not.
+    gradient is zero or points out of the bounds. A model of numbers has only ``rmse``, in the units
+    of the targets, and ``r2``; a classifier has not.
     """
 
     error: float

@@ -14,6 +14,7 @@ from manifold_mixup.lab.paper.numbers import Found
 from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.recipe import WAY, Recipe
+from manifold_mixup.lab.runs.evaluation import is_outdated
 from manifold_mixup.lab.runs.folder import RECIPE, RESULT, data_fingerprint, finished
 from manifold_mixup.lab.runs.result import Result
 
@@ -24,6 +25,9 @@ COLUMNS = (
     BRIER,
     replace(FGSM, title="accuracy % under FGSM"),
 )
+
+
+_HEAD = {"data", "examples", "seed", "units"}  # of an evaluation, beside its parts
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Item:
         examples: the number of test examples of each part.
         origin: machine, versions and commit.
         row: what it shares with the other seeds of its row.
+        outdated: the parts of the evaluation that an earlier version wrote.
     """
 
     folder: Path
@@ -45,6 +50,7 @@ class Item:
     examples: Mapping[str, int]
     origin: Mapping[str, Any]
     row: Recipe
+    outdated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,19 +147,22 @@ def _item(folder: Path) -> Item:
     result = finished(folder)
     if result is None:
         raise FileNotFoundError(f"the run in {folder} is not finished.")
-    evaluation, examples = dict[str, Any](), dict[str, int]()
+    evaluation, examples, old = dict[str, Any](), dict[str, int](), dict[str, bool]()
     for path in sorted(folder.glob("evaluation-last-*.json"), key=lambda one: one.stat().st_mtime):
-        found = _read(path).get("evaluation")
+        stored = _read(path)
+        found = stored.get("evaluation")
         if not isinstance(found, dict):
             raise ValueError(
                 f"{path} is damaged (it has no evaluation). Delete it, or leave out its run."
             )
         evaluation |= found
         examples |= dict.fromkeys(found, found.get("examples", 0))
+        old |= dict.fromkeys(found.keys() - _HEAD, is_outdated(stored))
     content = _read(folder / RESULT)
     origin = {name: content.get(name) for name in ("git", "machine", "versions")}
     row = replace(result.run, seed=0)
-    return Item(folder, result, evaluation, examples, origin, row)
+    outdated = tuple(sorted(part for part, is_old in old.items() if is_old))
+    return Item(folder, result, evaluation, examples, origin, row, outdated)
 
 
 def _read(path: Path) -> dict[str, Any]:

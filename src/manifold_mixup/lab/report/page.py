@@ -39,6 +39,7 @@ def page(gathered: Gathered, *, title: str) -> str:
         sections=list(_sections(gathered, made)),
         recipes=[_recipe(gathered, row) for row in gathered.table.rows],
         unfinished=[path.name for path in gathered.unfinished],
+        outdated=sorted({part for item in gathered.items for part in item.outdated}),
         version=provenance.describe()["versions"]["manifold-mixup"],
     )
 

@@ -227,7 +227,7 @@ def difference_text(gap: Difference, digits: int) -> str:
     alone = f"{gap.mean:+.{digits}f}".replace("-", "−")
     if gap.n == 1:
         return alone
-    if math.isnan(gap.low) and not math.isnan(gap.mean):
+    if math.isnan(gap.low) and math.isfinite(gap.mean):
         return f"{alone} [all seeds alike]"
     mean, low, high = (
         f"{number:+.{digits}f}".replace("-", "−") for number in (gap.mean, gap.low, gap.high)

@@ -1,5 +1,6 @@
 """What the accuracy under FGSM does not show: examples without a gradient stay where they are."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -13,16 +14,18 @@ def unmoved(methods: Mapping[str, Sequence[Scores]]) -> str:
     """Return which methods have examples that FGSM does not move; empty if none has a percent.
 
     Args:
-        methods: the scores of each method, by its name.
+        methods: the scores of each method, by its name; those of earlier versions do not count.
     """
-    shares = {
-        name: fmean(one.fgsm_unmoved for one in found) for name, found in methods.items() if found
+    known = {
+        name: [one.fgsm_unmoved for one in found if math.isfinite(one.fgsm_unmoved)]
+        for name, found in methods.items()
     }
+    shares = {name: fmean(found) for name, found in known.items() if found}
     said = [f"{share:.3g} % with {name}" for name, share in shares.items() if share >= _LEAST]
     if not said:
         return ""
     return (
-        f"FGSM leaves some examples as they are, because the gradient of their loss is zero: of "
-        f"those that are predicted right, {', '.join(said)}. They count as withstanding it, so "
-        f"the accuracy under FGSM is no measure of robustness there."
+        f"FGSM leaves some examples as they are, because the gradient of their loss is zero or "
+        f"points out of the bounds: of those that are predicted right, {', '.join(said)}. They "
+        f"count as withstanding it, so the accuracy under FGSM is no measure of robustness there."
     )

@@ -122,8 +122,7 @@ def evaluated(
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"evaluation-{when}-{digest}.json"
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())["evaluation"]
-        return found
+        return _stored(path)
     kept = _kept(folder, when, battery, tested)
     found = evaluate(
         trained(folder, data, when) if kept is None else _NoNetwork(),
@@ -136,6 +135,23 @@ def evaluated(
     files.write_json(path, {"asked": asked, "evaluation": found, **provenance.describe()})
     # Read back, so that a fresh result equals a stored one: tuples are lists, NaN is None.
     return dict(json.loads(path.read_text())["evaluation"])
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it.") from error
+    found = content.get("evaluation") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not {"data", "examples"} <= found.keys():
+        raise ValueError(f"{path} is damaged (it has no evaluation). Delete it.")
+    return found
+
+
+def is_outdated(content: Mapping[str, Any]) -> bool:
+    """Return whether an earlier version wrote the content of an evaluation's file."""
+    asked = content.get("asked")
+    return isinstance(asked, dict) and asked.get("format") != _FORMAT
 
 
 @dataclass(frozen=True)
