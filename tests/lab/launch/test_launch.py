@@ -127,7 +127,7 @@ def test_two_processes_train_what_one_does(options, tmp_path, start):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("kept", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kept", [pytest.param("ddp", marks=pytest.mark.thorough), "fsdp2"])
 def test_killed_in_two_processes_it_ends_in_the_same_bits(options, whole, tmp_path, kept):
     options = [*options, *LONG, "--out", tmp_path]
     cut = Two(kept, *options)

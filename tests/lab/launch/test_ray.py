@@ -44,6 +44,7 @@ def test_a_killed_worker_is_replaced_and_its_run_gone_on_with(driver, task, long
     assert {run for run, _ in seen} == set(long)
 
 
+@pytest.mark.thorough  # a run that is gone on with is read too, and so it is in all places
 def test_what_is_finished_is_read(driver, task, runs, tmp_path):
     once = by_run(train_all(runs, task, workers=1, on_epoch=lambda *_: None, folder=tmp_path))
     assert driver(ray_driver.trained, runs, task, tmp_path) == once

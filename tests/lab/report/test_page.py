@@ -231,6 +231,7 @@ def test_evaluations_without_new_numbers(task, plain, tmp_path):
     assert "RMS gap, debiased" not in text
 
 
+@pytest.mark.thorough
 def test_deformed_images_as_outliers_are_folded_away_beside_others(task, plain, tmp_path):
     train(plain, task, folder=tmp_path / "one")
     score = {"auroc": 12.5, "fpr95": 37.5}
