@@ -322,7 +322,7 @@ def test_other_methods_end_to_end(tmp_path, npz, capsys, monkeypatch):
     def still(methods):
         return f"Not moved: {[(name, len(scores)) for name, scores in methods.items()][:2]}."
 
-    monkeypatch.setattr("manifold_mixup.lab.commands.compare.unmoved", still)
+    monkeypatch.setattr("manifold_mixup.lab.report.unmoved.unmoved", still)
     out = tmp_path / "out"
     methods = ("--methods", "none", "manifold", "other-class", "remix", "regmixup")
     few = ("--epochs", 1, "--seeds", 2, "--workers", 1, "--no-spirals")

@@ -32,7 +32,7 @@ from manifold_mixup.lab.report.table import (
     markdown_table,
     terminal_table,
 )
-from manifold_mixup.lab.report.unmoved import unmoved
+from manifold_mixup.lab.report.unmoved import unmoved_in
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.evaluation import Evaluation
@@ -444,7 +444,9 @@ def _report(
 
     title, caption, smoke = comparison.title, comparison.caption, comparison.smoke
     console.print(terminal_table(rows, title=title, width=console.width))
-    power, still = power_text(rows), _unmoved(comparison, results)
+    seeds = complete_seeds(results, comparison.methods)
+    shown = [result for result in results if result.run.seed in seeds]
+    power, still = power_text(rows), unmoved_in(shown, comparison.methods)
     for paragraph in (SMOKE if smoke else LEGEND, *comparison.notes, still, power):
         if paragraph:
             console.print(paragraph, markup=False, highlight=False)
@@ -452,8 +454,6 @@ def _report(
     markdown += "".join(f"\n{paragraph}\n" for paragraph in (still, power) if paragraph)
     markdown += f"\n{origin(begun)}\n"
     files.write(comparison.out / "table.md", markdown.encode())
-    seeds = complete_seeds(results, comparison.methods)
-    shown = [result for result in results if result.run.seed in seeds]
     spirals = {
         name: input_view(
             comparison.folder / run_folder.folder_name(run), comparison.sources[run.data]
@@ -464,17 +464,6 @@ def _report(
     pictures = plots.save(picture, comparison.out / "compare")
     written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]
     console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
-
-
-def _unmoved(comparison: Comparison, results: Sequence[Result]) -> str:
-    seeds = complete_seeds(results, comparison.methods)
-    shown = [result for result in results if result.run.seed in seeds]
-    return unmoved(
-        {
-            method: [result.last for result in shown if result.run.method == method]
-            for method in comparison.methods
-        }
-    )
 
 
 def _write_results(

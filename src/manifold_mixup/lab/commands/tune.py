@@ -39,7 +39,7 @@ from manifold_mixup.lab.report.tuning_words import (
     trial_line,
     verdict,
 )
-from manifold_mixup.lab.report.unmoved import unmoved
+from manifold_mixup.lab.report.unmoved import unmoved_in
 from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs.result import Result
 from manifold_mixup.lab.search.final import Finalist, finalists, look, looked, winner
@@ -496,9 +496,7 @@ def _print_look(
     rows = [row for row in summarise(results, methods) if row.when == "last"]
     title = "Test set, last epoch"
     caption = f"Trained on {tuning.validation.retrained}. {LOOK}"
-    if still := unmoved(
-        {name: [one.last for one in results if one.run.method == name] for name in methods}
-    ):
+    if still := unmoved_in(results, methods):
         caption += f" {still}"
     console.print()
     console.print(terminal_table(rows, title=title, width=console.width))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from manifold_mixup.lab.evaluate import Scores
+from manifold_mixup.lab.runs.result import Result
 
 _LEAST = 1.0
 """Percent of the examples, so that the accuracy is off by less than a point without a word."""
@@ -28,4 +29,11 @@ def unmoved(methods: Mapping[str, Sequence[Scores]]) -> str:
         f"FGSM leaves some examples as they are, because the gradient of their loss is zero or "
         f"points out of the bounds: of those that are predicted right, {', '.join(said)}. They "
         f"count as withstanding it, so the accuracy under FGSM is no measure of robustness there."
+    )
+
+
+def unmoved_in(results: Sequence[Result], methods: Sequence[str]) -> str:
+    """Return `unmoved` of the last epoch of some results, for the methods of a table."""
+    return unmoved(
+        {name: [one.last for one in results if one.run.method == name] for name in methods}
     )
