@@ -102,17 +102,17 @@ def _seconds(run: Callable[[], None]) -> float:
 @contextmanager
 def counted_passes() -> Iterator[list[tuple[int, bool]]]:
     """Note each pass of a proof: its examples, and whether its layer is mixed."""
-    from manifold_mixup._proof.prove import Bench
+    from manifold_mixup._proof.bench import Bench
 
-    theirs, passes = Bench._pass, []
+    theirs, passes = Bench.passing, []
 
     def counted(self: Any, perm: Any, plan: Any, *given: Any, **named: Any) -> Any:
         rows = self.examples.count if perm is None else len(perm)
         passes.append((rows, plan is not None))
         return theirs(self, perm, plan, *given, **named)
 
-    Bench._pass = counted  # type: ignore[method-assign]
+    Bench.passing = counted  # type: ignore[method-assign]
     try:
         yield passes
     finally:
-        Bench._pass = theirs  # type: ignore[method-assign]
+        Bench.passing = theirs  # type: ignore[method-assign]

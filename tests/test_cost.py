@@ -22,8 +22,8 @@ from benchmarks.counts import (
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup._proof.bench import Bench
 from manifold_mixup._proof.influence import Influence
-from manifold_mixup._proof.prove import Bench
 
 aten = torch.ops.aten
 

@@ -2,7 +2,6 @@
 
 import ctypes
 from itertools import permutations
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +13,14 @@ from architectures import mixed_by
 from manifold_mixup import ManifoldMixup, find_layers
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.stage import Stage
-from manifold_mixup._proof import prove as prove_module
+from manifold_mixup._proof import prepare as prepare_module
 from manifold_mixup._proof.factors import Products
 from manifold_mixup._proof.gradients import backward
-from manifold_mixup._proof.prove import Bench, prove
+from manifold_mixup._proof.partners import tangled
+from manifold_mixup._proof.prove import prove
 from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._proof.thin import LARGE, drop_gradients, large_parameters, pool_of, thin
+from manifold_mixup._proof.unmixed import Unmixed
 from manifold_mixup._tree import tensors_in
 from states import normal
 
@@ -43,19 +44,19 @@ class Wide(nn.Module):
 def benches(monkeypatch):
     """Record, for each attempt, whether parameters were thin and how many bytes are used."""
     seen: list[tuple[bool, int]] = []
-    calibrate = Bench.calibrate
+    calibrate = Unmixed.calibrate
 
-    def recorded(bench: Bench, *layer: str) -> None:
-        stage: Stage = bench.stage
+    def recorded(unmixed: Unmixed, *layer: str) -> None:
+        stage: Stage = unmixed.bench.stage
         pools = map(pool_of, stage.stand_ins.values())
         memory = {
             made.data_ptr(): made.nbytes if pool is None else pool.nbytes
             for made, pool in zip(stage.stand_ins.values(), pools, strict=True)
         }
-        seen.append((bench.thin, sum(memory.values())))
-        calibrate(bench, *layer)
+        seen.append((unmixed.bench.thin, sum(memory.values())))
+        calibrate(unmixed, *layer)
 
-    monkeypatch.setattr(Bench, "calibrate", recorded)
+    monkeypatch.setattr(Unmixed, "calibrate", recorded)
     return seen
 
 
@@ -82,14 +83,14 @@ def test_a_layer_fails_only_with_parameters_that_are_not_thin(benches):
 
 
 def test_what_was_proven_stays_proven_if_there_is_no_memory_for_the_rest(monkeypatch):
-    made = prove_module.copied
+    made = prepare_module.copied
 
     def only_small(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         if tensor.numel() >= WIDTH * WIDTH:
             raise NotTraceable("out of memory")
         return made(tensor, dtype)
 
-    monkeypatch.setattr(prove_module, "copied", only_small)
+    monkeypatch.setattr(prepare_module, "copied", only_small)
     model, x = Wide(), normal(6, 8)
     report = prove(model, ["stem", "branch"], (x,), {}, mixed_by(find_layers(model, x)))
     assert [proof.verdict for proof in report.layers] == ["proven", "skipped"]
@@ -319,8 +320,7 @@ def test_a_reentrant_checkpoint_runs_to_all_leaves():
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_no_reordering_commutes_with_the_partners_and_nobody_is_its_own(count):
-    bench = SimpleNamespace(examples=SimpleNamespace(count=count), padding=None)
-    partners = Bench._tangled(bench)
+    partners = tangled(count, 0, 1)
     assert not partners.eq(torch.arange(count)).any()
     orders = map(torch.tensor, permutations(range(count)))
     commuting = [order for order in orders if torch.equal(order[partners], partners[order])]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._dry_run.aside import in_own_context
@@ -18,7 +18,11 @@ from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import bind, operator_name
 from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._proof.prove import Bench, Inconclusive, OrderMatters, prepare
+from manifold_mixup._proof.distance import ROUNDING, distance
+from manifold_mixup._proof.errors import Inconclusive, OrderMatters
+from manifold_mixup._proof.graphs import Graphs
+from manifold_mixup._proof.prepare import Task, prepare
+from manifold_mixup._proof.unmixed import Unmixed
 
 
 @in_own_context
@@ -43,8 +47,8 @@ def meeting_rows(
             only.
     """
     try:
-        with _unmixed(model, args, kwargs, lead, outputs) as bench:
-            met = bench.couples(FrozenNorms())
+        with _unmixed(model, args, kwargs, lead, outputs) as unmixed:
+            met = _couples(unmixed)
     except OrderMatters as error:
         return _reason(str(error), doubts)
     except (Inconclusive, NotTraceable) as error:
@@ -75,10 +79,10 @@ def meeting_graphs(
         outputs: paths of the outputs that the loss reads; None means all outputs.
     """
     try:
-        with _unmixed(model, args, kwargs, lead, outputs, graphs=True) as bench:
-            count = bench.examples.count
+        with _unmixed(model, args, kwargs, lead, outputs, graphs=True) as unmixed:
+            count = unmixed.bench.examples.count
             for graph in (0, count // 2, count - 1):
-                changed = bench.changed(graph, FrozenNorms())
+                changed = _changed(unmixed, graph)
                 if not changed[graph]:
                     return _NOT_ITS_OWN.format(lead, graph)
                 if int(changed.sum()) > 1:
@@ -112,10 +116,45 @@ def _unmixed(
     outputs: Sequence[str] | None,
     *,
     graphs: bool = False,
-) -> Iterator[Bench]:
+) -> Iterator[Unmixed]:
     """Set the model up on stand-ins, to run without mixing; the errors are those of `prepare`."""
     with staged_with(model, args, kwargs) as (stage, args, kwargs):
-        yield prepare(stage, args, kwargs, _plainly, None, outputs, lead, graphs=graphs)
+        yield prepare(stage, args, kwargs, Task(_plainly, None, outputs, lead, graphs=graphs))
+
+
+def _couples(unmixed: Unmixed) -> bool:
+    """Return whether an example's outputs depend on the other examples."""
+    bench = unmixed.bench
+    bench.also = FrozenNorms()
+    plain = bench.unmixed()
+    for index in (0, bench.examples.count - 1):
+        others = torch.arange(bench.examples.count, device="cpu")
+        others[index] = others[index - 1]
+        kept = others != others[index]
+        changed = bench.unmixed(others)
+        for path in unmixed.plain:
+            if distance(changed[path][kept], plain[path][kept]) > _least(unmixed, path):
+                return True
+    return False
+
+
+def _changed(unmixed: Unmixed, graph: int) -> Tensor:
+    """Return which rows of the outputs change if the nodes of one graph do."""
+    bench = unmixed.bench
+    if not isinstance(bench.examples, Graphs):
+        raise TypeError("the examples are no graphs")
+    bench.also = FrozenNorms()
+    plain, rows = bench.unmixed(), torch.zeros(bench.examples.count, dtype=torch.bool)
+    with bench.passing(None, None, call=bench.examples.replaced(bench.model, graph)) as changed:
+        for path in unmixed.plain:
+            apart = (changed[path].detach() - plain[path]).abs().flatten(1).amax(1).cpu()
+            rows |= ~(apart <= _least(unmixed, path))
+    return rows
+
+
+def _least(unmixed: Unmixed, path: str) -> float:
+    """Return the largest change of an output that is none."""
+    return max(ROUNDING * unmixed.rounding[path], unmixed.visible(path))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from manifold_mixup._inputs import map_inputs, named_inputs
 from manifold_mixup._masks import valid_positions
 from manifold_mixup._mix import is_continuous
+from manifold_mixup._proof.distance import distance
 from manifold_mixup._proof.redraw import Examples
 
 
@@ -46,6 +47,10 @@ class Padded:
         held = self.held.to(output.device)[perm.to(output.device)]
         held = held.view(*held.shape, *(1 for _ in output.shape[2:]))
         return torch.where(held, output, torch.zeros_like(output))
+
+    def apart(self, output: Tensor, wanted: Tensor, perm: Tensor) -> float:
+        """Return the distance of two outputs at the positions of the examples ``perm``."""
+        return distance(self.counted(output, perm), self.counted(wanted, perm))
 
     def refilled(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copy the arguments with other values in the padding."""
