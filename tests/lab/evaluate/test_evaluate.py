@@ -363,7 +363,7 @@ def test_the_deformed_images_of_two_parts_are_made_once(cnn, pictures, monkeypat
         made.append(deformation)
         return deform(x, deformation, **options)
 
-    monkeypatch.setattr("manifold_mixup.lab.evaluate.battery.deform", counted)
+    monkeypatch.setattr("manifold_mixup.lab.evaluate.battery.subject.deform", counted)
     evaluate(cnn, pictures, battery=["deformations", "outliers"], settings=FEW)
     assert made == list(FEW.deformations)
 

@@ -9,17 +9,17 @@ Imports: data.
 
 from manifold_mixup.lab.evaluate.attacks import Attack, fgsm, perturb
 from manifold_mixup.lab.evaluate.autoattack import Budget
-from manifold_mixup.lab.evaluate.battery import (
+from manifold_mixup.lab.evaluate.battery.parts import (
     BUDGETED,
-    FEATURES,
     OF_LOGITS,
     PARTS,
-    UNITS,
-    Settings,
     battery_of,
-    evaluate,
     unfit,
 )
+from manifold_mixup.lab.evaluate.battery.run import evaluate
+from manifold_mixup.lab.evaluate.battery.settings import Settings
+from manifold_mixup.lab.evaluate.battery.states import FEATURES
+from manifold_mixup.lab.evaluate.battery.units import UNITS
 from manifold_mixup.lab.evaluate.corruptions import CORRUPTIONS, Corruption, corrupt
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS, Deformation, deform
 from manifold_mixup.lab.evaluate.inference import logits

@@ -1,0 +1,1 @@
+"""The batteries of tests that `evaluate` runs, each part in rows of numbers."""

@@ -1,0 +1,130 @@
+"""The model that is evaluated, and the outputs that several parts use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from manifold_mixup.lab.data import Data, as_input
+from manifold_mixup.lab.evaluate import distance
+from manifold_mixup.lab.evaluate.battery.settings import Settings
+from manifold_mixup.lab.evaluate.deform import Deformation, deform
+from manifold_mixup.lab.evaluate.inference import device_of, logits
+from manifold_mixup.lab.evaluate.neighbours import (
+    NoFeatures,
+    features,
+    outputs_and_features,
+)
+from manifold_mixup.lab.evaluate.robustness import Robustness, chosen
+
+Row = dict[str, Any]
+# The name of a row, and a function that computes it.
+Job = tuple[str, Callable[[], Row]]
+
+
+class Outputs(NamedTuple):
+    """Logits, and the scores by distance of the same pass, if those are wanted."""
+
+    logits: Tensor
+    scores: Tensor | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its test set, and the outputs that several parts use.
+
+    With ``distances``, each pass also scores the inputs by their distance to the training set.
+    ``outputs`` are the logits of the test set, if they are known.
+    """
+
+    model: nn.Module
+    data: Data
+    settings: Settings
+    distances: bool
+    outputs: Tensor | None = None
+    _deformed: dict[Deformation, Outputs] = field(default_factory=dict)
+
+    @cached_property
+    def y(self) -> Tensor:
+        """The labels of the test set, on the model's device."""
+        return self.data.y_test.to(device_of(self.model, self.data.x_test))
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The logits of the test set."""
+        if self.outputs is not None:
+            return self.outputs.to(self.y.device)
+        return self.tested.logits
+
+    @cached_property
+    def tested(self) -> Outputs:
+        """The outputs for the test set."""
+        return self.read(self.data.x_test)
+
+    @cached_property
+    def bank(self) -> distance.Bank | str:
+        """The features of training examples, or why the model has none."""
+        x = distance.drawn(self.data.x, generator=self.generator())
+        try:
+            return distance.bank(features(self.model, x, layer=self.settings.features))
+        except NoFeatures as error:
+            return f"no distances: {error}"
+
+    @torch.inference_mode()
+    def read(self, x: Tensor) -> Outputs:
+        """Return the outputs for many inputs."""
+        if not self.distances or isinstance(self.bank, str):
+            return Outputs(logits(self.model, x), None)
+        found = [
+            (output, self.bank.score(states))
+            for output, (states,) in outputs_and_features(
+                self.model, x, layers=[self.settings.features]
+            )
+        ]
+        return Outputs(*map(torch.cat, zip(*found, strict=True)))
+
+    def deformed(self, deformation: Deformation) -> Outputs:
+        """The outputs for the deformed test set."""
+        if deformation not in self._deformed:
+            x = deform(
+                self.data.x_test,
+                deformation,
+                generator=self.generator(),
+                interpolation=self.settings.interpolation,
+                fill=self.settings.fill,
+            )
+            self._deformed[deformation] = self.read(x)
+        return self._deformed[deformation]
+
+    @property
+    def images(self) -> bool:
+        """Whether the inputs are images."""
+        return are_images(self.data)
+
+    @cached_property
+    def attacked(self) -> Robustness:
+        """The test examples that are attacked with APGD and Square."""
+        data, budget = self.data, self.settings.budget
+        rows = chosen(len(data.x_test), budget.images, generator=self.generator())
+        device = self.y.device
+        return Robustness(
+            self.model,
+            as_input(data.x_test[rows].to(device)),
+            self.y[rows.to(device)],
+            eps=data.eps,
+            bounds=data.bounds,
+            budget=budget,
+            seed=self.settings.seed,
+        )
+
+    def generator(self) -> torch.Generator:
+        """Return a new generator that starts from the seed."""
+        return torch.Generator().manual_seed(self.settings.seed)
+
+
+def are_images(data: Data) -> bool:
+    """Return whether the inputs are images."""
+    return data.x_test.ndim == 4

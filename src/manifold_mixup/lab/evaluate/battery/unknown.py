@@ -1,0 +1,76 @@
+"""Parts that test on inputs unlike the data."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+
+from torch import Tensor
+
+from manifold_mixup.lab.data import as_input
+from manifold_mixup.lab.evaluate import off_data, outliers
+from manifold_mixup.lab.evaluate.battery.subject import Job, Outputs, Row, Subject
+from manifold_mixup.lab.evaluate.inference import logits
+from manifold_mixup.lab.evaluate.plane import SURE, input_plane
+
+
+def separated(subject: Subject) -> Iterator[Job]:
+    """How well each score tells unknown inputs from the test set."""
+
+    def row(kind: outliers.Kind | None, unknown: Callable[[], Outputs]) -> Row:
+        known, strange = subject.tested, unknown()
+        found: Row = {"kind": kind} | {
+            name: asdict(outliers.separation(score(known.logits), score(strange.logits)))
+            for name, score in outliers.SCORES.items()
+        }
+        if isinstance(subject.bank, str) or known.scores is None or strange.scores is None:
+            return found | {"note": subject.bank}
+        by_distance = asdict(outliers.separation(known.scores, strange.scores))
+        used = {"k": subject.bank.k, "examples": len(subject.bank.features)}
+        layer = subject.settings.features or "input of the last linear layer"
+        return found | {"distance": by_distance | used | {"layer": layer}}
+
+    for name, kind, unknown in _unknown(subject):
+        yield name, partial(row, kind, unknown)
+
+
+def _unknown(
+    subject: Subject,
+) -> Iterator[tuple[str, outliers.Kind | None, Callable[[], Outputs]]]:
+    """Yield the name and kind of each set of outliers with a function that returns its outputs."""
+    data, settings = subject.data, subject.settings
+    noise = outliers.noise(as_input(data.x_test), generator=subject.generator(), bounds=data.bounds)
+    for name, x in settings.unknown.items():
+        yield name, outliers.kind(data.name, name), partial(subject.read, x)
+    for name, x in noise.items():
+        yield name, "far", partial(subject.read, x)
+    for deformation in settings.deformations if subject.images else ():
+        yield str(deformation), "shifted", partial(subject.deformed, deformation)
+
+
+def confidence(subject: Subject) -> Iterator[Job]:
+    """The greatest softmax off the data, and on the test set."""
+
+    def row(found: Callable[[], Tensor]) -> Row:
+        outputs = found()
+        sure = outputs.double().softmax(1).amax(1) > SURE
+        return {
+            "greatest": off_data.greatest(outputs),
+            "sure": 100 * sure.double().mean().item(),
+            "inputs": len(outputs),
+        }
+
+    def off() -> Tensor:
+        x = off_data.off_data(subject.data, generator=subject.generator())
+        return logits(subject.model, x)
+
+    yield "off the data", partial(row, off)
+    yield "test set", partial(row, lambda: subject.clean)
+
+
+def plane(subject: Subject) -> Iterator[Job]:
+    """The share of the plane of inputs in which the model is sure."""
+
+    def row() -> Row:
+        return {"confident": input_plane(subject.model, subject.data.x).confident}
+
+    yield "inputs", row
