@@ -336,15 +336,15 @@ class ManifoldMixup:
     def state_dict(self) -> dict[str, int]:
         """Return the seed and the step, from which a resumed run draws the same plans.
 
-        The state also says which stream of plans it is: ``2``, or ``1`` for a run that was begun
-        with a version before 0.2, which goes on with the draws it had.
+        ``"stream"`` says which stream of plans it is: 2, or 1 for a run that began before there
+        were two, and goes on with the draws it had.
 
         If every rank was given the same ``seed``, one rank's state can restore all ranks.
         """
         return self._schedule.state_dict()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from the state of `state_dict`; one without ``"stream"`` is of the first stream.
+        """Continue from the state of `state_dict`; without ``"stream"``, it is of the first stream.
 
         Raises:
             ValueError: ``state`` does not come from `state_dict`, or from that of a later version.

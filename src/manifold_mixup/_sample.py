@@ -35,7 +35,7 @@ from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import map_leaves
 
 VERSION = 2
-"""The stream of plans that new runs draw. The first is that of versions before 0.2."""
+"""The stream of plans that new runs draw; runs that began with the first stream go on with it."""
 
 _PLAIN = Interpolate()
 Alpha = float | Callable[[int], float | None]
@@ -72,8 +72,7 @@ def sample_plan(
         noise: noise on the mixed state; see `ManifoldMixup`.
         y: the targets of the batch, if ``pairs`` or ``label`` depends on them.
         generator: a CPU generator; None takes a fresh one seeded by the operating system. The
-            global generator is neither read nor advanced. Versions before 0.2 drew other plans
-            from the same generator.
+            global generator is neither read nor advanced.
         device: device of the plan; None is the CPU. Drawing never waits for the device.
 
     Raises:
@@ -155,7 +154,7 @@ class Draws:
 
 
 class FirstDraws:
-    """The random numbers of a plan, of the first stream: that of versions before 0.2.
+    """The random numbers of a plan, of the first stream, with which old runs go on.
 
     Args:
         generator: for everything.
