@@ -145,8 +145,8 @@ def test_alpha_is_that_of_the_way():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (((0.5, 1.2), 0.5), "centre must lie in 0 to 1"),
-        (((0.5,), 1.5), "share must lie in 0 to 1"),
+        (((0.5, 1.2), 0.5), "centre must be between 0 and 1"),
+        (((0.5,), 1.5), "share must be between 0 and 1"),
         (((0.1, 0.2, 0.3, 0.4), 0.5), "up to 3 axes"),
         ((torch.rand(4, 3), 0.5), "share must have shape"),
     ],
@@ -405,8 +405,8 @@ OF_TENSORS = ["rows", "no side", "float64", "above 1", "nan", "gradient", "name"
         (torch.rand(2, 4), ValueError, "must have shape"),
         (torch.rand(3), ValueError, "must have shape"),
         (torch.rand(1, 4).double(), TypeError, "torch.float32"),
-        (torch.full((1, 4), 1.5), ValueError, "0 to 1"),
-        (torch.full((1, 4), torch.nan), ValueError, "0 to 1"),
+        (torch.full((1, 4), 1.5), ValueError, "between 0 and 1"),
+        (torch.full((1, 4), torch.nan), ValueError, "between 0 and 1"),
         (torch.rand(1, 4, requires_grad=True), ValueError, "gradient"),
         ("box", TypeError, "must be a tensor, Box"),
         (Box(torch.rand(2, 2), torch.rand(2)), ValueError, "2 boxes, but 3 rows"),

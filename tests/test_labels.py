@@ -35,11 +35,11 @@ def test_soft_labels_of_floating_targets_are_their_mix(dtype, per_sample):
 
 def test_soft_labels_that_cannot_be_had():
     with pytest.raises(
-        ValueError, match="classes in 0 to 4, but the target has values from -100 to 4"
+        ValueError, match="classes from 0 to 4, but the target has values from -100 to 4"
     ):
         MixedTarget(torch.tensor([-100, 4]), draw(batch=2)).soft(CLASSES)
     with pytest.raises(
-        ValueError, match="classes in 0 to 4, but the target has values from 0 to 5"
+        ValueError, match="classes from 0 to 4, but the target has values from 0 to 5"
     ):
         MixedTarget(torch.tensor([0, 5]), None).soft(CLASSES)
     pair = MixedTarget((torch.zeros(2), torch.zeros(2)), draw(batch=2))
@@ -139,7 +139,7 @@ def test_accuracy_needs_scores_and_classes(y, output):
 @pytest.mark.parametrize(
     ("y", "says"),
     [
-        (torch.tensor([0, 1, -1, 2]), "classes must lie in 0 to 2 or be -100, .*from -1 to 2"),
+        (torch.tensor([0, 1, -1, 2]), "classes must be from 0 to 2, or -100, .*from -1 to 2"),
         (torch.tensor([0, 1, 255, 2]), "from 0 to 255.*ignore_index"),
         (torch.tensor([0, 1, 2, 2]).neg().exp()[:, None] - torch.ones(4, 3), "logarithms"),
         (torch.tensor([[1.0, -1, -1]] * 4), "values from -1 to 1"),
@@ -156,7 +156,7 @@ def test_accuracy_that_makes_no_sense_is_refused(y, says):
 @pytest.mark.parametrize(
     ("y", "says"),
     [
-        (torch.tensor([[0.1, 0.9], [0.4, 0.6]]).log(), "lie in 0 to 1, but .* from -2.303"),
+        (torch.tensor([[0.1, 0.9], [0.4, 0.6]]).log(), "be between 0 and 1, but .* from -2.303"),
         (torch.tensor([[1.0, -1], [-1, 1]]), "signs"),
         (torch.tensor([[1.0, 255], [0, 1]]), "from 0 to 255"),
         (torch.tensor([[1.0, torch.nan], [0, 1]]), "NaN, which cannot be averaged"),

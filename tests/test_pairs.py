@@ -349,7 +349,7 @@ def test_what_is_no_rule_is_refused_when_attaching(options, error, says):
         (lambda: Remix([5]), "at least two classes"),
         (lambda: Remix([5, 0]), "at least 1 of"),
         (lambda: Remix(COUNTS, kappa=1.0), "kappa must be above 1"),
-        (lambda: Remix(COUNTS, tau=1.5), "tau must lie in 0 to 1"),
+        (lambda: Remix(COUNTS, tau=1.5), "tau must be between 0 and 1"),
     ],
 )
 def test_rules_out_of_range_are_refused(build, says):
@@ -361,13 +361,13 @@ def test_rules_out_of_range_are_refused(build, says):
     ("options", "error", "says"),
     [
         ({"pairs": "same_class", "y": Y.float()}, TypeError, "needs classes.*torch.float32"),
-        ({"pairs": "same_class", "y": torch.eye(8)}, TypeError, r"Of probabilities, pass y.argmax"),
+        ({"pairs": "same_class", "y": torch.eye(8)}, TypeError, r"For probabilities, pass y.arg"),
         ({"pairs": "other_class", "y": [Y]}, TypeError, "needs a tensor of targets, but y is a li"),
         ({"pairs": Near(1.0), "y": Y}, ValueError, "regression targets, but y holds torch.int64"),
         ({"pairs": Near(1.0), "y": Y / 0.0}, ValueError, "that are not finite"),
         ({"label": Remix(COUNTS), "y": Y + 1}, ValueError, "classes 0 to 3, but .* 1 to 4"),
         ({"label": Remix(COUNTS), "y": torch.eye(8)}, ValueError, "Remix needs classes"),
-        ({"label": lambda lam, a, b: lam * 2 + 1, "y": Y}, ValueError, "label must lie in 0 to 1"),
+        ({"label": lambda lam, a, b: lam * 2 + 1, "y": Y}, ValueError, "must be between 0 and 1"),
         ({"label": lambda lam, a, b: lam[:3], "y": Y}, ValueError, r"label has \(3,\)"),
         ({"label": lambda lam, a, b: 0.5, "y": Y}, TypeError, "must return a tensor"),
         ({"pairs": lambda y, g: y.float(), "y": Y}, TypeError, "torch.int64, but gave torch.float"),

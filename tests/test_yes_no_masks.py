@@ -799,7 +799,7 @@ def test_a_mask_of_two_examples_does_not_leave_the_model():
     mixup = ManifoldMixup(
         model, ["embed"], mask="mask", example=batch_of(VALID.long()), outputs="0", check=False
     )
-    with pytest.raises(RuntimeError, match=r"the model returns a padding mask \(6, 7\)"):
+    with pytest.raises(RuntimeError, match=r"the model returns a padding mask of shape \(6, 7\)"):
         model(IDS, VALID.long())
     mixup.remove()
 

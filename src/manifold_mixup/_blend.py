@@ -49,8 +49,8 @@ class PatchUp:
     Patches begin at each position and channel with a probability that leaves about ``1 - share``
     of the features. One draw serves the whole batch. Hard patches come from the partner; soft ones
     are interpolated by λ. The target's share is the mean weight of a feature; that of a position,
-    if the target has positions, is the mean weight of the features there. Of a state that is mixed
-    with others, all channels have the same patches.
+    if the target has positions, is the mean weight of the features there. If several tensors are
+    mixed together, all channels have the same patches.
 
     Args:
         block: the sides of a patch in positions, odd, at most those of the state.
@@ -101,7 +101,7 @@ class SimilarityKernel:
     mixed layer decide, without their gradient; so the plan is complete when the layer has run.
 
     Args:
-        tau_max: τ of the average pair is its inverse, above 0.
+        tau_max: above 0; the average pair has ``τ = 1 / tau_max``.
         tau_std: width of the kernel, above 0.
 
     Raises:

@@ -65,7 +65,7 @@ class Box:
             )
         for name, values in (("centre", centre), ("share", share)):
             if not _are_shares(values):
-                raise ValueError(f"{name} must lie in 0 to 1, but is {values.tolist()}.")
+                raise ValueError(f"{name} must be between 0 and 1, but is {values.tolist()}.")
         if missing := AXES - centre.shape[-1]:
             centre = torch.nn.functional.pad(centre, (0, missing), value=0.5)
         if share.ndim:

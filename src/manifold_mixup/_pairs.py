@@ -86,13 +86,13 @@ def check_targets(pairs: Pairs, y: Any, batch: int) -> None:
         if not is_continuous(y) or y.is_complex() or not bool(y.isfinite().all()):
             raise ValueError(
                 f"pairs={pairs!r} needs finite regression targets, but y holds {y.dtype}"
-                f"{'' if y.isfinite().all() else ' that are not finite'}. Of classes, use "
+                f"{'' if y.isfinite().all() else ' that are not finite'}. For classes, use "
                 f"pairs='same_class' or 'other_class'."
             )
     elif y.shape != (batch,) or is_continuous(y):
         raise TypeError(
             f"pairs={pairs!r} needs classes, integers of shape ({batch},), but y is {y.dtype} of "
-            f"shape {tuple(y.shape)}. Of probabilities, pass y.argmax(1)."
+            f"shape {tuple(y.shape)}. For probabilities, pass y.argmax(1)."
         )
 
 

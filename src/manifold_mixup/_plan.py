@@ -259,7 +259,7 @@ def _check_weights(weight: Tensor, perm: Tensor) -> None:
     if weight.requires_grad:
         raise ValueError("weight must not require a gradient: it is a constant of the step.")
     if not bool(((weight >= 0) & (weight <= 1)).all()):
-        raise ValueError("weight must lie in 0 to 1.")
+        raise ValueError("weight must be between 0 and 1.")
 
 
 def _take_number(plan: MixPlan, name: str) -> None:
@@ -307,7 +307,7 @@ def check_share(name: str, share: Tensor, perm: Tensor) -> None:
     if share.requires_grad:
         raise ValueError(f"{name} must not require a gradient: it is a constant of the step.")
     if not bool(((share >= 0) & (share <= 1)).all()):
-        raise ValueError(f"{name} must lie in 0 to 1.")
+        raise ValueError(f"{name} must be between 0 and 1.")
 
 
 def is_permutation(perm: Tensor) -> bool:

@@ -43,7 +43,7 @@ class Remix:
         if not self.kappa > 1:
             raise ValueError(f"kappa must be above 1, but is {self.kappa!r}.")
         if not 0 <= self.tau <= 1:
-            raise ValueError(f"tau must lie in 0 to 1, but is {self.tau!r}.")
+            raise ValueError(f"tau must be between 0 and 1, but is {self.tau!r}.")
 
     def __repr__(self) -> str:
         return f"Remix({len(self.counts)} classes, kappa={self.kappa}, tau={self.tau})"
@@ -61,7 +61,7 @@ class Remix:
         """
         if not isinstance(own, Tensor) or own.ndim != 1 or is_continuous(own):
             raise ValueError(
-                "Remix needs classes, integers of shape (batch,). Of probabilities, "
+                "Remix needs classes, integers of shape (batch,). For probabilities, "
                 "pass mixup.batch(y.argmax(1))."
             )
         least, most = (int(own.min()), int(own.max())) if len(own) else (0, 0)

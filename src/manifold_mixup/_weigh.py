@@ -198,8 +198,8 @@ def mix_state(
         mixed = mix_rows(x, at, given.lam, given.perm, valid, repeats=given.repeats)
     elif valid is not None:
         raise ValueError(
-            "the plan weighs positions, and a padding mask is mixed too, of which a box would take "
-            "another part from each sequence. Use a plan without weights where mask= is given."
+            "the plan weighs positions, but a padding mask is mixed too: sequences of different "
+            "lengths have no common positions. Use a plan without weights where mask= is given."
         )
     else:
         mixed = mix_weighed(x, at, given, place)

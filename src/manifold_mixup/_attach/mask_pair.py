@@ -67,9 +67,8 @@ def require_none(output: Any) -> None:
     found = next(_pairs(output), None)
     if found is not None:
         raise RuntimeError(
-            f"the model returns a padding mask {tuple(found.shape)} that it has from a module, "
-            f"where it stands for the masks of two examples. Return the mask that the model was "
-            f"given."
+            f"the model returns a padding mask of shape {tuple(found.shape)} that a module "
+            f"computed from the masks of two examples. Return the mask that the model was given."
         )
 
 

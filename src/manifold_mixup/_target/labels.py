@@ -58,7 +58,7 @@ def _require_soft(y: Tensor, num_classes: int, asked: bool) -> None:
         )
     if not (least >= -_NEAR and most <= 1 + _NEAR):
         raise ValueError(
-            f"soft labels must lie in 0 to 1, but the target has values from {least:.4g} to "
+            f"soft labels must be between 0 and 1, but the target has values from {least:.4g} to "
             f"{most:.4g}. Their average may be meaningless: they may be logarithms, signs, or a "
             f"number that marks a missing value. mixed.loss(criterion, output) is correct for "
             f"these too. {_MIX}"
@@ -151,11 +151,11 @@ def _senseless(y: Tensor, classes: int, ignore_index: int) -> str:
     if is_continuous(y):
         return (
             f"this target, with values from {least:.4g} to {most:.4g}, has no accuracy: soft "
-            f"labels must lie in 0 to 1, and each example needs one most likely class. Multi-label "
-            f"targets, logarithms, signs and missing values have none."
+            f"labels must be between 0 and 1, and each example needs one most likely class. "
+            f"Multi-label targets, logarithms, signs and missing values have none."
         )
     return (
-        f"classes must lie in 0 to {classes - 1} or be {ignore_index}, which is ignored, but the "
+        f"classes must be from 0 to {classes - 1}, or {ignore_index}, which is ignored, but the "
         f"target has values from {least} to {most}. If another value marks positions to ignore, "
         f"pass accuracy(output, ignore_index=...)."
     )
@@ -165,7 +165,7 @@ def _one_hot(y: Tensor, num_classes: int) -> Tensor:
     least, most = _range(y)
     if least < 0 or most >= num_classes:
         raise ValueError(
-            f"soft labels need classes in 0 to {num_classes - 1}, but the target has values from "
+            f"soft labels need classes from 0 to {num_classes - 1}, but the target has values from "
             f"{least} to {most}."
         )
     return torch.nn.functional.one_hot(y.long(), num_classes).movedim(-1, 1).float()

@@ -126,7 +126,7 @@ def _cutmix(mixup_alpha: Any, cutmix_alpha: float, switch: float) -> Cut | Inter
     if not mixup_alpha or switch == 1:
         return Cut(cutmix_alpha)
     if not 0 <= switch <= 1:
-        raise ValueError(f"mixup_switch_prob must lie in 0 to 1, but is {switch!r}.")
+        raise ValueError(f"mixup_switch_prob must be between 0 and 1, but is {switch!r}.")
     if switch == 0:
         return Interpolate()
     return OneOf((Interpolate(), 1 - switch), (Cut(cutmix_alpha), switch))
