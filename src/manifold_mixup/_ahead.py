@@ -1,4 +1,7 @@
-"""A λ for each example, drawn for some steps at a time: of a draw, most is its operators' calls."""
+"""A λ for each example, drawn for several steps at once.
+
+Most of the time of a draw is the calls of its operators, however many numbers they draw.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -70,7 +73,7 @@ class Ahead:
 
 
 def _is_for_once() -> bool:
-    """Return whether tensors that are made now, or earlier, cannot be used later, or now."""
+    """Return whether tensors made now cannot be used later, or earlier ones not now."""
     if torch.is_inference_mode_enabled() or _autograd.in_transform():
         return True
     return _autograd.in_wrapping_mode()

@@ -47,7 +47,7 @@ def in_forward_mode() -> bool:
 
 
 def in_wrapping_mode() -> bool:
-    """Return whether what is made now are tensors without values, or such that trace."""
+    """Return whether new tensors have no values (fake ones), or are traced (functional ones)."""
     return _mode(_KEYS.FAKE) is not None or _mode(_KEYS.FUNCTIONAL) is not None
 
 

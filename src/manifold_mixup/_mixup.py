@@ -421,7 +421,7 @@ class ManifoldMixup:
 
 
 def _refuse_own_call(model: nn.Module, check: bool) -> None:
-    """Raise RuntimeError if the call of a model is seen to run no hooks, where nothing is mixed."""
+    """Raise RuntimeError if the call of a model runs no hooks, so that nothing would be mixed."""
     if check and _own_calls.surely_runs_no_hooks(model):
         raise RuntimeError(f"{type(model).__name__} cannot be mixed: {_own_calls.fault(model)}.")
 

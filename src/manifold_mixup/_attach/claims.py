@@ -67,7 +67,7 @@ class Outputs:
         self.begin = 0  # the first sequence number of the pass
 
     def hand_out(self, output: Any, keep: object, begin: int) -> Any:
-        """Return the output, of whose tensors with a graph each use in backward is noticed.
+        """Return the output, with hooks that notice if backward uses one of its tensors.
 
         Args:
             output: what the model returned.
@@ -164,11 +164,11 @@ class Outputs:
                 self.leaves[node].claimed = True
 
     def claim_for_now(self, by: object, nodes: Collection[int] | None = None) -> None:
-        """Note it for somebody, who may take it back."""
+        """Note a claim that `take_back` can undo, by the same key."""
         self.for_now[by] = None if not self.handed_out else nodes
 
     def take_back(self, by: object) -> None:
-        """Take back what was noted for somebody."""
+        """Undo the claims that `claim_for_now` noted by this key."""
         self.for_now.pop(by, None)
 
     def _is_claimed(self, leaf: Leaf) -> bool:
@@ -212,7 +212,7 @@ class Outputs:
             self._watch_base(leaf, tensor, keep)
 
     def _watch_base(self, leaf: Leaf, view: Tensor, keep: object) -> None:
-        """Put a hook on the node that made what a view is of; it acts after a write into that.
+        """Put a hook on the node that made the base of a view, for writes into the base.
 
         Such a write takes the nodes of the views out of the graph, and their hooks with them.
         """

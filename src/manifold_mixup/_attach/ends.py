@@ -71,7 +71,7 @@ def _of_partners(
 
 
 def _marks(value: Any, perm: Tensor) -> bool:
-    """Return whether an index marks positions of each row; raise unless as many of each."""
+    """Return whether an index is a mask of positions; raise unless it marks as many of each row."""
     if not (isinstance(value, Tensor) and value.dtype == torch.bool and value.ndim > 1):
         return False
     if value.shape[:1] != perm.shape:

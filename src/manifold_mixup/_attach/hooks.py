@@ -83,12 +83,12 @@ class ActivePlan:
         self.mixed_eagerly = False
 
     def complete(self, settled: Settled) -> None:
-        """Take what the plan means for the state of its layer."""
+        """Complete the active plan by the state of its layer."""
         self.lam, self.weight, self.label = settled.lam, settled.weight, settled.label
         self.settled = True
 
     def completed(self) -> Settled | None:
-        """Return what compiled code found the plan to mean, if it did."""
+        """Return how compiled code completed the plan, if it did."""
         if not self.settled:
             return None
         assert not isinstance(self.weight, Box | SimilarityKernel | Aligned)

@@ -125,12 +125,12 @@ class Source:
             outputs.claim(nodes)
 
     def claim_for_now(self, by: object) -> None:
-        """Do so for somebody, who may take it back."""
+        """Note a claim that `take_back` can undo, by the same key."""
         for outputs, nodes in self.parts:
             outputs.claim_for_now(by, nodes)
 
     def take_back(self, by: object) -> None:
-        """Take back what was noted for somebody."""
+        """Undo the claims that `claim_for_now` noted by this key."""
         for outputs, _ in self.parts:
             outputs.take_back(by)
 

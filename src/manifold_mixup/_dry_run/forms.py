@@ -40,7 +40,7 @@ class Form(NamedTuple):
 
 
 def key_of(mode: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Key | None:
-    """Return all that the forms of a call's results depend on; None if there is more to it.
+    """Return what the forms of a call's results depend on; None if they depend on more.
 
     Args:
         mode: the `FakeTensorMode` of its tensors.

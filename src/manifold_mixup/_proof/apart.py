@@ -153,7 +153,7 @@ def _changed(unmixed: Unmixed, graph: int) -> Tensor:
 
 
 def _least(unmixed: Unmixed, path: str) -> float:
-    """Return the largest change of an output that is none."""
+    """Return the largest change of an output that counts as none."""
     return max(ROUNDING * unmixed.rounding[path], unmixed.visible(path))
 
 

@@ -35,11 +35,11 @@ class Span(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What is told about a value.
+    """What operators tell about the dimensions of a value.
 
     Attributes:
         spans: what parts of its memory are.
-        rest: what any dimension is of which the spans tell nothing; None if nobody knows.
+        rest: what the dimensions are of which the spans tell nothing; None if that is unknown.
         weak: whether a mean or a sum tells it, which has several meanings.
     """
 
