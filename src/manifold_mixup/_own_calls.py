@@ -30,7 +30,7 @@ def remark(model: nn.Module) -> str:
 
 
 def fault(model: nn.Module) -> str:
-    """Say that a model's call runs no hooks, and what to do."""
+    """Return why a model cannot be mixed whose call runs no hooks, and what to do."""
     kind = class_with_own_call(model) or type(model)
     return (
         f"{_name(kind)} replaces nn.Module.__call__ by one that runs no hooks, so its forward pass "
@@ -39,7 +39,7 @@ def fault(model: nn.Module) -> str:
 
 
 def fault_of_layer(name: str, module: nn.Module) -> str:
-    """Say that the call of a layer runs no hooks, and what to do; empty if that is not seen."""
+    """Return why a layer cannot be mixed if its call runs no hooks; empty if that is not seen."""
     kind = class_with_own_call(module)
     if kind is None or not surely_runs_no_hooks(module):
         return ""

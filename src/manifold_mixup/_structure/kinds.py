@@ -94,7 +94,7 @@ class Told(NamedTuple):
 
 
 def told(view: View, kinds: Iterable[Kind], rest: Kind | None = None) -> Told:
-    """Tell what the dimensions of a view are."""
+    """Return what the dimensions of a view are."""
     named = list(kinds)
     return Told(tuple(Span(*view.span(dim), named[dim]) for dim in view.dims), rest)
 

@@ -149,7 +149,7 @@ class PositionFinder:
 
 
 def _channels_last(earlier: Told | None, read: View, made: View, pairs: Pairs) -> Told:
-    """Tell that the last dimension of a result is its channels, and the others as before."""
+    """Return that the last dimension of a result is its channels, and the others as before."""
     if 0 in made.shape:
         return Told((), Kind.OTHER)
     back = tuple((to, dim) for dim, to in pairs)

@@ -252,7 +252,7 @@ def remark(row: LayerRow | InputRow) -> str:
 
 
 def _places(row: LayerRow) -> list[str]:
-    """Say where tensors hold the batch, and of which output if that is not the one shown."""
+    """Return where tensors hold the batch, and of which output if it is not the one shown."""
     shapes, found = dict(row.shapes), dict[str, list[str]]()
     for path, at in row.batch_dims:
         others = found.setdefault(str(at), [])

@@ -64,7 +64,7 @@ def settings_lines(found: Sequence[Finalist]) -> list[str]:
 
 
 def verdict(chosen: Finalist, base: Finalist, metric: Measure) -> str:
-    """Say whether the best way beats no mixup."""
+    """Return a sentence on whether the best way beats no mixup."""
     name = chosen.way.run.method
     if not base.results:
         return f"Chosen: {name}. No mixup cannot be compared: {base.reason}."
