@@ -314,8 +314,31 @@ def test_arguments_that_stay_as_they_are(said):
         ((list("abcdef"),), {}, "has 6 items"),
         (([torch.zeros(n) for n in range(6)],), {}, "has 6 items"),
         (((1.0, None, 2.0, 3.0, None, 1.0),), {}, "has 6 items"),
+        (
+            ((torch.arange(4), torch.arange(4)),),
+            {},
+            r"at '0' a value that .* holds integers.*miner",
+        ),
+        ((randn(12) > 0,), {}, r"shape \(12,\) and holds integers"),
+        (
+            (randn(12),),
+            {},
+            r"shape \(12,\), a multiple of the batch size, 6.*flatten it in the crit",
+        ),
     ],
-    ids=["position", "name", "container", "NumPy", "list", "names", "boxes", "with holes"],
+    ids=[
+        "position",
+        "name",
+        "container",
+        "NumPy",
+        "list",
+        "names",
+        "boxes",
+        "with holes",
+        "pairs of rows",
+        "flat mask",
+        "flat weights",
+    ],
 )
 def test_an_argument_that_nobody_spoke_of_is_refused(more, options, says):
     with pytest.raises(ValueError, match=says):
@@ -406,6 +429,48 @@ def test_class_weights_with_as_many_classes_as_rows():
         mixup.wrap(balanced)(output, torch.arange(5), weight)
     known = F.cross_entropy  # it is known for PyTorch's own losses
     mixup.wrap(known)(output, torch.arange(5), weight)
+
+
+def test_numbers_that_are_a_multiple_of_the_batch_by_chance():
+    def summed(output, y, numbers):
+        return F.cross_entropy(output, y) * numbers.sum()
+
+    mixup, numbers = attach(), randn(10, seed=7).abs()
+    criterion = mixup.wrap(summed)
+    for rows in (7, 5, 1):  # the first shows that they are not rows of examples
+        output, plan = run(mixup, rows)
+        y = torch.arange(rows) % 5
+        expected = plan.lam * summed(output, y, numbers)
+        expected = expected + (1 - plan.lam) * summed(output, y[plan.perm], numbers)
+        torch.testing.assert_close(criterion(output, y, numbers), expected)
+    step = torch.tensor([3])  # a single integer counts no examples
+    output, _ = run(mixup, 5)
+    criterion(output, torch.arange(5), step)
+
+
+def mined(output, y):
+    """Return pairs of rows with the same label, as a miner does."""
+    return torch.nonzero(y[:, None] == y, as_tuple=True)
+
+
+def drawn_together(output, y, pairs=None):
+    first, second = mined(output, y) if pairs is None else pairs
+    return (output[first] - output[second]).square().mean()
+
+
+def test_pairs_that_a_miner_finds_follow_the_targets_inside_the_criterion():
+    """Given from outside, the pairs of the own labels would count at both ends."""
+    output = randn(BATCH, 5)
+    outside = MixedTarget(Y, ONE, whole="pairs").loss(drawn_together, output, mined(output, Y))
+    expected = both(drawn_together, output, Y)
+    assert not outside.allclose(expected)
+
+    def inside(output, y):
+        return drawn_together(output, y, mined(output, y))
+
+    torch.testing.assert_close(MixedTarget(Y, ONE).loss(inside, output), expected)
+    with pytest.raises(ValueError, match="belongs in the criterion"):
+        MixedTarget(Y, ONE).loss(drawn_together, output, mined(output, Y))
 
 
 def test_pytorch_s_own_losses_are_known_by_the_names_of_their_arguments():

@@ -259,7 +259,8 @@ class Arguments:
         """Return the arguments with a batch dimension that belong to the target.
 
         Raises:
-            ValueError: an argument with the batch at dimension ``dim`` is not declared.
+            ValueError: an argument with the batch at dimension ``dim``, with several rows for each
+                example, or of integers, is not declared.
         """
         found: dict[Key, Any] = {}
         for key in form.targets:
@@ -277,13 +278,14 @@ class Arguments:
     def _require_no_rows(self, key: Key, value: Any, batch: int, dim: int) -> None:
         if value is None or isinstance(value, str | int | float):
             return
-        for path, rows, what in _counted(value, dim):
-            if rows != batch:
+        for path, count, what in _counted(value, dim):
+            if sign := count.sign(batch):
+                if sign is _INTEGERS or (key, path) not in self._whole:
+                    raise ValueError(self._undeclared(key, path, what, sign.format(batch)))
+            else:
                 self._whole.add((key, path))
-            elif (key, path) not in self._whole:
-                raise ValueError(self._undeclared(key, path, what, batch))
 
-    def _undeclared(self, key: Key, path: str, what: str, batch: int) -> str:
+    def _undeclared(self, key: Key, path: str, what: str, sign: str) -> str:
         place = self._place(key)
         name = self.names[place] if isinstance(key, int) and place < len(self.names) else key
         where = f"argument {place}, {name!r}," if isinstance(name, str) else f"argument {place}"
@@ -291,14 +293,20 @@ class Arguments:
             where = f"argument {key!r}"
         inside = f" has at {path!r} a value that" if path else ""
         return (
-            f"{where} of {name_of(self.criterion)}{inside} has {what}, and {batch} is the batch "
-            f"size: should it be mixed with the target? In wrap, target or MixedTarget, set "
-            f"with_target=({name!r},) if it comes from the data, such as weights or lengths of "
-            f"examples; with_output=({name!r},) if the model computed it; whole=({name!r},) if it "
-            f"has as many rows by chance, such as class weights."
+            f"{where} of {name_of(self.criterion)}{inside} has {what}{sign}: should it be mixed "
+            f"with the target? In wrap, target or MixedTarget, set with_target=({name!r},) if it "
+            f"comes from the data, such as weights or lengths of examples, with the batch first "
+            f"(flatten it in the criterion); with_output=({name!r},) if the model computed it; "
+            f"whole=({name!r},) if it is the same for every batch, such as class weights. What is "
+            f"computed from the targets, such as the pairs of a miner, belongs in the criterion: "
+            f"mixup.wrap(lambda output, target: criterion(output, target, miner(output, target)))."
         )
 
 
+# Why an argument that was not declared may belong to the examples.
+_ROWS = ", and {} is the batch size"
+_SEVERAL_ROWS = ", a multiple of the batch size, {}"
+_INTEGERS = " and holds integers, which may number the {} examples or be their own"
 _ROLES = ("output", "target", "weight", "whole", "other")
 
 
@@ -306,11 +314,34 @@ def _is_rows(value: Any, batch: int, dim: int) -> bool:
     return isinstance(value, Tensor) and is_rows(value.shape, batch, dim)
 
 
-def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, str]]:
-    """Yield ``(path, rows, description)`` for every array and list in a value."""
+class _Count(NamedTuple):
+    """The rows of an array, or the items of a list.
+
+    Attributes:
+        rows: their number.
+        array: whether it is an array, whose rows may be positions of the examples.
+        integers: whether it is a tensor of several integers, which may be numbers of the examples.
+    """
+
+    rows: int
+    array: bool = False
+    integers: bool = False
+
+    def sign(self, batch: int) -> str:
+        """Return what tells that they may belong to the examples; empty if nothing does."""
+        if self.rows == batch:
+            return _ROWS
+        if self.integers:
+            return _INTEGERS
+        several = self.array and self.rows > batch > 1 and self.rows % batch == 0
+        return _SEVERAL_ROWS if several else ""
+
+
+def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, _Count, str]]:
+    """Yield ``(path, count, description)`` for every array and list in a value."""
     if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
         numbers = all(isinstance(item, int | float) for item in value)
-        yield path, len(value), f"{len(value)} {'numbers' if numbers else 'items'}"
+        yield path, _Count(len(value)), f"{len(value)} {'numbers' if numbers else 'items'}"
         if numbers:
             return
     inner = children(value) if not isinstance(value, Tensor) else []
@@ -318,7 +349,9 @@ def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, s
         yield from _counted(child, dim, f"{path}.{key}" if path else str(key))
     shape = getattr(value, "shape", None)
     if not inner and shape is not None and len(shape):
-        yield path, int(shape[dim if len(shape) > dim else 0]), f"shape {tuple(shape)}"
+        rows = int(shape[dim if len(shape) > dim else 0])
+        integers = isinstance(value, Tensor) and value.numel() > 1 and not is_continuous(value)
+        yield path, _Count(rows, array=True, integers=integers), f"shape {tuple(shape)}"
 
 
 def name_of(criterion: Criterion) -> str:
