@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import ManifoldMixup, MixPlan, find_layers
+from manifold_mixup import Cut, ManifoldMixup, MixPlan, find_layers
 from manifold_mixup._outputs import as_paths, is_named
 from states import normal
 
@@ -84,3 +84,114 @@ def test_what_is_no_path_is_refused_before_anything_changes():
     with pytest.raises(ValueError, match="outputs is empty"):
         as_paths([])
     assert not model._forward_pre_hooks
+
+
+class Masked(nn.Module):
+    """Returns what it makes of the data besides its logits, and what it makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, ids: Tensor) -> dict[str, object]:
+        logits = self.head(self.a(x).tanh())
+        made = {"mask": x[:, 0] > 0, "ids": ids, "weight": ids.to(x.dtype) + 1}
+        return {"logits": logits, "data": made, "guess": logits.argmax(1), "rows": len(x)}
+
+
+def weighed(output, y, reduction="mean"):
+    data = output["data"]
+    losses = nn.functional.cross_entropy(output["logits"], y, reduction="none")
+    losses = losses * (data["mask"] + data["ids"] * data["weight"]) + output["guess"]
+    return losses if reduction == "none" else losses.mean()
+
+
+def by_hand(plan, output, y):
+    theirs = {**output, "data": {key: of[plan.perm] for key, of in output["data"].items()}}
+    own, partner = weighed(output, y, "none"), weighed(theirs, y[plan.perm], "none")
+    return (plan.lam * own + (1 - plan.lam) * partner).mean()
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one λ", "a λ for each example"])
+@pytest.mark.parametrize("said", ["wrap", "target"])
+def test_data_that_the_model_returns_follow_the_targets(each, said):
+    """A mask that is returned beside the logits is the example's own at its end only."""
+    torch.manual_seed(0)
+    model, y = Masked(), torch.tensor([0, 1, 2, 0, 1, 2])
+    given = {"per_sample": each, "outputs": ["logits", "guess"], "seed": 0}
+    mixup = ManifoldMixup(model, ["a", "head"], **given)
+    for _ in range(3):
+        output = model(normal(6, 4), torch.arange(6))
+        if said == "wrap":
+            loss = mixup.wrap(weighed)(output, y)
+        else:
+            loss = mixup.target(y, output).loss(weighed, output)
+        torch.testing.assert_close(loss, by_hand(mixup.plan, output, y))
+        loss.backward()
+    with mixup.paused():
+        output = model(normal(6, 4), torch.arange(6))
+    torch.testing.assert_close(mixup.wrap(weighed)(output, y), weighed(output, y))
+
+
+def test_what_is_made_of_the_mixed_state_does_not():
+    rows = find_layers(Masked(), normal(6, 4), torch.arange(6), outputs="logits")
+    assert {row.name: row.plain_outputs for row in rows} == {
+        "a": ("data.mask", "data.ids", "data.weight"),
+        "head": ("data.mask", "data.ids", "data.weight"),
+    }
+    assert rows.inputs[0].plain_outputs == ("data.ids", "data.weight")
+
+
+class Twice(nn.Module):
+    """Runs one module on two inputs, and returns what it makes of one of the results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 8), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first, second = self.body(x), self.body(z)
+        return self.head(torch.cat([first, second], 1)), first.argmax(1), z > 0
+
+
+def test_of_all_runs_together_any_may_have_made_it():
+    rows = find_layers(Twice(), normal(6, 4), normal(6, 4))
+    assert next(row for row in rows if row.name == "body@*").plain_outputs == ("2",)
+
+
+def test_a_view_of_returned_data_is_refused():
+    model, y = Masked(), torch.zeros(6, dtype=torch.int64)
+    mixup = ManifoldMixup(model, ["a"], outputs="logits", seed=0)
+    output = model(normal(6, 4), torch.arange(6))
+    criterion = mixup.wrap(lambda output, y: output[0].sum() + output[1].sum() + y.sum())
+    with pytest.raises(ValueError, match=r"at '1' .* pass the part as a separate argument"):
+        criterion((output["logits"], output["data"]["ids"][None]), y)
+    own = mixup.wrap(lambda output, y, ids: output.sum() * (y + ids).sum(), with_target="ids")
+    own(output["logits"], y, output["data"]["ids"]).backward()
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(self.a(x).tanh()), x[:, 0] > 0
+
+
+def test_data_with_positions_do_not_follow_a_box():
+    model, y = Segmenter(), torch.randint(3, (6, 8, 8))
+    mixup = ManifoldMixup(model, ["a"], blend=Cut(), seed=0)
+
+    def masked(output, y, mask):
+        losses = nn.functional.cross_entropy(output, y, reduction="none")
+        return (losses * mask).mean()
+
+    output, mask = model(normal(6, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"mixes by position. .* with_target= names"):
+        mixup.wrap(lambda output, y: masked(output[0], y, output[1]))((output, mask), y)
+    loss = mixup.wrap(masked, with_target="mask")(output, y, mask)
+    plan = mixup.plan
+    kept = plan.weight.expand(6, 8, 8)
+    selected = [torch.where(kept, own, own[plan.perm]) for own in (y, mask)]
+    torch.testing.assert_close(loss, masked(output, *selected))

@@ -221,6 +221,8 @@ class Attachment:
             masked = bool(row.readers) and row.mask == self.padding.name
             self.carrying.record_row(name, row, padded=masked, places=self.grids.carried(name))
             self.ends.record_row(name, row)
+            if row.plain_outputs:
+                self.passes.plain_outputs[name] = frozenset(row.plain_outputs)
             readers = [reader.layer for reader in (row.readers if masked else ())]
             if readers or row.carries or row.ends:
                 readers += [carry.layer for carry in row.carries]

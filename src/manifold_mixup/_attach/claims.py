@@ -61,6 +61,8 @@ class Outputs:
         self.exempt = exempt
         self.leaves: dict[int, Leaf] = {}  # by the sequence number of their node
         self.claimed = False  # whether all leaves are claimed
+        # Without a gradient, and made of the inputs without the mixed layer: the examples' own.
+        self.plain: list[Tensor] = []
         # By whom it is claimed for now, and the nodes; None means all leaves.
         self.for_now: dict[object, Collection[int] | None] = {}
         self.handed_out = False
@@ -90,6 +92,11 @@ class Outputs:
                 if tensor.grad_fn is not None:
                     self._hook(path, tensor, keep)
             return output
+
+    def keep_plain(self, output: Any, paths: Collection[str]) -> None:
+        """Keep the tensors at these paths that the mixed layer did not change, such as a mask."""
+        found = [leaf for path, leaf in leaves(output) if path in paths]
+        self.plain = [leaf for leaf in found if leaf.grad_fn is None]
 
     def _watch_only(self, path: str, tensor: Tensor, keep: object) -> bool:
         """Put a hook on the node of the only tensor with a graph; return False if it cannot be.

@@ -12,6 +12,7 @@ from manifold_mixup import _autograd, _own_calls
 from manifold_mixup._attach.claims import Memories, Outputs
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
+from manifold_mixup._storage import memory_of
 from manifold_mixup._tree import leaves
 from manifold_mixup._warn import warn
 from manifold_mixup._weigh import Settled, completed, needs_settling
@@ -147,6 +148,25 @@ class Source:
             if rows and not self._passes.known(tensor):
                 raise ValueError(_BESIDE.format(path, tuple(tensor.shape)))
 
+    def plain_in(self, output: Any) -> tuple[Tensor, ...]:
+        """List the tensors in an output that are the examples' own: see `Outputs.plain`.
+
+        Raises:
+            ValueError: it holds another tensor in the memory of one, whose rows are not known.
+        """
+        plain = [one for outputs, _ in self.parts for one in outputs.plain]
+        if not plain or isinstance(output, Tensor):
+            return ()
+        memories = [memory_of(one) for one in plain]
+        found = []
+        for path, tensor in leaves(output):
+            memory = None if tensor.grad_fn is not None else memory_of(tensor)
+            if any(tensor is one for one in plain):
+                found.append(tensor)
+            elif memory is not None and any(memory is one for one in memories):
+                raise ValueError(_VIEW.format(path, tuple(tensor.shape)))
+        return tuple(found)
+
 
 _FEW = 16
 """Passes that are referred to before it is asked which are still in use."""
@@ -166,6 +186,8 @@ class Passes:
         self.output_dim = output_dim  # the dimension of outputs and targets that holds the batch
         self.named = named  # paths of the outputs that the loss reads; None for all
         self.checked = False  # whether the layers were checked
+        # By layer, the outputs that are made of the inputs without it, such as a mask.
+        self.plain_outputs: dict[str, frozenset[str]] = {}
         self.running: ForwardPass | None = None
         self.latest: ForwardPass | None = None
         # The graph of its output keeps a pass alive.
@@ -205,6 +227,9 @@ class Passes:
         finished.carried.clear()
         finished.checkpoints.clear()  # frames, which hold all that is in them
         output = finished.outputs.hand_out(output, finished, finished.begin)
+        if self.plain_outputs and finished.plan is not None:
+            paths = self.plain_outputs.get(finished.plan.layer, ())
+            finished.outputs.keep_plain(output, paths)
         finished.end = _autograd.next_number()
         self.latest = finished
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
@@ -438,6 +463,12 @@ _BESIDE = (
     "returned, so it is not mixed like the rest. If it comes from the data or from another model, "
     "such as a teacher, pass it to the criterion as a separate argument and name that argument in "
     "with_target=. Compute a loss of another model's output with a separate criterion."
+)
+_VIEW = (
+    "the output holds at {!r} a tensor of shape {} in the memory of one that the model returned "
+    "without mixing it, such as a mask. Give the criterion what the model returned, and take the "
+    "part of it there; or pass the part as a separate argument, with the batch first, and name "
+    "that argument in with_target=."
 )
 _SEVERAL = (
     "this output was computed from several forward passes, which mixed differently. Pass the "

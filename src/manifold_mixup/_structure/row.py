@@ -105,6 +105,8 @@ class LayerRow:
         shapes: the paths of the tensors that are mixed, and their shapes when the model was
             inspected.
         positions: the paths of those whose positions can be told, and which dimensions they are.
+        plain_outputs: paths of the outputs that the model makes of its inputs without it, with a
+            row for each example: integers, such as a mask, and what ``outputs=`` does not name.
     """
 
     name: str
@@ -129,6 +131,7 @@ class LayerRow:
     run: int | None = None
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     positions: tuple[tuple[str, Positions], ...] = ()
+    plain_outputs: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -167,6 +170,7 @@ class InputRow:
         carries: what else is mixed too, where modules receive it.
         ends: as those of a layer.
         positions: its dimensions that are positions; None if they cannot be told.
+        plain_outputs: as those of a layer.
     """
 
     name: str
@@ -182,6 +186,7 @@ class InputRow:
     carries: tuple[Carry, ...] = ()
     ends: tuple[End, ...] = ()
     positions: Positions | None = None
+    plain_outputs: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -202,6 +207,7 @@ def together(earlier: LayerRow | InputRow | None, row: LayerRow | InputRow) -> L
     for name in ("readers", "carries", "ends"):
         both = (*getattr(earlier, name), *getattr(row, name))
         found[name] = tuple({_place(one): one for one in both}.values())  # the later of each
+    found["plain_outputs"] = tuple(dict.fromkeys((*earlier.plain_outputs, *row.plain_outputs)))
     found["mask"] = row.mask or earlier.mask
     if isinstance(row, LayerRow) and isinstance(earlier, LayerRow):
         found["unmixed"] = tuple(path for path in row.unmixed if path in earlier.unmixed)

@@ -117,6 +117,7 @@ class RowBuilder:
         self.scripted, self.graphs = traces.scripted, traces.graphs
         self.first = _read_by_loss(traces.first, outputs)
         self.second = traces.second and _read_by_loss(traces.second, outputs)
+        self._beside = _beside(traces, outputs)
         self.mask = mask
         self.names = [leaf.path for leaf in self.first.inputs]
         self._resized = _shapes(self.second)
@@ -187,11 +188,34 @@ class RowBuilder:
             batch_dims=tuple(self._batch_dims(run, mixed)),
             shapes=tuple((leaf.path, leaf.shape) for leaf in mixed),
             positions=tuple(self.positions(run, mixed)),
+            plain_outputs=self.plain_outputs(mixed),
         )
 
     def mixed(self, run: Run) -> list[Leaf]:
         """List the tensors in the output of a run that must be mixed."""
         return [leaf for leaf in run.leaves if leaf.floating and self.flow.needed[leaf.node]]
+
+    def plain_outputs(self, mixed: Sequence[Leaf]) -> tuple[str, ...]:
+        """Name the outputs, beside those to mix, that are made of the inputs without ``mixed``."""
+        nodes = {leaf.node for leaf in mixed}
+        return tuple(path for path, made_of in self._made_beside if nodes.isdisjoint(made_of))
+
+    @functools.cached_property
+    def _made_beside(self) -> list[tuple[str, set[int]]]:
+        """The outputs, beside those to mix, that are made of inputs; and all that made them."""
+        given = {leaf.node for i, leaf in enumerate(self.first.inputs) if self._holds_examples(i)}
+        rows = [leaf for leaf, resized in self._beside if self._follows(leaf.shape, resized)]
+        found = [(leaf.path, self._made_of(leaf.node)) for leaf in rows]
+        return [(path, made_of) for path, made_of in found if not given.isdisjoint(made_of)]
+
+    def _made_of(self, node: int) -> set[int]:
+        """Return a value and all that it was computed from."""
+        found, open_ = {node}, [node]
+        while open_:
+            new = set(self.first.nodes[open_.pop()].parents) - found
+            found |= new
+            open_ += new
+        return found
 
     def input_row(self, index: int) -> InputRow:
         """Describe input number ``index``."""
@@ -214,6 +238,7 @@ class RowBuilder:
             carries=way.carries,
             ends=way.ends,
             positions=self._placed.of(leaf, BatchDim()) if self._batched(index) else None,
+            plain_outputs=self.plain_outputs([leaf]),
         )
 
     def _way(self, own: str, depth: "_Depth") -> "_Way":
@@ -586,6 +611,21 @@ def _shapes(trace: Trace | None) -> dict[tuple[str, int, str], tuple[int, ...]]:
 def _read_by_loss(trace: Trace, outputs: Sequence[str] | None) -> Trace:
     """Return the recording with only those outputs that the loss reads."""
     return replace(trace, outputs=[leaf for leaf in trace.outputs if is_named(leaf.path, outputs)])
+
+
+def _beside(
+    traces: Traces, outputs: Sequence[str] | None
+) -> list[tuple[Leaf, tuple[int, ...] | None]]:
+    """List the outputs that need not be mixed, with their shapes for another batch size.
+
+    These are the ones that the loss does not read, and integers: no derivative reaches them.
+    """
+    resized = _output_shapes(traces.second)
+    return [
+        (leaf, resized.get(leaf.path))
+        for leaf in traces.first.outputs
+        if not (leaf.floating and is_named(leaf.path, outputs))
+    ]
 
 
 def _output_shapes(trace: Trace | None) -> dict[str, tuple[int, ...]]:

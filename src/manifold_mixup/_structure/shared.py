@@ -109,6 +109,7 @@ class _SharedRows:
             in_front=all(run.in_front for run in runs),
             shapes=_same([(leaf.path, leaf.shape) for leaves in mixed for leaf in leaves]),
             positions=self._same_positions(runs, mixed),
+            plain_outputs=self.view.plain_outputs([leaf for leaves in mixed for leaf in leaves]),
         )
 
     def _same_positions(

@@ -34,6 +34,9 @@ class Made(Protocol):
     def require_own(self, output: Any) -> None:
         """Raise ValueError if a container holds a tensor that no pass of the model returned."""
 
+    def plain_in(self, output: Any) -> tuple[Tensor, ...]:
+        """List the tensors in an output that are the examples' own, such as a mask."""
+
 
 class MixedCriterion(nn.Module):
     """Call it like the wrapped criterion, with output and target; see `ManifoldMixup.wrap`.
@@ -115,6 +118,7 @@ class MixedCriterion(nn.Module):
         plan = source.plan
         if plan is not None and source.learns and not isinstance(outputs, Tensor):
             source.require_own(output)
+        plain = () if plan is None or isinstance(outputs, Tensor) else source.plain_in(outputs)
         look = plan is not None and not self._looked
         if look:
             self._looked = True
@@ -126,6 +130,7 @@ class MixedCriterion(nn.Module):
             batch_dim=source.batch_dim,
             checked=checked,
             look=look,
+            plain=plain,
         )
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:

@@ -135,7 +135,9 @@ class MixedTarget:
         """
         self._into_loss()
         call = self._rule.arguments(criterion).around(self.y, output, more, options)
-        return self._rule.loss(criterion, call, self._plan, batch_dim=self.batch_dim)
+        mixed = self._source is not None and self._plan is not None
+        plain = self._source.plain_in((output, *more)) if mixed else ()
+        return self._rule.loss(criterion, call, self._plan, batch_dim=self.batch_dim, plain=plain)
 
     def soft(self, num_classes: int) -> Tensor:
         """Return the mixed soft labels.

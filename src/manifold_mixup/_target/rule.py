@@ -1,7 +1,7 @@
 """Mix the targets of one criterion: interpolate the losses at both ends, or the target."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
@@ -115,6 +115,7 @@ class Rule:
         batch_dim: int = 0,
         checked: Callable[[], None] | None = None,
         look: bool = False,
+        plain: Sequence[Tensor] = (),
     ) -> Any:
         """Return the loss of a call with the targets mixed by a plan.
 
@@ -125,6 +126,7 @@ class Rule:
             batch_dim: the dimension of targets and outputs that holds the batch.
             checked: called after the arguments are checked, before the criterion.
             look: whether to check if the criterion compares examples.
+            plain: tensors in the outputs that are the examples' own, and follow the targets.
         """
         if plan is None:
             if checked is not None:
@@ -140,7 +142,7 @@ class Rule:
                 return classes.loss(usual, output, y, plan)
         _evaluating.plans.append(plan)
         try:
-            return self._mixed(criterion, call, plan, batch_dim, checked, look=look)
+            return self._mixed(criterion, call, plan, batch_dim, checked, look=look, plain=plain)
         finally:
             _evaluating.plans.pop()
 
@@ -153,6 +155,7 @@ class Rule:
         checked: Callable[[], None] | None,
         *,
         look: bool,
+        plain: Sequence[Tensor],
     ) -> Any:
         arguments = self.arguments(criterion)
         form = arguments.form(call)
@@ -167,6 +170,10 @@ class Rule:
             compares = None
         shares = self._shares(arguments, form, target, plan, dim)
         pair = self._pair(arguments, call, form, target, plan, dim, shares)
+        if plain:
+            if shares is not None:
+                raise ValueError(_POSITIONS.format(tuple(plain[0].shape)))
+            pair = _with_own(pair, form, plain, plan, dim)
         if arguments.known is not None:  # it writes nowhere
             return _between(criterion, arguments.known, _evaluate, pair, plan, dim, shares)
         evaluations = Evaluations(criterion, call, self._holders, first=compares)
@@ -266,6 +273,27 @@ class Rule:
         given = {**dict(zip(arguments.names, call.args, strict=False)), **call.options}
         alone = form.target is not None and len(target) == 1
         return alone and arguments.known.mixes(call[form.target], given)  # type: ignore[index]
+
+
+def _with_own(
+    pair: tuple[Call, ...], form: Form, plain: Sequence[Tensor], plan: MixPlan, dim: int
+) -> tuple[Call, Call]:
+    """Return the calls with what is the examples' own in the outputs, and the partners'.
+
+    Args:
+        pair: the calls with both targets, or one if the target is selected or interpolated.
+        form: the roles of the arguments.
+        plain: the tensors that are the examples' own.
+        plan: the plan of the pass.
+        dim: the dimension that holds the batch.
+    """
+
+    def partner(_: str, leaf: Tensor) -> Tensor:
+        return rows_of_partners(leaf, plan, dim) if any(leaf is one for one in plain) else leaf
+
+    last = pair[-1]
+    keys = (form.output, *form.outputs)
+    return pair[0], last.put({key: map_leaves(partner, last[key]) for key in keys})
 
 
 def _named(key: Key, form: Form, arguments: Arguments) -> str:
@@ -372,6 +400,11 @@ def _other_rows(leaf: Tensor, batch: int, dim: int) -> str:
     return f"; flatten tokens or pixels inside the criterion, not before it.{objects}"
 
 
+_POSITIONS = (
+    "the model returned a tensor of shape {} that is not mixed, such as a mask, and the plan mixes "
+    "by position. Take it out of the output that the criterion is given, and pass it as a separate "
+    "argument that with_target= names."
+)
 _AS_TENSOR = ". Pass a list of numbers as a tensor: torch.tensor(y)."
 _FEWER = (
     ", with a row for each example. To use some of them only, pass all, and select inside the "
