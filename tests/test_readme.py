@@ -12,6 +12,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LAB = (ROOT / "docs" / "lab.md").read_text()
+EVALUATING = (ROOT / "docs" / "evaluating.md").read_text()
 
 
 def blocks(language, page=README):
@@ -94,7 +95,7 @@ def test_the_documented_options_exist():
 
     kinds = (recipes.Recipe, train.Options, tune.Options, layers.Options, evaluating.Options)
     known = {field.name for kind in kinds for field in fields(kind)}
-    named = set(re.findall(r"`--([a-z-]+)", LAB)) - {"root", "battery", "unknown"}
+    named = set(re.findall(r"`--([a-z-]+)", LAB + EVALUATING)) - {"root", "battery", "unknown"}
     assert {name.removeprefix("no-") for name in named} <= {
         name.replace("_", "-") for name in known
     }
