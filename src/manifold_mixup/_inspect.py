@@ -145,6 +145,7 @@ def _inspect(
         once=traces.second is None and not traces.graphs,
         graphs=traces.graphs,
         lengths=tuple(_lengths(model, args, kwargs)),
+        packs=view.packs,
         losses=view.losses,
     )
     return table if mask is None else table.with_mask(mask)

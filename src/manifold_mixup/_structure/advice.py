@@ -6,17 +6,20 @@ from torch import Tensor
 
 from manifold_mixup._structure.row import InputRow
 
-# Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
-# receives the mask can receive the mixed mask instead.
-_POOLING = """\
-It finds the end of a sequence by the token ids, which cannot be mixed. Pass the mask to a pooling \
-module, and mix the mask too, with mask="attention_mask":
-
+_LAST = """\
 class Last(nn.Module):
     def forward(self, h, mask):
         mask = mask.to(h.dtype)
         following = nn.functional.pad(mask[:, 1:], (0, 1))
-        return ((mask - following).clamp(min=0)[..., None] * h).sum(1)
+        return ((mask - following).clamp(min=0)[..., None] * h).sum(1)"""
+
+# Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
+# receives the mask can receive the mixed mask instead.
+_POOLING = f"""\
+It finds the end of a sequence by the token ids, which cannot be mixed. Pass the mask to a pooling \
+module, and mix the mask too, with mask="attention_mask":
+
+{_LAST}
 
 class Classifier(nn.Module):
     def __init__(self, body, width, classes):
@@ -26,6 +29,19 @@ class Classifier(nn.Module):
     def forward(self, input_ids, attention_mask):
         h = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self.head(self.pool(h, attention_mask))"""
+
+# A packed batch has the steps of many examples at dimension 0, in an order of its own.
+_UNPACKED = f"""\
+ Do not pack sequences of different lengths: before the padding, a recurrent layer that runs \
+forward only has the same states without. For a target of each step, let the criterion ignore \
+those of the padding. For one of the sequence, pass forward the padding mask, set mask= to its \
+name, and take the last state in a module, self.last(self.rnn(x)[0], mask):
+
+{_LAST}"""
+_PACKED = (
+    " If {names} is the length of each example: where all are equally long, let forward make it, "
+    "torch.full((len(x),), x.shape[1])." + _UNPACKED
+)
 
 
 _POSITIONS = (
@@ -47,7 +63,11 @@ _LABELS = (
 
 
 def on_late(
-    inputs: tuple[InputRow, ...], late: Collection[str], lengths: Collection[str] = ()
+    inputs: tuple[InputRow, ...],
+    late: Collection[str],
+    lengths: Collection[str] = (),
+    *,
+    packs: bool = False,
 ) -> str:
     """Return advice on the inputs that are read ``late``: positions, lengths, labels, token ids.
 
@@ -55,12 +75,17 @@ def on_late(
         inputs: the inputs of the model.
         late: names of those that are read after a layer.
         lengths: names of those whose values may be lengths, see `may_be_lengths`.
+        packs: whether the model packs sequences, by their lengths.
     """
     if positions := [name for name in late if "position" in name.lower()]:
         return _POSITIONS.format(names=" or ".join(map(repr, positions)))
     numbers = [row.name for row in inputs if row.name in late and _is_number_each(row)]
-    if found := [name for name in numbers if name in lengths]:
-        return _LENGTHS.format(names=" or ".join(map(repr, found)))
+    given = [row.name for row in inputs if row.name in late] if packs else numbers
+    if found := [name for name in given if name in lengths]:
+        advice = _PACKED if packs else _LENGTHS
+        return advice.replace("{names}", " or ".join(map(repr, found)))
+    if packs and any(row.kind == "side" and row.name in late for row in inputs) and not numbers:
+        return _UNPACKED
     if numbers:
         return _LABELS.format(names=" or ".join(map(repr, numbers)))
     ids = {row.name for row in inputs if row.kind == "data" and not row.floating}

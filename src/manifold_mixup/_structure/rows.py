@@ -1,6 +1,7 @@
 """Build a row for each module and input of a recorded pass: whether it can be mixed, or why not."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,6 +61,24 @@ _NODES = (
     "the output of the module that pools, or a layer after it"
 )
 
+# Outputs whose dimension 0 follows the batch, but is not the batch.
+_SEVERAL_ROWS = (
+    "dimension 0 of the model's output{} holds {} rows of each example, so that it has no mixed "
+    "target. Return it with the batch first, as output.unflatten(0, (len(x), -1)) if the rows of "
+    "an example are neighbours, and flatten it and the target in the criterion"
+)
+_NO_ROWS = (
+    "dimension 0 of the model's output{} follows the batch, but not in whole examples: those of "
+    "different lengths are no partners. Return a row for each example, with all its positions, and "
+    "let the criterion ignore some of them, by their labels; a PackedSequence as "
+    "torch.nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0]"
+)
+_LIST = (
+    "{0!r} is a list with a tensor for each example, not one tensor. Stack or pad it before the "
+    "model is called: torch.nn.utils.rnn.pad_sequence({0}, batch_first=True), with mask= for the "
+    "padding. Or attach to a module inside that receives all examples as one tensor: "
+    "ManifoldMixup(model.head, ['input'])"
+)
 _NO_TENSOR = (
     "the model returns no floating point tensor (in tuples, dicts or dataclasses). Return the "
     "parameters of a distribution as tensors, and make the distribution in the criterion"
@@ -146,6 +165,11 @@ class RowBuilder:
         if self.scripted and counts[0] != counts[1]:
             return ()  # the first run of TorchScript is not optimised, the second is
         return tuple(dict.fromkeys(meet(first, second, counts)))
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model packs sequences, by their lengths."""
+        return any(node.operator == "_pack_padded_sequence" for node in self.first.nodes)
 
     def _shuffles(self) -> list[int]:
         """List the values in which all data has reordered rows."""
@@ -456,15 +480,8 @@ class RowBuilder:
             return "the model returns a single number, a loss computed inside it. " + (
                 _boxes(self.names) or "Return the model's outputs instead, and wrap the criterion"
             )
-        for leaf in self.outputs:
-            moved = _moved(leaf.shape, resized.get(leaf.path, leaf.shape))
-            if len(moved) == 1 and not self.graphs:
-                return (
-                    f"the model is given the batch at dimension 0, and returns it at dimension "
-                    f"{moved[0]} of its output{_at(leaf)} of shape {leaf.shape}. Return it with "
-                    f"the batch first, output.movedim({moved[0]}, 0). A criterion that needs it "
-                    f"elsewhere, such as CTCLoss, can be given output.movedim(0, {moved[0]})"
-                )
+        if fault := "" if self.graphs else self._moved_fault() or self._list_fault():
+            return fault
         return (
             f"dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of "
             f"shape {shape}. Put the batch first in both (batch_first=True in recurrent layers), "
@@ -473,6 +490,38 @@ class RowBuilder:
             f"the graph of each node (0, 0, 1, ...), or attach to the module after the pooling: "
             f"ManifoldMixup(model.head, ['input'])"
         )
+
+    def _moved_fault(self) -> str:
+        """Return why outputs with the batch elsewhere rule out every layer; empty without any."""
+        for leaf in self.outputs:
+            moved = _moved(leaf.shape, self._outputs_resized.get(leaf.path, leaf.shape))
+            if moved[:1] == [0]:
+                return self._rows_fault(leaf)
+            if len(moved) == 1:
+                return (
+                    f"the model is given the batch at dimension 0, and returns it at dimension "
+                    f"{moved[0]} of its output{_at(leaf)} of shape {leaf.shape}. Return it with "
+                    f"the batch first, output.movedim({moved[0]}, 0). A criterion that needs it "
+                    f"elsewhere, such as CTCLoss, can be given output.movedim(0, {moved[0]})"
+                )
+        return ""
+
+    def _list_fault(self) -> str:
+        """Return a reason if the inputs are a list with a tensor for each example."""
+        items = Counter(name.rpartition(".")[0] for name in self.names if name[-1:].isdigit())
+        lists = [name for name, count in items.items() if name and count > 1]
+        rows = {leaf.shape[:1] for leaf in self.outputs}
+        found = [name for name in lists if rows == {(items[name],)}]
+        return _LIST.format(found[0]) if found else ""
+
+    def _rows_fault(self, leaf: Leaf) -> str:
+        """Return what the rows of an output are, if not one of each example."""
+        assert self.second is not None
+        rows, others = leaf.shape[0], self._outputs_resized[leaf.path][0]
+        several = rows // self.first.batch
+        each = (rows, others) == (several * self.first.batch, several * self.second.batch)
+        fault = _SEVERAL_ROWS if each and not self.packs else _NO_ROWS
+        return fault.format(f"{_at(leaf)} of shape {leaf.shape}", several)
 
     def own_fault(self, run: Run, mixed: Sequence[Leaf]) -> str:
         """Return why a module's own output cannot be mixed; empty if it can."""

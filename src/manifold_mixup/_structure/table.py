@@ -52,6 +52,7 @@ class LayerTable(Sequence[LayerRow]):
         graphs: whether the examples are graphs; the input ``lead`` then holds the graph of each
             node.
         lengths: names of the inputs that may be the length of each example.
+        packs: whether the model packs sequences, by their lengths.
         losses: names of the inputs from which the model itself computes a loss.
         mask: name of the padding mask that is mixed too.
     """
@@ -67,6 +68,7 @@ class LayerTable(Sequence[LayerRow]):
     output_dim: int = 0
     graphs: bool = False
     lengths: tuple[str, ...] = ()
+    packs: bool = False
     losses: tuple[str, ...] = ()
     mask: str = ""
 
@@ -126,8 +128,11 @@ class LayerTable(Sequence[LayerRow]):
 
     def advice(self, late: Collection[str]) -> str:
         """Return advice on the inputs that are read after a layer; empty if there is none."""
-        known = {*self.losses, self.mask, *([self.lead] if self.graphs else [])}
-        return on_late(self.inputs, [name for name in late if name not in known], self.lengths)
+        known = {*self.losses, *([self.lead] if self.graphs else [])}
+        if not self.packs:  # no module receives a mask of which it packs
+            known.add(self.mask)
+        read = [name for name in late if name not in known]
+        return on_late(self.inputs, read, self.lengths, packs=self.packs)
 
     def without_mask(self) -> str:
         """Return a sentence that names layers after the last reader of the mask; empty if none."""
