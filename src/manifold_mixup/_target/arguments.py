@@ -278,8 +278,8 @@ class Arguments:
     def _require_no_rows(self, key: Key, value: Any, batch: int, dim: int) -> None:
         if value is None or isinstance(value, str | int | float):
             return
-        for path, count, what in _counted(value, dim):
-            if sign := count.sign(batch):
+        for path, rows, what, kind in _counted(value, dim):
+            if sign := _sign(rows, batch, kind):
                 if sign is _INTEGERS or (key, path) not in self._whole:
                     raise ValueError(self._undeclared(key, path, what, sign.format(batch)))
             else:
@@ -314,34 +314,15 @@ def _is_rows(value: Any, batch: int, dim: int) -> bool:
     return isinstance(value, Tensor) and is_rows(value.shape, batch, dim)
 
 
-class _Count(NamedTuple):
-    """The rows of an array, or the items of a list.
+def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, str, str]]:
+    """Yield ``(path, rows, description, kind)`` for every array and list in a value.
 
-    Attributes:
-        rows: their number.
-        array: whether it is an array, whose rows may be positions of the examples.
-        integers: whether it is a tensor of several integers, which may be numbers of the examples.
+    The kind is ``"array"``, whose rows may be positions of the examples; ``"integers"``, a tensor
+    of several, which may number the examples; or ``"list"``.
     """
-
-    rows: int
-    array: bool = False
-    integers: bool = False
-
-    def sign(self, batch: int) -> str:
-        """Return what tells that they may belong to the examples; empty if nothing does."""
-        if self.rows == batch:
-            return _ROWS
-        if self.integers:
-            return _INTEGERS
-        several = self.array and self.rows > batch > 1 and self.rows % batch == 0
-        return _SEVERAL_ROWS if several else ""
-
-
-def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, _Count, str]]:
-    """Yield ``(path, count, description)`` for every array and list in a value."""
     if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
         numbers = all(isinstance(item, int | float) for item in value)
-        yield path, _Count(len(value)), f"{len(value)} {'numbers' if numbers else 'items'}"
+        yield path, len(value), f"{len(value)} {'numbers' if numbers else 'items'}", "list"
         if numbers:
             return
     inner = children(value) if not isinstance(value, Tensor) else []
@@ -351,7 +332,17 @@ def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, _Count
     if not inner and shape is not None and len(shape):
         rows = int(shape[dim if len(shape) > dim else 0])
         integers = isinstance(value, Tensor) and value.numel() > 1 and not is_continuous(value)
-        yield path, _Count(rows, array=True, integers=integers), f"shape {tuple(shape)}"
+        yield path, rows, f"shape {tuple(shape)}", "integers" if integers else "array"
+
+
+def _sign(rows: int, batch: int, kind: str) -> str:
+    """Return what tells that an array or a list may belong to the examples; empty if nothing."""
+    if rows == batch:
+        return _ROWS
+    if kind == "integers":
+        return _INTEGERS
+    several = kind == "array" and rows > batch > 1 and rows % batch == 0
+    return _SEVERAL_ROWS if several else ""
 
 
 def name_of(criterion: Criterion) -> str:
