@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import is_dataclass
 from typing import NamedTuple
 
@@ -248,3 +249,13 @@ def test_a_shell_can_complete_the_options_of_every_command(capsys):
     completion = capsys.readouterr().out
     for option in ("--save-every", "--battery", "--scale", "--title", "--port", "--match"):
         assert option in completion
+
+
+def test_a_warning_of_the_lab_is_a_sentence_and_others_keep_their_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    own = warnings.formatwarning("a file is damaged.", UserWarning, cli.__file__, 7)
+    assert own == "Warning: a file is damaged.\n"
+    other = warnings.formatwarning("slow", UserWarning, pytest.__file__, 7)
+    assert other.startswith(f"{pytest.__file__}:7: UserWarning: slow\n")

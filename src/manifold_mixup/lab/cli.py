@@ -16,6 +16,7 @@ from manifold_mixup import __version__
 from manifold_mixup.lab.terminal import help_page, options, values, words
 from manifold_mixup.lab.terminal.listed import listed
 from manifold_mixup.lab.terminal.options import Option
+from manifold_mixup.lab.terminal.warned import show_plainly
 
 PROGRAM = "manifold-mixup"
 ABOUT = "Manifold Mixup for any PyTorch model, and a laboratory that measures it."
@@ -71,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     The exit status is 0 on success, 1 if a run failed, 2 for bad input, 130 after Ctrl-C, and 141
     if the reader of the output closed the pipe, as in ``| head``.
     """
+    show_plainly()
     try:
         status = _run(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()

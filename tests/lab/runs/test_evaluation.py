@@ -118,6 +118,9 @@ def test_what_another_run_ended_in_is_not_taken_for_this_one(task, plain, folder
     shutil.copy(other / "last.safetensors", folder)
     with pytest.raises(ValueError, match=r"last\.safetensors is not what this run ended in"):
         trained(folder, task)
+    shutil.copy(other / "best.safetensors", folder)
+    with pytest.raises(ValueError, match=r"best\.safetensors is not the best epoch of this run"):
+        trained(folder, task, "best")
 
 
 @pytest.mark.parametrize("result", ["", ', "result": {"run": {}}', ', "result": 3', ', "result"'])

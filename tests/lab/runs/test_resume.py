@@ -185,6 +185,7 @@ def test_a_finished_run_is_read_and_not_trained_again(task, plain, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
     assert run_folder.recipe(tmp_path) == plain
     assert weights.fingerprint(weights.read(tmp_path / "last.safetensors")) == first.weights
+    assert weights.fingerprint(weights.read(tmp_path / "best.safetensors")) == first.best_weights
 
 
 def test_other_settings_are_refused_and_named(task, plain, tmp_path):

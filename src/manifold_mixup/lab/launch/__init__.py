@@ -4,5 +4,5 @@ It trains recipes on a data set, yields the results as they finish, and reports 
 callbacks. Ctrl-C stops all runs between two steps.
 
 Imported by: commands, search.
-Imports: data, recipes, runs, training.
+Imports: data, recipes, runs, terminal, training.
 """

@@ -36,6 +36,7 @@ from manifold_mixup.lab.launch.ray import train_on_ray
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.folder import folder_name
 from manifold_mixup.lab.runs.result import Result
+from manifold_mixup.lab.terminal.warned import show_plainly
 from manifold_mixup.lab.training.loop import Stopped, train
 
 Place = Literal["here", "ray"]
@@ -234,6 +235,7 @@ def _start(
 ) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells the workers to stop
+    show_plainly()
     torch.set_num_threads(1)
     source, after = pickle.loads(shared)
     _worker = _Worker(source, news, stop, folder, after)

@@ -67,12 +67,16 @@ def _require_fit(path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, ru
 
 
 def _require_own(path: Path, tensors: weights.Weights) -> None:
-    """Raise if final weights are not those whose fingerprint the result has."""
-    result = run_folder.finished(path.parent) if path.stem == "last" else None
-    if result is not None and weights.fingerprint(tensors) != result.weights:
+    """Raise if weights are not those whose fingerprint the result has."""
+    result = run_folder.finished(path.parent)
+    if result is None:
+        return
+    last = path.stem == "last"
+    known = result.weights if last else result.best_weights
+    if known and weights.fingerprint(tensors) != known:
+        which = "what this run ended in" if last else "the best epoch of this run"
         raise ValueError(
-            f"{path} is not what this run ended in: its SHA-256 is not that in "
-            f"{run_folder.RESULT}. {_OF_ANOTHER}"
+            f"{path} is not {which}: its SHA-256 is not that in {run_folder.RESULT}. {_OF_ANOTHER}"
         )
 
 

@@ -59,6 +59,8 @@ class Result:
             the lowest *test* error: optimistic, but comparable to papers that report it.
         weights: SHA-256 of the final weights, which identifies them bit for bit.
         more: further measures of the final weights by their key, which a comparison adds.
+        best_weights: SHA-256 of the weights after ``best_epoch``; empty in results of versions that
+            did not keep it.
     """
 
     run: Recipe
@@ -69,6 +71,7 @@ class Result:
     best_epoch: int
     weights: str
     more: Mapping[str, float] = field(default_factory=dict)
+    best_weights: str = ""
 
 
 def read_run(fields: Mapping[str, Any]) -> Recipe:
@@ -97,6 +100,7 @@ def read_result(fields: Mapping[str, Any]) -> Result:
         best_epoch=fields["best_epoch"],
         weights=fields["weights"],
         more=_numbers(fields.get("more", {})),
+        best_weights=fields.get("best_weights", ""),
     )
 
 

@@ -3,6 +3,6 @@
 It turns a command's dataclass and the arguments typed into help pages and error messages. It is
 fast, since only printing a list imports torch.
 
-Imported by: cli, commands.
+Imported by: cli, commands, launch.
 Imports: data, models, paper, recipes.
 """

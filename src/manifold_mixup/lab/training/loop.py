@@ -206,6 +206,7 @@ class Checkpointer:
             best=best,
             best_epoch=at.best_epoch,
             weights=weights.fingerprint(final),
+            best_weights=weights.fingerprint(at.tensors["best"]),
         )
         if self.folder is not None and job.main:
             weights.write(self.folder / "last.safetensors", final)
