@@ -25,7 +25,7 @@ from manifold_mixup import (
 )
 from manifold_mixup._positions import Positions
 from manifold_mixup._similarity import beta_cdf, share_of_pairs
-from manifold_mixup._weigh import Place, settle
+from manifold_mixup._weigh import Place, completion_for
 from states import randn
 
 PERM = torch.tensor([1, 2, 0])
@@ -159,10 +159,10 @@ def test_boxes_that_are_none(given, message):
 # Holes
 
 
-def settled(weight, x, *, lam=0.3, dims=(2, 3), several=False):
+def completion_of(weight, x, *, lam=0.3, dims=(2, 3), several=False):
     plan = MixPlan("a", lam, torch.arange(len(x)).roll(1), weight=weight)
     place = Place(Positions(dims), (1,) * len(dims), several)
-    return settle(plan, x, None, place)
+    return completion_for(plan, x, None, place)
 
 
 @pytest.mark.parametrize("sides", [(9,), (9, 12), (7, 8, 9)], ids=str)
@@ -201,7 +201,7 @@ def test_patches_are_dilated_centres():
 @pytest.mark.parametrize("lam", [0.3, torch.tensor([0.1, 0.5, 0.9, 0.4])], ids=["one", "each"])
 def test_the_label_is_the_mean_weight(soft, lam):
     x = randn(4, 6, 9, 9)
-    found = settled(Holes(3, 0.5, soft, key=1), x, lam=lam)
+    found = completion_of(Holes(3, 0.5, soft, key=1), x, lam=lam)
     own = found.weight.own(torch.as_tensor(lam), [6], (9, 9), x.device)
     torch.testing.assert_close(found.label, own.float().flatten(1).mean(1).squeeze())
     if soft:  # u + (1 - u) λ, of the share u that is in no patch
@@ -247,7 +247,7 @@ def test_the_same_key_gives_the_same_patches_and_another_others():
 
 
 def test_several_tensors_have_the_same_patches_in_all_channels():
-    found = settled(Holes(3, 0.4, soft=False, key=1), randn(4, 6, 9, 9), several=True)
+    found = completion_of(Holes(3, 0.4, soft=False, key=1), randn(4, 6, 9, 9), several=True)
     assert found.weight.together
     own = found.weight.own(torch.tensor(0.3), [6], (9, 9), torch.device("cpu"))
     assert own.shape == (1, 1, 9, 9)
@@ -255,7 +255,7 @@ def test_several_tensors_have_the_same_patches_in_all_channels():
 
 def test_a_patch_that_does_not_fit():
     with pytest.raises(ValueError, match=r"patches of 7 positions.*\(9, 5\)"):
-        settled(Holes(7, 0.4, soft=False, key=1), randn(4, 6, 9, 5))
+        completion_of(Holes(7, 0.4, soft=False, key=1), randn(4, 6, 9, 5))
 
 
 # Similarity

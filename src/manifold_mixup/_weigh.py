@@ -51,7 +51,7 @@ class Place:
         return tuple(side // factor for side, factor in pairs)
 
 
-class Given(Protocol):
+class PlanFields(Protocol):
     """How a state is mixed: a plan, or what compiled code knows of one."""
 
     @property
@@ -71,7 +71,7 @@ class Given(Protocol):
 
 
 @dataclass(frozen=True)
-class Settled:
+class Completion:
     """What a plan means for a state."""
 
     lam: Tensor
@@ -80,19 +80,21 @@ class Settled:
     box: Ranges | None = None
 
 
-def needs_settling(given: Given) -> bool:
+def needs_completion(plan: PlanFields) -> bool:
     """Return whether it depends on the state how it is mixed."""
-    weight = given.weight
+    weight = plan.weight
     return isinstance(weight, Box | SimilarityKernel | Aligned) or (
-        isinstance(weight, Holes) and given.label is None
+        isinstance(weight, Holes) and plan.label is None
     )
 
 
-def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) -> Settled:
+def completion_for(
+    plan: PlanFields, x: Tensor, at: BatchDim | None, place: Place | None
+) -> Completion:
     """Return what a plan means for a state.
 
     Args:
-        given: the plan.
+        plan: the plan.
         x: the state.
         at: where it holds the batch; None for dimension 0.
         place: where it holds positions.
@@ -100,21 +102,21 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
     Raises:
         ValueError: it has no positions, or no such ones.
     """
-    weight, batch = given.weight, given.perm.shape[0]
+    weight, batch = plan.weight, plan.perm.shape[0]
     if isinstance(weight, SimilarityKernel):
         front = x if at is None else at.to_front(x, batch)
-        perm = given.perm.to(x.device)
-        lam = share_of_pairs(weight, given.lam.to(x.device), front, perm)
-        return Settled(lam, None, given.label)
+        perm = plan.perm.to(x.device)
+        lam = share_of_pairs(weight, plan.lam.to(x.device), front, perm)
+        return Completion(lam, None, plan.label)
     place = require_place(place, x, at)
     if isinstance(weight, Aligned):
         # a recomputation does not repeat this
         tokens = _patches(_tokens(x.detach(), at, place, batch), place)
-        between = weight.between(tokens, tokens[given.perm.to(x.device)])
-        return Settled(given.lam, between, given.label)
+        between = weight.between(tokens, tokens[plan.perm.to(x.device)])
+        return Completion(plan.lam, between, plan.label)
     if isinstance(weight, Box):
         own, share, box = weight.weigh(place.grid(x.shape))
-        return Settled(given.lam, own, share if given.label is None else given.label, box)
+        return Completion(plan.lam, own, share if plan.label is None else plan.label, box)
     assert isinstance(weight, Holes)
     compiling = torch.compiler.is_compiling()  # sides may be symbolic
     grid = place.grid(tuple(x.shape))
@@ -126,29 +128,29 @@ def settle(given: Given, x: Tensor, at: BatchDim | None, place: Place | None) ->
     shape = x.shape if at is None else at.front_shape(tuple(x.shape), batch)
     holes = weight.patches(_features(shape, place, at), grid, x.device)
     share = mean_weight(holes)
-    label = 1 - share * (1 - given.lam.to(x.device)) if weight.soft else 1 - share
+    label = 1 - share * (1 - plan.lam.to(x.device)) if weight.soft else 1 - share
     drawn = holes if holes.ndim == 2 + len(grid) else holes.reshape(1, -1, *grid)
-    return Settled(given.lam, replace(weight, drawn=drawn), label)
+    return Completion(plan.lam, replace(weight, drawn=drawn), label)
 
 
-def share_of_targets(given: Given) -> Tensor:
-    """Return the share that every target keeps, by a plan that is settled."""
-    if given.label is not None:
-        return given.label
-    return mean_weight(given.weight) if isinstance(given.weight, Tensor) else given.lam
+def share_of_targets(plan: PlanFields) -> Tensor:
+    """Return the share that every target keeps, by a completed plan."""
+    if plan.label is not None:
+        return plan.label
+    return mean_weight(plan.weight) if isinstance(plan.weight, Tensor) else plan.lam
 
 
-def completed(plan: MixPlan, settled: Settled) -> MixPlan:
+def completed(plan: MixPlan, completion: Completion) -> MixPlan:
     """Return a plan completed by what it means for the state of its layer."""
     return unchecked(
         plan.layer,
-        settled.lam,
+        completion.lam,
         plan.perm,
-        weight=settled.weight,
-        label=settled.label,
+        weight=completion.weight,
+        label=completion.label,
         noise=plan.noise,
         repeats=plan.repeats,
-        box=settled.box,
+        box=completion.box,
     )
 
 
@@ -176,7 +178,7 @@ def require_place(place: Place | None, x: Tensor, at: BatchDim | None) -> Place:
 def mix_state(
     x: Tensor,
     at: BatchDim | None,
-    given: Given,
+    plan: PlanFields,
     valid: Tensor | None = None,
     place: Place | None = None,
     part: int = 0,
@@ -186,7 +188,7 @@ def mix_state(
     Args:
         x: the state.
         at: the dimension that holds the batch; None for dimension 0.
-        given: a plan that is settled.
+        plan: a completed plan.
         valid: the valid positions, ``(batch, time)``, if a padding mask is mixed too.
         place: where the state holds positions, if they have weights.
         part: number of the tensor, if a state has several, each with noise of its own.
@@ -194,48 +196,48 @@ def mix_state(
     Raises:
         ValueError: the plan's weights do not fit the state.
     """
-    if given.weight is None:
-        mixed = mix_rows(x, at, given.lam, given.perm, valid, repeats=given.repeats)
+    if plan.weight is None:
+        mixed = mix_rows(x, at, plan.lam, plan.perm, valid, repeats=plan.repeats)
     elif valid is not None:
         raise ValueError(
             "the plan weighs positions, but a padding mask is mixed too: sequences of different "
             "lengths have no common positions. Use a plan without weights where mask= is given."
         )
     else:
-        mixed = mix_weighed(x, at, given, place)
-    return mixed if given.noise is None else given.noise.on(mixed, part)
+        mixed = mix_weighed(x, at, plan, place)
+    return mixed if plan.noise is None else plan.noise.on(mixed, part)
 
 
-def mix_weighed(x: Tensor, at: BatchDim | None, given: Given, place: Place | None) -> Tensor:
+def mix_weighed(x: Tensor, at: BatchDim | None, plan: PlanFields, place: Place | None) -> Tensor:
     """Mix every position of a state by its weight; one without positions by the label's.
 
     Args:
         x: the state.
         at: where it holds the batch; None for dimension 0.
-        given: a plan that is settled.
+        plan: a completed plan.
         place: where the state holds positions.
 
     Raises:
         ValueError: the weights do not fit the state.
     """
-    batch, weight = given.perm.shape[0], given.weight
+    batch, weight = plan.perm.shape[0], plan.weight
     place = require_place(place, x, at)
     if isinstance(weight, Transport):
-        return _mix_aligned(x, at, given, place, weight)
+        return _mix_aligned(x, at, plan, place, weight)
     assert isinstance(weight, Tensor | Holes)
-    if at is None and _cut.can_cut(x, given.perm):
-        box = _places(given, x, place)
+    if at is None and _cut.can_cut(x, plan.perm):
+        box = _places(plan, x, place)
         if box is not None:
-            return _cut.cut(x, box, given.perm, repeats=given.repeats)
-    own, inside = _spread(weight, x, place, at, given.lam, share_of_targets(given), batch)
+            return _cut.cut(x, box, plan.perm, repeats=plan.repeats)
+    own, inside = _spread(weight, x, place, at, plan.lam, share_of_targets(plan), batch)
     front = x if at is None else at.to_front(x, batch)
-    mixed = _mix.apply(front, own, given.perm, repeats=given.repeats, inside=inside)
+    mixed = _mix.apply(front, own, plan.perm, repeats=plan.repeats, inside=inside)
     return mixed if at is None else at.restore(mixed).contiguous()
 
 
-def _places(given: Given, x: Tensor, place: Place) -> _cut.Places | None:
+def _places(plan: PlanFields, x: Tensor, place: Place) -> _cut.Places | None:
     """Return the box that a state is cut in; None if it is not known, or of tokens."""
-    ranges, weight, positions = given.box, given.weight, place.positions
+    ranges, weight, positions = plan.box, plan.weight, place.positions
     if ranges is None or positions.grid is not None or not isinstance(weight, Tensor):
         return None
     if weight.is_inference() or weight._version != UNTOUCHED:
@@ -267,9 +269,9 @@ def _patches(tokens: Tensor, place: Place) -> Tensor:
 
 
 def _mix_aligned(
-    x: Tensor, at: BatchDim | None, given: Given, place: Place, transport: Transport
+    x: Tensor, at: BatchDim | None, plan: PlanFields, place: Place, transport: Transport
 ) -> Tensor:
-    batch, first = given.perm.shape[0], place.positions.first
+    batch, first = plan.perm.shape[0], place.positions.first
     tokens = _tokens(x, at, place, batch)
     patches = _patches(tokens, place)
     count = patches.shape[1]
@@ -278,11 +280,11 @@ def _mix_aligned(
             f"the plan moves {transport.shares.shape[1]} positions, but the state of shape "
             f"{tuple(x.shape)} has {count}."
         )
-    partners = patches.index_select(0, given.perm.to(x.device))
-    mixed = transport.mix(patches, partners, given.lam)
+    partners = patches.index_select(0, plan.perm.to(x.device))
+    mixed = transport.mix(patches, partners, plan.lam)
     if count < tokens.shape[1]:
         others = torch.cat([tokens[:, :first], tokens[:, first + count :]], 1)
-        others = _mix.apply(others, given.lam, given.perm, repeats=given.repeats)
+        others = _mix.apply(others, plan.lam, plan.perm, repeats=plan.repeats)
         mixed = torch.cat([others[:, :first], mixed, others[:, first:]], 1)
     front = x if at is None else at.to_front(x, batch)
     dims = [_in_front(dim, at) for dim in place.positions.dims]
@@ -469,6 +471,6 @@ def _mix_by_plan(
             f"the plan weighs the positions of x, of shape {tuple(x.shape)}: pass dims=, the "
             f"dimensions that are positions, such as (2, 3)."
         )
-    if needs_settling(plan):
-        plan = completed(plan, settle(plan, x, at, place))
+    if needs_completion(plan):
+        plan = completed(plan, completion_for(plan, x, at, place))
     return mix_state(x, at, plan, None, place)

@@ -29,7 +29,7 @@ from manifold_mixup._module_hooks import hook_after, hook_before, into_place, to
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._transport import Aligned
-from manifold_mixup._weigh import completed, mix_state, needs_settling, settle
+from manifold_mixup._weigh import completed, completion_for, mix_state, needs_completion
 
 Inputs = list[tuple[str, Tensor]]
 Rows = Mapping[str, LayerRow | InputRow]
@@ -324,7 +324,7 @@ class Attachment:
                 inputs = self.fronted(inputs)
             plan = self._next_plan(inputs, args, kwargs, training)
             if plan is not None and plan.weight is not None:
-                plan = self._settled_ahead(plan, inputs)
+                plan = self._completed_ahead(plan, inputs)
             if plan is not None and self.padding.name is not None:
                 valid = self.padding.valid(inputs)
         started = self.passes.start(plan, training=training, valid=valid)
@@ -335,10 +335,10 @@ class Attachment:
         self._error_before = sys.exc_info()[1]
         return started
 
-    def _settled_ahead(self, plan: MixPlan, inputs: Inputs) -> MixPlan:
+    def _completed_ahead(self, plan: MixPlan, inputs: Inputs) -> MixPlan:
         """Complete a plan for a layer inside a compiled checkpoint, which cannot tell its state."""
         hook = self._hooks.get(plan.layer)
-        if hook is None or hook.counts or not needs_settling(plan):
+        if hook is None or hook.counts or not needs_completion(plan):
             return plan
         if not compiled.runs_compiled(self.model, module_name(plan.layer)):
             return plan
@@ -350,8 +350,8 @@ class Attachment:
         shape = list(dict(getattr(self._rows[plan.layer], "shapes", ())).get(path, ()))
         shape[at.dim : at.dim + 1] = [plan.batch]
         state = torch.empty((), device=plan.perm.device).expand(shape)
-        settled = settle(plan, state, at if at.dim else None, place)
-        return completed(plan, settled)
+        completion = completion_for(plan, state, at if at.dim else None, place)
+        return completed(plan, completion)
 
     def _require_once(self, recomputed: ForwardPass) -> None:
         """Raise if the same backward node has already recomputed a pass."""
@@ -378,7 +378,7 @@ class Attachment:
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
             if name != wanted:
                 return tensor
-            plan = running.settled(lambda plan: settle(plan, tensor, at, place))
+            plan = running.completed_plan(lambda plan: completion_for(plan, tensor, at, place))
             self._active.set(running)  # compiled code reads it
             return mix_state(tensor, at, plan, valid, place)
 
@@ -411,8 +411,8 @@ class Attachment:
 
     def _account(self, finished: ForwardPass, output: Any) -> None:
         """Check that the plan's layer ran once; drop the plan if the layer was skipped."""
-        if self._active.settled:
-            self._settle_compiled(finished, self.model)
+        if self._active.is_completed:
+            self._complete_compiled(finished, self.model)
         plan = finished.plan
         hook = None if plan is None else self._hooks.get(plan.layer)
         if self.layer_runs.skipped(finished, self._active.compiled_mixes):
@@ -460,14 +460,14 @@ class Attachment:
 
     def _restore_active(self, module: nn.Module, *_: Any) -> None:
         if self.passes.running is not None and self.passes.recomputed(strict=False) is None:
-            self._settle_compiled(self.passes.running, module)
+            self._complete_compiled(self.passes.running, module)
         self._active.set(self.passes.running)
 
-    def _settle_compiled(self, running: ForwardPass, module: nn.Module) -> None:
+    def _complete_compiled(self, running: ForwardPass, module: nn.Module) -> None:
         """Complete the plan of a pass by what compiled code in a module found it to mean."""
         found = self._active.completed()
         if found is not None and running.plan is running.drawn:
-            running.settle(found)
+            running.complete(found)
             running.completed_in = module
 
 

@@ -13,7 +13,7 @@ from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
 from manifold_mixup._tree import leaves, replace_at
-from manifold_mixup._weigh import Given, Place, mix_state, share_of_targets
+from manifold_mixup._weigh import Place, PlanFields, mix_state, share_of_targets
 
 
 class CarryHook(LaterHook):
@@ -60,7 +60,7 @@ class CarryHook(LaterHook):
         self,
         layer: str,
         values: Any,
-        given: Given,
+        plan: PlanFields,
         valid: Tensor | None,
         known: list[tuple[Tensor, Tensor]] | None,
     ) -> Any:
@@ -75,8 +75,8 @@ class CarryHook(LaterHook):
             # Several modules may receive the same tensor, which is then mixed once.
             found = [done for source, done in known or () if source is tensor]
             if not found:
-                _require_rows(carry, tensor, given.perm)
-                found = [_mixed(tensor, carry.batch_dim, given, valid, place, part)]
+                _require_rows(carry, tensor, plan.perm)
+                found = [_mixed(tensor, carry.batch_dim, plan, valid, place, part)]
                 if known is not None:
                     known.append((tensor, found[0]))
             mixed[carry.path] = found[0]
@@ -86,16 +86,16 @@ class CarryHook(LaterHook):
 def _mixed(
     tensor: Tensor,
     at: BatchDim | None,
-    given: Given,
+    plan: PlanFields,
     valid: Tensor | None,
     place: Place | None,
     part: int,
 ) -> Tensor:
     """Mix a carried tensor; one without positions by the share of the labels."""
-    if given.weight is None or place is not None:
-        return mix_state(tensor, at, given, valid, place, part)
-    mixed = mix_rows(tensor, at, share_of_targets(given), given.perm, repeats=given.repeats)
-    return mixed if given.noise is None else given.noise.on(mixed, part)
+    if plan.weight is None or place is not None:
+        return mix_state(tensor, at, plan, valid, place, part)
+    mixed = mix_rows(tensor, at, share_of_targets(plan), plan.perm, repeats=plan.repeats)
+    return mixed if plan.noise is None else plan.noise.on(mixed, part)
 
 
 class ArgumentHook(CarryHook):
@@ -135,7 +135,7 @@ class Carrying:
         passes: Passes,
         layers: Mapping[str, LayerHook],
     ) -> None:
-        self._given = owner, active, passes, layers
+        self._hook_arguments = owner, active, passes, layers
         self._arguments: dict[str, ArgumentHook] = {}
         self._outputs: dict[str, OutputHook] = {}
 
@@ -172,8 +172,8 @@ class Carrying:
 
     def _hook(self, carry: Carry) -> CarryHook:
         if carry.output:
-            return self._outputs.setdefault(carry.layer, OutputHook(*self._given))
-        return self._arguments.setdefault(carry.layer, ArgumentHook(*self._given))
+            return self._outputs.setdefault(carry.layer, OutputHook(*self._hook_arguments))
+        return self._arguments.setdefault(carry.layer, ArgumentHook(*self._hook_arguments))
 
     def register(self, model: nn.Module) -> list[Any]:
         """Register new hooks on the model's modules, and return their handles."""

@@ -36,12 +36,12 @@ class Sequences(Tensor):
             plain = func(*args, **kwargs)
             if func not in _CHOICES or not isinstance(args[0], cls):
                 return plain
-            given = args[0]
-            partners = _of_partners(func, args, kwargs, given.perm)
+            states = args[0]
+            partners = _of_partners(func, args, kwargs, states.perm)
             if partners is None:
                 return plain
             other = func(*partners[0], **partners[1])
-            lam = given.lam.to(plain.device, plain.dtype)
+            lam = states.lam.to(plain.device, plain.dtype)
             if lam.ndim and len(plain) != len(lam):  # a mask chose several of each row
                 lam = lam.repeat_interleave(len(plain) // len(lam))
             return torch.lerp(other, plain, over_rows(lam, plain))
@@ -144,7 +144,7 @@ class Ends:
         passes: Passes,
         layers: Mapping[str, LayerHook],
     ) -> None:
-        self._given = owner, active, passes, layers
+        self._hook_arguments = owner, active, passes, layers
         self.hooks: dict[str, EndHook] = {}
 
     def record_row(self, layer: str, row: LayerRow | InputRow) -> None:
@@ -152,7 +152,7 @@ class Ends:
         for known in self.hooks.values():
             known.paths.pop(layer, None)
         for end in row.ends:
-            hook = self.hooks.setdefault(end.layer, EndHook(*self._given))
+            hook = self.hooks.setdefault(end.layer, EndHook(*self._hook_arguments))
             hook.paths.setdefault(layer, set()).add(end.path)
 
     def require_taken(self, output: Any) -> None:

@@ -26,7 +26,14 @@ from manifold_mixup._plan import MixPlan, Weight
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import leaves, map_leaves, replace_at
-from manifold_mixup._weigh import Given, Place, Settled, mix_state, needs_settling, settle
+from manifold_mixup._weigh import (
+    Completion,
+    Place,
+    PlanFields,
+    completion_for,
+    mix_state,
+    needs_completion,
+)
 
 _NOTHING = torch.empty(0)
 _SERIAL = itertools.count(1)
@@ -44,7 +51,7 @@ class ActivePlan:
     valid: Tensor | None
     repeats: bool
     box: Ranges | None = None  # compiled code does not know it
-    settled: bool  # whether compiled code completed the plan
+    is_completed: bool  # whether compiled code completed the plan
 
     def __init__(self) -> None:
         self.compiled_mixes = 0  # how often compiled code mixed in this pass
@@ -62,7 +69,7 @@ class ActivePlan:
                 about to complete once more.
         """
         plan = None if running is None else running.drawn if drawn else running.plan
-        self.settled = False
+        self.is_completed = False
         self.layer = None if plan is None else plan.layer
         self.lam = _NOTHING if plan is None else plan.lam
         self.perm = _NOTHING if plan is None else plan.perm
@@ -82,17 +89,17 @@ class ActivePlan:
         self.compiled_mixes = self.compiled_runs = 0
         self.mixed_eagerly = False
 
-    def complete(self, settled: Settled) -> None:
+    def complete(self, completion: Completion) -> None:
         """Complete the active plan by the state of its layer."""
-        self.lam, self.weight, self.label = settled.lam, settled.weight, settled.label
-        self.settled = True
+        self.lam, self.weight, self.label = completion.lam, completion.weight, completion.label
+        self.is_completed = True
 
-    def completed(self) -> Settled | None:
+    def completed(self) -> Completion | None:
         """Return how compiled code completed the plan, if it did."""
-        if not self.settled:
+        if not self.is_completed:
             return None
         assert not isinstance(self.weight, Box | SimilarityKernel | Aligned)
-        return Settled(self.lam, self.weight, self.label)
+        return Completion(self.lam, self.weight, self.label)
 
 
 class EagerHook(Hook):
@@ -186,8 +193,8 @@ class LayerHook(Hook):
             if self.run is not None and self._compiled_run() != self.run:
                 return None
             self._note_mix()
-            if needs_settling(self.active):
-                self.active.complete(self._settled(output, self.active))
+            if needs_completion(self.active):
+                self.active.complete(self._completion(output, self.active))
             return self._mix(output, self.active, self.active.valid)
         if self.known and self.passes.mixes_elsewhere(self.layer):
             return None
@@ -216,8 +223,8 @@ class LayerHook(Hook):
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
-        if plan.weight is not None and needs_settling(plan):
-            plan = running.settled(functools.partial(self._settled, output))
+        if plan.weight is not None and needs_completion(plan):
+            plan = running.completed_plan(functools.partial(self._completion, output))
             self.active.set(running)  # compiled blocks after this layer read it
         self.active.mixed_eagerly = True
         if self._is_usual(output, plan, running.valid):
@@ -235,18 +242,20 @@ class LayerHook(Hook):
             return False
         return output.ndim > 0 and output.shape[0] == plan.perm.shape[0]
 
-    def _settled(self, output: Any, given: Given) -> Settled:
+    def _completion(self, output: Any, plan: PlanFields) -> Completion:
         """Return what a plan means for the first of the tensors that are mixed."""
         tensors = [(path, tensor) for path, tensor in leaves(output) if self._mixes(path, tensor)]
         path, tensor = next((each for each in tensors if each[0] in self.places), tensors[0])
-        return settle(given, tensor, self._batch_at(path, tensor, given), self.places.get(path))
+        return completion_for(
+            plan, tensor, self._batch_at(path, tensor, plan), self.places.get(path)
+        )
 
     def _mixes(self, path: str, tensor: Tensor) -> bool:
         return _mix.is_continuous(tensor) and path not in self.unmixed
 
-    def _batch_at(self, path: str, tensor: Tensor, given: Given) -> BatchDim | None:
+    def _batch_at(self, path: str, tensor: Tensor, plan: PlanFields) -> BatchDim | None:
         """Return where a tensor holds the batch; None for dimension 0."""
-        at, rows = self.batch_dims.get(path, self.usual), given.perm.shape[0]
+        at, rows = self.batch_dims.get(path, self.usual), plan.perm.shape[0]
         if not at.fits(tensor.shape, rows):
             raise ValueError(
                 f"layer {self.layer!r} should mix {rows} examples, but its output"
@@ -256,16 +265,16 @@ class LayerHook(Hook):
             )
         return at if at.dim or at.folded else None
 
-    def _mix(self, output: Any, given: Given, valid: Tensor | None) -> Any:
+    def _mix(self, output: Any, plan: PlanFields, valid: Tensor | None) -> Any:
         mixed: list[str] = []
         valid = valid if self.masked else None
 
         def mix_leaf(path: str, tensor: Tensor) -> Tensor:
             if not self._mixes(path, tensor):
                 return tensor
-            at = self._batch_at(path, tensor, given)
+            at = self._batch_at(path, tensor, plan)
             mixed.append(path)
-            return mix_state(tensor, at, given, valid, self.places.get(path), len(mixed) - 1)
+            return mix_state(tensor, at, plan, valid, self.places.get(path), len(mixed) - 1)
 
         result = map_leaves(mix_leaf, output)
         if not mixed:
@@ -346,13 +355,13 @@ class MaskHook(LaterHook):
     def _mix(
         self,
         layer: str,
-        given: Any,
+        arguments: Any,
         lam: Tensor,
         perm: Tensor,
         valid: Tensor,
         known: list[tuple[Tensor, Any, Tensor]],
     ) -> Any:
-        tensors = dict(leaves(given))
+        tensors = dict(leaves(arguments))
         floating = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
         dtype = next(floating, torch.float32)
         mixed = {}
@@ -365,7 +374,7 @@ class MaskHook(LaterHook):
                 found = [_mixed_for(reader, mask, lam, perm, valid, dtype)]
                 known.append((mask, form, found[0]))
             mixed[reader.path] = found[0]
-        return replace_at(mixed, given) if mixed else None
+        return replace_at(mixed, arguments) if mixed else None
 
 
 def _mixed_for(

@@ -15,7 +15,7 @@ from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._storage import memory_of
 from manifold_mixup._tree import leaves
 from manifold_mixup._warn import warn
-from manifold_mixup._weigh import Settled, completed, needs_settling
+from manifold_mixup._weigh import Completion, completed, needs_completion
 
 
 class Runs(dict[str, int]):
@@ -58,21 +58,21 @@ class ForwardPass:
         """Drop the plan: its layer was skipped, so nothing was mixed."""
         self.plan = self.outputs.plan = None
 
-    def settled(self, by: Callable[[MixPlan], Settled]) -> MixPlan:
+    def completed_plan(self, complete_by: Callable[[MixPlan], Completion]) -> MixPlan:
         """Return the plan, completed by what it means for the state of its layer.
 
         Args:
-            by: finds that, if it is not known.
+            complete_by: finds what it means, if that is not known.
         """
         assert self.plan is not None
-        if needs_settling(self.plan):
-            self.settle(by(self.plan))
+        if needs_completion(self.plan):
+            self.complete(complete_by(self.plan))
         return self.plan
 
-    def settle(self, settled: Settled) -> None:
+    def complete(self, completion: Completion) -> None:
         """Complete the plan by what it means for the state of its layer."""
         assert self.plan is not None
-        self.plan = self.outputs.plan = completed(self.plan, settled)
+        self.plan = self.outputs.plan = completed(self.plan, completion)
 
     def holds(self, number: int) -> bool:
         """Return whether the node with this sequence number was made in this pass."""
