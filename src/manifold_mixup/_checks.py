@@ -234,7 +234,7 @@ class Checks:
 
         attachment, args, kwargs = self._attachment, call.args, call.kwargs
         rows = [attachment.row(name) for name in layers]
-        ends = any(row is not None and row.ends for row in rows)
+        last_token = any(row is not None and row.ends for row in rows)
         how = attachment.run_on_stage, mask, self._outputs, attachment.lead
         report = prove(
             attachment.model,
@@ -243,7 +243,7 @@ class Checks:
             kwargs,
             *how,
             graphs=attachment.graphs,
-            ends=ends,
+            last_token=last_token,
             progress=progress,
         )
         proofs = {proof.layer: proof for proof in report.layers}
@@ -252,7 +252,9 @@ class Checks:
             row = attachment.row(name)
             if isinstance(row, LayerRow) and row.folded:
                 attachment.record_rows({name: row.grouped()})
-                (again,) = prove(attachment.model, [name], args, kwargs, *how, ends=ends).layers
+                (again,) = prove(
+                    attachment.model, [name], args, kwargs, *how, last_token=last_token
+                ).layers
                 proofs[name] = again if again.verdict == "proven" else proofs[name]
                 attachment.record_rows({} if again.verdict == "proven" else {name: row})
         return Report(tuple(proofs[name] for name in layers))

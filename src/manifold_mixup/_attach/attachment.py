@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _cut, _mix
 from manifold_mixup._attach import compiled, mask_pair
-from manifold_mixup._attach.carrying import ArgumentHook, Carrying, OutputHook
-from manifold_mixup._attach.ends import EndHook, Ends
+from manifold_mixup._attach.carrying import ArgumentHook, CarryHooks, OutputHook
 from manifold_mixup._attach.eval_mode import EvalModeWatch
 from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, LayerHook, MaskHook
+from manifold_mixup._attach.last_token import LastTokenHook, LastTokenHooks
 from manifold_mixup._attach.layer_runs import LayerRuns
 from manifold_mixup._attach.padding import Padding
 from manifold_mixup._attach.passes import ForwardPass, Passes, Source
@@ -97,7 +97,10 @@ class Attachment:
             owner, mask, active=self._active, passes=self.passes, layers=self._hooks
         )
         known: Any = {"active": self._active, "passes": self.passes, "layers": self._hooks}
-        self.carrying, self.ends = Carrying(owner, **known), Ends(owner, **known)
+        self.carry_hooks, self.last_token_hooks = (
+            CarryHooks(owner, **known),
+            LastTokenHooks(owner, **known),
+        )
         self._rows: dict[str, LayerRow | InputRow] = {}
         self._eval_mode = EvalModeWatch(model)
         self._handles: list[Any] = []
@@ -135,7 +138,7 @@ class Attachment:
             MaskHook.__call__,
             ArgumentHook.__call__,
             OutputHook.__call__,
-            EndHook.__call__,
+            LastTokenHook.__call__,
             BlockHook.__call__,
             RunCounter.__call__,
             *_mix.IN_BACKWARD,
@@ -160,8 +163,8 @@ class Attachment:
     def register_readers(self) -> None:
         """Put hooks on modules newly found to receive the mask or what layers carry."""
         self._handles += self.padding.register(self.model)
-        self._handles += self.carrying.register(self.model)
-        self._handles += self.ends.register(self.model)
+        self._handles += self.carry_hooks.register(self.model)
+        self._handles += self.last_token_hooks.register(self.model)
 
     def remove(self) -> None:
         """Remove all hooks from the model."""
@@ -219,8 +222,8 @@ class Attachment:
             self.padding.record_row(name, row)
             self.grids.record_row(name, row)
             masked = bool(row.readers) and row.mask == self.padding.name
-            self.carrying.record_row(name, row, padded=masked, places=self.grids.carried(name))
-            self.ends.record_row(name, row)
+            self.carry_hooks.record_row(name, row, padded=masked, places=self.grids.carried(name))
+            self.last_token_hooks.record_row(name, row)
             if row.plain_outputs:
                 self.passes.plain_outputs[name] = frozenset(row.plain_outputs)
             readers = [reader.layer for reader in (row.readers if masked else ())]
@@ -424,7 +427,9 @@ class Attachment:
         elif self._active.newly_compiled:
             self._active.newly_compiled = False
             self._watch_blocks()
-        plain = isinstance(output, Tensor) and not (self.ends.hooks or self.padding.hooks)
+        plain = isinstance(output, Tensor) and not (
+            self.last_token_hooks.hooks or self.padding.hooks
+        )
         if not plain or self._after_dry_run:
             self._require_output(finished, output)
 
@@ -432,7 +437,7 @@ class Attachment:
         """Check what a pass returned."""
         if not isinstance(output, Tensor):
             finished.require_tensor(output)
-        self.ends.require_taken(output)
+        self.last_token_hooks.refuse_whole_sequences(output)
         if self.padding.hooks:
             mask_pair.require_none(output)
         if self._after_dry_run:

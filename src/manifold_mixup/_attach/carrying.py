@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _mix
-from manifold_mixup._attach.hooks import ActivePlan, LaterHook, LayerHook, put_on
+from manifold_mixup._attach.hooks import ActivePlan, AfterLayerHook, LayerHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
@@ -16,7 +16,7 @@ from manifold_mixup._tree import leaves, replace_at
 from manifold_mixup._weigh import Place, PlanFields, mix_state, share_of_targets
 
 
-class CarryHook(LaterHook):
+class CarryHook(AfterLayerHook):
     """Mixes some tensors that a module receives or returns, when the active plan's layer has run.
 
     Attributes:
@@ -53,8 +53,8 @@ class CarryHook(LaterHook):
         if found is None:
             return None
         running, plan = found
-        known = running.carried if running is self.passes.running else None
-        return self._mix(plan.layer, values, plan, running.valid, known)
+        cache = running.carried if running is self.passes.running else None
+        return self._mix(plan.layer, values, plan, running.valid, cache)
 
     def _mix(
         self,
@@ -62,7 +62,7 @@ class CarryHook(LaterHook):
         values: Any,
         plan: PlanFields,
         valid: Tensor | None,
-        known: list[tuple[Tensor, Tensor]] | None,
+        cache: list[tuple[Tensor, Tensor]] | None,
     ) -> Any:
         tensors = dict(leaves(values))
         valid = valid if layer in self.padded else None
@@ -73,12 +73,12 @@ class CarryHook(LaterHook):
             if tensor is None or not _mix.is_continuous(tensor):
                 continue  # a model may omit a condition
             # Several modules may receive the same tensor, which is then mixed once.
-            found = [done for source, done in known or () if source is tensor]
+            found = [done for source, done in cache or () if source is tensor]
             if not found:
                 _require_rows(carry, tensor, plan.perm)
                 found = [_mixed(tensor, carry.batch_dim, plan, valid, place, part)]
-                if known is not None:
-                    known.append((tensor, found[0]))
+                if cache is not None:
+                    cache.append((tensor, found[0]))
             mixed[carry.path] = found[0]
         return replace_at(mixed, values) if mixed else None
 
@@ -124,7 +124,7 @@ def _require_rows(carry: Carry, tensor: Tensor, perm: Tensor) -> None:
         )
 
 
-class Carrying:
+class CarryHooks:
     """The hooks of an attachment on the modules that receive carried tensors."""
 
     def __init__(
@@ -156,10 +156,10 @@ class Carrying:
             places: where carried tensors hold positions.
         """
         hooks: set[CarryHook] = set()
-        for known in (*self._arguments.values(), *self._outputs.values()):
-            known.carries.pop(layer, None)
-            known.places.pop(layer, None)
-            known.parts.pop(layer, None)
+        for earlier in (*self._arguments.values(), *self._outputs.values()):
+            earlier.carries.pop(layer, None)
+            earlier.places.pop(layer, None)
+            earlier.parts.pop(layer, None)
         for carry in row.carries:
             hook = self._hook(carry)
             hooks.add(hook)

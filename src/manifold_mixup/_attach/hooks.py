@@ -286,7 +286,7 @@ class LayerHook(Hook):
         return result
 
 
-class LaterHook(Hook):
+class AfterLayerHook(Hook):
     """A hook on a module that runs after mixed layers, where more is mixed than their outputs."""
 
     def __init__(
@@ -316,7 +316,7 @@ class LaterHook(Hook):
         return running, plan
 
 
-class MaskHook(LaterHook):
+class MaskHook(AfterLayerHook):
     """Passes the mixed mask to a module that reads a mask after the mixed layer."""
 
     def __init__(
@@ -359,7 +359,7 @@ class MaskHook(LaterHook):
         lam: Tensor,
         perm: Tensor,
         valid: Tensor,
-        known: list[tuple[Tensor, Any, Tensor]],
+        cache: list[tuple[Tensor, Any, Tensor]],
     ) -> Any:
         tensors = dict(leaves(arguments))
         floating = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
@@ -369,10 +369,10 @@ class MaskHook(LaterHook):
             mask, form = tensors.get(reader.path), (dtype, reader.pools, reader.forbids)
             if mask is None:
                 continue  # a model may drop a mask that masks nothing
-            found = [done for source, used, done in known if source is mask and used == form]
+            found = [done for source, used, done in cache if source is mask and used == form]
             if not found:
                 found = [_mixed_for(reader, mask, lam, perm, valid, dtype)]
-                known.append((mask, form, found[0]))
+                cache.append((mask, form, found[0]))
             mixed[reader.path] = found[0]
         return replace_at(mixed, arguments) if mixed else None
 

@@ -42,7 +42,7 @@ class Task:
         outputs: paths of the outputs that the loss reads; None means all outputs.
         lead: name of the input whose dimension 0 is the batch.
         graphs: whether the examples are graphs.
-        ends: whether token ids choose positions of the output.
+        last_token: whether token ids choose positions of the output.
     """
 
     run: RunModel
@@ -50,7 +50,7 @@ class Task:
     outputs: Sequence[str] | None
     lead: str | None
     graphs: bool = False
-    ends: bool = False
+    last_token: bool = False
 
 
 def prepare(
@@ -104,7 +104,7 @@ def _ways(
         return
     # Some models run with one batch size only: they keep states, or were exported.
     counts = dict.fromkeys((_ROWS, max(len(rows), 2)))
-    given: Any = {"mask": task.mask, "ends": task.ends, "batch": len(rows)}
+    given: Any = {"mask": task.mask, "last_token": task.last_token, "batch": len(rows)}
     draw = functools.partial(draw_examples, model, args, kwargs, **given)
     ways = product(counts, (torch.float64, torch.float32), batched_names(inputs, rows))
     for count, dtype, batched in ways:

@@ -36,7 +36,7 @@ def prove(
     lead: str | None = None,
     *,
     graphs: bool = False,
-    ends: bool = False,
+    last_token: bool = False,
     progress: bool = False,
 ) -> Report:
     """Test whether mixing at each layer mixes the outputs and nothing else.
@@ -61,7 +61,7 @@ def prove(
         outputs: paths of the outputs that the loss reads; None means all outputs.
         lead: name of the input whose dimension 0 is the batch; None takes the likeliest.
         graphs: whether the examples are graphs, and ``lead`` holds the graph of each node.
-        ends: whether token ids choose positions of the output, so that padding must have its ids.
+        last_token: whether ids choose positions of the output, so that padding must have its ids.
         progress: whether to show a progress line.
 
     Returns:
@@ -69,7 +69,7 @@ def prove(
     """
     try:
         with old_objects_kept(), staged_with(model, args, kwargs) as (stage, args, kwargs):
-            task = Task(run, mask, outputs, lead, graphs=graphs, ends=ends)
+            task = Task(run, mask, outputs, lead, graphs=graphs, last_token=last_token)
             rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
             kept = rows, set() if graphs else of_examples(stage, rows)
             ready = functools.partial(prepare, stage, args, kwargs, task, kept=kept)

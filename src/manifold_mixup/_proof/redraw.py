@@ -84,14 +84,14 @@ def draw_examples(
     dtype: torch.dtype,
     batch: int,
     mask: str | None = None,
-    ends: bool = False,
+    last_token: bool = False,
 ) -> Examples:
     """Take ``count`` rows of the inputs ``batched``, and make equal rows differ.
 
     Floating inputs (zeros, or one example repeated) get noise at their own scale. If whole examples
     are equal, token ids are rolled within each row, so that no unknown id appears. Masks stay,
     except the padding ``mask``, which gets more padding, with the ids that padding has in the
-    batch. If ids choose positions (``ends``) and the batch has no padding, it gets none either.
+    batch. If ids choose positions (``last_token``), a batch without padding gets none either.
     """
     inputs = dict(named_inputs(model, args, kwargs))
     rows = torch.arange(count, device="cpu") % batch
@@ -105,7 +105,7 @@ def draw_examples(
             return tensor
         tensor = tensor[rows.to(tensor.device)]
         if name == mask and padding is not None:
-            return tensor if ends and padding.free else padding.mask.to(tensor.dtype)
+            return tensor if last_token and padding.free else padding.mask.to(tensor.dtype)
         if "mask" in name.lower():
             return tensor
         if is_continuous(tensor):

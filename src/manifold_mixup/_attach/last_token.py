@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _mix
-from manifold_mixup._attach.hooks import ActivePlan, LaterHook, LayerHook, put_on
+from manifold_mixup._attach.hooks import ActivePlan, AfterLayerHook, LayerHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._tree import leaves, map_leaves
 
 
-class Sequences(Tensor):
+class MixedSequences(Tensor):
     """Mixed states ``(batch, time, ...)``, of which the model takes one position of each row."""
 
     lam: Tensor
@@ -34,10 +34,10 @@ class Sequences(Tensor):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():  # which also gives plain results
             plain = func(*args, **kwargs)
-            if func not in _CHOICES or not isinstance(args[0], cls):
+            if func not in _POSITION_FUNCTIONS or not isinstance(args[0], cls):
                 return plain
             states = args[0]
-            partners = _of_partners(func, args, kwargs, states.perm)
+            partners = _arguments_of_partners(func, args, kwargs, states.perm)
             if partners is None:
                 return plain
             other = func(*partners[0], **partners[1])
@@ -47,30 +47,32 @@ class Sequences(Tensor):
             return torch.lerp(other, plain, over_rows(lam, plain))
 
 
-_CHOICES = {Tensor.__getitem__, Tensor.gather, torch.gather, torch.take_along_dim}
-_CHOICES |= {Tensor.take_along_dim}
+_POSITION_FUNCTIONS = {Tensor.__getitem__, Tensor.gather, torch.gather, torch.take_along_dim}
+_POSITION_FUNCTIONS |= {Tensor.take_along_dim}
 
 
-def _of_partners(
+def _arguments_of_partners(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], perm: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Return the arguments that take the positions of the partners; None if none are taken."""
     if func is Tensor.__getitem__:
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        if _marks(index[0], perm):
-            return (args[0], (_reordered(index[0], perm), *index[1:])), {}
-        if len(index) < 2 or not _chooses(index[1], perm):
+        if _is_position_mask(index[0], perm):
+            return (args[0], (_of_partners(index[0], perm), *index[1:])), {}
+        if len(index) < 2 or not _is_position_index(index[1], perm):
             return None
-        return (args[0], (index[0], _reordered(index[1], perm), *index[2:])), {}
-    partners = tuple(_reordered(value, perm) if _chooses(value, perm) else value for value in args)
+        return (args[0], (index[0], _of_partners(index[1], perm), *index[2:])), {}
+    partners = tuple(
+        _of_partners(value, perm) if _is_position_index(value, perm) else value for value in args
+    )
     named = {
-        key: _reordered(value, perm) if _chooses(value, perm) else value
+        key: _of_partners(value, perm) if _is_position_index(value, perm) else value
         for key, value in kwargs.items()
     }
     return partners, named
 
 
-def _marks(value: Any, perm: Tensor) -> bool:
+def _is_position_mask(value: Any, perm: Tensor) -> bool:
     """Return whether an index is a mask of positions; raise unless it marks as many of each row."""
     if not (isinstance(value, Tensor) and value.dtype == torch.bool and value.ndim > 1):
         return False
@@ -86,16 +88,16 @@ def _marks(value: Any, perm: Tensor) -> bool:
     return True
 
 
-def _reordered(positions: Tensor, perm: Tensor) -> Tensor:
+def _of_partners(positions: Tensor, perm: Tensor) -> Tensor:
     return positions.index_select(0, perm.to(positions.device))
 
 
-def _chooses(value: Any, perm: Tensor) -> bool:
+def _is_position_index(value: Any, perm: Tensor) -> bool:
     whole = isinstance(value, Tensor) and not value.is_floating_point()
     return whole and value.dtype != torch.bool and value.shape[:1] == perm.shape
 
 
-class EndHook(LaterHook):
+class LastTokenHook(AfterLayerHook):
     """Marks the output of a module of which the model takes one position of each row."""
 
     def __init__(
@@ -126,14 +128,14 @@ class EndHook(LaterHook):
         def mark(path: str, tensor: Tensor) -> Tensor:
             if path not in paths or not _mix.is_continuous(tensor):
                 return tensor
-            marked = tensor.as_subclass(Sequences)
+            marked = tensor.as_subclass(MixedSequences)
             marked.lam, marked.perm = lam, perm
             return marked
 
         return map_leaves(mark, output)
 
 
-class Ends:
+class LastTokenHooks:
     """The hooks of an attachment on modules of whose output positions are taken."""
 
     def __init__(
@@ -145,19 +147,19 @@ class Ends:
         layers: Mapping[str, LayerHook],
     ) -> None:
         self._hook_arguments = owner, active, passes, layers
-        self.hooks: dict[str, EndHook] = {}
+        self.hooks: dict[str, LastTokenHook] = {}
 
     def record_row(self, layer: str, row: LayerRow | InputRow) -> None:
         """Store the modules after a layer of whose output positions are taken."""
-        for known in self.hooks.values():
-            known.paths.pop(layer, None)
+        for earlier in self.hooks.values():
+            earlier.paths.pop(layer, None)
         for end in row.ends:
-            hook = self.hooks.setdefault(end.layer, EndHook(*self._hook_arguments))
+            hook = self.hooks.setdefault(end.layer, LastTokenHook(*self._hook_arguments))
             hook.paths.setdefault(layer, set()).add(end.path)
 
-    def require_taken(self, output: Any) -> None:
+    def refuse_whole_sequences(self, output: Any) -> None:
         """Raise if a model returns whole sequences, of which it took one position before."""
-        if self.hooks and any(isinstance(tensor, Sequences) for _, tensor in leaves(output)):
+        if self.hooks and any(isinstance(tensor, MixedSequences) for _, tensor in leaves(output)):
             names = " or ".join(map(repr, self.hooks))
             raise RuntimeError(
                 f"the model returns all positions of the output of {names}, of which it took one "
