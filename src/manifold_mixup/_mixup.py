@@ -252,8 +252,8 @@ class ManifoldMixup:
                 "this criterion is already wrapped, and wrapping it twice would mix the targets "
                 "twice. Wrap the plain criterion, criterion.criterion."
             )
-        said = targets, with_target, with_output, whole, dense
-        return MixedCriterion(criterion, self._behind, *said)
+        options = targets, with_target, with_output, whole, dense
+        return MixedCriterion(criterion, self._source_of, *options)
 
     def target(
         self,
@@ -291,17 +291,17 @@ class ManifoldMixup:
             whole=whole,
             dense=dense,
         )
-        source = self._behind(y, output)
+        source = self._source_of(y, output)
         mixed = MixedTarget(y, source.plan, batch_dim=source.batch_dim, **declared)
         if not torch.is_grad_enabled():  # the loss is only logged
             return mixed
         return mixed.claiming(source)
 
-    def _behind(self, y: Any, output: Any) -> Source:
+    def _source_of(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed."""
         if self._replaced:
             raise RuntimeError(_REPLACED)
-        return self._attachment.behind(y, output)
+        return self._attachment.source_of(y, output)
 
     @contextmanager
     def using(self, plan: MixPlan | None) -> Iterator[None]:

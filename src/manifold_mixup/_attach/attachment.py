@@ -40,10 +40,10 @@ class Attachment:
     """Hooks on a model for some of its layers, and the forward passes that they have seen.
 
     In a forward pass, `_begin` takes the plan from ``next_plan`` (`ManifoldMixup._next_plan`, which
-    draws it) and makes it the active one. The hook on the plan's
-    layer mixes there (`_begin` itself mixes the input). `_end` checks that this happened once and
-    returns the output, whose backward requires a claim. `behind` traces an output back to its pass,
-    which can then be claimed.
+    draws it) and makes it the active one. The hook on the plan's layer mixes there (`_begin`
+    itself mixes the input). `_end` checks that this happened once and returns the output, whose
+    backward requires a claim. `source_of` traces an output back to its pass, which can then be
+    claimed.
 
     Args:
         model: the module that the user calls.
@@ -196,7 +196,7 @@ class Attachment:
         """Return the number of examples that the `leading` input shows."""
         return graphs_in(lead) if self.graphs else lead.shape[0]
 
-    def behind(self, y: Any, output: Any) -> Source:
+    def source_of(self, y: Any, output: Any) -> Source:
         """Return the source of an output, whose targets ``y`` are about to be mixed.
 
         Raises:
@@ -206,7 +206,7 @@ class Attachment:
         if not self._handles:
             return Source([])
         self.passes.refuse_computed_targets(y)
-        source = self.passes.behind(output, train_mode=self.model.training)
+        source = self.passes.source_of(output, train_mode=self.model.training)
         if source.plan is None and not self.model.training:
             self._eval_mode.watch(output)
         if not self.passes.direct and y is not None and source.plan is not None:
@@ -287,7 +287,7 @@ class Attachment:
             for name in attachment._hooks:
                 into_place(named_layers(staged)[module_name(name)])
             output = staged(*args, **kwargs)
-            attachment.behind(None, output).claim()  # the proof runs backward without targets
+            attachment.source_of(None, output).claim()  # the proof runs backward without targets
             yield output
         finally:
             attachment.remove()

@@ -1,4 +1,4 @@
-"""Forward passes: find the running one, the one behind an output, the one being recomputed."""
+"""Forward passes: find the running one, the source of an output, the one being recomputed."""
 
 import sys
 import weakref
@@ -311,7 +311,7 @@ class Passes:
             )
         return owner
 
-    def behind(self, output: Any, *, train_mode: bool) -> Source:
+    def source_of(self, output: Any, *, train_mode: bool) -> Source:
         """Return the pass behind ``output``, and the returned tensors it was computed from.
 
         Args:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from manifold_mixup._mix import is_continuous
-from manifold_mixup._target.ends import is_rows
+from manifold_mixup._target.interpolation import holds_batch
 from manifold_mixup._target.losses import (
     OUTPUTS,
     PARTS,
     WEIGHTS,
     Criterion,
     as_lengths,
-    known,
+    as_torch_loss,
     signature,
 )
 from manifold_mixup._tree import children, leaves
@@ -38,7 +38,7 @@ class Declared:
     whole: frozenset[Key]
 
     @classmethod
-    def of(cls, with_target: Keys, with_output: Keys, whole: Keys) -> "Declared":
+    def from_options(cls, with_target: Keys, with_output: Keys, whole: Keys) -> "Declared":
         """Check and store the three declarations.
 
         Raises:
@@ -79,7 +79,7 @@ def _keys(name: str, given: Keys) -> frozenset[Key]:
     return frozenset(keys)
 
 
-class Form(NamedTuple):
+class Roles(NamedTuple):
     """The roles of a call's arguments; the same for every call of the same form."""
 
     output: Key
@@ -100,7 +100,7 @@ class Call:
     def __getitem__(self, key: Key) -> Any:
         return self.args[key] if isinstance(key, int) else self.options[key]
 
-    def put(self, new: Mapping[Key, Any]) -> "Call":
+    def replace(self, new: Mapping[Key, Any]) -> "Call":
         """Return the call with some arguments replaced."""
         args = list(self.args)
         options = dict(self.options)
@@ -111,16 +111,16 @@ class Call:
                 options[key] = value
         return Call(tuple(args), options)
 
-    def of(self, criterion: Criterion) -> Any:
+    def run(self, criterion: Criterion) -> Any:
         """Make the call."""
         return criterion(*self.args, **self.options)
 
 
 # The calls of a criterion with the own targets and with the partners'.
-Ends = tuple[Call, Call]
+CallPair = tuple[Call, Call]
 
 
-def mix_instead(calls: Ends | None) -> str:
+def mix_instead(calls: CallPair | None) -> str:
     """Return a way out for targets that are all floating point; empty for others.
 
     The targets are what differs between the two calls.
@@ -142,13 +142,13 @@ class Arguments:
 
     def __init__(self, criterion: Criterion, declared: Declared) -> None:
         self.criterion = criterion
-        self.known = known(criterion)
+        self.torch_loss = as_torch_loss(criterion)
         self._declared = declared
         self._open = True  # whether it accepts arguments that its signature does not name
         self.names: tuple[str, ...] = ()
         if (found := signature(criterion)) is not None:
             self._read_signature(found)
-        self._forms: dict[tuple[int, tuple[str, ...]], Form] = {}
+        self._roles: dict[tuple[int, tuple[str, ...]], Roles] = {}
         self._whole: set[tuple[Key, str]] = set()  # seen with a dimension 0 that is not the batch
 
     def _read_signature(self, found: inspect.Signature) -> None:
@@ -178,41 +178,43 @@ class Arguments:
             args = args[:place]
         return Call(args, options)
 
-    def around(self, y: Any, output: Any, more: tuple[Any, ...], options: dict[str, Any]) -> Call:
+    def call_with_target(
+        self, y: Any, output: Any, more: tuple[Any, ...], options: dict[str, Any]
+    ) -> Call:
         """Return the call with a target: as the second argument, except in some PyTorch losses."""
         place = 1
-        if self.known is not None:
+        if self.torch_loss is not None:
             beside = OUTPUTS | PARTS
             place = next((i for i, name in enumerate(self.names) if name not in beside), 1)
         if place > 1 + len(more):  # the arguments before it are passed by name
             return self.call((output, *more), {**options, self.names[place]: y})
         return self.call((output, *more[: place - 1], y, *more[place - 1 :]), options)
 
-    def form(self, call: Call) -> Form:
+    def roles_of(self, call: Call) -> Roles:
         """Return the roles of a call's arguments.
 
         Raises:
             TypeError: the call has no output or no target.
         """
         shape = len(call.args), tuple(call.options)
-        form = self._forms.get(shape)
-        if form is None:
-            form = self._forms[shape] = self._sorted([*range(shape[0]), *shape[1]])
-        return form
+        roles = self._roles.get(shape)
+        if roles is None:
+            roles = self._roles[shape] = self._sorted([*range(shape[0]), *shape[1]])
+        return roles
 
-    def _sorted(self, keys: list[Key]) -> Form:
+    def _sorted(self, keys: list[Key]) -> Roles:
         by_role: dict[str, list[Key]] = {role: [] for role in _ROLES}
         for key in keys:
             by_role[self._role(key)].append(key)
         free = by_role["output"] + by_role["other"]
-        if self.known is None:
+        if self.torch_loss is None:
             output = self._first(free, self._at(free, 0), ("input", "output"))
             rest = [key for key in by_role["other"] if key != output]
             target = self._first(rest, ("target", "targets"), self._at(rest, 1))
         else:
             output = free[0] if free else None
             target = next(iter(by_role["target"]), None)
-        needs_target = self.known is None or not self.known.compares
+        needs_target = self.torch_loss is None or not self.torch_loss.compares
         if output is None or (target is None and needs_target):
             raise TypeError(
                 f"a wrapped criterion must be called as criterion(output, target, ...), but this "
@@ -224,7 +226,7 @@ class Arguments:
             tuple(key for key in by_role[role] if key not in taken)
             for role in ("output", "target", "other")
         )
-        return Form(output, target, outputs, targets, tuple(by_role["weight"]), others)
+        return Roles(output, target, outputs, targets, tuple(by_role["weight"]), others)
 
     def _first(self, keys: list[Key], *wanted: Iterable[Key]) -> Key | None:
         """Return the first of the wanted arguments that exists, otherwise the first argument."""
@@ -249,13 +251,15 @@ class Arguments:
         ):
             if both & keys:
                 return role
-        if self.known is None:
+        if self.torch_loss is None:
             return "other"
         if also in OUTPUTS and not (also == "log_input" and place):  # there it is an option
             return "output"
         return "weight" if also in WEIGHTS else "whole" if also in PARTS else "target"
 
-    def of_target(self, call: Call, form: Form, batch: int, dim: int = 0) -> dict[Key, Any]:
+    def target_arguments(
+        self, call: Call, roles: Roles, batch: int, dim: int = 0
+    ) -> dict[Key, Any]:
         """Return the arguments with a batch dimension that belong to the target.
 
         Raises:
@@ -263,15 +267,15 @@ class Arguments:
                 example, or of integers, is not declared.
         """
         found: dict[Key, Any] = {}
-        for key in form.targets:
-            value = call[key] if self.known is None else as_lengths(call[key])
-            if value is not None and (self.known is None or _is_rows(value, batch, dim)):
+        for key in roles.targets:
+            value = call[key] if self.torch_loss is None else as_lengths(call[key])
+            if value is not None and (self.torch_loss is None or _is_rows(value, batch, dim)):
                 found[key] = value
-        for key in form.weights:  # of PyTorch's losses
-            value, output = call[key], call[form.output]
+        for key in roles.weights:  # of PyTorch's losses
+            value, output = call[key], call[roles.output]
             if _is_rows(value, batch, dim) and value.ndim >= getattr(output, "ndim", 0) > 0:
                 found[key] = value
-        for key in form.others:
+        for key in roles.others:
             self._require_no_rows(key, call[key], batch, dim)
         return found
 
@@ -311,7 +315,7 @@ _ROLES = ("output", "target", "weight", "whole", "other")
 
 
 def _is_rows(value: Any, batch: int, dim: int) -> bool:
-    return isinstance(value, Tensor) and is_rows(value.shape, batch, dim)
+    return isinstance(value, Tensor) and holds_batch(value.shape, batch, dim)
 
 
 def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, str, str]]:

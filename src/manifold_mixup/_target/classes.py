@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 from manifold_mixup import _autograd
 from manifold_mixup._module_hooks import has_no_hooks
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._target.ends import interpolate
+from manifold_mixup._target.interpolation import interpolate_losses
 
 _PLAIN = nn.CrossEntropyLoss()
 _FORWARD = nn.CrossEntropyLoss.forward
@@ -109,7 +109,7 @@ def _between(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         mixed = torch.lerp(partner, own, lam.item())
         if math.isfinite(mixed.item()):
             return mixed
-    return interpolate(own, partner, lam)  # type: ignore[no-any-return]
+    return interpolate_losses(own, partner, lam)  # type: ignore[no-any-return]
 
 
 def _reduced(
@@ -122,7 +122,7 @@ def _reduced(
         # A loss with weight 0 is ignored, even if it is infinite.
         total = total if math.isfinite(total.item()) else None
     if total is None:
-        total = interpolate(own, partner, lam).sum()
+        total = interpolate_losses(own, partner, lam).sum()
     if criterion.reduction == "sum":
         return total
     return total / (y != criterion.ignore_index).sum()

@@ -33,7 +33,7 @@ class Aliases:
         self._batch, self._dim = batch, dim
         self._outputs: list[Tensor] = []
 
-    def of(self, output: Any) -> Any:
+    def replace_in(self, output: Any) -> Any:
         """Return an output in which every tensor with a gradient is replaced by an alias."""
 
         def alias(_: str, leaf: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice
 
 
-class Made(Protocol):
+class OutputSource(Protocol):
     """The source of an output, as far as its targets are concerned."""
 
     learns: bool
@@ -43,7 +43,7 @@ class MixedCriterion(nn.Module):
 
     Args:
         criterion: the plain criterion.
-        behind: returns the source of an output, given its targets and the output.
+        source_of: returns the source of an output, given its targets and the output.
         targets: see `ManifoldMixup.wrap`, also for the next three.
         with_target: further arguments of the criterion that are mixed with the target.
         with_output: arguments that the model computed.
@@ -54,7 +54,7 @@ class MixedCriterion(nn.Module):
     def __init__(
         self,
         criterion: Criterion,
-        behind: Callable[[Any, Any], Made],
+        source_of: Callable[[Any, Any], OutputSource],
         targets: Targets = None,
         with_target: Keys = (),
         with_output: Keys = (),
@@ -63,11 +63,11 @@ class MixedCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion = criterion
-        self._behind = behind
-        self._said = (targets, with_target, with_output, whole, dense)
-        self._rule = Rule(*self._said)
+        self._source_of = source_of
+        self._options = (targets, with_target, with_output, whole, dense)
+        self._rule = Rule(*self._options)
         self._rule.arguments(criterion)  # raises here if a declared name is wrong
-        self._looked = False
+        self._comparisons_checked = False
         # Compiled code has no graph to follow from the output to its pass.
         self._mixed = torch.compiler.disable(self._loss, reason=COMPILE_FIRST)
 
@@ -82,7 +82,7 @@ class MixedCriterion(nn.Module):
         usual = self._rule.undeclared and classes.cross_entropy_of(criterion, args, options)
         if usual:
             output, y = args
-            source = self._behind(y, output)
+            source = self._source_of(y, output)
             plan = source.plan
             if plan is not None and not source.batch_dim and classes.fits(usual, output, y, plan):
                 refuse_twice(plan)
@@ -92,7 +92,7 @@ class MixedCriterion(nn.Module):
         return self._loss_of_any(args, options, source)
 
     def _loss_of_any(
-        self, args: tuple[Any, ...], options: dict[str, Any], source: Made | None
+        self, args: tuple[Any, ...], options: dict[str, Any], source: OutputSource | None
     ) -> Any:
         """Return the loss of any criterion.
 
@@ -104,24 +104,24 @@ class MixedCriterion(nn.Module):
         criterion = self.criterion
         arguments = self._rule.arguments(criterion)
         call = arguments.call(args, options)
-        form = arguments.form(call)
-        y = None if form.target is None else call[form.target]
-        beside = form.targets + form.weights
-        made = [key for key in beside if _is_made(call[key])] if beside else ()
-        if made:  # the mixed pass itself may have computed them
-            y = {str(form.target): y, **{str(key): call[key] for key in made}}
-        output = outputs = call[form.output]
-        if form.outputs:
-            outputs = (output, *(call[key] for key in form.outputs))
+        roles = arguments.roles_of(call)
+        y = None if roles.target is None else call[roles.target]
+        beside = roles.targets + roles.weights
+        with_graph = [key for key in beside if _has_graph(call[key])] if beside else ()
+        if with_graph:  # the mixed pass itself may have computed them
+            y = {str(roles.target): y, **{str(key): call[key] for key in with_graph}}
+        output = outputs = call[roles.output]
+        if roles.outputs:
+            outputs = (output, *(call[key] for key in roles.outputs))
         if source is None:
-            source = self._behind(y, outputs)
+            source = self._source_of(y, outputs)
         plan = source.plan
         if plan is not None and source.learns and not isinstance(outputs, Tensor):
             source.require_own(output)
         plain = () if plan is None or isinstance(outputs, Tensor) else source.plain_in(outputs)
-        look = plan is not None and not self._looked
-        if look:
-            self._looked = True
+        check_comparisons = plan is not None and not self._comparisons_checked
+        if check_comparisons:
+            self._comparisons_checked = True
         checked = source.claim if source.learns else None
         return self._rule.loss(
             criterion,
@@ -129,16 +129,16 @@ class MixedCriterion(nn.Module):
             plan,
             batch_dim=source.batch_dim,
             checked=checked,
-            look=look,
+            check_comparisons=check_comparisons,
             plain=plain,
         )
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A copy refers to a copy of its ManifoldMixup, which is not attached to any model, so it
         # acts like the plain criterion.
-        return MixedCriterion, (self.criterion, self._behind, *self._said)
+        return MixedCriterion, (self.criterion, self._source_of, *self._options)
 
 
-def _is_made(value: Any) -> bool:
+def _has_graph(value: Any) -> bool:
     """Return whether a value is a tensor with an autograd graph."""
     return isinstance(value, Tensor) and value.grad_fn is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 from manifold_mixup import _html, _mix
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._target.ends import weighted
+from manifold_mixup._target.interpolation import weighted_sum
 from manifold_mixup._target.shares import Shares
 from manifold_mixup._tree import leaves
 
@@ -128,8 +128,8 @@ def _shared(
     if plan is not None:
         partners = classes[plan.perm.to(classes.device)]
         other, others = _hits(predicted, partners, ignore_index)
-        lam = plan.target_lam if shares is None else shares.of(hit, accuracy)
-        hit, counts = weighted(hit, other, lam), weighted(counts, others, lam)
+        lam = plan.target_lam if shares is None else shares.for_losses(hit, accuracy)
+        hit, counts = weighted_sum(hit, other, lam), weighted_sum(counts, others, lam)
     return hit.sum() / counts.sum()
 
 

@@ -69,7 +69,7 @@ _BY_FUNCTION = {getattr(F, of): of for of in _MODULES.values() if hasattr(F, of)
 
 
 @dataclass
-class Known:
+class TorchLoss:
     """One of PyTorch's losses.
 
     Args:
@@ -130,7 +130,7 @@ class Known:
                 )
 
 
-def known(criterion: Criterion) -> Known | None:
+def as_torch_loss(criterion: Criterion) -> TorchLoss | None:
     """Identify a criterion that is one of PyTorch's losses, by exact type; None if it is not."""
     bound: Mapping[str, Any] = {}
     while isinstance(criterion, functools.partial) and not criterion.args:
@@ -143,10 +143,10 @@ def known(criterion: Criterion) -> Known | None:
         criterion = eager(criterion)
         name = _BY_TYPE.get(type(criterion))
         altered = "forward" in vars(criterion) or criterion._forward_pre_hooks
-        return None if name is None or altered or bound else Known(name, criterion)
+        return None if name is None or altered or bound else TorchLoss(name, criterion)
     criterion = getattr(criterion, "_torchdynamo_orig_callable", criterion)
     name = _BY_FUNCTION.get(criterion) if inspect.isfunction(criterion) else None
-    return None if name is None else Known(name, bound=bound)
+    return None if name is None else TorchLoss(name, bound=bound)
 
 
 def eager(module: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import labels as _labels
 from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.dense import Dense, shares_of
-from manifold_mixup._target.ends import is_rows
+from manifold_mixup._target.interpolation import holds_batch
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice, require_rows
 from manifold_mixup._target.shares import Shares
@@ -100,7 +100,7 @@ class MixedTarget:
 
     def _require_rows(self, batch: int) -> None:
         """Raise unless ``y`` holds the batch; the loss decides where, because CTC's is in front."""
-        if self.batch_dim and all(is_rows(leaf.shape, batch, 0) for _, leaf in leaves(self.y)):
+        if self.batch_dim and all(holds_batch(leaf.shape, batch, 0) for _, leaf in leaves(self.y)):
             return
         require_rows(self.y, batch, self.batch_dim)
 
@@ -134,7 +134,7 @@ class MixedTarget:
             RuntimeError: the criterion modifies its arguments or its buffers in place.
         """
         self._into_loss()
-        call = self._rule.arguments(criterion).around(self.y, output, more, options)
+        call = self._rule.arguments(criterion).call_with_target(self.y, output, more, options)
         mixed = self._source is not None and self._plan is not None
         plain = self._source.plain_in((output, *more)) if mixed else ()
         return self._rule.loss(criterion, call, self._plan, batch_dim=self.batch_dim, plain=plain)

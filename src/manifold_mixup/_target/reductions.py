@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from manifold_mixup._front import back, front
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._target.arguments import Call, Ends, mix_instead, name_of
-from manifold_mixup._target.ends import interpolate, is_rows
-from manifold_mixup._target.losses import Criterion, Known, eager, signature
+from manifold_mixup._target.arguments import Call, CallPair, mix_instead, name_of
+from manifold_mixup._target.interpolation import holds_batch, interpolate_losses
+from manifold_mixup._target.losses import Criterion, TorchLoss, eager, signature
 from manifold_mixup._tree import leaves
 
 Evaluate = Callable[[Criterion, Call], Any]
 
 
-class Sharing(Protocol):
+class LossShares(Protocol):
     """How much of each of several losses an example's own target has."""
 
     @property
@@ -31,10 +31,12 @@ class Sharing(Protocol):
         """Whether some examples are partners of several others."""
 
     @property
-    def without(self) -> str:
+    def alternative(self) -> str:
         """What the user may choose that does without losses apart."""
 
-    def of(self, losses: Any, criterion: Criterion, calls: Ends | None = None) -> Tensor:
+    def for_losses(
+        self, losses: Any, criterion: Criterion, calls: CallPair | None = None
+    ) -> Tensor:
         """Return the shares, to broadcast over the losses with the batch in front.
 
         Args:
@@ -47,7 +49,7 @@ class Sharing(Protocol):
         """
 
 
-class ByExample:
+class SharePerExample:
     """One share for each example.
 
     Args:
@@ -58,15 +60,17 @@ class ByExample:
     def __init__(self, plan: MixPlan, dim: int = 0) -> None:
         self.plan, self.dim = plan, dim
         self.batch, self.repeats = plan.batch, plan.repeats
-        self.without = "per_sample=False" if plan.label is None else "no label="
+        self.alternative = "per_sample=False" if plan.label is None else "no label="
 
-    def of(self, losses: Any, criterion: Criterion, calls: Ends | None = None) -> Tensor:
+    def for_losses(
+        self, losses: Any, criterion: Criterion, calls: CallPair | None = None
+    ) -> Tensor:
         """Return the share of each example.
 
         Raises:
             TypeError: there is not a loss for each example.
         """
-        if isinstance(losses, Tensor) and is_rows(losses.shape, self.batch, self.dim):
+        if isinstance(losses, Tensor) and holds_batch(losses.shape, self.batch, self.dim):
             return self.plan.target_lam
         seen = type(losses).__name__
         if isinstance(losses, Tensor):
@@ -75,17 +79,17 @@ class ByExample:
         raise TypeError(
             f"{option} needs a loss for each of the {self.batch} examples, but "
             f"{name_of(criterion)} returned {seen}. Add a reduction attribute or argument that "
-            f"accepts 'none', do not reduce in the criterion, or use {self.without}"
+            f"accepts 'none', do not reduce in the criterion, or use {self.alternative}"
             f"{mix_instead(calls)}."
         )
 
 
-def between(
+def interpolate_per_share(
     criterion: Criterion,
-    known: Known | None,
+    torch_loss: TorchLoss | None,
     evaluate: Evaluate,
     pair: tuple[Call, Call],
-    sharing: Sharing,
+    shares: LossShares,
     dim: int = 0,
 ) -> Any:
     """Return the loss for several shares: each loss apart, then reduced as the criterion does.
@@ -100,15 +104,19 @@ def between(
     unreduced = _unreduced(criterion)
     each = criterion if unreduced is None else unreduced
     own = evaluate(each, pair[0])
-    share = sharing.of(own, criterion, pair)
+    share = shares.for_losses(own, criterion, pair)
     own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
-        return back(interpolate(own, partner, share), dim)
-    if known is not None and known.name == "ctc_loss":
-        return _of_ctc(criterion, known, (own, partner), pair, share)
+        return back(interpolate_losses(own, partner, share), dim)
+    if torch_loss is not None and torch_loss.name == "ctc_loss":
+        return _reduce_like_ctc(criterion, torch_loss, (own, partner), pair, share)
     reduced = [evaluate(criterion, call).detach() for call in pair]
-    fit = _Fit((own, partner), reduced, share, repeats=sharing.repeats)
-    return fit.reduced() if known is not None else _by_rule_that_fits(fit, pair, criterion, sharing)
+    fit = _Fit((own, partner), reduced, share, repeats=shares.repeats)
+    return (
+        fit.reduced()
+        if torch_loss is not None
+        else _by_rule_that_fits(fit, pair, criterion, shares)
+    )
 
 
 def _without_reduction(call: Call) -> Call:
@@ -150,7 +158,7 @@ class _Fit:
             return self._reduced_apart()
         total, value = sum(self._sums), self.values[0] + self.values[1]
         factor = torch.where(value == 0, 1.0, value / total)
-        mixed = interpolate(*self.rows, self.share)
+        mixed = interpolate_losses(*self.rows, self.share)
         return (mixed.sum(dtype=self.exact) * factor).to(self.dtype)  # type: ignore[no-any-return]
 
     def _reduced_apart(self) -> Tensor:
@@ -159,7 +167,7 @@ class _Fit:
             rows.to(self.exact) * torch.where(value == 0, 1.0, value / total)
             for rows, value, total in zip(self.rows, self.values, self._sums, strict=True)
         )
-        return interpolate(own, partner, self.share).sum().to(self.dtype)  # type: ignore[no-any-return]
+        return interpolate_losses(own, partner, self.share).sum().to(self.dtype)  # type: ignore[no-any-return]
 
     def divided(self, divisors: tuple[Tensor, Tensor] | None) -> "_Fit":
         """Return the fit of losses that are first divided by one number per row.
@@ -197,7 +205,7 @@ class _Fit:
 
 
 def _by_rule_that_fits(
-    fit: _Fit, pair: tuple[Call, Call], criterion: Criterion, sharing: Sharing
+    fit: _Fit, pair: tuple[Call, Call], criterion: Criterion, shares: LossShares
 ) -> Tensor:
     """Reduce by one divisor for all rows, or also by one number per row, such as its length.
 
@@ -208,7 +216,7 @@ def _by_rule_that_fits(
     if on_host and fit.clearly_holds():
         return fit.reduced()
     loss: Tensor | None = None
-    for divisors in (None, *_numbers(pair, sharing.batch)):
+    for divisors in (None, *_integers_per_row(pair, shares.batch)):
         tried = fit.divided(divisors)
         if on_host:
             if tried.holds():
@@ -221,12 +229,12 @@ def _by_rule_that_fits(
             f"{name_of(criterion)} reduces the losses of the examples by an unknown rule: it is "
             f"not their sum or mean, not a sum divided by one number for all, and not a sum with "
             f"each loss divided by its length. Do not reduce in the criterion and reduce what the "
-            f"wrapped criterion returns, or use {sharing.without}."
+            f"wrapped criterion returns, or use {shares.alternative}."
         )
     return loss
 
 
-def _numbers(pair: tuple[Call, Call], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _integers_per_row(pair: tuple[Call, Call], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every argument with one integer per row that differs between the two calls."""
     own, partner = (dict(leaves((call.args, dict(call.options)))) for call in pair)
     for path, leaf in own.items():
@@ -235,22 +243,22 @@ def _numbers(pair: tuple[Call, Call], batch: int) -> Iterator[tuple[Tensor, Tens
             yield leaf, partner[path]
 
 
-def _of_ctc(
+def _reduce_like_ctc(
     criterion: Criterion,
-    known: Known,
+    torch_loss: TorchLoss,
     rows: tuple[Tensor, Tensor],
     pair: tuple[Call, Call],
     share: Tensor,
 ) -> Tensor:
     """Reduce like `torch.nn.CTCLoss`, whose mean divides each loss by its target's length."""
     given = criterion.keywords if isinstance(criterion, functools.partial) else {}
-    if known.option("reduction", given, "mean") == "sum":
-        return interpolate(*rows, share).sum()  # type: ignore[no-any-return]
+    if torch_loss.option("reduction", given, "mean") == "sum":
+        return interpolate_losses(*rows, share).sum()  # type: ignore[no-any-return]
     own, partner = (
         loss / _lengths(call).to(loss.device).clamp_min(1)
         for loss, call in zip(rows, pair, strict=True)
     )
-    return interpolate(own, partner, share).mean()  # type: ignore[no-any-return]
+    return interpolate_losses(own, partner, share).mean()  # type: ignore[no-any-return]
 
 
 def _lengths(call: Call) -> Tensor:

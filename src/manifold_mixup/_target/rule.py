@@ -15,21 +15,21 @@ from manifold_mixup._target.arguments import (
     Arguments,
     Call,
     Declared,
-    Form,
     Key,
     Keys,
+    Roles,
     name_of,
 )
 from manifold_mixup._target.dense import Dense, check_dense, shares_of
-from manifold_mixup._target.ends import (
-    by_rows,
-    interpolate,
-    interpolated,
-    is_rows,
-    rows_of_partners,
+from manifold_mixup._target.interpolation import (
+    holds_batch,
+    interpolate_losses,
+    interpolate_target,
+    of_partners,
+    partner_rows,
 )
-from manifold_mixup._target.losses import Criterion, Known
-from manifold_mixup._target.reductions import ByExample, Evaluate, between
+from manifold_mixup._target.losses import Criterion, TorchLoss
+from manifold_mixup._target.reductions import Evaluate, SharePerExample, interpolate_per_share
 from manifold_mixup._target.shares import Shares
 from manifold_mixup._target.state import Holder, holders
 from manifold_mixup._target.writes import Evaluations
@@ -89,7 +89,7 @@ class Rule:
         if targets not in (None, "mix", "ends"):
             raise ValueError(f"targets must be 'mix', 'ends' or None, but is {targets!r}.")
         self.targets = targets
-        self.declared = Declared.of(with_target, with_output, whole)
+        self.declared = Declared.from_options(with_target, with_output, whole)
         # Whether cross-entropy of class indices is what it usually is.
         self.undeclared = targets != "mix" and dense in (None, False) and self.declared is NONE
         self._arguments: Arguments | None = None
@@ -103,7 +103,7 @@ class Rule:
         """
         if self._arguments is None or self._arguments.criterion is not criterion:
             self._arguments = Arguments(criterion, self.declared)
-            self._holders = [] if self._arguments.known else holders(criterion)
+            self._holders = [] if self._arguments.torch_loss else holders(criterion)
         return self._arguments
 
     def loss(
@@ -114,7 +114,7 @@ class Rule:
         *,
         batch_dim: int = 0,
         checked: Callable[[], None] | None = None,
-        look: bool = False,
+        check_comparisons: bool = False,
         plain: Sequence[Tensor] = (),
     ) -> Any:
         """Return the loss of a call with the targets mixed by a plan.
@@ -125,13 +125,13 @@ class Rule:
             plan: the plan; None if nothing was mixed.
             batch_dim: the dimension of targets and outputs that holds the batch.
             checked: called after the arguments are checked, before the criterion.
-            look: whether to check if the criterion compares examples.
+            check_comparisons: whether to check if the criterion compares examples.
             plain: tensors in the outputs that are the examples' own, and follow the targets.
         """
         if plan is None:
             if checked is not None:
                 checked()
-            return call.of(criterion)
+            return call.run(criterion)
         usual = self.undeclared and classes.cross_entropy_of(criterion, call.args, call.options)
         refuse_twice(plan)
         if usual and not batch_dim:
@@ -142,7 +142,15 @@ class Rule:
                 return classes.loss(usual, output, y, plan)
         _evaluating.plans.append(plan)
         try:
-            return self._mixed(criterion, call, plan, batch_dim, checked, look=look, plain=plain)
+            return self._mixed(
+                criterion,
+                call,
+                plan,
+                batch_dim,
+                checked,
+                check_comparisons=check_comparisons,
+                plain=plain,
+            )
         finally:
             _evaluating.plans.pop()
 
@@ -154,65 +162,73 @@ class Rule:
         dim: int,
         checked: Callable[[], None] | None,
         *,
-        look: bool,
+        check_comparisons: bool,
         plain: Sequence[Tensor],
     ) -> Any:
         arguments = self.arguments(criterion)
-        form = arguments.form(call)
-        if arguments.known is not None and arguments.known.name == "ctc_loss":
+        roles = arguments.roles_of(call)
+        if arguments.torch_loss is not None and arguments.torch_loss.name == "ctc_loss":
             dim = 0  # its outputs are (time, batch, classes), its targets (batch, length)
-        target = self._target(arguments, call, form, plan.batch, dim)
+        target = self._target(arguments, call, roles, plan.batch, dim)
         if checked is not None:
             checked()
-        if look:
-            call, compares = _looked_at(arguments, call, form, plan.batch, dim)
+        if check_comparisons:
+            call, compares = _with_comparison_check(arguments, call, roles, plan.batch, dim)
         else:
             compares = None
-        shares = self._shares(arguments, form, target, plan, dim)
-        pair = self._pair(arguments, call, form, target, plan, dim, shares)
+        shares = self._shares(arguments, roles, target, plan, dim)
+        pair = self._call_pair(arguments, call, roles, target, plan, dim, shares)
         if plain:
             if shares is not None:
                 raise ValueError(_POSITIONS.format(tuple(plain[0].shape)))
-            pair = _with_own(pair, form, plain, plan, dim)
-        if arguments.known is not None:  # it writes nowhere
-            return _between(criterion, arguments.known, _evaluate, pair, plan, dim, shares)
+            pair = _with_partner_outputs(pair, roles, plain, plan, dim)
+        if arguments.torch_loss is not None:  # it writes nowhere
+            return _loss_of_pair(
+                criterion, arguments.torch_loss, _evaluate, pair, plan, dim, shares
+            )
         evaluations = Evaluations(criterion, call, self._holders, first=compares)
         try:
-            return _between(criterion, None, evaluations.run, pair, plan, dim, shares)
+            return _loss_of_pair(criterion, None, evaluations.run, pair, plan, dim, shares)
         finally:
             evaluations.settle()
 
     def _shares(
-        self, arguments: Arguments, form: Form, target: dict[Key, Any], plan: MixPlan, dim: int
+        self, arguments: Arguments, roles: Roles, target: dict[Key, Any], plan: MixPlan, dim: int
     ) -> Shares | None:
         """Return the share that each position of the target keeps, if it has any."""
         if plan.weight is None:
             return None
         return shares_of(
-            {_named(key, form, arguments): value for key, value in target.items()},
+            {_named(key, roles, arguments): value for key, value in target.items()},
             plan,
             dim=dim,
-            dense=self._dense(arguments.known),
-            probabilities=arguments.known is not None and arguments.known.name == "cross_entropy",
+            dense=self._dense(arguments.torch_loss),
+            probabilities=arguments.torch_loss is not None
+            and arguments.torch_loss.name == "cross_entropy",
         )
 
-    def _dense(self, known: Known | None) -> Dense:
+    def _dense(self, torch_loss: TorchLoss | None) -> Dense:
         """Return whether the target has positions: not if it lists classes, as some losses' do."""
-        lists = known is not None and known.name in ("ctc_loss", "multilabel_margin_loss")
+        lists = torch_loss is not None and torch_loss.name in ("ctc_loss", "multilabel_margin_loss")
         return False if lists and self.dense is None else self.dense
 
     def _target(
-        self, arguments: Arguments, call: Call, form: Form, batch: int, dim: int
+        self, arguments: Arguments, call: Call, roles: Roles, batch: int, dim: int
     ) -> dict[Key, Any]:
         """Check and return the target and the arguments that belong to it."""
-        target = arguments.of_target(call, form, batch, dim)
-        known = arguments.known
-        if known is not None:
-            known.require_no_rows(call[form.output], batch, dim)
-        if form.target is None:
+        target = arguments.target_arguments(call, roles, batch, dim)
+        torch_loss = arguments.torch_loss
+        if torch_loss is not None:
+            torch_loss.require_no_rows(call[roles.output], batch, dim)
+        if roles.target is None:
             return target
-        y = call[form.target]
-        if known is not None and known.name == "ctc_loss" and isinstance(y, Tensor) and y.ndim == 1:
+        y = call[roles.target]
+        if (
+            torch_loss is not None
+            and torch_loss.name == "ctc_loss"
+            and isinstance(y, Tensor)
+            and y.ndim == 1
+        ):
             raise ValueError(
                 "the targets of CTCLoss are concatenated, so those of one example cannot be "
                 "identified. Pass them as (batch, length), padded."
@@ -220,13 +236,13 @@ class Rule:
         require_rows(y, batch, dim)
         for key, value in target.items():
             require_rows(value, batch, dim, f"argument {key!r} of {name_of(arguments.criterion)}")
-        return {form.target: y, **target}
+        return {roles.target: y, **target}
 
-    def _pair(
+    def _call_pair(
         self,
         arguments: Arguments,
         call: Call,
-        form: Form,
+        roles: Roles,
         target: dict[Key, Any],
         plan: MixPlan,
         dim: int,
@@ -234,83 +250,87 @@ class Rule:
     ) -> tuple[Call, ...]:
         """Return the calls with both targets, or one if the target is selected or interpolated."""
         if shares is not None and shares.select:
-            names = {key: _named(key, form, arguments) for key in target}
-            return (call.put({key: shares.selected(target[key], names[key]) for key in target}),)
-        indices = self._indices(form, target)
+            names = {key: _named(key, roles, arguments) for key in target}
+            return (
+                call.replace({key: shares.selected(target[key], names[key]) for key in target}),
+            )
+        indices = self._indices(roles, target)
         if indices is not None:  # the most common case
-            assert form.target is not None
-            return call, call.put({form.target: rows_of_partners(indices, plan, dim)})
+            assert roles.target is not None
+            return call, call.replace({roles.target: partner_rows(indices, plan, dim)})
         parts = [leaf for value in target.values() for _, leaf in leaves(value)]
         if not parts:
             return (call,)
-        if self._mixes(arguments, call, form, target):
+        if self._mixes(arguments, call, roles, target):
             mixed = {
-                key: interpolated(value, plan, dim)
+                key: interpolate_target(value, plan, dim)
                 if shares is None
-                else shares.interpolated(value, _named(key, form, arguments))
+                else shares.interpolate_target(value, _named(key, roles, arguments))
                 for key, value in target.items()
             }
-            own = call.put(mixed)
+            own = call.replace(mixed)
             if all(is_continuous(leaf) for leaf in parts):
                 return (own,)
             partners = {key: _discrete_by_rows(value, plan, dim) for key, value in mixed.items()}
-            return own, call.put(partners)
-        partners = {key: by_rows(value, plan, dim) for key, value in target.items()}
+            return own, call.replace(partners)
+        partners = {key: of_partners(value, plan, dim) for key, value in target.items()}
         # Lengths of PyTorch's losses may have been Python numbers, which are tensors here.
-        own = call if arguments.known is None or not form.targets else call.put(target)
-        return own, call.put(partners)
+        own = call if arguments.torch_loss is None or not roles.targets else call.replace(target)
+        return own, call.replace(partners)
 
-    def _indices(self, form: Form, target: dict[Key, Any]) -> Tensor | None:
+    def _indices(self, roles: Roles, target: dict[Key, Any]) -> Tensor | None:
         """Return the target if it is a single tensor that is not interpolated in any case."""
-        if self.targets == "mix" or len(target) != 1 or form.target not in target:
+        if self.targets == "mix" or len(target) != 1 or roles.target not in target:
             return None
-        y = target[form.target]
+        y = target[roles.target]
         return y if isinstance(y, Tensor) and not is_continuous(y) else None
 
-    def _mixes(self, arguments: Arguments, call: Call, form: Form, target: dict[Key, Any]) -> bool:
-        if self.targets is not None or arguments.known is None:
+    def _mixes(
+        self, arguments: Arguments, call: Call, roles: Roles, target: dict[Key, Any]
+    ) -> bool:
+        if self.targets is not None or arguments.torch_loss is None:
             return self.targets == "mix"
         given = {**dict(zip(arguments.names, call.args, strict=False)), **call.options}
-        alone = form.target is not None and len(target) == 1
-        return alone and arguments.known.mixes(call[form.target], given)  # type: ignore[index]
+        alone = roles.target is not None and len(target) == 1
+        return alone and arguments.torch_loss.mixes(call[roles.target], given)  # type: ignore[index]
 
 
-def _with_own(
-    pair: tuple[Call, ...], form: Form, plain: Sequence[Tensor], plan: MixPlan, dim: int
+def _with_partner_outputs(
+    pair: tuple[Call, ...], roles: Roles, plain: Sequence[Tensor], plan: MixPlan, dim: int
 ) -> tuple[Call, Call]:
     """Return the calls with what is the examples' own in the outputs, and the partners'.
 
     Args:
         pair: the calls with both targets, or one if the target is selected or interpolated.
-        form: the roles of the arguments.
+        roles: the roles of the arguments.
         plain: the tensors that are the examples' own.
         plan: the plan of the pass.
         dim: the dimension that holds the batch.
     """
 
     def partner(_: str, leaf: Tensor) -> Tensor:
-        return rows_of_partners(leaf, plan, dim) if any(leaf is one for one in plain) else leaf
+        return partner_rows(leaf, plan, dim) if any(leaf is one for one in plain) else leaf
 
     last = pair[-1]
-    keys = (form.output, *form.outputs)
-    return pair[0], last.put({key: map_leaves(partner, last[key]) for key in keys})
+    keys = (roles.output, *roles.outputs)
+    return pair[0], last.replace({key: map_leaves(partner, last[key]) for key in keys})
 
 
-def _named(key: Key, form: Form, arguments: Arguments) -> str:
+def _named(key: Key, roles: Roles, arguments: Arguments) -> str:
     """Return what an argument is called in errors."""
-    if key == form.target:
+    if key == roles.target:
         return "target"
     named = isinstance(key, int) and key < len(arguments.names)
     return arguments.names[key] if named else str(key)  # type: ignore[index]
 
 
 def _evaluate(criterion: Criterion, call: Call) -> Any:
-    return call.of(criterion)
+    return call.run(criterion)
 
 
-def _between(
+def _loss_of_pair(
     criterion: Criterion,
-    known: Known | None,
+    torch_loss: TorchLoss | None,
     evaluate: Evaluate,
     pair: tuple[Call, ...],
     plan: MixPlan,
@@ -322,37 +342,39 @@ def _between(
     if len(pair) == 1:
         return evaluate(criterion, own)
     if shares is None and plan.target_lam.ndim == 0:
-        return interpolate(evaluate(criterion, own), evaluate(criterion, pair[1]), plan.target_lam)
-    sharing = ByExample(plan, dim) if shares is None else shares
-    return between(criterion, known, evaluate, (own, pair[1]), sharing, dim)
+        return interpolate_losses(
+            evaluate(criterion, own), evaluate(criterion, pair[1]), plan.target_lam
+        )
+    loss_shares = SharePerExample(plan, dim) if shares is None else shares
+    return interpolate_per_share(criterion, torch_loss, evaluate, (own, pair[1]), loss_shares, dim)
 
 
 def _discrete_by_rows(value: Any, plan: MixPlan, dim: int) -> Any:
     """Return the partners' rows of discrete tensors, and other tensors (already mixed) as is."""
 
     def partner(_: str, leaf: Tensor) -> Tensor:
-        return leaf if is_continuous(leaf) else by_rows(leaf, plan, dim)
+        return leaf if is_continuous(leaf) else of_partners(leaf, plan, dim)
 
     return map_leaves(partner, value)
 
 
-def _looked_at(
-    arguments: Arguments, call: Call, form: Form, batch: int, dim: int
+def _with_comparison_check(
+    arguments: Arguments, call: Call, roles: Roles, batch: int, dim: int
 ) -> tuple[Call, Any]:
     """Return the call with aliases of the outputs, and a callback for its first result."""
     name = name_of(arguments.criterion)
-    if arguments.known is not None:
-        if arguments.known.compares:
+    if arguments.torch_loss is not None:
+        if arguments.torch_loss.compares:
             _warn(name)
         return call, None
     aliases = _comparisons.Aliases(batch, dim)
-    new = {key: aliases.of(call[key]) for key in (form.output, *form.outputs)}
+    new = {key: aliases.replace_in(call[key]) for key in (roles.output, *roles.outputs)}
 
     def warn_if_compared(result: Any) -> None:
         if aliases.compared_in(result):
             _warn(name)
 
-    return call.put(new), warn_if_compared
+    return call.replace(new), warn_if_compared
 
 
 def _warn(name: str) -> None:
@@ -372,7 +394,7 @@ def require_rows(y: Any, batch: int, dim: int = 0, what: str = "the target") -> 
         ValueError: that dimension of a tensor is not the batch.
     """
     for path, leaf in all_leaves(y):
-        if leaf is None or (isinstance(leaf, Tensor) and is_rows(leaf.shape, batch, dim)):
+        if leaf is None or (isinstance(leaf, Tensor) and holds_batch(leaf.shape, batch, dim)):
             continue
         where = f"{what}{path and f' {path!r}'}"
         listed = isinstance(y, list | tuple) and len(y) == batch and not dim

@@ -12,7 +12,7 @@ from manifold_mixup import _mix
 from manifold_mixup._front import back, front
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._target.arguments import Ends, mix_instead, name_of
+from manifold_mixup._target.arguments import CallPair, mix_instead, name_of
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._tree import map_leaves
 from manifold_mixup._weigh import refined
@@ -42,8 +42,8 @@ class TargetPositions:
         if not 0 <= left_out <= len(spare):
             return set()
         found = set()
-        for without in combinations(spare, left_out):
-            kept = [dim for dim in range(len(self.shape)) if dim not in without]
+        for left_out_dims in combinations(spare, left_out):
+            kept = [dim for dim in range(len(self.shape)) if dim not in left_out_dims]
             if [self.shape[dim] for dim in kept] == list(shape):
                 found.add(tuple(kept.index(dim) for dim in self.dims))
         return found
@@ -96,7 +96,7 @@ class Shares:
 
         return back(map_leaves(select, front(value, self.dim), path), self.dim)
 
-    def interpolated(self, value: Any, path: str = "") -> Any:
+    def interpolate_target(self, value: Any, path: str = "") -> Any:
         """Return a target, or what it holds at a path, with every floating tensor mixed."""
 
         def mix(path: str, y: Tensor) -> Tensor:
@@ -111,7 +111,9 @@ class Shares:
         own = self.at(y.shape, dims, y.device)
         return _mix.apply(y, own, self.plan.perm, repeats=self.plan.repeats)
 
-    def of(self, losses: Any, criterion: Criterion, calls: Ends | None = None) -> Tensor:
+    def for_losses(
+        self, losses: Any, criterion: Criterion, calls: CallPair | None = None
+    ) -> Tensor:
         """Return the shares of the losses at the positions, to broadcast over them, batch first.
 
         Raises:
@@ -124,7 +126,7 @@ class Shares:
                 return self.at(shape, found.pop(), losses.device)
         raise TypeError(self._no_loss_for_each(losses, criterion, calls))
 
-    def _no_loss_for_each(self, losses: Any, criterion: Criterion, calls: Ends | None) -> str:
+    def _no_loss_for_each(self, losses: Any, criterion: Criterion, calls: CallPair | None) -> str:
         seen = type(losses).__name__
         if isinstance(losses, Tensor):
             seen = f"shape {tuple(losses.shape)}"
@@ -134,7 +136,7 @@ class Shares:
             f"these positions, each with a share of its own: this needs a loss for each, but "
             f"{name_of(criterion)} returned {seen}. Use one of PyTorch's losses, add a reduction "
             f"attribute or argument that accepts 'none', do not reduce in the criterion, or use "
-            f"{self.without}{mix_instead(calls)}."
+            f"{self.alternative}{mix_instead(calls)}."
         )
 
     def _shown(self, place: TargetPositions) -> str:
@@ -143,7 +145,7 @@ class Shares:
             shape.insert(self.dim, shape.pop(0))
         return str(tuple(shape))
 
-    # What the reduction of losses for each example needs too; see `reductions.Sharing`.
+    # What the reduction of losses for each example needs too; see `reductions.LossShares`.
 
     @property
     def batch(self) -> int:
@@ -155,5 +157,5 @@ class Shares:
         """Whether some examples are partners of several others."""
         return self.plan.repeats
 
-    without = "blend=Cut(), whose positions are of one example, or dense=False"
+    alternative = "blend=Cut(), whose positions are of one example, or dense=False"
     """What does without a loss for each position."""

@@ -56,7 +56,7 @@ class SavedState:
                 return name
         return ""
 
-    def put(self) -> None:
+    def restore(self) -> None:
         """Undo all assignments since."""
         for held, before in self._held:
             _assign(held, before)

@@ -48,11 +48,11 @@ class Evaluations:
             RuntimeError: it wrote in place into its arguments or its own tensors.
         """
         if criterion is not self.criterion and (holder := holder_of(criterion)) is not None:
-            self._copies.setdefault(id(criterion), SavedState([holder])).put()
+            self._copies.setdefault(id(criterion), SavedState([holder])).restore()
         if self._ran:
-            self._state.put()
+            self._state.restore()
         self._ran = True
-        result = call.of(criterion)
+        result = call.run(criterion)
         self._require_unwritten()
         self._state.note()
         if self._first is not None:

@@ -14,23 +14,23 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
 
 
-def is_rows(shape: Sequence[int], batch: int, dim: int) -> bool:
+def holds_batch(shape: Sequence[int], batch: int, dim: int) -> bool:
     """Return whether a tensor of this shape holds the batch at ``dim``, or 0 if it has none."""
     return len(shape) > 0 and shape[dim if len(shape) > dim else 0] == batch
 
 
-def by_rows(value: Any, plan: MixPlan, dim: int = 0) -> Any:
+def of_partners(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     """Return the partners' targets: every tensor with its rows permuted."""
-    return map_leaves(lambda _, leaf: rows_of_partners(leaf, plan, dim), value)
+    return map_leaves(lambda _, leaf: partner_rows(leaf, plan, dim), value)
 
 
-def rows_of_partners(leaf: Tensor, plan: MixPlan, dim: int = 0) -> Tensor:
+def partner_rows(leaf: Tensor, plan: MixPlan, dim: int = 0) -> Tensor:
     """Return a tensor with its rows permuted."""
     perm = plan.perm if plan.perm.device == leaf.device else plan.perm.to(leaf.device)
     return leaf.index_select(dim if leaf.ndim > dim else 0, perm)
 
 
-def interpolated(value: Any, plan: MixPlan, dim: int = 0) -> Any:
+def interpolate_target(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     """Return a target with every floating tensor mixed, and other tensors unchanged."""
 
     def own(_: str, leaf: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def interpolated(value: Any, plan: MixPlan, dim: int = 0) -> Any:
     return back(map_leaves(own, front(value, dim)), dim)
 
 
-def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
+def interpolate_losses(own: Any, partner: Any, lam: Tensor) -> Any:
     """Mix two losses (tensors or containers of tensors), with the same precision as `mix`.
 
     Raises:
@@ -62,13 +62,13 @@ def interpolate(own: Any, partner: Any, lam: Tensor) -> Any:
 
 
 def _mixed(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
-    both = weighted(own, partner, lam)
+    both = weighted_sum(own, partner, lam)
     if both.dtype == own.dtype or not is_continuous(own):  # counts become fractional
         return both
     return both.to(own.dtype)
 
 
-def weighted(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
+def weighted_sum(own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     """Return ``lam * own + (1 - lam) * partner`` in at least float32.
 
     A loss with weight 0 is ignored, even if it is infinite or NaN.
