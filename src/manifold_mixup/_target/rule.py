@@ -31,7 +31,7 @@ from manifold_mixup._target.interpolation import (
 from manifold_mixup._target.losses import Criterion, TorchLoss
 from manifold_mixup._target.reductions import Evaluate, SharePerExample, interpolate_per_share
 from manifold_mixup._target.shares import Shares
-from manifold_mixup._target.state import Holder, holders
+from manifold_mixup._target.state import Namespace, namespaces
 from manifold_mixup._target.writes import Evaluations
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
 from manifold_mixup._warn import warn
@@ -93,7 +93,7 @@ class Rule:
         # Whether cross-entropy of class indices is what it usually is.
         self.undeclared = targets != "mix" and dense in (None, False) and self.declared is NONE
         self._arguments: Arguments | None = None
-        self._holders: list[Holder] = []
+        self._namespaces: list[Namespace] = []
 
     def arguments(self, criterion: Criterion) -> Arguments:
         """Return the arguments of the criterion; its signature is read once.
@@ -103,7 +103,7 @@ class Rule:
         """
         if self._arguments is None or self._arguments.criterion is not criterion:
             self._arguments = Arguments(criterion, self.declared)
-            self._holders = [] if self._arguments.torch_loss else holders(criterion)
+            self._namespaces = [] if self._arguments.torch_loss else namespaces(criterion)
         return self._arguments
 
     def loss(
@@ -186,11 +186,11 @@ class Rule:
             return _loss_of_pair(
                 criterion, arguments.torch_loss, _evaluate, pair, plan, dim, shares
             )
-        evaluations = Evaluations(criterion, call, self._holders, first=compares)
+        evaluations = Evaluations(criterion, call, self._namespaces, first=compares)
         try:
             return _loss_of_pair(criterion, None, evaluations.run, pair, plan, dim, shares)
         finally:
-            evaluations.settle()
+            evaluations.restore_first_state()
 
     def _shares(
         self, arguments: Arguments, roles: Roles, target: dict[Key, Any], plan: MixPlan, dim: int

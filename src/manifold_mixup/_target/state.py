@@ -16,18 +16,18 @@ _MANY = 1000  # larger containers count as data
 _DEEP = 4  # maximal depth of the search
 
 
-class Holder:
+class Namespace:
     """A namespace that a criterion can change: its path for messages, and the mapping itself."""
 
-    def __init__(self, path: str, held: MutableMapping[str, Any]) -> None:
-        self.path, self.held = path, held
+    def __init__(self, path: str, variables: MutableMapping[str, Any]) -> None:
+        self.path, self.variables = path, variables
         self._latest: dict[str, Any] | None = None
         self._tensors: list[tuple[str, Tensor]] = []
 
-    def look(self) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
+    def contents(self) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
         """Return its contents, and its tensors (which count writes) with their paths."""
-        if self._latest is None or not _same(self.held, self._latest):
-            self._latest = dict(self.held)
+        if self._latest is None or not _same(self.variables, self._latest):
+            self._latest = dict(self.variables)
             self._tensors = [
                 (f"{self.path}{name}", value)
                 for name, value in self._latest.items()
@@ -39,17 +39,17 @@ class Holder:
 class SavedState:
     """The contents of some namespaces at the time of construction."""
 
-    def __init__(self, holders: list[Holder]) -> None:
-        self._held: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
-        self._after: dict[int, dict[str, Any]] = {}  # by index, for changed namespaces
+    def __init__(self, namespaces: list[Namespace]) -> None:
+        self._saved: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
+        self._changes: dict[int, dict[str, Any]] = {}  # by index, for changed namespaces
         self._versions: list[tuple[str, Tensor, int]] = []
-        for holder in holders:
-            before, tensors = holder.look()
-            self._held.append((holder.held, before))
+        for namespace in namespaces:
+            before, tensors = namespace.contents()
+            self._saved.append((namespace.variables, before))
             for path, tensor in tensors:
                 self._versions.append((path, tensor, tensor._version))
 
-    def written(self) -> str:
+    def written_tensor(self) -> str:
         """Return the name of a tensor that was written in place since; empty if there is none."""
         for name, tensor, version in self._versions:
             if tensor._version != version:
@@ -58,36 +58,36 @@ class SavedState:
 
     def restore(self) -> None:
         """Undo all assignments since."""
-        for held, before in self._held:
-            _assign(held, before)
+        for variables, before in self._saved:
+            _assign(variables, before)
 
-    def note(self) -> None:
-        """Remember the contents of every namespace that has changed for the first time."""
-        for index, (held, before) in enumerate(self._held):
-            if index not in self._after and not _same(held, before):
-                self._after[index] = dict(held)
+    def record_changes(self) -> None:
+        """Record the contents of every namespace that has changed for the first time."""
+        for index, (variables, before) in enumerate(self._saved):
+            if index not in self._changes and not _same(variables, before):
+                self._changes[index] = dict(variables)
 
-    def settle(self) -> None:
-        """Assign the remembered contents."""
-        for index, after in self._after.items():
-            _assign(self._held[index][0], after)
+    def assign_changes(self) -> None:
+        """Assign the recorded contents."""
+        for index, after in self._changes.items():
+            _assign(self._saved[index][0], after)
 
 
-def _assign(held: MutableMapping[str, Any], values: dict[str, Any]) -> None:
-    if _same(held, values):
+def _assign(variables: MutableMapping[str, Any], values: dict[str, Any]) -> None:
+    if _same(variables, values):
         return
-    for name in [name for name in held if name not in values]:
-        del held[name]
+    for name in [name for name in variables if name not in values]:
+        del variables[name]
     for name, value in values.items():
-        if name not in held or held[name] is not value:
-            held[name] = value
+        if name not in variables or variables[name] is not value:
+            variables[name] = value
 
 
-def _same(held: MutableMapping[str, Any], before: dict[str, Any]) -> bool:
-    if len(held) != len(before):
+def _same(variables: MutableMapping[str, Any], before: dict[str, Any]) -> bool:
+    if len(variables) != len(before):
         return False
-    for name, value in before.items():  # noqa: SIM110 - runs at every step; a generator is slower
-        if name not in held or held[name] is not value:
+    for name, value in before.items():
+        if name not in variables or variables[name] is not value:
             return False
     return True
 
@@ -124,19 +124,19 @@ class _Cells(MutableMapping[str, Any]):
             return False
 
 
-def holder_of(criterion: Criterion) -> Holder | None:
+def namespace_of(criterion: Criterion) -> Namespace | None:
     """Return the attributes of a criterion; None if it has none of its own."""
-    held = getattr(criterion, "__dict__", None)
-    return Holder("", held) if isinstance(held, dict) else None
+    variables = getattr(criterion, "__dict__", None)
+    return Namespace("", variables) if isinstance(variables, dict) else None
 
 
-def holders(criterion: Criterion) -> list[Holder]:
+def namespaces(criterion: Criterion) -> list[Namespace]:
     """List the namespaces in which a criterion, or an object it refers to, may keep state.
 
     The search goes from a function to its enclosing variables and the modules it names, from a
     partial or bound method to its contents, and from an object to its attributes.
     """
-    found: dict[int, Holder] = {}
+    found: dict[int, Namespace] = {}
     stack: list[tuple[str, Any, int]] = [("", criterion, 0)]
     seen: dict[int, Any] = {}
     while stack:
@@ -144,50 +144,50 @@ def holders(criterion: Criterion) -> list[Holder]:
         if id(value) in seen or depth > _DEEP:
             continue
         seen[id(value)] = value
-        for holder in _own(path, value):
-            found.setdefault(id(holder.held), holder)
-        stack += [(name, inner, depth + 1) for name, inner in _inside(path, value)]
+        for namespace in _namespaces_in(path, value):
+            found.setdefault(id(namespace.variables), namespace)
+        stack += [(name, inner, depth + 1) for name, inner in _references_of(path, value)]
     whole = list(found.values())
-    return whole[:_FEW] + [holder for holder in whole[_FEW:] if _has_tensors(holder)]
+    return whole[:_FEW] + [namespace for namespace in whole[_FEW:] if _has_tensors(namespace)]
 
 
-def _has_tensors(holder: Holder) -> bool:
-    return any(isinstance(value, Tensor) for value in holder.held.values())
+def _has_tensors(namespace: Namespace) -> bool:
+    return any(isinstance(value, Tensor) for value in namespace.variables.values())
 
 
-def _own(path: str, value: Any) -> Iterator[Holder]:
+def _namespaces_in(path: str, value: Any) -> Iterator[Namespace]:
     if isinstance(value, nn.Module):
         for below, module in eager(value).named_modules():
             prefix = f"{path}{below}." if below else path
-            yield Holder(prefix, vars(module))
+            yield Namespace(prefix, vars(module))
             if module._buffers:
-                yield Holder(prefix, module._buffers)
+                yield Namespace(prefix, module._buffers)
     elif isinstance(value, types.FunctionType):
         if value.__closure__:
-            yield Holder(path, _Cells(value))
+            yield Namespace(path, _Cells(value))
     elif not isinstance(value, functools.partial) and _is_plain(value):
-        yield Holder(path, vars(value))
+        yield Namespace(path, vars(value))
 
 
-def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _references_of(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the objects a value refers to, each with the prefix for its names."""
     if inspect.ismethod(value):
         yield path, value.__self__
     elif isinstance(value, functools.partial):
         yield path, value.func
-        yield from _named(path, dict(enumerate(value.args)) | value.keywords)
+        yield from _searchable(path, dict(enumerate(value.args)) | value.keywords)
     elif isinstance(value, types.FunctionType):
-        yield from _named(path, dict(_Cells(value)))
-        yield from _named(path, _defaults(value))
+        yield from _searchable(path, dict(_Cells(value)))
+        yield from _searchable(path, _defaults(value))
         named = {name: value.__globals__.get(name) for name in value.__code__.co_names}
-        yield from _named(path, {k: v for k, v in named.items() if isinstance(v, nn.Module)})
+        yield from _searchable(path, {k: v for k, v in named.items() if isinstance(v, nn.Module)})
     elif isinstance(value, nn.Module):
         for below, module in eager(value).named_modules():
-            yield from _named(f"{path}{below}." if below else path, vars(module))
+            yield from _searchable(f"{path}{below}." if below else path, vars(module))
     elif isinstance(value, tuple | list | dict):
-        yield from _named(path, value if isinstance(value, dict) else dict(enumerate(value)))
+        yield from _searchable(path, value if isinstance(value, dict) else dict(enumerate(value)))
     elif _is_plain(value):
-        yield from _named(path, vars(value))
+        yield from _searchable(path, vars(value))
 
 
 def _defaults(function: types.FunctionType) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _defaults(function: types.FunctionType) -> dict[str, Any]:
     )
 
 
-def _named(path: str, values: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _searchable(path: str, values: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     if len(values) > _MANY:
         return
     for name, value in values.items():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manifold_mixup._target.arguments import Call, name_of
 from manifold_mixup._target.losses import Criterion
-from manifold_mixup._target.state import Holder, SavedState, holder_of
+from manifold_mixup._target.state import Namespace, SavedState, namespace_of
 from manifold_mixup._tree import leaves
 
 
@@ -22,7 +22,7 @@ class Evaluations:
     Args:
         criterion: the criterion.
         call: the arguments of its call.
-        holders: the namespaces in which the criterion keeps its state.
+        namespaces: the namespaces in which the criterion keeps its state.
         first: called with the first result.
     """
 
@@ -30,14 +30,14 @@ class Evaluations:
         self,
         criterion: Criterion,
         call: Call,
-        holders: list[Holder],
+        namespaces: list[Namespace],
         first: Callable[[Any], None] | None = None,
     ) -> None:
         self._first = first
         self.criterion = criterion
         self._call = call
         self._given = [(tensor, tensor._version) for tensor in _tracked(call)]
-        self._state = SavedState(holders)
+        self._state = SavedState(namespaces)
         self._ran = False
         self._copies: dict[int, SavedState] = {}
 
@@ -47,28 +47,28 @@ class Evaluations:
         Raises:
             RuntimeError: it wrote in place into its arguments or its own tensors.
         """
-        if criterion is not self.criterion and (holder := holder_of(criterion)) is not None:
-            self._copies.setdefault(id(criterion), SavedState([holder])).restore()
+        if criterion is not self.criterion and (namespace := namespace_of(criterion)) is not None:
+            self._copies.setdefault(id(criterion), SavedState([namespace])).restore()
         if self._ran:
             self._state.restore()
         self._ran = True
         result = call.run(criterion)
         self._require_unwritten()
-        self._state.note()
+        self._state.record_changes()
         if self._first is not None:
             self._first(result)
             self._first = None
         return result
 
-    def settle(self) -> None:
+    def restore_first_state(self) -> None:
         """Restore the state after the first evaluation."""
-        self._state.settle()
+        self._state.assign_changes()
 
     def _require_unwritten(self) -> None:
         for tensor, version in self._given:
             if tensor._version != version:
                 raise RuntimeError(self._written(tensor))
-        if name := self._state.written():
+        if name := self._state.written_tensor():
             raise RuntimeError(self._changed(name))
 
     def _written(self, tensor: Tensor) -> str:
