@@ -116,7 +116,7 @@ class Checks:
             RuntimeError: a layer was replaced, or the modules that read the mask cannot be found.
         """
         attachment, self._begun = self._attachment, True
-        for reason in attachment.layer_runs.placement.moved_of(layers).values():
+        for reason in attachment.layer_runs.placement.replaced(layers).values():
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
         try:
@@ -187,7 +187,7 @@ class Checks:
     ) -> Report:
         """Prove all layers numerically; see `ManifoldMixup.verify`."""
         attachment, mask = self._attachment, self._mask_in(args, kwargs)
-        moved = attachment.layer_runs.placement.moved_of(layers)
+        moved = attachment.layer_runs.placement.replaced(layers)
         new = not self._inspected or (mask is not None and not attachment.padding.known)
         with attachment.visible():
             if new and not moved:

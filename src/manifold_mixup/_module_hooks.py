@@ -23,10 +23,10 @@ class Hook:
     """A hook that acts only on the model it was registered on; on copies it does nothing.
 
     Attributes:
-        looking: whether a dry run marks this hook's position among the hooks of others.
+        in_dry_run: whether a dry run marks this hook's position among the hooks of others.
     """
 
-    looking = False
+    in_dry_run = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return inert

@@ -117,7 +117,7 @@ class Attachment:
             made = RunCounter(self._owner, module, self.passes)
             counter = self._counters.setdefault(module, made)
         hook = LayerHook(self._owner, name, self._active, self.passes, counter)
-        hook.usual = BatchDim(self.batch_dim)
+        hook.default_batch_dim = BatchDim(self.batch_dim)
         hook.places = self.grids.places(name)
         return hook
 
@@ -230,16 +230,16 @@ class Attachment:
             if readers or row.carries or row.ends:
                 readers += [carry.layer for carry in row.carries]
                 readers += [end.layer for end in row.ends]
-                self.layer_runs.placement.read(name, readers)
+                self.layer_runs.placement.add_readers(name, readers)
             if isinstance(row, LayerRow):
                 hook = self._hooks[name]
                 hook.unmixed = row.unmixed
-                hook.batch_dims, hook.usual = dict(row.batch_dims), BatchDim()
+                hook.batch_dims, hook.default_batch_dim = dict(row.batch_dims), BatchDim()
                 hook.places = self.grids.places(name)
-                hook.counts, hook.total = not row.checkpointed, row.runs
+                hook.may_count, hook.inspected_runs = not row.checkpointed, row.runs
                 if row.in_front:
                     to_front(named_layers(self.model)[module_name(name)], hook)
-                self.layer_runs.know([name])
+                self.layer_runs.note_ran([name])
 
     def row(self, layer: str) -> LayerRow | InputRow | None:
         """Return what is known about a layer or input."""
@@ -250,12 +250,12 @@ class Attachment:
         """Make dry runs see states at the position of our hooks among the hooks of others."""
         self._after_dry_run = True
         for hook in self._hooks.values():
-            hook.looking = True
+            hook.in_dry_run = True
         try:
             yield
         finally:
             for hook in self._hooks.values():
-                hook.looking = False
+                hook.in_dry_run = False
 
     @contextmanager
     def run_on_stage(
@@ -341,7 +341,7 @@ class Attachment:
     def _completed_ahead(self, plan: MixPlan, inputs: Inputs) -> MixPlan:
         """Complete a plan for a layer inside a compiled checkpoint, which cannot tell its state."""
         hook = self._hooks.get(plan.layer)
-        if hook is None or hook.counts or not needs_completion(plan):
+        if hook is None or hook.may_count or not needs_completion(plan):
             return plan
         if not compiled.runs_compiled(self.model, module_name(plan.layer)):
             return plan
@@ -349,7 +349,7 @@ class Attachment:
         if isinstance(plan.weight, SimilarityKernel | Aligned) or shapes != self.input_shapes:
             raise RuntimeError(_UNTOLD.format(plan.layer, plan.weight))
         path, place = next(iter(hook.places.items()), ("", None))
-        at = hook.batch_dims.get(path, hook.usual)
+        at = hook.batch_dims.get(path, hook.default_batch_dim)
         shape = list(dict(getattr(self._rows[plan.layer], "shapes", ())).get(path, ()))
         shape[at.dim : at.dim + 1] = [plan.batch]
         state = torch.empty((), device=plan.perm.device).expand(shape)
@@ -421,8 +421,8 @@ class Attachment:
         if self.layer_runs.skipped(finished, self._active.compiled_mixes):
             finished.unmix()
             self.skipped += 1
-        elif hook is not None and hook.traced and not hook.watched:
-            hook.watched = True  # compiled code ran this layer for the first time
+        elif hook is not None and hook.traced and not hook.block_has_hooks:
+            hook.block_has_hooks = True  # compiled code ran this layer for the first time
             self._watch_blocks()  # its block may have been compiled after attaching
         elif self._active.newly_compiled:
             self._active.newly_compiled = False

@@ -29,17 +29,17 @@ class Leaf:
     Attributes:
         path: its path in the output.
         scalar: whether it is a single number for the whole batch.
-        named: whether the loss may read it, according to ``outputs=``.
+        read_by_loss: whether the loss may read it, according to ``outputs=``.
         claimed: whether targets were mixed for it.
-        above: leaves that are views of it, whose gradients also reach it.
+        views: leaves that are views of it, whose gradients also reach it.
         base: whether it is no output, but what outputs are views of.
     """
 
     path: str
     scalar: bool
-    named: bool
+    read_by_loss: bool
     claimed: bool = False
-    above: tuple["Leaf", ...] = ()
+    views: tuple["Leaf", ...] = ()
     base: bool = False
 
 
@@ -48,49 +48,53 @@ class Outputs:
 
     Args:
         plan: the plan of the pass; None if it was not mixed.
-        named: paths of the outputs that the loss reads; None for all of them.
-        exempt: whether a single number needs no claim if another output has one. Without a check of
-            the layers, it may be a loss of labels that were passed to the model.
+        loss_paths: paths of the outputs that the loss reads; None for all of them.
+        exempt_scalars: whether a single number needs no claim if another output has one. Without a
+            check of the layers, it may be a loss of labels that were passed to the model.
     """
 
     def __init__(
-        self, plan: MixPlan | None, named: Sequence[str] | None = None, *, exempt: bool = False
+        self,
+        plan: MixPlan | None,
+        loss_paths: Sequence[str] | None = None,
+        *,
+        exempt_scalars: bool = False,
     ) -> None:
         self.plan = plan
-        self.named = named
-        self.exempt = exempt
+        self.loss_paths = loss_paths
+        self.exempt_scalars = exempt_scalars
         self.leaves: dict[int, Leaf] = {}  # by the sequence number of their node
         self.claimed = False  # whether all leaves are claimed
         # Without a gradient, and made of the inputs without the mixed layer: the examples' own.
         self.plain: list[Tensor] = []
         # By whom it is claimed for now, and the nodes; None means all leaves.
-        self.for_now: dict[object, Collection[int] | None] = {}
+        self.provisional_claims: dict[object, Collection[int] | None] = {}
         self.handed_out = False
         self.begin = 0  # the first sequence number of the pass
 
-    def hand_out(self, output: Any, keep: object, begin: int) -> Any:
+    def hand_out(self, output: Any, keep_alive: object, begin: int) -> Any:
         """Return the output, with hooks that notice if backward uses one of its tensors.
 
         Args:
             output: what the model returned.
-            keep: an object that must live as long as the graph.
+            keep_alive: an object that must live as long as the graph.
             begin: the first sequence number of the pass.
         """
         self.handed_out, self.begin = True, begin
         if self.plan is None:  # plain targets are always right: only keep the pass alive
             for _, tensor in leaves(output):
                 if tensor.grad_fn is not None:
-                    tensor.register_hook(_holding(keep))
+                    tensor.register_hook(_keeping_alive(keep_alive))
             return output
         try:
-            only = ("", output) if isinstance(output, Tensor) else _only_made(output)
-            if only is not None and self._watch_only(*only, keep):
+            only = ("", output) if isinstance(output, Tensor) else _only_with_graph(output)
+            if only is not None and self._watch_only(*only, keep_alive):
                 return output
-            return self._aliased(output, keep)
+            return self._aliased(output, keep_alive)
         except Exception:  # the user's container cannot be rebuilt
             for path, tensor in leaves(output):
                 if tensor.grad_fn is not None:
-                    self._hook(path, tensor, keep)
+                    self._hook(path, tensor, keep_alive)
             return output
 
     def keep_plain(self, output: Any, paths: Collection[str]) -> None:
@@ -98,7 +102,7 @@ class Outputs:
         found = [leaf for path, leaf in leaves(output) if path in paths]
         self.plain = [leaf for leaf in found if leaf.grad_fn is None]
 
-    def _watch_only(self, path: str, tensor: Tensor, keep: object) -> bool:
+    def _watch_only(self, path: str, tensor: Tensor, keep_alive: object) -> bool:
         """Put a hook on the node of the only tensor with a graph; return False if it cannot be.
 
         All that uses this tensor uses what the model returned, so it needs no alias. But the node
@@ -114,29 +118,29 @@ class Outputs:
         leaf, place = self._leaf(path, tensor), tensor.output_nr
         self.leaves[number] = leaf
 
-        def check(grads: tuple[Tensor | None, ...], keep: object = keep) -> None:
+        def check(grads: tuple[Tensor | None, ...], keep_alive: object = keep_alive) -> None:
             if grads[place] is not None:
                 self.require_claim(leaf)
 
         node.register_prehook(check)
         return True
 
-    def _aliased(self, output: Any, keep: object) -> Any:
+    def _aliased(self, output: Any, keep_alive: object) -> Any:
         if isinstance(output, Tensor):
-            return output if output.grad_fn is None else self._alias("", output, keep)
+            return output if output.grad_fn is None else self._alias("", output, keep_alive)
         known: dict[int, Tensor] = {}
-        views = self._views(output, keep)
+        views = self._views(output, keep_alive)
 
         def alias(path: str, tensor: Tensor) -> Tensor:
             if tensor.grad_fn is None or id(tensor) in views:
                 return tensor
             if id(tensor) not in known:  # one tensor at two paths is one leaf
-                known[id(tensor)] = self._alias(path, tensor, keep)
+                known[id(tensor)] = self._alias(path, tensor, keep_alive)
             return known[id(tensor)]
 
         return map_leaves(alias, output)
 
-    def _views(self, output: Any, keep: object) -> set[int]:
+    def _views(self, output: Any, keep_alive: object) -> set[int]:
         """Put hooks on tensors that share memory with each other, and return their ids.
 
         Aliases would hide from autograd that writing into one changes the other.
@@ -150,16 +154,16 @@ class Outputs:
         for same in sharing.values():
             if len(same) > 1:
                 views.update(same)
-                self._watch_views(list(same.values()), keep)
+                self._watch_views(list(same.values()), keep_alive)
         return views
 
-    def _watch_views(self, same: list[tuple[str, Tensor]], keep: object) -> None:
+    def _watch_views(self, same: list[tuple[str, Tensor]], keep_alive: object) -> None:
         for path, tensor in same:
-            self._hook(path, tensor, keep)
+            self._hook(path, tensor, keep_alive)
         for _, tensor in same:
             number = _autograd.number_of(tensor)
-            above = [_autograd.number_of(other) for _, other in same if _reaches(other, number)]
-            self.leaves[number].above = tuple(self.leaves[other] for other in above)
+            views = [_autograd.number_of(other) for _, other in same if _reaches(other, number)]
+            self.leaves[number].views = tuple(self.leaves[other] for other in views)
 
     def claim(self, nodes: Collection[int] | None = None) -> None:
         """Note that targets were mixed for the leaves with these nodes; None means all leaves."""
@@ -170,55 +174,55 @@ class Outputs:
             if node in self.leaves:
                 self.leaves[node].claimed = True
 
-    def claim_for_now(self, by: object, nodes: Collection[int] | None = None) -> None:
-        """Note a claim that `take_back` can undo, by the same key."""
-        self.for_now[by] = None if not self.handed_out else nodes
+    def claim_provisionally(self, by: object, nodes: Collection[int] | None = None) -> None:
+        """Note a claim that `withdraw_claim` can undo, by the same key."""
+        self.provisional_claims[by] = None if not self.handed_out else nodes
 
-    def take_back(self, by: object) -> None:
-        """Undo the claims that `claim_for_now` noted by this key."""
-        self.for_now.pop(by, None)
+    def withdraw_claim(self, by: object) -> None:
+        """Undo the claims that `claim_provisionally` noted by this key."""
+        self.provisional_claims.pop(by, None)
 
     def _is_claimed(self, leaf: Leaf) -> bool:
         if self.claimed or leaf.claimed:
             return True
         return any(
             nodes is None or any(self.leaves.get(number) is leaf for number in nodes)
-            for nodes in self.for_now.values()
+            for nodes in self.provisional_claims.values()
         )
 
     def require_claim(self, leaf: Leaf) -> None:
         """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""
-        if not (leaf.named or any(other.named for other in leaf.above)):
+        if not (leaf.read_by_loss or any(other.read_by_loss for other in leaf.views)):
             raise RuntimeError(_unnamed(leaf.path))
-        if self.claimed or leaf.claimed or any(map(self._is_claimed, (leaf, *leaf.above))):
+        if self.claimed or leaf.claimed or any(map(self._is_claimed, (leaf, *leaf.views))):
             return
         beside = any(self._is_claimed(one) and not one.scalar for one in self.leaves.values())
-        if not (leaf.scalar and self.exempt and beside):
+        if not (leaf.scalar and self.exempt_scalars and beside):
             layer = "" if self.plan is None else self.plan.layer
             raise RuntimeError(_unclaimed(leaf.path, layer, beside=beside))
 
-    def _alias(self, path: str, tensor: Tensor, keep: object) -> Tensor:
+    def _alias(self, path: str, tensor: Tensor, keep_alive: object) -> Tensor:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             handed = tensor.view_as(tensor)  # functional transforms reject such a Function
-            self._hook(path, handed, keep)
+            self._hook(path, handed, keep_alive)
             return handed
         leaf = self._leaf(path, tensor)
-        handed = _HandOut.apply(tensor, self, leaf, keep)
+        handed = _HandOut.apply(tensor, self, leaf, keep_alive)
         self.leaves[_autograd.number_of(handed)] = leaf
         return handed  # type: ignore[no-any-return]
 
-    def _hook(self, path: str, tensor: Tensor, keep: object) -> None:
+    def _hook(self, path: str, tensor: Tensor, keep_alive: object) -> None:
         leaf = self._leaf(path, tensor)
         self.leaves[_autograd.number_of(tensor)] = leaf
 
-        def check(grad: Tensor, keep: object = keep) -> None:
+        def check(grad: Tensor, keep_alive: object = keep_alive) -> None:
             self.require_claim(leaf)
 
         tensor.register_hook(check)
         if tensor._is_view() and not _autograd.in_transform():
-            self._watch_base(leaf, tensor, keep)
+            self._watch_base(leaf, tensor, keep_alive)
 
-    def _watch_base(self, leaf: Leaf, view: Tensor, keep: object) -> None:
+    def _watch_base(self, leaf: Leaf, view: Tensor, keep_alive: object) -> None:
         """Put a hook on the node that made the base of a view, for writes into the base.
 
         Such a write takes the nodes of the views out of the graph, and their hooks with them.
@@ -227,10 +231,12 @@ class Outputs:
         if node is None or node._sequence_nr() < self.begin:
             return
         number, version, memory = node._sequence_nr(), view._version, view.detach()
-        known = self.leaves.setdefault(number, Leaf(leaf.path, leaf.scalar, leaf.named, base=True))
-        known.named |= known.base and leaf.named
+        known = self.leaves.setdefault(
+            number, Leaf(leaf.path, leaf.scalar, leaf.read_by_loss, base=True)
+        )
+        known.read_by_loss |= known.base and leaf.read_by_loss
 
-        def check(grads: Any, keep: object = keep) -> None:
+        def check(grads: Any, keep_alive: object = keep_alive) -> None:
             if memory._version != version:
                 self.require_claim(self.leaves[number])
 
@@ -238,13 +244,13 @@ class Outputs:
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
         scalar = tensor.ndim == 0 or (tensor.numel() == 1 and not self._has_one_row())
-        return Leaf(path, scalar, self.named is None or is_named(path, self.named))
+        return Leaf(path, scalar, self.loss_paths is None or is_named(path, self.loss_paths))
 
     def _has_one_row(self) -> bool:
         return self.plan is not None and self.plan.batch == 1
 
 
-def _only_made(output: Any) -> tuple[str, Tensor] | None:
+def _only_with_graph(output: Any) -> tuple[str, Tensor] | None:
     """Return the path and the tensor if a container has one tensor with a graph."""
     made = [(path, tensor) for path, tensor in leaves(output) if tensor.grad_fn is not None]
     return made[0] if len(made) == 1 else None
@@ -259,8 +265,10 @@ class _HandOut(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, outputs: Outputs, leaf: Leaf, keep: object) -> Tensor:
-        ctx.outputs, ctx.leaf, ctx.keep = outputs, leaf, keep
+    def forward(
+        ctx: Any, tensor: Tensor, outputs: Outputs, leaf: Leaf, keep_alive: object
+    ) -> Tensor:
+        ctx.outputs, ctx.leaf, ctx.keep_alive = outputs, leaf, keep_alive
         ctx.set_materialize_grads(False)
         return tensor.detach()
 
@@ -278,7 +286,7 @@ A few, because the garbage collector runs when many more objects were made than 
 """
 
 
-class Memories:
+class MemoryIndex:
     """Maps memory to the output it belongs to, so that a detached tensor can be recognised."""
 
     def __init__(self) -> None:
@@ -323,10 +331,10 @@ class Memories:
         return outputs, {node for _, of, node in same if of is outputs and node is not None}
 
 
-def _holding(keep: object) -> Callable[[Tensor], None]:
+def _keeping_alive(keep_alive: object) -> Callable[[Tensor], None]:
     """Return a tensor hook that only keeps an object alive."""
 
-    def hook(grad: Tensor, keep: object = keep) -> None:
+    def hook(grad: Tensor, keep_alive: object = keep_alive) -> None:
         pass
 
     return hook

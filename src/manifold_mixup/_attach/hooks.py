@@ -153,18 +153,18 @@ class LayerHook(Hook):
         self.counter = counter
         self.run = None if counter is None else int(split_run(layer)[1])
         self.all_runs = split_run(layer)[1] == ALL_RUNS  # whether all of its module's are mixed
-        self.total: int | None = None  # how often the module ran when the model was inspected
+        self.inspected_runs: int | None = None  # how often its module ran in the inspection
         self.traced_runs = 0  # how often it runs in the compiled code that was traced last
         self._trace: Any = None
         self.unmixed: Collection[str] = ()  # leaves of the output that nothing depends on
         self.batch_dims: Mapping[str, BatchDim] = {}  # where tensors hold the batch, if not first
-        self.usual = BatchDim()  # where the other tensors hold it
+        self.default_batch_dim = BatchDim()  # where the other tensors hold it
         self.places: Mapping[str, Place] = {}  # where tensors hold positions
         self.masked = False  # whether a mask is read after it and mixed too
         self.known = False  # whether it is known to run, and is not one of a module's runs
         self.traced = False
-        self.counts = False  # whether compiled code may count its runs; else it notes its tracing
-        self.watched = False  # whether a compiled block around it has hooks
+        self.may_count = False  # whether compiled code may count its runs, not only its tracing
+        self.block_has_hooks = False  # whether a compiled block around it has hooks
 
         # Compiled checkpoints allow no side effects, so runs cannot be counted there. But while the
         # code is traced, it can record that it contains the mix. The compiler guards the number, so
@@ -204,14 +204,14 @@ class LayerHook(Hook):
 
     def _note_mix(self) -> None:
         """Count that compiled code mixes, or note that it does."""
-        if self.counts:
+        if self.may_count:
             self.active.compiled_mixes += 1
         elif self.serial:
             self.note_trace()
 
     def _compiled_run(self) -> int:
         """Return the number of the module's run that is being traced."""
-        if not self.counts:
+        if not self.may_count:
             return int(self.note_run())
         self.active.compiled_runs += 1
         return self.active.compiled_runs - 1
@@ -219,7 +219,7 @@ class LayerHook(Hook):
     def _run_eagerly(self, output: Any) -> Any:
         if self.counter is not None and self.counter.number != self.run:
             return None
-        running = self.passes.at(self.layer)
+        running = self.passes.pass_of_run(self.layer)
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
@@ -227,18 +227,18 @@ class LayerHook(Hook):
             plan = running.completed_plan(functools.partial(self._completion, output))
             self.active.set(running)  # compiled blocks after this layer read it
         self.active.mixed_eagerly = True
-        if self._is_usual(output, plan, running.valid):
+        if self._is_plain_tensor(output, plan, running.valid):
             return _mix.apply_eagerly(output, plan.lam, plan.perm, repeats=plan.repeats)
         return self._mix(output, plan, running.valid)
 
-    def _is_usual(self, output: Any, plan: MixPlan, valid: Tensor | None) -> bool:
+    def _is_plain_tensor(self, output: Any, plan: MixPlan, valid: Tensor | None) -> bool:
         """Return whether an output is one real tensor of rows that are mixed as a whole."""
         if type(output) is not Tensor or not output.is_floating_point() or valid is not None:
             return False
         if plan.weight is not None or plan.noise is not None or self.unmixed or self.batch_dims:
             return False
-        usual = self.usual
-        if usual.dim or usual.folded:
+        batch_dim = self.default_batch_dim
+        if batch_dim.dim or batch_dim.folded:
             return False
         return output.ndim > 0 and output.shape[0] == plan.perm.shape[0]
 
@@ -255,7 +255,7 @@ class LayerHook(Hook):
 
     def _batch_at(self, path: str, tensor: Tensor, plan: PlanFields) -> BatchDim | None:
         """Return where a tensor holds the batch; None for dimension 0."""
-        at, rows = self.batch_dims.get(path, self.usual), plan.perm.shape[0]
+        at, rows = self.batch_dims.get(path, self.default_batch_dim), plan.perm.shape[0]
         if not at.fits(tensor.shape, rows):
             raise ValueError(
                 f"layer {self.layer!r} should mix {rows} examples, but its output"

@@ -37,7 +37,7 @@ class LayerRuns:
                 refers to another module.
         """
         if not finished.runs.keys() <= self.known:
-            self.know(finished.runs)
+            self.note_ran(finished.runs)
         plan = finished.plan
         if plan is None:
             return False
@@ -46,15 +46,15 @@ class LayerRuns:
         if hook is None:  # an input
             return False
         runs = finished.runs[plan.layer] + compiled_runs
-        if runs != 1 or hook.total != 1 or hook.traced:
+        if runs != 1 or hook.inspected_runs != 1 or hook.traced:
             self._require_count(hook, runs)
         hook.traced |= compiled_runs > 0
-        if runs or (hook.traced and not hook.counts):
+        if runs or (hook.traced and not hook.may_count):
             return False
         self._require_hook(plan.layer)
         return True
 
-    def know(self, ran: Iterable[str]) -> None:
+    def note_ran(self, ran: Iterable[str]) -> None:
         """Note layers that run; their hooks need not count in a pass that mixes elsewhere."""
         for name in ran:
             if name not in self.known:
@@ -64,14 +64,15 @@ class LayerRuns:
     def _require_count(self, hook: LayerHook, runs: int) -> None:
         """Raise if a layer was mixed another number of times than it should have been."""
         if hook.all_runs:
-            if runs and runs != hook.total:
+            if runs and runs != hook.inspected_runs:
                 raise RuntimeError(
                     f"{module_name(hook.layer)!r} ran {runs} times in one forward pass, but "
-                    f"{hook.total} times when {hook.layer!r} was checked. Choose another layer."
+                    f"{hook.inspected_runs} times when {hook.layer!r} was checked. Choose another "
+                    f"layer."
                 )
         elif runs > 1:
             raise RuntimeError(_repeated(hook.layer, runs))
-        if hook.run is not None and hook.traced_runs and hook.traced_runs != hook.total:
+        if hook.run is not None and hook.traced_runs and hook.traced_runs != hook.inspected_runs:
             raise RuntimeError(_uncounted(hook))
 
     def _require_hook(self, layer: str) -> None:
@@ -97,7 +98,8 @@ def _repeated(layer: str, runs: int) -> str:
 
 def _uncounted(hook: LayerHook) -> str:
     module = module_name(hook.layer)
-    known = "is not known" if hook.total is None else f"was {hook.total} when it was checked"
+    count = hook.inspected_runs
+    known = "is not known" if count is None else f"was {count} when it was checked"
     return (
         f"layer {hook.layer!r} is one run of {module!r}. The number of runs {known}, and a "
         f"compiled graph contains {hook.traced_runs}, so it cannot be told which of them is which. "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
-from manifold_mixup._attach.claims import Memories, Outputs
+from manifold_mixup._attach.claims import MemoryIndex, Outputs
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._storage import memory_of
@@ -45,7 +45,7 @@ class ForwardPass:
         self.carried: list[tuple[Tensor, Tensor]] = []
         self.training = training
         # Whether backward cannot show that what it returned is used, and no criterion was called.
-        self.unseen = False
+        self.use_unknown = False
         self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs = Runs()  # compiled code does not count
         # For shared modules: when their runs began, and the latest checkpoint around one.
@@ -74,7 +74,7 @@ class ForwardPass:
         assert self.plan is not None
         self.plan = self.outputs.plan = completed(self.plan, completion)
 
-    def holds(self, number: int) -> bool:
+    def made_node(self, number: int) -> bool:
         """Return whether the node with this sequence number was made in this pass."""
         return self.begin <= number < self.end
 
@@ -125,17 +125,17 @@ class Source:
         for outputs, nodes in self.parts:
             outputs.claim(nodes)
 
-    def claim_for_now(self, by: object) -> None:
-        """Note a claim that `take_back` can undo, by the same key."""
+    def claim_provisionally(self, by: object) -> None:
+        """Note a claim that `withdraw_claim` can undo, by the same key."""
         for outputs, nodes in self.parts:
-            outputs.claim_for_now(by, nodes)
+            outputs.claim_provisionally(by, nodes)
 
-    def take_back(self, by: object) -> None:
-        """Undo the claims that `claim_for_now` noted by this key."""
+    def withdraw_claim(self, by: object) -> None:
+        """Undo the claims that `claim_provisionally` noted by this key."""
         for outputs, _ in self.parts:
-            outputs.take_back(by)
+            outputs.withdraw_claim(by)
 
-    def require_own(self, output: Any) -> None:
+    def require_returned(self, output: Any) -> None:
         """Raise ValueError if an output contains a batched tensor that no pass returned.
 
         It would stay unmixed while the targets are mixed.
@@ -145,7 +145,7 @@ class Source:
         for path, tensor in leaves(output):
             dim = self.batch_dim if tensor.ndim > self.batch_dim else 0
             rows = tensor.ndim > 0 and tensor.shape[dim] == self.plan.batch
-            if rows and not self._passes.known(tensor):
+            if rows and not self._passes.returned(tensor):
                 raise ValueError(_BESIDE.format(path, tuple(tensor.shape)))
 
     def plain_in(self, output: Any) -> tuple[Tensor, ...]:
@@ -180,11 +180,11 @@ class Passes:
     """The forward passes of one model whose outputs may still be used."""
 
     def __init__(
-        self, model: nn.Module, named: Sequence[str] | None = None, output_dim: int = 0
+        self, model: nn.Module, loss_paths: Sequence[str] | None = None, output_dim: int = 0
     ) -> None:
         self.model = model
         self.output_dim = output_dim  # the dimension of outputs and targets that holds the batch
-        self.named = named  # paths of the outputs that the loss reads; None for all
+        self.loss_paths = loss_paths  # paths of the outputs that the loss reads; None for all
         self.checked = False  # whether the layers were checked
         # By layer, the outputs that are made of the inputs without it, such as a mask.
         self.plain_outputs: dict[str, frozenset[str]] = {}
@@ -193,7 +193,7 @@ class Passes:
         # The graph of its output keeps a pass alive.
         self._references: list[weakref.ref[ForwardPass]] = []
         self._limit = _FEW
-        self._memories = Memories()
+        self._memories = MemoryIndex()
         self.direct = False  # whether the output looked up last is what the latest pass returned
         self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
@@ -202,11 +202,11 @@ class Passes:
         self, plan: MixPlan | None, *, training: bool, valid: Tensor | None = None
     ) -> ForwardPass:
         """Open a pass; it is the running one until `finish`."""
-        if training and plan is not None and self.latest is not None and self.latest.unseen:
-            self._note_unseen(self.latest)
+        if training and plan is not None and self.latest is not None and self.latest.use_unknown:
+            self._note_unknown_use(self.latest)
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
-        outputs = Outputs(plan, self.named, exempt=self.checked)
+        outputs = Outputs(plan, self.loss_paths, exempt_scalars=self.checked)
         started = self.running = ForwardPass(outputs, training, nested, valid)
         if len(self._references) >= self._limit:
             self._references = [one for one in self._references if one() is not None]
@@ -234,15 +234,15 @@ class Passes:
         self.latest = finished
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
             in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
-            finished.unseen = output is not None and not in_transform  # None if it failed
+            finished.use_unknown = output is not None and not in_transform  # None if it failed
         else:
             self._unused = 0
         self._memories.note(output, finished.outputs)
         return output
 
-    def _note_unseen(self, last: ForwardPass) -> None:
+    def _note_unknown_use(self, last: ForwardPass) -> None:
         """Warn if one pass after another has outputs without a gradient, and no mixed targets."""
-        last.unseen = False
+        last.use_unknown = False
         self._unused += 1
         if self._unused == _IN_VAIN and last.plan is not None:
             warn(_FROZEN.format(last.plan.layer))
@@ -255,7 +255,7 @@ class Passes:
                 "two plans. Attach to the submodule that the inner call uses."
             )
 
-    def at(self, layer: str) -> ForwardPass | None:
+    def pass_of_run(self, layer: str) -> ForwardPass | None:
         """Return the pass in which ``layer`` has just run, and count the run.
 
         Return None if the layer was called on its own, outside any pass.
@@ -263,7 +263,7 @@ class Passes:
         recomputed = self.recomputed()
         if recomputed is not None:
             return recomputed
-        owner = self._unfinished()
+        owner = self._running_pass()
         if owner is not None:
             owner.runs[layer] += 1
         return owner
@@ -277,9 +277,9 @@ class Passes:
 
     def current(self) -> ForwardPass | None:
         """Return the pass that is being recomputed, otherwise the running pass."""
-        return self.recomputed() or self._unfinished()
+        return self.recomputed() or self._running_pass()
 
-    def _unfinished(self) -> ForwardPass | None:
+    def _running_pass(self) -> ForwardPass | None:
         # No hook runs after a keyboard interrupt. An interrupted pass is certainly over once the
         # model is in eval mode.
         running = self.running
@@ -299,7 +299,7 @@ class Passes:
         node = _autograd.running_node()
         if node is None:
             return None
-        owner = self._owner(node._sequence_nr())
+        owner = self._pass_of_node(node._sequence_nr())
         if strict is None:
             strict = self.running is None and any(known.plan for known in self._alive())
         if owner is None and strict:
@@ -327,7 +327,7 @@ class Passes:
             raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
         parts = self._by_graph(output) or self._memories.of(output)
         if self.latest is not None and (parts or output is None):
-            self.latest.unseen, self._unused = False, 0
+            self.latest.use_unknown, self._unused = False, 0
         source = Source(parts, self, self.output_dim)
         if len(parts) > 1 and not all(mixes_alike(parts[0][0].plan, one.plan) for one, _ in parts):
             raise RuntimeError(_SEVERAL)
@@ -336,7 +336,7 @@ class Passes:
             return source
         if training and output is not None:
             graph = any(tensor.grad_fn is not None for _, tensor in leaves(output))
-            frozen = _OF_FROZEN if self.latest is not None and self.latest.unseen else _FOREIGN
+            frozen = _OF_FROZEN if self.latest is not None and self.latest.use_unknown else _FOREIGN
             raise RuntimeError(frozen if graph else _DETACHED)
         # An evaluation output does not come from the training pass before it.
         evaluated = not train_mode or (output is not None and not torch.is_grad_enabled())
@@ -356,18 +356,18 @@ class Passes:
             raise ValueError(_REORDERED.format(by))
 
     def _made_by_a_pass(self, number: int) -> bool:
-        return self._owner(number) is not None
+        return self._pass_of_node(number) is not None
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
         if isinstance(target, Tensor) and target.dtype == torch.int64:  # classes, nearly always
             return
         for path, tensor in leaves(target):
-            plan = self._made(tensor)
+            plan = self._plan_that_computed(tensor)
             if plan is not None:
                 raise ValueError(_SWAPPED.format(path and f" {path!r}", plan.layer))
 
-    def _made(self, tensor: Tensor) -> MixPlan | None:
+    def _plan_that_computed(self, tensor: Tensor) -> MixPlan | None:
         """Return the plan of the mixed pass that computed a tensor, even if it is detached."""
         if tensor.grad_fn is not None:
             found = self._by_graph(tensor)
@@ -377,7 +377,7 @@ class Passes:
             found = [(outputs, nodes) for outputs, nodes in self._memories.of(tensor) if nodes]
         return next((outputs.plan for outputs, _ in found if outputs.plan is not None), None)
 
-    def known(self, tensor: Tensor) -> bool:
+    def returned(self, tensor: Tensor) -> bool:
         """Return whether a pass returned a tensor, or it was computed from what a pass returned."""
         return bool(self._by_graph(tensor) or self._memories.of(tensor))
 
@@ -390,22 +390,22 @@ class Passes:
                 self.direct = True
                 return [(latest.outputs, {number})]
         self.direct = False
-        met: dict[ForwardPass, set[int]] = {}
+        found: dict[ForwardPass, set[int]] = {}
 
         def note(number: int) -> bool:
-            owner = self._owner(number)
+            owner = self._pass_of_node(number)
             if owner is not None:
-                met.setdefault(owner, set()).add(number)
+                found.setdefault(owner, set()).add(number)
             return owner is not None
 
         floor = min((known.begin for known in self._alive()), default=0)
         _autograd.search((tensor for _, tensor in leaves(output)), floor, note)
-        return [(owner.outputs, nodes) for owner, nodes in met.items()]
+        return [(owner.outputs, nodes) for owner, nodes in found.items()]
 
-    def _owner(self, number: int) -> ForwardPass | None:
-        if self.latest is not None and self.latest.holds(number):  # nearly always
+    def _pass_of_node(self, number: int) -> ForwardPass | None:
+        if self.latest is not None and self.latest.made_node(number):  # nearly always
             return self.latest
-        return next((known for known in self._alive() if known.holds(number)), None)
+        return next((known for known in self._alive() if known.made_node(number)), None)
 
 
 def _requires_grad(output: Any) -> bool:

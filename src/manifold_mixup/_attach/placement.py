@@ -9,7 +9,7 @@ from manifold_mixup._layers import is_input, module_name, named_layers, unwrap
 
 
 class Placement:
-    """The positions of the hooked modules in a model, to detect when one is moved.
+    """The positions of the hooked modules in a model, to detect when one is replaced.
 
     Args:
         model: the model.
@@ -24,7 +24,7 @@ class Placement:
         self.readers: dict[str, set[str]] = {}
         self._links: dict[str, list[tuple[dict[str, Any], str, Any]]] = {}
 
-    def read(self, layer: str, readers: Iterable[str]) -> None:
+    def add_readers(self, layer: str, readers: Iterable[str]) -> None:
         """Note the modules whose hook mixes the mask when ``layer`` is mixed."""
         modules = named_layers(self.model)
         self.readers.setdefault(layer, set()).update(readers)
@@ -38,23 +38,19 @@ class Placement:
             for modules, part, child in links:
                 if modules.get(part) is not child:
                     break
-            else:  # nothing was moved since
+            else:  # nothing was replaced since
                 return
-        for reason in self.moved_of(self._names(layer)).values():
+        for reason in self.replaced(self._names(layer)).values():
             raise RuntimeError(f"{reason}.")
         self._links[layer] = self._links_to(layer)
 
-    def moved(self, name: str) -> str:
-        """Return the error if a name no longer refers to the hooked module; otherwise empty."""
-        return self.moved_of([name]).get(name, "")
-
-    def moved_of(self, names: Iterable[str]) -> dict[str, str]:
+    def replaced(self, names: Iterable[str]) -> dict[str, str]:
         """Map those of ``names`` that no longer refer to the hooked module to the error."""
         modules = named_layers(self.model)
-        reasons = {name: self._moved(name, modules) for name in names}
+        reasons = {name: self._why_replaced(name, modules) for name in names}
         return {name: reason for name, reason in reasons.items() if reason}
 
-    def _moved(self, name: str, modules: dict[str, nn.Module]) -> str:
+    def _why_replaced(self, name: str, modules: dict[str, nn.Module]) -> str:
         hooked = self.modules.get(name)
         if hooked is None:
             return ""

@@ -199,7 +199,7 @@ def _take_hooks_off(module: nn.Module) -> None:
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = getattr(module, kind)
         for key, hook in list(hooks.items()):
-            if isinstance(hook, Hook) and hook.looking:
+            if isinstance(hook, Hook) and hook.in_dry_run:
                 hooks[key] = Place()
             elif isinstance(hook, Hook):
                 del hooks[key]

@@ -31,7 +31,7 @@ class OutputSource(Protocol):
     def claim(self) -> None:
         """Note that the targets of the output were mixed."""
 
-    def require_own(self, output: Any) -> None:
+    def require_returned(self, output: Any) -> None:
         """Raise ValueError if a container holds a tensor that no pass of the model returned."""
 
     def plain_in(self, output: Any) -> tuple[Tensor, ...]:
@@ -117,7 +117,7 @@ class MixedCriterion(nn.Module):
             source = self._source_of(y, outputs)
         plan = source.plan
         if plan is not None and source.learns and not isinstance(outputs, Tensor):
-            source.require_own(output)
+            source.require_returned(output)
         plain = () if plan is None or isinstance(outputs, Tensor) else source.plain_in(outputs)
         check_comparisons = plan is not None and not self._comparisons_checked
         if check_comparisons:

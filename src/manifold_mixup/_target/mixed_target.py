@@ -81,16 +81,16 @@ class MixedTarget:
     @property
     def plan(self) -> MixPlan | None:
         """The plan of the forward pass; None if it was not mixed."""
-        self._into_loss()  # of one written by hand
+        self._claim_output()  # of one written by hand
         return self._plan
 
     def claiming(self, source: Any) -> Self:
         """Let these targets claim their output, unless only their accuracy is asked for."""
-        self._source, self._key = source, object()
-        source.claim_for_now(self._key)
+        self._source, self._claim_key = source, object()
+        source.claim_provisionally(self._claim_key)
         return self
 
-    def _into_loss(self) -> None:
+    def _claim_output(self) -> None:
         """Claim the output for good."""
         if self._source is not None:
             self._source.claim()
@@ -133,7 +133,7 @@ class MixedTarget:
             ValueError: an argument with the batch at dimension 0 is not declared.
             RuntimeError: the criterion modifies its arguments or its buffers in place.
         """
-        self._into_loss()
+        self._claim_output()
         call = self._rule.arguments(criterion).call_with_target(self.y, output, more, options)
         mixed = self._source is not None and self._plan is not None
         plain = self._source.plain_in((output, *more)) if mixed else ()
@@ -156,7 +156,7 @@ class MixedTarget:
             ValueError: a class lies outside 0 to ``num_classes`` - 1, or floating point targets are
                 not labels.
         """
-        self._into_loss()
+        self._claim_output()
         refuse_twice(self._plan)
         y = self._single("soft")
         if y.is_floating_point() and self._rule.targets == "ends":
@@ -187,7 +187,7 @@ class MixedTarget:
         """
         refuse_twice(self._plan)
         if self._source is not None:  # it is for the log, so a loss is still to come
-            self._source.take_back(self._key)
+            self._source.withdraw_claim(self._claim_key)
         y = self._single("accuracy")
         return _labels.accuracy(y, self._plan, self._shares(y), output, ignore_index)
 
