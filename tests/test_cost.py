@@ -144,7 +144,7 @@ def test_a_look_under_autocast_runs_no_more_passes(inside, monkeypatch):
     def unexpected(*_, **__):
         raise AssertionError("a search that only suspicions justify")
 
-    monkeypatch.setattr(_inspect, "meeting_rows", unexpected)
+    monkeypatch.setattr(_inspect, "why_rows_depend", unexpected)
     monkeypatch.setattr(left_behind.gc, "get_objects", unexpected)
     model = Half(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.autocast("cpu", dtype=torch.bfloat16):

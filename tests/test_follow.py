@@ -58,9 +58,9 @@ def shapes(trace: Trace) -> Any:
         for groups in [(call.given, call.masks, call.returned)]
     ]
     runs = [(run.layer, run.number, list(map(leaf, run.leaves))) for run in trace.runs]
-    meetings = [replace(meeting, node=-1) for meeting in trace.meetings]
+    interactions = [replace(interaction, node=-1) for interaction in trace.interactions]
     ends = list(map(leaf, trace.inputs)), list(map(leaf, trace.outputs))
-    return trace.batch, trace.steps, calls, runs, meetings, ends
+    return trace.batch, trace.steps, calls, runs, interactions, ends
 
 
 @pytest.mark.parametrize("name", [*zoo.ZOO, *carrying.MODELS, *padded.FORMS])

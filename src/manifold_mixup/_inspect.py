@@ -17,7 +17,7 @@ from manifold_mixup._front import fronted
 from manifold_mixup._graphs import numberings
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import module_name, named_layers, unwrap
-from manifold_mixup._proof.apart import meeting_graphs, meeting_rows
+from manifold_mixup._proof.independence import why_graphs_depend, why_rows_depend
 from manifold_mixup._structure.advice import may_be_lengths
 from manifold_mixup._structure.row import InputRow
 from manifold_mixup._structure.rows import RowBuilder
@@ -126,7 +126,7 @@ def _inspect(
         raise type(error)(f"{kind} cannot be inspected: {error}") from error
     view = RowBuilder(traces, mask, outputs)
     if not view.fault and (traces.second is None or view.doubts):
-        view.fault = meeting_rows(
+        view.fault = why_rows_depend(
             model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts
         )
     if view.fault and mask is None:
@@ -175,7 +175,7 @@ def _graphs(
             view = RowBuilder(traces, None, outputs)
             if view.fault:
                 continue
-            view.fault = meeting_graphs(model, args, kwargs, lead=lead, outputs=outputs)
+            view.fault = why_graphs_depend(model, args, kwargs, lead=lead, outputs=outputs)
             found = found if found and view.fault else (traces, view)
             if not view.fault:
                 break

@@ -59,8 +59,8 @@ class Follower(Recorder):
         if self.diverged or step >= len(expected) or expected[step] is not func:
             self._diverge()
         result = run_below(self.quick, func, args, kwargs)
-        if signature_of(func).meets:
-            self._meet(Operation(func, args, kwargs), result)
+        if signature_of(func).can_interact:
+            self._note_interaction(Operation(func, args, kwargs), result)
         self.trace.steps += 1
         return result
 

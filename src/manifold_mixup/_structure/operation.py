@@ -10,7 +10,7 @@ from torch import Tensor
 from manifold_mixup._dry_run.neutral import Named, arguments_of, bind, is_random, operator_name
 from manifold_mixup._masks import FORBIDDEN
 from manifold_mixup._mix import is_continuous
-from manifold_mixup._structure.meet import can_meet
+from manifold_mixup._structure.interactions import can_interact
 from manifold_mixup._tree import tensors_in
 
 # Operators whose result does not depend on the values of their arguments.
@@ -107,7 +107,7 @@ class Signature:
         self.usual = not (special or name.endswith(_SHAPE_ONLY) or "beta" in names)
         self.moves = name in _MOVES
         self.shaped = not names.isdisjoint(("dim", "dims", "keepdim", "normalized_shape"))
-        self.meets = schema and can_meet(name)
+        self.can_interact = schema and can_interact(name)
         self.pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
 
 

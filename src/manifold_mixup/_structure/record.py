@@ -21,7 +21,7 @@ from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
 from manifold_mixup._structure.flops import Flops
-from manifold_mixup._structure.meet import Meeting, meeting
+from manifold_mixup._structure.interactions import Interaction, interaction
 from manifold_mixup._structure.operation import PRODUCTS, Operation
 from manifold_mixup._structure.operators import Operator, View, operator, view, views
 from manifold_mixup._structure.outside import Outside
@@ -145,7 +145,7 @@ class Trace:
     runs: list[Run] = field(default_factory=list)
     outputs: list[Leaf] = field(default_factory=list)
     begun: int = 0  # number of the first node that is neither an input nor a tensor of the model
-    meetings: list[Meeting] = field(default_factory=list)
+    interactions: list[Interaction] = field(default_factory=list)
     functions: list[Any] = field(default_factory=list)  # all operators that ran
     ranged: set[int] = field(default_factory=set)  # the steps that chose rows by their numbers
     operators: list[Operator] = field(default_factory=list)
@@ -286,8 +286,8 @@ class Recorder(TorchDispatchMode):
         results = self._results(call, parents, made, flops)
         if results and call.signature.places is not None:
             self._keep(call, zip(call.reads, numbers, strict=True), results)
-        if call.signature.meets:
-            self._meet(call, result)
+        if call.signature.can_interact:
+            self._note_interaction(call, result)
         self.trace.functions.append(func)
         self.trace.steps += 1
         return result
@@ -335,12 +335,14 @@ class Recorder(TorchDispatchMode):
         if read is not None and written is not None:
             self.trace.operators.append(operator(call, read, written))
 
-    def _meet(self, call: Operation, result: Any) -> None:
+    def _note_interaction(self, call: Operation, result: Any) -> None:
         """Note whether rows of the batch may have interacted."""
         first = next(tensors_in(result), None)
-        found = None if first is None else meeting(call.name, call.named or {}, first, self._ranged)
+        found = (
+            None if first is None else interaction(call.name, call.named or {}, first, self._ranged)
+        )
         if found is not None and first is not None:
-            self.trace.meetings.append(replace(found, node=self._node(first)))
+            self.trace.interactions.append(replace(found, node=self._node(first)))
 
     def _ranged(self, index: Tensor) -> bool:
         """Return whether an index is a range of row numbers."""

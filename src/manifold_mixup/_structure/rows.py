@@ -18,7 +18,7 @@ from manifold_mixup._structure.flow import (
     side_colour,
     side_sources,
 )
-from manifold_mixup._structure.meet import meet
+from manifold_mixup._structure.interactions import interacting_operators
 from manifold_mixup._structure.positions import PositionFinder
 from manifold_mixup._structure.readers import readers_after
 from manifold_mixup._structure.record import Leaf, Run, Trace
@@ -156,15 +156,15 @@ class RowBuilder:
         if self.second is None or len(self.first.outputs) != len(self.second.outputs):
             return ()
         needed = self.flow.needed
-        first = [found for found in self.first.meetings if needed[found.node]]
+        first = [found for found in self.first.interactions if needed[found.node]]
         counts = self.first.steps, self.second.steps
-        second = self.second.meetings
-        if counts[0] == counts[1] and len(self.first.meetings) == len(second):
-            pairs = zip(self.first.meetings, second, strict=True)
+        second = self.second.interactions
+        if counts[0] == counts[1] and len(self.first.interactions) == len(second):
+            pairs = zip(self.first.interactions, second, strict=True)
             second = [other for one, other in pairs if needed[one.node]]
         if self.scripted and counts[0] != counts[1]:
             return ()  # the first run of TorchScript is not optimised, the second is
-        return tuple(dict.fromkeys(meet(first, second, counts)))
+        return tuple(dict.fromkeys(interacting_operators(first, second, counts)))
 
     @property
     def packs(self) -> bool:
@@ -175,7 +175,7 @@ class RowBuilder:
         """List the values in which all data has reordered rows."""
         return [
             found.node
-            for found in self.first.meetings
+            for found in self.first.interactions
             if found.reorders
             and found.lengths[:1] == (self.first.batch,)
             and self.flow.needed[found.node]

@@ -3,7 +3,7 @@
 Two recordings with two batch sizes list the lengths along which each operator combines values. A
 length that grows belongs to the batch; positions, channels and time steps stay. This is only a
 suspicion (a batch may be packed into one sequence with a mask between its examples), so a numerical
-check decides: see `manifold_mixup._proof.apart`.
+check decides: see `manifold_mixup._proof.independence`.
 """
 
 import functools
@@ -18,7 +18,7 @@ Named = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Interaction:
     """An operator that combines values.
 
     Attributes:
@@ -38,7 +38,7 @@ class Meeting:
 
 
 @functools.cache
-def can_meet(name: str) -> bool:
+def can_interact(name: str) -> bool:
     """Return whether an operator may combine values."""
     known = (_ALONG, _CHOOSE, _SCATTER, _MATRICES)
     if any(name in names for names in known) or _SLIDES.search(name):
@@ -46,9 +46,9 @@ def can_meet(name: str) -> bool:
     return "scaled_dot_product" in name or "rnn" in name
 
 
-def meeting(
+def interaction(
     name: str, named: Named, result: Any, known: Callable[[Tensor], bool]
-) -> Meeting | None:
+) -> Interaction | None:
     """Describe how an operator combines values; None if it treats each value separately.
 
     Args:
@@ -60,25 +60,25 @@ def meeting(
     if name in _ALONG:
         return _along(name, named["self"], named[_ALONG[name]])
     if "scaled_dot_product" in name:
-        return Meeting(name, (named["query"].shape[-2], named["key"].shape[-2]))
+        return Interaction(name, (named["query"].shape[-2], named["key"].shape[-2]))
     if name in _MATRICES:
-        return Meeting(name, tuple(result.shape[-2:]), pairs=True)
+        return Interaction(name, tuple(result.shape[-2:]), pairs=True)
     if "rnn" in name and "input" in named and isinstance(named["input"], Tensor):
-        return Meeting(name, (named["input"].shape[1 if named.get("batch_first") else 0],))
+        return Interaction(name, (named["input"].shape[1 if named.get("batch_first") else 0],))
     if name in _CHOOSE or name in _SCATTER:
         return _choosing(name, named, known)
     return _spatial(name, named)
 
 
-def _along(name: str, tensor: Tensor, dims: Any) -> Meeting | None:
+def _along(name: str, tensor: Tensor, dims: Any) -> Interaction | None:
     if not tensor.ndim:
         return None
     dims = [dims] if isinstance(dims, int) else list(dims or range(tensor.ndim))
     whole = name in ("flip", "roll") and 0 in [dim % tensor.ndim for dim in dims]
-    return Meeting(name, tuple(tensor.shape[dim] for dim in dims), reorders=whole)
+    return Interaction(name, tuple(tensor.shape[dim] for dim in dims), reorders=whole)
 
 
-def _choosing(name: str, named: Named, known: Callable[[Tensor], bool]) -> Meeting | None:
+def _choosing(name: str, named: Named, known: Callable[[Tensor], bool]) -> Interaction | None:
     """Describe an operator that gathers or scatters rows by an index."""
     tensor = named["self"]
     if "dim" in named:
@@ -86,16 +86,16 @@ def _choosing(name: str, named: Named, known: Callable[[Tensor], bool]) -> Meeti
         if tensor.ndim == 0 or named["dim"] % tensor.ndim or known(index):
             return None
         whole = name in ("index_select", "gather")
-        return Meeting(name, tuple(tensor.shape[:1]), reorders=whole)
+        return Interaction(name, tuple(tensor.shape[:1]), reorders=whole)
     indices = named["indices"]
     first = indices[0] if indices else None
     if first is None or known(first):
         return None
     alone = sum(index is not None for index in indices) == 1 and first.ndim == 1
-    return Meeting(name, tuple(tensor.shape[:1]), reorders=alone and first.dtype.itemsize > 1)
+    return Interaction(name, tuple(tensor.shape[:1]), reorders=alone and first.dtype.itemsize > 1)
 
 
-def _spatial(name: str, named: Named) -> Meeting | None:
+def _spatial(name: str, named: Named) -> Interaction | None:
     """Describe an operator that slides over the last dimensions of its input."""
     if not _SLIDES.search(name):
         return None
@@ -104,11 +104,11 @@ def _spatial(name: str, named: Named) -> Meeting | None:
         return None
     found = re.search(r"([123])d", name)
     count = int(found[1]) if found else tensor.ndim - 2
-    return Meeting(name, tuple(tensor.shape[tensor.ndim - count :]))
+    return Interaction(name, tuple(tensor.shape[tensor.ndim - count :]))
 
 
-def meet(
-    first: Sequence[Meeting], second: Sequence[Meeting], counts: tuple[int, int]
+def interacting_operators(
+    first: Sequence[Interaction], second: Sequence[Interaction], counts: tuple[int, int]
 ) -> Iterable[str]:
     """Name the operators by which rows of the batch may interact.
 

@@ -1,8 +1,9 @@
 """Check numerically, without mixing, that the rows of a batch are independent examples.
 
 This is needed if a recording shows operators by which rows may interact (see
-`manifold_mixup._structure.meet`), or if the model runs with one batch size only. The model then
-runs on a few rows: reordered rows must give reordered outputs, and no row may depend on another.
+`manifold_mixup._structure.interactions`), or if the model runs with one batch size only. The model
+then runs on a few rows: reordered rows must give reordered outputs, and no row may depend on
+another.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from manifold_mixup._proof.unmixed import Unmixed
 
 
 @in_own_context
-def meeting_rows(
+def why_rows_depend(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -47,19 +48,21 @@ def meeting_rows(
             only.
     """
     try:
-        with _unmixed(model, args, kwargs, lead, outputs) as unmixed:
-            met = _couples(unmixed)
+        with _prepared(model, args, kwargs, lead, outputs) as unmixed:
+            interact = _rows_interact(unmixed)
     except OrderMatters as error:
         return _reason(str(error), doubts)
     except (Inconclusive, NotTraceable) as error:
         return "" if doubts else _ONE_SIZE.format(error)
     return (
-        _reason("the outputs of an example change with the other examples", doubts) if met else ""
+        _reason("the outputs of an example change with the other examples", doubts)
+        if interact
+        else ""
     )
 
 
 @in_own_context
-def meeting_graphs(
+def why_graphs_depend(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -79,14 +82,14 @@ def meeting_graphs(
         outputs: paths of the outputs that the loss reads; None means all outputs.
     """
     try:
-        with _unmixed(model, args, kwargs, lead, outputs, graphs=True) as unmixed:
+        with _prepared(model, args, kwargs, lead, outputs, graphs=True) as unmixed:
             count = unmixed.bench.examples.count
             for graph in (0, count // 2, count - 1):
-                changed = _changed(unmixed, graph)
+                changed = _changed_rows(unmixed, graph)
                 if not changed[graph]:
                     return _NOT_ITS_OWN.format(lead, graph)
                 if int(changed.sum()) > 1:
-                    return _GRAPHS_MEET.format(lead, graph)
+                    return _GRAPHS_DEPEND.format(lead, graph)
     except (Inconclusive, NotTraceable) as error:
         return _NO_GRAPHS.format(lead, error)
     return ""
@@ -96,7 +99,7 @@ _NOT_ITS_OWN = (
     "the input {!r} looks like the graph of each node, but other features of the nodes of graph {} "
     "do not change its row of the outputs"
 )
-_GRAPHS_MEET = (
+_GRAPHS_DEPEND = (
     "the graphs that {!r} numbers are not independent examples: other features of the nodes of "
     "graph {} change the outputs of other graphs. A norm over all nodes of a batch does that; "
     "pass it the batch vector. If they are meant to interact, set check=False"
@@ -108,7 +111,7 @@ _NO_GRAPHS = (
 
 
 @contextmanager
-def _unmixed(
+def _prepared(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -119,10 +122,10 @@ def _unmixed(
 ) -> Iterator[Unmixed]:
     """Set the model up on stand-ins, to run without mixing; the errors are those of `prepare`."""
     with staged_with(model, args, kwargs) as (stage, args, kwargs):
-        yield prepare(stage, args, kwargs, Task(_plainly, None, outputs, lead, graphs=graphs))
+        yield prepare(stage, args, kwargs, Task(_run_unmixed, None, outputs, lead, graphs=graphs))
 
 
-def _couples(unmixed: Unmixed) -> bool:
+def _rows_interact(unmixed: Unmixed) -> bool:
     """Return whether an example's outputs depend on the other examples."""
     bench = unmixed.bench
     bench.also = FrozenNorms()
@@ -133,12 +136,12 @@ def _couples(unmixed: Unmixed) -> bool:
         kept = others != others[index]
         changed = bench.unmixed(others)
         for path in unmixed.plain:
-            if distance(changed[path][kept], plain[path][kept]) > _least(unmixed, path):
+            if distance(changed[path][kept], plain[path][kept]) > _tolerance(unmixed, path):
                 return True
     return False
 
 
-def _changed(unmixed: Unmixed, graph: int) -> Tensor:
+def _changed_rows(unmixed: Unmixed, graph: int) -> Tensor:
     """Return which rows of the outputs change if the nodes of one graph do."""
     bench = unmixed.bench
     if not isinstance(bench.examples, Graphs):
@@ -147,18 +150,18 @@ def _changed(unmixed: Unmixed, graph: int) -> Tensor:
     plain, rows = bench.unmixed(), torch.zeros(bench.examples.count, dtype=torch.bool)
     with bench.passing(None, None, call=bench.examples.replaced(bench.model, graph)) as changed:
         for path in unmixed.plain:
-            apart = (changed[path].detach() - plain[path]).abs().flatten(1).amax(1).cpu()
-            rows |= ~(apart <= _least(unmixed, path))
+            change = (changed[path].detach() - plain[path]).abs().flatten(1).amax(1).cpu()
+            rows |= ~(change <= _tolerance(unmixed, path))
     return rows
 
 
-def _least(unmixed: Unmixed, path: str) -> float:
+def _tolerance(unmixed: Unmixed, path: str) -> float:
     """Return the largest change of an output that counts as none."""
     return max(ROUNDING * unmixed.rounding[path], unmixed.visible(path))
 
 
 @contextmanager
-def _plainly(
+def _run_unmixed(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: MixPlan | None
 ) -> Iterator[Any]:
     yield model(*args, **kwargs)
