@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from manifold_mixup import find_layers
 from manifold_mixup._positions import Positions
-from manifold_mixup._structure.settle import Settled
+from manifold_mixup._structure.memoized import MemoizedSearch
 
 NONE, LINE, PLANE, VOLUME = Positions(()), Positions((1,)), Positions((2, 3)), Positions((2, 3, 4))
 LAST, SIDES = Positions((2,)), Positions((1, 2))
@@ -501,4 +501,4 @@ def test_recursion_that_is_deeper_than_the_stack():
     def count(number):
         return math.inf if number < 0 else 1 + (yield number - 1) if number else 0
 
-    assert Settled(count)(50_000) == 50_000
+    assert MemoizedSearch(count)(50_000) == 50_000

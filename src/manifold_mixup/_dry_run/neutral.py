@@ -59,7 +59,7 @@ class Neutral(TorchDispatchMode):
         named.update(_switches(operator_name(func), named))
         drawn = _call(func, named)
         value = self.values.get(operator_name(func).rstrip("_"))
-        return drawn if value is None else _settle(func, drawn, value(named))
+        return drawn if value is None else _fill(func, drawn, value(named))
 
 
 # PyTorch dispatches this one at almost every access of a fake tensor in C++.
@@ -159,7 +159,7 @@ def _switches(name: str, named: Named) -> Named:
     return off
 
 
-def _settle(func: Any, drawn: Tensor, value: Any) -> Tensor:
+def _fill(func: Any, drawn: Tensor, value: Any) -> Tensor:
     """Replace the drawn numbers by ``value``."""
     if isinstance(value, Tensor):
         return drawn.copy_(value)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from manifold_mixup._structure.memoized import MemoizedSearch
 from manifold_mixup._structure.operators import Operator, View
 from manifold_mixup._structure.record import Trace
-from manifold_mixup._structure.settle import Settled
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Grids:
     ) -> None:
         self.trace, self.makers, self.colours = trace, makers, colours
         self._inputs = {leaf.node: leaf for leaf in trace.inputs}
-        self._find = Settled(self._search)
+        self._find = MemoizedSearch(self._search)
 
     def of(self, view: View, dim: int) -> Grid | None:
         """Return where the tokens along a dimension come from; None if that cannot be told."""

@@ -34,7 +34,7 @@ class Span(NamedTuple):
     kind: Kind
 
 
-class Told(NamedTuple):
+class DimensionKinds(NamedTuple):
     """What operators tell about the dimensions of a value.
 
     Attributes:
@@ -65,11 +65,11 @@ class Told(NamedTuple):
             return None  # several dimensions were flattened to features
         return kind or self.rest
 
-    def complete(self, view: View) -> bool:
+    def known_for_all(self, view: View) -> bool:
         """Return whether all dimensions of the value are told."""
         return all(self.kind(view, dim) for dim in view.dims)
 
-    def moved(self, source: View, target: View, pairs: Pairs) -> "Told":
+    def mapped(self, source: View, target: View, pairs: Pairs) -> "DimensionKinds":
         """Return the same of another value.
 
         Args:
@@ -81,7 +81,7 @@ class Told(NamedTuple):
         for to, dim in pairs:
             if source.shape[dim] > 1 and target.shape[to] > 1 and target.stride[to]:
                 spans += self._within(source.span(dim), target.span(to))
-        return Told(tuple(spans), self.rest, self.weak)
+        return DimensionKinds(tuple(spans), self.rest, self.weak)
 
     def _within(self, source: tuple[int, int], target: tuple[int, int]) -> Iterable[Span]:
         """Yield the parts of one dimension, in the scale of another."""
@@ -93,13 +93,13 @@ class Told(NamedTuple):
                 yield Span(start, end, span.kind)
 
 
-def told(view: View, kinds: Iterable[Kind], rest: Kind | None = None) -> Told:
+def kinds_of(view: View, kinds: Iterable[Kind], rest: Kind | None = None) -> DimensionKinds:
     """Return what the dimensions of a view are."""
     named = list(kinds)
-    return Told(tuple(Span(*view.span(dim), named[dim]) for dim in view.dims), rest)
+    return DimensionKinds(tuple(Span(*view.span(dim), named[dim]) for dim in view.dims), rest)
 
 
-def told_of_operand(op: Operator, number: int, *, weights: bool) -> Told | None:
+def kinds_of_operand(op: Operator, number: int, *, weights: bool) -> DimensionKinds | None:
     """Return what an operator alone tells about an operand; None if nothing.
 
     Args:
@@ -111,33 +111,33 @@ def told_of_operand(op: Operator, number: int, *, weights: bool) -> Told | None:
     ndim = len(read.shape)
     if op.product:
         left = number == len(op.reads) - 2 and weights
-        return told(read, _channel_last(ndim), Kind.OTHER) if left else None
+        return kinds_of(read, _channel_last(ndim), Kind.OTHER) if left else None
     if op.attends:
-        return told(read, _ATTENDED) if number < 3 and ndim == len(_ATTENDED) else None
+        return kinds_of(read, _ATTENDED) if number < 3 and ndim == len(_ATTENDED) else None
     if number:
         return None
     if op.spatial or "batch_norm" in op.name:
-        return told(read, _spatial(ndim)) if 1 < ndim == op.spatial + 2 else None
+        return kinds_of(read, _spatial(ndim)) if 1 < ndim == op.spatial + 2 else None
     if op.recurrent or op.normalized == 1:
-        return told(read, _channel_last(ndim), Kind.OTHER)
+        return kinds_of(read, _channel_last(ndim), Kind.OTHER)
     return None
 
 
-def told_of_result(op: Operator, made: View) -> Told | None:
+def kinds_of_result(op: Operator, made: View) -> DimensionKinds | None:
     """Return what an operator alone tells about its first result; None if nothing."""
     ndim = len(made.shape)
     if made != op.made[0]:
         return None
     if op.spatial and ndim == op.spatial + 2:
-        return told(made, _spatial(ndim))
+        return kinds_of(made, _spatial(ndim))
     if op.attends and ndim == len(_ATTENDED):
-        return told(made, _ATTENDED)
+        return kinds_of(made, _ATTENDED)
     if op.recurrent or op.name == "embedding":
-        return told(made, _channel_last(ndim), Kind.OTHER)
+        return kinds_of(made, _channel_last(ndim), Kind.OTHER)
     return None
 
 
-def told_of_mean(op: Operator, result: Told | None) -> Told | None:
+def kinds_of_reduced(op: Operator, result: DimensionKinds | None) -> DimensionKinds | None:
     """Return what a mean or a sum tells about its operand.
 
     A mean over positions leaves channels; one over channels, as in an RMS norm, leaves positions.
@@ -151,19 +151,19 @@ def told_of_mean(op: Operator, result: Told | None) -> Told | None:
         return None
     made, pairs = op.made[0], op.pairs(0, op.made[0])
     if result is not None:
-        back = result.moved(made, read, pairs)
+        back = result.mapped(made, read, pairs)
         kept = [back.kind(read, to) for to, _ in pairs if read.shape[to] > 1]
         over = Kind.POSITION if Kind.CHANNEL in kept else Kind.CHANNEL
         placed = any(kind is not None and kind.placed for kind in kept)
         if over is Kind.CHANNEL and (len(gone) > 1 or not placed):
             return None
         spans = tuple(Span(*read.span(dim), over) for dim in read.dims if dim in gone)
-        return Told(back.spans + spans, back.rest, weak=True)
+        return DimensionKinds(back.spans + spans, back.rest, weak=True)
     if len(gone) < 2 or len(pairs) != 2:
         return None
     kinds = [Kind.POSITION if dim in gone else Kind.CHANNEL for dim in range(len(read.shape))]
     kinds[pairs[0][0]] = Kind.BATCH
-    return told(read, kinds)._replace(weak=True)
+    return kinds_of(read, kinds)._replace(weak=True)
 
 
 _ATTENDED = (Kind.BATCH, Kind.CHANNEL, Kind.POSITION, Kind.CHANNEL)

@@ -13,16 +13,16 @@ from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._positions import Positions
 from manifold_mixup._structure.grids import Grids
 from manifold_mixup._structure.kinds import (
+    DimensionKinds,
     Kind,
     Span,
-    Told,
-    told_of_mean,
-    told_of_operand,
-    told_of_result,
+    kinds_of_operand,
+    kinds_of_reduced,
+    kinds_of_result,
 )
+from manifold_mixup._structure.memoized import MemoizedSearch
 from manifold_mixup._structure.operators import Operator, Pairs, View
 from manifold_mixup._structure.record import Leaf, Trace
-from manifold_mixup._structure.settle import Settled
 
 _Kinds = dict[int, Kind | None]
 
@@ -43,9 +43,9 @@ class PositionFinder:
             for number, read in enumerate(op.reads):
                 self.readers[read.node].append((op, number))
             self.makers.update((made.node, (op, made)) for made in op.made)
-        self._after = Settled(self._ask_readers)
-        self._before = Settled(self._ask_maker)
-        self._weights = Settled(self._ask_weight)
+        self._after = MemoizedSearch(self._ask_readers)
+        self._before = MemoizedSearch(self._ask_maker)
+        self._weights = MemoizedSearch(self._ask_weight)
         self._grids = Grids(trace, self.makers, colours)
         self._found: dict[tuple[View, BatchDim], Positions | None] = {}
 
@@ -80,48 +80,54 @@ class PositionFinder:
         others = [dim for dim, n in enumerate(view.shape) if dim != batch and n > 1]
         if not others:
             return {}
-        told = [self._after(view), self._before(view.node)]
-        found = [_kinds_of(each, view, batch, others) for each in told if each is not None]
-        if len(found) == 2 and _contradict(*found) and not (told[0] and told[0].weak):
+        after, before = self._after(view), self._before(view.node)
+        found = [
+            _kinds_of(each, view, batch, others) for each in (after, before) if each is not None
+        ]
+        if len(found) == 2 and _contradict(*found) and not (after and after.weak):
             return None
         found = [kinds for kinds in found if all(_is_known(kind) for kind in kinds.values())]
-        return (found[-1] if told[0] and told[0].weak else found[0]) if found else None
+        return (found[-1] if after and after.weak else found[0]) if found else None
 
-    def _ask_readers(self, view: View) -> Generator[View, Told | None, Told | None]:
+    def _ask_readers(
+        self, view: View
+    ) -> Generator[View, DimensionKinds | None, DimensionKinds | None]:
         """Find what the operators that read a value tell about it, the first of them first."""
         weak = None
         for op, number in self.readers.get(view.node, ()):
             weights = op.product and self._weights(op.reads[-1].node)
-            told = told_of_operand(op, number, weights=weights)
-            if told is None or not told.complete(view):
-                told = yield from self._ask_result(op, number)
-            if told is not None and told.complete(view):
-                if not told.weak:
-                    return told
-                weak = weak or told
+            kinds = kinds_of_operand(op, number, weights=weights)
+            if kinds is None or not kinds.known_for_all(view):
+                kinds = yield from self._ask_result(op, number)
+            if kinds is not None and kinds.known_for_all(view):
+                if not kinds.weak:
+                    return kinds
+                weak = weak or kinds
         return weak
 
-    def _ask_result(self, op: Operator, number: int) -> Generator[View, Told | None, Told | None]:
+    def _ask_result(
+        self, op: Operator, number: int
+    ) -> Generator[View, DimensionKinds | None, DimensionKinds | None]:
         """Find what is told about an operand by those who read the result."""
         if op.reduces and number == 0:
-            return told_of_mean(op, (yield op.made[0]))
+            return kinds_of_reduced(op, (yield op.made[0]))
         if op.keeps:
             for made in op.made:
                 pairs = op.pairs(number, made)
-                told = (yield made) if pairs else None
-                if told is not None:
+                kinds = (yield made) if pairs else None
+                if kinds is not None:
                     back = tuple((dim, to) for dim, to in pairs)
-                    return told.moved(made, op.reads[number], back)
+                    return kinds.mapped(made, op.reads[number], back)
         return None
 
-    def _ask_maker(self, node: int) -> Generator[int, Told | None, Told | None]:
+    def _ask_maker(self, node: int) -> Generator[int, DimensionKinds | None, DimensionKinds | None]:
         """Find what the operator that made a value tells about it."""
         if node not in self.makers:
             return None
         op, made = self.makers[node]
-        told = told_of_result(op, made)
-        if told is not None:
-            return told
+        kinds = kinds_of_result(op, made)
+        if kinds is not None:
+            return kinds
         weighing = op.product and self._weights(op.reads[-1].node)
         if weighing or op.normalized == 1:
             number = len(op.reads) - 2 if op.product else 0
@@ -132,9 +138,9 @@ class PositionFinder:
             if self.colours[read.node] and (op.keeps or op.reduces):
                 earlier = yield read.node
                 pairs = tuple((to, dim) for dim, to in op.pairs(number, made))
-                told = earlier and earlier.moved(read, made, pairs)
-                if told and told.complete(made):
-                    return told
+                kinds = earlier and earlier.mapped(read, made, pairs)
+                if kinds and kinds.known_for_all(made):
+                    return kinds
         return None
 
     def _ask_weight(self, node: int) -> Generator[int, bool, bool]:
@@ -148,26 +154,28 @@ class PositionFinder:
         return False
 
 
-def _channels_last(earlier: Told | None, read: View, made: View, pairs: Pairs) -> Told:
+def _channels_last(
+    earlier: DimensionKinds | None, read: View, made: View, pairs: Pairs
+) -> DimensionKinds:
     """Return that the last dimension of a result is its channels, and the others as before."""
     if 0 in made.shape:
-        return Told((), Kind.OTHER)
+        return DimensionKinds((), Kind.OTHER)
     back = tuple((to, dim) for dim, to in pairs)
-    spans = list(earlier.moved(read, made, back).spans) if earlier else []
+    spans = list(earlier.mapped(read, made, back).spans) if earlier else []
     for dim in made.dims:
         low, high = made.span(dim)
         if dim == len(made.shape) - 1:
             spans.append(Span(low, high, Kind.CHANNEL))
         elif not any(span.low < high and low < span.high for span in spans):
             spans.append(Span(low, high, Kind.OTHER))
-    return Told(tuple(spans), Kind.OTHER)
+    return DimensionKinds(tuple(spans), Kind.OTHER)
 
 
-def _kinds_of(told: Told, view: View, batch: int, others: list[int]) -> _Kinds:
+def _kinds_of(kinds: DimensionKinds, view: View, batch: int, others: list[int]) -> _Kinds:
     """Return what is told about some dimensions of a view; nothing if the batch seems channels."""
-    if view.shape[batch] > 1 and told.kind(view, batch) is Kind.CHANNEL:
+    if view.shape[batch] > 1 and kinds.kind(view, batch) is Kind.CHANNEL:
         return dict.fromkeys(others)
-    return {dim: told.kind(view, dim) if view.stride[dim] else None for dim in others}
+    return {dim: kinds.kind(view, dim) if view.stride[dim] else None for dim in others}
 
 
 def _contradict(one: _Kinds, other: _Kinds) -> bool:

@@ -265,7 +265,7 @@ class Recorder(TorchDispatchMode):
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.handed:
-            self._settle_pointers()
+            self._link_pointers()
         call = Operation(func, args, kwargs)
         result = run_below(self.quick, func, args, kwargs)
         if call.name == "set_":  # its memory may hold data that was copied out of PyTorch
@@ -364,7 +364,7 @@ class Recorder(TorchDispatchMode):
                 origin = tuple(self.copied) or tuple(leaf.node for leaf in self.trace.inputs)
                 self._hold(tensor, Node(origin, kind="unseen"))
 
-    def _settle_pointers(self) -> None:
+    def _link_pointers(self) -> None:
         """Make tensors whose addresses were read together depend on each other."""
         handed, self.handed = self.handed, []
         if len(handed) > 1:

@@ -7,7 +7,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Settled(Generic[Key, Value]):
+class MemoizedSearch(Generic[Key, Value]):
     """The values of a function that is defined by itself.
 
     Args:
@@ -22,10 +22,10 @@ class Settled(Generic[Key, Value]):
     def __call__(self, key: Key) -> Value:
         """Return the value of a key."""
         if key not in self._known:
-            self._settle(key)
+            self._evaluate(key)
         return self._known[key]
 
-    def _settle(self, key: Key) -> None:
+    def _evaluate(self, key: Key) -> None:
         under_way = [(key, self._search(key))]
         answer: Value | None = None  # to what the innermost search asked; None begins it
         while under_way:
