@@ -104,15 +104,15 @@ def counted_passes() -> Iterator[list[tuple[int, bool]]]:
     """Note each pass of a proof: its examples, and whether its layer is mixed."""
     from manifold_mixup._proof.bench import Bench
 
-    theirs, passes = Bench.passing, []
+    theirs, passes = Bench.run_pass, []
 
     def counted(self: Any, perm: Any, plan: Any, *given: Any, **named: Any) -> Any:
         rows = self.examples.count if perm is None else len(perm)
         passes.append((rows, plan is not None))
         return theirs(self, perm, plan, *given, **named)
 
-    Bench.passing = counted  # type: ignore[method-assign]
+    Bench.run_pass = counted  # type: ignore[method-assign]
     try:
         yield passes
     finally:
-        Bench.passing = theirs  # type: ignore[method-assign]
+        Bench.run_pass = theirs  # type: ignore[method-assign]

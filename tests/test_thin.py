@@ -16,7 +16,7 @@ from manifold_mixup._dry_run.stage import Stage
 from manifold_mixup._proof import prepare as prepare_module
 from manifold_mixup._proof.factors import Products
 from manifold_mixup._proof.gradients import backward
-from manifold_mixup._proof.partners import tangled
+from manifold_mixup._proof.partners import single_pass_partners
 from manifold_mixup._proof.prove import prove
 from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._proof.thin import LARGE, drop_gradients, large_parameters, pool_of, thin
@@ -320,7 +320,7 @@ def test_a_reentrant_checkpoint_runs_to_all_leaves():
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_no_reordering_commutes_with_the_partners_and_nobody_is_its_own(count):
-    partners = tangled(count, 0, 1)
+    partners = single_pass_partners(count, 0, 1)
     assert not partners.eq(torch.arange(count)).any()
     orders = map(torch.tensor, permutations(range(count)))
     commuting = [order for order in orders if torch.equal(order[partners], partners[order])]

@@ -17,8 +17,8 @@ from manifold_mixup._inputs import named_inputs
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._outputs import is_named
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._proof.counted import Padded
 from manifold_mixup._proof.draws import same_draws
+from manifold_mixup._proof.example_padding import ExamplePadding
 from manifold_mixup._proof.factors import Products
 from manifold_mixup._proof.gradients import backward
 from manifold_mixup._proof.graphs import Graphs
@@ -62,7 +62,7 @@ class Bench:
     ) -> None:
         self.stage = stage
         self.model = stage.model
-        self.padding = Padded(self.model, examples, mask)
+        self.padding = ExamplePadding(self.model, examples, mask)
         self.outputs = outputs
         self.examples = examples
         self.of_graphs = isinstance(examples, Graphs)
@@ -73,17 +73,17 @@ class Bench:
         }
         self.neutral = Neutral()
         self.products = Products(self.model.parameters())
-        self.also: AbstractContextManager[Any] = nullcontext()  # one more context for the passes
-        self.drew = False  # whether Python's or NumPy's generator was used
+        self.extra_context: AbstractContextManager[Any] = nullcontext()  # around each pass
+        self.drew_outside_torch = False  # whether Python's or NumPy's generator was used
 
     def unmixed(self, perm: Tensor | None = None) -> dict[str, Tensor]:
         """Return the outputs by path of a pass that mixes nothing, on reordered examples."""
-        with self.passing(perm, None) as outputs:
+        with self.run_pass(perm, None) as outputs:
             # Without the graphs, which would keep every activation of the pass.
             return {path: tensor.detach() for path, tensor in outputs.items()}
 
     @contextmanager
-    def passing(
+    def run_pass(
         self,
         perm: Tensor | None,
         plan: MixPlan | None,
@@ -109,11 +109,11 @@ class Bench:
             stack.enter_context(_full_precision(self.devices))
             stack.callback(isolated.require)
             stack.enter_context(isolated)
-            stack.enter_context(self.also)
+            stack.enter_context(self.extra_context)
             stack.enter_context(same_draws())
             before = _generators()
             output = stack.enter_context(self.run(self.model, args, kwargs, plan))
-            self.drew |= _generators() != before
+            self.drew_outside_torch |= _generators() != before
             yield {
                 path: tensor
                 for path, tensor in leaves(output)

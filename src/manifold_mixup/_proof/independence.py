@@ -128,7 +128,7 @@ def _prepared(
 def _rows_interact(unmixed: Unmixed) -> bool:
     """Return whether an example's outputs depend on the other examples."""
     bench = unmixed.bench
-    bench.also = FrozenNorms()
+    bench.extra_context = FrozenNorms()
     plain = bench.unmixed()
     for index in (0, bench.examples.count - 1):
         others = torch.arange(bench.examples.count, device="cpu")
@@ -146,9 +146,9 @@ def _changed_rows(unmixed: Unmixed, graph: int) -> Tensor:
     bench = unmixed.bench
     if not isinstance(bench.examples, Graphs):
         raise TypeError("the examples are no graphs")
-    bench.also = FrozenNorms()
+    bench.extra_context = FrozenNorms()
     plain, rows = bench.unmixed(), torch.zeros(bench.examples.count, dtype=torch.bool)
-    with bench.passing(None, None, call=bench.examples.replaced(bench.model, graph)) as changed:
+    with bench.run_pass(None, None, call=bench.examples.replaced(bench.model, graph)) as changed:
         for path in unmixed.plain:
             change = (changed[path].detach() - plain[path]).abs().flatten(1).amax(1).cpu()
             rows |= ~(change <= _tolerance(unmixed, path))
@@ -157,7 +157,7 @@ def _changed_rows(unmixed: Unmixed, graph: int) -> Tensor:
 
 def _tolerance(unmixed: Unmixed, path: str) -> float:
     """Return the largest change of an output that counts as none."""
-    return max(ROUNDING * unmixed.rounding[path], unmixed.visible(path))
+    return max(ROUNDING * unmixed.rounding[path], unmixed.visible_error(path))
 
 
 @contextmanager

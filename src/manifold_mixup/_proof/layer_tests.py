@@ -8,10 +8,10 @@ from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import is_input
 from manifold_mixup._proof.bench import backward_from, plan_at
 from manifold_mixup._proof.distance import ROUNDING
+from manifold_mixup._proof.gradient_watch import GradientWatch
 from manifold_mixup._proof.padding_tests import PaddingTests
 from manifold_mixup._proof.report import LayerProof, Verdict
 from manifold_mixup._proof.unmixed import Unmixed
-from manifold_mixup._proof.watch import Watch
 
 # A λ so near to 0, and one so near to 1, that only a discontinuity can change the outputs.
 _BARELY = 1e-30
@@ -30,17 +30,17 @@ class LayerTests:
         self.bench = unmixed.bench
         self.padding = PaddingTests(unmixed) if self.bench.padding else None
         # The λ at which the outputs must be those of λ = 0, or nearly so.
-        self.least = _BARELY if self.padding and self.bench.thin else 0.0
+        self.smallest_lam = _BARELY if self.padding and self.bench.thin else 0.0
         # Whether all modules after a layer use the weights between λ = 0 and 1.
-        self.weighed = False
+        self.weights_proven = False
 
     def prove(self, layer: str) -> LayerProof:
         """Test one layer."""
         try:
-            path, error, verdict, reason = self._permutes(layer)
+            path, error, verdict, reason = self._test_at_zero(layer)
             if verdict == "failed" and self.padding:
                 reason = self.padding.why(path) or reason
-            if verdict == "proven" and (fault := self._between(layer)):
+            if verdict == "proven" and (fault := self._fault_between(layer)):
                 verdict, reason = "failed", fault
         except NotTraceable as failed:
             return LayerProof(layer, "skipped", str(failed))
@@ -54,23 +54,23 @@ class LayerTests:
         inputs = named_inputs(self.bench.model, *self.bench.examples.inputs)
         return any(n == self.bench.padding.mask and t.dtype == torch.bool for n, t in inputs)
 
-    def _permutes(self, layer: str) -> tuple[str, float, Verdict, str]:
+    def _test_at_zero(self, layer: str) -> tuple[str, float, Verdict, str]:
         """Test a layer at λ = 0; return the worst output, its error, the verdict and the reason."""
         unmixed, partners = self.unmixed, self.unmixed.partners
-        path, error, lost = self._mixed_by(layer, unmixed.perm if partners is None else partners)
+        path, error, lost = self._mix_at_zero(layer, unmixed.perm if partners is None else partners)
         verdict, reason = self._judge(path, error)
         if verdict == "proven" and lost and not self._loses_gradient(layer):
             return path, error, "failed", "no gradient flows back through the mixed state"
         if verdict == "proven" and partners is None and unmixed.plain:
             swapped = {path: end[unmixed.swap] for path, end in unmixed.plain.items()}
-            with self.bench.passing(None, plan_at(layer, 0.0, unmixed.swap)) as mixed:
+            with self.bench.run_pass(None, plan_at(layer, 0.0, unmixed.swap)) as mixed:
                 other, another = self._worst(mixed, swapped, unmixed.swap)
             if another / unmixed.rounding[other] > error / unmixed.rounding[path]:
                 path, error = other, another
             verdict, reason = self._judge(path, error)
         return path, error, verdict, reason
 
-    def _mixed_by(self, layer: str, perm: Tensor) -> tuple[str, float, bool]:
+    def _mix_at_zero(self, layer: str, perm: Tensor) -> tuple[str, float, bool]:
         """Mix a layer by λ = 0.
 
         Args:
@@ -81,68 +81,73 @@ class LayerTests:
             The output that is farthest from its expected value; its error; and whether that is
             small, but no gradient reaches the layer.
         """
-        ends = self.unmixed.permuted
+        expected = self.unmixed.permuted
         if perm is self.unmixed.partners:
-            ends = {path: output[perm] for path, output in self.unmixed.plain.items()}
-        watch = Watch(layer)
-        with self.bench.passing(None, plan_at(layer, self.least, perm), watch) as mixed:
-            path, error = self._worst(mixed, ends, perm)
-            if error <= self._allowed(path) and not is_input(layer):
+            expected = {path: output[perm] for path, output in self.unmixed.plain.items()}
+        watch = GradientWatch(layer)
+        with self.bench.run_pass(None, plan_at(layer, self.smallest_lam, perm), watch) as mixed:
+            path, error = self._worst(mixed, expected, perm)
+            if error <= self._tolerance(path) and not is_input(layer):
                 backward_from([mixed[path] for path in self.unmixed.permuted])
         return path, error, watch.lost
 
     def _worst(
-        self, mixed: dict[str, Tensor], ends: dict[str, Tensor], perm: Tensor
+        self, mixed: dict[str, Tensor], expected: dict[str, Tensor], perm: Tensor
     ) -> tuple[str, float]:
         """Return the output that is farthest from its expected value, and its error."""
         padding = self.bench.padding
-        errors = {path: padding.apart(mixed[path], end, perm) for path, end in ends.items()}
-        path = max(errors, key=lambda path: errors[path] / self._allowed(path))
+        errors = {path: padding.error(mixed[path], end, perm) for path, end in expected.items()}
+        path = max(errors, key=lambda path: errors[path] / self._tolerance(path))
         return path, errors[path]
 
-    def _allowed(self, path: str) -> float:
+    def _tolerance(self, path: str) -> float:
         """Return up to which error an output counts as equal."""
         rounding = ROUNDING * self.unmixed.rounding[path]
-        return min(rounding, self.unmixed.visible(path)) if self.least else rounding
+        return min(rounding, self.unmixed.visible_error(path)) if self.smallest_lam else rounding
 
     def _judge(self, path: str, error: float) -> tuple[Verdict, str]:
         output = f"the output {path!r}" if path else "the output"
-        if error <= self._allowed(path):
+        if error <= self._tolerance(path):
             return "proven", ""
-        if self.unmixed.by_place:
+        if self.unmixed.random_by_position:
             return "inconclusive", _DREW
-        if error > self.unmixed.visible(path):
+        if error > self.unmixed.visible_error(path):
             why = self.unmixed.why_not_permuted()
             return "failed", f"{output} is not permuted correctly: {why}"
         return "inconclusive", f"the error of {output} is larger than rounding"
 
     def _loses_gradient(self, layer: str) -> bool:
         """Return whether the model itself detaches the layer's state, even without mixing."""
-        watch = Watch(layer)
-        with self.bench.passing(None, None, watch) as outputs:
+        watch = GradientWatch(layer)
+        with self.bench.run_pass(None, None, watch) as outputs:
             backward_from([outputs[path] for path in self.unmixed.permuted])
         return watch.lost
 
-    def _between(self, layer: str) -> str:
+    def _fault_between(self, layer: str) -> str:
         """Return what is wrong between λ = 0 and 1, although both ends are right."""
-        if self.padding and not self.least and self._jumps(layer, _BARELY, self.unmixed.permuted):
+        if (
+            self.padding
+            and not self.smallest_lam
+            and self._jumps(layer, _BARELY, self.unmixed.permuted)
+        ):
             return _UNION
-        if self.padding and not self.weighed:  # layers come in order
+        if self.padding and not self.weights_proven:  # layers come in order
             if fault := self.padding.misread(layer):
                 return fault
-            self.weighed = True
-        if self.unmixed.looks_up and self._jumps(layer, _NEARLY, self.unmixed.plain):
+            self.weights_proven = True
+        if self.unmixed.uses_lookups and self._jumps(layer, _NEARLY, self.unmixed.plain):
             return _IDS
         return ""
 
-    def _jumps(self, layer: str, lam: float, ends: dict[str, Tensor]) -> bool:
-        """Return whether outputs jump at ``lam``, which is very near the λ of ``ends``."""
+    def _jumps(self, layer: str, lam: float, expected: dict[str, Tensor]) -> bool:
+        """Return whether outputs jump at ``lam``, which is very near the λ of ``expected``."""
         perm = self.unmixed.perm
         partners = perm if lam < 0.5 else torch.arange(len(perm), device="cpu")
-        with self.bench.passing(None, plan_at(layer, lam, perm)) as mixed:
+        with self.bench.run_pass(None, plan_at(layer, lam, perm)) as mixed:
             return any(
-                self.bench.padding.apart(mixed[path], end, partners) > self.unmixed.visible(path)
-                for path, end in ends.items()
+                self.bench.padding.error(mixed[path], end, partners)
+                > self.unmixed.visible_error(path)
+                for path, end in expected.items()
             )
 
 

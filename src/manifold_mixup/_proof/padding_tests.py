@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manifold_mixup._proof.bench import plan_at
 from manifold_mixup._proof.influence import Influence
-from manifold_mixup._proof.partners import apart
+from manifold_mixup._proof.partners import most_different_padding
 from manifold_mixup._proof.unmixed import Unmixed
 
 
@@ -28,7 +28,7 @@ class PaddingTests:
         What these positions are to an example and its partner is the same among more examples.
         """
         if self.bench.thin:
-            pair = torch.tensor(apart(self.bench.padding.valid), device="cpu")
+            pair = torch.tensor(most_different_padding(self.bench.padding.valid), device="cpu")
             with suppress(Exception):  # from a model that needs its number of examples
                 alone = self._influence(layer, 0.5, pair)
                 if not alone.is_faint():
@@ -52,7 +52,7 @@ class PaddingTests:
             valid, perm = valid[rows.to(valid.device)], torch.tensor([1, 0], device="cpu")
         influence = Influence(valid, perm, layer, each=lam == 1)
         try:
-            with self.bench.passing(rows, plan_at(layer, lam, perm), influence):
+            with self.bench.run_pass(rows, plan_at(layer, lam, perm), influence):
                 return influence
         finally:
             influence.restore()
@@ -71,11 +71,13 @@ class PaddingTests:
         """List the unmixed outputs that depend on the values in the padding."""
         padding = self.bench.padding
         still = torch.arange(self.bench.examples.count, device="cpu")
-        with self.bench.passing(None, None, call=padding.refilled(self.bench.model)) as outputs:
+        with self.bench.run_pass(
+            None, None, call=padding.with_other_padding(self.bench.model)
+        ) as outputs:
             return [
                 path
                 for path, end in self.unmixed.plain.items()
-                if padding.apart(outputs[path], end, still) > self.unmixed.visible(path)
+                if padding.error(outputs[path], end, still) > self.unmixed.visible_error(path)
             ]
 
 

@@ -20,7 +20,7 @@ def swapped(count: int) -> Tensor:
     return order
 
 
-def tangled(count: int, first: int, second: int) -> Tensor:
+def single_pass_partners(count: int, first: int, second: int) -> Tensor:
     """Return partners with which one pass tests a layer; ``first`` and ``second`` are a pair.
 
     No reordering but the identity commutes with these, and no example is its own partner.
@@ -32,7 +32,7 @@ def tangled(count: int, first: int, second: int) -> Tensor:
     return partners
 
 
-def apart(valid: Tensor) -> tuple[int, int]:
+def most_different_padding(valid: Tensor) -> tuple[int, int]:
     """Return two examples, the first of which has many positions that the second has not.
 
     Args:

@@ -163,7 +163,7 @@ class Attempt:
             except Inconclusive:
                 raise error from None
             unmixed = Unmixed(self._bench())
-            unmixed.take_over(alike, kept.values())
+            unmixed.calibrate_from(alike, kept.values())
         return unmixed
 
     def _bench(

@@ -10,7 +10,12 @@ from manifold_mixup._proof.bench import Bench, plan_at
 from manifold_mixup._proof.distance import ROUNDING, TELLING, difference, distance, floor
 from manifold_mixup._proof.errors import Inconclusive, OrderMatters
 from manifold_mixup._proof.lookups import Lookups
-from manifold_mixup._proof.partners import apart, shifted, swapped, tangled
+from manifold_mixup._proof.partners import (
+    most_different_padding,
+    shifted,
+    single_pass_partners,
+    swapped,
+)
 
 
 class Unmixed:
@@ -26,10 +31,10 @@ class Unmixed:
         self.swap = swapped(bench.examples.count)
         self.kept = ""  # what the model keeps for each example besides its inputs
         # Whether random numbers treat examples differently by position.
-        self.by_place = False
+        self.random_by_position = False
         # Partners by which each layer is then tested in one pass; None if two orders do that.
         self.partners: Tensor | None = None
-        self.looks_up = False  # whether values of the examples, cast to integers, chose rows
+        self.uses_lookups = False  # whether values of the examples, cast to integers, chose rows
         # Outputs of the plain pass whose rows are the examples.
         self.plain: dict[str, Tensor] = {}
         # For every output that differs between examples, its value if the examples are reordered.
@@ -56,35 +61,39 @@ class Unmixed:
 
     def _calibrate(self, layer: str | None = None) -> None:
         self.plain, self.permuted, self.rounding, self.difference = {}, {}, {}, {}
-        plain, moved = self._looked_up(layer)
-        rows = {path: self._has_rows(path, output, moved[path]) for path, output in plain.items()}
-        again = plain if self._steady(plain, moved, rows) else self.bench.unmixed()
+        plain, reordered = self._run_in_both_orders(layer)
+        rows = {
+            path: self._has_rows(path, output, reordered[path]) for path, output in plain.items()
+        }
+        again = plain if self._is_deterministic(plain, reordered, rows) else self.bench.unmixed()
         for path, output in plain.items():
             rounding = max(floor(output), distance(again[path], output))
             if rows[path]:
-                self._calibrate_rows(path, output, moved[path], rounding)
-            elif (stays := distance(moved[path], output)) > TELLING * rounding:
+                self._calibrate_rows(path, output, reordered[path], rounding)
+            elif (stays := distance(reordered[path], output)) > TELLING * rounding:
                 # The batch is at another dimension; otherwise all orders give the same output.
-                self._expect(path, moved[path], rounding, stays)
+                self._expect(path, reordered[path], rounding, stays)
         if not self.plain:
             raise Inconclusive(_ALIKE if any(rows.values()) else _NO_ROWS)
 
-    def _calibrate_rows(self, path: str, output: Tensor, moved: Tensor, unsteady: float) -> None:
+    def _calibrate_rows(
+        self, path: str, output: Tensor, reordered: Tensor, unsteady: float
+    ) -> None:
         """Measure how an output whose rows are the examples responds to reordered ones.
 
         Args:
             path: the output.
             output: its value in the plain pass.
-            moved: its value with reordered examples.
+            reordered: its value with reordered examples.
             unsteady: how much two plain passes differ, at least by rounding.
         """
         if not bool(output.isfinite().all()):
             raise Inconclusive("the outputs are not finite with redrawn parameters")
         largest = ROUNDING * floor(output)
-        order = distance(moved, self._ordered(output))
+        order = distance(reordered, self._in_expected_order(output))
         # Random numbers may depend on the position in the batch; that is not an interaction.
-        self.by_place |= self.bench.drew and order > largest
-        order = 0.0 if self.bench.drew else order
+        self.random_by_position |= self.bench.drew_outside_torch and order > largest
+        order = 0.0 if self.bench.drew_outside_torch else order
         rounding, nearest = max(unsteady, order), difference(output, self.perm)
         if nearest == 0:
             return  # a constant output is not informative, but the others may be
@@ -97,7 +106,7 @@ class Unmixed:
         self.plain[path] = output
         self._expect(path, output[self.perm], rounding, nearest)
 
-    def take_over(self, alike: "Unmixed", kept: Iterable[str]) -> None:
+    def calibrate_from(self, alike: "Unmixed", kept: Iterable[str]) -> None:
         """Calibrate by the same model, in which what it keeps is the same for all examples.
 
         Args:
@@ -116,59 +125,65 @@ class Unmixed:
         if not self.plain:
             raise Inconclusive(_KEPT.format(self.kept))
 
-    def _looked_up(self, layer: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _run_in_both_orders(self, layer: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the outputs of the examples and of the reordered ones, and note look-ups."""
-        self.bench.also = first = Lookups()
+        self.bench.extra_context = first = Lookups()
         plain = self.bench.unmixed()
-        self.bench.also = reordered = Lookups()
-        moved = None if layer is None else self._moved_twice(plain, layer)
-        if moved is None:
-            self.bench.also = reordered = Lookups()
-            moved = self.bench.unmixed(self.perm)
+        self.bench.extra_context = second = Lookups()
+        reordered = None if layer is None else self._reordered_twice(plain, layer)
+        if reordered is None:
+            self.bench.extra_context = second = Lookups()
+            reordered = self.bench.unmixed(self.perm)
         else:
             count, padding = self.bench.examples.count, self.bench.padding
-            self.partners = tangled(count, *(apart(padding.valid) if padding else (0, 1)))
-        self.bench.also, self.looks_up = nullcontext(), first.differs(reordered)
-        return plain, moved
+            self.partners = single_pass_partners(
+                count, *(most_different_padding(padding.valid) if padding else (0, 1))
+            )
+        self.bench.extra_context, self.uses_lookups = nullcontext(), first.differs(second)
+        return plain, reordered
 
-    def _steady(
-        self, plain: dict[str, Tensor], moved: dict[str, Tensor], rows: dict[str, bool]
+    def _is_deterministic(
+        self, plain: dict[str, Tensor], reordered: dict[str, Tensor], rows: dict[str, bool]
     ) -> bool:
         """Return whether reordered examples show that the model draws no random numbers."""
         return (
             self.bench.thin  # a refusal tells for sure
-            and not self.bench.drew
+            and not self.bench.drew_outside_torch
             and all(
-                distance(moved[path], self._ordered(output)) <= ROUNDING * floor(output)
+                distance(reordered[path], self._in_expected_order(output))
+                <= ROUNDING * floor(output)
                 if rows[path]
-                else distance(moved[path], output) <= TELLING * floor(output)
+                else distance(reordered[path], output) <= TELLING * floor(output)
                 for path, output in plain.items()
             )
         )
 
-    def _moved_twice(self, plain: dict[str, Tensor], layer: str) -> dict[str, Tensor] | None:
+    def _reordered_twice(self, plain: dict[str, Tensor], layer: str) -> dict[str, Tensor] | None:
         """Reorder the examples, and two of them once more at a layer.
 
         Returns:
             The outputs, with these two put back; None if they are not those of the plain pass.
         """
-        bench, moved = self.bench, {}
+        bench, reordered = self.bench, {}
         if bench.of_graphs or any(len(end) != bench.examples.count for end in plain.values()):
             return None
-        with suppress(Exception), bench.passing(self.perm, plan_at(layer, 0.0, self.swap)) as mixed:
+        with (
+            suppress(Exception),
+            bench.run_pass(self.perm, plan_at(layer, 0.0, self.swap)) as mixed,
+        ):
             for path, output in plain.items():
                 wanted, made = output[self.perm], mixed[path].detach()[self.swap]
-                padding = wanted - bench.padding.counted(wanted, self.perm)
-                moved[path] = padding + bench.padding.counted(made, self.perm)
-                if not distance(moved[path], wanted) <= ROUNDING * floor(output):
+                padding = wanted - bench.padding.zero_padding(wanted, self.perm)
+                reordered[path] = padding + bench.padding.zero_padding(made, self.perm)
+                if not distance(reordered[path], wanted) <= ROUNDING * floor(output):
                     return None
-        return moved if len(moved) == len(plain) and not bench.drew else None
+        return reordered if len(reordered) == len(plain) and not bench.drew_outside_torch else None
 
-    def _ordered(self, output: Tensor) -> Tensor:
+    def _in_expected_order(self, output: Tensor) -> Tensor:
         """Return what an output must be if the examples are reordered; graphs are not."""
         return output if self.bench.of_graphs else output[self.perm]
 
-    def _has_rows(self, path: str, output: Tensor, moved: Tensor) -> bool:
+    def _has_rows(self, path: str, output: Tensor, reordered: Tensor) -> bool:
         """Return whether the rows of an output are the examples, not equally many by chance."""
         graphs, rows = self.bench.of_graphs, self.bench.examples.count
         if output.ndim and graphs and len(output) != rows:
@@ -176,10 +191,10 @@ class Unmixed:
         if output.ndim == 0 or len(output) != rows:
             return False
         rounding = ROUNDING * floor(output)
-        same_order = distance(moved, output) <= rounding
-        return graphs or not same_order or distance(moved, output[self.perm]) <= rounding
+        same_order = distance(reordered, output) <= rounding
+        return graphs or not same_order or distance(reordered, output[self.perm]) <= rounding
 
-    def visible(self, path: str) -> float:
+    def visible_error(self, path: str) -> float:
         """Return from which error on an output differs more than by rounding."""
         return self.difference[path] / TELLING
 

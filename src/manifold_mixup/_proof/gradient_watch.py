@@ -9,7 +9,7 @@ from manifold_mixup._module_hooks import hook_after
 from manifold_mixup._tree import leaves
 
 
-class Watch:
+class GradientWatch:
     """A forward hook that records whether gradient reaches the output of a layer."""
 
     def __init__(self, layer: str) -> None:

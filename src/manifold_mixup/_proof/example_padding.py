@@ -12,7 +12,7 @@ from manifold_mixup._proof.distance import distance
 from manifold_mixup._proof.redraw import Examples
 
 
-class Padded:
+class ExamplePadding:
     """The padding of the examples; falsy if they have no mask.
 
     Args:
@@ -25,44 +25,44 @@ class Padded:
         self.examples = examples
         self.mask = mask
         given = dict(named_inputs(model, *examples.inputs)).get(mask or "")
-        self.held = None if given is None or mask is None else valid_positions(given, mask)
+        self._valid = None if given is None or mask is None else valid_positions(given, mask)
 
     def __bool__(self) -> bool:
-        return self.held is not None
+        return self._valid is not None
 
     @property
     def valid(self) -> Tensor:
         """The valid positions, ``(batch, time)``."""
-        if self.held is None:
+        if self._valid is None:
             raise ValueError("the examples have no padding mask")
-        return self.held
+        return self._valid
 
-    def counted(self, output: Tensor, perm: Tensor) -> Tensor:
+    def zero_padding(self, output: Tensor, perm: Tensor) -> Tensor:
         """Set an output to 0 where the example ``perm`` has padding; targets there are ignored.
 
         This changes only outputs with a value for every position.
         """
-        if self.held is None or output.shape[:2] != self.held.shape:
+        if self._valid is None or output.shape[:2] != self._valid.shape:
             return output
-        held = self.held.to(output.device)[perm.to(output.device)]
-        held = held.view(*held.shape, *(1 for _ in output.shape[2:]))
-        return torch.where(held, output, torch.zeros_like(output))
+        valid = self._valid.to(output.device)[perm.to(output.device)]
+        valid = valid.view(*valid.shape, *(1 for _ in output.shape[2:]))
+        return torch.where(valid, output, torch.zeros_like(output))
 
-    def apart(self, output: Tensor, wanted: Tensor, perm: Tensor) -> float:
+    def error(self, output: Tensor, wanted: Tensor, perm: Tensor) -> float:
         """Return the distance of two outputs at the positions of the examples ``perm``."""
-        return distance(self.counted(output, perm), self.counted(wanted, perm))
+        return distance(self.zero_padding(output, perm), self.zero_padding(wanted, perm))
 
-    def refilled(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def with_other_padding(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copy the arguments with other values in the padding."""
 
         def refill(name: str, tensor: Tensor) -> Tensor:
-            held = self.held
-            alike = held is not None and tensor.shape[:2] == held.shape
-            if held is None or not alike or name == self.mask or "mask" in name.lower():
+            valid = self._valid
+            alike = valid is not None and tensor.shape[:2] == valid.shape
+            if valid is None or not alike or name == self.mask or "mask" in name.lower():
                 return tensor.clone()
-            held = held.to(tensor.device).view(*held.shape, *(1 for _ in tensor.shape[2:]))
+            valid = valid.to(tensor.device).view(*valid.shape, *(1 for _ in tensor.shape[2:]))
             # Not shifted or scaled, which a norm over the features would undo.
             other = tensor.sin() + 1 if is_continuous(tensor) else tensor[:, :1].expand_as(tensor)
-            return torch.where(held, tensor, other)
+            return torch.where(valid, tensor, other)
 
         return map_inputs(refill, model, *self.examples.inputs)
