@@ -125,7 +125,8 @@ class Rule:
             plan: the plan; None if nothing was mixed.
             batch_dim: the dimension of targets and outputs that holds the batch.
             checked: called after the arguments are checked, before the criterion.
-            check_comparisons: whether to check if the criterion compares examples.
+            check_comparisons: whether to check if the criterion compares examples, or reads
+                something of each that it is not given.
             plain: tensors in the outputs that are the examples' own, and follow the targets.
         """
         if plan is None:
@@ -188,7 +189,10 @@ class Rule:
             )
         evaluations = Evaluations(criterion, call, self._namespaces, first=compares)
         try:
-            return _loss_of_pair(criterion, None, evaluations.run, pair, plan, dim, shares)
+            loss = _loss_of_pair(criterion, None, evaluations.run, pair, plan, dim, shares)
+            if check_comparisons:
+                _warn_of_order(criterion, evaluations, call, roles, target, plan.batch, dim)
+            return loss
         finally:
             evaluations.restore_first_state()
 
@@ -386,6 +390,25 @@ def _warn(name: str) -> None:
     )
 
 
+def _warn_of_order(
+    criterion: Criterion,
+    evaluations: Evaluations,
+    call: Call,
+    roles: Roles,
+    target: dict[Key, Any],
+    batch: int,
+    dim: int,
+) -> None:
+    """Warn if the criterion reads something of each example that it is not given."""
+    from manifold_mixup._target.order import order_matters  # only the first batch needs it
+
+    def run(call: Call) -> Any:
+        return evaluations.run(criterion, call)
+
+    if order_matters(run, call, roles, target, batch, dim):
+        warn(_ORDER.format(name_of(criterion)))
+
+
 def require_rows(y: Any, batch: int, dim: int = 0, what: str = "the target") -> None:
     """Raise unless every tensor of a target holds the batch at ``dim``, if it has that many.
 
@@ -426,6 +449,13 @@ _POSITIONS = (
     "the model returned a tensor of shape {} that is not mixed, such as a mask, and the plan mixes "
     "by position. Take it out of the output that the criterion is given, and pass it as a separate "
     "argument that with_target= names."
+)
+_ORDER = (
+    "the loss of {} changes if the examples of the batch are put in another order together with "
+    "their targets. So it reads something of each example that it is not given, such as a weight "
+    "held in an attribute or a variable of the enclosing function, or it takes rows by their "
+    "place. With the partners' targets it reads the examples' own. Pass it as an argument that "
+    "with_target= names: mixup.wrap(criterion, with_target='weight')(output, y, weight=weight)."
 )
 _AS_TENSOR = ". Pass a list of numbers as a tensor: torch.tensor(y)."
 _FEWER = (
