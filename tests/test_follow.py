@@ -53,7 +53,12 @@ def shapes(trace: Trace) -> Any:
     """Return what a recording with another batch size is for."""
     leaf = lambda leaf: (leaf.path, leaf.shape, leaf.floating, leaf.boolean)  # noqa: E731
     calls = [
-        (call.layer, call.steps, call.around, *(list(map(leaf, leaves)) for leaves in groups))
+        (
+            call.layer,
+            call.steps,
+            call.enclosing_calls,
+            *(list(map(leaf, leaves)) for leaves in groups),
+        )
         for call in trace.calls
         for groups in [(call.given, call.masks, call.returned)]
     ]

@@ -124,17 +124,20 @@ def _inspect(
         traces = trace(model, args, kwargs, neutral or Neutral(), mask)
     except NotTraceable as error:
         raise type(error)(f"{kind} cannot be inspected: {error}") from error
-    view = RowBuilder(traces, mask, outputs)
-    if not view.fault and (traces.second is None or view.doubts):
-        view.fault = why_rows_depend(
-            model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=view.doubts
+    builder = RowBuilder(traces, mask, outputs)
+    if not builder.fault and (traces.second is None or builder.doubts):
+        builder.fault = why_rows_depend(
+            model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=builder.doubts
         )
-    if view.fault and mask is None:
-        traces, view = _graphs(model, args, kwargs, neutral or Neutral(), outputs) or (traces, view)
+    if builder.fault and mask is None:
+        traces, builder = _graphs(model, args, kwargs, neutral or Neutral(), outputs) or (
+            traces,
+            builder,
+        )
     ran = {run.layer for run in traces.first.runs}
     with without_collections():
-        rows = tuple(rows_of(view, traces.first, {module_name(name) for name in names}))
-        inputs = tuple(map(view.input_row, range(len(traces.first.inputs))))
+        rows = tuple(rows_of(builder, traces.first, {module_name(name) for name in names}))
+        inputs = tuple(map(builder.input_row, range(len(traces.first.inputs))))
     table = LayerTable(
         rows=rows,
         inputs=inputs,
@@ -145,8 +148,8 @@ def _inspect(
         once=traces.second is None and not traces.graphs,
         graphs=traces.graphs,
         lengths=tuple(_lengths(model, args, kwargs)),
-        packs=view.packs,
-        losses=view.losses,
+        packs=builder.packs,
+        losses=builder.losses,
     )
     return table if mask is None else table.with_mask(mask)
 
@@ -172,11 +175,11 @@ def _graphs(
     for lead in numberings(inputs):
         with suppress(NotTraceable):
             traces = trace_graphs(model, args, kwargs, neutral, lead)
-            view = RowBuilder(traces, None, outputs)
-            if view.fault:
+            builder = RowBuilder(traces, None, outputs)
+            if builder.fault:
                 continue
-            view.fault = why_graphs_depend(model, args, kwargs, lead=lead, outputs=outputs)
-            found = found if found and view.fault else (traces, view)
-            if not view.fault:
+            builder.fault = why_graphs_depend(model, args, kwargs, lead=lead, outputs=outputs)
+            found = found if found and builder.fault else (traces, builder)
+            if not builder.fault:
                 break
     return found

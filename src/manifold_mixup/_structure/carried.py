@@ -41,7 +41,7 @@ class Crossing:
 
 
 @dataclass(frozen=True)
-class _Handed:
+class _PassedArgument:
     """A value as a call around its reader receives it: as some of its arguments.
 
     Attributes:
@@ -65,17 +65,17 @@ class _Edge:
         state: whether the value is a state there, and no mask.
         bias: whether it is added to attention scores.
         ids: whether both choose rows of a table.
-        stays: whether it must be mixed there, if at all: it is a state, or looked up, or an output.
-        handed: the calls around the reader that receive it, the outermost first.
-        whole: the first of them, if there is nothing else to mind.
+        must_be_mixed: whether it is mixed there, if at all: a state, or looked up, or an output.
+        passed: the calls around the reader that receive it, the outermost first.
+        direct: the first of them, if there is nothing else to mind.
     """
 
     state: bool
     bias: bool
     ids: bool
-    stays: bool
-    handed: tuple[_Handed, ...]
-    whole: _Handed | None
+    must_be_mixed: bool
+    passed: tuple[_PassedArgument, ...]
+    direct: _PassedArgument | None
 
 
 class _Edges(dict[tuple[int, int], _Edge]):
@@ -97,23 +97,23 @@ class Crossings:
         first: the recording.
         second: the recording with another batch size, if there is one.
         flow: the flow of the first recording.
-        placed: finds which dimensions are positions.
+        position_finder: finds which dimensions are positions.
     """
 
     def __init__(
-        self, first: Trace, second: Trace | None, flow: Flow, placed: PositionFinder
+        self, first: Trace, second: Trace | None, flow: Flow, position_finder: PositionFinder
     ) -> None:
-        self.trace, self.flow, self.placed = first, flow, placed
+        self.trace, self.flow, self.position_finder = first, flow, position_finder
         same = second is not None and len(second.calls) == len(first.calls)
         self._second = second if same else None
         self.ids = self._choosing_rows()
         self._readers = self._find_readers()
-        self._long = [
+        self._long_lived = [
             (readers[-1], number)
             for number, readers in enumerate(self._readers)
             if readers and (readers[-1] > number + 1 or number + 1 == first.begun)
         ]
-        self._long.sort()
+        self._long_lived.sort()
         self._weights = self._find_weights()
         self._multiplied = self._find_multiplied()
         self.biases = Biases(flow.nodes, self._readers, self._weights)
@@ -125,29 +125,29 @@ class Crossings:
         self._places: dict[int, str] = {}
         self._dims: dict[tuple[int, str, bool], BatchDim | None] = {}
         self._given: dict[tuple[int, int], list[Leaf]] = {}
-        self.known = _Edges(self._edge)
+        self.edge_by_nodes = _Edges(self._edge)
         self._inside: dict[tuple[int, ...], list[Call]] = defaultdict(list)
         self.calls: dict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(first.calls):
             self.calls[call.layer].append(index)
-            self._inside[call.around].append(call)
+            self._inside[call.enclosing_calls].append(call)
             self._sources |= {leaf.node: call.layer for leaf in call.returned}
             self._shapes |= {leaf.node: leaf.shape for leaf in (*call.given, *call.returned)}
             self.returned |= {leaf.node: (index, leaf) for leaf in call.returned}
         self.checkpointed = {run.layer for run in first.runs if run.checkpointed}
 
     def at(
-        self, time: int, ends: Iterable[int], masks: Iterable[int] = (), *, checkpointed: bool
+        self, time: int, mixed: Iterable[int], masks: Iterable[int] = (), *, checkpointed: bool
     ) -> Crossing:
         """Describe what crosses a depth.
 
         Args:
             time: the number of nodes at that moment.
-            ends: the nodes that are mixed there anyway.
+            mixed: the nodes that are mixed there anyway.
             masks: the nodes of masks that modules receive later, and that are mixed there.
             checkpointed: whether an activation checkpoint recomputes the layer.
         """
-        return _Search(self, time, frozenset(ends), frozenset(masks)).crossing(checkpointed)
+        return _Search(self, time, frozenset(mixed), frozenset(masks)).crossing(checkpointed)
 
     def edges(self, time: int, own: Collection[int]) -> list[tuple[int, int]]:
         """List each value computed after a moment, with each value from before that it reads.
@@ -159,7 +159,7 @@ class Crossings:
             own: values that are left out.
         """
         found: list[tuple[int, int]] = []
-        long = self._long[bisect_left(self._long, (time, -1)) :]
+        long = self._long_lived[bisect_left(self._long_lived, (time, -1)) :]
         for number in [number for _, number in long if number < time]:
             if number not in own:
                 pairs = self._pairs(number)
@@ -248,9 +248,9 @@ class Crossings:
     def place(self, reader: int) -> str:
         """Name the module whose code makes a node, and the modules that run before and after."""
         if reader not in self._places:
-            around = self.around(reader)
-            code = repr(self.module(around[-1])) if around else "the model"
-            inside = self._inside[around]
+            enclosing_calls = self.enclosing_calls(reader)
+            code = repr(self.module(enclosing_calls[-1])) if enclosing_calls else "the model"
+            inside = self._inside[enclosing_calls]
             before = [f"after {call.layer!r}" for call in inside if call.last <= reader][-1:]
             after = [f"before {call.layer!r}" for call in inside if call.first > reader][:1]
             self._places[reader] = " ".join([code, " and ".join(before + after)]).strip()
@@ -260,31 +260,33 @@ class Crossings:
         """Describe a value and one that is computed from it."""
         state = self._is_state(number, reader)
         bias = state and self.biases.receive(number, reader)
-        calls = self.around(reader) if state and not bias else ()
-        handed = [
-            self._handed(i, leaves, reader) for i in calls if (leaves := self.given(i, number))
+        calls = self.enclosing_calls(reader) if state and not bias else ()
+        passed = [
+            self._passed_argument(i, leaves, reader)
+            for i in calls
+            if (leaves := self.given(i, number))
         ]
         ids = number in self.ids and reader in self.ids
         usual = state and not (bias or ids) and self.flow.needed[number]
-        whole = next((each for each in handed[:1] if usual and not each.fault), None)
-        stays = self._stays(number, reader, state=state)
-        return _Edge(state, bias, ids, stays, tuple(handed), whole)
+        direct = next((each for each in passed[:1] if usual and not each.fault), None)
+        must_be_mixed = self._must_be_mixed(number, reader, state=state)
+        return _Edge(state, bias, ids, must_be_mixed, tuple(passed), direct)
 
-    def _stays(self, number: int, reader: int, *, state: bool) -> bool:
+    def _must_be_mixed(self, number: int, reader: int, *, state: bool) -> bool:
         if reader == len(self.flow.nodes) or (state and reader not in self.ids):
             return True
         return number in self.ids and number in self.flow.nodes[reader].indices
 
-    def _handed(self, index: int, leaves: list[Leaf], reader: int) -> _Handed:
+    def _passed_argument(self, index: int, leaves: list[Leaf], reader: int) -> _PassedArgument:
         """Describe the arguments of a call that are a value."""
         call, source = self.trace.calls[index], self.source(leaves[0].node)
         carries = {}
         for leaf in leaves:
             at = self.batch_dim(index, leaf)
             carries[leaf.path] = self.carry(call.layer, leaf, source, at)
-        if fault := self._unfit(index, leaves, reader):
+        if fault := self._argument_fault(index, leaves, reader):
             fault = f"{self.tensor(leaves[0].node)} is given to {call.layer!r} after it, {fault}"
-        return _Handed(call.first, call.layer, carries, fault)
+        return _PassedArgument(call.first, call.layer, carries, fault)
 
     def carry(
         self, layer: str, leaf: Leaf, source: str, at: BatchDim | None, *, output: bool = False
@@ -297,10 +299,10 @@ class Crossings:
             output=output,
             batch_dim=None if at == BatchDim() else at,
             shape=leaf.shape,
-            positions=self.placed.of(leaf, at),
+            positions=self.position_finder.of(leaf, at),
         )
 
-    def _unfit(self, index: int, leaves: list[Leaf], reader: int) -> str:
+    def _argument_fault(self, index: int, leaves: list[Leaf], reader: int) -> str:
         """Return why an argument of a call cannot be mixed; empty if it can."""
         call = self.trace.calls[index]
         for leaf in leaves:
@@ -339,10 +341,10 @@ class Crossings:
         nodes = self.flow.nodes
         return reader < len(nodes) and nodes[reader].product and self._multiplied[reader]
 
-    def around(self, reader: int) -> tuple[int, ...]:
+    def enclosing_calls(self, reader: int) -> tuple[int, ...]:
         """List the calls that were running when a node was made, the outermost first."""
         inside = self.flow.nodes[reader].call if reader < len(self.flow.nodes) else _MODEL
-        return () if inside == _MODEL else (*self.trace.calls[inside].around, inside)
+        return () if inside == _MODEL else (*self.trace.calls[inside].enclosing_calls, inside)
 
     def batch_dim(self, index: int, leaf: Leaf, *, returned: bool = False) -> BatchDim | None:
         """Return where an argument or result of a call holds the batch; None if nowhere."""
@@ -376,15 +378,20 @@ class _Search:
         self.returns: dict[Carry, None] = {}  # states that modules return later
         self.ends: dict[End, None] = {}
         self.sides = 0
-        self.advanced: set[int] = set()  # later values, computed from old ones alone
+        self.from_old_only: set[int] = set()  # later values, computed from old ones alone
 
     def crossing(self, checkpointed: bool) -> Crossing:
         """Find where everything can be mixed."""
         edges, ids = list(self._edges()), self.crossings.ids
         fault = (
-            next(filter(None, (self._look_up(*edge[:2]) for edge in edges if edge[0] in ids)), "")
-            or self._hand_over_all(edges)
-            or next(filter(None, map(self._unsteady, self.arguments)), "")
+            next(
+                filter(
+                    None, (self._find_lookup_module(*edge[:2]) for edge in edges if edge[0] in ids)
+                ),
+                "",
+            )
+            or self._find_receivers(edges)
+            or next(filter(None, map(self._rerun_fault, self.arguments)), "")
         )
         carries = () if fault else tuple(self._carries())
         early = next((carry for carry in carries if carry.early), None)
@@ -403,17 +410,17 @@ class _Search:
         """
         # In execution order, so that all that a value was computed from is known.
         edges, place = self.crossings.edges(self.time, self.own), 0
-        known = self.crossings.known
+        known = self.crossings.edge_by_nodes
         while place < len(edges):
             pair = reader, number = edges[place]
             place += 1
             if reader in self.masks:
                 continue
             edge = known[pair]
-            if edge.stays or not self._is_passed_on(reader):
+            if edge.must_be_mixed or not self._is_passed_on(reader):
                 yield number, reader, edge
-            elif reader not in self.advanced:
-                self.advanced.add(reader)
+            elif reader not in self.from_old_only:
+                self.from_old_only.add(reader)
                 for later in self.crossings.readers(reader):
                     insort(edges, (later, reader), lo=place)
 
@@ -423,25 +430,28 @@ class _Search:
         parents = [parent for parent in nodes[reader].parents if self.flow.colours[parent]]
         return all(map(self._is_old, parents))
 
-    def _later(self, layer: str) -> list[int]:
+    def _calls_after(self, layer: str) -> list[int]:
         return [i for i in self.crossings.calls[layer] if self.all_calls[i].first >= self.time]
 
     def _is_old(self, number: int) -> bool:
         """Return whether a value was computed before the layer ended, or from such values alone."""
-        return (number < self.time and number not in self.own) or number in self.advanced
+        return (number < self.time and number not in self.own) or number in self.from_old_only
 
-    def _look_up(self, number: int, reader: int) -> str:
+    def _find_lookup_module(self, number: int, reader: int) -> str:
         """Find the module that makes states of ids that cross the depth."""
         node = self.flow.nodes[reader] if reader < len(self.flow.nodes) else None
         if node is None or not (reader in self.crossings.ids or number in node.indices):
             return ""  # read in another way
-        for index in self.crossings.around(reader):
+        for index in self.crossings.enclosing_calls(reader):
             call = self.all_calls[index]
             if call.first < self.time or not self.crossings.given(index, number):
                 continue
-            later = [leaf for i in self._later(call.layer) for leaf in self.all_calls[i].given]
+            later = [
+                leaf for i in self._calls_after(call.layer) for leaf in self.all_calls[i].given
+            ]
             rows = [
-                self.crossings.batch_dim(index, made, returned=True) for made in self._made(index)
+                self.crossings.batch_dim(index, made, returned=True)
+                for made in self._returned_states(index)
             ]
             old = all(self._is_old(leaf.node) for leaf in later if self.flow.colours[leaf.node])
             if old and all(rows):
@@ -452,19 +462,19 @@ class _Search:
             f"{self.crossings.tensor(number)}; a module in place of that code could be mixed"
         )
 
-    def _hand_over_all(self, edges: Iterable[tuple[int, int, _Edge]]) -> str:
+    def _find_receivers(self, edges: Iterable[tuple[int, int, _Edge]]) -> str:
         """Find the modules that receive what crosses; return why one of them is missing."""
         for number, reader, edge in edges:
-            whole = edge.whole  # there may be hundreds of them, at each of hundreds of depths
-            if whole is not None and whole.first >= self.time and not self.outputs:
-                self.arguments.setdefault(whole.layer, {}).update(whole.carries)
-            elif fault := self._hand_over(number, reader, edge):
+            direct = edge.direct  # there may be hundreds of them, at each of hundreds of depths
+            if direct is not None and direct.first >= self.time and not self.outputs:
+                self.arguments.setdefault(direct.layer, {}).update(direct.carries)
+            elif fault := self._find_receiver(number, reader, edge):
                 return fault
         return ""
 
-    def _hand_over(self, number: int, reader: int, edge: _Edge) -> str:
+    def _find_receiver(self, number: int, reader: int, edge: _Edge) -> str:
         """If a state crosses the depth, find the module that receives it."""
-        if not self.flow.needed[number] or edge.ids or self._is_made_anew(reader):
+        if not self.flow.needed[number] or edge.ids or self._is_looked_up(reader):
             return ""
         if not edge.state:
             if not self._chooses_position(number, reader):
@@ -476,19 +486,19 @@ class _Search:
                 f"{self.crossings.place(reader)}, where the mean of two biases is not what two "
                 f"examples would have got: mix after that attention"
             )
-        for handed in edge.handed:
-            if handed.first >= self.time:
-                if not handed.fault:
-                    self.arguments.setdefault(handed.layer, {}).update(handed.carries)
-                return handed.fault
-        return "" if self._is_returned_later(reader) else self._only_code(number, reader)
+        for passed in edge.passed:
+            if passed.first >= self.time:
+                if not passed.fault:
+                    self.arguments.setdefault(passed.layer, {}).update(passed.carries)
+                return passed.fault
+        return "" if self._is_returned_later(reader) else self._code_fault(number, reader)
 
-    def _is_made_anew(self, reader: int) -> bool:
+    def _is_looked_up(self, reader: int) -> bool:
         """Return whether ids choose what a module makes, whose output is mixed."""
-        inside = self.crossings.around(reader) if self.outputs else ()
+        inside = self.crossings.enclosing_calls(reader) if self.outputs else ()
         return any(self.all_calls[index].layer in self.outputs for index in inside)
 
-    def _only_code(self, number: int, reader: int) -> str:
+    def _code_fault(self, number: int, reader: int) -> str:
         source = self.crossings.tensor(number)
         if reader == len(self.flow.nodes):
             return f"{source} is an output"
@@ -532,9 +542,9 @@ class _Search:
     def _takes_position(self, reader: int) -> bool:
         return reader < len(self.flow.nodes) and self.flow.nodes[reader].operator in _CHOICES
 
-    def _unsteady(self, layer: str) -> str:
+    def _rerun_fault(self, layer: str) -> str:
         """Return why a module that runs several times cannot be given mixed arguments."""
-        for index in self._later(layer):
+        for index in self._calls_after(layer):
             for leaf in self.all_calls[index].given:
                 new = self.flow.colours[leaf.node] and not self._is_old(leaf.node)
                 if leaf.path in self.arguments[layer] and new:
@@ -548,19 +558,19 @@ class _Search:
     def _carries(self) -> Iterator[Carry]:
         yield from self.returns
         for layer, paths in self.arguments.items():
-            early = self._early(layer)
+            early = self._runs_before(layer)
             yield from (replace(carry, early=True) if early else carry for carry in paths.values())
         for layer, source in self.outputs.items():
-            for index in self._later(layer)[:1]:
-                for leaf in self._made(index):
+            for index in self._calls_after(layer)[:1]:
+                for leaf in self._returned_states(index):
                     at = self.crossings.batch_dim(index, leaf, returned=True)
                     carry = self.crossings.carry(layer, leaf, source, at, output=True)
-                    yield replace(carry, early=self._early(layer))
+                    yield replace(carry, early=self._runs_before(layer))
 
-    def _made(self, index: int) -> list[Leaf]:
+    def _returned_states(self, index: int) -> list[Leaf]:
         """List the states that a module returns."""
         returned = self.all_calls[index].returned
         return [leaf for leaf in returned if leaf.floating and self.flow.needed[leaf.node]]
 
-    def _early(self, layer: str) -> bool:
+    def _runs_before(self, layer: str) -> bool:
         return any(self.all_calls[i].first < self.time for i in self.crossings.calls[layer])

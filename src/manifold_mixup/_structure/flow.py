@@ -55,9 +55,9 @@ class Flow:
         self.total = _union(self.needed[output] for output in self.outputs)
         self._cover = {colour: self._covered(colour) for colour in _bits(self.total)}
 
-    def bypassing(self, ends: Collection[int]) -> int:
-        """Return the colours that reach the outputs without passing the nodes ``ends``."""
-        needed = [end for end in ends if self.needed[end]]
+    def bypassing(self, nodes: Collection[int]) -> int:
+        """Return the colours that reach the outputs without passing ``nodes``."""
+        needed = [node for node in nodes if self.needed[node]]
         if len(needed) != 1:
             return self._search(frozenset(needed))
         return sum(colour for colour, cover in self._cover.items() if cover[needed[0]])

@@ -37,7 +37,9 @@ def readers_after(
     after = [
         index for index, call in enumerate(first.calls) if call.steps >= steps and masks[index]
     ]
-    outermost = [index for index in after if not set(first.calls[index].around) & set(after)]
+    outermost = [
+        index for index in after if not set(first.calls[index].enclosing_calls) & set(after)
+    ]
     positions = first.inputs[source].shape[-1]
     found: dict[Reader, list[int]] = {}
     for index in outermost:

@@ -115,7 +115,7 @@ class Call:
     Attributes:
         layer: name of the layer.
         steps: number of operators run when it began.
-        around: indices of the calls around it.
+        enclosing_calls: indices of the calls around it.
         masks: the arguments that depend on side inputs alone, each as a value of its own; a path
             begins with 0 for positional and 1 for keyword arguments.
         given: all tensors among the arguments, as the values that the caller holds.
@@ -126,7 +126,7 @@ class Call:
 
     layer: str
     steps: int
-    around: tuple[int, ...]
+    enclosing_calls: tuple[int, ...]
     masks: list[Leaf]
     given: list[Leaf] = field(default_factory=list)
     first: int = 0

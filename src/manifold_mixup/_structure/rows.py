@@ -10,7 +10,7 @@ from manifold_mixup._masks import is_side
 from manifold_mixup._outputs import is_named, require_known
 from manifold_mixup._positions import Positions
 from manifold_mixup._structure.carried import Crossing, Crossings
-from manifold_mixup._structure.codes import coded
+from manifold_mixup._structure.category_ids import category_id_nodes
 from manifold_mixup._structure.flow import (
     Flow,
     data_colour,
@@ -105,7 +105,7 @@ class _Depth:
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Mixability:
     """How a state can be mixed; see the attributes of `LayerRow`."""
 
     reason: str = ""
@@ -145,7 +145,9 @@ class RowBuilder:
         self.outputs, self.losses = self._choose_outputs()
         if len(self.outputs) < len(self.flow.outputs):
             self.flow = self._flow(self.outputs)
-        self.codes = coded(self.first.nodes, [leaf.node for leaf in self.first.inputs])
+        self.category_ids = category_id_nodes(
+            self.first.nodes, [leaf.node for leaf in self.first.inputs]
+        )
         self.fault = self._output_fault()
         self.shuffles = self._shuffles()
 
@@ -187,26 +189,26 @@ class RowBuilder:
         floating = [leaf for leaf in run.leaves if leaf.floating]
         mixed = self.mixed(run)
         time = max((leaf.node for leaf in run.leaves), default=0) + 1
-        shapes = [self._front(run, leaf) for leaf in mixed]
+        shapes = [self._front_shape(run, leaf) for leaf in mixed]
         depth = _Depth(mixed, time, run.steps, shapes, run.checkpointed)
-        way = self._way(self.fault or self.own_fault(run, mixed), depth)
+        result = self._mixability(self.fault or self.own_fault(run, mixed), depth)
         return LayerRow(
             name=run.layer,
             shape=next((leaf.shape for leaf in floating), ()),
             depth=self._depth(run),
-            cut=not way.reason,
-            side=way.sides,
-            reason=way.reason,
+            cut=not result.reason,
+            side=result.sides,
+            reason=result.reason,
             runs=1,
             mixed=tuple(leaf.path for leaf in mixed),
-            bypassed=way.bypassed,
+            bypassed=result.bypassed,
             checkpointed=run.checkpointed,
             unmixed=tuple(leaf.path for leaf in floating if leaf not in mixed),
             in_front=run.in_front,
-            mask=way.mask,
-            readers=way.readers,
-            carries=way.carries,
-            ends=way.ends,
+            mask=result.mask,
+            readers=result.readers,
+            carries=result.carries,
+            ends=result.ends,
             parameters=run.weights / max(self.first.weights, 1),
             order=run.steps / max(self.first.steps, 1),
             batch_dims=tuple(self._batch_dims(run, mixed)),
@@ -234,11 +236,11 @@ class RowBuilder:
 
     def _made_of(self, node: int) -> set[int]:
         """Return a value and all that it was computed from."""
-        found, open_ = {node}, [node]
-        while open_:
-            new = set(self.first.nodes[open_.pop()].parents) - found
+        found, open_nodes = {node}, [node]
+        while open_nodes:
+            new = set(self.first.nodes[open_nodes.pop()].parents) - found
             found |= new
-            open_ += new
+            open_nodes += new
         return found
 
     def input_row(self, index: int) -> InputRow:
@@ -247,54 +249,56 @@ class RowBuilder:
         data = bool(self.flow.total & data_colour(index))
         side = bool(self.flow.total & side_colour(index))
         depth = _Depth([leaf] if data else [], self.first.begun, 0, [leaf.shape])
-        way = self._way(self.fault or self._no_state(leaf, data=data, side=side), depth)
+        result = self._mixability(
+            self.fault or self._input_fault(leaf, data=data, side=side), depth
+        )
         return InputRow(
             name=leaf.path,
             shape=leaf.shape,
             floating=leaf.floating,
             batch=0 if self._batched(index) else None,
             kind="data" if data else "side" if side else "constant",
-            cut=not way.reason,
-            side=way.sides,
-            reason=way.reason,
-            mask=way.mask,
-            readers=way.readers,
-            carries=way.carries,
-            ends=way.ends,
-            positions=self._placed.of(leaf, BatchDim()) if self._batched(index) else None,
+            cut=not result.reason,
+            side=result.sides,
+            reason=result.reason,
+            mask=result.mask,
+            readers=result.readers,
+            carries=result.carries,
+            ends=result.ends,
+            positions=self._position_finder.of(leaf, BatchDim()) if self._batched(index) else None,
             plain_outputs=self.plain_outputs([leaf]),
         )
 
-    def _way(self, own: str, depth: "_Depth") -> "_Way":
+    def _mixability(self, own: str, depth: "_Depth") -> "_Mixability":
         """Find how a depth can be mixed, or why it cannot.
 
         Args:
             own: why the state itself cannot be mixed; empty if it can.
             depth: the state.
         """
-        ends = [leaf.node for leaf in depth.mixed]
-        around = self.flow.bypassing(ends) if ends else 0
-        if own or not around:
-            return _Way(reason=own, sides=self._names(side_sources(around)))
-        crossing = self._crossing(depth, around)
+        mixed = [leaf.node for leaf in depth.mixed]
+        bypass = self.flow.bypassing(mixed) if mixed else 0
+        if own or not bypass:
+            return _Mixability(reason=own, sides=self._names(side_sources(bypass)))
+        crossing = self._crossing(depth, bypass)
         if crossing.fault:
-            mask, readers, fault = self._mixable_mask(depth, around)
-            data = bool(data_sources(around))
-            detour = self._detour(around, ends)
-            if data and detour.endswith((_RESIDUAL, _READ)):
-                detour += f": {crossing.fault}"
-            return _Way(
-                reason=detour + fault,
-                sides=self._names(side_sources(around)),
+            mask, readers, fault = self._mixable_mask(depth, bypass)
+            data = bool(data_sources(bypass))
+            reason = self._bypass_reason(bypass, mixed)
+            if data and reason.endswith((_RESIDUAL, _READ)):
+                reason += f": {crossing.fault}"
+            return _Mixability(
+                reason=reason + fault,
+                sides=self._names(side_sources(bypass)),
                 bypassed="data" if data else "side",
                 mask=mask,
                 readers=readers,
             )
         if not crossing.sides:
-            return _Way(carries=crossing.carries, ends=crossing.ends)
+            return _Mixability(carries=crossing.carries, ends=crossing.ends)
         mask, readers, fault = self._mixable_mask(depth, crossing.sides, crossing)
-        return _Way(
-            reason=self._detour(crossing.sides, ends) + fault,
+        return _Mixability(
+            reason=self._bypass_reason(crossing.sides, mixed) + fault,
             sides=self._names(side_sources(crossing.sides)),
             bypassed="side",
             mask=mask,
@@ -303,13 +307,13 @@ class RowBuilder:
             ends=crossing.ends,
         )
 
-    def _crossing(self, depth: "_Depth", around: int) -> Crossing:
+    def _crossing(self, depth: "_Depth", bypass: int) -> Crossing:
         """Describe what else crosses a depth, if it can be mixed too."""
         if self.losses:
             return Crossing(fault="the model computes a loss from them")
-        ends = [leaf.node for leaf in depth.mixed]
-        found = self.crossings.at(depth.time, ends, checkpointed=depth.checkpointed)
-        if not (found.fault or found.carries or found.ends) and found.sides != around:
+        mixed = [leaf.node for leaf in depth.mixed]
+        found = self.crossings.at(depth.time, mixed, checkpointed=depth.checkpointed)
+        if not (found.fault or found.carries or found.ends) and found.sides != bypass:
             return Crossing(fault="what crosses is not read by an operator")
         return found
 
@@ -325,28 +329,28 @@ class RowBuilder:
     @functools.cached_property
     def crossings(self) -> Crossings:
         """The values of the pass, by the depths that they cross."""
-        return Crossings(self.first, self.second, self.flow, self._placed)
+        return Crossings(self.first, self.second, self.flow, self._position_finder)
 
     @functools.cached_property
-    def _placed(self) -> PositionFinder:
+    def _position_finder(self) -> PositionFinder:
         """The positions of the values of the pass."""
         return PositionFinder(self.first, self.flow.colours)
 
     def _mixable_mask(
-        self, depth: "_Depth", around: int, crossing: Crossing | None = None
+        self, depth: "_Depth", bypass: int, crossing: Crossing | None = None
     ) -> tuple[str, tuple[Reader, ...], str]:
         """If only a mask bypasses a state, return its name, its readers, and a remark.
 
         Args:
             depth: the state.
-            around: the colours that bypass it.
+            bypass: the colours that bypass it.
             crossing: what else crosses it and is mixed too.
         """
-        sides = side_sources(around)
+        sides = side_sources(bypass)
         names = self._names(sides)
         if self.graphs:  # what is read after it are nodes and edges
             return "", (), ""
-        if data_sources(around) or len(sides) != 1 or names[0] in self.losses:
+        if data_sources(bypass) or len(sides) != 1 or names[0] in self.losses:
             return "", (), ""
         found, fault = self._readers(sides[0], depth, crossing)
         is_mask = names[0] == self.mask or any(part in names[0].lower() for part in _MASKS)
@@ -363,23 +367,23 @@ class RowBuilder:
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
         given = depth.steps, source, self.first, self.second, self.flow
         found, fault = readers_after(*given, checkpointed=depth.checkpointed)
-        ends = [leaf.node for leaf in depth.mixed]
+        mixed = [leaf.node for leaf in depth.mixed]
         if not fault and crossing is not None:
             found = self._without_positions(depth, found) if crossing.ends else found
-            rest = self._besides(depth, found)
+            rest = self._crossing_besides(depth, found)
             bypassed = bool(rest.fault or rest.sides)
         else:
             nodes = [node for received in found.values() for node in received]
-            bypassed = not fault and bool(self.flow.bypassing([*ends, *nodes]))
+            bypassed = not fault and bool(self.flow.bypassing([*mixed, *nodes]))
         if bypassed:
             fault = ", also by code outside the modules that receive it: move that code into one"
         return tuple(found), fault
 
-    def _besides(self, depth: "_Depth", readers: Mapping[Reader, list[int]]) -> Crossing:
+    def _crossing_besides(self, depth: "_Depth", readers: Mapping[Reader, list[int]]) -> Crossing:
         """Describe what crosses a depth besides the masks that some modules receive."""
         nodes = [node for received in readers.values() for node in received]
-        ends = [leaf.node for leaf in depth.mixed]
-        return self.crossings.at(depth.time, ends, nodes, checkpointed=depth.checkpointed)
+        mixed = [leaf.node for leaf in depth.mixed]
+        return self.crossings.at(depth.time, mixed, nodes, checkpointed=depth.checkpointed)
 
     def _without_positions(
         self, depth: "_Depth", readers: dict[Reader, list[int]]
@@ -387,11 +391,11 @@ class RowBuilder:
         """Leave out the modules that only find a position by the mask, which stays as it is."""
         for reader in [reader for reader in readers if reader.pools]:
             others = {other: nodes for other, nodes in readers.items() if other != reader}
-            rest = self._besides(depth, others)
+            rest = self._crossing_besides(depth, others)
             readers = readers if rest.fault or rest.sides else others
         return readers
 
-    def _no_state(self, leaf: Leaf, *, data: bool, side: bool) -> str:
+    def _input_fault(self, leaf: Leaf, *, data: bool, side: bool) -> str:
         """Return why an input cannot be interpolated; empty if it can."""
         if side and not data:
             return "it is a side input"
@@ -401,7 +405,7 @@ class RowBuilder:
             return "it is not floating point"
         if self.graphs and leaf.shape[0] != self.first.batch:
             return f"it has shape {leaf.shape}, {_NODES.format(self.first.batch)}"
-        return _CODES if leaf.node in self.codes else ""
+        return _CODES if leaf.node in self.category_ids else ""
 
     def _flow(self, outputs: Sequence[Leaf]) -> Flow:
         nodes = [leaf.node for leaf in outputs]
@@ -441,22 +445,24 @@ class RowBuilder:
         else reads: that input is a target, and the output a loss inside the model.
         """
         floating = [leaf for leaf in self.first.outputs if leaf.floating]
-        batched = [leaf for leaf in floating if self._grows(leaf)]
+        batched = [leaf for leaf in floating if self._has_batch_dim(leaf)]
         if not batched:
             return floating, ()
-        read = {source for leaf in batched for source in self._read(leaf)}
-        losses = [leaf for leaf in floating if leaf not in batched and set(self._read(leaf)) - read]
-        targets = {source for leaf in losses for source in self._read(leaf)} - read
+        read = {source for leaf in batched for source in self._sources_of(leaf)}
+        losses = [
+            leaf for leaf in floating if leaf not in batched and set(self._sources_of(leaf)) - read
+        ]
+        targets = {source for leaf in losses for source in self._sources_of(leaf)} - read
         return batched + losses, self._names(sorted(targets))
 
-    def _grows(self, output: Leaf) -> bool:
+    def _has_batch_dim(self, output: Leaf) -> bool:
         """Return whether an output has a batch dimension, at any position."""
         if self._outputs_resized.keys() == {leaf.path for leaf in self.first.outputs}:
             return self._outputs_resized[output.path] != output.shape
         # There is one recording only, or the output is a list with one item per example.
         return output.shape != ()
 
-    def _read(self, leaf: Leaf) -> list[int]:
+    def _sources_of(self, leaf: Leaf) -> list[int]:
         colours = self.flow.colours[leaf.node]
         return data_sources(colours) + side_sources(colours)
 
@@ -527,7 +533,7 @@ class RowBuilder:
         """Return why a module's own output cannot be mixed; empty if it can."""
         if not mixed:
             return self._unused(run)
-        if any(leaf.node in self.codes for leaf in mixed):
+        if any(leaf.node in self.category_ids for leaf in mixed):
             return _CODES
         before = [node for node in self.shuffles if node < max(leaf.node for leaf in mixed)]
         if 0 < len(before) < len(self.shuffles):
@@ -535,7 +541,7 @@ class RowBuilder:
         for leaf in run.leaves:
             if not leaf.floating and self.flow.needed[leaf.node]:
                 return f"its output{_at(leaf)} is an integer tensor that depends on the batch"
-        return next(filter(None, (self._elsewhere(run, leaf) for leaf in mixed)), "")
+        return next(filter(None, (self._batch_dim_fault(run, leaf) for leaf in mixed)), "")
 
     def _unused(self, run: Run) -> str:
         floating = [leaf for leaf in run.leaves if leaf.floating]
@@ -559,11 +565,11 @@ class RowBuilder:
     def positions(self, run: Run, mixed: Sequence[Leaf]) -> Iterator[tuple[str, Positions]]:
         """Yield the tensors whose positions can be told, and the dimensions that these are."""
         for leaf in mixed:
-            found = self._placed.of(leaf, self.batch_dim(run, leaf))
+            found = self._position_finder.of(leaf, self.batch_dim(run, leaf))
             if found is not None:
                 yield leaf.path, found
 
-    def _front(self, run: Run, leaf: Leaf) -> tuple[int, ...]:
+    def _front_shape(self, run: Run, leaf: Leaf) -> tuple[int, ...]:
         at = self.batch_dim(run, leaf)
         return at.front_shape(leaf.shape, self.first.batch) if at else leaf.shape
 
@@ -576,7 +582,7 @@ class RowBuilder:
             return None
         return find(leaf.shape, self.first.batch, resized, self.second.batch)
 
-    def _elsewhere(self, run: Run, leaf: Leaf) -> str:
+    def _batch_dim_fault(self, run: Run, leaf: Leaf) -> str:
         """Return why an output does not hold the batch at one dimension; empty if it does."""
         resized = self._resized.get((run.layer, run.number, leaf.path))
         if self.batch_dim(run, leaf):
@@ -592,10 +598,10 @@ class RowBuilder:
             return f"{seen}: dimension {moved[0]} follows the batch, but not in whole examples"
         return f"{seen}: {len(moved) or 'no'} dimensions follow the batch"
 
-    def _detour(self, around: int, ends: Sequence[int]) -> str:
-        """Describe what bypasses the values ``ends``; empty if ``around`` is."""
-        late, passing = data_sources(around), data_sources(self.flow.total)
-        sides = self._names(side_sources(around))
+    def _bypass_reason(self, bypass: int, mixed: Sequence[int]) -> str:
+        """Describe what bypasses the values ``mixed``; empty if ``bypass`` is."""
+        late, passing = data_sources(bypass), data_sources(self.flow.total)
+        sides = self._names(side_sources(bypass))
         targets = [name for name in (*self._names(late), *sides) if name in self.losses]
         if targets:
             given = list(dict.fromkeys(map(_argument, targets)))
@@ -614,24 +620,24 @@ class RowBuilder:
                 if sides
                 else ""
             )
-        if cause := self._cause(ends):
+        if cause := self._cause_outside_operators(mixed):
             return cause
         if len(late) < len(passing):
             return f"the input {_listed(self._names(late))} {_READ}"
-        return self._skipping(ends)
+        return self._missed_outputs(mixed)
 
-    def _cause(self, ends: Sequence[int]) -> str:
+    def _cause_outside_operators(self, mixed: Sequence[int]) -> str:
         """Return the reason if data bypasses the values outside operators; empty otherwise."""
         for kind, reason in _CAUSES.items():
             special = self._special.get(kind, [])
-            if special and not data_sources(self.flow.bypassing([*ends, *special])):
+            if special and not data_sources(self.flow.bypassing([*mixed, *special])):
                 return reason
         return ""
 
-    def _skipping(self, ends: Sequence[int]) -> str:
+    def _missed_outputs(self, mixed: Sequence[int]) -> str:
         reached = 0
-        for end in ends:
-            reached |= self.flow.reaches[end]
+        for node in mixed:
+            reached |= self.flow.reaches[node]
         missed = [leaf.path for index, leaf in enumerate(self.outputs) if not reached >> index & 1]
         if not missed:
             return _RESIDUAL

@@ -24,22 +24,22 @@ Value = TypeVar("Value")
 _LISTED = 16
 
 
-def rows_of(view: RowBuilder, trace: Trace, named: Collection[str]) -> Iterator[LayerRow]:
+def rows_of(builder: RowBuilder, trace: Trace, named: Collection[str]) -> Iterator[LayerRow]:
     """Yield the rows of all modules of a pass, in the order in which their runs end.
 
     Args:
-        view: builds the row of a single run.
+        builder: builds the row of a single run.
         trace: the recorded pass.
         named: modules of which a run was named, whose runs are all listed.
     """
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in trace.runs:
         runs[run.layer].append(run)
-    shared = _SharedRows(view, trace, named)
+    shared = _SharedRows(builder, trace, named)
     rows = {layer: list(shared.rows(each)) for layer, each in runs.items() if len(each) > 1}
     for run in trace.runs:
         if run.layer not in rows:
-            yield view.row(run)
+            yield builder.row(run)
             continue
         last = run.number == len(runs[run.layer]) - 1
         for row in rows[run.layer]:
@@ -50,12 +50,12 @@ def rows_of(view: RowBuilder, trace: Trace, named: Collection[str]) -> Iterator[
 class _SharedRows:
     """Builds the rows of modules that run several times; see `rows_of`."""
 
-    def __init__(self, view: RowBuilder, trace: Trace, named: Collection[str]) -> None:
-        self.view, self.trace, self.named = view, trace, named
+    def __init__(self, builder: RowBuilder, trace: Trace, named: Collection[str]) -> None:
+        self.builder, self.trace, self.named = builder, trace, named
 
     def rows(self, runs: Sequence[Run]) -> Iterator[LayerRow]:
         """Yield the rows of a module's runs, then that of the module, which cannot be mixed."""
-        layer, end = runs[-1].layer, self.view.row(runs[-1])
+        layer, end = runs[-1].layer, self.builder.row(runs[-1])
         each: list[LayerRow] = []
         reason = f"it ran {len(runs)} times in one forward pass. "
         if layer in self._recursive:
@@ -72,7 +72,7 @@ class _SharedRows:
             _alone(end),
             runs=len(runs),
             cut=False,
-            reason=self.view.fault or reason,
+            reason=self.builder.fault or reason,
             checkpointed=layer in self._checkpointed,
         )
 
@@ -80,20 +80,20 @@ class _SharedRows:
         name = run_name(run.layer, run.number)
         again = run.layer in self._checkpointed
         return replace(
-            self.view.row(run), name=name, runs=count, run=run.number, checkpointed=again
+            self.builder.row(run), name=name, runs=count, run=run.number, checkpointed=again
         )
 
     def _together(self, runs: Sequence[Run], end: LayerRow) -> LayerRow | None:
         """Return the row of all runs together if they can be mixed at once; otherwise None."""
-        mixed = [self.view.mixed(run) for run in runs]
+        mixed = [self.builder.mixed(run) for run in runs]
         nodes = [{leaf.node for leaf in leaves} for leaves in mixed]
-        ends = set().union(*nodes)
-        around = self.view.flow.bypassing(ends) if ends else 0
-        unfit = self.view.fault or any(map(self.view.own_fault, runs, mixed)) or around
+        outputs = set().union(*nodes)
+        bypass = self.builder.flow.bypassing(outputs) if outputs else 0
+        unfit = self.builder.fault or any(map(self.builder.own_fault, runs, mixed)) or bypass
         if unfit or not self._alike(runs, mixed) or self._depend(nodes):
             return None
         paths = {leaf.path: None for leaves in mixed for leaf in leaves}
-        flops, order = self._before(ends)
+        flops, order = self._before(outputs)
         layer = end.name
         return replace(
             _alone(end),
@@ -109,15 +109,17 @@ class _SharedRows:
             in_front=all(run.in_front for run in runs),
             shapes=_same([(leaf.path, leaf.shape) for leaves in mixed for leaf in leaves]),
             positions=self._same_positions(runs, mixed),
-            plain_outputs=self.view.plain_outputs([leaf for leaves in mixed for leaf in leaves]),
+            plain_outputs=self.builder.plain_outputs([leaf for leaves in mixed for leaf in leaves]),
         )
 
     def _same_positions(
         self, runs: Sequence[Run], mixed: Sequence[Sequence[Leaf]]
     ) -> tuple[tuple[str, Positions], ...]:
         """Return the positions that can be told, and are the same in all runs."""
-        told = [dict(self.view.positions(*each)) for each in zip(runs, mixed, strict=True)]
-        paths = [(leaf.path, told[n].get(leaf.path)) for n, ls in enumerate(mixed) for leaf in ls]
+        positions = [dict(self.builder.positions(*each)) for each in zip(runs, mixed, strict=True)]
+        paths = [
+            (leaf.path, positions[n].get(leaf.path)) for n, ls in enumerate(mixed) for leaf in ls
+        ]
         return tuple((path, found) for path, found in _same(paths) if found is not None)
 
     def _alike(self, runs: Sequence[Run], mixed: Sequence[Sequence[Leaf]]) -> bool:
@@ -125,17 +127,17 @@ class _SharedRows:
         dims: dict[str, set[BatchDim | None]] = {}
         for run, leaves in zip(runs, mixed, strict=True):
             for leaf in leaves:
-                dims.setdefault(leaf.path, set()).add(self.view.batch_dim(run, leaf))
+                dims.setdefault(leaf.path, set()).add(self.builder.batch_dim(run, leaf))
         return all(len(found) == 1 for found in dims.values())
 
-    def _depend(self, ends: Sequence[Collection[int]]) -> bool:
+    def _depend(self, outputs: Sequence[Collection[int]]) -> bool:
         """Return whether the output of a run depends on that of another, and would be mixed twice.
 
         Args:
-            ends: for each run, the nodes of its output.
+            outputs: for each run, the nodes of its output.
         """
         after: list[frozenset[int]] = []  # for each node, the runs whose output it depends on
-        of_run = {node: number for number, nodes in enumerate(ends) for node in nodes}
+        of_run = {node: number for number, nodes in enumerate(outputs) for node in nodes}
         for number, node in enumerate(self.trace.nodes):
             before = frozenset().union(*(after[parent] for parent in node.parents))
             if number in of_run and before:
@@ -143,9 +145,9 @@ class _SharedRows:
             after.append(frozenset((of_run[number],)) if number in of_run else before)
         return False
 
-    def _before(self, ends: Collection[int]) -> tuple[float, float]:
-        """Return the shares of the FLOPs and of the values that do not depend on ``ends``."""
-        nodes, after, flops = self.trace.nodes, set(ends), 0
+    def _before(self, outputs: Collection[int]) -> tuple[float, float]:
+        """Return the shares of the FLOPs and of the values that do not depend on ``outputs``."""
+        nodes, after, flops = self.trace.nodes, set(outputs), 0
         for number, node in enumerate(nodes):
             if number in after or not after.isdisjoint(node.parents):
                 after.add(number)
@@ -163,7 +165,11 @@ class _SharedRows:
     def _recursive(self) -> set[str]:
         """The modules that run inside themselves."""
         calls = self.trace.calls
-        return {call.layer for call in calls if call.layer in {calls[i].layer for i in call.around}}
+        return {
+            call.layer
+            for call in calls
+            if call.layer in {calls[i].layer for i in call.enclosing_calls}
+        }
 
 
 def _alone(row: LayerRow) -> LayerRow:

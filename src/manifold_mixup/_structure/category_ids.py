@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from manifold_mixup._structure.record import Node
 
 
-def coded(nodes: Sequence[Node], inputs: Iterable[int]) -> set[int]:
+def category_id_nodes(nodes: Sequence[Node], inputs: Iterable[int]) -> set[int]:
     """Find the floating values that hold category ids: cast to integers, they choose rows.
 
     A spike, a quantiser level, a nearest code or a routed expert is not such a value: it is
