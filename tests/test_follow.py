@@ -13,7 +13,7 @@ import carrying
 import padded
 import zoo
 from manifold_mixup import find_layers
-from manifold_mixup._dry_run.left_behind import Watch
+from manifold_mixup._dry_run.left_behind import FakeTensorWatch
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._inputs import batched_names, leading, leads, named_inputs
@@ -44,8 +44,8 @@ def recording(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[Any, i
         inputs = list(named_inputs(stage.model, args, kwargs))
         lead = next(iter(leads(inputs)))
         given = stage, args, kwargs, lead, Neutral(), None
-        found = _Recording.on_fake_tensors(*given, watch=Watch())
-        found.stage.cast(found._stand_in)
+        found = _Recording.on_fake_tensors(*given, watch=FakeTensorWatch())
+        found.stage.replace_tensors(found._stand_in)
         yield found, found.first, next(iter(batched_names(inputs, leading(inputs, lead))))
 
 

@@ -338,9 +338,11 @@ def test_more_than_can_be_put_back_is_an_error(monkeypatch):
 
 def test_what_holds_no_tensor_is_not_searched_at_every_turn(monkeypatch):
     seen = []
-    exchanged = _snapshot._exchanged
+    exchanged = _snapshot._with_stand_ins
     monkeypatch.setattr(
-        _snapshot, "_exchanged", lambda value, *more: seen.append(value) or exchanged(value, *more)
+        _snapshot,
+        "_with_stand_ins",
+        lambda value, *more: seen.append(value) or exchanged(value, *more),
     )
     model = Net(lambda m, h: h)
     model.words = {f"word {place}": place for place in range(500)}

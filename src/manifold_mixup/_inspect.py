@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._dry_run.aside import aside, without_collections
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
+from manifold_mixup._dry_run.side_effects import without_collections, without_side_effects
 from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._front import fronted
 from manifold_mixup._graphs import numberings
@@ -52,7 +52,7 @@ def inspect_model(
     idle = [name for name in map(module_name, names) if name in table.idle]
     if not idle or any(_is_container(layers[name]) for name in idle):
         return table  # all ran, or one is a container, which never runs
-    with aside(model):
+    with without_side_effects(model):
         for seed, neutral in enumerate(_OTHER_CHANCES):
             random.seed(seed)
             if (numpy := sys.modules.get("numpy")) is not None:

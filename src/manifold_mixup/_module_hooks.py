@@ -50,7 +50,7 @@ def _get_inert() -> Callable[..., None]:
     return inert
 
 
-class Place:
+class HookPlaceholder:
     """Marks the position of our hook among a layer's hooks while it is removed."""
 
     def __call__(self, *_: Any) -> None:
@@ -93,7 +93,7 @@ def into_place(module: nn.Module) -> None:
     Hooks of others before that position see the state before it is mixed.
     """
     keys = list(module._forward_hooks)
-    places = [key for key in keys if isinstance(module._forward_hooks[key], Place)]
-    if places:
-        for key in keys[keys.index(places[0]) + 1 : -1]:
+    placeholders = [key for key in keys if isinstance(module._forward_hooks[key], HookPlaceholder)]
+    if placeholders:
+        for key in keys[keys.index(placeholders[0]) + 1 : -1]:
             module._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]

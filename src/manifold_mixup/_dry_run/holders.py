@@ -27,7 +27,7 @@ _MISSING = object()
 # Classes whose objects never change.
 ATOMS: set[type] = {str, bytes, int, float, complex, bool, type(None), range, slice, CopiedState}
 ATOMS |= {types.CodeType, torch.dtype, torch.device, torch.Size}
-_TRADED = (Tensor, tuple)
+_REPLACEABLE = (Tensor, tuple)
 
 
 @dataclass(slots=True)
@@ -38,8 +38,8 @@ class Part:
         owner: the object.
         read: lists what the object holds.
         write: restores the object from such a list.
-        held: the saved list.
-        trades: the places of what it holds that stand-ins can replace: tensors, iterators.
+        contents: the saved list.
+        replaceable: the places of what it holds that stand-ins can replace: tensors, iterators.
         plain: whether all objects it holds are immutable.
         empty: whether it is a container of Python's that holds nothing.
     """
@@ -47,8 +47,8 @@ class Part:
     owner: Any
     read: Callable[[Any], list[Any]]
     write: Callable[[Any, list[Any]], None]
-    held: list[Any]
-    trades: tuple[int, ...]
+    contents: list[Any]
+    replaceable: tuple[int, ...]
     plain: bool
     empty: bool = False
 
@@ -61,18 +61,18 @@ def is_empty(value: Any) -> bool:
 def parts_of_empty(value: Any) -> list[Part] | None:
     """List the parts of an empty container; None if it has attributes."""
     kind = type(value)
-    part = Part(value, *_CONTAINERS[kind], [], trades=(), plain=True, empty=True)
+    part = Part(value, *_CONTAINERS[kind], [], replaceable=(), plain=True, empty=True)
     if kind is not OrderedDict:
         return [part]
     if attributes := vars(value):
         return None
-    return [part, Part(attributes, *_DICT, [], trades=(), plain=True, empty=True)]
+    return [part, Part(attributes, *_DICT, [], replaceable=(), plain=True, empty=True)]
 
 
 def parts_of(value: Any) -> list[Part]:
     """List the parts of one object that can change, not of the objects it holds."""
     if type(value) is Cache:
-        return _remembered(value)
+        return _cached_results(value)
     access = _access(value)
     return [] if access is None else [_part(value, *access)]
 
@@ -87,7 +87,7 @@ def _access(value: Any) -> Access | None:
     return None if numpy is None else access_in_numpy(numpy, value)
 
 
-def _remembered(cache: Any) -> list[Part]:
+def _cached_results(cache: Any) -> list[Part]:
     """List the cached results of a memoized function."""
     entries = None if is_bounded(cache) else entries_of(cache)
     return [_part(cache, *MEMOIZED) if entries is None else _part(entries, *_DICT)]
@@ -134,17 +134,19 @@ def file_of(space: dict[str, Any]) -> Part:
 
 
 def _part(owner: Any, read: Callable[..., Any], write: Callable[..., None]) -> Part:
-    held = read(owner)
-    kinds = set(map(type, held))
+    contents = read(owner)
+    kinds = set(map(type, contents))
     plain = kinds <= ATOMS
-    trading = set() if plain else set(filter(can_trade, kinds))
-    trades = tuple(n for n, value in enumerate(held) if type(value) in trading) if trading else ()
-    return Part(owner, read, write, held, trades, plain)
+    trading = set() if plain else set(filter(is_replaceable, kinds))
+    replaceable = (
+        tuple(n for n, value in enumerate(contents) if type(value) in trading) if trading else ()
+    )
+    return Part(owner, read, write, contents, replaceable, plain)
 
 
-def can_trade(kind: type) -> bool:
+def is_replaceable(kind: type) -> bool:
     """Return whether stand-ins can replace objects of a class, or objects they hold."""
-    return issubclass(kind, _TRADED) or kind in TWINS
+    return issubclass(kind, _REPLACEABLE) or kind in TWINS
 
 
 def _read_dict(owner: dict[Any, Any]) -> list[Any]:
@@ -152,9 +154,9 @@ def _read_dict(owner: dict[Any, Any]) -> list[Any]:
     return [*base.keys(owner), *base.values(owner)]
 
 
-def _write_dict(owner: dict[Any, Any], held: list[Any]) -> None:
+def _write_dict(owner: dict[Any, Any], contents: list[Any]) -> None:
     base = OrderedDict if isinstance(owner, OrderedDict) else dict
-    keys, values = _halves(held)
+    keys, values = _halves(contents)
     now = list(base.keys(owner))
     if len(now) != len(keys) or not all(map(is_, now, keys)):
         base.clear(owner)
@@ -162,22 +164,22 @@ def _write_dict(owner: dict[Any, Any], held: list[Any]) -> None:
         base.__setitem__(owner, key, value)
 
 
-def _halves(held: list[Any]) -> tuple[list[Any], list[Any]]:
-    return held[: len(held) // 2], held[len(held) // 2 :]
+def _halves(contents: list[Any]) -> tuple[list[Any], list[Any]]:
+    return contents[: len(contents) // 2], contents[len(contents) // 2 :]
 
 
-def _write_list(owner: list[Any], held: list[Any]) -> None:
-    list.__setitem__(owner, slice(None), held)
+def _write_list(owner: list[Any], contents: list[Any]) -> None:
+    list.__setitem__(owner, slice(None), contents)
 
 
-def _write_set(owner: set[Any], held: list[Any]) -> None:
+def _write_set(owner: set[Any], contents: list[Any]) -> None:
     set.clear(owner)
-    set.update(owner, held)
+    set.update(owner, contents)
 
 
-def _write_deque(owner: deque[Any], held: list[Any]) -> None:
+def _write_deque(owner: deque[Any], contents: list[Any]) -> None:
     deque.clear(owner)
-    deque.extend(owner, held)
+    deque.extend(owner, contents)
 
 
 def _read_cell(owner: types.CellType) -> list[Any]:
@@ -187,9 +189,9 @@ def _read_cell(owner: types.CellType) -> list[Any]:
         return [_MISSING]
 
 
-def _write_cell(owner: types.CellType, held: list[Any]) -> None:
-    if held[0] is not _MISSING:
-        owner.cell_contents = held[0]
+def _write_cell(owner: types.CellType, contents: list[Any]) -> None:
+    if contents[0] is not _MISSING:
+        owner.cell_contents = contents[0]
     elif _read_cell(owner)[0] is not _MISSING:
         del owner.cell_contents
 
@@ -198,33 +200,33 @@ def _read_defaults(owner: types.FunctionType) -> list[Any]:
     return [owner.__defaults__]
 
 
-def _write_defaults(owner: types.FunctionType, held: list[Any]) -> None:
-    owner.__defaults__ = held[0]
+def _write_defaults(owner: types.FunctionType, contents: list[Any]) -> None:
+    owner.__defaults__ = contents[0]
 
 
 def _read_partial(owner: "functools.partial[Any]") -> list[Any]:
     return [owner.args]
 
 
-def _write_partial(owner: "functools.partial[Any]", held: list[Any]) -> None:
-    owner.__setstate__((owner.func, held[0], owner.keywords, vars(owner)))  # type: ignore[attr-defined]
+def _write_partial(owner: "functools.partial[Any]", contents: list[Any]) -> None:
+    owner.__setstate__((owner.func, contents[0], owner.keywords, vars(owner)))  # type: ignore[attr-defined]
 
 
 def _read_variable(owner: "contextvars.ContextVar[Any]") -> list[Any]:
     return [owner.get(_MISSING)]
 
 
-def _write_variable(owner: "contextvars.ContextVar[Any]", held: list[Any]) -> None:
-    if held[0] is not _MISSING:  # otherwise it vanishes with the dry run's context
-        owner.set(held[0])
+def _write_variable(owner: "contextvars.ContextVar[Any]", contents: list[Any]) -> None:
+    if contents[0] is not _MISSING:  # otherwise it vanishes with the dry run's context
+        owner.set(contents[0])
 
 
 def _read_class(owner: Any) -> list[Any]:
     return [type(owner)]
 
 
-def _write_class(owner: Any, held: list[Any]) -> None:
-    owner.__class__ = held[0]
+def _write_class(owner: Any, contents: list[Any]) -> None:
+    owner.__class__ = contents[0]
 
 
 def _slots(kind: type) -> tuple[str, ...]:
@@ -243,25 +245,25 @@ def _mangled(name: str, kind: type) -> str:
 
 
 def _read_names(get: Callable[[Any, str], Any], names: tuple[str, ...], owner: Any) -> list[Any]:
-    held = []
+    contents = []
     for name in names:
         try:
-            held.append(get(owner, name))
+            contents.append(get(owner, name))
         except (AttributeError, KeyError):
-            held.append(_MISSING)
-    return held
+            contents.append(_MISSING)
+    return contents
 
 
-def _write_slots(names: tuple[str, ...], owner: Any, held: list[Any]) -> None:
-    for name, value in zip(names, held, strict=True):
+def _write_slots(names: tuple[str, ...], owner: Any, contents: list[Any]) -> None:
+    for name, value in zip(names, contents, strict=True):
         if value is not _MISSING:
             object.__setattr__(owner, name, value)
         elif _read_names(object.__getattribute__, (name,), owner)[0] is not _MISSING:
             object.__delattr__(owner, name)
 
 
-def _write_globals(names: tuple[str, ...], owner: dict[str, Any], held: list[Any]) -> None:
-    for name, value in zip(names, held, strict=True):
+def _write_globals(names: tuple[str, ...], owner: dict[str, Any], contents: list[Any]) -> None:
+    for name, value in zip(names, contents, strict=True):
         if value is not _MISSING:
             owner[name] = value
         elif not _is_import(name, owner.get(name)):  # modules are imported only once
@@ -277,8 +279,8 @@ def _is_import(name: str, value: Any) -> bool:
     return name.startswith("__") or type(value) is types.ModuleType
 
 
-def _write_file(owner: dict[str, Any], held: list[Any]) -> None:
-    wanted = dict(zip(*_halves(held), strict=True))
+def _write_file(owner: dict[str, Any], contents: list[Any]) -> None:
+    wanted = dict(zip(*_halves(contents), strict=True))
     for name in _halves(_read_file(owner))[0]:
         if name not in wanted:
             del owner[name]
@@ -295,8 +297,8 @@ def _is_attribute(name: str, value: Any) -> bool:
     return not name.startswith(("__", "_abc_")) and not issubclass(type(value), internal)
 
 
-def _write_kind(owner: type, held: list[Any]) -> None:
-    wanted = dict(zip(*_halves(held), strict=True))
+def _write_kind(owner: type, contents: list[Any]) -> None:
+    wanted = dict(zip(*_halves(contents), strict=True))
     for name in _halves(_read_kind(owner))[0]:
         if name not in wanted:
             delattr(owner, name)
@@ -323,8 +325,8 @@ def _read_script(owner: Any) -> list[Any]:
     return [value for _, value in _script_slots(owner)]
 
 
-def _write_script(owner: Any, held: list[Any]) -> None:
-    for (name, _), value in zip(_script_slots(owner), held, strict=True):
+def _write_script(owner: Any, contents: list[Any]) -> None:
+    for (name, _), value in zip(_script_slots(owner), contents, strict=True):
         owner.setattr(name, value)
 
 

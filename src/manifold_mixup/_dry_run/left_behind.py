@@ -23,7 +23,7 @@ class LeftBehind(RuntimeError):
     """
 
 
-class Watch:
+class FakeTensorWatch:
     """Checks that no fake tensor is left after a dry run was undone.
 
     Attributes:

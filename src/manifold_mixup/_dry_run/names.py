@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from manifold_mixup._dry_run.holders import can_trade
+from manifold_mixup._dry_run.holders import is_replaceable
 
 # Packages whose objects do not belong to the model, unless they are nn.Modules. _OPEN lists
 # exceptions.
@@ -58,7 +58,7 @@ class Reads:
             yield space, None
         elif stores:
             yield space, self.names
-        elif names := tuple(name for name in self.names if can_trade(type(space.get(name)))):
+        elif names := tuple(name for name in self.names if is_replaceable(type(space.get(name)))):
             yield space, names
 
     def _near_files(self) -> list[_Space]:

@@ -64,7 +64,7 @@ def reach(root: nn.Module) -> list[Part]:
         NotTraceable: there are too many objects to restore in a reasonable time.
     """
     walk = _Walk()
-    walk.look_into(root)
+    walk.search(root)
     return walk.parts
 
 
@@ -74,15 +74,15 @@ class _Walk:
         self.seen: dict[int, Any] = {}  # keeps the objects, so that no id is reused
         self.classes: dict[int, type] = {}  # classes whose attributes are among the parts
         self.methods: dict[int, type] = {}  # classes whose functions are searched
-        self.home: set[str] = set()  # packages of the model's modules
-        self.waiting: deque[tuple[Any, bool]] = deque()
+        self.own_packages: set[str] = set()  # packages of the model's modules
+        self.queued: deque[tuple[Any, bool]] = deque()
 
-    def look_into(self, root: Any) -> None:
-        self.waiting.append((root, False))
-        while self.waiting:
-            value, shared = self.waiting.popleft()
+    def search(self, root: Any) -> None:
+        self.queued.append((root, False))
+        while self.queued:
+            value, shared = self.queued.popleft()
             if self._is_new(value):
-                self._open(value, shared=shared)
+                self._search(value, shared=shared)
             if len(self.seen) > _ENOUGH:
                 raise NotTraceable(_too_much(self.parts))
 
@@ -92,7 +92,7 @@ class _Walk:
         self.seen[id(value)] = value
         return True
 
-    def _open(self, value: Any, *, shared: bool) -> None:
+    def _search(self, value: Any, *, shared: bool) -> None:
         """Add the parts of an object, and queue the objects it leads to.
 
         Args:
@@ -104,38 +104,38 @@ class _Walk:
         if is_empty(value) and (parts := parts_of_empty(value)):
             self.parts += parts
         elif issubclass(kind, type):
-            self._open_class(value)
+            self._search_class(value)
         elif issubclass(kind, types.ModuleType):
-            self._open_file(value)
+            self._search_file(value)
         elif kind is tuple:
-            self._wait(value, shared=shared)
+            self._queue(value, shared=shared)
         elif kind in weakref.ProxyTypes:  # a proxy claims its referent's class
-            self._wait(_referents(value), shared=shared)
+            self._queue(_referents(value), shared=shared)
         else:
-            self._open_object(value, shared=shared)
+            self._search_object(value, shared=shared)
 
-    def _open_object(self, value: Any, *, shared: bool) -> None:
+    def _search_object(self, value: Any, *, shared: bool) -> None:
         parts = parts_of(value)
         if not parts and not _is_closed(value):
             parts = attributes_of(value)
-            self._open_classes(type(value))
+            self._search_classes(type(value))
             if isinstance(value, nn.Module):
-                self.home.add(package_of(type(value).__module__))
+                self.own_packages.add(package_of(type(value).__module__))
         self.parts += parts
         shared = shared and not isinstance(value, nn.Module | types.FunctionType)
         for part in parts:
             if not part.plain:
-                self._wait(part.held, shared=shared)
+                self._queue(part.contents, shared=shared)
         if links := _links(value):
-            self._wait(links, shared=shared)
+            self._queue(links, shared=shared)
         if isinstance(value, types.FunctionType):
-            self._open_globals(value)
+            self._search_globals(value)
 
-    def _wait(self, values: Iterable[Any], *, shared: bool) -> None:
+    def _queue(self, values: Iterable[Any], *, shared: bool) -> None:
         changing = [v for v in values if type(v) not in ATOMS and not _is_fixed(v)]
-        self.waiting += [(v, shared) for v in changing if not (shared and _is_library(v))]
+        self.queued += [(v, shared) for v in changing if not (shared and _is_library(v))]
 
-    def _open_classes(self, kind: type, *, shared: bool = False) -> None:
+    def _search_classes(self, kind: type, *, shared: bool = False) -> None:
         """Search a class, its bases, and its metaclass.
 
         Args:
@@ -152,29 +152,29 @@ class _Walk:
                 self.parts += [part] if new else []
                 self.classes[id(base)] = base
                 self.methods |= {} if shared else {id(base): base}
-                self._wait(part.held, shared=shared)
+                self._queue(part.contents, shared=shared)
 
-    def _open_class(self, kind: type) -> None:
+    def _search_class(self, kind: type) -> None:
         """Search a class that an object refers to, if it belongs to the user or the model."""
-        if self._is_home(kind.__module__):
-            self._open_classes(kind, shared=is_installed(package_of(kind.__module__)))
+        if self._is_own(kind.__module__):
+            self._search_classes(kind, shared=is_installed(package_of(kind.__module__)))
 
-    def _open_file(self, file: types.ModuleType) -> None:
+    def _search_file(self, file: types.ModuleType) -> None:
         """Search a Python module that an object holds, if it belongs to the user."""
         name = vars(file).get("__name__")
-        if self._is_home(name) and not is_installed(package_of(name)):
-            self._note(file_of(vars(file)))
+        if self._is_own(name) and not is_installed(package_of(name)):
+            self._add(file_of(vars(file)))
 
-    def _is_home(self, name: Any) -> bool:
+    def _is_own(self, name: Any) -> bool:
         package = package_of(name)
-        own = package in self.home or not is_installed(package)
+        own = package in self.own_packages or not is_installed(package)
         return own and package not in FOREIGN
 
-    def _note(self, part: Part) -> None:
+    def _add(self, part: Part) -> None:
         self.parts.append(part)
-        self._wait(part.held, shared=True)
+        self._queue(part.contents, shared=True)
 
-    def _open_globals(self, function: types.FunctionType) -> None:
+    def _search_globals(self, function: types.FunctionType) -> None:
         """Search the globals that a function reads, in its own module and in others."""
         if is_foreign(function):
             return
@@ -185,8 +185,8 @@ class _Walk:
             values = reads.values()
             near = [v for v in values if is_a(v, (types.FunctionType, type))]
             near = [v for v in near if is_near(v.__module__, function.__module__)]
-            self.waiting += [(value, False) for value in near]
-            self._wait(values, shared=True)
+            self.queued += [(value, False) for value in near]
+            self._queue(values, shared=True)
 
 
 def _is_fixed(value: Any) -> bool:

@@ -36,15 +36,17 @@ class Snapshot:
         """List the tensors that can be reached, each once."""
         found: dict[int, Tensor] = {}
         for part in self.parts:
-            for place in part.trades:
-                _gather(part.held[place], found)
+            for place in part.replaceable:
+                _collect_tensors(part.contents[place], found)
         return list(found.values())
 
     def caches(self) -> list[Any]:
         """List the memoized functions with a bounded cache."""
         return [part.owner for part in self.parts if type(part.owner) is Cache]
 
-    def put(self, stand_ins: dict[int, Tensor] | None = None, *, unchanged: bool = False) -> None:
+    def restore(
+        self, stand_ins: dict[int, Tensor] | None = None, *, unchanged: bool = False
+    ) -> None:
         """Restore everything, optionally with stand-ins in place of tensors.
 
         Args:
@@ -54,22 +56,22 @@ class Snapshot:
         """
         errors = []
         for part in self.parts:
-            if (part.empty and not part.owner) or (unchanged and not part.trades):
+            if (part.empty and not part.owner) or (unchanged and not part.replaceable):
                 continue
             try:
-                _put(part, stand_ins)
+                _restore_part(part, stand_ins)
             except Exception as error:  # first restore all other parts
                 errors.append(error)
         if errors:
             raise errors[0]
 
 
-def _put(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
-    wanted = part.held
-    if stand_ins is not None and part.trades:
+def _restore_part(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
+    wanted = part.contents
+    if stand_ins is not None and part.replaceable:
         wanted = list(wanted)
-        for place in part.trades:
-            wanted[place] = _exchanged(wanted[place], stand_ins)
+        for place in part.replaceable:
+            wanted[place] = _with_stand_ins(wanted[place], stand_ins)
     # It is a copy and reading makes another copy, so only its writer can compare it.
     stated = len(wanted) == 1 and type(wanted[0]) is CopiedState
     now = wanted if stated else part.read(part.owner)
@@ -77,7 +79,7 @@ def _put(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
         part.write(part.owner, wanted)
 
 
-def _exchanged(value: Any, stand_ins: dict[int, Tensor]) -> Any:
+def _with_stand_ins(value: Any, stand_ins: dict[int, Tensor]) -> Any:
     """Return a value with its tensors replaced; the same object if there are no stand-ins."""
     kind = type(value)  # isinstance fails for a dead weak proxy
     if issubclass(kind, Tensor):
@@ -86,15 +88,15 @@ def _exchanged(value: Any, stand_ins: dict[int, Tensor]) -> Any:
         return TWINS[kind](value)
     if not issubclass(kind, tuple) or kind is torch.Size:
         return value
-    items = [_exchanged(item, stand_ins) for item in value]
+    items = [_with_stand_ins(item, stand_ins) for item in value]
     if all(map(is_, items, value)):
         return value
     return kind(*items) if hasattr(value, "_fields") else kind(items)
 
 
-def _gather(value: Any, found: dict[int, Tensor]) -> None:
+def _collect_tensors(value: Any, found: dict[int, Tensor]) -> None:
     if issubclass(type(value), Tensor):
         found[id(value)] = value
     elif issubclass(type(value), tuple):
         for item in value:
-            _gather(item, found)
+            _collect_tensors(item, found)

@@ -11,13 +11,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.aside import aside, without_collections
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
+from manifold_mixup._dry_run.side_effects import without_collections, without_side_effects
 from manifold_mixup._dry_run.snapshot import Snapshot
 from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._inputs import map_inputs
 from manifold_mixup._layers import unwrap
-from manifold_mixup._module_hooks import Hook, Place
+from manifold_mixup._module_hooks import Hook, HookPlaceholder
 from manifold_mixup._storage import number_of_storage, storage_of
 
 # Given an operator and its arguments, returns its result, or NotImplemented for one that is to run.
@@ -33,7 +33,7 @@ def staged_with(
     Raises:
         NotTraceable: the model is of a kind that cannot run on stand-ins.
     """
-    with aside(model), staged(model) as stage:
+    with without_side_effects(model), staged(model) as stage:
         yield stage, *map_inputs(lambda _, tensor: plain(tensor), model, args, kwargs)
 
 
@@ -45,19 +45,19 @@ def staged(model: nn.Module) -> Iterator["Stage"]:
         NotTraceable: the model is of a kind that cannot run on stand-ins.
     """
     core = unwrap(model)
-    refuse(core)
+    require_runnable(core)
     with without_collections():
         snapshot = Snapshot(core)
         stage = Stage(core, snapshot)
     try:
         yield stage
     finally:
-        snapshot.put()
+        snapshot.restore()
         stage.clear()
 
 
 class Stage:
-    """An unwrapped model that runs on stand-ins: call `cast` first, then `reset` before each run.
+    """An unwrapped model on stand-ins: call `replace_tensors` first, and `reset` before each run.
 
     Closures, compiled methods and everything else that refers to the model's own modules and
     tensors see the stand-ins.
@@ -78,10 +78,10 @@ class Stage:
         self.originals = {storage_of(tensor): names.get(id(tensor), "") for tensor in self.tensors}
         self.make: Callable[[Tensor], Tensor] = torch.clone
         self.stand_ins: dict[int, Tensor] = {}
-        self.fresh = False  # whether nothing has run since `cast`
+        self.fresh = False  # whether nothing has run since `replace_tensors`
         self.ran = False  # whether anything may have run since the snapshot
 
-    def cast(self, make: Callable[[Tensor], Tensor]) -> None:
+    def replace_tensors(self, make: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by the result of ``make``, and set the model up to run."""
         self.make = make
         self.stand_ins = {id(tensor): make(tensor) for tensor in self.tensors}
@@ -89,7 +89,7 @@ class Stage:
         self.fresh = self.ran = True
 
     def reset(self) -> None:
-        """Undo all writes since `cast`, except to parameters; call this before each run."""
+        """Undo all writes since `replace_tensors`, except to parameters, before each run."""
         if self.fresh:
             self.fresh = False
             return
@@ -100,10 +100,10 @@ class Stage:
         self._set_up()
 
     def _set_up(self, *, unchanged: bool = False) -> None:
-        self.snapshot.put(self.stand_ins, unchanged=unchanged)
+        self.snapshot.restore(self.stand_ins, unchanged=unchanged)
         for module in self.modules:
             _make_eager(module)
-            _take_hooks_off(module)
+            _remove_hooks(module)
         # A model in train mode keeps its frozen parts (such as BatchNorm in eval mode).
         if not self.training:
             self.model.train()
@@ -132,7 +132,7 @@ class Isolated(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.originals, self.compute = originals, compute  # which keep their numbers unique
         self.numbers = {ref.cdata: name for ref, name in originals.items() if ref is not None}
-        self.met: NotTraceable | None = None
+        self.violation: NotTraceable | None = None
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -141,21 +141,21 @@ class Isolated(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, unless it uses one of the user's own tensors."""
-        for tensor in _given(args, kwargs):
+        for tensor in _tensors_given(args, kwargs):
             name = self.numbers.get(number_of_storage(tensor))
             if name is not None:
-                self.met = NotTraceable(_not_isolated(name))
-                raise self.met
+                self.violation = NotTraceable(_not_isolated(name))
+                raise self.violation
         made = NotImplemented if self.compute is None else self.compute(func, args, kwargs)
         return func(*args, **(kwargs or {})) if made is NotImplemented else made
 
     def require(self) -> None:
         """Raise if an operator was refused; the model's own code may have caught the error."""
-        if self.met is not None:
-            raise self.met
+        if self.violation is not None:
+            raise self.violation
 
 
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Iterator[Tensor]:
+def _tensors_given(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Iterator[Tensor]:
     """Yield the tensors that an operator is given: arguments, or in lists; it takes no others."""
     for value in (*args, *(kwargs or {}).values()):
         if isinstance(value, Tensor):
@@ -172,7 +172,7 @@ def _not_isolated(name: str) -> str:
     )
 
 
-def refuse(model: nn.Module) -> None:
+def require_runnable(model: nn.Module) -> None:
     """Raise NotTraceable if a model is of a kind that cannot be run on stand-ins."""
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -194,13 +194,13 @@ def _make_eager(module: nn.Module) -> None:
         module.forward = types.MethodType(nn.BatchNorm2d.forward, module)  # type: ignore[method-assign]
 
 
-def _take_hooks_off(module: nn.Module) -> None:
+def _remove_hooks(module: nn.Module) -> None:
     """Remove our own hooks, and backward hooks, which do not affect the forward pass."""
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = getattr(module, kind)
         for key, hook in list(hooks.items()):
             if isinstance(hook, Hook) and hook.in_dry_run:
-                hooks[key] = Place()
+                hooks[key] = HookPlaceholder()
             elif isinstance(hook, Hook):
                 del hooks[key]
     module._backward_hooks.clear()

@@ -28,8 +28,8 @@ class CopiedState:
 def by_state(read: Callable[[Any], Any], write: Callable[[Any, Any], Any]) -> Access:
     """Return the read and write functions for an object that can copy its state."""
 
-    def give_back(owner: Any, held: list[Any]) -> None:
-        write(owner, held[0].value)
+    def give_back(owner: Any, contents: list[Any]) -> None:
+        write(owner, contents[0].value)
 
     return (lambda owner: [CopiedState(read(owner))]), give_back
 
@@ -103,11 +103,11 @@ def _read_items(owner: Any) -> list[Any]:
     return list(owner.flat)
 
 
-def _write_items(owner: Any, held: list[Any]) -> None:
+def _write_items(owner: Any, contents: list[Any]) -> None:
     import numpy
 
-    if owner.flags.writeable and owner.size == len(held):
-        for index, item in zip(numpy.ndindex(owner.shape), held, strict=True):
+    if owner.flags.writeable and owner.size == len(contents):
+        for index, item in zip(numpy.ndindex(owner.shape), contents, strict=True):
             owner[index] = item
 
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._dry_run.aside import aside
 from manifold_mixup._dry_run.neutral import Neutral, is_random
+from manifold_mixup._dry_run.side_effects import without_side_effects
 from manifold_mixup._dry_run.stage import Stage
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._mix import is_continuous
@@ -103,7 +103,7 @@ class Bench:
         args, kwargs = call or self.examples.reordered(self.model, perm)
         isolated = self.stage.isolated(self._compute)
         with ExitStack() as stack:
-            stack.enter_context(aside(self.model))
+            stack.enter_context(without_side_effects(self.model))
             if hooks is not None:
                 hooks.put_on(self.model)
             stack.enter_context(_full_precision(self.devices))

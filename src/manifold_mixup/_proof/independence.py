@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifold_mixup._dry_run.aside import in_own_context
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import bind, operator_name
+from manifold_mixup._dry_run.side_effects import in_own_context
 from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._proof.distance import ROUNDING, distance

@@ -27,7 +27,7 @@ def kept_states(stage: Stage, count: int) -> dict[int, str]:
 def of_examples(stage: Stage, rows: int) -> set[int]:
     """Return the ids of tensors in attributes, buffers apart, with a dimension of ``rows``.
 
-    They may be states of the examples of the last batch. Call it before `Stage.cast`.
+    They may be states of the examples of the last batch. Call it before `Stage.replace_tensors`.
     """
     return {
         id(tensor)

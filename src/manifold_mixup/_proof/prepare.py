@@ -175,7 +175,7 @@ class Attempt:
             other = instead(tensor)
             return self._copied(tensor) if other is None else other
 
-        self.stage.cast(made)
+        self.stage.replace_tensors(made)
         redraw_parameters(self.stage.model)
         examples, task = self.draw(dtype=self.dtype), self.task
         return Bench(self.stage, examples, task.run, task.outputs, task.mask, thin=thin)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._dry_run.aside import in_own_context, old_objects_kept
 from manifold_mixup._dry_run.errors import NotTraceable
+from manifold_mixup._dry_run.side_effects import in_own_context, old_objects_kept
 from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._inputs import leading, named_inputs
 from manifold_mixup._progress import watched

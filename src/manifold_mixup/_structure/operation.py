@@ -65,7 +65,7 @@ _BLANK |= {"new_empty_strided"}
 _STATISTICS = {"running_mean", "running_var"}
 
 
-class Place(NamedTuple):
+class TensorArgument(NamedTuple):
     """An argument of an operator that may hold tensors.
 
     Attributes:
@@ -88,19 +88,19 @@ class Signature:
 
     Attributes:
         name: name of the operator.
-        places: the arguments that may hold tensors; None for an operator without a schema.
+        arguments: the arguments that may hold tensors; None for an operator without a schema.
         random: whether its result is random.
         usual: whether it reads all its arguments, in no special role.
         moves: whether it returns the given values unchanged, or nearly so.
         shaped: whether it is given dimensions or a shape, which say what it does.
-        meets: whether rows of the batch may interact by it.
+        can_interact: whether rows of the batch may interact by it.
         pointwise: whether it treats each element alone.
     """
 
     def __init__(self, func: Any) -> None:
         self.name = name = operator_name(func)
         schema = hasattr(func, "_schema")  # higher-order operators have none
-        self.places = tuple(_places(func, name)) if schema else None
+        self.arguments = tuple(_tensor_arguments(func, name)) if schema else None
         self.random = is_random(func)
         names = {argument.name for argument in arguments_of(func)} if schema else set()
         special = name in _CODES or name in _CONDITIONS or name == "set_" or "attention" in name
@@ -111,12 +111,12 @@ class Signature:
         self.pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
 
 
-def _places(func: Any, name: str) -> Iterator[Place]:
+def _tensor_arguments(func: Any, name: str) -> Iterator[TensorArgument]:
     overwrites = name in _OVERWRITE
     for number, given in enumerate(arguments_of(func)):
         if given.may_hold_tensors and given.name not in _STATISTICS:
             gone = given.written and (overwrites or given.is_out)
-            yield Place(number, given.name, given.default, given.written, gone)
+            yield TensorArgument(number, given.name, given.default, given.written, gone)
 
 
 signature_of = functools.cache(Signature)
@@ -146,10 +146,10 @@ class Operation:
         self.biases: Sequence[Tensor] = ()
         self.conditions: Sequence[Tensor] = ()
         self._given = func, args, kwargs
-        if signature.places is None:
+        if signature.arguments is None:
             self.reads = list(tensors_in((args, kwargs)))
             return
-        self._sort(signature.places, args, kwargs)
+        self._sort(signature.arguments, args, kwargs)
         if not signature.usual:
             self._leave_out(self.named or {})
             self._find_roles(self.named or {})
@@ -157,14 +157,14 @@ class Operation:
     @functools.cached_property
     def named(self) -> Named | None:
         """Its arguments by name; None for an operator without a schema."""
-        return None if self.signature.places is None else bind(*self._given)
+        return None if self.signature.arguments is None else bind(*self._given)
 
     def _sort(
-        self, places: tuple[Place, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, arguments: tuple[TensorArgument, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Find the tensors that are read, and those that are written."""
         count = len(args)
-        for number, name, default, written, gone in places:
+        for number, name, default, written, gone in arguments:
             value = args[number] if number < count else kwargs.get(name, default)
             if value is None:
                 continue

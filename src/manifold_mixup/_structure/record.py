@@ -284,7 +284,7 @@ class Recorder(TorchDispatchMode):
         self.trace.flops += flops
         made += [(tensor, self._key(tensor)) for tensor in call.writes]
         results = self._results(call, parents, made, flops)
-        if results and call.signature.places is not None:
+        if results and call.signature.arguments is not None:
             self._keep(call, zip(call.reads, numbers, strict=True), results)
         if call.signature.can_interact:
             self._note_interaction(call, result)

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from manifold_mixup import _own_calls
 from manifold_mixup._dry_run import stand_ins as _stand_ins
-from manifold_mixup._dry_run.aside import (
+from manifold_mixup._dry_run.errors import Hookless, NotTraceable
+from manifold_mixup._dry_run.left_behind import FakeTensorWatch
+from manifold_mixup._dry_run.neutral import Neutral
+from manifold_mixup._dry_run.side_effects import (
     fakes_fail_silently,
     in_own_context,
     own_conversions,
     without_collections,
 )
-from manifold_mixup._dry_run.errors import Hookless, NotTraceable
-from manifold_mixup._dry_run.left_behind import Watch
-from manifold_mixup._dry_run.neutral import Neutral
-from manifold_mixup._dry_run.stage import Stage, refuse, staged_with
+from manifold_mixup._dry_run.stage import Stage, require_runnable, staged_with
 from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
@@ -85,7 +85,7 @@ def trace(
             or its call runs no hooks.
         ValueError: the arguments contain no tensor.
     """
-    refuse(model)
+    require_runnable(model)
     own_call = _own_calls.class_with_own_call(model) is not None
     inputs = list(named_inputs(model, args, kwargs))
     tried: list[Traces] = []
@@ -125,9 +125,9 @@ def trace_graphs(
         return _Recording(*given, first=graphs_in(numbers)).traces_of_graphs()
 
 
-def _watched(record_with: Callable[[Watch], Traces]) -> Traces:
+def _watched(record_with: Callable[[FakeTensorWatch], Traces]) -> Traces:
     """Return the recordings after checking that the dry runs left no fake tensor behind."""
-    watch = Watch()
+    watch = FakeTensorWatch()
     try:
         traces = record_with(watch)
     except NotTraceable:
@@ -145,7 +145,7 @@ def _trace(
     neutral: Neutral,
     mask: str | None,
     lead: str,
-    watch: Watch,
+    watch: FakeTensorWatch,
 ) -> Traces:
     """Run `trace`, given that the batch is dimension 0 of the input ``lead``."""
     with staged_with(model, args, kwargs) as (stage, args, kwargs):
@@ -192,7 +192,7 @@ class _Recording:
         lead: str,
         neutral: Neutral,
         mask: str | None,
-        watch: Watch,
+        watch: FakeTensorWatch,
     ) -> "_Recording":
         from manifold_mixup._dry_run.quick_fakes import QuickFakes  # only a dry run needs it
 
@@ -208,12 +208,12 @@ class _Recording:
 
     def traces(self) -> Traces:
         """Record both passes."""
-        self.stage.cast(self._stand_in)
+        self.stage.replace_tensors(self._stand_in)
         return self._described(*self._both())
 
     def traces_of_graphs(self) -> Traces:
         """Record one pass of the batch as it is."""
-        self.stage.cast(self._stand_in)
+        self.stage.replace_tensors(self._stand_in)
         with _must_run():
             first = self._record(self.first, frozenset())
         return replace(self._described(first, None), graphs=True)

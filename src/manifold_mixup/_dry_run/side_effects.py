@@ -94,7 +94,7 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def aside(model: nn.Module) -> Iterator[None]:
+def without_side_effects(model: nn.Module) -> Iterator[None]:
     """Run the body without leaving a trace.
 
     Every global generator (PyTorch's on the CPU and on the model's devices, Python's, NumPy's) is
