@@ -246,7 +246,7 @@ def test_a_first_batch_is_the_same_with_the_look_as_without(layers, mask, run_be
         at = storages(model)
         with ManifoldMixup(model, layers, mask=mask, check=check, seed=0) as mixup:
             if not check and mask is not None:  # the readers of the mask must be known
-                mixup._checks._note(find_layers(model, **batch).with_mask(mask), mixup.layers)
+                mixup._checks._record(find_layers(model, **batch).with_mask(mask), mixup.layers)
                 mixup._attachment.register_readers()
                 mixup._attachment.padding.known = True
             # A hook of another on the second layer is given its state mixed after a look, which

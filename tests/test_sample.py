@@ -414,7 +414,7 @@ def test_many_ways_and_batch_sizes_keep_few_draws():
     plans = Stream(lambda step: 1 + step / 100, p=1.0, per_sample=True, seed=0)
     for step in range(60):
         plans.draw(LAYERS, 8 + step % 3, CPU)
-    assert len(plans._ahead._drawn) <= 8
+    assert len(plans._prefetched._drawn) <= 8
 
 
 def test_p_is_the_share_of_mixed_batches():

@@ -19,7 +19,7 @@ from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
 
-_MOST = 16
+_MOST_INSPECTIONS = 16
 """Batches that are inspected, if each has inputs that none before had."""
 
 
@@ -38,7 +38,7 @@ class Checks:
         attachment: the attachment to check; it receives the findings.
         mask: name of the padding mask among the model's inputs; None for none.
         outputs: paths of the outputs that the loss reads; None for all.
-        wanted: whether to refuse layers that cannot be mixed.
+        enabled: whether to refuse layers that cannot be mixed.
         batch_dim: the dimension of the inputs that holds the batch.
     """
 
@@ -48,22 +48,22 @@ class Checks:
         *,
         mask: str | None,
         outputs: Sequence[str] | None,
-        wanted: bool,
+        enabled: bool,
         batch_dim: int = 0,
     ) -> None:
         self._attachment = attachment
-        self._mask, self._outputs, self._wanted = mask, outputs, wanted
+        self._mask, self._outputs, self._enabled = mask, outputs, enabled
         self._batch_dim = batch_dim
-        self.state = CheckState.PENDING if wanted else CheckState.SKIPPED
+        self.state = CheckState.PENDING if enabled else CheckState.SKIPPED
         self._inspected = False
-        self._seen: set[str] = set()  # names of inputs of the batches that passed
-        self._times = 0  # how often a batch had new ones
+        self._seen_inputs: set[str] = set()  # names of inputs of the batches that passed
+        self._inspections = 0  # how often a batch had new ones
         # Where the model kept tensors before the first batch; None once the second was looked at.
-        self._kept: set[tuple[int, str]] | None = set()
-        self._begun = False  # whether a batch was mixed
+        self._kept_before: set[tuple[int, str]] | None = set()
+        self._any_mixed = False  # whether a batch was mixed
         self._stateful = False  # whether what the model keeps may be read in this batch
 
-    def due(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
+    def needs_inspection(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
         """Return whether this batch must be inspected before it is mixed.
 
         The first one must, one with an input that none before had, and the second if the model has
@@ -75,20 +75,20 @@ class Checks:
         if not training or self.state is CheckState.SKIPPED:
             return False
         for name, _ in inputs:
-            if name not in self._seen and self._is_new(name):
+            if name not in self._seen_inputs and self._is_new(name):
                 return True
-        return self._kept is not None and self._keeps_more()
+        return self._kept_before is not None and self._keeps_more()
 
     def _keeps_more(self) -> bool:
         """Return whether the first batch left something that the second may read, as a state."""
-        if not self._begun:
-            self._begun = True
+        if not self._any_mixed:
+            self._any_mixed = True
             return False
-        before, self._kept = self._kept, None
-        self._stateful = before is not None and not self._places() <= before
+        before, self._kept_before = self._kept_before, None
+        self._stateful = before is not None and not self._places_kept() <= before
         return self._stateful
 
-    def _places(self) -> set[tuple[int, str]]:
+    def _places_kept(self) -> set[tuple[int, str]]:
         """Return where the model keeps tensors."""
         from manifold_mixup._kept import places  # only two batches need it
 
@@ -96,13 +96,13 @@ class Checks:
 
     def _is_new(self, name: str) -> bool:
         """Return whether no batch had an input of this name, or in the same list."""
-        if _of_list(name) not in self._seen:
-            self._times += 1
-            if self._times <= _MOST:
+        if _of_list(name) not in self._seen_inputs:
+            self._inspections += 1
+            if self._inspections <= _MOST_INSPECTIONS:
                 return True
-            if self._times == _MOST + 1:
-                warn(_CHANGING.format(name, _MOST))
-        self._seen.add(name)
+            if self._inspections == _MOST_INSPECTIONS + 1:
+                warn(_CHANGING.format(name, _MOST_INSPECTIONS))
+        self._seen_inputs.add(name)
         return False
 
     def first_batch(
@@ -115,7 +115,7 @@ class Checks:
             ValueError: a layer cannot be mixed.
             RuntimeError: a layer was replaced, or the modules that read the mask cannot be found.
         """
-        attachment, self._begun = self._attachment, True
+        attachment, self._any_mixed = self._attachment, True
         for reason in attachment.layer_runs.placement.replaced(layers).values():
             raise RuntimeError(f"{reason}.")
         mask = self._mask_in(args, kwargs)
@@ -152,29 +152,29 @@ class Checks:
         before = tuple(layers)
         again = self.state is CheckState.PASSED  # then some layers may not run for its inputs
         layers = present(table, layers) if again else before
-        layers = check_layers(table, layers) if self._wanted else layers
-        self._attachment.passes.checked |= self._wanted
-        self._note(table, layers)
+        layers = check_layers(table, layers) if self._enabled else layers
+        self._attachment.passes.checked |= self._enabled
+        self._record(table, layers)
         self._attachment.grids.refuse(layers)
         rows = rows_of(table, layers)
         unusual = [name for name, row in rows.items() if not row.plain]
         dim = self._batch_dim
-        if self._wanted and (mask is not None or table.once or table.graphs or dim):
+        if self._enabled and (mask is not None or table.once or table.graphs or dim):
             report = self._prove(layers, args, kwargs, mask)
             if mask is not None:
                 _require_proof(report, mask, table)
             if table.once or table.graphs or dim:
                 require_proven(report, graphs=table.graphs)
-        elif self._wanted and self._stateful:
+        elif self._enabled and self._stateful:
             require_proven(self._prove(layers, args, kwargs, mask), states=True)
-        elif self._wanted and unusual:
+        elif self._enabled and unusual:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
         self._attachment.padding.known |= mask is not None
-        self.state = CheckState.PASSED if self._wanted else CheckState.SKIPPED
-        if self._wanted and self._kept is not None:
-            self._kept = self._places()
+        self.state = CheckState.PASSED if self._enabled else CheckState.SKIPPED
+        if self._enabled and self._kept_before is not None:
+            self._kept_before = self._places_kept()
         for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
-            self._seen |= {name, _of_list(name)}
+            self._seen_inputs |= {name, _of_list(name)}
         return before if again else layers  # plans are drawn by their order
 
     def verify(
@@ -187,18 +187,18 @@ class Checks:
     ) -> Report:
         """Prove all layers numerically; see `ManifoldMixup.verify`."""
         attachment, mask = self._attachment, self._mask_in(args, kwargs)
-        moved = attachment.layer_runs.placement.replaced(layers)
+        replaced = attachment.layer_runs.placement.replaced(layers)
         new = not self._inspected or (mask is not None and not attachment.padding.known)
         with attachment.visible():
-            if new and not moved:
+            if new and not replaced:
                 with suppress(NotTraceable):
-                    self._note(self._inspect(layers, args, kwargs, mask), layers)
+                    self._record(self._inspect(layers, args, kwargs, mask), layers)
                     if attachment.attached:
                         attachment.register_readers()  # what is proven is what trains
-            there = [name for name in layers if name not in moved]
-            refused = {**attachment.grids.unfit(there), **moved}
-            there = [name for name in there if name not in refused]
-            proofs = self._prove(there, args, kwargs, mask, progress=progress).layers
+            in_place = [name for name in layers if name not in replaced]
+            refused = {**attachment.grids.unfit(in_place), **replaced}
+            in_place = [name for name in in_place if name not in refused]
+            proofs = self._prove(in_place, args, kwargs, mask, progress=progress).layers
         proven = {proof.layer: proof for proof in proofs}
         return Report(tuple(proven.get(n) or LayerProof(n, "failed", refused[n]) for n in layers))
 
@@ -211,8 +211,8 @@ class Checks:
     ) -> LayerTable:
         from manifold_mixup._inspect import inspect_model  # only a check needs it
 
-        given = self._attachment.model, layers, args, kwargs, mask, self._outputs
-        return inspect_model(*given, batch_dim=self._batch_dim)
+        arguments = self._attachment.model, layers, args, kwargs, mask, self._outputs
+        return inspect_model(*arguments, batch_dim=self._batch_dim)
 
     def _prove(
         self,
@@ -259,7 +259,7 @@ class Checks:
                 attachment.record_rows({} if again.verdict == "proven" else {name: row})
         return Report(tuple(proofs[name] for name in layers))
 
-    def _note(self, table: LayerTable, layers: Sequence[str]) -> None:
+    def _record(self, table: LayerTable, layers: Sequence[str]) -> None:
         attachment, rows = self._attachment, rows_of(table, layers)
         if self.state is CheckState.PASSED:  # what a batch showed stays true of others of its kind
             rows = {name: together(attachment.row(name), row) for name, row in rows.items()}

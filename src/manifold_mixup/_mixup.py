@@ -159,7 +159,7 @@ class ManifoldMixup:
             blend=blend,
         )
         self._checks = Checks(
-            self._attachment, mask=mask, outputs=paths, wanted=check, batch_dim=batch_dim
+            self._attachment, mask=mask, outputs=paths, enabled=check, batch_dim=batch_dim
         )
         if found is not None:
             self.layers = self._checks.accept(found, self.layers, *_as_call(example))
@@ -205,7 +205,7 @@ class ManifoldMixup:
                 without targets raises it too, if its plan depends on them.
             ValueError: in the pass: they have another number of rows.
         """
-        self._schedule.give(y)
+        self._schedule.set_targets(y)
 
     def wrap(
         self,
@@ -409,7 +409,7 @@ class ManifoldMixup:
         rows = attachment.rows_in(lead)
         if not self._schedule.overridden:  # raise before anything is drawn
             attachment.require_inputs(inputs, rows)
-        if self._checks.due(inputs, training=training):
+        if self._checks.needs_inspection(inputs, training=training):
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
             lead = attachment.leading(inputs)  # the check may have found another
             rows = attachment.rows_in(lead)

@@ -119,18 +119,18 @@ class Draws:
     Args:
         numbers: three uniform numbers, for the layer and for one λ of the batch.
         generator: for everything else.
-        each: draws a λ for each example, from α and their number; None takes the generator.
+        draw_each: draws a λ for each example, from α and their number; None takes the generator.
     """
 
     def __init__(
         self,
         numbers: Sequence[float],
         generator: torch.Generator,
-        each: Callable[[float, int], Tensor] | None = None,
+        draw_each: Callable[[float, int], Tensor] | None = None,
     ) -> None:
         self.numbers = numbers
         self.generator = generator
-        self.each = each
+        self.draw_each = draw_each
 
     def layer(self, layers: Sequence[str]) -> str:
         """Draw one of the layers."""
@@ -146,8 +146,8 @@ class Draws:
         """
         alpha = alpha if own is None else own
         if batch is not None:
-            if self.each is not None:
-                return self.each(alpha, batch)
+            if self.draw_each is not None:
+                return self.draw_each(alpha, batch)
             return symmetric_beta(alpha, batch, self.generator).float()
         value = _beta_of(alpha, *self.numbers[1:])
         return torch.scalar_tensor(value, dtype=torch.float32, device="cpu")
@@ -405,9 +405,11 @@ class Stream:
         self.version = VERSION
         self._generator = torch.Generator("cpu")
         if per_sample:
-            from manifold_mixup._ahead import Ahead  # few need it, and an import takes time
+            from manifold_mixup._prefetch import (
+                PrefetchedLambdas,
+            )  # few need it, and an import takes time
 
-            self._ahead = Ahead(symmetric_beta)
+            self._prefetched = PrefetchedLambdas(symmetric_beta)
 
     def draw(
         self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
@@ -455,8 +457,8 @@ class Stream:
             return _uniform(generator), FirstDraws(generator)
         seed, gate, *numbers = _hashed(*place)
         self._generator.manual_seed(seed)
-        each = partial(self._ahead.lam, place) if self.per_sample else None
-        return gate, Draws(numbers, self._generator, each)
+        draw_each = partial(self._prefetched.lam, place) if self.per_sample else None
+        return gate, Draws(numbers, self._generator, draw_each)
 
 
 def _uniforms(count: int, generator: torch.Generator) -> list[float]:

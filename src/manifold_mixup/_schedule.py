@@ -45,7 +45,7 @@ class Schedule:
         """Whether plans depend on the targets."""
         return self._stream.needs_targets
 
-    def give(self, y: Any) -> None:
+    def set_targets(self, y: Any) -> None:
         """Keep the targets of the next pass that draws a plan.
 
         Raises:

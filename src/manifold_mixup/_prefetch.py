@@ -13,14 +13,14 @@ from manifold_mixup import _autograd
 
 _Key = tuple[int, int, int, float, int]
 
-_TOGETHER = 1024
+_DRAWN_AT_ONCE = 1024
 """How many λ are drawn at a time."""
 
 _KEPT = 8
 """How many draws are kept: the ways of mixing and the layers may have an α each."""
 
 
-class Ahead:
+class PrefetchedLambdas:
     """The λ of each example, a function of (seed, rank, step), α and the number of examples alone.
 
     Steps are drawn together in groups that begin at a multiple of their size, so a run that is
@@ -43,10 +43,10 @@ class Ahead:
             batch: the number of examples.
         """
         seed, rank, step = place
-        steps = max(1, _TOGETHER // batch)
+        steps = max(1, _DRAWN_AT_ONCE // batch)
         row = step % steps
         key = (seed, rank, step - row, alpha, batch)
-        if steps == 1 or _is_for_once():
+        if steps == 1 or _must_not_be_kept():
             return self._draw(*key, steps)[row]
         drawn = self._drawn.get(key)
         if drawn is None or drawn[row] is None:  # a run may go back to a step
@@ -72,7 +72,7 @@ class Ahead:
         return lam.view(steps, batch).unbind()
 
 
-def _is_for_once() -> bool:
+def _must_not_be_kept() -> bool:
     """Return whether tensors made now cannot be used later, or earlier ones not now."""
     if torch.is_inference_mode_enabled() or _autograd.in_transform():
         return True
