@@ -195,3 +195,39 @@ def test_data_with_positions_do_not_follow_a_box():
     kept = plan.weight.expand(6, 8, 8)
     selected = [torch.where(kept, own, own[plan.perm]) for own in (y, mask)]
     torch.testing.assert_close(loss, masked(output, *selected))
+
+
+class IntoTheBatch(nn.Module):
+    """Writes what it computes into the batch, and returns that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch["states"] = self.a(batch["x"]).tanh()
+        batch["logits"] = self.head(batch["states"])
+        return batch
+
+
+def test_a_batch_that_is_returned_follows_the_targets_if_the_outputs_are_named():
+    model, y = IntoTheBatch(), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def batch():
+        return {"x": normal(6, 4), "ids": torch.arange(6)}
+
+    says = r"'x' of the model would .* set outputs=\['states', 'logits'\]"
+    with pytest.raises(ValueError, match=says):
+        ManifoldMixup(model, ["a"], example=(batch(),))
+    mixup = ManifoldMixup(model, ["a"], outputs=["states", "logits"], seed=0)
+
+    def reading(output, y):
+        losses = nn.functional.cross_entropy(output["logits"], y, reduction="none")
+        return (losses * output["ids"] * output["x"][:, 0]).mean()
+
+    output = model(batch())
+    loss = mixup.wrap(reading)(output, y)
+    perm, lam = mixup.plan.perm, mixup.plan.lam
+    theirs = {**output, "ids": output["ids"][perm], "x": output["x"][perm]}
+    expected = lam * reading(output, y) + (1 - lam) * reading(theirs, y[perm])
+    torch.testing.assert_close(loss, expected)

@@ -643,7 +643,12 @@ class RowBuilder:
             return _RESIDUAL
         some = f"output{'s' if len(missed) > 1 else ''} {_listed(missed)}"
         if not reached & 1:
-            return f"it is on a side branch: the {some} of the model would stay unmixed"
+            others = [leaf.path for leaf in self.outputs if leaf.path not in missed]
+            return (
+                f"it is on a side branch: the {some} of the model would stay unmixed. If the loss "
+                f"reads only {_listed(others)}, set "
+                f"outputs={repr(others[0]) if len(others) == 1 else others}"
+            )
         return (
             f"the auxiliary {some} of the model would stay unmixed. If the loss reads "
             f"only {self.outputs[0].path!r}, set outputs={self.outputs[0].path!r}"
