@@ -11,7 +11,7 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import Budget, Settings, evaluate
 from manifold_mixup.lab.evaluate.autoattack import apgd, bounds_of, square
 from manifold_mixup.lab.evaluate.inference import in_eval_mode
-from manifold_mixup.lab.evaluate.robustness import Robustness, chosen
+from manifold_mixup.lab.evaluate.robustness import Robustness, sample_rows
 
 pytest.importorskip("pyautoattack", reason="the extra 'attacks' is not installed")
 
@@ -242,7 +242,7 @@ def test_the_battery_has_the_numbers_their_intervals_and_the_curve():
         keys = {key for row in found[part] for key in row} - chosen_by_us
         assert keys < set(found["units"])
     assert list(rows) == ["no attack", "APGD", "Square", "APGD and Square", "APGD without a bound"]
-    picked = chosen(60, 30, generator=torch.Generator().manual_seed(3))
+    picked = sample_rows(60, 30, generator=torch.Generator().manual_seed(3))
     assert len(picked.unique()) == 30
     right = (model.eval()(data.x[picked]).argmax(1) == data.y[picked]).sum().item()
     assert rows["no attack"]["survived"] == right

@@ -64,7 +64,7 @@ def prepare(options: Options) -> Prepared:
             raise ValueError(f"--{name} has {least}. Expected numbers of 1 or more.")
     # What the model prints must not end up in the JSON.
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
-        table = named.look(
+        table = named.inspect_named(
             options.model, shape=options.shape, classes=options.classes, mask=options.mask
         )
     shown = pick(options.model, table, cuts=options.cuts, match=options.match)

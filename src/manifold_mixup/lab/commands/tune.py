@@ -46,7 +46,7 @@ from manifold_mixup.lab.search.final import Finalist, finalists, look, looked, w
 from manifold_mixup.lab.search.sampling import Sampler
 from manifold_mixup.lab.search.study import StudyFile, import_optuna, opened
 from manifold_mixup.lab.search.trials import METRICS, Outcome, Search, trials
-from manifold_mixup.lab.search.ways import Given
+from manifold_mixup.lab.search.ways import SearchValues
 from manifold_mixup.lab.suggest import unknown
 from manifold_mixup.lab.terminal.console import Console
 from manifold_mixup.lab.training.device import find_device
@@ -209,7 +209,7 @@ def prepare(options: Options) -> Tuning:
         label_noise=options.label_noise,
         unlabelled=any(run.ict_weight for run in recipes.values()),
     )
-    given, few = _given(options), validated.split(0)
+    given, few = _search_values(options), validated.split(0)
     ways = tuple(
         given.way(name, replace(run, examples=validated.examples), few, trials=options.trials)
         for name, run in recipes.items()
@@ -283,7 +283,7 @@ def _check_numbers(options: Options) -> None:
         raise ValueError(
             f"--label-noise is {options.label_noise}. Expected 0 or more, and less than 1."
         )
-    _given(options).check()
+    _search_values(options).check()
     if options.sampler == "grid" and options.trials is not None:
         raise ValueError(
             f"--trials is {options.trials}, but --sampler grid tries every combination of the "
@@ -295,8 +295,8 @@ def _check_numbers(options: Options) -> None:
         raise ValueError(f"--gpus is {options.gpus}. Expected 0 or more.")
 
 
-def _given(options: Options) -> Given:
-    return Given(
+def _search_values(options: Options) -> SearchValues:
+    return SearchValues(
         lr=options.lr,
         weight_decay=options.weight_decay,
         alpha=options.alpha,

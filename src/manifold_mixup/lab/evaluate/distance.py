@@ -18,7 +18,7 @@ BANK = 10_000
 
 
 @dataclass(frozen=True)
-class Bank:
+class FeatureBank:
     """The features of training examples, each of length 1, and the neighbour that counts."""
 
     features: Tensor
@@ -36,15 +36,15 @@ class Bank:
         return -distance
 
 
-def bank(features: Tensor, *, k: int = K) -> Bank:
+def feature_bank(features: Tensor, *, k: int = K) -> FeatureBank:
     """Return the bank of the features of training examples, ``(n, features)``.
 
     With fewer than ``k`` examples, the farthest one counts.
     """
-    return Bank(F.normalize(features.double()), min(k, len(features)))
+    return FeatureBank(F.normalize(features.double()), min(k, len(features)))
 
 
-def drawn(x: Tensor, *, generator: torch.Generator, most: int = BANK) -> Tensor:
+def sample(x: Tensor, *, generator: torch.Generator, most: int = BANK) -> Tensor:
     """Return all training inputs, or ``most`` random ones if there are more."""
     if len(x) <= most:
         return x

@@ -208,6 +208,6 @@ class Robustness:
         return (logits(self.model, x).argmax(1) == y).clone()
 
 
-def chosen(count: int, images: int, *, generator: torch.Generator) -> Tensor:
+def sample_rows(count: int, images: int, *, generator: torch.Generator) -> Tensor:
     """Return the rows of a random subset, in ascending order; all if there are not more."""
     return torch.randperm(count, generator=generator)[:images].sort().values

@@ -16,7 +16,7 @@ USUAL = (3, 224, 224)
 """The default shape of one input."""
 
 
-class Given(NamedTuple):
+class ModelAndBatch(NamedTuple):
     """A model, and one batch as `ManifoldMixup` takes it for ``example=``.
 
     Attributes:
@@ -32,7 +32,7 @@ class Given(NamedTuple):
     way_out: str
 
 
-def look(
+def inspect_named(
     name: str, *, shape: tuple[int, ...] = (), classes: int = 10, mask: str | None = None
 ) -> LayerTable:
     """Build a model and find its layers.
@@ -48,7 +48,7 @@ def look(
     Raises:
         ValueError: there is no such model or mask, or the model fails on the batch.
     """
-    given = _given(name, shape, classes)
+    given = _model_and_batch(name, shape, classes)
     args, kwargs = _arguments(given.example)
     try:
         return inspect_model(given.model, (), args, kwargs, mask)
@@ -57,7 +57,7 @@ def look(
         raise ValueError(reason) from error
 
 
-def _given(name: str, shape: tuple[int, ...], classes: int) -> Given:
+def _model_and_batch(name: str, shape: tuple[int, ...], classes: int) -> ModelAndBatch:
     library, _, rest = name.partition(":")
     if library in ("timm", "torchvision"):
         models.check_name(name)
@@ -89,7 +89,7 @@ def _made_for(model: nn.Module) -> tuple[int, ...]:
     return tuple(made.get("input_size") or USUAL)
 
 
-def _from_user(name: str, shape: tuple[int, ...]) -> Given:
+def _from_user(name: str, shape: tuple[int, ...]) -> ModelAndBatch:
     made = user_code.load(name)
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
@@ -103,13 +103,13 @@ def _from_user(name: str, shape: tuple[int, ...]) -> Given:
     if shape:
         raise ValueError(f"{name} returns its own batch. Leave out --shape.")
     way_out = "A tuple is the positional arguments of forward, a dict its keyword arguments"
-    return Given(model, example, f"the batch that {name} returns", way_out)
+    return ModelAndBatch(model, example, f"the batch that {name} returns", way_out)
 
 
 def _with_images(
     model: nn.Module, shape: tuple[int, ...], way_out: str = "Give another --shape"
-) -> Given:
-    return Given(model, torch.rand(2, *shape), f"inputs of shape {shape}", way_out)
+) -> ModelAndBatch:
+    return ModelAndBatch(model, torch.rand(2, *shape), f"inputs of shape {shape}", way_out)
 
 
 def _stand_in(shape: tuple[int, ...], classes: int) -> Data:

@@ -24,7 +24,7 @@ _OWN = tuple(_WITH)
 
 
 @dataclass(frozen=True)
-class Given:
+class SearchValues:
     """Values of settings that replace those around a recipe; empty ones are not given.
 
     Attributes:

@@ -99,7 +99,7 @@ def spectra(subject: Subject) -> Iterator[Job]:
             yield layer, partial(named, layer)
 
 
-def flat(subject: Subject) -> Iterator[Job]:
+def layer_flatness(subject: Subject) -> Iterator[Job]:
     """The spectra in three numbers, which also need no more examples than there are."""
     model, x, y = subject.model, subject.data.x_test, subject.y
 
@@ -120,7 +120,7 @@ def flat(subject: Subject) -> Iterator[Job]:
             yield layer, partial(row, layer)
 
 
-def collapsed(subject: Subject) -> Iterator[Job]:
+def neural_collapse(subject: Subject) -> Iterator[Job]:
     """Neural collapse of the training set, and of the test set against its training means."""
     model, data = subject.model, subject.data
     head = classifier_of(model, data.x_test).weight.detach()

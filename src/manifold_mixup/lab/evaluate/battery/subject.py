@@ -18,7 +18,7 @@ from manifold_mixup.lab.evaluate.neighbours import (
     features,
     outputs_and_features,
 )
-from manifold_mixup.lab.evaluate.robustness import Robustness, chosen
+from manifold_mixup.lab.evaluate.robustness import Robustness, sample_rows
 
 Row = dict[str, Any]
 # The name of a row, and a function that computes it.
@@ -57,29 +57,29 @@ class Subject:
         """The logits of the test set."""
         if self.outputs is not None:
             return self.outputs.to(self.y.device)
-        return self.tested.logits
+        return self.test_outputs.logits
 
     @cached_property
-    def tested(self) -> Outputs:
+    def test_outputs(self) -> Outputs:
         """The outputs for the test set."""
-        return self.read(self.data.x_test)
+        return self.outputs_for(self.data.x_test)
 
     @cached_property
-    def bank(self) -> distance.Bank | str:
+    def feature_bank(self) -> distance.FeatureBank | str:
         """The features of training examples, or why the model has none."""
-        x = distance.drawn(self.data.x, generator=self.generator())
+        x = distance.sample(self.data.x, generator=self.generator())
         try:
-            return distance.bank(features(self.model, x, layer=self.settings.features))
+            return distance.feature_bank(features(self.model, x, layer=self.settings.features))
         except NoFeatures as error:
             return f"no distances: {error}"
 
     @torch.inference_mode()
-    def read(self, x: Tensor) -> Outputs:
+    def outputs_for(self, x: Tensor) -> Outputs:
         """Return the outputs for many inputs."""
-        if not self.distances or isinstance(self.bank, str):
+        if not self.distances or isinstance(self.feature_bank, str):
             return Outputs(logits(self.model, x), None)
         found = [
-            (output, self.bank.score(states))
+            (output, self.feature_bank.score(states))
             for output, (states,) in outputs_and_features(
                 self.model, x, layers=[self.settings.features]
             )
@@ -96,7 +96,7 @@ class Subject:
                 interpolation=self.settings.interpolation,
                 fill=self.settings.fill,
             )
-            self._deformed[deformation] = self.read(x)
+            self._deformed[deformation] = self.outputs_for(x)
         return self._deformed[deformation]
 
     @property
@@ -108,7 +108,7 @@ class Subject:
     def attacked(self) -> Robustness:
         """The test examples that are attacked with APGD and Square."""
         data, budget = self.data, self.settings.budget
-        rows = chosen(len(data.x_test), budget.images, generator=self.generator())
+        rows = sample_rows(len(data.x_test), budget.images, generator=self.generator())
         device = self.y.device
         return Robustness(
             self.model,

@@ -13,19 +13,19 @@ from manifold_mixup.lab.evaluate.inference import logits
 from manifold_mixup.lab.evaluate.plane import SURE, input_plane
 
 
-def separated(subject: Subject) -> Iterator[Job]:
+def outlier_separation(subject: Subject) -> Iterator[Job]:
     """How well each score tells unknown inputs from the test set."""
 
     def row(kind: outliers.Kind | None, unknown: Callable[[], Outputs]) -> Row:
-        known, strange = subject.tested, unknown()
+        known, strange = subject.test_outputs, unknown()
         found: Row = {"kind": kind} | {
             name: asdict(outliers.separation(score(known.logits), score(strange.logits)))
             for name, score in outliers.SCORES.items()
         }
-        if isinstance(subject.bank, str) or known.scores is None or strange.scores is None:
-            return found | {"note": subject.bank}
+        if isinstance(subject.feature_bank, str) or known.scores is None or strange.scores is None:
+            return found | {"note": subject.feature_bank}
         by_distance = asdict(outliers.separation(known.scores, strange.scores))
-        used = {"k": subject.bank.k, "examples": len(subject.bank.features)}
+        used = {"k": subject.feature_bank.k, "examples": len(subject.feature_bank.features)}
         layer = subject.settings.features or "input of the last linear layer"
         return found | {"distance": by_distance | used | {"layer": layer}}
 
@@ -40,9 +40,9 @@ def _unknown(
     data, settings = subject.data, subject.settings
     noise = outliers.noise(as_input(data.x_test), generator=subject.generator(), bounds=data.bounds)
     for name, x in settings.unknown.items():
-        yield name, outliers.kind(data.name, name), partial(subject.read, x)
+        yield name, outliers.kind(data.name, name), partial(subject.outputs_for, x)
     for name, x in noise.items():
-        yield name, "far", partial(subject.read, x)
+        yield name, "far", partial(subject.outputs_for, x)
     for deformation in settings.deformations if subject.images else ():
         yield str(deformation), "shifted", partial(subject.deformed, deformation)
 
