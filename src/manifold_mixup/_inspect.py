@@ -124,16 +124,7 @@ def _inspect(
         traces = trace(model, args, kwargs, neutral or Neutral(), mask)
     except NotTraceable as error:
         raise type(error)(f"{kind} cannot be inspected: {error}") from error
-    builder = RowBuilder(traces, mask, outputs)
-    if not builder.fault and (traces.second is None or builder.doubts):
-        builder.fault = why_rows_depend(
-            model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=builder.doubts
-        )
-    if builder.fault and mask is None:
-        traces, builder = _graphs(model, args, kwargs, neutral or Neutral(), outputs) or (
-            traces,
-            builder,
-        )
+    traces, builder = _with_row_builder(traces, model, args, kwargs, neutral, mask, outputs)
     ran = {run.layer for run in traces.first.runs}
     with without_collections():
         rows = tuple(rows_of(builder, traces.first, {module_name(name) for name in names}))
@@ -154,6 +145,27 @@ def _inspect(
     return table if mask is None else table.with_mask(mask)
 
 
+def _with_row_builder(
+    traces: Traces,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    neutral: Neutral | None,
+    mask: str | None,
+    outputs: Sequence[str] | None,
+) -> tuple[Traces, RowBuilder]:
+    """Return the recordings, as of graphs if the rows are no examples, and the builder of rows."""
+    builder = RowBuilder(traces, mask, outputs)
+    if not builder.fault and (traces.second is None or builder.doubts):
+        builder.fault = why_rows_depend(
+            model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=builder.doubts
+        )
+    if builder.fault and mask is None:
+        graphs = _as_graphs(model, args, kwargs, neutral or Neutral(), outputs)
+        return graphs or (traces, builder)
+    return traces, builder
+
+
 def _lengths(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:
     """Name the inputs that may be the length of each example."""
     inputs = named_inputs(unwrap(model), args, kwargs)
@@ -162,7 +174,7 @@ def _lengths(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             yield name
 
 
-def _graphs(
+def _as_graphs(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

@@ -82,18 +82,25 @@ def create_mixup(
         mixup_alpha = mixup_alpha or cutmix_alpha
     alpha: Any = mixup_alpha
     if mixup_off_epoch:
-        off = mixup_off_epoch * len(loader)
-
-        def alpha(step: int) -> float | None:
-            if step >= off:
-                return None
-            return mixup_alpha(step) if callable(mixup_alpha) else mixup_alpha
-
+        alpha = _alpha_until(mixup_off_epoch * len(loader), mixup_alpha)
     per_sample = _PER_SAMPLE[mixup_mode]
     mixup = ManifoldMixup(
         model, layers, alpha=alpha, p=mixup_prob, per_sample=per_sample, **options
     )
     return mixup, TimmCriterion(mixup.wrap(plain, targets="mix"), label_smoothing, multi_label)
+
+
+def _alpha_until(
+    off: int, mixup_alpha: float | Callable[[int], float | None]
+) -> Callable[[int], float | None]:
+    """Return alpha by step, None from the step ``off`` on."""
+
+    def alpha(step: int) -> float | None:
+        if step >= off:
+            return None
+        return mixup_alpha(step) if callable(mixup_alpha) else mixup_alpha
+
+    return alpha
 
 
 def _refuse_names_of_timm(options: dict[str, Any]) -> None:

@@ -119,12 +119,6 @@ def selective(methods: Methods) -> Section | None:
     if not found:
         return None
     (by_name,) = found.values()
-    areas = {
-        "AURC": "aurc",
-        "of the best order": "best_aurc",
-        "excess": "excess_aurc",
-    }
-    shares = next(iter(by_name.values()))[0]["coverage"]
     return Section(
         "selective",
         "If only confident predictions are made",
@@ -137,29 +131,37 @@ def selective(methods: Methods) -> Section | None:
                 "Error among the most confident predictions against their share, for every method.",
             )
         ],
-        numbers=[
-            Grid(
-                "Error by coverage, %",
-                list(by_name),
-                [
-                    (
-                        f"{100 * share:.0f} %",
-                        [number([row["risk"][k] for row in of], 2) for of in by_name.values()],
-                    )
-                    for k, share in enumerate(shares)
-                    if k % 2
-                ],
+        numbers=[_errors_by_coverage(by_name)],
+        tables=[_areas(by_name)],
+    )
+
+
+def _errors_by_coverage(by_name: dict[str, list[Any]]) -> Grid:
+    """Return the error of each method among its most confident predictions, by their share."""
+    shares = next(iter(by_name.values()))[0]["coverage"]
+    return Grid(
+        "Error by coverage, %",
+        list(by_name),
+        [
+            (
+                f"{100 * share:.0f} %",
+                [number([row["risk"][k] for row in of], 2) for of in by_name.values()],
             )
+            for k, share in enumerate(shares)
+            if k % 2
         ],
-        tables=[
-            Grid(
-                "Area under the risk-coverage curve, %",
-                list(by_name),
-                [
-                    (said, [number([row[key] for row in of], 2) for of in by_name.values()])
-                    for said, key in areas.items()
-                ],
-            )
+    )
+
+
+def _areas(by_name: dict[str, list[Any]]) -> Grid:
+    """Return the areas under the risk-coverage curves."""
+    areas = {"AURC": "aurc", "of the best order": "best_aurc", "excess": "excess_aurc"}
+    return Grid(
+        "Area under the risk-coverage curve, %",
+        list(by_name),
+        [
+            (words, [number([row[key] for row in of], 2) for of in by_name.values()])
+            for words, key in areas.items()
         ],
     )
 
