@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from manifold_mixup._attach.attachment import Attachment
+from manifold_mixup._batch_first import BatchFirstCall, called_batch_first
 from manifold_mixup._dry_run.errors import NotTraceable, Sharded
 from manifold_mixup._find import check_layers, present, rows_of
-from manifold_mixup._front import Fronted, fronted
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
@@ -224,11 +224,11 @@ class Checks:
         progress: bool = False,
     ) -> Report:
         attachment = self._attachment
-        with fronted(attachment.model, args, kwargs, self._batch_dim, mask) as call:
-            return self._prove_fronted(layers, call, mask, progress=progress)
+        with called_batch_first(attachment.model, args, kwargs, self._batch_dim, mask) as call:
+            return self._prove_batch_first(layers, call, mask, progress=progress)
 
-    def _prove_fronted(
-        self, layers: Sequence[str], call: Fronted, mask: str | None, *, progress: bool
+    def _prove_batch_first(
+        self, layers: Sequence[str], call: BatchFirstCall, mask: str | None, *, progress: bool
     ) -> Report:
         from manifold_mixup._proof.prove import prove  # only a check needs it
 

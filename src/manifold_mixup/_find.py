@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from manifold_mixup._front import require_dimension
+from manifold_mixup._batch_first import require_dimension
 from manifold_mixup._layers import ALL_RUNS, INPUT, is_input, module_name, run_name, split_run
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._structure.choice import level

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from manifold_mixup._batch_first import called_batch_first
 from manifold_mixup._dry_run.errors import NotTraceable
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.side_effects import without_collections, without_side_effects
 from manifold_mixup._dry_run.stand_ins import plain
-from manifold_mixup._front import fronted
 from manifold_mixup._graphs import numberings
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import module_name, named_layers, unwrap
@@ -91,7 +91,7 @@ def inspect_once(
         outputs: paths of the outputs that the loss reads; None means all.
         batch_dim: the dimension of the inputs that holds the batch.
     """
-    with fronted(model, args, kwargs, batch_dim, mask) as call:
+    with called_batch_first(model, args, kwargs, batch_dim, mask) as call:
         table = _inspect(model, call.args, call.kwargs, neutral, names, mask, outputs)
     if not batch_dim:
         return table

@@ -14,11 +14,11 @@ from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_
 from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.padding import require_argument
 from manifold_mixup._attach.passes import Source
+from manifold_mixup._batch_first import require_dimension
 from manifold_mixup._blend import Blend, Interpolate, has_positions, require_layers, ways_of
 from manifold_mixup._checks import Checks
 from manifold_mixup._dry_run.errors import SCRIPTED, Hookless, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
-from manifold_mixup._front import require_dimension
 from manifold_mixup._inputs import accepts
 from manifold_mixup._layers import (
     ALL_RUNS,

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from manifold_mixup import LayerRow, ManifoldMixup, MixPlan, find_layers, mix
 from manifold_mixup._batch_dim import BatchDim
+from manifold_mixup._batch_first import called_batch_first
 from manifold_mixup._find import LayerTable, check_layers
-from manifold_mixup._front import fronted
 from manifold_mixup._layers import is_input, module_name, named_layers
 from manifold_mixup._outputs import as_paths
 from manifold_mixup._proof.prove import prove
@@ -318,7 +318,7 @@ def prove_by_hand(
     graphs = {"lead": table.lead, "graphs": True} if table.graphs else {}
 
     def proven(table: LayerTable, names: list[str]) -> dict[str, LayerProof]:
-        with fronted(model, args, kwargs, table.batch_dim, None) as call:
+        with called_batch_first(model, args, kwargs, table.batch_dim, None) as call:
             given = call.args, call.kwargs, mixed_by(table), None, as_paths(outputs)
             report = prove(model, names, *given, **graphs)
             return {proof.layer: proof for proof in report.layers}

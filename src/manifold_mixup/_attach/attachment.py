@@ -20,8 +20,8 @@ from manifold_mixup._attach.padding import Padding
 from manifold_mixup._attach.passes import ForwardPass, Passes, Source
 from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim
+from manifold_mixup._batch_first import inputs_batch_first, names_to_move
 from manifold_mixup._blend import Blend, Interpolate, SimilarityKernel
-from manifold_mixup._front import in_front, moved_names
 from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import leading, map_inputs, mixed_input, named_inputs
 from manifold_mixup._layers import ALL_RUNS, is_input, module_name, named_layers, split_run, unwrap
@@ -174,12 +174,12 @@ class Attachment:
         self._active.set(None)
         self._planned = None
 
-    def fronted(self, inputs: Inputs) -> Inputs:
+    def batch_first(self, inputs: Inputs) -> Inputs:
         """Return the inputs with the batch at dimension 0."""
-        return in_front(inputs, self.batch_dim, self.padding.name)
+        return inputs_batch_first(inputs, self.batch_dim, self.padding.name)
 
     def leading(self, inputs: Inputs) -> Tensor:
-        """Return that of the `fronted` inputs that shows the batch, or numbers its graphs."""
+        """Return that of the `batch_first` inputs that shows the batch, or numbers its graphs."""
         if self.graphs and self.lead not in dict(inputs):
             raise ValueError(
                 f"this call has no {self.lead!r}, which held the graph of each node when the model "
@@ -324,7 +324,7 @@ class Attachment:
                 compiled.warn_of_forward(self.model)
             inputs = named_inputs(unwrap(self.model), args, kwargs)
             if self.batch_dim:
-                inputs = self.fronted(inputs)
+                inputs = self.batch_first(inputs)
             plan = self._next_plan(inputs, args, kwargs, training)
             if plan is not None and plan.weight is not None:
                 plan = self._completed_ahead(plan, inputs)
@@ -372,8 +372,8 @@ class Attachment:
         assert running.plan is not None
         layer, core, name = running.plan.layer, unwrap(self.model), self.padding.name
         inputs = named_inputs(core, args, kwargs)
-        wanted = mixed_input(layer, self.fronted(inputs), name, running.plan.batch)
-        moved = moved_names(inputs, self.batch_dim, name) if self.batch_dim else ()
+        wanted = mixed_input(layer, self.batch_first(inputs), name, running.plan.batch)
+        moved = names_to_move(inputs, self.batch_dim, name) if self.batch_dim else ()
         at = BatchDim(self.batch_dim) if wanted in moved else None
         valid = running.valid if layer in self.padding.inputs else None
         place = None if running.plan.weight is None else self.grids.place(layer, "")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifold_mixup._front import back, front
+from manifold_mixup._batch_first import batch_first, undo_batch_first
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._tree import leaves, map_leaves
 
@@ -39,9 +39,9 @@ class Aliases:
         def alias(_: str, leaf: Tensor) -> Tensor:
             if not (leaf.requires_grad and is_continuous(leaf)):
                 return leaf
-            aliased = front(leaf.view_as(leaf), self._dim)
+            aliased = batch_first(leaf.view_as(leaf), self._dim)
             self._outputs.append(aliased)
-            return back(aliased, self._dim)  # type: ignore[no-any-return]
+            return undo_batch_first(aliased, self._dim)  # type: ignore[no-any-return]
 
         return map_leaves(alias, output)
 

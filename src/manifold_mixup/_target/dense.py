@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from manifold_mixup._front import front
+from manifold_mixup._batch_first import batch_first
 from manifold_mixup._holes import Holes
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, Weight
@@ -68,7 +68,7 @@ def shares_of(
         path: TargetPositions(
             tuple(leaf.shape), grid.dims(leaf, repr(path) if path else "the target")
         )
-        for path, leaf in leaves(front(value, dim))
+        for path, leaf in leaves(batch_first(value, dim))
     }
     if not any(place.dims for place in places.values()):
         return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _mix
-from manifold_mixup._front import back, front
+from manifold_mixup._batch_first import batch_first, undo_batch_first
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
@@ -38,7 +38,7 @@ def interpolate_target(value: Any, plan: MixPlan, dim: int = 0) -> Any:
             return leaf
         return _mix.apply(leaf, plan.target_lam, plan.perm, repeats=plan.repeats)
 
-    return back(map_leaves(own, front(value, dim)), dim)
+    return undo_batch_first(map_leaves(own, batch_first(value, dim)), dim)
 
 
 def interpolate_losses(own: Any, partner: Any, lam: Tensor) -> Any:

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from manifold_mixup._front import front, require_dimension
+from manifold_mixup._batch_first import batch_first, require_dimension
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target import labels as _labels
 from manifold_mixup._target.arguments import Keys
@@ -110,7 +110,9 @@ class MixedTarget:
         return f"<MixedTarget of {self._plan!r}>"
 
     def _repr_html_(self) -> str:
-        return _labels.as_html(front(self.y, self.batch_dim), self._plan, repr(self).strip("<>"))
+        return _labels.as_html(
+            batch_first(self.y, self.batch_dim), self._plan, repr(self).strip("<>")
+        )
 
     def loss(self, criterion: Criterion, output: Any, *more: Any, **options: Any) -> Any:
         """Return the loss for the output of a mixed pass.

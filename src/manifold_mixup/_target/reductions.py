@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup._front import back, front
+from manifold_mixup._batch_first import batch_first, undo_batch_first
 from manifold_mixup._interpolate import over_rows
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.arguments import Call, CallPair, mix_instead, name_of
@@ -105,9 +105,9 @@ def interpolate_per_share(
     each = criterion if unreduced is None else unreduced
     own = evaluate(each, pair[0])
     share = shares.for_losses(own, criterion, pair)
-    own, partner = front(own, dim), front(evaluate(each, pair[1]), dim)
+    own, partner = batch_first(own, dim), batch_first(evaluate(each, pair[1]), dim)
     if unreduced is None:  # a criterion that does not reduce
-        return back(interpolate_losses(own, partner, share), dim)
+        return undo_batch_first(interpolate_losses(own, partner, share), dim)
     if torch_loss is not None and torch_loss.name == "ctc_loss":
         return _reduce_like_ctc(criterion, torch_loss, (own, partner), pair, share)
     reduced = [evaluate(criterion, call).detach() for call in pair]

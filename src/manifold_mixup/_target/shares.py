@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manifold_mixup import _mix
-from manifold_mixup._front import back, front
+from manifold_mixup._batch_first import batch_first, undo_batch_first
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.arguments import CallPair, mix_instead, name_of
@@ -94,7 +94,7 @@ class Shares:
             own = self.at(y.shape, self.places[path].dims, y.device)
             return torch.where(own, y, y[perm.to(y.device)])
 
-        return back(map_leaves(select, front(value, self.dim), path), self.dim)
+        return undo_batch_first(map_leaves(select, batch_first(value, self.dim), path), self.dim)
 
     def interpolate_target(self, value: Any, path: str = "") -> Any:
         """Return a target, or what it holds at a path, with every floating tensor mixed."""
@@ -104,7 +104,7 @@ class Shares:
                 return y
             return self.mixed(y, self.places[path].dims)
 
-        return back(map_leaves(mix, front(value, self.dim), path), self.dim)
+        return undo_batch_first(map_leaves(mix, batch_first(value, self.dim), path), self.dim)
 
     def mixed(self, y: Tensor, dims: Sequence[int]) -> Tensor:
         """Return one tensor mixed, batch first, of which these dimensions are positions."""
@@ -120,7 +120,7 @@ class Shares:
             TypeError: there is no loss for each position.
         """
         if isinstance(losses, Tensor):
-            shape = tuple(front(losses, self.dim).shape)
+            shape = tuple(batch_first(losses, self.dim).shape)
             found = set().union(*(place.found_in(shape) for place in self.places.values()))
             if len(found) == 1:
                 return self.at(shape, found.pop(), losses.device)

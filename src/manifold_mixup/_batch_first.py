@@ -23,21 +23,21 @@ def require_dimension(dim: object) -> None:
         raise ValueError(f"batch_dim must be 0 or more, counted from the front, but is {dim}.")
 
 
-def front(value: Any, dim: int) -> Any:
+def batch_first(value: Any, dim: int) -> Any:
     """Return a value with the batch in front; tensors with too few dimensions stay as they are."""
     if not dim:
         return value
     return map_leaves(lambda _, x: x.movedim(dim, 0) if x.ndim > dim else x, value)
 
 
-def back(value: Any, dim: int) -> Any:
-    """Undo `front`."""
+def undo_batch_first(value: Any, dim: int) -> Any:
+    """Undo `batch_first`."""
     if not dim:
         return value
     return map_leaves(lambda _, x: x.movedim(0, dim) if x.ndim > dim else x, value)
 
 
-def moved_names(inputs: Inputs, dim: int, mask: str | None = None) -> frozenset[str]:
+def names_to_move(inputs: Inputs, dim: int, mask: str | None = None) -> frozenset[str]:
     """Name the inputs that hold the batch at ``dim``; others have too few dimensions, or another.
 
     Masks of PyTorch's layers are ``(batch, time)`` although states are ``(time, batch, ...)``.
@@ -65,11 +65,11 @@ def moved_names(inputs: Inputs, dim: int, mask: str | None = None) -> frozenset[
     )
 
 
-def in_front(inputs: Inputs, dim: int, mask: str | None = None) -> Inputs:
+def inputs_batch_first(inputs: Inputs, dim: int, mask: str | None = None) -> Inputs:
     """Return the inputs with the batch in front."""
     if not dim:
         return inputs
-    names = moved_names(inputs, dim, mask)
+    names = names_to_move(inputs, dim, mask)
     return [(name, x.movedim(dim, 0) if name in names else x) for name, x in inputs]
 
 
@@ -81,8 +81,8 @@ def _square(tensor: Tensor) -> bool:
     return tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]
 
 
-class Fronted:
-    """A call of a model with the batch in front, while `fronted` is open.
+class BatchFirstCall:
+    """A call of a model with the batch in front, while `called_batch_first` is open.
 
     Attributes:
         args: positional arguments.
@@ -99,9 +99,9 @@ class Fronted:
 
 
 @contextmanager
-def fronted(
+def called_batch_first(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dim: int, mask: str | None
-) -> Iterator[Fronted]:
+) -> Iterator[BatchFirstCall]:
     """Let a model be called with the batch in front, and return it there, inside the context.
 
     Everything inside sees dimension 0 as the batch. Two hooks on the model itself move the
@@ -115,15 +115,15 @@ def fronted(
         mask: name of the padding mask among the inputs.
     """
     if not dim:
-        yield Fronted(args, kwargs, frozenset())
+        yield BatchFirstCall(args, kwargs, frozenset())
         return
     core = unwrap(model)
-    moved = moved_names(named_inputs(core, args, kwargs), dim, mask)
+    moved = names_to_move(named_inputs(core, args, kwargs), dim, mask)
 
     def to_front(name: str, x: Tensor) -> Tensor:
         return x.movedim(dim, 0) if name in moved else x
 
-    call = Fronted(*map_inputs(to_front, core, args, kwargs), moved)
+    call = BatchFirstCall(*map_inputs(to_front, core, args, kwargs), moved)
     rows = 0
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -147,7 +147,7 @@ def fronted(
 def _output_to_front(x: Tensor, dim: int, rows: int, seen: set[int]) -> Tensor:
     if x.ndim <= dim:
         return x
-    there = [place for place in (dim, 0) if x.shape[place] == rows]
-    if len(there) == 1:
-        seen.update(there)
-    return x.movedim(dim, 0) if dim in there else x
+    dims = [place for place in (dim, 0) if x.shape[place] == rows]
+    if len(dims) == 1:
+        seen.update(dims)
+    return x.movedim(dim, 0) if dim in dims else x
