@@ -135,7 +135,7 @@ WEIGHED = {
 def test_at_the_ends_every_position_is_the_partner_s_or_its_own(way, lam):
     blend, kind = WEIGHED[way]
     x, perm = randn(4, 3, 9, 8), torch.arange(4).roll(1)
-    plan = Grids(blend).weighed(MixPlan("conv1", lam, perm))
+    plan = Grids(blend).as_weights(MixPlan("conv1", lam, perm))
     assert isinstance(plan.weight, kind)
     assert torch.equal(mix(x, plan, **DIMS), x if lam else x[perm])
     assert plan.target_lam == lam
@@ -144,7 +144,7 @@ def test_at_the_ends_every_position_is_the_partner_s_or_its_own(way, lam):
 @pytest.mark.parametrize("way", [way for way in WEIGHED if way != "aligned"])
 def test_between_the_ends_every_position_is_interpolated(way):
     x, perm = randn(4, 3, 9, 8), torch.arange(4).roll(1)
-    plan = Grids(WEIGHED[way][0]).weighed(MixPlan("conv1", 0.25, perm))
+    plan = Grids(WEIGHED[way][0]).as_weights(MixPlan("conv1", 0.25, perm))
     assert plan.weight is not None
     torch.testing.assert_close(mix(x, plan, **DIMS), 0.25 * x + 0.75 * x[perm])
 
@@ -152,20 +152,20 @@ def test_between_the_ends_every_position_is_interpolated(way):
 @pytest.mark.parametrize("blend", [Interpolate(), SimilarityKernel()], ids=str)
 def test_a_way_without_positions_is_proven_by_lam(blend):
     plan = MixPlan("conv1", 0.0, torch.arange(4).roll(1))
-    assert Grids(blend).weighed(plan) is plan
+    assert Grids(blend).as_weights(plan) is plan
 
 
 @pytest.mark.parametrize("way", ["cut", "soft patches", "aligned"])
 def test_the_proof_mixes_by_these_weights(way, monkeypatch):
     """λ alone would permute the outputs too, and prove nothing about the weights."""
-    kinds, weighed = set(), Grids.weighed
+    kinds, weighed = set(), Grids.as_weights
 
     def noting(grids, plan):
         found = weighed(grids, plan)
         kinds.add(type(found.weight))
         return found
 
-    monkeypatch.setattr(Grids, "weighed", noting)
+    monkeypatch.setattr(Grids, "as_weights", noting)
     model = build("maps")
     x = example(model)
     assert ManifoldMixup(model, ["conv1"], example=x, blend=WAYS[way]).verify(x).ok

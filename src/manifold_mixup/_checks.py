@@ -155,7 +155,7 @@ class Checks:
         layers = check_layers(table, layers) if self._enabled else layers
         self._attachment.passes.checked |= self._enabled
         self._record(table, layers)
-        self._attachment.grids.refuse(layers)
+        self._attachment.grids.require_mixable(layers)
         rows = rows_of(table, layers)
         unusual = [name for name, row in rows.items() if not row.plain]
         dim = self._batch_dim
@@ -196,7 +196,7 @@ class Checks:
                     if attachment.attached:
                         attachment.register_readers()  # what is proven is what trains
             in_place = [name for name in layers if name not in replaced]
-            refused = {**attachment.grids.unfit(in_place), **replaced}
+            refused = {**attachment.grids.why_not_mixable(in_place), **replaced}
             in_place = [name for name in in_place if name not in refused]
             proofs = self._prove(in_place, args, kwargs, mask, progress=progress).layers
         proven = {proof.layer: proof for proof in proofs}

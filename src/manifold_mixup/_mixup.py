@@ -521,7 +521,7 @@ def _choose_layers(
         return named, None
     table = _inspect(model, named, *_as_call(example), mask, outputs, batch_dim)
     chosen = table.default if layers is None else expand_runs(table, named)
-    if layers is None and (fitting := Grids(blend).fitting(rows_of(table, chosen))):
+    if layers is None and (fitting := Grids(blend).mixable(rows_of(table, chosen))):
         chosen = fitting  # if none fits, the check says why
     return resolve(model, chosen), table
 

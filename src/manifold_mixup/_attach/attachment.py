@@ -273,7 +273,7 @@ class Attachment:
             outputs=None,
             batch_dim=self.batch_dim,
             mixes=lambda training: True,
-            next_plan=lambda inputs, *_: self.grids.weighed(plan).to(
+            next_plan=lambda inputs, *_: self.grids.as_weights(plan).to(
                 leading(inputs, self.lead).device
             ),
             blend=self.blend,

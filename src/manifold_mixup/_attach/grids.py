@@ -61,7 +61,7 @@ class Grids:
         """Store where the tensors that are mixed at a layer hold positions."""
         self.faults.pop(layer, None)
         self._too_small.discard(layer)
-        own, carried = self._own(layer, row), _of_carries(row)
+        own, carried = self._mixed_tensors(layer, row), _of_carries(row)
         fault = _fault_of_row(row) or _fault_of(own) or _fault_of_batch(row, own)
         axes = {positions.axes for positions, _ in own.values() if positions}
         if not fault and len(axes) > 1:
@@ -74,8 +74,8 @@ class Grids:
                 self.faults[layer] = fault
             return
         # what has other positions than the state is interpolated
-        carried = {carry: known for carry, known in carried.items() if known[0].axes in axes}
-        sides = [_sides(*known) for known in (*own.values(), *carried.values())]
+        carried = {carry: each for carry, each in carried.items() if each[0].axes in axes}
+        sides = [_sides(*each) for each in (*own.values(), *carried.values())]
         grid = least_grid(sides)
         if grid is None:
             if any(map(has_positions, self._ways(layer))):
@@ -85,12 +85,12 @@ class Grids:
             return
         self._require_block(layer, grid)
         several = len(sides) > 1
-        self._places[layer] = {path: _place(*known, grid, several) for path, known in own.items()}
-        self._carried[layer] = {
-            key: _place(*known, grid, several) for key, known in carried.items()
-        }
+        self._places[layer] = {path: _place(*each, grid, several) for path, each in own.items()}
+        self._carried[layer] = {key: _place(*each, grid, several) for key, each in carried.items()}
 
-    def _own(self, layer: str, row: LayerRow | InputRow) -> dict[str, "_Known"]:
+    def _mixed_tensors(
+        self, layer: str, row: LayerRow | InputRow
+    ) -> dict[str, "_PositionsAndShape"]:
         """Map the paths of a layer's mixed tensors to their positions and shapes."""
         dims = dims_at(self.blend, layer)
         if isinstance(row, InputRow):
@@ -114,7 +114,7 @@ class Grids:
                 )
                 self._too_small.add(layer)
 
-    def fitting(self, rows: Mapping[str, LayerRow | InputRow]) -> tuple[str, ...]:
+    def mixable(self, rows: Mapping[str, LayerRow | InputRow]) -> tuple[str, ...]:
         """Return those of some layers that can be mixed by the ways.
 
         Args:
@@ -124,7 +124,7 @@ class Grids:
             self.record_row(name, row)
         return tuple(name for name in rows if name not in self.faults)
 
-    def weighed(self, plan: MixPlan) -> MixPlan:
+    def as_weights(self, plan: MixPlan) -> MixPlan:
         """Return a plan of one λ for all that mixes by weights, as the ways here do.
 
         At λ = 0 the whole state is in the box, or in holes.
@@ -147,7 +147,7 @@ class Grids:
         how: dict[str, Any] = {"label": lam, "repeats": plan.repeats, "noise": plan.noise}
         return unchecked(plan.layer, lam, plan.perm, weight=weight, **how)
 
-    def refuse(self, layers: Iterable[str]) -> None:
+    def require_mixable(self, layers: Iterable[str]) -> None:
         """Raise ValueError if one of the layers cannot be mixed by positions.
 
         Args:
@@ -157,7 +157,7 @@ class Grids:
         if bad:
             raise ValueError(self._refusal({name: self.faults[name] for name in bad}))
 
-    def unfit(self, layers: Iterable[str]) -> dict[str, str]:
+    def why_not_mixable(self, layers: Iterable[str]) -> dict[str, str]:
         """Map those of some layers that cannot be mixed by the ways to the reason.
 
         Args:
@@ -184,7 +184,7 @@ class Grids:
         return f"{ways} cannot be used at {listed}. {way_out}"
 
 
-_Known = tuple[Positions | None, tuple[int, ...]]
+_PositionsAndShape = tuple[Positions | None, tuple[int, ...]]
 
 
 def _of_carries(row: LayerRow | InputRow) -> dict[Carry, tuple[Positions, tuple[int, ...]]]:
@@ -207,7 +207,7 @@ def _fault_of_row(row: LayerRow | InputRow) -> str:
     return ""
 
 
-def _fault_of(own: Mapping[str, _Known]) -> str:
+def _fault_of(own: Mapping[str, _PositionsAndShape]) -> str:
     for path, (positions, shape) in own.items():
         what = f"its output {path!r}" if path else "it"
         if positions is None:
@@ -219,7 +219,7 @@ def _fault_of(own: Mapping[str, _Known]) -> str:
     return ""
 
 
-def _fault_of_batch(row: LayerRow | InputRow, own: Mapping[str, _Known]) -> str:
+def _fault_of_batch(row: LayerRow | InputRow, own: Mapping[str, _PositionsAndShape]) -> str:
     if isinstance(row, InputRow):
         return ""  # the first pass says so
     held = {path: at.dim for path, at in row.batch_dims}
