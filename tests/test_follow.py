@@ -75,7 +75,7 @@ def test_a_followed_pass_has_the_shapes_of_a_recorded_one(name: str) -> None:
         first = both._record(rows, batched)
         follower = Follower(first, 2 * rows, both.fake_mode)
         followed = both._run(follower, 2 * rows, batched)
-        follower.require()
+        follower.require_same()
         assert shapes(followed) == shapes(both._record(2 * rows, batched))
 
 

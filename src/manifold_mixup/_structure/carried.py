@@ -111,7 +111,7 @@ class Crossings:
         self._long_lived = [
             (readers[-1], number)
             for number, readers in enumerate(self._readers)
-            if readers and (readers[-1] > number + 1 or number + 1 == first.begun)
+            if readers and (readers[-1] > number + 1 or number + 1 == first.first_computed)
         ]
         self._long_lived.sort()
         self._weights = self._find_weights()

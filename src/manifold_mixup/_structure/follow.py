@@ -23,7 +23,7 @@ class Follower(Recorder):
     """Records the shapes of a pass that does what another did.
 
     Args:
-        first: the recording of the other pass.
+        reference: the recording of the other pass.
         batch: number of examples.
         mode: the dispatch mode to which model and arguments belong.
 
@@ -31,14 +31,14 @@ class Follower(Recorder):
         diverged: whether the pass did something else. The model's code may have caught the error.
     """
 
-    def __init__(self, first: Trace, batch: int, mode: Any) -> None:
+    def __init__(self, reference: Trace, batch: int, mode: Any) -> None:
         super().__init__(batch, mode)
-        self.first = first
+        self.reference = reference
         self.diverged = False
 
-    def require(self) -> None:
+    def require_same(self) -> None:
         """Raise Diverged if this pass did less than the other did."""
-        counts = [(trace.steps, len(trace.calls)) for trace in (self.first, self.trace)]
+        counts = [(trace.steps, len(trace.calls)) for trace in (self.reference, self.trace)]
         if self.diverged or counts[0] != counts[1]:
             self._diverge()
 
@@ -55,7 +55,7 @@ class Follower(Recorder):
         self.trace.inputs = [self._leaf(name, tensor) for name, tensor in inputs]
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        step, expected = self.trace.steps, self.first.functions
+        step, expected = self.trace.steps, self.reference.functions
         if self.diverged or step >= len(expected) or expected[step] is not func:
             self._diverge()
         result = run_below(self.quick, func, args, kwargs)
@@ -65,13 +65,13 @@ class Follower(Recorder):
         return result
 
     def _ranged(self, index: Tensor) -> bool:
-        return self.trace.steps in self.first.ranged
+        return self.trace.steps in self.reference.ranged
 
     def _masks(self, call: Call) -> list[str]:
         index = len(self.trace.calls) - 1
-        if index >= len(self.first.calls) or self.first.calls[index].layer != call.layer:
+        if index >= len(self.reference.calls) or self.reference.calls[index].layer != call.layer:
             self._diverge()
-        return [leaf.path for leaf in self.first.calls[index].masks]
+        return [leaf.path for leaf in self.reference.calls[index].masks]
 
     def _in_checkpoint(self) -> bool:
         return False  # the first recording says it

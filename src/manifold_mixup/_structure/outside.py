@@ -26,16 +26,16 @@ _BACKWARD: tuple[Callable[..., Any], ...] = (_TENSOR.backward, torch.autograd.ba
 class Notes(Protocol):
     """The receiver of what `Outside` notices."""
 
-    def took_out(self, tensor: Tensor) -> None:
+    def note_copied_out(self, tensor: Tensor) -> None:
         """Note that the values of a tensor were copied out of PyTorch."""
 
-    def pointed(self, tensor: Tensor) -> None:
+    def note_pointer(self, tensor: Tensor) -> None:
         """Note that the address of a tensor was read, perhaps for a kernel."""
 
-    def derived(self, gradient: Tensor, by: Tensor) -> None:
+    def note_derivative(self, gradient: Tensor, by: Tensor) -> None:
         """Note that one tensor is the derivative with respect to another."""
 
-    def backward(self, *, running: bool) -> None:
+    def note_backward(self, *, running: bool) -> None:
         """Note the begin or end of a backward pass that does not name its inputs."""
 
 
@@ -54,15 +54,15 @@ class Outside(TorchFunctionMode):
         if func is torch.autograd.grad:
             return self._grad(args, kwargs)
         if func in _BACKWARD:
-            self.notes.backward(running=True)
+            self.notes.note_backward(running=True)
             try:
                 return func(*args, **kwargs)
             finally:
-                self.notes.backward(running=False)
+                self.notes.note_backward(running=False)
         if func in _COPIES:
-            self.notes.took_out(args[0])
+            self.notes.note_copied_out(args[0])
         elif func is _TENSOR.data_ptr:
-            self.notes.pointed(args[0])
+            self.notes.note_pointer(args[0])
         return func(*args, **kwargs)
 
     def _grad(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -72,5 +72,5 @@ class Outside(TorchFunctionMode):
         if len(given) == len(gradients):
             for gradient, tensor in zip(gradients, given, strict=True):
                 if gradient is not None:
-                    self.notes.derived(gradient, tensor)
+                    self.notes.note_derivative(gradient, tensor)
         return gradients

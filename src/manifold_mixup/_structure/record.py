@@ -144,7 +144,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     outputs: list[Leaf] = field(default_factory=list)
-    begun: int = 0  # number of the first node that is neither an input nor a tensor of the model
+    first_computed: int = 0  # the first node that is no input and no tensor of the model
     interactions: list[Interaction] = field(default_factory=list)
     functions: list[Any] = field(default_factory=list)  # all operators that ran
     ranged: set[int] = field(default_factory=set)  # the steps that chose rows by their numbers
@@ -180,12 +180,12 @@ def record(
     """
     with ExitStack() as stack:
         for name, module in named_layers(model).items():
-            enter, leave = recorder.entry(name), recorder.boundary(name)
+            enter, leave = recorder.pre_hook(name), recorder.forward_hook(name)
             stack.callback(hook_before(module, enter).remove)
             stack.callback(hook_after(module, leave).remove)
             into_place(module)
             if next(iter(module._forward_hooks.values())) is not leave:
-                stack.callback(hook_after(module, recorder.front, prepend=True).remove)
+                stack.callback(hook_after(module, recorder.first_hook, prepend=True).remove)
         if type(model).__call__ is not nn.Module.__call__:
             stack.callback(hook_before(model, recorder.note_call).remove)
         stack.enter_context(mode)
@@ -233,19 +233,19 @@ class Recorder(TorchDispatchMode):
         self.quick = getattr(mode, "quick", None)
         self.mask = mask
         self.flops = Flops()
-        self.open: list[int] = []  # indices of the running calls
-        self.ended: Counter[str] = Counter()  # by layer: its runs
-        self.unused: dict[int, int] = {}  # the parameters that no operator has read yet, with sizes
+        self.open_calls: list[int] = []  # indices of the running calls
+        self.run_counts: Counter[str] = Counter()  # by layer: its runs
+        self.unread_parameters: dict[int, int] = {}  # those not read yet, with sizes
         # For each node that depends on inputs: whether it depends on side inputs alone.
-        self.side: dict[int, bool] = {}
-        self.held: dict[int, int] = {}  # for each storage, by its address, the node
+        self.only_side: dict[int, bool] = {}
+        self.node_of_storage: dict[int, int] = {}  # for each storage, by its address, the node
         # They prevent reuse of an address without keeping the memory.
         self.references: dict[int, StorageWeakRef] = {}
-        self.kept: list[Tensor] = []  # tensors without a storage, known by their identity
-        self.fronts: dict[int, Any] = {}  # outputs of running calls, before hooks of others
-        self.copied: dict[int, None] = {}  # values that were copied out of PyTorch
-        self.handed: list[Tensor] = []  # tensors whose address was just read
-        self.behind: tuple[int, ...] = ()  # inputs of a backward pass inside forward
+        self.without_storage: list[Tensor] = []  # tensors known by their identity
+        self.outputs_before_hooks: dict[int, Any] = {}  # of running calls
+        self.copied_out: dict[int, None] = {}  # values that were copied out of PyTorch
+        self.pointed_to: list[Tensor] = []  # tensors whose address was just read
+        self.backward_inputs: tuple[int, ...] = ()  # inputs of a backward pass inside forward
 
     def note_call(self, *_: Any) -> None:
         """Note that the hooks of the model itself run."""
@@ -264,7 +264,7 @@ class Recorder(TorchDispatchMode):
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.handed:
+        if self.pointed_to:
             self._link_pointers()
         call = Operation(func, args, kwargs)
         result = run_below(self.quick, func, args, kwargs)
@@ -272,14 +272,14 @@ class Recorder(TorchDispatchMode):
             self._node(result)
         items = [result] if isinstance(result, Tensor) else tensors_in(result)
         keys = [(tensor, self._key(tensor)) for tensor in items]
-        made = [(tensor, key) for tensor, key in keys if key not in self.held]
+        made = [(tensor, key) for tensor, key in keys if key not in self.node_of_storage]
         if made or call.writes:
             self._require_written(call)
         numbers = list(map(self._node, call.reads))
-        parents = (*dict.fromkeys(numbers), *self.behind)
+        parents = (*dict.fromkeys(numbers), *self.backward_inputs)
         for parent in parents:
-            if parent in self.unused:
-                self.trace.weights += self.unused.pop(parent)
+            if parent in self.unread_parameters:
+                self.trace.weights += self.unread_parameters.pop(parent)
         flops = self.flops.of(func, args, kwargs, result)
         self.trace.flops += flops
         made += [(tensor, self._key(tensor)) for tensor in call.writes]
@@ -300,7 +300,7 @@ class Recorder(TorchDispatchMode):
         flops: int,
     ) -> list[tuple[Tensor, int]]:
         """Create the nodes of an operator's results, of which each is a value of its own."""
-        inside = self.open[-1] if self.open else -1
+        inside = self.open_calls[-1] if self.open_calls else -1
         roles = (call.indices, call.codes, call.biases, call.conditions)
         indices, codes, biases, conditions = map(self._nodes, roles)
         results = []
@@ -314,13 +314,13 @@ class Recorder(TorchDispatchMode):
                 call.kind(given, integer=integer, new=not call.writes),
                 integer,
                 inside,
-                self.held.get(key, -1),
+                self.node_of_storage.get(key, -1),
                 call.name,
                 biases,
                 flops=flops,
                 conditions=conditions,
             )
-            results.append((tensor, self._hold(tensor, node, key)))
+            results.append((tensor, self._set_node(tensor, node, key)))
             flops = 0
         return results
 
@@ -361,41 +361,41 @@ class Recorder(TorchDispatchMode):
         for tensor in call.reads:
             blank = self.trace.nodes[self._node(tensor)].kind == "blank" and tensor.numel()
             if blank and all(tensor is not written for written in call.writes):
-                origin = tuple(self.copied) or tuple(leaf.node for leaf in self.trace.inputs)
-                self._hold(tensor, Node(origin, kind="unseen"))
+                origin = tuple(self.copied_out) or tuple(leaf.node for leaf in self.trace.inputs)
+                self._set_node(tensor, Node(origin, kind="unseen"))
 
     def _link_pointers(self) -> None:
         """Make tensors whose addresses were read together depend on each other."""
-        handed, self.handed = self.handed, []
-        if len(handed) > 1:
-            parents = self._nodes(handed)
-            for tensor in handed:
-                self._hold(tensor, Node(parents, kind="unseen"))
+        tensors, self.pointed_to = self.pointed_to, []
+        if len(tensors) > 1:
+            parents = self._nodes(tensors)
+            for tensor in tensors:
+                self._set_node(tensor, Node(parents, kind="unseen"))
 
     # Called by `Outside`
 
-    def took_out(self, tensor: Tensor) -> None:
+    def note_copied_out(self, tensor: Tensor) -> None:
         """Note that the values of a tensor were copied out of PyTorch."""
         with torch._C.DisableTorchFunction():
-            self.copied[self._node(tensor)] = None
+            self.copied_out[self._node(tensor)] = None
 
-    def pointed(self, tensor: Tensor) -> None:
+    def note_pointer(self, tensor: Tensor) -> None:
         """Note that the address of a tensor was read, perhaps for a kernel."""
         with torch._C.DisableTorchFunction():
             if type(tensor).__name__ == "FakeTensor":
                 # A kernel must not receive a null pointer; `trace` then records on copies.
                 raise RuntimeError("fake tensors have no memory to point to")
-            self.handed.append(tensor)
+            self.pointed_to.append(tensor)
 
-    def derived(self, gradient: Tensor, by: Tensor) -> None:
+    def note_derivative(self, gradient: Tensor, by: Tensor) -> None:
         """Note that one tensor is the derivative with respect to another."""
         with torch._C.DisableTorchFunction():
             parents = tuple(dict.fromkeys((self._node(gradient), self._node(by))))
-            self._hold(gradient, Node(parents, kind="gradient"))
+            self._set_node(gradient, Node(parents, kind="gradient"))
 
-    def backward(self, *, running: bool) -> None:
+    def note_backward(self, *, running: bool) -> None:
         """Treat the results of a backward pass as derivatives with respect to all inputs."""
-        self.behind = tuple(leaf.node for leaf in self.trace.inputs) if running else ()
+        self.backward_inputs = tuple(leaf.node for leaf in self.trace.inputs) if running else ()
 
     # Begin and end
 
@@ -410,19 +410,21 @@ class Recorder(TorchDispatchMode):
                 self._node(tensor)
         for name, tensor in inputs:
             with torch._C.DisableTorchFunction():
-                number = self._hold(tensor, Node())
-            self.side[number] = is_side(name, self.mask, floating=is_continuous(tensor))
+                number = self._set_node(tensor, Node())
+            self.only_side[number] = is_side(name, self.mask, floating=is_continuous(tensor))
             self.trace.inputs.append(self._leaf(name, tensor))
-        self.trace.begun = len(self.trace.nodes)
+        self.trace.first_computed = len(self.trace.nodes)
 
-    def entry(self, layer: str) -> Callable[..., Any]:
+    def pre_hook(self, layer: str) -> Callable[..., Any]:
         """Return the hook that begins a layer."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
             tensors = dict(leaves((args, kwargs)))
             given = [self._leaf(path, tensor) for path, tensor in tensors.items()]
-            call = Call(layer, self.trace.steps, tuple(self.open), [], given, len(self.trace.nodes))
-            self.open.append(len(self.trace.calls))
+            call = Call(
+                layer, self.trace.steps, tuple(self.open_calls), [], given, len(self.trace.nodes)
+            )
+            self.open_calls.append(len(self.trace.calls))
             self.trace.calls.append(call)
             own = {path: tensors[path].clone() for path in self._masks(call)}
             call.masks = [self._leaf(path, mask) for path, mask in own.items()]
@@ -432,32 +434,32 @@ class Recorder(TorchDispatchMode):
 
     def _masks(self, call: Call) -> list[str]:
         """List the paths of a call's arguments that depend on side inputs alone."""
-        return [leaf.path for leaf in call.given if self.side.get(leaf.node)]
+        return [leaf.path for leaf in call.given if self.only_side.get(leaf.node)]
 
-    def boundary(self, layer: str) -> Callable[..., Any]:
+    def forward_hook(self, layer: str) -> Callable[..., Any]:
         """Return the hook that ends a layer."""
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            place = self.open.pop()
-            in_front = self.fronts.pop(place, None) is output and output is not None
+            place = self.open_calls.pop()
+            in_front = self.outputs_before_hooks.pop(place, None) is output and output is not None
             if not in_front:
                 output = map_leaves(_cloned, output)
             ends = [self._leaf(path, tensor) for path, tensor in leaves(output)]
             call = self.trace.calls[place]
             call.last, call.returned = len(self.trace.nodes), ends
             spent = self.trace.flops, self.trace.steps, self.trace.weights
-            number = self.ended[layer]
-            self.ended[layer] += 1
+            number = self.run_counts[layer]
+            self.run_counts[layer] += 1
             again = self._in_checkpoint()
             self.trace.runs.append(Run(layer, number, ends, *spent, again, in_front))
             return output
 
         return hook
 
-    def front(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def first_hook(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Keep a layer's output before hooks of others see it, in case they only read it."""
         output = map_leaves(_cloned, output)
-        self.fronts[self.open[-1]] = output
+        self.outputs_before_hooks[self.open_calls[-1]] = output
         return output
 
     def end(self, output: Any) -> None:
@@ -486,27 +488,29 @@ class Recorder(TorchDispatchMode):
     def _node(self, tensor: Tensor) -> int:
         """Return the node of a tensor's current value; parameters get theirs here."""
         key = self._key(tensor)
-        found = self.held.get(key)
+        found = self.node_of_storage.get(key)
         if found is not None:
             return found
-        if self.copied and _holds_several(tensor):  # it may have come back from NumPy or a list
-            return self._hold(tensor, Node(tuple(self.copied), kind="unseen"), key)
-        number = self._hold(tensor, Node(learned=isinstance(tensor, nn.Parameter)), key)
+        if self.copied_out and _holds_several(tensor):  # it may have come back from NumPy or a list
+            return self._set_node(tensor, Node(tuple(self.copied_out), kind="unseen"), key)
+        number = self._set_node(tensor, Node(learned=isinstance(tensor, nn.Parameter)), key)
         if isinstance(tensor, nn.Parameter) and not is_lazy(tensor):
-            self.unused[number] = tensor.numel()
+            self.unread_parameters[number] = tensor.numel()
         return number
 
-    def _hold(self, tensor: Tensor, node: Node, key: int | None = None) -> int:
+    def _set_node(self, tensor: Tensor, node: Node, key: int | None = None) -> int:
         number = len(self.trace.nodes)
         key = self._key(tensor) if key is None else key
         self.trace.nodes.append(node)
         if key >= 0 and key not in self.references:
             self.references[key] = StorageWeakRef(_inner(tensor).untyped_storage())
-        self.held[key] = number
-        known = [self.side[parent] for parent in node.parents if parent in self.side]
+        self.node_of_storage[key] = number
+        known = [self.only_side[parent] for parent in node.parents if parent in self.only_side]
         if known:
-            chosen = all(parent in node.indices for parent in node.parents if parent in self.side)
-            self.side[number] = all(known) and not chosen  # rows that ids chose are data
+            chosen = all(
+                parent in node.indices for parent in node.parents if parent in self.only_side
+            )
+            self.only_side[number] = all(known) and not chosen  # rows that ids chose are data
         return number
 
     def _key(self, tensor: Tensor) -> int:
@@ -515,7 +519,7 @@ class Recorder(TorchDispatchMode):
         try:
             return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
         except (NotImplementedError, RuntimeError, ValueError):
-            self.kept.append(tensor)
+            self.without_storage.append(tensor)
             return -id(tensor)
 
 

@@ -248,7 +248,7 @@ class RowBuilder:
         leaf = self.first.inputs[index]
         data = bool(self.flow.total & data_colour(index))
         side = bool(self.flow.total & side_colour(index))
-        depth = _Depth([leaf] if data else [], self.first.begun, 0, [leaf.shape])
+        depth = _Depth([leaf] if data else [], self.first.first_computed, 0, [leaf.shape])
         result = self._mixability(
             self.fault or self._input_fault(leaf, data=data, side=side), depth
         )

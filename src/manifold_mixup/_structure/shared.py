@@ -153,7 +153,7 @@ class _SharedRows:
                 after.add(number)
             else:
                 flops += node.flops
-        values = len(nodes) - self.trace.begun
+        values = len(nodes) - self.trace.first_computed
         return flops / max(self.trace.flops, 1), 1 - len(after) / max(values, 1)
 
     @functools.cached_property

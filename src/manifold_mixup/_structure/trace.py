@@ -247,7 +247,7 @@ class _Recording:
         follower = Follower(first, batch, self.fake_mode)
         try:
             trace = self._run(follower, batch, batched)
-            follower.require()
+            follower.require_same()
         except Exception:
             if not follower.diverged:
                 raise
