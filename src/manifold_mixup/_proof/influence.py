@@ -32,63 +32,63 @@ class Influence:
     and reentrant checkpoints cannot be measured.
 
     Args:
-        held: the valid positions of the examples, ``(batch, time)``.
+        valid: the valid positions of the examples, ``(batch, time)``.
         perm: the partners.
         layer: the layer that is mixed. What ended before it is as without mixing.
-        each: measure also what only passes on the result of a module inside it that has influence.
+        nested: measure also what only passes on the result of an influential module inside it.
     """
 
-    def __init__(self, held: Tensor, perm: Tensor, layer: str, *, each: bool) -> None:
-        partners = held[perm.to(held.device)]
-        self.alone, self.both = held & ~partners, held & partners
+    def __init__(self, valid: Tensor, perm: Tensor, layer: str, *, nested: bool) -> None:
+        partners = valid[perm.to(valid.device)]
+        self.valid_in_one, self.valid_in_both = valid & ~partners, valid & partners
         # Each module with its influence, and the largest of all positions.
-        self.found: list[tuple[nn.Module, float, float]] = []
-        self._each = each
+        self.measurements: list[tuple[nn.Module, float, float]] = []
+        self._nested = nested
         self._influential: list[Tensor] = []  # results of modules with influence
         self._rounded = False
         # By module: the masks that it was given, and how many modules had been tried, and had been
         # found to have influence, before it ran.
-        self._before_it: dict[int, tuple[dict[str, Tensor], int, int]] = {}
-        self._tried = 0  # how many modules were run again with other masks
-        self._before: list[tuple[nn.Module, Any]] = []  # our hooks before modules
+        self._state_before: dict[int, tuple[dict[str, Tensor], int, int]] = {}
+        self._tried_count = 0  # how many modules were run again with other masks
+        self._pre_hooks: list[tuple[nn.Module, Any]] = []  # our hooks before modules
         self._measuring = False
-        self._layer, self._mixed = layer, is_input(layer)
-        self._module: nn.Module | None = None  # that of the layer
+        self._layer, self._layer_reached = layer, is_input(layer)
+        self._layer_module: nn.Module | None = None  # that of the layer
         self._frozen: list[nn.Parameter] = []
 
     def put_on(self, model: nn.Module) -> None:
         """Register on all modules, and let frozen parameters have gradients."""
-        if bool(self.alone.any()):
+        if bool(self.valid_in_one.any()):
             self._frozen = [p for p in model.parameters() if _is_frozen(p)]
             for parameter in self._frozen:
                 parameter.requires_grad_()
             for module in model.modules():
                 if module is not model:
-                    self._before.append((module, hook_before(module, self._keep_masks)))
+                    self._pre_hooks.append((module, hook_before(module, self._keep_masks)))
                 hook_after(module, self, with_kwargs=True)
-            hook_before(model, self._move_to_end)
-            if not self._mixed:
-                self._module = named_layers(model)[module_name(self._layer)]
-                hook_after(self._module, self._begin, prepend=True)
+            hook_before(model, self._move_pre_hooks_to_end)
+            if not self._layer_reached:
+                self._layer_module = named_layers(model)[module_name(self._layer)]
+                hook_after(self._layer_module, self._note_layer_reached, prepend=True)
 
-    def _begin(self, *_: Any) -> None:
-        self._mixed = True
+    def _note_layer_reached(self, *_: Any) -> None:
+        self._layer_reached = True
 
-    def _move_to_end(self, *_: Any) -> None:
+    def _move_pre_hooks_to_end(self, *_: Any) -> None:
         """Put our hooks before modules behind those that mix masks, which were registered later."""
-        for module, handle in self._before:
+        for module, handle in self._pre_hooks:
             module._forward_pre_hooks.move_to_end(handle.id)  # type: ignore[attr-defined]
 
     def _keep_masks(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Keep the weights that a module is given, which it may write into."""
-        if not self._mixed or self._measuring:
+        if not self._layer_reached or self._measuring:
             return
         masks = {
             path: tensor.detach().clone()
             for path, tensor in leaves((args, kwargs))
             if self._may_be_mask(tensor) and is_continuous(tensor) and type(tensor) is Tensor
         }
-        self._before_it[id(module)] = masks, self._tried, len(self._influential)
+        self._state_before[id(module)] = masks, self._tried_count, len(self._influential)
 
     def restore(self) -> None:
         """Freeze again what was frozen, and let the graph go."""
@@ -98,7 +98,7 @@ class Influence:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Measure a module that has just run."""
-        if not self._mixed:
+        if not self._layer_reached:
             return
         given = [tensor for _, tensor in leaves((args, kwargs))]
         states = [
@@ -108,9 +108,9 @@ class Influence:
         if states and ends and any(map(self._may_be_mask, given)) and not self._measuring:
             self._measuring = True  # a checkpoint may run modules again
             inside, largest = math.inf, 0.0
-            if self._each or not self._passes_on(module, ends[0]):
+            if self._nested or not self._passes_on(module, ends[0]):
                 inside, largest = self._measure(states[0], ends[0])
-            self.found.append((module, inside, largest))
+            self.measurements.append((module, inside, largest))
             if inside > _FAINT * largest:
                 self._influential.append(ends[0])
             if inside > 0 and not self._rounded:
@@ -123,29 +123,29 @@ class Influence:
         It does if its positions of both depend on those of that result. The graph between the two
         is short.
         """
-        *_, before = self._before_it.get(id(module), ({}, 0, 0))
+        *_, before = self._state_before.get(id(module), ({}, 0, 0))
         if len(self._influential) == before:
             return False
         size = self._gradient(self._influential[-1], end)
-        inside = size[self.both.to(size.device)] if self._has_positions(size) else size
+        inside = size[self.valid_in_both.to(size.device)] if self._has_positions(size) else size
         return bool(inside.max() > _FAINT * size.max())
 
     def _has_positions(self, tensor: Tensor) -> bool:
-        return is_continuous(tensor) and tensor.shape[:2] == self.alone.shape
+        return is_continuous(tensor) and tensor.shape[:2] == self.valid_in_one.shape
 
     def _may_be_mask(self, tensor: Tensor) -> bool:
-        rows, positions = self.alone.shape
+        rows, positions = self.valid_in_one.shape
         shape = tensor.shape
         return not tensor.requires_grad and shape[:1] == (rows,) and positions in shape[1:]
 
     def _measure(self, state: Tensor, end: Tensor) -> tuple[float, float]:
         """Return the largest gradient, of positions of both, at those that one has, and at all."""
         size = self._gradient(state, end)
-        return float(size[self.alone.to(size.device)].max()), float(size.max())
+        return float(size[self.valid_in_one.to(size.device)].max()), float(size.max())
 
     def _gradient(self, of: Tensor, end: Tensor) -> Tensor:
         """Return the size of the gradient of a result, at positions of both, by a tensor."""
-        end = end[self.both.to(end.device)] if self._has_positions(end) else end
+        end = end[self.valid_in_both.to(end.device)] if self._has_positions(end) else end
         # Asymmetric weights, because the outputs of a norm sum to a constant.
         weights = torch.linspace(1, 2, end.numel()).sin().view_as(end).to(end)
         end = (end * weights).sum()
@@ -163,12 +163,12 @@ class Influence:
         It is run again with others, instead of asking for gradients: it may use the weights without
         any, as in ``torch.no_grad()``, or write into them.
         """
-        masks, tried, _ = self._before_it.get(id(module), ({}, 0, 0))
+        masks, tried, _ = self._state_before.get(id(module), ({}, 0, 0))
         if not any(bool(_between(mask).any()) for mask in masks.values()):
             return False
-        if tried != self._tried or self._has_layer(module):
+        if tried != self._tried_count or self._has_layer(module):
             return False  # a module inside it was tried, or would be mixed again
-        self._tried += 1
+        self._tried_count += 1
 
         def run(change: Callable[[Tensor], Tensor | float]) -> Tensor:
             given = {path: t.detach().clone() for path, t in leaves((args, kwargs))}
@@ -191,7 +191,7 @@ class Influence:
 
     def _has_layer(self, module: nn.Module) -> bool:
         """Return whether the layer that is mixed is a module or inside it."""
-        return any(inner is self._module for inner in module.modules())
+        return any(inner is self._layer_module for inner in module.modules())
 
     def is_rounded(self) -> bool:
         """Return whether a module lets such positions count, but not by their weights."""
@@ -199,7 +199,9 @@ class Influence:
 
     def is_faint(self) -> bool:
         """Return whether a module may have lost its influence, so that λ = 1 must be measured."""
-        return any(not inside > _FAINT * of_all for _, inside, of_all in self.found)  # also NaN
+        return any(
+            not inside > _FAINT * of_all for _, inside, of_all in self.measurements
+        )  # also NaN
 
     def lost(self, middle: "Influence") -> bool:
         """Return whether a module has influence at λ = 1, where this was measured, but none later.
@@ -207,7 +209,7 @@ class Influence:
         Args:
             middle: the measurement between the ends.
         """
-        pairs = zip(self.found, middle.found, strict=False)
+        pairs = zip(self.measurements, middle.measurements, strict=False)
         return any(
             module is other and math.isfinite(end) and end > 0 and inside <= _NOTHING * end
             for (module, end, _), (other, inside, _) in pairs

@@ -24,7 +24,7 @@ def kept_states(stage: Stage, count: int) -> dict[int, str]:
     return found
 
 
-def of_examples(stage: Stage, rows: int) -> set[int]:
+def states_of_examples(stage: Stage, rows: int) -> set[int]:
     """Return the ids of tensors in attributes, buffers apart, with a dimension of ``rows``.
 
     They may be states of the examples of the last batch. Call it before `Stage.replace_tensors`.
@@ -39,7 +39,7 @@ def of_examples(stage: Stage, rows: int) -> set[int]:
     }
 
 
-def of_first(tensor: Tensor, rows: int, count: int) -> Tensor:
+def first_examples(tensor: Tensor, rows: int, count: int) -> Tensor:
     """Return what belongs to the first ``count`` of ``rows`` examples."""
     return tensor.narrow(tensor.shape.index(rows), 0, min(count, rows)).clone()
 

@@ -50,7 +50,7 @@ class PaddingTests:
         valid, perm = self.bench.padding.valid, self.unmixed.perm
         if rows is not None:
             valid, perm = valid[rows.to(valid.device)], torch.tensor([1, 0], device="cpu")
-        influence = Influence(valid, perm, layer, each=lam == 1)
+        influence = Influence(valid, perm, layer, nested=lam == 1)
         try:
             with self.bench.run_pass(rows, plan_at(layer, lam, perm), influence):
                 return influence

@@ -18,13 +18,13 @@ from manifold_mixup._inputs import batched_names, leading, named_inputs
 from manifold_mixup._proof.bench import Bench, RunModel
 from manifold_mixup._proof.errors import Inconclusive
 from manifold_mixup._proof.graphs import draw_graphs
-from manifold_mixup._proof.kept import kept_states, of_first
+from manifold_mixup._proof.kept import first_examples, kept_states
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
 from manifold_mixup._proof.thin import drop_gradients, thin
 from manifold_mixup._proof.unmixed import Unmixed
 
 # A dtype, and a function that draws examples of it.
-Way = tuple[torch.dtype, Callable[..., Examples]]
+Setup = tuple[torch.dtype, Callable[..., Examples]]
 
 # Few enough to be fast, and a cyclic shift of four rows is not its own inverse.
 _ROWS = 4
@@ -77,9 +77,9 @@ def prepare(
     """
     _refuse_lazy(stage)
     rows, states = kept
-    ways = _ways(stage.model, args, kwargs, task)
-    for way, cut in product(ways, (states, ()) if states else ((),)):
-        attempt = Attempt(stage, task, *way, rows, cut)
+    setups = _setups(stage.model, args, kwargs, task)
+    for setup, shortened in product(setups, (states, ()) if states else ((),)):
+        attempt = Attempt(stage, task, *setup, rows, shortened)
         try:
             return (large and attempt.with_thin(large, layer)) or attempt.with_copies()
         except (Inconclusive, NotTraceable):
@@ -90,9 +90,9 @@ def prepare(
     raise NotTraceable(reason) from error
 
 
-def _ways(
+def _setups(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], task: Task
-) -> Iterator[Way]:
+) -> Iterator[Setup]:
     """Yield dtypes, each with a function that draws examples of it, the best way first."""
     inputs = list(named_inputs(model, args, kwargs))
     rows = leading(inputs, task.lead)
@@ -106,8 +106,8 @@ def _ways(
     counts = dict.fromkeys((_ROWS, max(len(rows), 2)))
     given: Any = {"mask": task.mask, "last_token": task.last_token, "batch": len(rows)}
     draw = functools.partial(draw_examples, model, args, kwargs, **given)
-    ways = product(counts, (torch.float64, torch.float32), batched_names(inputs, rows))
-    for count, dtype, batched in ways:
+    setups = product(counts, (torch.float64, torch.float32), batched_names(inputs, rows))
+    for count, dtype, batched in setups:
         yield dtype, functools.partial(draw, batched=batched, count=count)
 
 
@@ -121,7 +121,7 @@ class Attempt:
         dtype: of its parameters and examples.
         draw: draws the examples.
         rows: the number of examples that the model keeps states for.
-        cut: these states, by id, if those of the examples of the proof are taken.
+        shortened: these states, by id, if those of the examples of the proof are taken.
     """
 
     stage: Stage
@@ -129,7 +129,7 @@ class Attempt:
     dtype: torch.dtype
     draw: Callable[..., Examples]
     rows: int
-    cut: Collection[int]
+    shortened: Collection[int]
 
     def with_thin(self, large: Collection[int], layer: str | None) -> Unmixed | None:
         """Take thin parameters in place of large ones; None if the model does not run with them."""
@@ -182,7 +182,7 @@ class Attempt:
 
     def _copied(self, tensor: Tensor) -> Tensor:
         made = copied(tensor, self.dtype)
-        return of_first(made, self.rows, _ROWS) if id(tensor) in self.cut else made
+        return first_examples(made, self.rows, _ROWS) if id(tensor) in self.shortened else made
 
 
 def _refuse_lazy(stage: Stage) -> None:

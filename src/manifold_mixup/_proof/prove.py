@@ -16,7 +16,7 @@ from manifold_mixup._inputs import leading, named_inputs
 from manifold_mixup._progress import watched
 from manifold_mixup._proof.bench import RunModel
 from manifold_mixup._proof.errors import Inconclusive
-from manifold_mixup._proof.kept import of_examples
+from manifold_mixup._proof.kept import states_of_examples
 from manifold_mixup._proof.layer_tests import LayerTests
 from manifold_mixup._proof.prepare import Task, prepare
 from manifold_mixup._proof.report import LayerProof, Report, Verdict
@@ -71,7 +71,7 @@ def prove(
         with old_objects_kept(), staged_with(model, args, kwargs) as (stage, args, kwargs):
             task = Task(run, mask, outputs, lead, graphs=graphs, last_token=last_token)
             rows = len(leading(list(named_inputs(stage.model, args, kwargs)), lead))
-            kept = rows, set() if graphs else of_examples(stage, rows)
+            kept = rows, set() if graphs else states_of_examples(stage, rows)
             ready = functools.partial(prepare, stage, args, kwargs, task, kept=kept)
             large, first = large_parameters(stage.model), next(iter(names), None)
             tests = LayerTests(ready(large=large, layer=first))

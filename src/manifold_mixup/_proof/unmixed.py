@@ -106,22 +106,27 @@ class Unmixed:
         self.plain[path] = output
         self._expect(path, output[self.perm], rounding, nearest)
 
-    def calibrate_from(self, alike: "Unmixed", kept: Iterable[str]) -> None:
+    def calibrate_from(self, with_equal_states: "Unmixed", kept: Iterable[str]) -> None:
         """Calibrate by the same model, in which what it keeps is the same for all examples.
 
         Args:
-            alike: the outputs of that model.
+            with_equal_states: the outputs of that model.
             kept: what the model keeps, in words.
 
         Raises:
             Inconclusive: no output has a row for each example.
         """
         self.kept = ", ".join(filter(None, kept)) or "a tensor"
-        self.bench.neutral = alike.bench.neutral
+        self.bench.neutral = with_equal_states.bench.neutral
         plain = self.bench.unmixed()
-        for path in alike.plain:
+        for path in with_equal_states.plain:
             self.plain[path] = plain[path]
-            self._expect(path, plain[path][self.perm], alike.rounding[path], alike.difference[path])
+            self._expect(
+                path,
+                plain[path][self.perm],
+                with_equal_states.rounding[path],
+                with_equal_states.difference[path],
+            )
         if not self.plain:
             raise Inconclusive(_KEPT.format(self.kept))
 
