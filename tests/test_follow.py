@@ -16,7 +16,7 @@ from manifold_mixup import find_layers
 from manifold_mixup._dry_run.left_behind import FakeTensorWatch
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import staged_with
-from manifold_mixup._inputs import batched_names, leading, leads, named_inputs
+from manifold_mixup._inputs import batched_names, leading, leading_names, named_inputs
 from manifold_mixup._structure.follow import Follower
 from manifold_mixup._structure.record import Trace
 from manifold_mixup._structure.trace import _Recording
@@ -42,7 +42,7 @@ def recording(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[Any, i
     """Yield what records a model, the number of rows, and the names of the batched inputs."""
     with staged_with(model, args, kwargs) as (stage, args, kwargs):
         inputs = list(named_inputs(stage.model, args, kwargs))
-        lead = next(iter(leads(inputs)))
+        lead = next(iter(leading_names(inputs)))
         given = stage, args, kwargs, lead, Neutral(), None
         found = _Recording.on_fake_tensors(*given, watch=FakeTensorWatch())
         found.stage.replace_tensors(found._stand_in)

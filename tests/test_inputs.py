@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, find_layers
-from manifold_mixup._inputs import leading, leads, map_inputs, mixed_input, named_inputs
+from manifold_mixup._inputs import leading, leading_names, map_inputs, mixed_input, named_inputs
 from zoo import BATCH, CLASSES, TARGET, build, example
 
 IMAGE, VECTOR = torch.zeros(4, 3, 2, 2), torch.zeros(4, 5)
@@ -125,7 +125,9 @@ BIG, TIMES = torch.zeros(9, 9, 5), torch.zeros(3)
     ],
 )
 def test_the_likeliest_batch_comes_first(inputs, expected):
-    assert leads([(str(i), tensor) for i, tensor in enumerate(inputs)]) == list(map(str, expected))
+    assert leading_names([(str(i), tensor) for i, tensor in enumerate(inputs)]) == list(
+        map(str, expected)
+    )
 
 
 def test_a_batch_that_was_found_is_taken_by_its_name():

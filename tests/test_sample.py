@@ -13,7 +13,7 @@ from scipy import stats
 from torch._subclasses import FakeTensorMode
 
 from manifold_mixup import Cut, Interpolate, OneOf, _sample, sample_plan
-from manifold_mixup._sample import Stream, _beta_of, step_generator, symmetric_beta
+from manifold_mixup._sample import Stream, _beta_from_uniforms, step_generator, symmetric_beta
 
 CPU = torch.device("cpu")
 LAYERS = ["input", "layer1", "layer2"]
@@ -96,7 +96,7 @@ def test_one_number_is_that_of_many(alpha):
     for seed in range(100):
         u, v = torch.rand(2, dtype=torch.float64, generator=generator(seed)).tolist()
         (expected,) = symmetric_beta(alpha, 1, generator(seed))
-        assert torch.equal(torch.tensor(_beta_of(alpha, u, v)), expected.float())
+        assert torch.equal(torch.tensor(_beta_from_uniforms(alpha, u, v)), expected.float())
 
 
 # Joint distribution of layer, λ and pairs

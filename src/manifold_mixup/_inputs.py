@@ -43,13 +43,13 @@ def _positional(model: nn.Module, count: int) -> Sequence[str]:
     """Name the first ``count`` positional arguments of ``model.forward``."""
     if "forward" in vars(model):  # replaced on this one instance
         return _named_positions(_parameters(model), count)
-    return _own_positions(type(model).forward, count)
+    return _method_positions(type(model).forward, count)
 
 
 @functools.lru_cache(maxsize=64)
-def _own_positions(forward: Callable[..., Any], count: int) -> Sequence[str]:
+def _method_positions(forward: Callable[..., Any], count: int) -> Sequence[str]:
     """Name the arguments of a method; cached, because every forward pass asks."""
-    return _named_positions(_own_parameters(forward), count)
+    return _named_positions(_method_parameters(forward), count)
 
 
 def _named_positions(parameters: Iterable[inspect.Parameter], count: int) -> Sequence[str]:
@@ -73,11 +73,11 @@ def accepts(model: nn.Module, name: str) -> bool:
 def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
     if "forward" in vars(model):  # replaced on this one instance
         return tuple(inspect.signature(model.forward).parameters.values())
-    return _own_parameters(type(model).forward)
+    return _method_parameters(type(model).forward)
 
 
 @functools.lru_cache(maxsize=64)
-def _own_parameters(forward: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+def _method_parameters(forward: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
     """List the parameters of a method except self; cached, as is what is made of them."""
     return tuple(inspect.signature(forward).parameters.values())[1:]
 
@@ -87,8 +87,8 @@ def leading(inputs: list[tuple[str, Tensor]], name: str | None = None) -> Tensor
 
     Args:
         inputs: names and tensors.
-        name: name of that tensor, if it is known. Without it, or if no tensor has it, `leads`
-            guesses.
+        name: name of that tensor, if it is known. Without it, or if no tensor has it,
+            `leading_names` guesses.
 
     Raises:
         ValueError: no input has a dimension.
@@ -97,10 +97,10 @@ def leading(inputs: list[tuple[str, Tensor]], name: str | None = None) -> Tensor
         for given, tensor in inputs:
             if given == name and tensor.ndim > 0:
                 return tensor
-    return dict(inputs)[leads(inputs)[0]]
+    return dict(inputs)[leading_names(inputs)[0]]
 
 
-def leads(inputs: list[tuple[str, Tensor]]) -> list[str]:
+def leading_names(inputs: list[tuple[str, Tensor]]) -> list[str]:
     """Name one input for each length of dimension 0, the likeliest batch first.
 
     The likeliest length is that of the most floating tensors with more than one number per example,

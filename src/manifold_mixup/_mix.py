@@ -34,7 +34,7 @@ def apply(
         TypeError: the tensor is nested or sparse.
     """
     if torch.compiler.is_compiling():
-        lam, perm = _fitting(x, lam, perm)
+        lam, perm = _matched_to(x, lam, perm)
         return _compiled(x, lam, perm, repeats, inside)
     return apply_eagerly(x, lam, perm, repeats=repeats, inside=inside)
 
@@ -45,21 +45,21 @@ def apply_eagerly(
     """Mix as `apply` does, outside of compiled code."""
     usual = lam.dtype == x.dtype == torch.float32 and x.layout is torch.strided
     if not usual or perm.device != x.device or x.is_nested:
-        lam, perm = _fitting(x, lam, perm)
+        lam, perm = _matched_to(x, lam, perm)
     if _autograd.in_forward_mode():
         # torch.compile accepts no Function with a forward-mode rule; these operators have their
         # own.
-        return _in_one_expression(x, lam, None, perm, inside)
+        return _mix_in_one_expression(x, lam, None, perm, inside)
     if _autograd.in_transform():
         return _Mix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
     if not (x.requires_grad and torch.is_grad_enabled()):
-        return _eagerly(x, lam, None, perm, inside)
+        return _mix_eagerly(x, lam, None, perm, inside)
     if not repeats and inside is None and _interpolate.is_small(x, lam):
         return _SmallMix.apply(x, lam, perm)  # type: ignore[no-any-return]
     return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
 
 
-def _fitting(x: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
+def _matched_to(x: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
     """Return λ and the partners for a state: on its device, λ in the dtype of the arithmetic.
 
     Raises:
@@ -117,7 +117,7 @@ class _Mix(torch.autograd.Function):
         inside: Tensor | None,
     ) -> Tensor:
         del inverse, repeats  # only the derivatives need them
-        return _of_two(x, own, other, perm, inside)
+        return _mix_by_weights(x, own, other, perm, inside)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -135,11 +135,11 @@ class _Mix(torch.autograd.Function):
         if own.ndim and (own.ndim == 1 or len(own) > 1):
             # The gradient of row j is its own term plus that of the row whose partner it was,
             # weighted by that row's coefficient.
-            other = (_rest(own) if other is None else other)[inverse]
+            other = (_partner_weight(own) if other is None else other)[inverse]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # higher derivatives
             kind = _Mix if _autograd.in_transform() else _EagerMix
             return kind.apply(grad, own, other, inverse, perm, False, inside), *_NO_GRADIENTS
-        return _of_two(grad, own, other, inverse, inside), *_NO_GRADIENTS
+        return _mix_by_weights(grad, own, other, inverse, inside), *_NO_GRADIENTS
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -184,7 +184,7 @@ class _EagerMix(torch.autograd.Function):
     ) -> Tensor:
         ctx.repeats = repeats
         ctx.save_for_backward(own, other, perm, inverse, inside)
-        return _eagerly(x, own, other, perm, inside)
+        return _mix_eagerly(x, own, other, perm, inside)
 
     backward = _Mix.backward
 
@@ -203,22 +203,22 @@ class _SmallMix(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return _interpolate.mix_back(grad, own, perm), None, None
         inverse = _invert(perm)  # higher derivatives
-        other = _rest(own)[inverse] if own.ndim else None
+        other = _partner_weight(own)[inverse] if own.ndim else None
         return _EagerMix.apply(grad, own, other, inverse, perm, False, None), None, None
 
 
 _NO_GRADIENTS = (None,) * 6  # of all arguments but the state
 
 
-def _of_two(
+def _mix_by_weights(
     x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
 ) -> Tensor:
     if torch.compiler.is_compiling():
-        return _in_one_expression(x, own, other, perm, inside)
-    return _eagerly(x, own, other, perm, inside)
+        return _mix_in_one_expression(x, own, other, perm, inside)
+    return _mix_eagerly(x, own, other, perm, inside)
 
 
-def _eagerly(
+def _mix_eagerly(
     x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
 ) -> Tensor:
     if own.dtype == torch.bool:
@@ -226,7 +226,7 @@ def _eagerly(
     return interpolate(x, own, other, perm, inside)
 
 
-def _in_one_expression(
+def _mix_in_one_expression(
     x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor, inside: Tensor | None
 ) -> Tensor:
     if own.dtype == torch.bool:
@@ -235,7 +235,7 @@ def _in_one_expression(
     return mixed if inside is None else torch.where(stored(inside), mixed, x)
 
 
-def _rest(own: Tensor) -> Tensor:
+def _partner_weight(own: Tensor) -> Tensor:
     """Return what the partner gives."""
     return ~own if own.dtype == torch.bool else 1 - own
 
@@ -278,7 +278,8 @@ def _scatter_whole(grad: Tensor, own: Tensor, perm: Tensor, inside: Tensor | Non
 
 
 IN_BACKWARD = (
-    _Mix.backward, _SmallMix.backward, _of_two, _eagerly, _in_one_expression, _rest, _invert,
-    _scatter, _scatter_whole, *_interpolate.IN_BACKWARD, *_select.IN_BACKWARD,
+    _Mix.backward, _SmallMix.backward, _mix_by_weights, _mix_eagerly, _mix_in_one_expression,
+    _partner_weight, _invert, _scatter, _scatter_whole, *_interpolate.IN_BACKWARD,
+    *_select.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""

@@ -98,7 +98,7 @@ def sample_plan(
     if generator is None:
         generator = torch.Generator("cpu")
         generator.seed()
-    return _plan_of(
+    return _draw_plan(
         batch,
         layers=layers,
         alpha=alpha,
@@ -136,20 +136,20 @@ class Draws:
         """Draw one of the layers."""
         return layers[int(self.numbers[0] * len(layers))]
 
-    def lam(self, alpha: float, own: float | None, batch: int | None) -> Tensor:
+    def lam(self, alpha: float, own_alpha: float | None, batch: int | None) -> Tensor:
         """Draw λ.
 
         Args:
             alpha: α of the run.
-            own: α of the way of mixing, if it has its own.
+            own_alpha: α of the way of mixing, if it has its own.
             batch: the number of examples, each with its λ; None for one λ.
         """
-        alpha = alpha if own is None else own
+        alpha = alpha if own_alpha is None else own_alpha
         if batch is not None:
             if self.draw_each is not None:
                 return self.draw_each(alpha, batch)
             return symmetric_beta(alpha, batch, self.generator).float()
-        value = _beta_of(alpha, *self.numbers[1:])
+        value = _beta_from_uniforms(alpha, *self.numbers[1:])
         return torch.scalar_tensor(value, dtype=torch.float32, device="cpu")
 
 
@@ -168,20 +168,22 @@ class FirstDraws:
         number = torch.randint(len(layers), (), generator=self.generator, device="cpu")
         return layers[int(number)]
 
-    def lam(self, alpha: float, own: float | None, batch: int | None) -> Tensor:
+    def lam(self, alpha: float, own_alpha: float | None, batch: int | None) -> Tensor:
         """Draw λ; see `Draws.lam`.
 
-        `_first_beta` and `_beta_of` may differ in the last bit of float64, so each is used for the
-        draws for which the first stream used it.
+        `_first_beta` and `_beta_from_uniforms` may differ in the last bit of float64, so each is
+        used for the draws for which the first stream used it.
         """
-        if batch is None and own is not None:
-            value = _beta_of(own, *_uniforms(2, self.generator))
+        if batch is None and own_alpha is not None:
+            value = _beta_from_uniforms(own_alpha, *_uniforms(2, self.generator))
             return torch.tensor(value, dtype=torch.float32, device="cpu")
-        lam = _first_beta(alpha if own is None else own, batch or 1, self.generator).float()
+        lam = _first_beta(
+            alpha if own_alpha is None else own_alpha, batch or 1, self.generator
+        ).float()
         return lam if batch else lam[0]
 
 
-def _plan_of(
+def _draw_plan(
     batch: int,
     *,
     layers: Sequence[str],
@@ -196,14 +198,14 @@ def _plan_of(
     device: torch.device | str | None,
 ) -> MixPlan:
     """Draw a plan from settings that were checked, on the CPU whatever the default device is."""
-    generator, own, weight = draws.generator, None, None
+    generator, own_alpha, weight = draws.generator, None, None
     layer = draws.layer(layers)
     plain = blend is _PLAIN
     if not plain:
         one = at_layer(blend, layer)
         way = one.at(_uniform(generator)) if isinstance(one, OneOf) else one
-        own = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
-    lam = draws.lam(alpha, own, batch if per_sample else None)
+        own_alpha = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
+    lam = draws.lam(alpha, own_alpha, batch if per_sample else None)
     perm = _partners(pairs, y, batch, generator)
     if not plain:
         weight = _weight(way, lam, generator)
@@ -212,7 +214,7 @@ def _plan_of(
         lam,
         perm,
         weight=weight,
-        label=None if label is None else _share_of_labels(label, lam, y, perm),
+        label=None if label is None else _label_share(label, lam, y, perm),
         noise=None if noise is None else _drawn_noise(noise, generator),
         repeats=pairs not in _PERMUTED and not is_permutation(perm),
     )
@@ -248,43 +250,43 @@ def _partners(pairs: Pairs, y: Any, batch: int, generator: torch.Generator) -> T
     if pairs == "any":
         return torch.randperm(batch, generator=generator, device="cpu")
     if pairs == "same_class":
-        return _of_same_class(y, generator)
+        return _partners_of_same_class(y, generator)
     if pairs == "other_class":
-        return _of_other_class(y, generator)
+        return _partners_of_other_class(y, generator)
     if isinstance(pairs, Near):
         return torch.multinomial(pairs.weights(y), 1, generator=generator)[:, 0]
     return check_partners(pairs(y, generator), batch)
 
 
-def _of_same_class(y: Tensor, generator: torch.Generator) -> Tensor:
+def _partners_of_same_class(y: Tensor, generator: torch.Generator) -> Tensor:
     """Permute the rows of each class, uniformly."""
-    rows, partners = (_by_class(y, generator) for _ in range(2))
+    rows, partners = (_shuffled_by_class(y, generator) for _ in range(2))
     perm = torch.empty_like(rows)
     perm[rows] = partners
     return perm
 
 
-def _by_class(y: Tensor, generator: torch.Generator) -> Tensor:
+def _shuffled_by_class(y: Tensor, generator: torch.Generator) -> Tensor:
     """Return all rows sorted by class, those of each class in random order."""
     order = torch.randperm(len(y), generator=generator, device="cpu")
     return order[y[order].long().argsort(stable=True)]
 
 
-def _of_other_class(y: Tensor, generator: torch.Generator) -> Tensor:
+def _partners_of_other_class(y: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a row of another class for each row; a row keeps itself if there is none."""
     order = y.long().argsort(stable=True)
     _, inverse, counts = y.long().unique(return_inverse=True, return_counts=True)
     first = (counts.cumsum(0) - counts)[inverse]
-    own = counts[inverse]
-    others = len(y) - own
+    same_class = counts[inverse]
+    others = len(y) - same_class
     drawn = torch.rand(len(y), dtype=torch.float64, generator=generator, device="cpu")
     place = (drawn * others).long().clamp(max=len(y) - 1)
-    place = torch.where(place < first, place, place + own)  # skips the own class
-    alone = torch.arange(len(y), device="cpu")
-    return torch.where(others == 0, alone, order[place.clamp(max=len(y) - 1)])
+    place = torch.where(place < first, place, place + same_class)  # skips the own class
+    rows = torch.arange(len(y), device="cpu")
+    return torch.where(others == 0, rows, order[place.clamp(max=len(y) - 1)])
 
 
-def _share_of_labels(label: LabelRule, lam: Tensor, y: Any, perm: Tensor) -> Tensor:
+def _label_share(label: LabelRule, lam: Tensor, y: Any, perm: Tensor) -> Tensor:
     """Return the share of each target by a rule.
 
     Raises:
@@ -310,7 +312,7 @@ def _weight(way: Way, lam: Tensor, generator: torch.Generator) -> Weight | None:
             return Box(centre, 1 - lam.double())
         return Box.unchecked(centre.tolist(), 1 - lam.item())
     if isinstance(way, PatchUp):
-        return Holes(way.block, way.rate, way.soft, _key(generator))
+        return Holes(way.block, way.rate, way.soft, _random_key(generator))
     if isinstance(way, Align):
         return Aligned(_uniform(generator) < 0.5, way.epsilon, way.rounds)
     return way if isinstance(way, SimilarityKernel) else None
@@ -319,10 +321,10 @@ def _weight(way: Way, lam: Tensor, generator: torch.Generator) -> Weight | None:
 def _drawn_noise(noise: Noise, generator: torch.Generator) -> DrawnNoise:
     numbers = torch.rand(2, 6, dtype=torch.float64, generator=generator, device="cpu")
     add, multiply = numbers.sort().values[:, 1].float()  # Beta(2, 5), an order statistic
-    return DrawnNoise(noise.add * add, noise.multiply * multiply, _key(generator))
+    return DrawnNoise(noise.add * add, noise.multiply * multiply, _random_key(generator))
 
 
-def _key(generator: torch.Generator) -> Tensor:
+def _random_key(generator: torch.Generator) -> Tensor:
     return torch.randint(2**62, (), generator=generator, dtype=torch.int64, device="cpu")
 
 
@@ -340,7 +342,7 @@ def symmetric_beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     return v.mul_(2 * math.pi).cos_().mul_(scale).asinh_().mul_(2).sigmoid_()
 
 
-def _beta_of(alpha: float, u: float, v: float) -> float:
+def _beta_from_uniforms(alpha: float, u: float, v: float) -> float:
     """Return what `symmetric_beta` makes of two uniforms, up to rounding, in Python."""
     cosine = math.cos(2 * math.pi * v)
     exponent = -math.log(u) / float(alpha) if u else math.inf
@@ -430,7 +432,7 @@ class Stream:
             if gate < self.p:
                 if self.needs_targets:
                     y = targets_for(self.pairs, self.label, y, batch)
-                plan = _plan_of(
+                plan = _draw_plan(
                     batch,
                     layers=layers,
                     alpha=alpha,
@@ -455,7 +457,7 @@ class Stream:
         if self.version == 1:
             generator = step_generator(*place)
             return _uniform(generator), FirstDraws(generator)
-        seed, gate, *numbers = _hashed(*place)
+        seed, gate, *numbers = _numbers_of_step(*place)
         self._generator.manual_seed(seed)
         draw_each = partial(self._prefetched.lam, place) if self.per_sample else None
         return gate, Draws(numbers, self._generator, draw_each)
@@ -487,7 +489,7 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest))
 
 
-def _hashed(seed: int, rank: int, step: int) -> tuple[int, float, float, float, float]:
+def _numbers_of_step(seed: int, rank: int, step: int) -> tuple[int, float, float, float, float]:
     """Return a number of 64 bits and four in [0, 1), a function of (seed, rank, step) alone.
 
     As with `step_generator`, streams never coincide systematically. The layer, one λ for the batch

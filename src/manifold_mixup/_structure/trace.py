@@ -26,7 +26,7 @@ from manifold_mixup._dry_run.side_effects import (
 )
 from manifold_mixup._dry_run.stage import Stage, require_runnable, staged_with
 from manifold_mixup._graphs import graphs_in
-from manifold_mixup._inputs import batched_names, leading, leads, map_inputs, named_inputs
+from manifold_mixup._inputs import batched_names, leading, leading_names, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
 from manifold_mixup._structure.follow import Follower
@@ -89,7 +89,7 @@ def trace(
     own_call = _own_calls.class_with_own_call(model) is not None
     inputs = list(named_inputs(model, args, kwargs))
     tried: list[Traces] = []
-    for lead in leads(inputs):
+    for lead in leading_names(inputs):
         try:
             given = model, args, kwargs, neutral, mask, lead
             tried.append(_watched(functools.partial(_trace, *given)))
