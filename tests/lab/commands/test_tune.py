@@ -259,7 +259,7 @@ def test_the_printed_command_reproduces_the_test_number(finished, tmp_path, one_
 def test_a_finished_search_prints_the_stored_look(finished, file, capsys, monkeypatch):
     path, printed = finished
     monkeypatch.setattr(processes, "train_all", None)
-    monkeypatch.setattr("manifold_mixup.lab.commands.tune.look", None)
+    monkeypatch.setattr("manifold_mixup.lab.commands.tune.stages.look", None)
     monkeypatch.setenv("COLUMNS", "80")
     assert tune("--data", file, *SMALL, "--study", path) == 0
     again = capsys.readouterr().out
@@ -395,7 +395,7 @@ def test_the_place_and_the_gpus_reach_every_training(file, tmp_path, monkeypatch
         return train_all(runs, source, folder=folder, **options)  # here after all
 
     monkeypatch.setattr(processes, "train_all", noting)
-    monkeypatch.setattr("manifold_mixup.lab.commands.tune.import_ray", lambda: None)
+    monkeypatch.setattr("manifold_mixup.lab.commands.tune.tuning.import_ray", lambda: None)
     command = ("--data", file, *TINY, "--ways", "none", "--study", tmp_path / "study.db")
     assert tune(*command, "--on", "ray", "--gpus", 0.25) == 0
     assert {name for name, *_ in asked} == {"trials", "finalists", "test"}

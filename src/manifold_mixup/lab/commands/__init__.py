@@ -1,6 +1,6 @@
-"""The commands of ``manifold-mixup``: one file per command, imported when the command is run.
+"""The commands of ``manifold-mixup``: a file or folder each, imported when the command is run.
 
-Every file has ``Options``, the dataclass that the command line is parsed into; ``prepare``, which
+Each has ``Options``, the dataclass that the command line is parsed into; ``prepare``, which
 checks the options before any work starts; and ``run``, which works on the result of ``prepare``.
 What ``prepare`` of ``compare`` returns has a file of its own, ``comparison``. No other room imports
 them.
