@@ -20,8 +20,9 @@ import lab_runs
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.candidates.registered import CANDIDATES
 from manifold_mixup.lab.commands.compare import Options as Compare
-from manifold_mixup.lab.commands.compare import _drawable, prepare
+from manifold_mixup.lab.commands.compare import prepare
 from manifold_mixup.lab.commands.compare import run as compare
+from manifold_mixup.lab.commands.compare.output import finished_spirals
 from manifold_mixup.lab.data import spirals
 from manifold_mixup.lab.evaluate import Settings, evaluate
 from manifold_mixup.lab.launch import processes
@@ -226,8 +227,8 @@ def test_only_the_frozen_settings_are_called_selected(tmp_path):
 @pytest.mark.usefixtures("undrawn")
 def test_boundaries_are_left_out_on_request(tmp_path):
     few = {"epochs": 1, "seeds": 1, "workers": 1, "methods": ("none",), "out": tmp_path}
-    assert list(_drawable(after(Compare(**few)))) == ["no mixup"]
-    assert list(_drawable(after(Compare(**few, spirals=False)))) == []
+    assert list(finished_spirals(after(Compare(**few)))) == ["no mixup"]
+    assert list(finished_spirals(after(Compare(**few, spirals=False)))) == []
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.commands.compare import run as compare
-from manifold_mixup.lab.commands.comparison import Comparison
+from manifold_mixup.lab.commands.compare.comparison import Comparison
 from manifold_mixup.lab.data import folder
 from manifold_mixup.lab.recipes.check import check_recipe
 from manifold_mixup.lab.report import plots

@@ -2,8 +2,7 @@
 
 Each has ``Options``, the dataclass that the command line is parsed into; ``prepare``, which
 checks the options before any work starts; and ``run``, which works on the result of ``prepare``.
-What ``prepare`` of ``compare`` returns has a file of its own, ``comparison``. No other room imports
-them.
+No other room imports them.
 
 Imports: analyze, data, evaluate, launch, models, paper, playground, recipes, report, runs, search,
 terminal, training.

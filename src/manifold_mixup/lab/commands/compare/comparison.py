@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import Data
@@ -13,7 +11,6 @@ from manifold_mixup.lab.data.label_noise import in_words
 from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.recipe import Recipe, three_methods, way_settings
 from manifold_mixup.lab.report.table import FLATNESS, OFF_DATA
-from manifold_mixup.lab.runs import provenance
 from manifold_mixup.lab.search.tuned import Tuned
 
 DEFAULT = "spirals-100"
@@ -21,6 +18,8 @@ SELECTED = (
     "Selected: of eight tasks that were registered beforehand, this is one of the two on which "
     "manifold mixup beats input mixup (results/candidates/README.md)."
 )
+
+
 _TESTED_SPIRALS = 200
 
 
@@ -133,61 +132,3 @@ def _settings(run: Recipe, *, decay: bool) -> str:
 
 def _hardware(device: str) -> str:
     return "one CPU thread" if device == "cpu" else device
-
-
-def head(comparison: Comparison) -> dict[str, Any]:
-    """Return the head of results.json: the comparison, the code and the machine."""
-    data = comparison.data
-    return {
-        "format": 1,
-        "title": comparison.title,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **provenance.describe(),
-        "workers": comparison.workers,
-        "data": {
-            "name": data.name,
-            "training_examples": len(data.x),
-            "test_examples": len(data.x_test),
-            "classes": data.classes,
-            "sha256": provenance.fingerprint(data),
-            **_fingerprints(comparison),
-        },
-        **_measured(data),
-    }
-
-
-def origin(begun: Mapping[str, Any]) -> str:
-    """Return the machine, the versions, the day and the commit in a line."""
-    machine = begun["machine"]
-    return (
-        f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores; PyTorch "
-        f"{begun['versions']['torch']}, Python {begun['python']}; {begun['started'][:10]}, commit "
-        f"{begun['git'] or 'unknown'}."
-    )
-
-
-def _fingerprints(comparison: Comparison) -> dict[str, dict[str, str]]:
-    """Return the fingerprint of each seed's draw, if there are several."""
-    draws = {name: provenance.fingerprint(data) for name, data in comparison.draws.items()}
-    return {"draws": draws} if draws else {}
-
-
-def _measured(data: Data) -> dict[str, Any]:
-    """Return the units of the measures, and the attack of classifiers."""
-    if data.regression:
-        return {"units": {"rmse": "units of the targets", "r2": "1 at best", "seconds": "s"}}
-    return {
-        "attack": {"name": "FGSM", "eps": data.eps, "space": data.space, "bounds": data.bounds},
-        "units": {
-            "error": "%",
-            "nll": "nats",
-            "ece": "%",
-            "fgsm_accuracy": "%",
-            "fgsm_unmoved": "% of the examples predicted right, which FGSM leaves as they are",
-            "confidence": "mean of the greatest softmax on inputs off the data, 0 to 1",
-            "outside at LAYER": "% of a class's variance, outside its first direction",
-            "within at LAYER": "% of the variance of all states, within classes",
-            "s1 at LAYER": "% of the sum of a class's singular values, not centred",
-            "seconds": "s",
-        },
-    }
