@@ -30,7 +30,7 @@ def start() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    on_ray._LOOK = 0.1  # a second is longer than some of the runs
+    on_ray._POLL = 0.1  # a second is longer than some of the runs
 
 
 def stop() -> None:

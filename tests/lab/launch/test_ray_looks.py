@@ -11,7 +11,7 @@ from manifold_mixup.lab.launch.callbacks import Reports
 from manifold_mixup.lab.runs.metrics_log import METRICS
 
 LINE = '{"epoch": %d}\n'
-NOTHING = launch.Told(0, 0)
+NOTHING = launch.Reported(0, 0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def read(monkeypatch):
 
 
 def look(run, log, before=NOTHING):
-    return launch._tell(run, log, Reports(on_epoch=print), before)
+    return launch._report_new_epochs(run, log, Reports(on_epoch=print), before)
 
 
 def test_a_log_that_did_not_grow_is_not_read_again(runs, tmp_path, told, read):
@@ -100,7 +100,7 @@ def test_looks_take_a_tenth_of_the_time_however_many_runs_there_are(runs, tmp_pa
         return told
 
     monkeypatch.setattr(launch, "import_ray", lambda: ray)
-    monkeypatch.setattr(launch, "_tell", slow)
+    monkeypatch.setattr(launch, "_report_new_epochs", slow)
     monkeypatch.setattr(launch.time, "perf_counter", lambda: clock[0])
     results = launch.train_on_ray(runs[:3], None, reports=Reports(on_epoch=print), folder=tmp_path)
     assert list(results) == [0, 1, 2]

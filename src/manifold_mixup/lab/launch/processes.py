@@ -40,7 +40,7 @@ from manifold_mixup.lab.terminal.warned import show_plainly
 from manifold_mixup.lab.training.loop import Stopped, train
 
 Place = Literal["here", "ray"]
-Told: TypeAlias = "SimpleQueue[tuple[Recipe, News]]"
+NewsQueue: TypeAlias = "SimpleQueue[tuple[Recipe, News]]"
 
 
 def train_all(
@@ -108,7 +108,7 @@ def _train_here(
     torch.set_num_threads(1)
     try:
         for run in runs:
-            own, tell = _own(folder, run), partial(reports.tell, run)
+            own, tell = _folder_of(folder, run), partial(reports.tell, run)
             data = data_of(run, source)
             try:
                 # Only during training: the code that consumes the results is interrupted as usual.
@@ -119,7 +119,7 @@ def _train_here(
             except FloatingPointError as error:
                 reports.fail(run, error)
                 continue
-            _then(after, own, data, tell)
+            _call_after(after, own, data, tell)
             yield result
     except Stopped as error:
         raise KeyboardInterrupt from error
@@ -136,7 +136,7 @@ def _train_in_processes(
     after: After | None,
 ) -> Iterator[Result]:
     context = _context()
-    news: Told = context.SimpleQueue()
+    news: NewsQueue = context.SimpleQueue()
     stop = context.Event()
     # Pickled here, as torch would pass tensors through /dev/shm, which is tiny in containers.
     arguments = (pickle.dumps((source, after)), news, stop, folder)
@@ -162,12 +162,12 @@ def _train_in_processes(
     finally:
         with ctrl_c():
             stop.set()
-            _let_end(pending, news)
+            _wait_for_end(pending, news)
             pool.shutdown()
 
 
 def _wait(
-    pending: set[Future[Result]], news: Told, reports: Reports
+    pending: set[Future[Result]], news: NewsQueue, reports: Reports
 ) -> tuple[set[Future[Result]], set[Future[Result]]]:
     """Wait briefly, pass on the news, and return the runs that are done and those that are not."""
     with ctrl_c() as pressed:  # a message that is half read would block the pipe
@@ -204,7 +204,7 @@ def _context() -> Any:
     return context
 
 
-def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") -> None:
+def _wait_for_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") -> None:
     """Wait until the current runs end, and read their news, since a full pipe would block them."""
     for future in pending:
         future.cancel()
@@ -216,20 +216,20 @@ def _let_end(pending: Collection["Future[Result]"], news: "SimpleQueue[Any]") ->
 
 class _Worker(NamedTuple):
     source: Source
-    news: Told
+    news: NewsQueue
     stop: Event
     folder: Path | None
     after: After | None
 
 
-_TELL = 0.5  # seconds between reports of steps
+_REPORT_EVERY = 0.5  # seconds between reports of steps
 
 _worker: _Worker | None = None  # set in every worker process when it starts
 
 
 def _start(
     shared: bytes,
-    news: Told,
+    news: NewsQueue,
     stop: Event,
     folder: Path | None,
 ) -> None:
@@ -256,10 +256,10 @@ def _end_with_the_parent() -> None:
 
 def _train_in_worker(run: Recipe) -> Result:
     with _busy:
-        return _train_and_tell(run)
+        return _train_and_report(run)
 
 
-def _train_and_tell(run: Recipe) -> Result:
+def _train_and_report(run: Recipe) -> Result:
     if _worker is None:
         raise RuntimeError("this function must run in a worker process of train_all.")
     source, news, stop, folder, after = _worker
@@ -272,35 +272,35 @@ def _train_and_tell(run: Recipe) -> Result:
     def tell(what: News) -> None:
         news.put((run, what))
 
-    told = time.monotonic()
+    last_report = time.monotonic()
 
     def on_step(done: float) -> None:
-        nonlocal told
-        if time.monotonic() - told > _TELL:
+        nonlocal last_report
+        if time.monotonic() - last_report > _REPORT_EVERY:
             tell(done)
-            told = time.monotonic()
+            last_report = time.monotonic()
 
     def on_note(words: str) -> None:
         if ending():
             raise Stopped(f"{run.method}, seed {run.seed} was stopped after its training.")
         tell(words)
 
-    own = _own(folder, run)
+    own = _folder_of(folder, run)
     result = train(
         run, data, folder=own, on_epoch=tell, on_step=on_step, on_start=tell, stop=ending
     )
-    _then(after, own, data, on_note)
+    _call_after(after, own, data, on_note)
     return result
 
 
-def _then(
+def _call_after(
     after: After | None, folder: Path | None, data: Data, tell: Callable[[str], None]
 ) -> None:
     if after is not None and folder is not None:
         after(folder, data, tell)
 
 
-def _own(folder: Path | None, run: Recipe) -> Path | None:
+def _folder_of(folder: Path | None, run: Recipe) -> Path | None:
     return None if folder is None else folder / folder_name(run)
 
 

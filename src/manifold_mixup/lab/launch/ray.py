@@ -14,14 +14,14 @@ import torch
 from manifold_mixup.lab.launch.callbacks import After, Reports, Source, data_of
 from manifold_mixup.lab.launch.interrupt import ctrl_c
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.runs import folder as kept
+from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.runs.metrics_log import METRICS
 from manifold_mixup.lab.runs.result import Result, read_epoch
 from manifold_mixup.lab.training.loop import train
 
 RETRIES = 10
-_LOOK = 1.0  # seconds between looks at the folders, at least
-_REST = 9.0  # times as long as a look took; ten thousand folders on a network drive take a while
+_POLL = 1.0  # seconds between looks at the folders, at least
+_POLL_SHARE = 9.0  # times as long as a look took: ten thousand folders may take a while
 
 
 def train_on_ray(
@@ -53,37 +53,44 @@ def train_on_ray(
     ray = import_ray()
     errors = ray.exceptions
     _join(ray)
-    task = _task(ray, gpus)
+    remote_train = _task(ray, gpus)
     shared, folder = ray.put(data), folder.absolute()
-    running = {task.remote(run, shared, folder, after): run for run in runs}
-    logs = {run: folder / kept.folder_name(run) / METRICS for run in runs}
-    told = dict.fromkeys(runs, Told(0, 0))
-    rest = _LOOK
+    running = {remote_train.remote(run, shared, folder, after): run for run in runs}
     try:
-        while running:
-            done, _ = ray.wait(list(running), num_returns=len(running), timeout=rest)
-            start = time.perf_counter()
-            for run in running.values():
-                told[run] = _tell(run, logs[run], reports, told[run])
-            rest = max(_LOOK, _REST * (time.perf_counter() - start))
-            for one in done:
-                try:
-                    result = ray.get(one)
-                except FloatingPointError as error:
-                    reports.fail(running.pop(one), error)
-                    continue
-                yield result
-                del running[one]
+        yield from _results(ray, running, folder, reports)
     except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
         raise ChildProcessError(
             f"a worker of the Ray cluster died {RETRIES + 1} times, perhaps because memory ran "
             f"out. Fewer runs in parallel may help: use a greater --gpus, or a smaller cluster."
         ) from error
     finally:
-        for one in running:
-            ray.cancel(one)  # acts like Ctrl-C, so that the run is saved
+        for task in running:
+            ray.cancel(task)  # acts like Ctrl-C, so that the run is saved
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=60)
+
+
+def _results(
+    ray: Any, running: dict[Any, Recipe], folder: Path, reports: Reports
+) -> Iterator[Result]:
+    """Yield the results of tasks as they finish, and remove these tasks from those running."""
+    logs = {run: folder / run_folder.folder_name(run) / METRICS for run in running.values()}
+    reported = dict.fromkeys(logs, Reported(0, 0))
+    pause = _POLL
+    while running:
+        done, _ = ray.wait(list(running), num_returns=len(running), timeout=pause)
+        start = time.perf_counter()
+        for run in running.values():
+            reported[run] = _report_new_epochs(run, logs[run], reports, reported[run])
+        pause = max(_POLL, _POLL_SHARE * (time.perf_counter() - start))
+        for task in done:
+            try:
+                result = ray.get(task)
+            except FloatingPointError as error:
+                reports.fail(running.pop(task), error)
+                continue
+            yield result
+            del running[task]
 
 
 def _join(ray: Any) -> None:
@@ -106,7 +113,7 @@ def _task(ray: Any, gpus: float) -> Any:
 def _train(run: Recipe, source: Source, folder: Path, after: After | None) -> Result:
     torch.set_num_threads(1)
     data = data_of(run, source)
-    own = folder / kept.folder_name(run)
+    own = folder / run_folder.folder_name(run)
     with ctrl_c() as stop:
         result = train(run, data, folder=own, stop=stop)
     if after is not None:
@@ -114,29 +121,29 @@ def _train(run: Recipe, source: Source, folder: Path, after: After | None) -> Re
     return result
 
 
-class Told(NamedTuple):
+class Reported(NamedTuple):
     """What was reported of a run: the epochs, and the bytes of its log when it was last read."""
 
     epochs: int
     size: int
 
 
-def _tell(run: Recipe, log: Path, reports: Reports, told: Told) -> Told:
+def _report_new_epochs(run: Recipe, log: Path, reports: Reports, before: Reported) -> Reported:
     """Report the epochs of a run that were not reported yet, if its log has grown."""
     try:
         size = log.stat().st_size
     except OSError:  # the run has not begun
-        return told
-    if size == told.size:
-        return told
-    epochs = told.epochs
+        return before
+    if size == before.size:
+        return before
+    epochs = before.epochs
     for line in log.read_text().splitlines()[epochs:]:
         try:
             reports.tell(run, read_epoch(json.loads(line)))
         except json.JSONDecodeError:
-            return Told(epochs, 0)  # the line is still being written
+            return Reported(epochs, 0)  # the line is still being written
         epochs += 1
-    return Told(epochs, size)
+    return Reported(epochs, size)
 
 
 def import_ray() -> Any:
