@@ -8,7 +8,7 @@ from manifold_mixup.lab import models, paper
 from manifold_mixup.lab.evaluate import Reliability, Scores
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS
 from manifold_mixup.lab.evaluate.measures import ERROR, NLL, Measure
-from manifold_mixup.lab.paper.numbers import Found, lines
+from manifold_mixup.lab.paper.numbers import EvaluatedRun, lines
 from manifold_mixup.lab.paper.scale import FULL, SCALES, Scale, scale, scaled
 from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes.recipe import Recipe
@@ -202,9 +202,9 @@ def result(run: Recipe, error: float, best: float) -> Result:
     return Result(run, 1.0, (), scores, replace(scores, error=best), 1, "")
 
 
-def found(run: Recipe, errors: dict[int, float]) -> dict[int, Found]:
+def found(run: Recipe, errors: dict[int, float]) -> dict[int, EvaluatedRun]:
     return {
-        seed: Found(result(replace(run, seed=seed), error, error - 1), {})
+        seed: EvaluatedRun(result(replace(run, seed=seed), error, error - 1), {})
         for seed, error in errors.items()
     }
 
@@ -243,7 +243,7 @@ def test_what_a_model_cannot_be_scored_by_is_left_out():
     none = {"noise": [{"name": "noise", "auroc": None}]}  # JSON has null instead of NaN
     evaluations = ({"last": last, "best": best}, {"last": none, "best": none})
     of_seed = {
-        seed: Found(result(replace(PLAIN, seed=seed), 1.0, 1.0), evaluation)
+        seed: EvaluatedRun(result(replace(PLAIN, seed=seed), 1.0, 1.0), evaluation)
         for seed, evaluation in enumerate(evaluations)
     }
     (line,) = lines(table, {PLAIN: of_seed})

@@ -18,11 +18,15 @@ from manifold_mixup.lab.runs.result import Result
 WHEN: tuple[When, When] = ("last", "best")
 
 
-class Found(NamedTuple):
+class EvaluatedRun(NamedTuple):
     """A finished run, and the results of `evaluate` for its last and its best epoch."""
 
     result: Result
     evaluation: Mapping[When, Mapping[str, Any]]
+
+
+Runs = Mapping[Recipe, Mapping[int, EvaluatedRun]]
+"""Finished runs, by recipe (with seed 0) and by seed."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +55,28 @@ class Line:
         return max((c.spread.n for c in self.cells["last"].values() if c.spread), default=0)
 
 
-def lines(table: Table, found: Mapping[Recipe, Mapping[int, Found]]) -> list[Line]:
+def lines(table: Table, runs: Runs) -> list[Line]:
     """Return the lines of all rows.
 
     Args:
         table: the table.
-        found: finished runs, by recipe (with seed 0) and by seed.
+        runs: the finished runs.
     """
-    of_label = {row.label: found.get(row.run, {}) for row in table.rows if row.run is not None}
+    by_label = {row.label: runs.get(row.run, {}) for row in table.rows if row.run is not None}
     result = []
     for row in table.rows:
-        own, base = of_label.get(row.label, {}), of_label.get(row.base, {})
+        runs_of_row, base = by_label.get(row.label, {}), by_label.get(row.base, {})
         cells = {
-            when: {column.key: _cell(column, when, own, base) for column in table.columns}
+            when: {column.key: _cell(column, when, runs_of_row, base) for column in table.columns}
             for when in WHEN
         }
         result.append(Line(row, cells))
     return result
 
 
-def _cell(column: Measure, when: When, own: Mapping[int, Found], base: Mapping[int, Found]) -> Cell:
+def _cell(
+    column: Measure, when: When, own: Mapping[int, EvaluatedRun], base: Mapping[int, EvaluatedRun]
+) -> Cell:
     values, others = _values(column, when, own), _values(column, when, base)
     both = sorted(values.keys() & others.keys())
     return Cell(
@@ -79,13 +85,13 @@ def _cell(column: Measure, when: When, own: Mapping[int, Found], base: Mapping[i
     )
 
 
-def _values(column: Measure, when: When, found: Mapping[int, Found]) -> dict[int, float]:
-    values = {seed: _value(column, when, one) for seed, one in found.items()}
+def _values(column: Measure, when: When, runs: Mapping[int, EvaluatedRun]) -> dict[int, float]:
+    values = {seed: _value(column, when, run) for seed, run in runs.items()}
     return {seed: value for seed, value in values.items() if not math.isnan(value)}
 
 
-def _value(column: Measure, when: When, one: Found) -> float:
+def _value(column: Measure, when: When, run: EvaluatedRun) -> float:
     if column.training:
-        epoch = len(one.result.curve) if when == "last" else one.result.best_epoch
-        return float(getattr(one.result.curve[epoch - 1], column.key))
-    return column.read(getattr(one.result, when), one.evaluation.get(when, {}))
+        epoch = len(run.result.curve) if when == "last" else run.result.best_epoch
+        return float(getattr(run.result.curve[epoch - 1], column.key))
+    return column.read(getattr(run.result, when), run.evaluation.get(when, {}))

@@ -10,7 +10,7 @@ from typing import Any
 
 from manifold_mixup.lab import paper
 from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL
-from manifold_mixup.lab.paper.numbers import Found
+from manifold_mixup.lab.paper.numbers import EvaluatedRun, Runs
 from manifold_mixup.lab.paper.tables import Row, Table
 from manifold_mixup.lab.recipes import drawn
 from manifold_mixup.lab.recipes.recipe import WAY, Recipe
@@ -60,14 +60,14 @@ class Gathered:
     Attributes:
         items: the runs, in the order of rows and seeds.
         table: a row for each recipe, compared with a recipe without mixing for the same model.
-        found: the runs by recipe (with seed 0) and by seed.
+        runs: the runs by recipe and by seed.
         unfinished: folders of runs that are not finished.
         spirals: the runs on two spirals that `compare` trains beside those on another data set.
     """
 
     items: tuple[Item, ...]
     table: Table
-    found: Mapping[Recipe, Mapping[int, Found]]
+    runs: Runs
     unfinished: tuple[Path, ...]
     spirals: tuple[Item, ...] = ()
 
@@ -98,12 +98,12 @@ def gather(places: Sequence[Path]) -> Gathered:
     items = _without_draws(items)
     _require_one_data_set(items)
     _require_classes(items)
-    recipes = sorted({item.row for item in items}, key=_order)
-    at = {recipe: index for index, recipe in enumerate(recipes)}
-    items.sort(key=lambda item: (at[item.row], item.result.run.seed))
-    found = _by_seed(items)
+    recipes = sorted({item.row for item in items}, key=_sort_key)
+    position = {recipe: index for index, recipe in enumerate(recipes)}
+    items.sort(key=lambda item: (position[item.row], item.result.run.seed))
+    runs = _by_seed(items)
     unfinished = tuple(folder for folder in folders if folder not in done)
-    return Gathered(tuple(items), _table(recipes), found, unfinished, spirals)
+    return Gathered(tuple(items), _table(recipes), runs, unfinished, spirals)
 
 
 def _without_draws(items: list[Item]) -> list[Item]:
@@ -111,20 +111,23 @@ def _without_draws(items: list[Item]) -> list[Item]:
     draws = {(item.result.run.seed, drawn.split(item.result.run.data)[1]) for item in items}
     if len(draws) == 1 or any(seed != draw for seed, draw in draws):
         return items
-    return [replace(one, row=replace(one.row, data=_anew(one.row.data))) for one in items]
+    return [
+        replace(item, row=replace(item.row, data=_name_without_draw(item.row.data)))
+        for item in items
+    ]
 
 
-def _anew(name: str) -> str:
+def _name_without_draw(name: str) -> str:
     return f"{drawn.source(name)}, drawn anew for each seed"
 
 
-def _by_seed(items: Iterable[Item]) -> dict[Recipe, dict[int, Found]]:
+def _by_seed(items: Iterable[Item]) -> dict[Recipe, dict[int, EvaluatedRun]]:
     """Return the runs of each row by their seed.
 
     Raises:
         ValueError: two folders have the same run.
     """
-    found: dict[Recipe, dict[int, Found]] = {}
+    runs: dict[Recipe, dict[int, EvaluatedRun]] = {}
     places: dict[tuple[Recipe, int], Path] = {}
     for item in items:
         key = item.row, item.result.run.seed
@@ -133,8 +136,8 @@ def _by_seed(items: Iterable[Item]) -> dict[Recipe, dict[int, Found]]:
                 f"two folders have the same run: {places[key]} and {item.folder}. Leave out one."
             )
         places[key] = item.folder
-        found.setdefault(item.row, {})[item.result.run.seed] = Found(item.result, {})
-    return found
+        runs.setdefault(item.row, {})[item.result.run.seed] = EvaluatedRun(item.result, {})
+    return runs
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -150,14 +153,14 @@ def _item(folder: Path) -> Item:
     evaluation, examples, old = dict[str, Any](), dict[str, int](), dict[str, bool]()
     for path in sorted(folder.glob("evaluation-last-*.json"), key=lambda one: one.stat().st_mtime):
         stored = _read(path)
-        found = stored.get("evaluation")
-        if not isinstance(found, dict):
+        parts = stored.get("evaluation")
+        if not isinstance(parts, dict):
             raise ValueError(
                 f"{path} is damaged (it has no evaluation). Delete it, or leave out its run."
             )
-        evaluation |= found
-        examples |= dict.fromkeys(found, found.get("examples", 0))
-        old |= dict.fromkeys(found.keys() - _HEAD, is_outdated(stored))
+        evaluation |= parts
+        examples |= dict.fromkeys(parts, parts.get("examples", 0))
+        old |= dict.fromkeys(parts.keys() - _HEAD, is_outdated(stored))
     content = _read(folder / RESULT)
     origin = {name: content.get(name) for name in ("git", "machine", "versions")}
     row = replace(result.run, seed=0)
@@ -174,21 +177,21 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (no object). Delete it, or leave out its run.")
-    found: dict[str, Any] = content
-    return found
+    checked: dict[str, Any] = content
+    return checked
 
 
 def _apart_from_spirals(items: list[Item]) -> tuple[list[Item], tuple[Item, ...]]:
     """Return the runs, and apart the spirals that a comparison trained beside other data."""
-    spirals = [one for one in items if one.result.run.method.startswith("spirals, ")]
-    others = [one for one in items if one not in spirals]
+    spirals = [item for item in items if item.result.run.method.startswith("spirals, ")]
+    others = [item for item in items if item not in spirals]
     return (others, tuple(spirals)) if others else (items, ())
 
 
 def _require_one_data_set(items: Iterable[Item]) -> None:
-    of = {item.row.data: item.folder for item in items}
-    if len(of) > 1:
-        listed = "; ".join(f"{data} in {folder}" for data, folder in of.items())
+    folders = {item.row.data: item.folder for item in items}
+    if len(folders) > 1:
+        listed = "; ".join(f"{data} in {folder}" for data, folder in folders.items())
         raise ValueError(
             f"the runs have different data: {listed}. Make one report per data set, from the "
             f"folders of its runs."
@@ -223,7 +226,7 @@ def _require_classes(items: Iterable[Item]) -> None:
             )
 
 
-def _order(run: Recipe) -> tuple[Any, ...]:
+def _sort_key(run: Recipe) -> tuple[Any, ...]:
     """Return a sort key: by model, and recipes without mixing first."""
     kind = ("no mixup", "input mixup", "manifold mixup")
     known = next((k for k, name in enumerate(kind) if run.method.startswith(name)), len(kind))
@@ -233,13 +236,13 @@ def _order(run: Recipe) -> tuple[Any, ...]:
 def _table(recipes: Sequence[Recipe]) -> Table:
     labels, rows = dict(zip(recipes, _labels(recipes), strict=True)), []
     for run in recipes:
-        plain = [one for one in recipes if one.model == run.model and not one.layers]
-        base = min(plain, key=partial(_apart, run), default=run)
+        unmixed = [other for other in recipes if other.model == run.model and not other.layers]
+        base = min(unmixed, key=partial(_count_differences, run), default=run)
         rows.append(
             Row(
                 label=labels[run],
                 run=run,
-                paper=_of_the_paper(run),
+                paper=_paper_numbers(run),
                 base="" if base == run else labels[base],
                 group=run.model,
             )
@@ -247,28 +250,30 @@ def _table(recipes: Sequence[Recipe]) -> Table:
     return Table("report", "", COLUMNS, tuple(rows))
 
 
-def _apart(run: Recipe, other: Recipe) -> int:
+def _count_differences(run: Recipe, other: Recipe) -> int:
     """Count the settings, other than the mixing, in which two recipes differ."""
     mixing = dict.fromkeys(("method", "layers", "alpha", "per_sample", "block_gradient", *WAY))
-    one, two = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
-    return sum(one[name] != two[name] for name in one)
+    first, second = (dataclasses.asdict(recipe) | mixing for recipe in (run, other))
+    return sum(first[name] != second[name] for name in first)
 
 
 def _labels(recipes: Sequence[Recipe]) -> Iterator[str]:
     """Yield labels of recipes: model, method and, if these are not unique, the other settings."""
     for run in recipes:
-        same = [one for one in recipes if (one.model, one.method) == (run.model, run.method)]
+        same = [
+            other for other in recipes if (other.model, other.method) == (run.model, run.method)
+        ]
         fields = [field.name for field in dataclasses.fields(run)]
-        differ = [name for name in fields if len({getattr(one, name) for one in same}) > 1]
-        more = ", ".join(f"{name} {_text(getattr(run, name))}" for name in differ)
-        yield f"{run.model}, {run.method}{f' ({more})' if more else ''}"
+        differ = [name for name in fields if len({getattr(other, name) for other in same}) > 1]
+        settings = ", ".join(f"{name} {_text(getattr(run, name))}" for name in differ)
+        yield f"{run.model}, {run.method}{f' ({settings})' if settings else ''}"
 
 
 def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _of_the_paper(run: Recipe) -> dict[str, tuple[float, ...]]:
+def _paper_numbers(run: Recipe) -> dict[str, tuple[float, ...]]:
     """Return the paper's error and NLL for the data set, model and method, if it has them."""
     for name in ("table-1a", "table-1b", "table-2", "table-3", "preact50", "gradient-block"):
         for row in paper.table(name).rows:

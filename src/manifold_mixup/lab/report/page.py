@@ -24,7 +24,7 @@ from manifold_mixup.lab.runs.evaluation import When
 
 def page(gathered: Gathered, *, title: str) -> str:
     """Return the report of some runs as HTML; names and data are escaped."""
-    made = lines(gathered.table, gathered.found)
+    table_lines = lines(gathered.table, gathered.runs)
     environment = Environment(
         loader=PackageLoader("manifold_mixup.lab.report"),
         autoescape=True,
@@ -36,7 +36,7 @@ def page(gathered: Gathered, *, title: str) -> str:
     return template.render(
         title=title,
         facts=_facts(gathered),
-        sections=list(_sections(gathered, made)),
+        sections=list(_sections(gathered, table_lines)),
         recipes=[_recipe(gathered, row) for row in gathered.table.rows],
         unfinished=[path.name for path in gathered.unfinished],
         outdated=sorted({part for item in gathered.items for part in item.outdated}),
@@ -70,10 +70,10 @@ _POWER = (
 )
 
 
-def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
-    power = _power(gathered, made)
+def _sections(gathered: Gathered, table_lines: Sequence[Line]) -> Iterator[Section]:
+    power = _power(gathered, table_lines)
     methods = {_name(gathered, row): gathered.of(row) for row in gathered.table.rows}
-    still = unmoved({name: [one.result.last for one in items] for name, items in methods.items()})
+    still = unmoved({name: [item.result.last for item in items] for name, items in methods.items()})
     yield Section(
         "comparison",
         "Comparison",
@@ -83,8 +83,8 @@ def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
         "the test set, which is optimistic. The paper reports its best epoch, after trainings of "
         f"another length.{f' {still}' if still else ''}{_POWER if power.rows else ''}",
         tables=[
-            _comparison(gathered, made, "last"),
-            _comparison(gathered, made, "best"),
+            _comparison(gathered, table_lines, "last"),
+            _comparison(gathered, table_lines, "best"),
             *([power] if power.rows else []),
         ],
     )
@@ -98,30 +98,35 @@ def _sections(gathered: Gathered, made: Sequence[Line]) -> Iterator[Section]:
 
 def _name(gathered: Gathered, row: Row) -> str:
     """Return the label of a row, without the model if all rows have the same."""
-    return row.name if len({one.group for one in gathered.table.rows}) == 1 else row.label
+    return row.name if len({other.group for other in gathered.table.rows}) == 1 else row.label
 
 
-def _comparison(gathered: Gathered, made: Sequence[Line], when: When) -> Grid:
-    known = [key for key in ("error", "nll") if any(key in line.row.paper for line in made)]
+def _comparison(gathered: Gathered, table_lines: Sequence[Line], when: When) -> Grid:
+    reported = [
+        key for key in ("error", "nll") if any(key in line.row.paper for line in table_lines)
+    ]
     by_key = {column.key: column for column in COLUMNS}
     header = [f"{column.title} {ARROW[column.better]}" for column in COLUMNS]
-    header += ["n", *(f"the paper's {by_key[key].title}" for key in known)]
+    header += ["n", *(f"the paper's {by_key[key].title}" for key in reported)]
     rows = []
-    for line in made:
+    for line in table_lines:
         cells = [_number(line.cells[when][column.key], column) for column in COLUMNS]
-        cells += [Number(str(line.n)), *(_paper(line.row, by_key[key]) for key in known)]
+        cells += [Number(str(line.n)), *(_paper(line.row, by_key[key]) for key in reported)]
         rows.append((_name(gathered, line.row), cells))
     return Grid(f"{when.capitalize()} epoch", header, rows)
 
 
-def _power(gathered: Gathered, made: Sequence[Line]) -> Grid:
+def _power(gathered: Gathered, table_lines: Sequence[Line]) -> Grid:
     """Return the smallest differences that the seeds can find, of rows with two or more of them."""
     rows = []
-    for line in made:
-        gaps = [line.cells["last"][column.key].difference for column in COLUMNS]
-        seen = [math.nan if gap is None else smallest_seen(gap) for gap in gaps]
-        if line.row.base and not all(map(math.isnan, seen)):
-            cells = [number([one], of.digits) for one, of in zip(seen, COLUMNS, strict=True)]
+    for line in table_lines:
+        differences = [line.cells["last"][column.key].difference for column in COLUMNS]
+        smallest = [math.nan if gap is None else smallest_seen(gap) for gap in differences]
+        if line.row.base and not all(map(math.isnan, smallest)):
+            cells = [
+                number([value], column.digits)
+                for value, column in zip(smallest, COLUMNS, strict=True)
+            ]
             rows.append((_name(gathered, line.row), cells))
     caption = "Smallest difference to the row without mixing that so many seeds find, last epoch"
     return Grid(caption, [column.title for column in COLUMNS], rows)
@@ -130,12 +135,12 @@ def _power(gathered: Gathered, made: Sequence[Line]) -> Grid:
 def _number(cell: Cell, column: Measure) -> Number:
     if cell.spread is None:
         return Number("")
-    text, gap = spread_text(cell.spread, column.digits), cell.difference
-    if gap is None:
+    text, difference = spread_text(cell.spread, column.digits), cell.difference
+    if difference is None:
         return Number(text)
-    verdict = column.verdict(gap)
-    shown = difference_text(gap, column.digits)
-    return Number(text, shown, "" if verdict == "unclear" else verdict)
+    verdict = column.verdict(difference)
+    below = difference_text(difference, column.digits)
+    return Number(text, below, "" if verdict == "unclear" else verdict)
 
 
 def _paper(row: Row, column: Measure) -> Number:

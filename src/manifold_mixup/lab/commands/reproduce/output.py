@@ -8,8 +8,7 @@ from typing import Any
 
 from manifold_mixup.lab.commands.reproduce.reproduction import Reproduction
 from manifold_mixup.lab.evaluate import UNITS
-from manifold_mixup.lab.paper.numbers import Found, Line, lines
-from manifold_mixup.lab.recipes.recipe import Recipe
+from manifold_mixup.lab.paper.numbers import EvaluatedRun, Line, Runs, lines
 from manifold_mixup.lab.report.paper_table import paper_table
 from manifold_mixup.lab.runs import files, provenance
 
@@ -32,29 +31,31 @@ def json_head(reproduction: Reproduction) -> dict[str, Any]:
 def write_table(
     reproduction: Reproduction,
     head: dict[str, Any],
-    found: Mapping[Recipe, Mapping[int, Found]],
+    runs: Runs,
     seconds: float,
 ) -> Path:
     """Write the current table; called after each run, so that no finished run is lost."""
     table = reproduction.table
-    done, path = lines(table, found), reproduction.out / f"{table.name}.md"
-    count = sum(len(by_seed) for by_seed in found.values())
+    table_lines, path = lines(table, runs), reproduction.out / f"{table.name}.md"
+    count = sum(len(by_seed) for by_seed in runs.values())
     content = head | {
         "complete": count == len(reproduction.runs),
         "wall_seconds": seconds,
         "rows": [
-            _row(line, found.get(line.row.run, {}), curves=table.picture == "curves")
-            for line in done
+            _row(line, runs.get(line.row.run, {}), curves=table.picture == "curves")
+            for line in table_lines
             if line.row.run
         ],
     }
     files.write_json(path.with_suffix(".json"), content)
-    text = f"# {reproduction.title}\n\n{paper_table(table, done)}\n{_origin(content, found)}\n"
+    text = (
+        f"# {reproduction.title}\n\n{paper_table(table, table_lines)}\n{_origin(content, runs)}\n"
+    )
     files.write(path, text.encode())
     return path
 
 
-def _row(line: Line, found: Mapping[int, Found], *, curves: bool) -> dict[str, Any]:
+def _row(line: Line, runs: Mapping[int, EvaluatedRun], *, curves: bool) -> dict[str, Any]:
     return {
         "label": line.row.label,
         "base": line.row.base,
@@ -63,11 +64,11 @@ def _row(line: Line, found: Mapping[int, Found], *, curves: bool) -> dict[str, A
             when: {key: asdict(cell) for key, cell in cells.items()}
             for when, cells in line.cells.items()
         },
-        "runs": [_summary(found[seed], curve=curves) for seed in sorted(found)],
+        "runs": [_summary(runs[seed], curve=curves) for seed in sorted(runs)],
     }
 
 
-def _summary(run: Found, *, curve: bool) -> dict[str, Any]:
+def _summary(run: EvaluatedRun, *, curve: bool) -> dict[str, Any]:
     """Return a run's result and evaluation, with its curve only if the table shows curves.
 
     The units are the same for all runs, and stand once at the head of the file.
@@ -82,10 +83,10 @@ def _summary(run: Found, *, curve: bool) -> dict[str, Any]:
     return result | {"evaluation": evaluation}
 
 
-def _origin(content: Mapping[str, Any], found: Mapping[Recipe, Mapping[int, Found]]) -> str:
+def _origin(content: Mapping[str, Any], runs: Runs) -> str:
     """Return the line below the table: runs, training time, machine, version and commit."""
     machine, versions = content["machine"], content["versions"]
-    seconds = [run.result.seconds for by_seed in found.values() for run in by_seed.values()]
+    seconds = [run.result.seconds for by_seed in runs.values() for run in by_seed.values()]
     part = "" if content["complete"] else "NOT COMPLETE. "
     return (
         f"{part}{len(seconds)} run{'' if len(seconds) == 1 else 's'}, "
@@ -96,7 +97,7 @@ def _origin(content: Mapping[str, Any], found: Mapping[Recipe, Mapping[int, Foun
     )
 
 
-def draw(reproduction: Reproduction, found: Mapping[Recipe, Mapping[int, Found]]) -> Sequence[Path]:
+def draw(reproduction: Reproduction, runs: Runs) -> Sequence[Path]:
     """Draw and write the picture of the table, if it has one."""
     table, out = reproduction.table, reproduction.out
     if not table.picture:
@@ -105,5 +106,5 @@ def draw(reproduction: Reproduction, found: Mapping[Recipe, Mapping[int, Found]]
     from manifold_mixup.lab.report import paper_picture, plots
 
     data = {group[0].data: data for data, group in reproduction.groups}
-    picture = paper_picture.draw(table, found, data, out / "runs", title=reproduction.title)
+    picture = paper_picture.draw(table, runs, data, out / "runs", title=reproduction.title)
     return plots.save(picture, out / table.name)

@@ -10,7 +10,7 @@ from rich.markdown import Markdown
 from manifold_mixup.lab.commands.reproduce.output import draw, json_head, write_table
 from manifold_mixup.lab.commands.reproduce.reproduction import Reproduction
 from manifold_mixup.lab.launch import processes
-from manifold_mixup.lab.paper.numbers import Found
+from manifold_mixup.lab.paper.numbers import EvaluatedRun
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.runs import folder as run_folder
@@ -27,27 +27,27 @@ def run(reproduction: Reproduction) -> bool:
         OSError: a file could not be written, or a worker process died.
     """
     console, start, complete = Console(), time.perf_counter(), True
-    head, found = json_head(reproduction), dict[Recipe, dict[int, Found]]()
+    head, runs = json_head(reproduction), dict[Recipe, dict[int, EvaluatedRun]]()
     console.print(reproduction.title, style="bold", markup=False, highlight=False)
     try:
         with Live(reproduction.runs, console) as live:
             for result, evaluation in _finished_runs(reproduction, live):
                 live.finished(result)
-                by_seed = found.setdefault(replace(result.run, seed=0), {})
-                by_seed[result.run.seed] = Found(result, evaluation)
-                write_table(reproduction, head, found, time.perf_counter() - start)
+                by_seed = runs.setdefault(replace(result.run, seed=0), {})
+                by_seed[result.run.seed] = EvaluatedRun(result, evaluation)
+                write_table(reproduction, head, runs, time.perf_counter() - start)
     except KeyboardInterrupt:
         complete = False
     if not complete:
-        done = sum(map(len, found.values()))
+        done = sum(map(len, runs.values()))
         console.print(
             f"Stopped: {done} of {len(reproduction.runs)} runs were finished. The same command "
             f"resumes the others."
         )
-    if found:
-        path = write_table(reproduction, head, found, time.perf_counter() - start)
+    if runs:
+        path = write_table(reproduction, head, runs, time.perf_counter() - start)
         console.print(Markdown(path.read_text().replace("<br>", " ")))
-        written = [path, path.with_suffix(".json"), *draw(reproduction, found)]
+        written = [path, path.with_suffix(".json"), *draw(reproduction, runs)]
         console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
     return complete
 
