@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from manifold_mixup.lab.report.published import corrupted, new_images
+from manifold_mixup.lab.report.sections.published import corrupted, new_images
 
 
 def methods(part: str, *rows: dict[str, Any]) -> Any:

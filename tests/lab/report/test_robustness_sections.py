@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from manifold_mixup.lab.report import plots
-from manifold_mixup.lab.report.robustness import bounded, rising
+from manifold_mixup.lab.report.sections.robustness import bounded, rising
 
 SPENT = {"eps": 8 / 255, "space": "pixel space [0, 1]", "steps": 100, "restarts": 5, "images": 200}
 

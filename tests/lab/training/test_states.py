@@ -9,8 +9,8 @@ from lab_runs import run as command
 from manifold_mixup.lab import cli
 from manifold_mixup.lab.data import take, take_tested
 from manifold_mixup.lab.evaluate import Settings, evaluate
-from manifold_mixup.lab.report.by_epoch import states as section
 from manifold_mixup.lab.report.gather import gather
+from manifold_mixup.lab.report.sections.by_epoch import states as section
 from manifold_mixup.lab.runs import states_log
 from manifold_mixup.lab.runs.evaluation import trained
 from manifold_mixup.lab.training import states as measured

@@ -14,8 +14,9 @@ from manifold_mixup.lab.paper.numbers import Cell, Line, lines
 from manifold_mixup.lab.paper.tables import Row
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
-from manifold_mixup.lab.report.section import Grid, Number, Section, number
-from manifold_mixup.lab.report.sections import SECTIONS, boundaries
+from manifold_mixup.lab.report.sections.boundaries import boundaries
+from manifold_mixup.lab.report.sections.order import SECTIONS
+from manifold_mixup.lab.report.sections.section import Grid, Number, Section, number
 from manifold_mixup.lab.report.table import ARROW, difference_text, spread_text
 from manifold_mixup.lab.report.unmoved import unmoved
 from manifold_mixup.lab.runs import provenance

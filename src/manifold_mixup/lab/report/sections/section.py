@@ -67,11 +67,11 @@ def by_method(
         value: returns the number of a row.
         digits: the number of decimals.
     """
-    methods = list(dict.fromkeys(name for of in found.values() for name in of))
+    methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
     rows = []
-    for label, of in zip(labels, found.values(), strict=True):
-        values = ([value(one) for one in of.get(name, ())] for name in methods)
-        rows.append((label, [number(some, digits) for some in values]))
+    for label, by_name in zip(labels, found.values(), strict=True):
+        values = ([value(row) for row in by_name.get(name, ())] for name in methods)
+        rows.append((label, [number(seed_values, digits) for seed_values in values]))
     return Grid(caption, methods, rows)
 
 
@@ -95,23 +95,25 @@ def evaluated(methods: Methods, part: str, *, key: str = "name") -> ByName:
 
 def tested(methods: Methods, part: str) -> str:
     """Return a sentence with the number of test examples in a part of the evaluations."""
-    counts = {one.examples[part] for of in methods.values() for one in of if part in one.examples}
+    counts = {
+        item.examples[part] for items in methods.values() for item in items if part in item.examples
+    }
     low, high = min(counts), max(counts)
     return f"Test examples: {low:,}." if low == high else f"Test examples: {low:,} to {high:,}."
 
 
 def notes(found: ByName) -> str:
     """Return what the rows say about numbers that could not be computed, by method."""
-    said = dict.fromkeys(
+    texts = dict.fromkeys(
         f" {method}: {row['note']}"
         for by_name in found.values()
         for method, rows in by_name.items()
         for row in rows
         if "note" in row
     )
-    return "".join(said)
+    return "".join(texts)
 
 
-def embedded(drawn: Picture) -> str:
+def embedded(picture: Picture) -> str:
     """Return a picture as a data URL."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.svg).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture.svg).decode()}"

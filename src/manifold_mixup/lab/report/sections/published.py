@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from manifold_mixup.lab.report.section import (
+from manifold_mixup.lab.report.sections.section import (
     ByName,
     Grid,
     Methods,
@@ -18,12 +18,14 @@ def corrupted(methods: Methods) -> Section | None:
     found = evaluated(methods, "cifar-c")
     if not found:
         return None
-    rows = [row for by_name in found.values() for of in by_name.values() for row in of]
+    rows = [
+        row for by_name in found.values() for seed_rows in by_name.values() for row in seed_rows
+    ]
     images = ", ".join(f"{count:,}" for count in sorted({row["images"] for row in rows}))
-    extra = {name: of for name, of in found.items() if _is_extra(of)}
-    usual = {name: of for name, of in found.items() if name not in extra}
+    extra = {name: by_name for name, by_name in found.items() if _is_extra(by_name)}
+    main = {name: by_name for name, by_name in found.items() if name not in extra}
     tables = [
-        by_method("Error, mean over 5 severities, %", list(usual), usual, _error, 2),
+        by_method("Error, mean over 5 severities, %", list(main), main, _error, 2),
         _by_severity(found["mCE"]),
     ]
     if extra:
@@ -38,23 +40,23 @@ def corrupted(methods: Methods) -> Section | None:
     )
 
 
-def _is_extra(of: dict[str, list[dict[str, Any]]]) -> bool:
-    return any(row.get("extra") for rows in of.values() for row in rows)
+def _is_extra(by_name: dict[str, list[dict[str, Any]]]) -> bool:
+    return any(row.get("extra") for rows in by_name.values() for row in rows)
 
 
 def _error(row: dict[str, Any]) -> float:
     return float(row["error"])
 
 
-def _by_severity(of: dict[str, list[dict[str, Any]]]) -> Grid:
+def _by_severity(by_name: dict[str, list[dict[str, Any]]]) -> Grid:
     rows = [
         (
             f"severity {k + 1}",
-            [number([row["errors"][k] for row in rows], 2) for rows in of.values()],
+            [number([row["errors"][k] for row in rows], 2) for rows in by_name.values()],
         )
         for k in range(5)
     ]
-    return Grid("Mean over the 15 corruptions, %", list(of), rows)
+    return Grid("Mean over the 15 corruptions, %", list(by_name), rows)
 
 
 def new_images(methods: Methods) -> Section | None:
@@ -62,7 +64,7 @@ def new_images(methods: Methods) -> Section | None:
     found: ByName = evaluated(methods, "cifar-10.1")
     if not found:
         return None
-    counts = {name: next(iter(of.values()))[0]["images"] for name, of in found.items()}
+    counts = {name: next(iter(by_name.values()))[0]["images"] for name, by_name in found.items()}
     labels = [f"{name}, {count:,} images" for name, count in counts.items()]
     return Section(
         "cifar-10.1",

@@ -1,13 +1,14 @@
-"""The sections of the report on what confidence is worth: calibration, selection, outliers."""
+"""The sections of the report on confidence: calibration, selection, inputs off the data."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from manifold_mixup.lab.evaluate import Reliability
+from manifold_mixup.lab.evaluate.statistics import spread
 from manifold_mixup.lab.report import plots
-from manifold_mixup.lab.report.section import (
-    ByName,
+from manifold_mixup.lab.report.sections.section import (
     Grid,
     Methods,
     Number,
@@ -19,6 +20,7 @@ from manifold_mixup.lab.report.section import (
     number,
     tested,
 )
+from manifold_mixup.lab.report.table import spread_text
 
 _ERRORS: dict[str, tuple[str, int]] = {
     "temperatures": ("temperature, mean of the halves", 2),
@@ -31,12 +33,33 @@ _ERRORS: dict[str, tuple[str, int]] = {
     "adaptive_ece": ("adaptive ECE, %", 2),
     "classwise_ece": ("classwise ECE, %", 2),
 }
-_SCORES = {
-    "confidence": "greatest softmax",
-    "entropy": "entropy",
-    "energy": "energy",
-    "distance": "distance to the training set",
-}
+
+
+def reliability(methods: Methods) -> Section:
+    """Return the reliability diagram of the last epoch."""
+    bins = {
+        name: [item.result.last.reliability for item in items] for name, items in methods.items()
+    }
+    ece = [
+        (name, [Number(spread_text(spread([item.result.last.ece for item in items]), 2))])
+        for name, items in methods.items()
+    ]
+    return Section(
+        "reliability",
+        "Reliability",
+        "Accuracy of the predictions with a given confidence, at the last epoch, over all seeds. "
+        "On the diagonal, the two are equal; below it, the model is overconfident.",
+        pictures=[
+            (
+                embedded(plots.reliability_picture(bins, title="")),
+                "Reliability diagram: accuracy against confidence for every method.",
+            )
+        ],
+        numbers=[
+            Grid("Expected calibration error, %", ["ECE"], ece),
+            bins_table("Correct predictions in each bin", bins),
+        ],
+    )
 
 
 def calibration(methods: Methods) -> Section | None:
@@ -44,7 +67,7 @@ def calibration(methods: Methods) -> Section | None:
     found = evaluated(methods, "calibration")
     if not found:
         return None
-    bins = {name: of for name, by_name in found.items() if (of := _bins(by_name))}
+    bins = {name: runs for name, by_name in found.items() if (runs := _bins(by_name))}
     return Section(
         "calibration",
         "Calibration before and after temperature scaling",
@@ -58,13 +81,14 @@ def calibration(methods: Methods) -> Section | None:
         + notes(found),
         pictures=[
             (
-                embedded(plots.reliability_picture(of, title=name)),
+                embedded(plots.reliability_picture(runs, title=name)),
                 f"Reliability diagram {name}: accuracy against confidence for every method.",
             )
-            for name, of in bins.items()
+            for name, runs in bins.items()
         ],
         numbers=[
-            bins_table(f"Correct predictions in each bin {name}", of) for name, of in bins.items()
+            bins_table(f"Correct predictions in each bin {name}", runs)
+            for name, runs in bins.items()
         ],
         tables=[_errors(name, by_name) for name, by_name in found.items()],
     )
@@ -76,7 +100,7 @@ def _bins(by_name: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[Reliabi
         name: [Reliability(**row["reliability"]) for row in rows if "reliability" in row]
         for name, rows in by_name.items()
     }
-    return {name: of for name, of in bins.items() if of}
+    return {name: runs for name, runs in bins.items() if runs}
 
 
 def bins_table(caption: str, bins: Mapping[str, Sequence[Reliability]]) -> Grid:
@@ -85,9 +109,9 @@ def bins_table(caption: str, bins: Mapping[str, Sequence[Reliability]]) -> Grid:
     total = len(next(iter(bins.values()))[0].count)
     for k in range(total):
         cells = []
-        for of in bins.values():
-            count = sum(one.count[k] for one in of)
-            right = sum(one.count[k] * one.accuracy[k] for one in of)
+        for runs in bins.values():
+            count = sum(run.count[k] for run in runs)
+            right = sum(run.count[k] * run.accuracy[k] for run in runs)
             cells.append(Number(f"{100 * right / count:.1f} % of {count:,}" if count else "none"))
         rows.append((f"confidence {k / total:.2f} to {(k + 1) / total:.2f}", cells))
     return Grid(caption, list(bins), rows)
@@ -97,14 +121,14 @@ def _errors(title: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
     """Return a table with a row per error and a column per method."""
     rows = [
         (
-            said,
+            label,
             [
-                number([_mean(row[key]) for row in of if key in row], digits)
-                for of in by_name.values()
+                number([_mean(row[key]) for row in seed_rows if key in row], digits)
+                for seed_rows in by_name.values()
             ],
         )
-        for key, (said, digits) in _ERRORS.items()
-        if any(key in row for of in by_name.values() for row in of)
+        for key, (label, digits) in _ERRORS.items()
+        if any(key in row for seed_rows in by_name.values() for row in seed_rows)
     ]
     return Grid(f"Errors {title}", list(by_name), rows)
 
@@ -145,7 +169,10 @@ def _errors_by_coverage(by_name: dict[str, list[Any]]) -> Grid:
         [
             (
                 f"{100 * share:.0f} %",
-                [number([row["risk"][k] for row in of], 2) for of in by_name.values()],
+                [
+                    number([row["risk"][k] for row in seed_rows], 2)
+                    for seed_rows in by_name.values()
+                ],
             )
             for k, share in enumerate(shares)
             if k % 2
@@ -160,68 +187,32 @@ def _areas(by_name: dict[str, list[Any]]) -> Grid:
         "Area under the risk-coverage curve, %",
         list(by_name),
         [
-            (words, [number([row[key] for row in of], 2) for of in by_name.values()])
+            (words, [number([row[key] for row in seed_rows], 2) for seed_rows in by_name.values()])
             for words, key in areas.items()
         ],
     )
 
 
-def separation(methods: Methods) -> Section | None:
-    """Return how well scores separate outliers from the test set."""
-    found = evaluated(methods, "outliers")
+def off_data(methods: Methods) -> Section | None:
+    """Return the confidence on inputs off the data."""
+    found = evaluated(methods, "confidence")
     if not found:
         return None
-    shifted = {name: of for name, of in found.items() if _kinds(of) == {"shifted"}}
-    others = {name: of for name, of in found.items() if name not in shifted}
-    words = (
-        "How well scores of the model separate the test set from outliers: other data sets, "
-        "noise and deformed test images. The paper claims that networks without manifold mixup "
-        "are often confident and wrong on such inputs. Near and far are the sets of OpenOOD; "
-        "shifted images still show known classes. FPR95 is the share of outliers above the score "
-        "that 95 % of the test set reach. " + tested(methods, "outliers") + notes(found)
-    )
-    return Section(
-        "outliers",
-        "Outliers",
-        words,
-        tables=_separations(others or shifted),
-        further=_separations(shifted) if others else (),
-        about_further="The same for deformed test images",
-    )
-
-
-def _separations(found: ByName) -> list[Grid]:
-    """Return two tables for each score: how well it separates each set of outliers."""
-    return [
-        by_method(
-            caption.format(said),
-            [_named(name, by_name) for name, by_name in known.items()],
-            known,
-            lambda row, score=score, key=key: float(row[score][key]),  # type: ignore[misc]
-        )
-        for score, said in _SCORES.items()
-        if (known := _known(found, score))
-        for key, caption in (
-            ("auroc", "AUROC of the {}, %; 50 is guessing"),
-            ("fpr95", "FPR95 of the {}, %; low is good"),
-        )
+    grids = [
+        by_method("Mean of the greatest softmax", list(found), found, _greatest, digits=3),
+        by_method("% of the inputs where it is above 0.95", list(found), found, _sure),
     ]
+    words = (
+        "The confidence on inputs off the data: uniform in the box of the training inputs, and "
+        "farther from every one of them than 99 % of the test inputs are. The paper claims that "
+        "it falls with manifold mixup. "
+    )
+    return Section("confidence", "Confidence", words + tested(methods, "confidence"), tables=grids)
 
 
-def _known(found: ByName, key: str) -> ByName:
-    """Return the rows with a key: older evaluations and some models lack it."""
-    kept = {
-        name: {method: [row for row in of if row.get(key) is not None] for method, of in at.items()}
-        for name, at in found.items()
-    }
-    return {name: at for name, at in kept.items() if any(at.values())}
+def _greatest(row: Mapping[str, Any]) -> float:
+    return math.nan if row["greatest"] is None else float(row["greatest"])
 
 
-def _named(name: str, by_name: Mapping[str, list[dict[str, Any]]]) -> str:
-    """Return the name of a set of outliers, with whether it is near, far or shifted."""
-    kinds = _kinds(by_name)
-    return f"{name} ({', '.join(sorted(map(str, kinds)))})" if kinds else name
-
-
-def _kinds(by_name: Mapping[str, list[dict[str, Any]]]) -> set[str | None]:
-    return {row.get("kind") for of in by_name.values() for row in of} - {None}
+def _sure(row: Mapping[str, Any]) -> float:
+    return math.nan if row["sure"] is None else float(row["sure"])

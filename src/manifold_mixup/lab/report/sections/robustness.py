@@ -1,4 +1,4 @@
-"""The sections of the report on attacks."""
+"""The sections of the report on attacks, and on deformed images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from manifold_mixup.lab.report import plots
-from manifold_mixup.lab.report.section import (
+from manifold_mixup.lab.report.sections.section import (
     Grid,
     Methods,
     Number,
@@ -59,7 +59,10 @@ def _rising(methods: Methods, part: str, attack: str, words: str) -> Section | N
         for name, rows in by_name.items()
     }
     rows = [
-        (f"ε = {eps:.4g}", [number([of_seed[k] for of_seed in seeds]) for seeds in risk.values()])
+        (
+            f"ε = {eps:.4g}",
+            [number([accuracies[k] for accuracies in seeds]) for seeds in risk.values()],
+        )
         for k, eps in enumerate(first["eps"])
     ]
     attacked = f"Images: {first['images']:,}." if "images" in first else tested(methods, part)
@@ -86,7 +89,9 @@ def bounded(methods: Methods) -> Section | None:
     found = evaluated(methods, "robustness")
     if not found:
         return None
-    rows = [row for by_name in found.values() for of in by_name.values() for row in of]
+    rows = [
+        row for by_name in found.values() for seed_rows in by_name.values() for row in seed_rows
+    ]
     images = sorted({row["images"] for row in rows})
     first = next(row for row in rows if "steps" in row)
     words = (
@@ -120,8 +125,10 @@ def _intervals(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -
     for attack, by_name in found.items():
         cells = []
         for name in methods:
-            ends = [(_known(one["low"]), _known(one["high"])) for one in by_name.get(name, ())]
-            low, high = map(fmean, zip(*ends, strict=True)) if ends else (math.nan, math.nan)
+            intervals = [(_known(row["low"]), _known(row["high"])) for row in by_name.get(name, ())]
+            low, high = (
+                map(fmean, zip(*intervals, strict=True)) if intervals else (math.nan, math.nan)
+            )
             cells.append(Number("" if math.isnan(low) else f"{low:.1f} to {high:.1f}"))
         rows.append((attack, cells))
     return Grid("Its 95 % interval", methods, rows)
@@ -130,3 +137,23 @@ def _intervals(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -
 def accuracy(row: Mapping[str, Any]) -> float:
     """Return the accuracy of a row, NaN if it is not known."""
     return _known(row["accuracy"])
+
+
+def deformations(methods: Methods) -> Section | None:
+    """Return the accuracy on deformed images."""
+    found = evaluated(methods, "deformations")
+    if not found:
+        return None
+    return Section(
+        "deformations",
+        "Deformed images",
+        "Accuracy on the deformed test set (the paper's Tables 4 and 9). "
+        + tested(methods, "deformations"),
+        pictures=[
+            (
+                embedded(plots.deformations_picture(found, title="")),
+                "Accuracy on deformed images for every method.",
+            )
+        ],
+        numbers=[by_method("Accuracy, %", list(found), found, accuracy)],
+    )

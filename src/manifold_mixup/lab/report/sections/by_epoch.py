@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from manifold_mixup.lab.report import plots
-from manifold_mixup.lab.report.section import Grid, Methods, Section, embedded, number
+from manifold_mixup.lab.report.sections.section import Grid, Methods, Section, embedded, number
 from manifold_mixup.lab.runs import states_log
 
 _LINES = 8  # rows of a table of epochs; more are thinned out
@@ -31,16 +31,20 @@ _SHOWN = (
 
 def states(methods: Methods) -> Section | None:
     """Return flatness and neural collapse by epoch, of the runs that measured them."""
-    found = {name: [states_log.read(item.folder) for item in of] for name, of in methods.items()}
-    epochs = next(([row["epoch"] for row in one] for of in found.values() for one in of if one), [])
+    found = {
+        name: [states_log.read(item.folder) for item in runs] for name, runs in methods.items()
+    }
+    epochs = next(
+        ([row["epoch"] for row in run] for runs in found.values() for run in runs if run), []
+    )
     if not epochs:
         return None
     # Seeds that were measured at other epochs cannot be averaged with the others.
-    same = {
-        name: [one for one in of if [row["epoch"] for row in one] == epochs]
-        for name, of in found.items()
+    comparable = {
+        name: [run for run in runs if [row["epoch"] for row in run] == epochs]
+        for name, runs in found.items()
     }
-    drawn = list(_drawn({name: of for name, of in same.items() if of}))
+    panels = list(_panels({name: runs for name, runs in comparable.items() if runs}))
     return Section(
         "states-by-epoch",
         "Hidden states by epoch",
@@ -53,39 +57,39 @@ def states(methods: Methods) -> Section | None:
                 embedded(plots.states_curve_picture(epochs, curves, title=title)),
                 f"{title} of every method by epoch.",
             )
-            for title, curves, _ in drawn
+            for title, curves, _ in panels
         ],
-        numbers=[_grid(title, epochs, curves, digits) for title, curves, digits in drawn],
+        numbers=[_grid(title, epochs, curves, digits) for title, curves, digits in panels],
     )
 
 
-def _drawn(runs: Mapping[str, list[list[dict[str, Any]]]]) -> Iterator[tuple[str, Curves, int]]:
+def _panels(runs: Mapping[str, list[list[dict[str, Any]]]]) -> Iterator[tuple[str, Curves, int]]:
     """Yield the title, the curves and the digits of each picture: a measure at a layer."""
     first = next(iter(runs.values()))[0][0]
     for shown in _SHOWN:
         names = [row["name"] for row in first[shown.part]]
         for name in (name for name in names if name.endswith(shown.suffix)):
             curves = {
-                method: [[_value(row, shown, name) for row in one] for one in of]
-                for method, of in runs.items()
+                method: [[_value(row, shown, name) for row in run] for run in seed_runs]
+                for method, seed_runs in runs.items()
             }
             layer = name.removesuffix(shown.suffix)
             yield f"{shown.title}, at {layer}", curves, shown.digits
 
 
 def _value(row: Mapping[str, Any], shown: _Shown, name: str) -> float:
-    value = next((one[shown.key] for one in row[shown.part] if one["name"] == name), None)
+    value = next((other[shown.key] for other in row[shown.part] if other["name"] == name), None)
     return float("nan") if value is None else float(value)
 
 
 def _grid(title: str, epochs: Sequence[int], curves: Curves, digits: int) -> Grid:
     step = max(1, len(epochs) // _LINES)
-    at = [*range(0, len(epochs) - 1, step), len(epochs) - 1]
+    shown = [*range(0, len(epochs) - 1, step), len(epochs) - 1]
     rows = [
         (
             f"epoch {epochs[k]}",
-            [number([one[k] for one in of], digits) for of in curves.values()],
+            [number([curve[k] for curve in runs], digits) for runs in curves.values()],
         )
-        for k in at
+        for k in shown
     ]
     return Grid(title, list(curves), rows)
