@@ -259,7 +259,7 @@ def test_the_printed_command_reproduces_the_test_number(finished, tmp_path, one_
 def test_a_finished_search_prints_the_stored_look(finished, file, capsys, monkeypatch):
     path, printed = finished
     monkeypatch.setattr(processes, "train_all", None)
-    monkeypatch.setattr("manifold_mixup.lab.commands.tune.stages.look", None)
+    monkeypatch.setattr("manifold_mixup.lab.commands.tune.stages.measure_on_test_set", None)
     monkeypatch.setenv("COLUMNS", "80")
     assert tune("--data", file, *SMALL, "--study", path) == 0
     again = capsys.readouterr().out

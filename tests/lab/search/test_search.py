@@ -12,7 +12,7 @@ from manifold_mixup.lab.recipes.recipe import FOUND, Recipe
 from manifold_mixup.lab.search import space as spaces
 from manifold_mixup.lab.search.sampling import distributions, next_settings
 from manifold_mixup.lab.search.space import Space, applied, around, layer_sets, settings_of
-from manifold_mixup.lab.search.study import Trial, opened
+from manifold_mixup.lab.search.study import Trial, open_study
 
 SPACE = Space((1e-3, 1e-1), (1e-4, 1e-2), (0.1, 2.0), (("input", "a"), ("a",)))
 START = {"lr": 1e-2, "weight_decay": 1e-3, "alpha": 0.5, "layers": "input+a"}
@@ -137,41 +137,41 @@ def test_a_trial_is_read_as_it_was_written(tmp_path):
     good = Trial(START, 12.5, ({"error": 12.0}, {"error": 13.0}), 1.5)
     bad = Trial({**START, "lr": 0.05}, None, ({"error": float("nan")},), 0.5, "it diverged")
     asked = {"epochs": 3, "space": {"a": [1, 2]}}
-    with opened(path, asked=asked, ways=["a", "b"]) as study:
+    with open_study(path, asked=asked, ways=["a", "b"]) as study:
         study.add("a", good, space)
         study.add("a", bad, space)
         study.keep("look", [{"error": float("inf")}])
-    with opened(path, asked=asked, ways=["a", "b"]) as study:
+    with open_study(path, asked=asked, ways=["a", "b"]) as study:
         assert study.trials("a") == [good, replace(bad, scores=({"error": None},))]
         assert study.trials("b") == []
         assert study.found("look") == [{"error": None}]
         assert study.found("other") is None
     with pytest.raises(ValueError, match="epochs 3 there, 4 here; space a 1 2 there, 2 1 here"):
-        opened(path, asked={"epochs": 4, "space": {"a": [2, 1]}}, ways=["a"]).__enter__()
+        open_study(path, asked={"epochs": 4, "space": {"a": [2, 1]}}, ways=["a"]).__enter__()
 
 
 def test_a_study_that_was_killed_while_it_was_made_is_made_to_the_end(tmp_path):
     path = tmp_path / "study.db"
-    with opened(path, asked={"epochs": 3}, ways=["a", "b"]):
+    with open_study(path, asked={"epochs": 3}, ways=["a", "b"]):
         pass
     with sqlite3.connect(path) as file:
         file.execute("DELETE FROM study_user_attributes WHERE study_id = 2")
     file.close()
-    with opened(path, asked={"epochs": 3}, ways=["a", "b"]) as study:
+    with open_study(path, asked={"epochs": 3}, ways=["a", "b"]) as study:
         assert study.trials("b") == []
 
 
 @pytest.mark.parametrize("name", ["", "what?.db"])
 def test_a_name_that_is_no_file_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=r"is a folder|cannot have '\?'"):
-        opened(tmp_path / name, asked={}, ways=["a"]).__enter__()
+        open_study(tmp_path / name, asked={}, ways=["a"]).__enter__()
 
 
 def test_a_damaged_study_is_refused(tmp_path):
     path = tmp_path / "study.db"
     path.write_bytes(b"SQLite format 3\0" + bytes(200))
     with pytest.raises(ValueError, match="cannot be opened as a study of Optuna"):
-        opened(path, asked={}, ways=["a"]).__enter__()
+        open_study(path, asked={}, ways=["a"]).__enter__()
 
 
 TAUGHT = replace(SPACE, ema=(0.9, 0.999))

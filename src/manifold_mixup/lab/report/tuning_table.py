@@ -23,7 +23,7 @@ _STYLE = {"better": "green", "worse": "red", "unclear": "none"}
 
 
 def finalists_table(
-    found: Sequence[Finalist], study: StudyFile, metric: Measure, *, title: str
+    finalists: Sequence[Finalist], study: StudyFile, metric: Measure, *, title: str
 ) -> Table:
     """Return the finalists as a terminal table, a line for each way."""
     table = Table(
@@ -32,20 +32,23 @@ def finalists_table(
     table.add_column("way")
     for header in _header(metric)[1:]:
         table.add_column(header, justify="right")
-    for one in found:
-        name, value, difference, *rest = _cells(one, found[0], study, metric)
-        style = _STYLE[_verdict(one, found[0], metric)]
+    for finalist in finalists:
+        name, value, difference, *rest = _cells(finalist, finalists[0], study, metric)
+        style = _STYLE[_verdict(finalist, finalists[0], metric)]
         table.add_row(name, value, f"[{style}]{escape(difference)}[/]", *rest)
     return table
 
 
 def finalists_markdown(
-    found: Sequence[Finalist], study: StudyFile, metric: Measure, *, title: str
+    finalists: Sequence[Finalist], study: StudyFile, metric: Measure, *, title: str
 ) -> str:
     """Return the finalists as Markdown, with their settings."""
     rows = [
-        [*_cells(one, found[0], study, metric), in_words(one.settings) if one.settings else ""]
-        for one in found
+        [
+            *_cells(finalist, finalists[0], study, metric),
+            in_words(finalist.settings) if finalist.settings else "",
+        ]
+        for finalist in finalists
     ]
     table = _markdown([*_header(metric), "settings"], rows)
     return f"**{title}**\n\n{table}\n{FINALISTS}\n"
@@ -54,7 +57,14 @@ def finalists_markdown(
 def trials_markdown(ways: Sequence[Way], study: StudyFile) -> str:
     """Return all trials as Markdown, with the means over their seeds."""
     measures = (RMSE, R2) if ways[0].run.regression else (ERROR, NLL, FGSM)
-    header = ["method", "lr", "weight decay", "α", "layers", *(one.title for one in measures)]
+    header = [
+        "method",
+        "lr",
+        "weight decay",
+        "α",
+        "layers",
+        *(measure.title for measure in measures),
+    ]
     rows = [
         [*_settings(way, trial), *_means(trial, measures)]
         for way in ways
@@ -81,22 +91,22 @@ def _header(metric: Measure) -> list[str]:
     return ["way", metric.title, "less no mixup", "trials", "time"]
 
 
-def _cells(one: Finalist, base: Finalist, study: StudyFile, metric: Measure) -> list[str]:
-    trials = study.trials(one.way.name)
+def _cells(finalist: Finalist, base: Finalist, study: StudyFile, metric: Measure) -> list[str]:
+    trials = study.trials(finalist.way.name)
     failed = sum(trial.value is None for trial in trials)
     count = f"{len(trials)}" if not failed else f"{len(trials)}, {failed} failed"
     time = duration(sum(trial.seconds for trial in trials))
-    value = spread_text(one.spread(metric), metric.digits) if one.results else "failed"
+    value = spread_text(finalist.spread(metric), metric.digits) if finalist.results else "failed"
     difference = ""
-    if one is not base and one.results and base.results:
-        difference = difference_text(one.difference(base, metric), metric.digits)
-    return [one.way.run.method, value, difference, count, time]
+    if finalist is not base and finalist.results and base.results:
+        difference = difference_text(finalist.difference(base, metric), metric.digits)
+    return [finalist.way.run.method, value, difference, count, time]
 
 
-def _verdict(one: Finalist, base: Finalist, metric: Measure) -> str:
-    if one is base or not one.results or not base.results:
+def _verdict(finalist: Finalist, base: Finalist, metric: Measure) -> str:
+    if finalist is base or not finalist.results or not base.results:
         return "unclear"
-    return metric.verdict(one.difference(base, metric))
+    return metric.verdict(finalist.difference(base, metric))
 
 
 def _settings(way: Way, trial: Trial) -> list[str]:
@@ -110,7 +120,10 @@ def _settings(way: Way, trial: Trial) -> list[str]:
 def _means(trial: Trial, measures: Sequence[Measure]) -> list[str]:
     if trial.value is None:
         return ["failed", *[""] * (len(measures) - 1)]
-    return [f"{fmean(score[one.key] for score in trial.scores):.{one.digits}f}" for one in measures]
+    return [
+        f"{fmean(score[measure.key] for score in trial.scores):.{measure.digits}f}"
+        for measure in measures
+    ]
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

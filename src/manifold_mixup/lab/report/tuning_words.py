@@ -7,7 +7,7 @@ from manifold_mixup.lab.evaluate.measures import Measure
 from manifold_mixup.lab.search.final import Finalist
 from manifold_mixup.lab.search.space import OWN_SETTINGS, in_short, in_words
 from manifold_mixup.lab.search.study import Trial
-from manifold_mixup.lab.search.trials import Asked, Search, Way
+from manifold_mixup.lab.search.trials import PendingTrial, Search, Way
 
 LOOK = (
     "The look at the test set is used up: whatever you change after it would be chosen on the test "
@@ -43,23 +43,27 @@ def trial_header(search: Search) -> str:
     return f"{'trial':>7}  {'way':<{_room(search)}}  {search.metric.title:>7}  settings"
 
 
-def trial_line(asked: Asked, trial: Trial, search: Search) -> str:
+def trial_line(pending: PendingTrial, trial: Trial, search: Search) -> str:
     """Return the line of a finished trial."""
-    place = f"{asked.number + 1}/{asked.way.trials}"
-    start = f"{place:>7}  {asked.way.name:<{_room(search)}}"
+    place = f"{pending.number + 1}/{pending.way.trials}"
+    start = f"{place:>7}  {pending.way.name:<{_room(search)}}"
     if trial.value is None:
         return f"{start}   failed  {in_short(trial.settings)}: {trial.reason}"
     value = f"{trial.value:.{search.metric.digits}f}"
     return f"{start}  {value:>7}  {in_short(trial.settings)}"
 
 
-def settings_lines(found: Sequence[Finalist]) -> list[str]:
+def settings_lines(finalists: Sequence[Finalist]) -> list[str]:
     """Return the settings of each finalist, or why it failed."""
-    room = max(len(one.way.run.method) for one in found)
+    room = max(len(finalist.way.run.method) for finalist in finalists)
     return [
-        f"{one.way.run.method:<{room}}  "
-        + (in_words(one.settings) if one.results and one.settings else one.reason)
-        for one in found
+        f"{finalist.way.run.method:<{room}}  "
+        + (
+            in_words(finalist.settings)
+            if finalist.results and finalist.settings
+            else finalist.reason
+        )
+        for finalist in finalists
     ]
 
 
@@ -96,10 +100,10 @@ def _searched(search: Search) -> list[str]:
             ways.setdefault((_NAMES[name], _values(search, way, name)), []).append(way.name)
         if len(way.space.layers) > 1:
             ways.setdefault(("layers", ", ".join(way.space.choices)), []).append(way.name)
-    every = [way.name for way in search.ways]
+    all_names = [way.name for way in search.ways]
     return [
-        f"  {name:<14} {values}{'' if of == every else ' (' + ', '.join(of) + ')'}"
-        for (name, values), of in ways.items()
+        f"  {name:<14} {values}{'' if names == all_names else ' (' + ', '.join(names) + ')'}"
+        for (name, values), names in ways.items()
     ]
 
 

@@ -57,32 +57,37 @@ def finalists(
     The value of a best trial is too good, because the best of many was taken. Fresh seeds do not
     have this fault. The results are kept in the study, and read from it the next time.
     """
-    kept = study.found("finalists")
-    if kept is None:
-        chosen = {way.name: _settings(study, way.name) for way in search.ways}
+    stored = study.found("finalists")
+    if stored is None:
+        settings_of = {way.name: _settings(study, way.name) for way in search.ways}
         runs = {
             way.name: [
-                replace(applied(way.run, settings), seed=search.seeds + seed)
+                replace(applied(way.run, best_settings), seed=search.seeds + seed)
                 for seed in range(seeds)
             ]
             for way in search.ways
-            if (settings := chosen[way.name]) is not None
+            if (best_settings := settings_of[way.name]) is not None
         }
-        every = list(dict.fromkeys(run for one in runs.values() for run in one))
-        split = search.split.ready({run.seed for run in every})
-        found = train(every, split, folder, "best trials")
-        kept = {name: [_kept(found[run]) for run in runs.get(name, [])] for name in chosen}
-        study.keep("finalists", kept)
-    return [_finalist(way, _settings(study, way.name), kept[way.name]) for way in search.ways]
+        all_runs = list(dict.fromkeys(run for way_runs in runs.values() for run in way_runs))
+        split = search.split.ready({run.seed for run in all_runs})
+        outcomes = train(all_runs, split, folder, "best trials")
+        stored = {
+            name: [_stored_outcome(outcomes[run]) for run in runs.get(name, [])]
+            for name in settings_of
+        }
+        study.keep("finalists", stored)
+    return [_finalist(way, _settings(study, way.name), stored[way.name]) for way in search.ways]
 
 
-def winner(found: Sequence[Finalist], metric: Measure) -> Finalist | None:
+def winner(finalists: Sequence[Finalist], metric: Measure) -> Finalist | None:
     """Return the finalist with the lowest mean, the first of equals; None if all failed."""
-    there = [one for one in found if one.results]
-    return min(there, key=lambda one: one.spread(metric).mean) if there else None
+    successful = [finalist for finalist in finalists if finalist.results]
+    return (
+        min(successful, key=lambda finalist: finalist.spread(metric).mean) if successful else None
+    )
 
 
-def look(
+def measure_on_test_set(
     study: StudyFile,
     compared: Sequence[Finalist],
     data: Data,
@@ -95,26 +100,26 @@ def look(
 
     This is the only function of the search that is given the test set.
     """
-    runs = [replace(one.run, seed=seed) for seed in range(seeds) for one in compared]
-    found = train(list(dict.fromkeys(runs)), data, folder, "test set")
-    study.keep("look", [_kept(found[run]) for run in runs])
+    runs = [replace(finalist.run, seed=seed) for seed in range(seeds) for finalist in compared]
+    outcomes = train(list(dict.fromkeys(runs)), data, folder, "test set")
+    study.keep("look", [_stored_outcome(outcomes[run]) for run in runs])
 
 
-def looked(study: StudyFile) -> list[Result] | None:
+def stored_test_results(study: StudyFile) -> list[Result] | None:
     """Return the results of the look at the test set; None if there was none yet.
 
     Raises:
         FloatingPointError: a run of it diverged.
     """
-    kept = study.found("look")
-    if kept is None:
+    stored = study.found("look")
+    if stored is None:
         return None
-    if reasons := [one for one in kept if isinstance(one, str)]:
+    if reasons := [outcome for outcome in stored if isinstance(outcome, str)]:
         raise FloatingPointError(
             f"the look at the test set failed: {reasons[0]} It is used up. Train the command "
             f"by hand with other settings."
         )
-    return [read_result(one) for one in kept]
+    return [read_result(outcome) for outcome in stored]
 
 
 def _settings(study: StudyFile, way: str) -> Settings | None:
@@ -122,17 +127,17 @@ def _settings(study: StudyFile, way: str) -> Settings | None:
     return None if number is None else study.trials(way)[number].settings
 
 
-def _kept(outcome: Result | str) -> dict[str, Any] | str:
+def _stored_outcome(outcome: Result | str) -> dict[str, Any] | str:
     """Return what is kept of an outcome, without the curve."""
     return outcome if isinstance(outcome, str) else asdict(replace(outcome, curve=()))
 
 
 def _finalist(
-    way: Way, settings: Settings | None, kept: Sequence[Mapping[str, Any] | str]
+    way: Way, settings: Settings | None, stored: Sequence[Mapping[str, Any] | str]
 ) -> Finalist:
     if settings is None:
         return Finalist(way, None, reason="all its trials failed")
-    if reasons := [one for one in kept if isinstance(one, str)]:
+    if reasons := [outcome for outcome in stored if isinstance(outcome, str)]:
         return Finalist(way, settings, reason=reasons[0])
-    results = tuple(read_result(one) for one in kept if not isinstance(one, str))
+    results = tuple(read_result(outcome) for outcome in stored if not isinstance(outcome, str))
     return Finalist(way, settings, results)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Sampler = Literal["tpe", "random", "grid"]
 
-_NEAR_ONE = ("ema",)
+_BY_DISTANCE_TO_ONE = ("ema",)
 """Numbers below 1 whose distance to 1 is drawn on the logarithmic scale."""
 
 
@@ -53,63 +53,69 @@ def next_settings(
         return space.grid()[number]
     if number == 0 and space.contains(start):
         return start
-    return _drawn(space, sampler, before, trials, seeded("trial", seed, number))
+    return _sample(space, sampler, before, trials, seeded("trial", seed, number))
 
 
 def distributions(space: Space, *, grid: bool) -> "dict[str, BaseDistribution]":
     """Return the space in Optuna's terms."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    found: dict[str, BaseDistribution] = {}
+    result: dict[str, BaseDistribution] = {}
     for name, values in space.numbers.items():
         low, high = space.bounds(name)
-        found[name] = (
+        result[name] = (
             CategoricalDistribution(values)
             if grid or low == high
             else FloatDistribution(low, high, log=True)
         )
     if space.layers:
-        found["layers"] = CategoricalDistribution(space.choices)
-    return found
+        result["layers"] = CategoricalDistribution(space.choices)
+    return result
 
 
-def _drawn(
+def _sample(
     space: Space, sampler: Sampler, before: "Sequence[FrozenTrial]", trials: int, seed: int
 ) -> Settings:
     import optuna
 
     seed %= 2**32  # the range of NumPy's seeds
-    draw: Any = (
+    sampler_of_optuna: Any = (
         optuna.samplers.RandomSampler(seed=seed)
         if sampler == "random"
         else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, trials // 4))
     )
-    study = optuna.create_study(sampler=draw)
-    study.add_trials([_from_one(trial) for trial in before])
-    ranges = {name: _turned(name, one) for name, one in distributions(space, grid=False).items()}
+    study = optuna.create_study(sampler=sampler_of_optuna)
+    study.add_trials([_with_distances_to_one(trial) for trial in before])
+    ranges = {
+        name: _distance_to_one(name, distribution)
+        for name, distribution in distributions(space, grid=False).items()
+    }
     params = study.ask(ranges).params
     return {name: _rounded(name, value, space) for name, value in params.items()}
 
 
-def _from_one(trial: "FrozenTrial") -> "FrozenTrial":
+def _with_distances_to_one(trial: "FrozenTrial") -> "FrozenTrial":
     """Return a trial with the distances to 1 of the numbers that are drawn by them."""
     trial = copy(trial)
-    near = [name for name in _NEAR_ONE if name in trial.params]
-    trial.params = trial.params | {name: 1 - trial.params[name] for name in near}
-    trial.distributions = {name: _turned(name, one) for name, one in trial.distributions.items()}
+    names = [name for name in _BY_DISTANCE_TO_ONE if name in trial.params]
+    trial.params = trial.params | {name: 1 - trial.params[name] for name in names}
+    trial.distributions = {
+        name: _distance_to_one(name, distribution)
+        for name, distribution in trial.distributions.items()
+    }
     return trial
 
 
-def _turned(name: str, one: "BaseDistribution") -> "BaseDistribution":
+def _distance_to_one(name: str, distribution: "BaseDistribution") -> "BaseDistribution":
     """Return the distribution of the distance to 1, if that is what is drawn."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if name not in _NEAR_ONE:
-        return one
-    if isinstance(one, FloatDistribution):
-        return FloatDistribution(1 - one.high, 1 - one.low, log=True)
-    assert isinstance(one, CategoricalDistribution)
-    return CategoricalDistribution([1 - float(value) for value in one.choices])  # type: ignore[arg-type]
+    if name not in _BY_DISTANCE_TO_ONE:
+        return distribution
+    if isinstance(distribution, FloatDistribution):
+        return FloatDistribution(1 - distribution.high, 1 - distribution.low, log=True)
+    assert isinstance(distribution, CategoricalDistribution)
+    return CategoricalDistribution([1 - float(value) for value in distribution.choices])  # type: ignore[arg-type]
 
 
 def _rounded(name: str, value: Any, space: Space) -> float | str:
@@ -117,4 +123,4 @@ def _rounded(name: str, value: Any, space: Space) -> float | str:
         return value
     low, high = space.bounds(name)
     short = float(f"{value:.3g}")
-    return min(max(round(1 - short, 9) if name in _NEAR_ONE else short, low), high)
+    return min(max(round(1 - short, 9) if name in _BY_DISTANCE_TO_ONE else short, low), high)

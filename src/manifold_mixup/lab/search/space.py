@@ -22,7 +22,7 @@ OWN_SETTINGS = {
 """The settings that only some ways have, with the words for them."""
 
 _NUMBERS = ("lr", "weight_decay", "alpha", *OWN_SETTINGS)
-_JOIN = "+"
+_SEPARATOR = "+"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Space:
     @property
     def choices(self) -> tuple[str, ...]:
         """The sets of layers as words, such as ``"input+hidden1"``."""
-        return tuple(map(_JOIN.join, self.layers))
+        return tuple(map(_SEPARATOR.join, self.layers))
 
     @property
     def numbers(self) -> dict[str, tuple[float, ...]]:
@@ -111,7 +111,7 @@ def around(run: Recipe, data: Data, *, grid: bool) -> Space:
         }
     if not run.layers:
         return Space(ranges["lr"], ranges["weight_decay"])
-    return Space(**ranges, **_own(run, grid=grid), layers=layer_sets(run, data))
+    return Space(**ranges, **_own_ranges(run, grid=grid), layers=layer_sets(run, data))
 
 
 def own_settings(run: Recipe) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def own_settings(run: Recipe) -> tuple[str, ...]:
     return (*near, *blocks, *taught) if run.layers else ()
 
 
-def _own(run: Recipe, *, grid: bool) -> dict[str, tuple[float, ...]]:
+def _own_ranges(run: Recipe, *, grid: bool) -> dict[str, tuple[float, ...]]:
     width, share, weight, ema = run.bandwidth, run.share, run.ict_weight, run.ema
     ranges = {
         "bandwidth": (_short(width / 10), _short(width * 3)),
@@ -140,20 +140,20 @@ def layer_sets(run: Recipe, data: Data) -> tuple[tuple[str, ...], ...]:
     recipe's own layers are the model's eligible ones, which are the paper's or those that
     `find_layers` chooses. A recipe that mixes at the input only has only that set.
     """
-    own = with_layers(run, data).layers
-    hidden = tuple(layer for layer in own if layer != "input")
+    eligible = with_layers(run, data).layers
+    hidden = tuple(layer for layer in eligible if layer != "input")
     if not hidden:
-        return (own,)
-    return tuple(dict.fromkeys((own, hidden, *((layer,) for layer in hidden))))
+        return (eligible,)
+    return tuple(dict.fromkeys((eligible, hidden, *((layer,) for layer in hidden))))
 
 
 def settings_of(run: Recipe) -> Settings:
     """Return the settings of a recipe whose layers are known."""
-    found: dict[str, float | str] = {"lr": run.lr, "weight_decay": run.weight_decay}
+    settings: dict[str, float | str] = {"lr": run.lr, "weight_decay": run.weight_decay}
     if run.layers:
-        found |= {"alpha": run.alpha, "layers": _JOIN.join(run.layers)}
-        found |= {name: getattr(run, name) for name in own_settings(run)}
-    return found
+        settings |= {"alpha": run.alpha, "layers": _SEPARATOR.join(run.layers)}
+        settings |= {name: getattr(run, name) for name in own_settings(run)}
+    return settings
 
 
 def applied(run: Recipe, settings: Settings) -> Recipe:
@@ -171,7 +171,7 @@ def layers_of(words: str) -> tuple[str, ...]:
         >>> layers_of("input+hidden1")
         ('input', 'hidden1')
     """
-    return tuple(words.split(_JOIN))
+    return tuple(words.split(_SEPARATOR))
 
 
 def in_words(settings: Settings) -> str:
@@ -203,8 +203,8 @@ def in_short(settings: Settings) -> str:
 
 def own_words(settings: Settings) -> str:
     """Return the settings that only this way has, as words, each after a comma."""
-    own = (name for name in OWN_SETTINGS if name in settings)
-    return "".join(f", {OWN_SETTINGS[name]} {settings[name]:g}" for name in own)
+    names = (name for name in OWN_SETTINGS if name in settings)
+    return "".join(f", {OWN_SETTINGS[name]} {settings[name]:g}" for name in names)
 
 
 def _short(number: float) -> float:

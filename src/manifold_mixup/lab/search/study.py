@@ -47,7 +47,7 @@ class Trial:
 
 
 class StudyFile:
-    """The trials and findings of a search in a file; made by `opened`."""
+    """The trials and findings of a search in a file; made by `open_study`."""
 
     def __init__(self, studies: "Mapping[str, Study]") -> None:
         self._studies = studies
@@ -60,13 +60,13 @@ class StudyFile:
         """Return the trials of a way."""
         return [
             Trial(
-                settings=one.params,
-                value=one.value if one.state.name == "COMPLETE" else None,
-                scores=tuple(one.user_attrs["scores"]),
-                seconds=one.user_attrs["seconds"],
-                reason=one.user_attrs["reason"],
+                settings=trial.params,
+                value=trial.value if trial.state.name == "COMPLETE" else None,
+                scores=tuple(trial.user_attrs["scores"]),
+                seconds=trial.user_attrs["seconds"],
+                reason=trial.user_attrs["reason"],
             )
-            for one in self.raw(way)
+            for trial in self.raw(way)
         ]
 
     def add(self, way: str, trial: Trial, space: "Mapping[str, BaseDistribution]") -> None:
@@ -74,7 +74,7 @@ class StudyFile:
         from optuna.trial import TrialState, create_trial
 
         attributes = {
-            "scores": [dict(one) for one in trial.scores],
+            "scores": [dict(scores) for scores in trial.scores],
             "seconds": trial.seconds,
             "reason": trial.reason,
         }
@@ -118,7 +118,7 @@ def import_optuna() -> Any:
 
 
 @contextmanager
-def opened(path: Path, *, asked: Mapping[str, Any], ways: Sequence[str]) -> Iterator[StudyFile]:
+def open_study(path: Path, *, asked: Mapping[str, Any], ways: Sequence[str]) -> Iterator[StudyFile]:
     """Open the file of a search, or make it.
 
     Args:
@@ -149,7 +149,7 @@ def opened(path: Path, *, asked: Mapping[str, Any], ways: Sequence[str]) -> Iter
 
 
 @contextmanager
-def read(path: Path) -> Iterator[tuple[Mapping[str, Any], StudyFile]]:
+def read_study(path: Path) -> Iterator[tuple[Mapping[str, Any], StudyFile]]:
     """Open the file of a search to read what it was asked for, and its trials.
 
     Raises:
@@ -161,15 +161,15 @@ def read(path: Path) -> Iterator[tuple[Mapping[str, Any], StudyFile]]:
     with _storage(path) as storage:
         import optuna
 
-        there = {
-            one.study_name: one.user_attrs[_ASKED]
-            for one in optuna.get_all_study_summaries(storage)
-            if _ASKED in one.user_attrs
+        options_of = {
+            summary.study_name: summary.user_attrs[_ASKED]
+            for summary in optuna.get_all_study_summaries(storage)
+            if _ASKED in summary.user_attrs
         }
-        if not there:
+        if not options_of:
             raise ValueError(f"{path} has no study that manifold-mixup tune made.")
-        studies = {name: optuna.load_study(study_name=name, storage=storage) for name in there}
-        yield next(iter(there.values())), StudyFile(studies)
+        studies = {name: optuna.load_study(study_name=name, storage=storage) for name in options_of}
+        yield next(iter(options_of.values())), StudyFile(studies)
 
 
 def _check_path(path: Path) -> None:
@@ -205,29 +205,29 @@ def _studies(
 ) -> "dict[str, Study]":
     import optuna
 
-    found = {}
-    for one in optuna.get_all_study_summaries(storage):
-        if _ASKED in one.user_attrs:
-            _require_same(path, one.user_attrs[_ASKED], asked)
-        elif one.n_trials or one.study_name not in ways:
+    studies = {}
+    for summary in optuna.get_all_study_summaries(storage):
+        if _ASKED in summary.user_attrs:
+            _require_same(path, summary.user_attrs[_ASKED], asked)
+        elif summary.n_trials or summary.study_name not in ways:
             raise ValueError(
-                f"{path} has a study {one.study_name!r} that manifold-mixup tune did not make. "
+                f"{path} has a study {summary.study_name!r} that manifold-mixup tune did not make. "
                 f"Give another file with --study."
             )
     for way in ways:
-        found[way] = optuna.create_study(storage=storage, study_name=way, load_if_exists=True)
-        if _ASKED not in found[way].user_attrs:
-            found[way].set_user_attr(_ASKED, asked)
-    return found
+        studies[way] = optuna.create_study(storage=storage, study_name=way, load_if_exists=True)
+        if _ASKED not in studies[way].user_attrs:
+            studies[way].set_user_attr(_ASKED, asked)
+    return studies
 
 
 def _require_same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise a `ValueError` if a study was made with other options."""
-    theirs, ours = _flat(there), _flat(asked)
-    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    stored, given = _flat(there), _flat(asked)
+    names = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
     # An option changes all recipes, so they are named only if nothing else differs.
-    named = [name for name in names if not name.startswith("recipes ")] or names
-    differ = [f"{name} {theirs.get(name)} there, {ours.get(name)} here" for name in named]
+    shown = [name for name in names if not name.startswith("recipes ")] or names
+    differ = [f"{name} {stored.get(name)} there, {given.get(name)} here" for name in shown]
     if differ:
         raise ValueError(
             f"{path} has a study with other options: {'; '.join(differ)}. Give the same options to "
@@ -237,10 +237,10 @@ def _require_same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]
 
 def _flat(asked: Mapping[str, Any]) -> dict[str, str]:
     """Return nested options as words by name."""
-    found: dict[str, str] = {}
+    words_of: dict[str, str] = {}
     for name, value in asked.items():
         if isinstance(value, dict):
-            found |= {f"{name} {key}": words for key, words in _flat(value).items()}
+            words_of |= {f"{name} {key}": words for key, words in _flat(value).items()}
         else:
-            found[name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return found
+            words_of[name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return words_of

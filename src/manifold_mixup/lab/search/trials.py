@@ -73,7 +73,7 @@ class Search:
     together: int = 1
 
 
-class Asked(NamedTuple):
+class PendingTrial(NamedTuple):
     """A trial that is not finished: its way, its number and its settings."""
 
     way: Way
@@ -90,7 +90,9 @@ Train = Callable[[Sequence[Recipe], Source, Path, str], Mapping[Recipe, Outcome]
 """Trains recipes on a source in a folder; the last argument is a title for the progress."""
 
 
-def trials(search: Search, study: StudyFile, *, folder: Path, train: Train) -> Iterator[Asked]:
+def trials(
+    search: Search, study: StudyFile, *, folder: Path, train: Train
+) -> Iterator[PendingTrial]:
     """Train the missing trials of all ways, and yield each once it is in the study.
 
     A round has the next trials of every way, so that the ways have had the same budget at any
@@ -104,31 +106,33 @@ def trials(search: Search, study: StudyFile, *, folder: Path, train: Train) -> I
         folder: the folder of runs that are under way. Those of a finished trial are deleted.
         train: trains the runs.
     """
-    while asked := _round(search, study):
-        runs = list(dict.fromkeys(run for one in asked for run in one.runs(search.seeds)))
-        first, last = (of(one.number for one in asked) + 1 for of in (min, max))
+    while pending := _round(search, study):
+        runs = list(dict.fromkeys(run for trial in pending for run in trial.runs(search.seeds)))
+        first, last = (extreme(trial.number for trial in pending) + 1 for extreme in (min, max))
         numbers = f"trial {first}" if first == last else f"trials {first} to {last}"
         title = f"{numbers} of {max(way.trials for way in search.ways)}"
-        found = train(runs, search.split.ready(range(search.seeds)), folder, title)
-        for one in asked:
-            outcomes = [found[run] for run in one.runs(search.seeds)]
-            space = distributions(one.way.space, grid=search.sampler == "grid")
-            study.add(one.way.name, _finished(one.settings, outcomes, search.metric), space)
-            yield one
+        outcome_of = train(runs, search.split.ready(range(search.seeds)), folder, title)
+        for trial in pending:
+            outcomes = [outcome_of[run] for run in trial.runs(search.seeds)]
+            space = distributions(trial.way.space, grid=search.sampler == "grid")
+            study.add(trial.way.name, _trial_of(trial.settings, outcomes, search.metric), space)
+            yield trial
         for run in runs:
             shutil.rmtree(folder / folder_name(run), ignore_errors=True)
 
 
 def best(study: StudyFile, way: str) -> int | None:
     """Return the number of the trial with the lowest value, or None if all failed."""
-    values = {n: one.value for n, one in enumerate(study.trials(way)) if one.value is not None}
+    values = {
+        n: trial.value for n, trial in enumerate(study.trials(way)) if trial.value is not None
+    }
     return min(values, key=values.__getitem__) if values else None
 
 
-def _round(search: Search, study: StudyFile) -> list[Asked]:
+def _round(search: Search, study: StudyFile) -> list[PendingTrial]:
     """Return the missing trials of the first round that is not complete."""
     return [
-        Asked(way, number, _settings(search, study, way, number))
+        PendingTrial(way, number, _settings(search, study, way, number))
         for way in search.ways
         for done in [len(study.raw(way.name))]
         for number in range(done, min(_round_end(done, search.together), way.trials))
@@ -164,13 +168,13 @@ def _settings(search: Search, study: StudyFile, way: Way, number: int) -> Settin
     )
 
 
-def _finished(settings: Settings, outcomes: Sequence[Outcome], metric: Measure) -> Trial:
-    results = [one for one in outcomes if isinstance(one, Result)]
-    reasons = [one for one in outcomes if isinstance(one, str)]
+def _trial_of(settings: Settings, outcomes: Sequence[Outcome], metric: Measure) -> Trial:
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    reasons = [outcome for outcome in outcomes if isinstance(outcome, str)]
     return Trial(
         settings=settings,
-        value=None if reasons else fmean(getattr(one.last, metric.key) for one in results),
-        scores=tuple({key: getattr(one.last, key) for key in SCORES} for one in results),
-        seconds=sum(one.seconds for one in results),
+        value=None if reasons else fmean(getattr(outcome.last, metric.key) for outcome in results),
+        scores=tuple({key: getattr(outcome.last, key) for key in SCORES} for outcome in results),
+        seconds=sum(outcome.seconds for outcome in results),
         reason=reasons[0] if reasons else "",
     )

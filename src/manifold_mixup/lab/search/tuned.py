@@ -9,7 +9,7 @@ from manifold_mixup.lab.evaluate.measures import Measure
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs.result import read_run
 from manifold_mixup.lab.search.space import applied
-from manifold_mixup.lab.search.study import StudyFile, read
+from manifold_mixup.lab.search.study import StudyFile, read_study
 from manifold_mixup.lab.search.trials import METRICS, best
 
 
@@ -56,7 +56,7 @@ def tuned(path: Path, ways: Sequence[str] | None = None) -> Tuned:
         ValueError: the file is no finished search, a way was not searched or has no trial that
             succeeded, or Optuna is not installed.
     """
-    with read(path) as (asked, study):
+    with read_study(path) as (asked, study):
         _require_searched(path, asked, ways or ())
         names = list(ways or asked["ways"])
         runs = {name: _best_run(path, asked, study, name) for name in names}

@@ -14,13 +14,13 @@ from manifold_mixup.lab.training.method import check
 
 TRIALS = 20
 
-_WITH = {
+_WAYS_WITH = {
     "bandwidth": ("c-mixup",),
     "share": ("patchup-soft", "patchup-hard"),
     "ict_weight": ("ict",),
     "ema": ("ict",),
 }
-_OWN = tuple(_WITH)
+_OWN = tuple(_WAYS_WITH)
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class SearchValues:
         run = with_layers(run, data)
         space = self._space(run, data)
         for layers in space.layers or ((),):
-            tried = replace(run, layers=layers)
-            check_recipe(tried)
-            check(tried, data)
+            candidate = replace(run, layers=layers)
+            check_recipe(candidate)
+            check(candidate, data)
         return Way(name, run, space, len(space.grid()) if self.grid else trials or TRIALS)
 
     def require_used(self, ways: Sequence[Way]) -> None:
@@ -94,11 +94,11 @@ class SearchValues:
             raise ValueError(f"--alpha was given, but no way mixes: {names}. Add one with --ways.")
         for name in _OWN:
             if getattr(self, name) and not any(name in own_settings(way.run) for way in ways):
-                flag, others = f"--{name.replace('_', '-')}", ", ".join(_WITH[name])
+                flag, others = f"--{name.replace('_', '-')}", ", ".join(_WAYS_WITH[name])
                 raise ValueError(
                     f"{flag} was given, but no way has it: {names}. Ways with it: {others}."
                 )
-        if self.layers and not any(_hidden(way.run) for way in ways):
+        if self.layers and not any(_mixes_hidden(way.run) for way in ways):
             raise ValueError(
                 f"--layers was given, but no way mixes hidden states: {names}. Add one with --ways."
             )
@@ -111,10 +111,10 @@ class SearchValues:
             lr=self.lr or space.lr,
             weight_decay=self.weight_decay or space.weight_decay,
             alpha=(self.alpha or space.alpha) if run.layers else (),
-            layers=layers if layers and _hidden(run) else space.layers,
+            layers=layers if layers and _mixes_hidden(run) else space.layers,
             **{name: getattr(self, name) or getattr(space, name) for name in own_settings(run)},
         )
 
 
-def _hidden(run: Recipe) -> bool:
+def _mixes_hidden(run: Recipe) -> bool:
     return run.layers not in ((), ("input",))

@@ -30,7 +30,7 @@ def print_lines(lines: Sequence[str], console: Console) -> None:
 
 
 def show_finalists(
-    tuning: Tuning, study: StudyFile, found: Sequence[Finalist], console: Console
+    tuning: Tuning, study: StudyFile, finalists: Sequence[Finalist], console: Console
 ) -> Finalist:
     """Print the finalists and the command of the best; return it.
 
@@ -38,19 +38,21 @@ def show_finalists(
         FloatingPointError: all trials of all ways failed.
     """
     metric, options = tuning.search.metric, tuning.options
-    chosen = winner(found, metric)
+    chosen = winner(finalists, metric)
     if chosen is None:
         raise FloatingPointError(
-            f"no way has a finalist: {found[0].reason}. Smaller learning rates may help (--lr), in "
-            f"another study (--study)."
+            f"no way has a finalist: {finalists[0].reason}. Smaller learning rates may help "
+            f"(--lr), in another study (--study)."
         )
     seeds = options.final_seeds
     title = f"The best trial of each way on {seeds} fresh seed{'s' * (seeds > 1)} (validation)"
     console.print()
-    console.print(finalists_table(found, study, metric, title=title))
-    print_lines(["", *settings_lines(found), "", FINALISTS], console)
-    console.print(verdict(chosen, found[0], metric), style="bold", markup=False, highlight=False)
-    markdown = finalists_markdown(found, study, metric, title=title)
+    console.print(finalists_table(finalists, study, metric, title=title))
+    print_lines(["", *settings_lines(finalists), "", FINALISTS], console)
+    console.print(
+        verdict(chosen, finalists[0], metric), style="bold", markup=False, highlight=False
+    )
+    markdown = finalists_markdown(finalists, study, metric, title=title)
     files.write(tuning.folder / "table.md", markdown.encode())
     console.print("\nTo train it:", highlight=False)
     console.print(
@@ -88,8 +90,8 @@ def show_test_results(
         result for result in results if result.run.seed == 0 and result.run.method == methods[-1]
     )
     last = first.last
-    found = f"RMSE is {last.rmse:.4f}" if first.run.regression else f"error is {last.error:.2f} %"
-    console.print(f"The command above has seed 0, whose test {found}.", highlight=False)
+    score = f"RMSE is {last.rmse:.4f}" if first.run.regression else f"error is {last.error:.2f} %"
+    console.print(f"The command above has seed 0, whose test {score}.", highlight=False)
     text = markdown_table(rows, title=title, caption=caption)
     path = tuning.folder / "table.md"  # which has the finalists already
     files.write(path, f"{path.read_text()}\n{text}".encode())

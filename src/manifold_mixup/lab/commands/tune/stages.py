@@ -14,8 +14,13 @@ from manifold_mixup.lab.report.progress import Live
 from manifold_mixup.lab.report.tuning_table import trials_markdown
 from manifold_mixup.lab.report.tuning_words import head, trial_header, trial_line
 from manifold_mixup.lab.runs import files
-from manifold_mixup.lab.search.final import Finalist, finalists, look, looked
-from manifold_mixup.lab.search.study import StudyFile, opened
+from manifold_mixup.lab.search.final import (
+    Finalist,
+    finalists,
+    measure_on_test_set,
+    stored_test_results,
+)
+from manifold_mixup.lab.search.study import StudyFile, open_study
 from manifold_mixup.lab.search.trials import Outcome, trials
 from manifold_mixup.lab.terminal.console import Console
 
@@ -32,19 +37,19 @@ def run(tuning: Tuning) -> bool:
     console.print(title, style="bold", markup=False, highlight=False)
     print_lines([*lines, f"Study: {tuning.study}"], console)
     names = [way.name for way in tuning.search.ways]
-    with opened(tuning.study, asked=tuning.asked, ways=names) as study:
+    with open_study(tuning.study, asked=tuning.asked, ways=names) as study:
         try:
             _search(tuning, study, console)
-            found = finalists(
+            trained_finalists = finalists(
                 tuning.search,
                 study,
                 seeds=tuning.options.final_seeds,
                 folder=tuning.folder / "finalists",
                 train=_training_function(tuning, console, held_out=True),
             )
-            chosen = show_finalists(tuning, study, found, console)
+            chosen = show_finalists(tuning, study, trained_finalists, console)
             if tuning.options.test:
-                _test_once(tuning, study, found[0], chosen, console)
+                _test_once(tuning, study, trained_finalists[0], chosen, console)
         except KeyboardInterrupt:
             done = sum(len(study.raw(name)) for name in names)
             total = sum(way.trials for way in tuning.search.ways)
@@ -67,12 +72,12 @@ def _search(tuning: Tuning, study: StudyFile, console: Console) -> None:
     if done < total:
         console.print(trial_header(search), style="bold", markup=False, highlight=False)
     folder = tuning.folder / "trials"
-    for asked in trials(
+    for pending in trials(
         search, study, folder=folder, train=_training_function(tuning, console, held_out=True)
     ):
-        trial = study.trials(asked.way.name)[asked.number]
+        trial = study.trials(pending.way.name)[pending.number]
         console.print(
-            trial_line(asked, trial, search), markup=False, highlight=False, soft_wrap=True
+            trial_line(pending, trial, search), markup=False, highlight=False, soft_wrap=True
         )
     files.write(tuning.folder / "trials.md", trials_markdown(search.ways, study).encode())
 
@@ -83,13 +88,13 @@ def _training_function(tuning: Tuning, console: Console, *, held_out: bool) -> A
     def train(
         runs: Sequence[Recipe], source: Source, folder: Path, title: str
     ) -> Mapping[Recipe, Outcome]:
-        found: dict[Recipe, Outcome] = {}
+        outcomes: dict[Recipe, Outcome] = {}
         if not runs:  # all trials of all ways failed
-            return found
+            return outcomes
         with Live(runs, console, title=title, held_out=held_out, lines=False) as live:
 
             def failed(run: Recipe, error: FloatingPointError) -> None:
-                found[run] = str(error)
+                outcomes[run] = str(error)
                 live.failed(run)
 
             for result in processes.train_all(
@@ -104,8 +109,8 @@ def _training_function(tuning: Tuning, console: Console, *, held_out: bool) -> A
                 gpus=tuning.options.gpus,
             ):
                 live.finished(result)
-                found[result.run] = result
-        return found
+                outcomes[result.run] = result
+        return outcomes
 
     return train
 
@@ -115,12 +120,12 @@ def _test_once(
 ) -> None:
     """Look at the test set, unless that was done before, and print what was found."""
     compared = [base, chosen] if base.results and chosen is not base else [chosen]
-    results = looked(study)
+    results = stored_test_results(study)
     if results is not None:
         console.print("\nThe test set was looked at before; these are the stored results.")
     else:
         data = _all_examples(tuning)
-        look(
+        measure_on_test_set(
             study,
             compared,
             data,
@@ -128,7 +133,7 @@ def _test_once(
             folder=tuning.folder / "test",
             train=_training_function(tuning, console, held_out=False),
         )
-        results = looked(study)
+        results = stored_test_results(study)
     assert results is not None
     show_test_results(tuning, results, [finalist.way.run.method for finalist in compared], console)
 

@@ -23,7 +23,7 @@ from manifold_mixup.lab.launch.ray import import_ray
 from manifold_mixup.lab.recipes import catalog
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import files, provenance
-from manifold_mixup.lab.search.study import import_optuna, opened
+from manifold_mixup.lab.search.study import import_optuna, open_study
 from manifold_mixup.lab.search.trials import METRICS, Search
 from manifold_mixup.lab.training.device import find_device
 
@@ -92,7 +92,7 @@ def prepare(options: Options) -> Tuning:
     search = _search(options, recipes, validated)
     workers = options.workers or (provenance.usable_cores() if device.type == "cpu" else 1)
     tuning = Tuning(options, search, validated, options.study or default_study(options), workers)
-    with opened(tuning.study, asked=tuning.asked, ways=[way.name for way in search.ways]):
+    with open_study(tuning.study, asked=tuning.asked, ways=[way.name for way in search.ways]):
         pass  # only to refuse another search before anything is printed
     files.writable_folder(tuning.folder)
     return tuning
