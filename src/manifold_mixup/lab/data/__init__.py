@@ -39,7 +39,7 @@ from manifold_mixup.lab.data.arrays import (
     take_tested,
 )
 from manifold_mixup.lab.data.long_tail import long_tailed
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.suggest import unknown
 
@@ -129,7 +129,7 @@ def load(name: str, *, root: Path) -> Data:
     check_name(name)
     if name in _KNOWN:
         return _KNOWN[name](root)
-    source, seed = drawn.split(name)
+    source, seed = generated.split(name)
     if seed is not None:
         found = _GENERATED[source](seed=seed)
         return replace(found, name=f"{found.name}, draw {seed}")
@@ -188,9 +188,9 @@ def check_name(name: str) -> None:
     """Raise a `ValueError` with the nearest name if there is no such data set."""
     if name in _KNOWN or name.endswith(".npz") or Path(name).is_dir():
         return
-    if drawn.split(name)[1] is not None:
+    if generated.split(name)[1] is not None:
         return
-    if wrong := drawn.fault(name, NAMES):
+    if wrong := generated.fault(name, NAMES):
         raise ValueError(wrong)
     if _is_external(name):
         external.check_name(name)

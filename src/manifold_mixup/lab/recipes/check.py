@@ -6,7 +6,7 @@ from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.recipes.ways import USUAL, WAYS, Way
 from manifold_mixup.lab.suggest import closest
 
-_OFTEN = ("no mixup", "input mixup", "manifold mixup")
+_COMMON_METHODS = ("no mixup", "input mixup", "manifold mixup")
 """The methods whose misspelt names are recognised."""
 
 
@@ -144,24 +144,26 @@ def _check_method(run: Recipe) -> None:
     """Raise a `ValueError` if the method's name contradicts what is mixed."""
     says = run.method.lower()
     titles = {way.method.lower(): way.method for way in WAYS.values()}
-    told = max((title for title in titles if says.startswith(title)), key=len, default="")
-    if not told:
+    named = max((title for title in titles if says.startswith(title)), key=len, default="")
+    if not named:
         _require_no_typing_error(run.method)
         return
-    is_ = way_of(run)
-    if is_ != titles[told]:
-        with_ = f"layers {' '.join(run.layers) or '(none)'}"
-        other = [f"{n} {getattr(run, n)}" for n, usual in USUAL.items() if getattr(run, n) != usual]
+    actual = way_of(run)
+    if actual != titles[named]:
+        layers = f"layers {' '.join(run.layers) or '(none)'}"
+        settings = [
+            f"{n} {getattr(run, n)}" for n, usual in USUAL.items() if getattr(run, n) != usual
+        ]
         raise ValueError(
-            f"method is {run.method!r}, but with {', '.join([with_, *other])} it is "
-            f"{is_ or 'another way of mixing'}. Choose with --mixing {', '.join(WAYS)}, or give "
+            f"method is {run.method!r}, but with {', '.join([layers, *settings])} it is "
+            f"{actual or 'another way of mixing'}. Choose with --mixing {', '.join(WAYS)}, or give "
             f"another --method."
         )
 
 
 def _require_no_typing_error(method: str) -> None:
     says = method.lower()
-    near = [WAYS[says].method] if says in WAYS else closest(says, _OFTEN, cutoff=0.7)
+    near = [WAYS[says].method] if says in WAYS else closest(says, _COMMON_METHODS, cutoff=0.7)
     if near:
         raise ValueError(
             f"method is {method!r}, but it is only the name in tables. Did you mean "
@@ -173,20 +175,20 @@ def way_of(run: Recipe) -> str:
     """Return the method of the way in which a run mixes, or "" if it has no name."""
     if not run.layers:
         return WAYS["none"].method
-    alike = [way for way in WAYS.values() if way.at != "nowhere" and _makes(way, run)]
+    ways = [way for way in WAYS.values() if way.at != "nowhere" and _has_settings_of(way, run)]
     at_input = run.layers == ("input",)
-    here = [way for way in alike if (way.at == "input") == at_input]
-    return next((way.method for way in (*here, *alike)), "")
+    at_same_depth = [way for way in ways if (way.at == "input") == at_input]
+    return next((way.method for way in (*at_same_depth, *ways)), "")
 
 
-def _makes(way: Way, run: Recipe) -> bool:
+def _has_settings_of(way: Way, run: Recipe) -> bool:
     """Return whether a run has a way's settings; the size of its noise may differ."""
-    wanted = {**USUAL, **way.makes}
+    required = {**USUAL, **way.makes}
     return all(
         bool(getattr(run, name)) == bool(value)
         if isinstance(value, float)
         else getattr(run, name) == value
-        for name, value in wanted.items()
+        for name, value in required.items()
     )
 
 

@@ -7,7 +7,7 @@ a comparison were chosen, always on part of the training set.
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 from manifold_mixup.lab.recipes.ways import Way
 
 
@@ -183,7 +183,7 @@ def identity(run: Recipe) -> dict[str, Any]:
 
     Later settings are left out at their default, so that older runs keep their identity.
     """
-    usual = {one.name: one.default for one in fields(Recipe)}
+    usual = {field.name: field.default for field in fields(Recipe)}
     return {
         name: value
         for name, value in asdict(run).items()
@@ -240,19 +240,19 @@ def mixed(plain: Recipe, way: Way, *, alpha: float) -> Recipe:
         alpha: α, unless the way's authors have their own.
     """
     layers = HIDDEN.get(plain.model, FOUND)
-    at = {
+    layers_by_place = {
         "nowhere": (),
         "input": ("input",),
         "layers": layers,
         "last": ("input", LAST[plain.model]) if plain.model in LAST else layers,
     }
-    own = way.alphas.get(plain.data, way.alpha)
+    own_alpha = way.alphas.get(plain.data, way.alpha)
     near = {"bandwidth": BANDWIDTHS.get(plain.data, plain.bandwidth)}
     return replace(
         plain,
         method=way.method,
-        layers=at[way.at],
-        alpha=alpha if own is None else own,
+        layers=layers_by_place[way.at],
+        alpha=alpha if own_alpha is None else own_alpha,
         **{**way.makes, **way.defaults, **(near if way.makes.get("pairs") == "near" else {})},
     )
 
@@ -267,8 +267,8 @@ def three_methods(data: str, model: str) -> tuple[Recipe, ...]:
         ("spirals", "spiral-mlp"): _spirals,
         ("spirals-100", "spiral-mlp"): _spirals,
     }
-    known = chosen.get((drawn.source(data), model))
-    runs = _anything(data, model) if known is None else known()
+    recipes_for = chosen.get((generated.source(data), model))
+    runs = _default_recipes(data, model) if recipes_for is None else recipes_for()
     return tuple(replace(run, data=data) for run in runs)
 
 
@@ -302,7 +302,7 @@ REGRESSIONS = ("california-housing", "diabetes")
 """The data sets with numbers as targets."""
 
 
-def _anything(data: str, model: str) -> tuple[Recipe, ...]:
+def _default_recipes(data: str, model: str) -> tuple[Recipe, ...]:
     """Return settings for a data set and a model without chosen ones."""
     plain = Recipe(data=data, model=model, width=None, epochs=50, lr=1e-3)
     return plain, input_mixup(plain), manifold_mixup(plain)

@@ -12,7 +12,7 @@ from manifold_mixup.lab import paper
 from manifold_mixup.lab.evaluate.measures import BRIER, ECE, ERROR, FGSM, NLL
 from manifold_mixup.lab.paper.numbers import EvaluatedRun, Runs
 from manifold_mixup.lab.paper.tables import Row, Table
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 from manifold_mixup.lab.recipes.recipe import WAY, Recipe
 from manifold_mixup.lab.runs.evaluation import is_outdated
 from manifold_mixup.lab.runs.folder import RECIPE, RESULT, data_fingerprint, finished
@@ -108,7 +108,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
 def _without_draws(items: list[Item]) -> list[Item]:
     """Leave the seed of the data's draw out of the rows if each seed drew its own data."""
-    draws = {(item.result.run.seed, drawn.split(item.result.run.data)[1]) for item in items}
+    draws = {(item.result.run.seed, generated.split(item.result.run.data)[1]) for item in items}
     if len(draws) == 1 or any(seed != draw for seed, draw in draws):
         return items
     return [
@@ -118,7 +118,7 @@ def _without_draws(items: list[Item]) -> list[Item]:
 
 
 def _name_without_draw(name: str) -> str:
-    return f"{drawn.source(name)}, drawn anew for each seed"
+    return f"{generated.source(name)}, drawn anew for each seed"
 
 
 def _by_seed(items: Iterable[Item]) -> dict[Recipe, dict[int, EvaluatedRun]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.data.label_noise import in_words
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 from manifold_mixup.lab.recipes.recipe import Recipe, three_methods, way_settings
 from manifold_mixup.lab.report.table import FLATNESS, OFF_DATA
 from manifold_mixup.lab.search.tuned import Tuned
@@ -105,7 +105,7 @@ class Comparison:
 def _is_selected(runs: Sequence[Recipe]) -> bool:
     """Return whether the runs are those of the selected task, with its frozen settings."""
     plain = {replace(run, data=DEFAULT, seed=0, device="cpu") for run in runs}
-    ours = drawn.source(runs[0].data) == DEFAULT
+    ours = generated.source(runs[0].data) == DEFAULT
     return ours and plain == {*three_methods(DEFAULT, "spiral-mlp")}
 
 

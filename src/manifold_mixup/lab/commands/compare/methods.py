@@ -14,7 +14,7 @@ from manifold_mixup.lab.data import Data
 from manifold_mixup.lab.evaluate import features
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.paper import figures
-from manifold_mixup.lab.recipes import catalog, drawn
+from manifold_mixup.lab.recipes import catalog, generated
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.search.tuned import Tuned, tuned
 
@@ -105,7 +105,11 @@ def _has_states(model: nn.Module, layer: str, data: Data) -> bool:
 
 def spiral_runs(options: Options, data: Data, device: torch.device) -> tuple[Recipe, ...]:
     """Return the runs of the paper's Figure 1 with the first seed, if they are to be drawn."""
-    if not options.spirals or data.regression or drawn.source(options.data) in drawn.SPIRALS:
+    if (
+        not options.spirals
+        or data.regression
+        or generated.source(options.data) in generated.SPIRALS
+    ):
         return ()
     return tuple(
         replace(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from manifold_mixup.lab.commands.compare.comparison import DEFAULT
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 
 CHOSEN = tyro.conf.arg(help_behavior_hint="(default: chosen per data set and model)")
 ALL = tyro.conf.arg(help_behavior_hint="(default: all cores)")
@@ -118,7 +118,7 @@ def _check_noise(options: Options) -> None:
 
 def model_name(options: Options) -> str:
     """Return the name of the model, by default one that suits the data."""
-    usual = "spiral-mlp" if drawn.source(options.data) in drawn.SPIRALS else "mlp"
+    usual = "spiral-mlp" if generated.source(options.data) in generated.SPIRALS else "mlp"
     return options.model or usual
 
 
@@ -128,10 +128,10 @@ def draws_anew(options: Options) -> bool:
     Raises:
         ValueError: that was asked for, but the data are not generated, or are one draw.
     """
-    if options.redraw and options.data not in drawn.GENERATED:
+    if options.redraw and options.data not in generated.GENERATED:
         raise ValueError(
             f"--redraw draws generated data anew for each seed, but --data is {options.data}. "
-            f"Leave out --redraw, or give --data {' or '.join(drawn.GENERATED)}."
+            f"Leave out --redraw, or give --data {' or '.join(generated.GENERATED)}."
         )
     return options.data == DEFAULT if options.redraw is None else options.redraw
 
@@ -139,7 +139,7 @@ def draws_anew(options: Options) -> bool:
 def data_names(options: Options, *, redraw: bool) -> list[str]:
     """Return the name of each seed's data."""
     seeds = range(2 if options.smoke else options.seeds)
-    return [drawn.drawn(options.data, seed) if redraw else options.data for seed in seeds]
+    return [generated.with_seed(options.data, seed) if redraw else options.data for seed in seeds]
 
 
 def method_names(options: Options) -> list[str] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from manifold_mixup.lab.commands.compare.comparison import Comparison
 from manifold_mixup.lab.commands.compare.results_file import origin
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.report.power import power_text
 from manifold_mixup.lab.report.summary import Row, complete_seeds
@@ -72,7 +72,7 @@ def finished_spirals(comparison: Comparison) -> dict[str, Recipe]:
     as many methods as fit beside each other.
     """
     first = comparison.runs[: min(len(comparison.methods), _MOST_BOUNDARIES)]
-    own = comparison.boundaries and drawn.source(first[0].data) in drawn.SPIRALS
+    own = comparison.boundaries and generated.source(first[0].data) in generated.SPIRALS
     runs = {_short_name(run.method): run for run in first} if own else {}
     runs |= {_short_name(run.method): run for run in comparison.spirals}
     folders = {name: comparison.folder / run_folder.folder_name(run) for name, run in runs.items()}

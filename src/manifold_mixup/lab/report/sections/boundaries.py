@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from manifold_mixup.lab import data as datasets
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 from manifold_mixup.lab.report import plots
 from manifold_mixup.lab.report.paper_picture import plane_view
 from manifold_mixup.lab.report.sections.section import Grid, Methods, Number, Section, embedded
@@ -12,7 +12,9 @@ from manifold_mixup.lab.report.sections.section import Grid, Methods, Number, Se
 def boundaries(methods: Methods) -> Section | None:
     """Return the decision boundaries, if all runs are trained on the spirals."""
     items = {name: runs[0] for name, runs in methods.items()}
-    if any(drawn.source(item.result.run.data) not in drawn.SPIRALS for item in items.values()):
+    if any(
+        generated.source(item.result.run.data) not in generated.SPIRALS for item in items.values()
+    ):
         return None
     views = {
         name: plane_view(item.folder, datasets.load_for(item.result.run, root=Path()), "bottleneck")

@@ -7,7 +7,7 @@ LARGEST = 2**32 - 1_000_001
 """The greatest seed: further test signals of MNIST-1D have the seed 1,000,000 above it."""
 
 
-def drawn(name: str, seed: int) -> str:
+def with_seed(name: str, seed: int) -> str:
     """Return the name of a draw of generated data."""
     return f"{name}:{seed}"
 

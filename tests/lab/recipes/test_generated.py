@@ -7,32 +7,34 @@ import pytest
 
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab.data import folder, mnist1d, spirals
-from manifold_mixup.lab.recipes import drawn
+from manifold_mixup.lab.recipes import generated
 
 
-@pytest.mark.parametrize("name", drawn.GENERATED)
+@pytest.mark.parametrize("name", generated.GENERATED)
 def test_a_name_and_its_seed_are_found_again(name):
-    for seed in (0, 7, drawn.LARGEST):
-        assert drawn.split(drawn.drawn(name, seed)) == (name, seed)
-        assert drawn.source(drawn.drawn(name, seed)) == name
+    for seed in (0, 7, generated.LARGEST):
+        assert generated.split(generated.with_seed(name, seed)) == (name, seed)
+        assert generated.source(generated.with_seed(name, seed)) == name
 
 
 OTHERS = (
     "spirals", "spirals:", "spirals:-1", "spirals:03", "spirals:x", "spirals:²", "spirals:٣",
-    f"mnist-1d:{drawn.LARGEST + 1}", "cifar-10:3", "timm:3", "a/photos:3", "blobs:3.npz",
+    f"mnist-1d:{generated.LARGEST + 1}", "cifar-10:3", "timm:3", "a/photos:3", "blobs:3.npz",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_names_are_no_draws(name):
-    assert drawn.split(name) == (name, None)
+    assert generated.split(name) == (name, None)
 
 
 def test_what_is_wrong_with_a_draw_is_said():
-    assert "'-1'. Expected a whole number from 0 to" in drawn.fault("spirals:-1", datasets.NAMES)
-    assert "factors-a, which cannot be drawn" in drawn.fault("factors-a:3", datasets.NAMES)
+    assert "'-1'. Expected a whole number from 0 to" in generated.fault(
+        "spirals:-1", datasets.NAMES
+    )
+    assert "factors-a, which cannot be drawn" in generated.fault("factors-a:3", datasets.NAMES)
     for name in ("spirals", "spirals:3", "timm:3", "a/photos:3"):
-        assert drawn.fault(name, datasets.NAMES) == ""
+        assert generated.fault(name, datasets.NAMES) == ""
 
 
 def test_the_seed_is_that_of_the_data_and_in_their_name(monkeypatch):
@@ -48,7 +50,7 @@ def test_the_seed_is_that_of_the_data_and_in_their_name(monkeypatch):
 
 
 def test_the_greatest_seed_is_that_of_numpy_generators():
-    assert mnist1d.APART + drawn.LARGEST == 2**32 - 1
+    assert mnist1d.APART + generated.LARGEST == 2**32 - 1
 
 
 def test_a_folder_may_be_named_like_a_draw_of_something_else(tmp_path, monkeypatch):
