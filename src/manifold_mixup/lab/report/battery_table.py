@@ -47,7 +47,7 @@ def battery_table(part: str, rows: Sequence[Row]) -> Table:
         "spectra": _flatness,
     }
     rows = [{key: value for key, value in row.items() if key != "note"} for row in rows]
-    rows = _beside(rows) if part == "calibration" else rows
+    rows = _transposed(rows) if part == "calibration" else rows
     lines = [dict(_flat(shorter.get(part, dict)(row))) for row in rows]
     names = list(dict.fromkeys(name for line in lines for name in line))
     table = Table(title=_TITLES.get(part, part), title_justify="left", box=None, pad_edge=False)
@@ -63,11 +63,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["note"] for row in rows if "note" in row))
 
 
-def _beside(rows: Sequence[Row]) -> list[Row]:
+def _transposed(rows: Sequence[Row]) -> list[Row]:
     """Return a row for each number, with a column for each of the given rows."""
     return [
-        {"name": said} | {row["name"]: _listed(row.get(key)) for row in rows}
-        for key, said in _CALIBRATION.items()
+        {"name": label} | {row["name"]: _listed(row.get(key)) for row in rows}
+        for key, label in _CALIBRATION.items()
     ]
 
 
@@ -76,12 +76,12 @@ def _listed(value: Any) -> Any:
 
 
 def _risk(row: Row) -> Row:
-    at = {
+    risk_at = {
         round(100 * share): risk for share, risk in zip(row["coverage"], row["risk"], strict=True)
     }
     return {
         "name": row["name"],
-        **{f"{share} %": at[share] for share in (50, 70, 80, 90, 100) if share in at},
+        **{f"{share} %": risk_at[share] for share in (50, 70, 80, 90, 100) if share in risk_at},
         "AURC": row["aurc"],
         "best": row["best_aurc"],
         "excess": row["excess_aurc"],
@@ -102,8 +102,8 @@ def _attack(row: Row) -> Row:
 
 
 def _curve(row: Row) -> Row:
-    at = {round(lam, 6): nll for lam, nll in zip(row["lam"], row["nll"], strict=True)}
-    return {"name": row["name"]} | {f"λ = {lam:g}": at[lam] for lam in _SHOWN if lam in at}
+    nll_at = {round(lam, 6): nll for lam, nll in zip(row["lam"], row["nll"], strict=True)}
+    return {"name": row["name"]} | {f"λ = {lam:g}": nll_at[lam] for lam in _SHOWN if lam in nll_at}
 
 
 def _rising(row: Row) -> Row:
@@ -149,13 +149,13 @@ def _survived(row: Row) -> Row:
 
 def _flatness(row: Row) -> Row:
     """Return the numbers that fit in a line; the file has all."""
-    seen = {"% of it seen": row["seen"]} if "seen" in row else {}
+    classifier = {"% of it seen": row["seen"]} if "seen" in row else {}
     return {
         "name": row["name"],
         "s1": row["uncentred"]["s1"],
         "rest": row["uncentred"]["rest"],
         "% within classes": row["within"],
-        **seen,
+        **classifier,
     }
 
 

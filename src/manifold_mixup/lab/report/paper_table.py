@@ -25,17 +25,17 @@ def paper_table(table: Table, lines: Sequence[Line]) -> str:
 def _by_column(table: Table, lines: Sequence[Line]) -> Iterator[str]:
     """Yield a table for each column and group of rows, narrow enough for small screens."""
     for column in table.columns:
-        for group, of_group in groupby(lines, key=lambda line: line.row.group):
+        for group, group_lines in groupby(lines, key=lambda line: line.row.group):
             yield f"**{', '.join(part for part in (group, _title(column)) if part)}**\n"
             yield "| | paper | ours, last epoch | difference | ours, best epoch | difference | n |"
             yield "|---|---:|---:|---:|---:|---:|---:|"
-            for line in of_group:
+            for line in group_lines:
                 if line.row.run or column.key in line.row.paper:
-                    yield _compared(line, column)
+                    yield _row(line, column)
             yield ""
 
 
-def _compared(line: Line, column: Measure) -> str:
+def _row(line: Line, column: Measure) -> str:
     last, best = line.cells["last"][column.key], line.cells["best"][column.key]
     cells = (
         line.row.name,
@@ -52,19 +52,19 @@ def _compared(line: Line, column: Measure) -> str:
 def _by_epoch(table: Table, lines: Sequence[Line]) -> Iterator[str]:
     """Yield one transposed table for each epoch: our numbers, differences, the paper's numbers."""
     epochs: tuple[When, When] = ("last", "best")
-    known = "; the paper's numbers in brackets" if any(line.row.paper for line in lines) else ""
+    note = "; the paper's numbers in brackets" if any(line.row.paper for line in lines) else ""
     for when in epochs:
-        yield f"**{when} epoch**{known}\n"
+        yield f"**{when} epoch**{note}\n"
         names = (f"{line.row.label} (n = {line.n})" for line in lines)
         yield f"| | {' | '.join(names)} |"
         yield f"|---|{'---:|' * len(lines)}"
         for column in table.columns:
-            cells = (_both(line, column, when) for line in lines)
+            cells = (_all_numbers(line, column, when) for line in lines)
             yield f"| {_title(column)} | {' | '.join(cells)} |"
         yield ""
 
 
-def _both(line: Line, column: Measure, when: When) -> str:
+def _all_numbers(line: Line, column: Measure, when: When) -> str:
     cell, paper = line.cells[when][column.key], _paper(line, column)
     parts = (_ours(cell, column), _gap(cell, column), f"({paper})" if paper else "")
     return "<br>".join(part for part in parts if part)

@@ -23,24 +23,28 @@ def smallest_differences(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """
     last = [row for row in rows if row.when == "last"]
     first = last[0].method
-    found = {f"{row.method} − {first}": _seen(row.difference) for row in last}
-    found |= {f"{row.method} − {MANIFOLD}": _seen(row.to_manifold) for row in last}
-    return {name: values for name, values in found.items() if values}
+    result = {f"{row.method} − {first}": _smallest(row.difference) for row in last}
+    result |= {f"{row.method} − {MANIFOLD}": _smallest(row.to_manifold) for row in last}
+    return {name: values for name, values in result.items() if values}
 
 
-def _seen(differences: Mapping[str, Difference] | None) -> dict[str, float]:
-    found = {key: smallest_seen(one) for key, one in (differences or {}).items()}
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+def _smallest(differences: Mapping[str, Difference] | None) -> dict[str, float]:
+    smallest = {key: smallest_seen(difference) for key, difference in (differences or {}).items()}
+    return {key: value for key, value in smallest.items() if not math.isnan(value)}
 
 
 def power_text(rows: Sequence[Row]) -> str:
     """Return a sentence about the smallest differences, or "" for a single seed."""
-    found = smallest_differences(rows)
-    if not found:
+    differences = smallest_differences(rows)
+    if not differences:
         return ""
-    shown = [one for one in measures_of(rows[0]) if one.key != "seconds" and not one.layer]
+    measures = [
+        measure
+        for measure in measures_of(rows[0])
+        if measure.key != "seconds" and not measure.layer
+    ]
     n = rows[0].spread["seconds"].n
-    sizes = "; ".join(f"{name}: {_sizes(values, shown)}" for name, values in found.items())
+    sizes = "; ".join(f"{name}: {_sizes(values, measures)}" for name, values in differences.items())
     return (
         f"Power: with {n} seeds, four of five such tables would show a true difference of this "
         f"size, and most would miss half of it (paired t test, α 5 %, power 80 %, at the "
@@ -48,7 +52,9 @@ def power_text(rows: Sequence[Row]) -> str:
     )
 
 
-def _sizes(values: Mapping[str, float], shown: Sequence[Measure]) -> str:
+def _sizes(values: Mapping[str, float], measures: Sequence[Measure]) -> str:
     return ", ".join(
-        f"{one.title} {values[one.key]:.{one.digits}f}" for one in shown if one.key in values
+        f"{measure.title} {values[measure.key]:.{measure.digits}f}"
+        for measure in measures
+        if measure.key in values
     )

@@ -17,7 +17,7 @@ from manifold_mixup.lab.runs.result import Epoch, Result, Start
 _WIDE = 100  # with at least so many columns, bars are long
 _NARROW = 60  # with fewer columns, there are no bars
 _NAME = 24  # columns of a run's name
-_TOLD = 27  # columns of the epoch and the time left
+_PROGRESS_COLUMNS = 27  # columns of the epoch and the time left
 _LINES = 20  # lines about each of several runs; one run has a line for every epoch
 
 
@@ -60,7 +60,9 @@ class Live:
             note="",
             visible=len(runs) > 1,
         )
-        self._room = _NAME if console.width >= _NARROW else max(12, console.width - _TOLD)
+        self._room = (
+            _NAME if console.width >= _NARROW else max(12, console.width - _PROGRESS_COLUMNS)
+        )
         self._tasks: dict[Recipe, TaskID] = {}
         self._done: dict[Recipe, float] = {}
         self._before: set[Recipe] = set()
@@ -102,7 +104,7 @@ class Live:
         self.step(run, epoch.epoch)
         loss = _short(epoch.train_loss)
         self.note(run, f"loss {loss}{self._measured(run, epoch, short=True)}")
-        if self._lines and self._told(run, epoch):
+        if self._lines and self._has_line(run, epoch):
             measured = self._measured(run, epoch, short=False)
             self._say(
                 f"{_name(run)}: epoch {epoch.epoch}/{run.epochs}, train loss {loss}{measured}"
@@ -119,7 +121,7 @@ class Live:
             return f", {of} error {epoch.error:.1f} %"
         return f", {of} error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
 
-    def _told(self, run: Recipe, epoch: Epoch) -> bool:
+    def _has_line(self, run: Recipe, epoch: Epoch) -> bool:
         """Return whether an epoch has a line."""
         every = 1 if self._count == 1 else math.ceil(run.epochs / _LINES)
         return epoch.epoch % every == 0 or epoch.epoch == run.epochs

@@ -17,7 +17,7 @@ class _Column(NamedTuple):
     digits: int
     compared: bool = False
 
-    def of(self, row: Mapping[str, Any]) -> float:
+    def read(self, row: Mapping[str, Any]) -> float:
         value: Any = row
         for step in self.path:
             value = value[step]
@@ -72,21 +72,23 @@ def spectra_table(layers: Mapping[str, Mapping[str, Rows]], *, title: str) -> st
 
 def _grid(methods: Mapping[str, Rows], columns: Mapping[str, _Column]) -> Iterator[str]:
     base = next(iter(methods.values()))
-    seen = "within, %" in columns and all("seen" in row for row in base.values())
-    shown = {**columns, **(_SEEN if seen else {})}
-    yield f"| | {' | '.join(shown)} | n |"
-    yield f"|---|{'---:|' * (len(shown) + 1)}"
+    has_seen = "within, %" in columns and all("seen" in row for row in base.values())
+    all_columns = {**columns, **(_SEEN if has_seen else {})}
+    yield f"| | {' | '.join(all_columns)} | n |"
+    yield f"|---|{'---:|' * (len(all_columns) + 1)}"
     for method, rows in methods.items():
-        cells = [_cell(column, rows, base) for column in shown.values()]
+        cells = [_cell(column, rows, base) for column in all_columns.values()]
         yield f"| {method} | {' | '.join(cells)} | {len(rows)} |"
 
 
 def _cell(column: _Column, rows: Rows, base: Rows) -> str:
-    text = spread_text(spread([column.of(row) for row in rows.values()]), column.digits)
+    text = spread_text(spread([column.read(row) for row in rows.values()]), column.digits)
     both = sorted(rows.keys() & base.keys())
     if not column.compared or rows is base or not both:
         return text
-    own, other = ([column.of(of[seed]) for seed in both] for of in (rows, base))
-    gap = paired_difference(own, other)
-    below = difference_text(gap, column.digits)
-    return f"{text}<br>**{below}**" if gap.excludes_zero else f"{text}<br>{below}"
+    values, base_values = (
+        [column.read(seed_rows[seed]) for seed in both] for seed_rows in (rows, base)
+    )
+    difference = paired_difference(values, base_values)
+    below = difference_text(difference, column.digits)
+    return f"{text}<br>**{below}**" if difference.excludes_zero else f"{text}<br>{below}"

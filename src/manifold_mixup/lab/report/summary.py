@@ -34,9 +34,9 @@ def measures_of(row: "Row") -> tuple[Measure, ...]:
 
     Those of the states of layers come last.
     """
-    of_layers = [one for layer in layers_among(row.spread) for one in of_states(layer)]
-    known = (*MEASURES[:-1], CONFIDENCE, *OF_NUMBERS, *of_layers)
-    return tuple(one for one in known if one.key in row.spread)
+    of_layers = [measure for layer in layers_among(row.spread) for measure in of_states(layer)]
+    all_measures = (*MEASURES[:-1], CONFIDENCE, *OF_NUMBERS, *of_layers)
+    return tuple(measure for measure in all_measures if measure.key in row.spread)
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,18 @@ def summarise(results: Sequence[Result], methods: Sequence[str]) -> list[Row]:
     seeds = complete_seeds(results, methods)
     if not seeds:
         return []
-    found = {(result.run.method, result.run.seed): result for result in results}
+    result_of = {(result.run.method, result.run.seed): result for result in results}
     times: tuple[When, When] = ("last", "best")
     rows = []
     for when in times:
-        of = {m: _values([found[m, seed] for seed in seeds], when) for m in methods}
-        for method, values in of.items():
+        values_of = {m: _values([result_of[m, seed] for seed in seeds], when) for m in methods}
+        for method, values in values_of.items():
             spreads = {key: spread(value) for key, value in values.items()}
-            first = None if method == methods[0] else of[methods[0]]
-            third = method not in (methods[0], MANIFOLD)
-            manifold = of.get(MANIFOLD) if third and methods[0] != MANIFOLD else None
-            gaps = _differences(values, first), _differences(values, manifold)
-            rows.append(Row(method, when, spreads, *gaps))
+            base = None if method == methods[0] else values_of[methods[0]]
+            compared = method not in (methods[0], MANIFOLD)
+            manifold = values_of.get(MANIFOLD) if compared and methods[0] != MANIFOLD else None
+            differences = _differences(values, base), _differences(values, manifold)
+            rows.append(Row(method, when, spreads, *differences))
     return rows
 
 
@@ -99,7 +99,7 @@ def only_means(rows: Sequence[Row]) -> list[Row]:
     return [
         replace(
             row,
-            spread={key: replace(one, std=math.nan) for key, one in row.spread.items()},
+            spread={key: replace(value, std=math.nan) for key, value in row.spread.items()},
             difference=None,
             to_manifold=None,
         )
@@ -126,6 +126,6 @@ def _values(results: Sequence[Result], when: When) -> dict[str, list[float]]:
     }
     values["seconds"] = [result.seconds for result in results]
     if when == "last":  # what a comparison adds is about the final weights
-        common = [key for key in results[0].more if all(key in one.more for one in results)]
+        common = [key for key in results[0].more if all(key in result.more for result in results)]
         values |= {key: [result.more[key] for result in results] for key in common}
     return values

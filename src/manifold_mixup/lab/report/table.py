@@ -169,13 +169,16 @@ def _sections(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Cell]
         kinds.append((f", difference to {MANIFOLD}", _to_manifold))
     return [
         (
-            f"{name}{more}",
-            [(_label(one), [cell(row, one) for row in rows if row.when == when]) for one in shown],
+            f"{name}{suffix}",
+            [
+                (_label(measure), [cell(row, measure) for row in rows if row.when == when])
+                for measure in measures
+            ],
         )
         for when in SECTIONS
         if any(row.when == when for row in rows)
-        for name, shown in _parts(rows, when)
-        for more, cell in kinds
+        for name, measures in _parts(rows, when)
+        for suffix, cell in kinds
     ]
 
 
@@ -183,10 +186,10 @@ def _parts(rows: Sequence[Row], when: When) -> Iterator[tuple[str, list[Measure]
     """Yield the measures of an epoch, then those of the states of each layer."""
     measures = measures_of(next(row for row in rows if row.when == when))
     if when == "best":  # seconds are those of the whole run
-        measures = tuple(one for one in measures if one.key != "seconds")
-    for layer in dict.fromkeys(one.layer for one in measures):
+        measures = tuple(measure for measure in measures if measure.key != "seconds")
+    for layer in dict.fromkeys(measure.layer for measure in measures):
         name = f"flatness at {layer}" if layer else SECTIONS[when]
-        yield name, [one for one in measures if one.layer == layer]
+        yield name, [measure for measure in measures if measure.layer == layer]
 
 
 def _label(measure: Measure) -> str:

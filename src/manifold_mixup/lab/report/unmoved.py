@@ -18,16 +18,16 @@ def unmoved(methods: Mapping[str, Sequence[Scores]]) -> str:
         methods: the scores of each method, by its name; those of earlier versions do not count.
     """
     known = {
-        name: [one.fgsm_unmoved for one in found if math.isfinite(one.fgsm_unmoved)]
-        for name, found in methods.items()
+        name: [score.fgsm_unmoved for score in scores if math.isfinite(score.fgsm_unmoved)]
+        for name, scores in methods.items()
     }
-    shares = {name: fmean(found) for name, found in known.items() if found}
-    said = [f"{share:.3g} % with {name}" for name, share in shares.items() if share >= _LEAST]
-    if not said:
+    shares = {name: fmean(values) for name, values in known.items() if values}
+    phrases = [f"{share:.3g} % with {name}" for name, share in shares.items() if share >= _LEAST]
+    if not phrases:
         return ""
     return (
         f"FGSM leaves some examples as they are, because the gradient of their loss is zero or "
-        f"points out of the bounds: of those that are predicted right, {', '.join(said)}. They "
+        f"points out of the bounds: of those that are predicted right, {', '.join(phrases)}. They "
         f"count as withstanding it, so the accuracy under FGSM is no measure of robustness there."
     )
 
@@ -35,5 +35,5 @@ def unmoved(methods: Mapping[str, Sequence[Scores]]) -> str:
 def unmoved_in(results: Sequence[Result], methods: Sequence[str]) -> str:
     """Return `unmoved` of the last epoch of some results, for the methods of a table."""
     return unmoved(
-        {name: [one.last for one in results if one.run.method == name] for name in methods}
+        {name: [result.last for result in results if result.run.method == name] for name in methods}
     )

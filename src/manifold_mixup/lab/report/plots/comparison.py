@@ -62,11 +62,11 @@ def comparison_picture(
             _measures(parts[0, 0], results, last, band=not smoke)
         if len(heights) > 1:
             _claims(parts[1, 0], last, [] if many else layers, spirals or {}, smoke=smoke)
-        _title(figure, title, _over(last, many=many, smoke=smoke))
+        _title(figure, title, _subtitle(last, many=many, smoke=smoke))
         return picture(figure)
 
 
-def _over(last: Sequence[Row], *, many: bool, smoke: bool) -> str:
+def _subtitle(last: Sequence[Row], *, many: bool, smoke: bool) -> str:
     """Return what the numbers of the picture are."""
     seeds = last[0].spread["seconds"].n
     if many:
@@ -139,11 +139,11 @@ def _title(figure: Figure, title: str, spread: str) -> None:
 
 def _class_curves(part: Any, methods: Mapping[str, list[Result]], *, band: bool) -> None:
     reliability, error, nll = part.subplots(1, 3)
-    bins = {name: [r.last.reliability for r in found] for name, found in methods.items()}
+    bins = {name: [r.last.reliability for r in results] for name, results in methods.items()}
     _reliability_diagram(reliability, bins)
-    title, other = "Test error over training", "Test NLL over training"
-    training_curves(error, methods, lambda epoch: epoch.error, title, "%", band=band)
-    training_curves(nll, methods, lambda epoch: epoch.nll, other, "nats", band=band)
+    error_title, nll_title = "Test error over training", "Test NLL over training"
+    training_curves(error, methods, lambda epoch: epoch.error, error_title, "%", band=band)
+    training_curves(nll, methods, lambda epoch: epoch.nll, nll_title, "nats", band=band)
 
 
 def _number_curves(part: Any, methods: Mapping[str, list[Result]], *, band: bool) -> None:
@@ -206,7 +206,7 @@ def _value(result: Result, measure: Measure) -> float:
 def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]]) -> None:
     """Draw accuracy against confidence, with the diagonal of calibrated models."""
     for k, (method, bins) in enumerate(methods.items()):
-        pooled = _pool(bins)
+        pooled = _pooled_bins(bins)
         enough = pooled[0] >= 0.005 * pooled[0].sum()
         _, confidence, accuracy = (values[enough] for values in pooled)
         axes.plot(
@@ -219,7 +219,7 @@ def _reliability_diagram(axes: Axes, methods: Mapping[str, Sequence[Reliability]
     axes.legend(loc="upper left")
 
 
-def _pool(parts: Sequence[Reliability]) -> tuple[Curve, Curve, Curve]:
+def _pooled_bins(parts: Sequence[Reliability]) -> tuple[Curve, Curve, Curve]:
     """Merge the bins of several seeds, weighted by their counts."""
     count, confidence, accuracy = (
         np.array([getattr(part, name) for part in parts], dtype=np.float64)
@@ -244,7 +244,7 @@ def training_curves(
     The limits of the axis ignore the first tenth of the epochs, where values are much higher, and
     of the others the most extreme 2 %, which are single spikes.
     """
-    seen: list[float] = []
+    limits: list[float] = []
     for k, (method, results) in enumerate(methods.items()):
         curves = np.array([[value(epoch) for epoch in result.curve] for result in results])
         mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0 * curves[0]
@@ -256,8 +256,8 @@ def training_curves(
                 epochs, mean - std, mean + std, color=colour(k), alpha=0.2, linewidth=0
             )
         later = slice(len(mean) // 10, None)
-        seen += _limits((mean - std)[later], (mean + std)[later])
-    low, high = min(seen, default=0.0), max(seen, default=0.0)
+        limits += _limits((mean - std)[later], (mean + std)[later])
+    low, high = min(limits, default=0.0), max(limits, default=0.0)
     room = 0.05 * (high - low) or 1.0
     axes.set(xlabel="epoch", ylabel=unit, ylim=(low - room, high + room))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -273,4 +273,4 @@ def _limits(low: Curve, high: Curve) -> list[float]:
     if not low.size or not high.size:
         return []
     within = np.quantile(low, 0.02, method="lower"), np.quantile(high, 0.98, method="higher")
-    return [max(0.0, float(one)) for one in (*within, low[-1], high[-1])]
+    return [max(0.0, float(value)) for value in (*within, low[-1], high[-1])]

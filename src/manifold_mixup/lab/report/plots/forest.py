@@ -32,11 +32,11 @@ def forest(figure: Figure, rows: Sequence[Row]) -> None:
         figure: the figure to fill.
         rows: the rows of one epoch, the first method first.
     """
-    shown = [measure for measure in measures_of(rows[0]) if measure.key in NAMES]
-    every: Any = figure.subplots(1, len(shown), sharey=True, squeeze=False)
-    for axes, measure in zip(every[0], shown, strict=True):
+    measures = [measure for measure in measures_of(rows[0]) if measure.key in NAMES]
+    panels: Any = figure.subplots(1, len(measures), sharey=True, squeeze=False)
+    for axes, measure in zip(panels[0], measures, strict=True):
         _differences(axes, rows, measure)
-    first = every[0][0]
+    first = panels[0][0]
     first.set_yticks(range(len(rows)), [row.method for row in rows])
     first.set_ylim(len(rows) - 0.5, -0.5)
 
@@ -44,16 +44,18 @@ def forest(figure: Figure, rows: Sequence[Row]) -> None:
 def _differences(axes: Axes, rows: Sequence[Row], measure: Measure) -> None:
     base = rows[0].spread[measure.key].mean
     axes.axvline(0, color="#999999", linestyle=":", linewidth=1.5)
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         mean = row.spread[measure.key].mean
-        gap = None if row.difference is None else row.difference[measure.key]
-        colour = _COLOURS["unclear" if gap is None else measure.verdict(gap)]
-        if gap is not None and gap.n > 1:
-            axes.plot([gap.low, gap.high], [place, place], color=colour, linewidth=2.5)
-        axes.plot(mean - base, place, "o", color=colour, markersize=8)
+        difference = None if row.difference is None else row.difference[measure.key]
+        colour = _COLOURS["unclear" if difference is None else measure.verdict(difference)]
+        if difference is not None and difference.n > 1:
+            axes.plot(
+                [difference.low, difference.high], [position, position], color=colour, linewidth=2.5
+            )
+        axes.plot(mean - base, position, "o", color=colour, markersize=8)
         axes.annotate(
             f"{mean:.{min(measure.digits, 2)}f}",
-            (1.02, place),
+            (1.02, position),
             xycoords=axes.get_yaxis_transform(),
             va="center",
             fontsize=10,

@@ -94,7 +94,7 @@ def boundary(axes: Axes, view: InputView | View, *, title: str) -> AxesImage:
 def _field(axes: Axes, plane: Plane) -> AxesImage:
     """Draw the probability as a colour, the boundary as a line, high confidence as dotted lines."""
     side = round(len(plane.points) ** 0.5)
-    at = plane.points.view(side, side, 2).numpy()
+    points = plane.points.view(side, side, 2).numpy()
     second = plane.probabilities[:, 1].view(side, side).numpy()
     low, high = plane.low.tolist(), plane.high.tolist()
     image = axes.imshow(
@@ -102,9 +102,11 @@ def _field(axes: Axes, plane: Plane) -> AxesImage:
         cmap=_BETWEEN, vmin=0, vmax=1, alpha=0.75, interpolation="bilinear",
     )  # fmt: skip
     if second.min() < 0.5 < second.max():
-        axes.contour(at[..., 0], at[..., 1], second, [0.5], colors="#222222", linewidths=1.6)
         axes.contour(
-            at[..., 0], at[..., 1], second, [1 - SURE, SURE],
+            points[..., 0], points[..., 1], second, [0.5], colors="#222222", linewidths=1.6
+        )
+        axes.contour(
+            points[..., 0], points[..., 1], second, [1 - SURE, SURE],
             colors="#222222", linewidths=0.6, linestyles="dotted",
         )  # fmt: skip
     return image

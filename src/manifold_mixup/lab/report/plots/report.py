@@ -29,14 +29,14 @@ def curve_picture(
         what: a field of `Epoch`.
         title: the title of the picture.
     """
-    same = {
-        name: [one for one in of if len(one.curve) == len(of[0].curve)]
-        for name, of in methods.items()
+    comparable = {
+        name: [run for run in runs if len(run.curve) == len(runs[0].curve)]
+        for name, runs in methods.items()
     }
     name, unit = CURVES[what]
     with canvas(*((8, 5) if title else (5, 4.2))) as figure:
         axes = figure.subplots()
-        training_curves(axes, same, lambda epoch: float(getattr(epoch, what)), name, unit)
+        training_curves(axes, comparable, lambda epoch: float(getattr(epoch, what)), name, unit)
         axes.legend(loc="best", fontsize=10)
         if title:
             figure.suptitle(title, fontsize=11, x=0.01, ha="left", wrap=True)
@@ -55,8 +55,8 @@ def states_curve_picture(
     """
     with canvas(5, 4.2) as figure:
         axes = figure.subplots()
-        for k, (name, of) in enumerate(curves.items()):
-            band(axes, np.array(epochs, dtype=float), np.array(of, dtype=float), k, name)
+        for k, (name, seed_values) in enumerate(curves.items()):
+            band(axes, np.array(epochs, dtype=float), np.array(seed_values, dtype=float), k, name)
         axes.set(xlabel="epoch", ylabel=title)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="x", integer=True)
@@ -104,11 +104,11 @@ def deformations_picture(
                 np.array([row["accuracy"] for row in by_name.get(name, ())])
                 for by_name in found.values()
             ]
-            mean = [of.mean() if len(of) else np.nan for of in accuracy]
-            std = [of.std(ddof=1) if len(of) > 1 else np.nan for of in accuracy]
-            at = np.arange(len(found)) + (k - (len(methods) - 1) / 2) * high
+            mean = [values.mean() if len(values) else np.nan for values in accuracy]
+            std = [values.std(ddof=1) if len(values) > 1 else np.nan for values in accuracy]
+            positions = np.arange(len(found)) + (k - (len(methods) - 1) / 2) * high
             axes.barh(
-                at, mean, high, xerr=std, color=colour(k), label=name, capsize=2,
+                positions, mean, high, xerr=std, color=colour(k), label=name, capsize=2,
                 error_kw={"linewidth": 1},
             )  # fmt: skip
         axes.set_yticks(range(len(found)), list(found))
@@ -147,14 +147,14 @@ def interpolation_picture(
 def band(
     axes: Axes,
     x: NDArray[np.float64],
-    of: NDArray[np.float64],
+    values: NDArray[np.float64],
     k: int,
     name: str,
     *,
     marked: bool = True,
 ) -> None:
     """Draw the mean of the rows of ``of`` against ``x``, with a band of ± one deviation."""
-    mean, std = of.mean(0), of.std(0, ddof=1) if len(of) > 1 else 0 * of[0]
+    mean, std = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]
     axes.plot(
         x, mean, LINES[k % len(LINES)], color=colour(k), label=name,
         marker=MARKERS[k % len(MARKERS)] if marked else "", markersize=6, markeredgecolor="white",

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from manifold_mixup.lab.report.plots.canvas import LINES, MARKERS, Picture, canvas, colour, picture
 
-Found = Mapping[str, Sequence[Mapping[str, Sequence[float]]]]
+SpectraByMethod = Mapping[str, Sequence[Mapping[str, Sequence[float]]]]
 """The singular values by method, for every seed, by ``"centred"`` and ``"uncentred"``."""
 
 
-def spectra_picture(layers: Mapping[str, Found], *, title: str) -> Picture:
+def spectra_picture(layers: Mapping[str, SpectraByMethod], *, title: str) -> Picture:
     """Draw the singular values of every layer, uncentred and centred in each class.
 
     Args:
@@ -21,9 +21,12 @@ def spectra_picture(layers: Mapping[str, Found], *, title: str) -> Picture:
     """
     with canvas(5.5 * len(layers) + 1, 8.2) as figure:
         panels: NDArray[np.object_] = figure.subplots(2, len(layers), squeeze=False)
-        for column, (layer, found) in enumerate(layers.items()):
+        for column, (layer, methods) in enumerate(layers.items()):
             for axes, kind in zip(panels[:, column], ("uncentred", "centred"), strict=True):
-                _values(axes, {name: [one[kind] for one in ran] for name, ran in found.items()})
+                _values(
+                    axes,
+                    {name: [row[kind] for row in seed_rows] for name, seed_rows in methods.items()},
+                )
                 axes.set_title(f"{layer}, {kind}")
                 axes.set(xlabel="index of the singular value", ylabel="mean over classes")
         panels[0, 0].legend(loc="upper right")

@@ -49,9 +49,9 @@ def _curves(axes: Axes, points: Sequence[Point]) -> None:
     least = np.array([point.least for point in points])
     axes.plot(dims, np.maximum(least, FLOOR), "--", color=colour(0), label="affine, closed form")
     for k, (name, marker) in enumerate((("affine", "o"), ("mlp", "D")), start=1):
-        found = np.maximum(np.array([getattr(point, name) for point in points]), FLOOR)
-        middle = np.median(found, axis=1)
-        reach = [middle - found.min(1), found.max(1) - middle]
+        values = np.maximum(np.array([getattr(point, name) for point in points]), FLOOR)
+        middle = np.median(values, axis=1)
+        reach = [middle - values.min(1), values.max(1) - middle]
         label = {"affine": "affine, found", "mlp": "MLP, found"}[name]
         axes.errorbar(
             dims, middle, reach, fmt=marker if name == "affine" else f"-{marker}",
