@@ -63,7 +63,7 @@ def test_development_freezes_the_best_of_each_way(folders):
 def test_confirmation_resumes_and_repeats_nothing(folders):
     rounds.develop(TINY, **folders)
     left = iter([False] * 4)
-    assert not rounds.confirm(TINY, **folders, ended=lambda: next(left, True))
+    assert not rounds.confirm(TINY, **folders, should_stop=lambda: next(left, True))
     path = folders["out"] / "tiny.json"
     before = path.read_text()
     rows = trained.read(path)
@@ -71,7 +71,7 @@ def test_confirmation_resumes_and_repeats_nothing(folders):
         (NONE, 0), (INPUT, 0), (MANIFOLD, 0), (NONE, 1),
     ]  # fmt: skip
     assert len({row["data"] for row in rows}) == 2  # one draw for all ways of a seed
-    assert not rounds.confirm(TINY, **folders, ended=lambda: True)
+    assert not rounds.confirm(TINY, **folders, should_stop=lambda: True)
     assert path.read_text() == before
 
 
@@ -167,7 +167,7 @@ def test_the_table_reports_all_tasks(tmp_path):
 def test_the_table_names_the_machine(folders):
     rounds.develop(TINY, **folders)
     left = iter([False] * 6)
-    rounds.confirm(TINY, **folders, ended=lambda: next(left, True))
+    rounds.confirm(TINY, **folders, should_stop=lambda: next(left, True))
     (found,) = verdicts([TINY], folders["out"])
     (where,) = found.where
     assert f"one thread, PyTorch {torch.__version__.partition('+')[0]}" in where

@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
         todo = {"develop": rounds.develop, "confirm": rounds.confirm}[options.round]
         for name in options.names or [one.name for one in CANDIDATES]:
             arguments = {"root": options.root.expanduser(), "out": options.out}
-            if not todo(known[name], **arguments, ended=lambda: time.monotonic() > end):
+            if not todo(known[name], **arguments, should_stop=lambda: time.monotonic() > end):
                 print(f"The time is up. The same command resumes, with {name}.")
                 return 1
         if options.round == "develop":

@@ -14,10 +14,12 @@ from manifold_mixup.lab.runs import files
 FROZEN = "frozen.json"
 """The file with the settings of every task whose development is done."""
 
-Ended = Callable[[], bool]
+ShouldStop = Callable[[], bool]
 
 
-def develop(candidate: Candidate, *, root: Path, out: Path, ended: Ended = lambda: False) -> bool:
+def develop(
+    candidate: Candidate, *, root: Path, out: Path, should_stop: ShouldStop = lambda: False
+) -> bool:
     """Try the settings of every way on development draws, and freeze the best of each.
 
     The n-th trials of all ways come before the next ones, so that the ways have had the same budget
@@ -27,7 +29,7 @@ def develop(candidate: Candidate, *, root: Path, out: Path, ended: Ended = lambd
         candidate: the task.
         root: the folder of the data sets.
         out: the folder of the results.
-        ended: asked before each run; if it returns True, no more are started.
+        should_stop: called before each run; if it returns True, no more are started.
 
     Returns:
         Whether all trials are done; only then are settings frozen.
@@ -39,14 +41,18 @@ def develop(candidate: Candidate, *, root: Path, out: Path, ended: Ended = lambd
     if candidate.settings_of:
         return True
     path = out / f"{candidate.name}-development.json"
-    jobs = _tries(candidate)
-    if not trained.run_all(candidate, jobs, "development", root=root, path=path, ended=ended):
+    jobs = _development_jobs(candidate)
+    if not trained.run_all(
+        candidate, jobs, "development", root=root, path=path, should_stop=should_stop
+    ):
         return False
     freeze(candidate, trained.read(path), out / FROZEN)
     return True
 
 
-def confirm(candidate: Candidate, *, root: Path, out: Path, ended: Ended = lambda: False) -> bool:
+def confirm(
+    candidate: Candidate, *, root: Path, out: Path, should_stop: ShouldStop = lambda: False
+) -> bool:
     """Train every way with its frozen settings on fresh draws; return whether all seeds are done.
 
     All ways of a seed come before the next seed. A run that is in the file is not repeated.
@@ -55,7 +61,7 @@ def confirm(candidate: Candidate, *, root: Path, out: Path, ended: Ended = lambd
         candidate: the task.
         root: the folder of the data sets.
         out: the folder of the results, with the frozen settings.
-        ended: asked before each run; if it returns True, no more are started.
+        should_stop: called before each run; if it returns True, no more are started.
 
     Raises:
         ValueError: no settings are frozen for this task.
@@ -68,15 +74,17 @@ def confirm(candidate: Candidate, *, root: Path, out: Path, ended: Ended = lambd
         )
     jobs = ((way, frozen[way], seed) for seed in SEEDS for way in candidate.trials)
     path = out / f"{candidate.name}.json"
-    return trained.run_all(candidate, jobs, "confirmation", root=root, path=path, ended=ended)
+    return trained.run_all(
+        candidate, jobs, "confirmation", root=root, path=path, should_stop=should_stop
+    )
 
 
 def frozen_settings(path: Path) -> dict[str, dict[str, Trial]]:
     """Return the frozen settings by task and way; none if there is no such file."""
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return {
-        task: {way: _restored(settings) for way, settings in ways.items()}
-        for task, ways in found.items()
+        task: {way: _with_tuples(settings) for way, settings in ways.items()}
+        for task, ways in stored.items()
     }
 
 
@@ -102,28 +110,28 @@ def freeze(candidate: Candidate, rows: list[Row], path: Path) -> None:
 def best(candidate: Candidate, way: str, rows: list[Row]) -> Trial:
     """Return the best settings of a way."""
     values = {n: score(candidate, way, n, rows) for n in range(len(candidate.trials[way]))}
-    known = {n: value for n, value in values.items() if value is not None}
-    if not known:
+    finished = {n: value for n, value in values.items() if value is not None}
+    if not finished:
         raise ValueError(f"all trials of {way} diverged in {candidate.name}.")
-    return candidate.trials[way][min(known, key=known.__getitem__)]
+    return candidate.trials[way][min(finished, key=finished.__getitem__)]
 
 
 def score(candidate: Candidate, way: str, number: int, rows: list[Row]) -> float | None:
     """Return the mean metric of a trial over its draws; None if a run diverged or is missing."""
     trial = candidate.trials[way][number]
-    found = [trained.find(rows, (way, trial, seed)) for seed in range(candidate.tries)]
-    if any(row is None or "last" not in row for row in found):
+    rows_of_trial = [trained.find(rows, (way, trial, seed)) for seed in range(candidate.tries)]
+    if any(row is None or "last" not in row for row in rows_of_trial):
         return None
-    return fmean(row["last"][candidate.metric] for row in found if row is not None)
+    return fmean(row["last"][candidate.metric] for row in rows_of_trial if row is not None)
 
 
-def _tries(candidate: Candidate) -> Iterator[Job]:
+def _development_jobs(candidate: Candidate) -> Iterator[Job]:
     for number in range(len(next(iter(candidate.trials.values())))):
         for way, trials in candidate.trials.items():
             for seed in range(candidate.tries):
                 yield way, trials[number], seed
 
 
-def _restored(settings: dict[str, Any]) -> Trial:
+def _with_tuples(settings: dict[str, Any]) -> Trial:
     """Return settings with tuples, which JSON has as lists."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

@@ -20,7 +20,7 @@ from manifold_mixup.lab.evaluate.statistics import (
 
 _DIGITS = {"error": 2, "nll": 4, "rmse": 4, "r2": 4}
 _TITLES = {"error": "error % ↓", "nll": "NLL ↓", "rmse": "RMSE ↓", "r2": "R² ↑"}
-_BESIDE = {"error": "nll", "nll": "error", "rmse": "r2"}
+_SECOND_METRIC = {"error": "nll", "nll": "error", "rmse": "r2"}
 """The metric that is shown beside the primary one."""
 INTERVALS = (
     "Differences at the last epoch, paired by seed, with 95 % intervals; bold: zero is outside."
@@ -75,18 +75,21 @@ def verdicts(candidates: Sequence[Candidate], out: Path) -> list[Verdict]:
         candidates: all registered tasks.
         out: the folder of the results.
     """
-    rows = [trained.read(out / f"{one.name}.json") for one in candidates]
-    tests = [_p(one, found) for one, found in zip(candidates, rows, strict=True)]
+    rows = [trained.read(out / f"{candidate.name}.json") for candidate in candidates]
+    tests = [
+        _p(candidate, candidate_rows)
+        for candidate, candidate_rows in zip(candidates, rows, strict=True)
+    ]
     adjusted = holm(tests)
     return [
-        _verdict(one, found, p, q)
-        for one, found, p, q in zip(candidates, rows, tests, adjusted, strict=True)
+        _verdict(candidate, candidate_rows, p, q)
+        for candidate, candidate_rows, p, q in zip(candidates, rows, tests, adjusted, strict=True)
     ]
 
 
 def _p(candidate: Candidate, rows: list[Row]) -> float:
-    of = _values(candidate, rows, "last")
-    p = paired_p(of[MANIFOLD], of[candidate.control]) if len(of[MANIFOLD]) > 1 else 1.0
+    values = _values(candidate, rows, "last")
+    p = paired_p(values[MANIFOLD], values[candidate.control]) if len(values[MANIFOLD]) > 1 else 1.0
     return 1.0 if math.isnan(p) else p
 
 
@@ -102,18 +105,18 @@ def _verdict(candidate: Candidate, rows: list[Row], p: float, adjusted: float) -
             when: {way: spread(v) for way, v in _values(candidate, rows, when).items()}
             for when in (whens if seeds else ())
         },
-        _beside(candidate, rows) if seeds else {},
+        _second_metric(candidate, rows) if seeds else {},
         paired_difference(last[MANIFOLD], last[candidate.control]) if enough else None,
         p,
         adjusted,
         {way: paired_difference(v, last[NONE]) for way, v in last.items() if way != NONE}
         if enough
         else {},
-        tuple(dict.fromkeys(_where(row["on"]) for row in rows if "on" in row)),
+        tuple(dict.fromkeys(_origin(row["on"]) for row in rows if "on" in row)),
     )
 
 
-def _where(on: Row) -> str:
+def _origin(on: Row) -> str:
     """Return the machine, the versions and the commit of a run."""
     machine, versions = on["machine"], on["versions"]
     return (
@@ -122,9 +125,9 @@ def _where(on: Row) -> str:
     )
 
 
-def _beside(candidate: Candidate, rows: list[Row]) -> dict[str, Spread]:
-    found = _values(candidate, rows, "last", _BESIDE[candidate.metric])
-    return {way: spread(values) for way, values in found.items()}
+def _second_metric(candidate: Candidate, rows: list[Row]) -> dict[str, Spread]:
+    by_way = _values(candidate, rows, "last", _SECOND_METRIC[candidate.metric])
+    return {way: spread(values) for way, values in by_way.items()}
 
 
 def _seeds(candidate: Candidate, rows: list[Row]) -> tuple[int, ...]:
@@ -139,67 +142,81 @@ def _values(
 ) -> dict[str, list[float]]:
     """Return a metric, or the primary one, of each way over the seeds."""
     name = metric or candidate.metric
-    of = {(row["way"], row["seed"]): row for row in rows if when in row}
+    row_of = {(row["way"], row["seed"]): row for row in rows if when in row}
     seeds = _seeds(candidate, rows)
-    return {way: [of[way, seed][when][name] for seed in seeds] for way in candidate.trials}
+    return {way: [row_of[way, seed][when][name] for seed in seeds] for way in candidate.trials}
 
 
-def markdown(found: Sequence[Verdict]) -> str:
+def markdown(all_verdicts: Sequence[Verdict]) -> str:
     """Return the tables: the tests of all tasks, then the ways of each."""
     titles = (
         "task", "metric", "n", "manifold − control", "p", "Holm's p", "survives", "could see",
         "manifold − no mixup",
     )  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|---|---:|---:|"]
-    lines += [*map(_test_line, found), "", POWER]
-    for one in found:
-        lines += _task(one)
+    lines += [*map(_test_line, all_verdicts), "", POWER]
+    for verdict in all_verdicts:
+        lines += _task(verdict)
     return "\n".join(lines) + "\n"
 
 
-def without_tests(found: Sequence[Verdict]) -> str:
+def without_tests(all_verdicts: Sequence[Verdict]) -> str:
     """Return the ways of tasks that were not registered, which no test is corrected for."""
-    lines = [line for one in found for line in _task(one)]
+    lines = [line for verdict in all_verdicts for line in _task(verdict)]
     return "\n".join([*lines[1:], "", INTERVALS]) + "\n"
 
 
-def _task(one: Verdict) -> list[str]:
+def _task(verdict: Verdict) -> list[str]:
     """Return the lines of a task; none if it was not run."""
-    if not one.spreads:
+    if not verdict.spreads:
         return []
-    lines = ["", f"**{one.candidate.name}**: {one.candidate.about}", "", *_ways(one)]
-    return lines + (["", f"{'; '.join(one.where)}."] if one.where else [])
+    lines = ["", f"**{verdict.candidate.name}**: {verdict.candidate.about}", "", *_ways(verdict)]
+    return lines + (["", f"{'; '.join(verdict.where)}."] if verdict.where else [])
 
 
-def _test_line(one: Verdict) -> str:
-    candidate = one.candidate
-    if one.gap is None:
+def _test_line(verdict: Verdict) -> str:
+    candidate = verdict.candidate
+    if verdict.gap is None:
         cells = ["not run", "1", "1", "no", "", ""]
     else:
-        survives = "**yes**" if one.survives else "no"
-        gap, to_none = (_cell(d, candidate) for d in (one.gap, one.to_none[MANIFOLD]))
-        seen = f"{smallest_seen(one.gap):.{_DIGITS[candidate.metric]}f}"
-        cells = [gap, _p_cell(one.p), _p_cell(one.adjusted), survives, seen, to_none]
+        survives = "**yes**" if verdict.survives else "no"
+        difference, to_none = (
+            _cell(d, candidate) for d in (verdict.gap, verdict.to_none[MANIFOLD])
+        )
+        smallest = f"{smallest_seen(verdict.gap):.{_DIGITS[candidate.metric]}f}"
+        cells = [
+            difference,
+            _p_cell(verdict.p),
+            _p_cell(verdict.adjusted),
+            survives,
+            smallest,
+            to_none,
+        ]
     title = _TITLES[candidate.metric].removesuffix(" ↓")
-    return f"| {candidate.name} | {title} | {len(one.seeds)} | {' | '.join(cells)} |"
+    return f"| {candidate.name} | {title} | {len(verdict.seeds)} | {' | '.join(cells)} |"
 
 
-def _ways(one: Verdict) -> list[str]:
-    metric, best = one.candidate.metric, "best" in one.spreads
-    other = _BESIDE[metric]
-    head = [f"last epoch, n = {len(one.seeds)}", _TITLES[metric], "less no mixup", _TITLES[other]]
+def _ways(verdict: Verdict) -> list[str]:
+    metric, best = verdict.candidate.metric, "best" in verdict.spreads
+    other = _SECOND_METRIC[metric]
+    head = [
+        f"last epoch, n = {len(verdict.seeds)}",
+        _TITLES[metric],
+        "less no mixup",
+        _TITLES[other],
+    ]
     head += [f"{_TITLES[metric]}, best epoch"] if best else []
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    for way, last in one.spreads["last"].items():
-        gap = one.to_none.get(way)
+    for way, last in verdict.spreads["last"].items():
+        difference = verdict.to_none.get(way)
         cells = [
             way,
             _spread(last, metric),
-            "" if gap is None else _cell(gap, one.candidate),
+            "" if difference is None else _cell(difference, verdict.candidate),
         ]
-        cells.append(_spread(one.beside[way], other))
+        cells.append(_spread(verdict.beside[way], other))
         if best:
-            cells.append(_spread(one.spreads["best"][way], metric))
+            cells.append(_spread(verdict.spreads["best"][way], metric))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -209,12 +226,15 @@ def _spread(value: Spread, metric: str) -> str:
     return f"{value.mean:.{digits}f} ± {value.std:.{digits}f}"
 
 
-def _cell(gap: Difference, candidate: Candidate) -> str:
+def _cell(difference: Difference, candidate: Candidate) -> str:
     digits = _DIGITS[candidate.metric]
-    mean, low, high = (f"{v:+.{digits}f}".replace("-", "−") for v in (gap.mean, gap.low, gap.high))
-    alike = math.isnan(gap.low) and math.isfinite(gap.mean)
+    mean, low, high = (
+        f"{v:+.{digits}f}".replace("-", "−")
+        for v in (difference.mean, difference.low, difference.high)
+    )
+    alike = math.isnan(difference.low) and math.isfinite(difference.mean)
     words = f"{mean} [all seeds alike]" if alike else f"{mean} [{low}, {high}]"
-    return f"**{words}**" if gap.excludes_zero else words
+    return f"**{words}**" if difference.excludes_zero else words
 
 
 def _p_cell(p: float) -> str:

@@ -33,7 +33,7 @@ def read(path: Path) -> list[Row]:
 def find(rows: Iterable[Row], job: Job) -> Row | None:
     """Return the finished run of a job, or None."""
     way, trial, seed = job
-    settings = _plain(trial)
+    settings = _as_json(trial)
     return next(
         (r for r in rows if (r["way"], r["settings"], r["seed"]) == (way, settings, seed)), None
     )
@@ -46,7 +46,7 @@ def run_all(
     *,
     root: Path,
     path: Path,
-    ended: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = print,
 ) -> bool:
     """Train the jobs that a file does not have yet; return whether all of them are done.
@@ -57,7 +57,7 @@ def run_all(
         purpose: which draws of the task.
         root: the folder of the data sets.
         path: the file of the runs.
-        ended: asked before each run; if it returns True, no more are started.
+        should_stop: called before each run; if it returns True, no more are started.
         tell: called with a line about each run.
 
     """
@@ -66,7 +66,7 @@ def run_all(
     for job in jobs:
         if find(rows, job) is not None:
             continue
-        if ended():
+        if should_stop():
             return False
         rows.append(_row(candidate, job, draw(job[2])))
         _write(path, candidate, rows)
@@ -77,7 +77,7 @@ def run_all(
 def _row(candidate: Candidate, job: Job, data: Data) -> Row:
     way, trial, seed = job
     run = candidate.recipe(way, trial, seed)
-    row: Row = {"way": way, "settings": _plain(trial), "seed": seed}
+    row: Row = {"way": way, "settings": _as_json(trial), "seed": seed}
     row |= {"data": provenance.fingerprint(data)[:16]}
     try:
         return row | _numbers(train(run, data)) | {"on": provenance.describe()}
@@ -86,10 +86,10 @@ def _row(candidate: Candidate, job: Job, data: Data) -> Row:
 
 
 def _numbers(result: Result) -> Row:
-    found: Row = {"last": _scores(result.last), "seconds": round(result.seconds, 2)}
+    numbers: Row = {"last": _scores(result.last), "seconds": round(result.seconds, 2)}
     if result.run.every:
-        found |= {"best": _scores(result.best), "best_epoch": result.best_epoch}
-    return found | {"weights": result.weights[:16]}
+        numbers |= {"best": _scores(result.best), "best_epoch": result.best_epoch}
+    return numbers | {"weights": result.weights[:16]}
 
 
 def _scores(scores: Scores) -> dict[str, float]:
@@ -97,10 +97,10 @@ def _scores(scores: Scores) -> dict[str, float]:
     return {name: round(value, 6) for name, value in values.items() if not math.isnan(value)}
 
 
-def _plain(trial: Trial) -> Row:
+def _as_json(trial: Trial) -> Row:
     """Return settings as JSON has them."""
-    found: Row = json.loads(json.dumps(dict(trial)))
-    return found
+    settings: Row = json.loads(json.dumps(dict(trial)))
+    return settings
 
 
 def _write(path: Path, candidate: Candidate, rows: list[Row]) -> None:
