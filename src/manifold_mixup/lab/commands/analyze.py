@@ -77,7 +77,7 @@ class CheckedSpectra:
     """Options of `Spectra` that have been checked, with the recipes and the data."""
 
     options: Spectra
-    found: Mapping[Path, Recipe]
+    runs: Mapping[Path, Recipe]
     data: Data
 
 
@@ -99,13 +99,13 @@ def run(prepared: Theory | CheckedSpectra) -> bool:
     return _theory(prepared) if isinstance(prepared, Theory) else _spectra(prepared)
 
 
-def _check_theory(what: Theory) -> Theory:
+def _check_theory(options: Theory) -> Theory:
     for name, least in {"classes": 2, "beyond": 0, "seeds": 1, "steps": 1}.items():
-        if (value := getattr(what, name)) < least:
+        if (value := getattr(options, name)) < least:
             raise ValueError(f"--{name} is {value}. Expected {least} or more.")
-    if not 0 < what.alpha < math.inf:
-        raise ValueError(f"--alpha is {what.alpha}. Expected a finite number above 0.")
-    return what
+    if not 0 < options.alpha < math.inf:
+        raise ValueError(f"--alpha is {options.alpha}. Expected a finite number above 0.")
+    return options
 
 
 def _theory(options: Theory) -> bool:
@@ -117,9 +117,9 @@ def _theory(options: Theory) -> bool:
             options.classes, dims, options.alpha, seeds=options.seeds, steps=options.steps
         )
     text = theory_table(points, classes=options.classes, alpha=options.alpha)
-    drawn = plots.theory_picture(points, classes=options.classes, alpha=options.alpha)
+    picture = plots.theory_picture(points, classes=options.classes, alpha=options.alpha)
     content = {"settings": _settings(options), "points": [_fields(point) for point in points]}
-    _written(options.out / "theory", text, content, drawn)
+    _write(options.out / "theory", text, content, picture)
     return True
 
 
@@ -132,22 +132,22 @@ def _fields(point: theory.Point) -> dict[str, Any]:
     return numbers
 
 
-def _check_spectra(what: Spectra) -> CheckedSpectra:
-    if not what.folders:
+def _check_spectra(options: Spectra) -> CheckedSpectra:
+    if not options.folders:
         raise ValueError("no folder was given. Give the folders of finished runs.")
-    found = {folder: run_folder.recipe(folder) for folder in what.folders}
-    first = next(iter(found.values()))
-    for folder, run in found.items():
+    runs = {folder: run_folder.recipe(folder) for folder in options.folders}
+    first = next(iter(runs.values()))
+    for folder, run in runs.items():
         for name in ("data", "model", "width"):
             if getattr(run, name) != getattr(first, name):
                 raise ValueError(
                     f"{folder} has {name} {getattr(run, name)!r}, but the first run has "
                     f"{getattr(first, name)!r}. Give runs with the same data set and model."
                 )
-    data = datasets.load_for(first, root=what.root.expanduser())
-    for folder in found:
-        trained(folder, data, what.when)  # raises now if the weights are missing
-    return CheckedSpectra(what, found, data)
+    data = datasets.load_for(first, root=options.root.expanduser())
+    for folder in runs:
+        trained(folder, data, options.when)  # raises now if the weights are missing
+    return CheckedSpectra(options, runs, data)
 
 
 def _spectra(checked: CheckedSpectra) -> bool:
@@ -155,19 +155,19 @@ def _spectra(checked: CheckedSpectra) -> bool:
 
     options, console = checked.options, Console()
     layers: dict[str, dict[str, dict[int, Any]]] = {}
-    for folder, run in checked.found.items():
+    for folder, run in checked.runs.items():
         with console.status(str(folder)):
             rows = _spectra_of(folder, run, checked)
         for row in rows:
-            of_layer = layers.setdefault(row["name"], {})
-            of_layer.setdefault(run.method, {})[run.seed] = row
-    run = next(iter(checked.found.values()))
+            by_method = layers.setdefault(row["name"], {})
+            by_method.setdefault(run.method, {})[run.seed] = row
+    run = next(iter(checked.runs.values()))
     title = f"Spectra of hidden states: {run.model} on {checked.data.name}, {options.when} epoch"
-    drawn = plots.spectra_picture(
+    picture = plots.spectra_picture(
         {layer: _values(methods) for layer, methods in layers.items()}, title=title
     )
     content = {"settings": _settings(options), "data": checked.data.name, "layers": layers}
-    _written(options.out / "spectra", spectra_table(layers, title=title), content, drawn)
+    _write(options.out / "spectra", spectra_table(layers, title=title), content, picture)
     return True
 
 
@@ -175,10 +175,10 @@ def _spectra_of(folder: Path, run: Recipe, checked: CheckedSpectra) -> list[dict
     options, data = checked.options, checked.data
     model = trained(folder, data, options.when)
     chosen = options.layers or (*models.eligible(run.model, model, data.x), FEATURES)
-    found = evaluated(
+    evaluation = evaluated(
         folder, data, options.when, battery=["spectra"], settings=Settings(spectra=chosen)
     )
-    rows: list[dict[str, Any]] = found["spectra"]
+    rows: list[dict[str, Any]] = evaluation["spectra"]
     return rows
 
 
@@ -198,7 +198,7 @@ def _settings(options: Theory | Spectra) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if name not in paths}
 
 
-def _written(path: Path, text: str, content: dict[str, Any], drawn: Any) -> None:
+def _write(path: Path, text: str, content: dict[str, Any], picture: Any) -> None:
     from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
 
     console = Console()
@@ -206,5 +206,5 @@ def _written(path: Path, text: str, content: dict[str, Any], drawn: Any) -> None
     files.write(page, text.encode())
     files.write_json(numbers, {"format": 1, **content, **provenance.describe()})
     console.print(Markdown(text.replace("<br>", " ")))
-    written = [page, numbers, *plots.save(drawn, path)]
-    console.print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+    paths = [page, numbers, *plots.save(picture, path)]
+    console.print(f"Written: {', '.join(map(str, paths))}", markup=False, soft_wrap=True)

@@ -85,9 +85,9 @@ def prepare(options: Options) -> Evaluation:
     data = datasets.load_for(run, root=root)
     tested = _cut(data, options)
     battery = battery_of(options.battery or None, tested)
-    battery = tuple(dict.fromkeys((*battery, *_with_files(options))))
+    battery = tuple(dict.fromkeys((*battery, *_parts_with_files(options))))
     layers = _layers(options, data, battery)
-    published = _files(options, data, battery)
+    published = _published_sets(options, data, battery)
     unknown = {name: _images(name, data, options) for name in options.unknown}
     files.writable_folder(options.folder)
     return Evaluation(
@@ -117,7 +117,7 @@ def run(evaluation: Evaluation) -> bool:
         def show(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name)
 
-        found = evaluated(
+        results = evaluated(
             evaluation.folder,
             evaluation.data,
             evaluation.when,
@@ -126,18 +126,18 @@ def run(evaluation: Evaluation) -> bool:
             tested=evaluation.tested,
             progress=show,
         )
-    title = f"{found['data']}, {found['examples']:,} test examples, {evaluation.when} epoch"
+    title = f"{results['data']}, {results['examples']:,} test examples, {evaluation.when} epoch"
     console.print(title, style="bold", markup=False, highlight=False)
     for part in evaluation.battery:
-        console.print(battery_table(part, found[part]))
-        for note in notes(found[part]):
+        console.print(battery_table(part, results[part]))
+        for note in notes(results[part]):
             console.print(note, markup=False, highlight=False)
     if evaluation.left_out:
         console.print(f"Left out: {evaluation.left_out}.", markup=False, highlight=False)
     written = [str(evaluation.folder / "evaluation-*.json")]
     if "clean" in evaluation.battery:
-        drawn = _pictures(evaluation, found["clean"][0]["reliability"], title)
-        written.extend(map(str, drawn))
+        pictures = _pictures(evaluation, results["clean"][0]["reliability"], title)
+        written.extend(map(str, pictures))
     console.print(f"Written: {', '.join(written)}", markup=False, soft_wrap=True)
     return True
 
@@ -161,13 +161,13 @@ def _budget(options: Options) -> Budget:
     return Budget(options.steps, options.restarts, options.queries, options.attacked)
 
 
-def _with_files(options: Options) -> list[str]:
+def _parts_with_files(options: Options) -> list[str]:
     """Return the tests whose files were given."""
     given = {"cifar-c": options.cifar_c, "cifar-10.1": options.cifar_10_1}
     return [part for part, folder in given.items() if folder is not None]
 
 
-def _files(options: Options, data: Data, battery: Sequence[str]) -> dict[str, Any]:
+def _published_sets(options: Options, data: Data, battery: Sequence[str]) -> dict[str, Any]:
     """Open the files of published test sets.
 
     Raises:
@@ -175,15 +175,15 @@ def _files(options: Options, data: Data, battery: Sequence[str]) -> dict[str, An
         OSError: files are missing.
     """
     for part, option in (("cifar-c", "--cifar-c"), ("cifar-10.1", "--cifar-10-1")):
-        if part in battery and part not in _with_files(options):
+        if part in battery and part not in _parts_with_files(options):
             raise ValueError(f"the test {part!r} needs the published files. Give {option} FOLDER.")
-    found: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     if options.cifar_c is not None:
         folder = options.cifar_c.expanduser()
-        found["cifar_c"] = shifted.cifar_c(folder, data, count=options.tested)
+        opened["cifar_c"] = shifted.cifar_c(folder, data, count=options.tested)
     if options.cifar_10_1 is not None:
-        found["cifar_10_1"] = shifted.cifar_10_1(options.cifar_10_1.expanduser(), data)
-    return found
+        opened["cifar_10_1"] = shifted.cifar_10_1(options.cifar_10_1.expanduser(), data)
+    return opened
 
 
 def _images(name: str, data: Data, options: Options) -> Any:
@@ -206,6 +206,6 @@ def _pictures(
     from manifold_mixup.lab.report import plots  # matplotlib takes a second to import
 
     count, confidence, accuracy = (bins[name] for name in ("count", "confidence", "accuracy"))
-    found = Reliability(tuple(map(int, count)), tuple(confidence), tuple(accuracy))
-    drawn = plots.reliability_picture({"this run": [found]}, title=title)
-    return plots.save(drawn, evaluation.folder / f"reliability-{evaluation.when}")
+    reliability = Reliability(tuple(map(int, count)), tuple(confidence), tuple(accuracy))
+    picture = plots.reliability_picture({"this run": [reliability]}, title=title)
+    return plots.save(picture, evaluation.folder / f"reliability-{evaluation.when}")
