@@ -87,16 +87,16 @@ def load(folder: Path, *, run: str) -> tuple[State | None, list[str]]:
         folder: the run's folder.
         run: fingerprint of its recipe and data.
     """
-    refused: list[str] = []
+    rejected: list[str] = []
     for path in (folder / LATEST, folder / BEFORE):
         if path.exists():
             try:
-                return read(path, run=run), refused
+                return read(path, run=run), rejected
             except Foreign as error:
-                refused.append(str(error))
+                rejected.append(str(error))
                 # Renamed, so that the next save does not replace a valid checkpoint with it.
                 path.replace(path.with_name(f"{path.name}.refused"))
-    return None, refused
+    return None, rejected
 
 
 def read(path: Path, *, run: str) -> State:

@@ -38,8 +38,8 @@ def attacked(
         bounds: the minimal and maximal value of the data.
     """
     with buffers_as_before(model):
-        found = perturb(model, x, y, attack, bounds=bounds, generator=torch.default_generator)
-    return found.detach()
+        perturbed = perturb(model, x, y, attack, bounds=bounds, generator=torch.default_generator)
+    return perturbed.detach()
 
 
 @contextmanager

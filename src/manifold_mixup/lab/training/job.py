@@ -49,13 +49,13 @@ class Job:
             malloc.keep_freed()
         self.rank = self.accelerator.process_index
         noisy = with_label_noise(data, run.label_noise, seed=run.seed)
-        held = run.validation
-        seen = noisy if held == 0 else hold_out(noisy, share=held, seed=run.seed)
-        self.watched = seen.x_test.to(self.device), seen.y_test.to(self.device)
-        self.loader = self._load(seen)
+        share = run.validation
+        split = noisy if share == 0 else hold_out(noisy, share=share, seed=run.seed)
+        self.watched = split.x_test.to(self.device), split.y_test.to(self.device)
+        self.loader = self._load(split)
         # On the device, like the batches.
-        self.trained = replace(seen, x=self.loader.x, y=self.loader.y)
-        self.unlabelled = self._unlabelled(seen)
+        self.trained = replace(split, x=self.loader.x, y=self.loader.y)
+        self.unlabelled = self._unlabelled(split)
         self.attack = attack_of(run, data)
         self.core = fresh_model(run, data)  # without the wrapper that trains it
         self.model, self.optimizer, self.average, self.method = self._prepare()
@@ -90,11 +90,11 @@ class Job:
 
     def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer, Average, Method]:
         """Return the wrapped model, its optimizer, its average, and its mixing."""
-        run, few = self.run, as_input(self.data.x[:2])
+        run, example_inputs = self.run, as_input(self.data.x[:2])
         # A sharded model cannot be inspected, so its layers are checked before.
         sharded = None
         if self.accelerator.is_fsdp2:
-            sharded = Method(self.core, run, data=self.trained, example=few)
+            sharded = Method(self.core, run, data=self.trained, example=example_inputs)
         model, prepared = self.accelerator.prepare(self.core, optimizers.build(self.core, run))
         # The wrapped optimizer is needed only with a gradient scaler, and its step is slow: it
         # searches for an installed package each time.
@@ -103,7 +103,7 @@ class Job:
         # Copied here, before the mixing hooks are attached.
         average = Average(self.core, run.ema, warm_up=bool(run.ict_weight))
         # Checking a compiled model's layers now avoids recompilation of its graphs later.
-        example = few.to(self.device) if run.compile else None
+        example = example_inputs.to(self.device) if run.compile else None
         method = sharded or Method(model, run, data=self.trained, example=example)
         return model, optimizer, average, method
 
@@ -149,11 +149,13 @@ class Job:
         if self.unlabelled is None or self.method.mixup is None:
             return self.method.loss(self.model, self._attacked(x, y), y)
         with self.method.mixup.paused():
-            known = self.method.loss(self.model, x, y)
+            supervised = self.method.loss(self.model, x, y)
         weight = self.run.ict_weight * ramp(step / self.steps, self.run.ict_ramp)
-        guess = partial(teach, self.average.model)
-        others = self.unlabelled.batch(len(x), step, part)
-        return known + weight * consistency(self.model, self.method.mixup, guess, others)
+        teacher = partial(teach, self.average.model)
+        unlabelled_batch = self.unlabelled.batch(len(x), step, part)
+        return supervised + weight * consistency(
+            self.model, self.method.mixup, teacher, unlabelled_batch
+        )
 
     def _attacked(self, x: Tensor, y: Tensor) -> Tensor:
         """Return a batch under the attack of the recipe, or the batch itself."""
@@ -192,38 +194,38 @@ class Job:
         counts = self.accelerator.reduce(torch.tensor(wishes, device=self.device).float())
         return [bool(count) for count in counts.tolist()]
 
-    def close_epoch(self, at: State, train_loss: float) -> None:
+    def close_epoch(self, state: State, train_loss: float) -> None:
         """Evaluate an epoch, add it to the curve, and keep the weights if they are the best."""
-        if not self.is_watched(at.epoch):
-            self._keep_unseen(at, train_loss)
+        if not self.is_watched(state.epoch):
+            self._add_unevaluated(state, train_loss)
             return
         x, y = self.watched
         outputs = evaluate.logits(self.average.model.eval(), x)
         if self.run.regression:
-            found = [evaluate.rmse(outputs, y), evaluate.mse(outputs, y)]
+            metrics = [evaluate.rmse(outputs, y), evaluate.mse(outputs, y)]
         else:
-            found = [evaluate.error(outputs, y), evaluate.nll(outputs, y)]
+            metrics = [evaluate.error(outputs, y), evaluate.nll(outputs, y)]
         # The batch norms of the processes differ, so the first process's metrics count.
-        error, nll = broadcast_object_list(found)
-        seen = (epoch.error for epoch in at.curve if not math.isnan(epoch.error))
-        if error < min(seen, default=math.inf):
-            at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
-        self._next_epoch(at, Epoch(at.epoch, train_loss, error, nll))
+        error, nll = broadcast_object_list(metrics)
+        previous_errors = (epoch.error for epoch in state.curve if not math.isnan(epoch.error))
+        if error < min(previous_errors, default=math.inf):
+            state.best_epoch, state.tensors["best"] = state.epoch, self.weights()
+        self._start_next_epoch(state, Epoch(state.epoch, train_loss, error, nll))
 
     def is_watched(self, epoch: int) -> bool:
         """Return whether the weights after an epoch are evaluated."""
         every = self.run.every
         return every > 0 and (epoch % every == 0 or epoch == self.run.epochs)
 
-    def _keep_unseen(self, at: State, train_loss: float) -> None:
+    def _add_unevaluated(self, state: State, train_loss: float) -> None:
         """Add an epoch that is not evaluated; without any evaluation, the last is the best."""
-        if at.epoch == self.run.epochs:
-            at.best_epoch, at.tensors["best"] = at.epoch, self.weights()
-        self._next_epoch(at, Epoch(at.epoch, train_loss, math.nan, math.nan))
+        if state.epoch == self.run.epochs:
+            state.best_epoch, state.tensors["best"] = state.epoch, self.weights()
+        self._start_next_epoch(state, Epoch(state.epoch, train_loss, math.nan, math.nan))
 
-    def _next_epoch(self, at: State, epoch: Epoch) -> None:
-        at.curve.append(epoch)
-        at.epoch, at.step, at.sums = at.epoch + 1, 0, torch.zeros_like(at.sums)
+    def _start_next_epoch(self, state: State, epoch: Epoch) -> None:
+        state.curve.append(epoch)
+        state.epoch, state.step, state.sums = state.epoch + 1, 0, torch.zeros_like(state.sums)
 
     def scores(self) -> Scores:
         """Return the scores on the test set."""
@@ -241,26 +243,28 @@ class Job:
         """Return a copy of the weights that are evaluated."""
         return weights.of(self.average.model)
 
-    def save_state(self, at: State) -> None:
-        """Store the state of all parts in ``at``."""
-        at.method = self.method.state_dict()
-        at.scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
-        at.tensors["sums"] = self.accelerator.gather(at.sums[None]).cpu()
-        at.tensors["model"] = weights.of(self.core)
-        at.tensors["optimizer"] = weights.of_optimizer(self.optimizer)
+    def save_state(self, state: State) -> None:
+        """Store the state of all parts in ``state``."""
+        state.method = self.method.state_dict()
+        state.scaler = (
+            {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        )
+        state.tensors["sums"] = self.accelerator.gather(state.sums[None]).cpu()
+        state.tensors["model"] = weights.of(self.core)
+        state.tensors["optimizer"] = weights.of_optimizer(self.optimizer)
         if self.run.ema:
-            at.tensors["average"] = self.weights()
+            state.tensors["average"] = self.weights()
 
-    def restore(self, at: State) -> None:
+    def restore(self, state: State) -> None:
         """Restore the state that `save_state` stored."""
-        at.sums = at.tensors["sums"][self.rank].to(self.device)
-        self.method.load_state_dict(at.method)
+        state.sums = state.tensors["sums"][self.rank].to(self.device)
+        self.method.load_state_dict(state.method)
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(at.scaler)
-        weights.put(self.core, at.tensors["model"])
-        weights.put_optimizer(self.optimizer, at.tensors.get("optimizer", {}))
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        weights.put(self.core, state.tensors["model"])
+        weights.put_optimizer(self.optimizer, state.tensors.get("optimizer", {}))
         if self.run.ema:
-            self.average.load(at.tensors["average"])
+            self.average.load(state.tensors["average"])
 
 
 def _accelerator(run: Recipe) -> Accelerator:

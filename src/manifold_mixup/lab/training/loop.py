@@ -21,7 +21,7 @@ from manifold_mixup.lab.training.job import Job
 from manifold_mixup.lab.training.states import States, measure
 from manifold_mixup.lab.training.warm_up import warm_up
 
-_ASK = 20  # steps between agreements of several processes, each of which makes them wait
+_AGREE_EVERY = 20  # steps between agreements of several processes, each of which makes them wait
 
 
 class Stopped(InterruptedError):
@@ -71,25 +71,25 @@ def train(
             return result
         job = Job(run, data)
         checkpointer = Checkpointer(job, folder, every=save_every, stop=stop)
-        at = checkpointer.resume()
-        if at.tensors:
-            on_start(Start(at.epoch, at.step, len(job.loader)))
+        state = checkpointer.resume()
+        if state.tensors:
+            on_start(Start(state.epoch, state.step, len(job.loader)))
         warm_up(job)
         if folder is not None:
-            states_log.keep(folder, epochs=len(at.curve))
-        with Log(folder if job.main else None, at.curve) as log:
-            for _ in range(at.epoch, run.epochs + 1):
-                _train_epoch(job, at, checkpointer, on_step)
-                log.add(at.curve[-1])
-                if folder is not None and states and states.due(at.curve[-1].epoch, run.epochs):
-                    measure(job, states, folder, at.curve[-1].epoch)
-                checkpointer.save_if_due(at)
-                on_epoch(at.curve[-1])
-        return checkpointer.finish(at)
+            states_log.keep(folder, epochs=len(state.curve))
+        with Log(folder if job.main else None, state.curve) as log:
+            for _ in range(state.epoch, run.epochs + 1):
+                _train_epoch(job, state, checkpointer, on_step)
+                log.add(state.curve[-1])
+                if folder is not None and states and states.due(state.curve[-1].epoch, run.epochs):
+                    measure(job, states, folder, state.curve[-1].epoch)
+                checkpointer.save_if_due(state)
+                on_epoch(state.curve[-1])
+        return checkpointer.finish(state)
 
 
 def _train_epoch(
-    job: Job, at: State, checkpointer: "Checkpointer", on_step: Callable[[float], None]
+    job: Job, state: State, checkpointer: "Checkpointer", on_step: Callable[[float], None]
 ) -> None:
     """Train the rest of an epoch, then evaluate it.
 
@@ -97,22 +97,22 @@ def _train_epoch(
         FloatingPointError: a loss is no longer finite.
         Stopped: the run was asked to stop.
     """
-    epoch, steps = at.epoch, len(job.loader)
-    began = time.perf_counter() - at.seconds
+    epoch, steps = state.epoch, len(job.loader)
+    start = time.perf_counter() - state.seconds
     job.model.train()
-    for x, y in job.loader.epoch(epoch, start_step=at.step):
-        job.step(x, y, (epoch - 1) * steps + at.step, sums=at.sums)
-        at.step += 1
-        at.seconds = time.perf_counter() - began
-        on_step(epoch - 1 + at.step / steps)
-        checkpointer.save_if_due(at)
-        began = time.perf_counter() - at.seconds
-    train_loss = job.mean(at.sums)
-    at.seconds = time.perf_counter() - began
+    for x, y in job.loader.epoch(epoch, start_step=state.step):
+        job.step(x, y, (epoch - 1) * steps + state.step, sums=state.sums)
+        state.step += 1
+        state.seconds = time.perf_counter() - start
+        on_step(epoch - 1 + state.step / steps)
+        checkpointer.save_if_due(state)
+        start = time.perf_counter() - state.seconds
+    train_loss = job.mean(state.sums)
+    state.seconds = time.perf_counter() - start
     _require_finite(train_loss, job.run, epoch)
-    job.close_epoch(at, train_loss)
-    if job.is_watched(at.curve[-1].epoch):
-        _require_finite_after(at.curve[-1], job.run)
+    job.close_epoch(state, train_loss)
+    if job.is_watched(state.curve[-1].epoch):
+        _require_finite_after(state.curve[-1], job.run)
 
 
 def _require_finite(train_loss: float, run: Recipe, epoch: int) -> None:
@@ -157,60 +157,60 @@ class Checkpointer:
 
     def resume(self) -> State:
         """Return the state to start from, that of the last valid checkpoint if there is one."""
-        found, refused = None, list[str]()
+        restored, rejected = None, list[str]()
         if self.folder is not None:
             with self.job.accelerator.main_process_first():  # it renames damaged files
-                found, refused = checkpoint.load(self.folder, run=self.run)
-        fallback = "resuming from the one before" if found is not None else "starting over"
-        for reason in refused:
+                restored, rejected = checkpoint.load(self.folder, run=self.run)
+        fallback = "resuming from the one before" if restored is not None else "starting over"
+        for reason in rejected:
             warnings.warn(f"{reason}; {fallback}.", stacklevel=3)
-        if found is not None:
-            self.job.restore(found)
-            return found
+        if restored is not None:
+            self.job.restore(restored)
+            return restored
         return State(sums=torch.zeros(2, device=self.job.device))
 
-    def save_if_due(self, at: State) -> None:
+    def save_if_due(self, state: State) -> None:
         """Write a checkpoint if one is due or the run should stop.
 
         Raises:
             Stopped: the run should stop.
         """
-        if self.job.accelerator.num_processes > 1 and at.step % _ASK:
+        if self.job.accelerator.num_processes > 1 and state.step % _AGREE_EVERY:
             return
         due = time.perf_counter() - self.saved > self.every
         stop, due = self.job.agree(self.stop(), due)
         if self.folder is not None and (stop or due):
-            self.job.save_state(at)
+            self.job.save_state(state)
             if self.job.main:
-                checkpoint.save(self.folder, at, run=self.run)
+                checkpoint.save(self.folder, state, run=self.run)
             self.saved = time.perf_counter()
         if stop:
             run = self.job.run
-            raise Stopped(f"{run.method}, seed {run.seed} was stopped in epoch {at.epoch}.")
+            raise Stopped(f"{run.method}, seed {run.seed} was stopped in epoch {state.epoch}.")
 
-    def finish(self, at: State) -> Result:
+    def finish(self, state: State) -> Result:
         """Score the run, write its weights and result, and delete its checkpoints."""
         job = self.job
         final = job.weights()
         last, after_last = job.scores_and_outputs()
         _require_finite_scores(last, job.run)
         best, outputs = last, {"last": after_last}
-        if at.best_epoch != job.run.epochs:  # else they are the same weights
-            weights.put(job.average.model, at.tensors["best"])
+        if state.best_epoch != job.run.epochs:  # else they are the same weights
+            weights.put(job.average.model, state.tensors["best"])
             best, outputs["best"] = job.scores_and_outputs()
         result = Result(
             run=job.run,
-            seconds=at.seconds,
-            curve=tuple(at.curve),
+            seconds=state.seconds,
+            curve=tuple(state.curve),
             last=last,
             best=best,
-            best_epoch=at.best_epoch,
+            best_epoch=state.best_epoch,
             weights=weights.fingerprint(final),
-            best_weights=weights.fingerprint(at.tensors["best"]),
+            best_weights=weights.fingerprint(state.tensors["best"]),
         )
         if self.folder is not None and job.main:
             weights.write(self.folder / "last.safetensors", final)
-            weights.write(self.folder / "best.safetensors", at.tensors["best"])
+            weights.write(self.folder / "best.safetensors", state.tensors["best"])
             kept_outputs.write(self.folder, outputs, job.data.y_test)
             run_folder.finish(self.folder, result)
             checkpoint.remove(self.folder)

@@ -43,10 +43,12 @@ class SoftmaxBCE(nn.Module):
         """Return the loss of logits ``(n, classes)`` for labels ``(n,)`` or ``(n, classes)``."""
         log_p = logits.float().log_softmax(1)
         classes = logits.shape[1]
-        wanted = target if target.is_floating_point() else F.one_hot(target, classes)
-        wanted = wanted.float() * (1 - self.label_smoothing) + self.label_smoothing / classes
+        probabilities = target if target.is_floating_point() else F.one_hot(target, classes)
+        probabilities = (
+            probabilities.float() * (1 - self.label_smoothing) + self.label_smoothing / classes
+        )
         # As in torch's binary_cross_entropy, logarithms are clamped at -100.
-        gain = wanted * log_p.clamp_min(-100) + (1 - wanted) * _log1mexp(log_p)
+        gain = probabilities * log_p.clamp_min(-100) + (1 - probabilities) * _log1mexp(log_p)
         each = -gain.mean(1)
         return each if self.reduction == "none" else each.mean()
 

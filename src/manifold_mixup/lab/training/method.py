@@ -91,11 +91,11 @@ class Method:
         plan = beside_partners(self._draw(mixup, len(x))).to(x.device)
         rows = self.partners.draw(y, torch.default_generator)
         both = torch.cat([x, as_input(self.data.x.index_select(0, rows))])
-        wanted = mix(torch.cat([y, self.data.y.index_select(0, rows)]), plan)
+        targets = mix(torch.cat([y, self.data.y.index_select(0, rows)]), plan)
         with mixup.using(plan):
             output = model(both)
         mixup.target(None, output)  # the targets are mixed here, as partners have no loss
-        loss: Tensor = self.plain(output[: len(x)], wanted[: len(x)])
+        loss: Tensor = self.plain(output[: len(x)], targets[: len(x)])
         return loss
 
     def _draw(self, mixup: ManifoldMixup, count: int) -> MixPlan:

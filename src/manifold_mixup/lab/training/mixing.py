@@ -44,9 +44,9 @@ def attach(
     Raises:
         ValueError: a layer is unknown or cannot be mixed, or a number is out of range.
     """
-    more = _noise(run) if mask is None else {"mask": mask, **_noise(run)}
+    options = _noise(run) if mask is None else {"mask": mask, **_noise(run)}
     if run.blend != "interpolate":
-        more["blend"] = _blend(run)
+        options["blend"] = _blend(run)
     return ManifoldMixup(
         model,
         run.layers,
@@ -57,7 +57,7 @@ def attach(
         pairs=_pairs(run),
         label=Remix(counts, run.kappa, run.tau) if run.label == "remix" else None,
         seed=run.seed,
-        **more,
+        **options,
     )
 
 
@@ -105,8 +105,12 @@ def check_way(run: Recipe, data: Data) -> None:
             f"adversarial training needs the size of its attack, but {data.name} has none of its "
             f"own. Set pgd_eps (--pgd-eps)."
         )
-    if not run.layers:
-        return
+    if run.layers:
+        _check_mixing(run, data)
+
+
+def _check_mixing(run: Recipe, data: Data) -> None:
+    """Raise a `ValueError` if the data or the model have not what a way of mixing needs."""
     if run.ict_weight and (data.unlabelled is None or not len(data.unlabelled)):
         raise ValueError(
             f"{run.method} learns from examples without labels, but all {len(data.x):,} of "
@@ -122,10 +126,10 @@ def check_way(run: Recipe, data: Data) -> None:
     if (run.pairs in ("same_class", "other_class") or run.label == "remix") and (
         data.y.is_floating_point()
     ):
-        what = "numbers as targets" if data.regression else "soft labels"
+        kind = "numbers as targets" if data.regression else "soft labels"
         way_out = "c-mixup or manifold" if data.regression else "manifold"
         raise ValueError(
-            f"{run.method} needs classes, but {data.name} has {what}. Use --mixing {way_out}."
+            f"{run.method} needs classes, but {data.name} has {kind}. Use --mixing {way_out}."
         )
     if run.blend in CUTTING and not has_positions(run.model):
         raise ValueError(
@@ -137,7 +141,7 @@ def check_way(run: Recipe, data: Data) -> None:
 
 def _check_tokens(run: Recipe, data: Data) -> None:
     """Raise a `ValueError` if a recipe does to tokens what only images and vectors allow."""
-    asked = {
+    conflicts = {
         "input is mixed": "input" in run.layers,
         f"blend is {run.blend!r}": run.blend in CUTTING,
         f"pairs is {run.pairs!r}": run.pairs == "near",
@@ -145,9 +149,9 @@ def _check_tokens(run: Recipe, data: Data) -> None:
         "pgd_steps is set": bool(run.pgd_steps),
         "compile is set": run.compile,
     }
-    if found := [words for words, wrong in asked.items() if wrong]:
+    if present := [words for words, wrong in conflicts.items() if wrong]:
         raise ValueError(
-            f"{found[0]}, but the inputs of {data.name} are ids of tokens, for which that is not "
+            f"{present[0]}, but the inputs of {data.name} are ids of tokens, for which that is not "
             f"there. Mix hidden states, such as the embeddings, by interpolation."
         )
 

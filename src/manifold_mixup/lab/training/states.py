@@ -54,7 +54,7 @@ def few(data: Data) -> Data:
 
 def measure(job: Job, states: States, folder: Path, epoch: int) -> None:
     """Measure the states after an epoch, of the weights that are evaluated, and log them."""
-    found = evaluate.evaluate(
+    measured = evaluate.evaluate(
         job.average.model, few(job.data), battery=PARTS, settings=Settings(layers=states.layers)
     )
-    states_log.add(folder, epoch, {part: found[part] for part in PARTS})
+    states_log.add(folder, epoch, {part: measured[part] for part in PARTS})
