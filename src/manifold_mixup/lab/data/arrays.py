@@ -170,8 +170,8 @@ def take_per_class(data: Data, count: int, *, seed: int = 0) -> Data:
         )
     rows = shuffled(len(data.x), seed)
     of_class = [rows[data.y[rows] == label][:count] for label in range(data.classes)]
-    kept = torch.cat(of_class).sort().values
-    return replace(data, x=data.x[kept], y=data.y[kept])
+    selected = torch.cat(of_class).sort().values
+    return replace(data, x=data.x[selected], y=data.y[selected])
 
 
 def take_tested(data: Data, count: int, *, seed: int = 0) -> Data:
@@ -182,14 +182,14 @@ def take_tested(data: Data, count: int, *, seed: int = 0) -> Data:
 
 def take_classes(data: Data, count: int, *, name: str) -> Data:
     """Keep the training and test examples of the first ``count`` classes."""
-    kept, kept_test = data.y < count, data.y_test < count
+    in_train, in_test = data.y < count, data.y_test < count
     return replace(
         data,
         name=name,
-        x=data.x[kept],
-        y=data.y[kept],
-        x_test=data.x_test[kept_test],
-        y_test=data.y_test[kept_test],
+        x=data.x[in_train],
+        y=data.y[in_train],
+        x_test=data.x_test[in_test],
+        y_test=data.y_test[in_test],
         classes=count,
     )
 
@@ -209,14 +209,14 @@ def hold_out(data: Data, *, share: float = 0.2, seed: int = 0) -> Data:
             f"--validation {share:g} of {len(rows)} training examples holds out {count} and "
             f"leaves {len(rows) - count}. Expected at least 1 and 2. Give another share."
         )
-    held, kept = rows.split([count, len(rows) - count])
+    held_out, remaining = rows.split([count, len(rows) - count])
     return replace(
         data,
         name=f"{data.name} (validation)",
-        x=data.x[kept],
-        y=data.y[kept],
-        x_test=data.x[held],
-        y_test=data.y[held],
+        x=data.x[remaining],
+        y=data.y[remaining],
+        x_test=data.x[held_out],
+        y_test=data.y[held_out],
     )
 
 

@@ -36,26 +36,26 @@ def check_name(name: str) -> None:
         return
     import torchvision.datasets
 
-    known = torchvision.datasets.__all__
-    if kind not in known:
-        hint = nearest(kind, known, prefix="torchvision:")
+    names = torchvision.datasets.__all__
+    if kind not in names:
+        hint = nearest(kind, names, prefix="torchvision:")
         raise ValueError(f"torchvision has no data set {kind!r}.{hint}")
 
 
 def _torchvision(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
     import torchvision.datasets
 
-    known = inspect.signature(getattr(torchvision.datasets, kind)).parameters
-    part: dict[str, Any] = {"train": train} if "train" in known else {}
-    if "split" in known and not part:
+    parameters = inspect.signature(getattr(torchvision.datasets, kind)).parameters
+    part: dict[str, Any] = {"train": train} if "train" in parameters else {}
+    if "split" in parameters and not part:
         part = {"split": "train" if train else "test"}
-    if not part or "download" not in known:
+    if not part or "download" not in parameters:
         raise ValueError(
             f"torchvision:{kind} has no separate training and test sets to download. Arrange it as "
             f"a folder of images, or as an .npz file."
         )
-    found = download.torchvision(kind, root, **part)
-    return stack((found[n] for n in range(len(found))), _numbers(kind, len(found)))
+    images = download.torchvision(kind, root, **part)
+    return stack((images[n] for n in range(len(images))), _numbers(kind, len(images)))
 
 
 def _timm(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:

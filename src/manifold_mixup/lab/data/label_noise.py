@@ -36,8 +36,8 @@ def with_noisy_validation(data: Data, share: float, *, seed: int) -> Data:
     if not share:
         return data
     require_classes(data, share)
-    drawn = seeded("label noise of the validation", seed)
-    return replace(data, y_test=_flipped(data.y_test, share, data.classes, drawn))
+    noise_seed = seeded("label noise of the validation", seed)
+    return replace(data, y_test=_flipped(data.y_test, share, data.classes, noise_seed))
 
 
 def require_classes(data: Data, share: float) -> None:

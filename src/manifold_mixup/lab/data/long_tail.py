@@ -40,15 +40,15 @@ def long_tailed(data: Data, imbalance: float, *, seed: int = 0) -> Data:
             f"first class has {counts[0]}. Give a smaller imbalance, or more training examples."
         )
     rows = shuffled(len(data.x), seed)
-    kept = torch.cat([rows[data.y[rows] == k][:count] for k, count in enumerate(counts)])
-    kept = kept.sort().values
+    selected = torch.cat([rows[data.y[rows] == k][:count] for k, count in enumerate(counts)])
+    selected = selected.sort().values
     name = f"{data.name}, long tail 1:{imbalance:g}"
-    others = data.unlabelled
-    if others is not None:
+    unlabelled = data.unlabelled
+    if unlabelled is not None:
         dropped = torch.ones(len(data.x), dtype=torch.bool)
-        dropped[kept] = False
-        others = torch.cat([others, data.x[dropped]])
-    return replace(data, name=name, x=data.x[kept], y=data.y[kept], unlabelled=others)
+        dropped[selected] = False
+        unlabelled = torch.cat([unlabelled, data.x[dropped]])
+    return replace(data, name=name, x=data.x[selected], y=data.y[selected], unlabelled=unlabelled)
 
 
 def profile(counts: list[int], imbalance: float) -> list[int]:

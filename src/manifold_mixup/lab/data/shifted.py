@@ -77,12 +77,12 @@ class CifarC:
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the files, without reading them whole."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for kind in self.kinds:
             file = _mapped(self.folder / f"{kind}.npy")
-            found.update(file[:_PROBED].tobytes() + file[-_PROBED:].tobytes())
-        found.update(self.y.numpy().tobytes() + self.rows.numpy().tobytes())
-        return {"kinds": list(self.kinds), "images": len(self.rows), "ends": found.hexdigest()}
+            digest.update(file[:_PROBED].tobytes() + file[-_PROBED:].tobytes())
+        digest.update(self.y.numpy().tobytes() + self.rows.numpy().tobytes())
+        return {"kinds": list(self.kinds), "images": len(self.rows), "ends": digest.hexdigest()}
 
 
 def cifar_c(folder: Path, data: Data, *, count: int | None = None) -> CifarC:
@@ -106,8 +106,8 @@ def cifar_c(folder: Path, data: Data, *, count: int | None = None) -> CifarC:
     archive = _archive(data)
     missing = [name for name in ("labels", *CORRUPTIONS) if not (folder / f"{name}.npy").is_file()]
     if missing:
-        listed = ", ".join(f"{name}.npy" for name in missing)
-        raise FileNotFoundError(f"{folder} has no {listed}. Unpack {archive} and give its folder.")
+        names = ", ".join(f"{name}.npy" for name in missing)
+        raise FileNotFoundError(f"{folder} has no {names}. Unpack {archive} and give its folder.")
     y = _labels(folder / "labels.npy", data, archive)
     kinds = (*CORRUPTIONS, *(kind for kind in EXTRA if (folder / f"{kind}.npy").is_file()))
     for kind in kinds:
@@ -174,19 +174,19 @@ def cifar_10_1(folder: Path, data: Data) -> dict[str, tuple[Tensor, Tensor]]:
         raise ValueError(
             f"CIFAR-10.1 has the ten classes of CIFAR-10, but {data.name} has {data.classes}."
         )
-    found = {}
+    sets = {}
     for version in _VERSIONS:
         paths = [folder / f"cifar10.1_{version}_{kind}.npy" for kind in ("data", "labels")]
-        there = [path.is_file() for path in paths]
-        if any(there) and not all(there):
-            lacks = paths[there.index(False)]
+        exist = [path.is_file() for path in paths]
+        if any(exist) and not all(exist):
+            lacks = paths[exist.index(False)]
             raise FileNotFoundError(f"{folder} has no {lacks.name}. Download it from {_RE_TEST}.")
-        if all(there):
-            found[version] = _re_test(*paths)
-    if not found:
+        if all(exist):
+            sets[version] = _re_test(*paths)
+    if not sets:
         names = " and no ".join(f"cifar10.1_{version}_data.npy" for version in _VERSIONS)
         raise FileNotFoundError(f"{folder} has no {names}. Download them from {_RE_TEST}.")
-    return found
+    return sets
 
 
 def _re_test(images: Path, labels: Path) -> tuple[Tensor, Tensor]:

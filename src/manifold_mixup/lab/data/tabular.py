@@ -22,8 +22,8 @@ def california_housing(root: Path) -> Data:
         ValueError: scikit-learn is not installed.
         OSError: it is not there and cannot be downloaded, or its file is damaged.
     """
-    found = _from_scikit_learn("fetch_california_housing", data_home=str(root))
-    return _split("California housing", found.data, found.target)
+    table = _from_scikit_learn("fetch_california_housing", data_home=str(root))
+    return _split("California housing", table.data, table.target)
 
 
 def diabetes() -> Data:
@@ -34,8 +34,8 @@ def diabetes() -> Data:
     Raises:
         ValueError: scikit-learn is not installed.
     """
-    found = _from_scikit_learn("load_diabetes", scaled=False)
-    return _split("Diabetes", found.data, found.target)
+    table = _from_scikit_learn("load_diabetes", scaled=False)
+    return _split("Diabetes", table.data, table.target)
 
 
 def _from_scikit_learn(name: str, **options: Any) -> Any:
@@ -59,15 +59,15 @@ def _from_scikit_learn(name: str, **options: Any) -> Any:
 def _split(name: str, x: NDArray[Any], y: NDArray[Any]) -> Data:
     """Return the data with a random fifth of the rows as the test set, the same each time."""
     rows = shuffled(len(x), 0)
-    tested, trained = rows.split([round(_TESTED * len(x)), len(x) - round(_TESTED * len(x))])
-    inputs, targets = (torch.from_numpy(np.asarray(one, dtype=np.float32)) for one in (x, y))
-    mean, std = inputs[trained].double().mean(0), inputs[trained].double().std(0)
+    test, train = rows.split([round(_TESTED * len(x)), len(x) - round(_TESTED * len(x))])
+    inputs, targets = (torch.from_numpy(np.asarray(array, dtype=np.float32)) for array in (x, y))
+    mean, std = inputs[train].double().mean(0), inputs[train].double().std(0)
     return Data(
         name=name,
-        x=inputs[trained],
-        y=targets[trained],
-        x_test=inputs[tested],
-        y_test=targets[tested],
+        x=inputs[train],
+        y=targets[train],
+        x_test=inputs[test],
+        y_test=targets[test],
         classes=0,
         eps=0.0,
         space="",

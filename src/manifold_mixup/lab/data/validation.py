@@ -71,7 +71,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnSet:
     """The validation set that comes with the data, the same for all seeds.
 
     Attributes:
@@ -99,22 +99,22 @@ class Generated:
     Attributes:
         examples: the number of training examples; ``None`` for all.
         unlabelled: whether the others are kept without their labels.
-        made: signals that are generated already, by seed.
+        ready_data: signals that are generated already, by seed.
     """
 
     examples: int | None = None
     unlabelled: bool = False
-    made: Mapping[int, Data] = field(default_factory=dict)
+    ready_data: Mapping[int, Data] = field(default_factory=dict)
 
     def __call__(self, seed: int) -> Data:
         """Return the signals of a seed."""
-        if seed in self.made:
-            return self.made[seed]
+        if seed in self.ready_data:
+            return self.ready_data[seed]
         return _generated(seed, self.examples, self.unlabelled)
 
     def ready(self, seeds: Iterable[int]) -> Self:
         """Return it with the signals of these seeds, which take seconds to generate."""
-        return replace(self, made={seed: self(seed) for seed in seeds})
+        return replace(self, ready_data={seed: self(seed) for seed in seeds})
 
 
 @dataclass(frozen=True)
@@ -198,28 +198,28 @@ def validation(
     """
     if share is not None and not 0 < share < 1:
         raise ValueError(f"--validation is {share:g}. Expected more than 0 and less than 1.")
-    found = _balanced(name, root, share, _Taken(examples, usual, unlabelled))
+    result = _usual_validation(name, root, share, _Subset(examples, usual, unlabelled))
     if imbalance != 1:
-        found = found._replace(
-            split=LongTailed(found.split, imbalance),
-            about=f"{found.about}; the classes of the others get rarer, up to 1:{imbalance:g}",
+        result = result._replace(
+            split=LongTailed(result.split, imbalance),
+            about=f"{result.about}; the classes of the others get rarer, up to 1:{imbalance:g}",
         )
     if label_noise:
-        found = found._replace(
-            split=Noisy(found.split, label_noise),
-            about=f"{found.about}; {100 * label_noise:g} % of all labels are wrong",
+        result = result._replace(
+            split=Noisy(result.split, label_noise),
+            about=f"{result.about}; {100 * label_noise:g} % of all labels are wrong",
         )
-    return found
+    return result
 
 
-class _Taken(NamedTuple):
+class _Subset(NamedTuple):
     """The number of training examples to take, and what becomes of the others."""
 
     examples: int | None
     usual: int | None
     unlabelled: bool
 
-    def of(self, data: Data) -> tuple[Data, int | None]:
+    def take_from(self, data: Data) -> tuple[Data, int | None]:
         """Return the data with as many training examples as were asked for, and their number."""
         count = self.examples
         if count is None and self.usual is not None:
@@ -229,20 +229,20 @@ class _Taken(NamedTuple):
         return take(data, count, unlabelled=self.unlabelled), count
 
 
-def _balanced(name: str, root: Path, share: float | None, taken: _Taken) -> Validation:
+def _usual_validation(name: str, root: Path, share: float | None, subset: _Subset) -> Validation:
     if share is None:
         if name == "mnist-1d":
-            return _of_generated(taken)
-        if (own := _own(name)) is not None:
-            own, count = taken.of(own)
-            about = f"the data's own validation set, {len(own.x_test):,} examples"
+            return _generated_validation(subset)
+        if (own_set := _own_validation_set(name)) is not None:
+            own_set, count = subset.take_from(own_set)
+            about = f"the data's own validation set, {len(own_set.x_test):,} examples"
             return Validation(
-                Own(own), about, "the training set, without the validation set", count
+                OwnSet(own_set), about, "the training set, without the validation set", count
             )
         share = SHARE
-    data, count = taken.of(without_test(datasets.load(name, root=root)))
-    held = len(hold_out(data, share=share).x_test)
-    about = f"each seed holds out {held:,} of the {len(data.x):,} training examples"
+    data, count = subset.take_from(without_test(datasets.load(name, root=root)))
+    held_out = len(hold_out(data, share=share).x_test)
+    about = f"each seed holds out {held_out:,} of the {len(data.x):,} training examples"
     return Validation(
         HeldOut(data, share), about, "the whole training set, held-out examples too", count
     )
@@ -253,20 +253,20 @@ def without_test(data: Data) -> Data:
     return replace(data, x_test=data.x[:0], y_test=data.y[:0])
 
 
-def _own(name: str) -> Data | None:
+def _own_validation_set(name: str) -> Data | None:
     """Return the data with its own validation set in place of the test set, if it has one."""
     path = Path(name)
     if name.endswith(".npz"):
-        found = npz.load(path, tested="val") if npz.has_validation(path) else None
+        data = npz.load(path, tested="val") if npz.has_validation(path) else None
     elif path.is_dir():
-        found = folder.load(path, tested="val") if folder.has_validation(path) else None
+        data = folder.load(path, tested="val") if folder.has_validation(path) else None
     else:
-        found = None
-    return None if found is None else replace(found, name=f"{found.name} (validation)")
+        data = None
+    return None if data is None else replace(data, name=f"{data.name} (validation)")
 
 
-def _of_generated(taken: _Taken) -> Validation:
-    _, count = taken.of(_generated(0, None))
+def _generated_validation(subset: _Subset) -> Validation:
+    _, count = subset.take_from(_generated(0, None))
     about = "each seed generates its own training and validation signals"
-    split = Generated(count, taken.unlabelled)
+    split = Generated(count, subset.unlabelled)
     return Validation(split, about, "the published training set", count)
