@@ -96,7 +96,7 @@ def _torchvision(name: str, data: Data, dropout: float) -> nn.Module:
     if data.x.shape[1] != 3:
         convs = ((name, m) for name, m in net.named_modules() if isinstance(m, nn.Conv2d))
         first, conv = next(convs)
-        _replace(net, first, _like(conv, in_channels=data.x.shape[1]))
+        _replace(net, first, _copy_with(conv, in_channels=data.x.shape[1]))
     return net
 
 
@@ -116,7 +116,7 @@ def _keep_resolution(net: nn.Module) -> None:
     if not isinstance(conv, nn.Conv2d) or conv.stride[0] == 1 or _is_patches(net, first):
         return
     window = 1 if conv.stride == conv.kernel_size else 3
-    _replace(net, first, _like(conv, kernel_size=window, stride=1, padding=window // 2))
+    _replace(net, first, _copy_with(conv, kernel_size=window, stride=1, padding=window // 2))
     if len(windows) > 1 and isinstance(windows[1][1], nn.MaxPool2d):
         _replace(net, windows[1][0], nn.Identity())
 
@@ -127,12 +127,12 @@ def _is_patches(net: nn.Module, path: str) -> bool:
     return "PatchEmbed" in type(net.get_submodule(parent)).__name__ or name == "conv_proj"
 
 
-def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
-    kept: dict[str, Any] = {
+def _copy_with(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
+    settings: dict[str, Any] = {
         name: getattr(conv, name)
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding")
     }
-    return nn.Conv2d(**(kept | changes), bias=conv.bias is not None)
+    return nn.Conv2d(**(settings | changes), bias=conv.bias is not None)
 
 
 def _replace(net: nn.Module, path: str, module: nn.Module) -> None:

@@ -48,12 +48,12 @@ def inspect_named(
     Raises:
         ValueError: there is no such model or mask, or the model fails on the batch.
     """
-    given = _model_and_batch(name, shape, classes)
-    args, kwargs = _arguments(given.example)
+    subject = _model_and_batch(name, shape, classes)
+    args, kwargs = _arguments(subject.example)
     try:
-        return inspect_model(given.model, (), args, kwargs, mask)
+        return inspect_model(subject.model, (), args, kwargs, mask)
     except RuntimeError as error:
-        reason = f"{name} does not run on {given.batch}: {error}. {given.way_out}."
+        reason = f"{name} does not run on {subject.batch}: {error}. {subject.way_out}."
         raise ValueError(reason) from error
 
 
@@ -62,7 +62,7 @@ def _model_and_batch(name: str, shape: tuple[int, ...], classes: int) -> ModelAn
     if library in ("timm", "torchvision"):
         models.check_name(name)
         model = _published(library, rest)
-        return _with_images(model, shape or _made_for(model))
+        return _with_images(model, shape or _default_shape(model))
     if ":" in name or name.endswith(".py"):
         return _from_user(name, shape)
     models.check_name(name)
@@ -83,18 +83,18 @@ def _published(library: str, name: str) -> nn.Module:
     return model
 
 
-def _made_for(model: nn.Module) -> tuple[int, ...]:
+def _default_shape(model: nn.Module) -> tuple[int, ...]:
     """Return the input shape that a timm model was made for."""
-    made = getattr(model, "default_cfg", None) or {}
-    return tuple(made.get("input_size") or USUAL)
+    config = getattr(model, "default_cfg", None) or {}
+    return tuple(config.get("input_size") or USUAL)
 
 
 def _from_user(name: str, shape: tuple[int, ...]) -> ModelAndBatch:
-    made = user_code.load(name)
-    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    value = user_code.load(name)
+    model, example = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"{name} returned {_kind(made)}. Expected an nn.Module, or an nn.Module and one batch "
+            f"{name} returned {_kind(value)}. Expected an nn.Module, or an nn.Module and one batch "
             f"for it: a tensor, a tuple of positional arguments or a dict of keyword arguments."
         )
     if example is None:

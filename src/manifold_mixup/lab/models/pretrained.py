@@ -34,8 +34,8 @@ def find(weights: str) -> Path:
 
 
 def _folder_of(package: str, weights: str) -> Path:
-    found = None if not package.isidentifier() else importlib.util.find_spec(package)
-    folders = [] if found is None else list(found.submodule_search_locations or ())
+    spec = None if not package.isidentifier() else importlib.util.find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
     if not folders:
         raise ValueError(
             f"the weights {weights} are in the package {package}, which is not installed. Install "
@@ -63,32 +63,34 @@ def fill(net: nn.Module, weights: str) -> None:
             does not, and nothing was changed.
     """
     path = find(weights)
-    given, own, head = _read(path), _own(net.state_dict()), _head(net)
-    if not given:
+    loaded, tensors, head = _read(path), _network_tensors(net.state_dict()), _head(net)
+    if not loaded:
         raise ValueError(f"{path} has no tensors. Give --weights another file.")
-    by_name = any(name in own for name in given)
-    pairs = _by_name(given, own, head, path) if by_name else _in_order(given, own, head, path)
+    by_name = any(name in tensors for name in loaded)
+    pairs = (
+        _by_name(loaded, tensors, head, path) if by_name else _in_order(loaded, tensors, head, path)
+    )
     for name, (other, value) in pairs.items():
-        if value.shape != own[name].shape:
+        if value.shape != tensors[name].shape:
             raise ValueError(
                 f"{path.name} does not fit: {other} has shape {tuple(value.shape)}, but {name} of "
-                f"the model has {tuple(own[name].shape)}."
+                f"the model has {tuple(tensors[name].shape)}."
             )
     broken = [other for other, value in pairs.values() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"{path.name} has NaN or infinity in {broken[0]}. Give other weights.")
     with torch.no_grad():
         for name, (_, value) in pairs.items():
-            own[name].copy_(value)
+            tensors[name].copy_(value)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a file of tensors, without running code that may be in it."""
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            content = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"the weights {path.name} are not read: the file is damaged, or has more than tensors, "
@@ -98,16 +100,20 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(f"the weights {path.name} cannot be read: {reason}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        keys = f" with {', '.join(map(str, list(found)[:4]))}" if isinstance(found, Mapping) else ""
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        keys = (
+            f" with {', '.join(map(str, list(content)[:4]))}"
+            if isinstance(content, Mapping)
+            else ""
+        )
         raise ValueError(
-            f"{path.name} has a {type(found).__name__}{keys}. Expected the state of a model: a "
+            f"{path.name} has a {type(content).__name__}{keys}. Expected the state of a model: a "
             f"mapping of names to tensors."
         )
-    return _own(found)
+    return _network_tensors(content)
 
 
-def _own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _network_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a network, without what the lab puts around it."""
     return {
         name.removeprefix("net."): value
@@ -128,32 +134,32 @@ Pairs = dict[str, tuple[str, Tensor]]
 
 
 def _by_name(
-    given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], path: Path
+    loaded: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...], path: Path
 ) -> Pairs:
-    strange = [name for name in given if name not in own and name not in head]
-    missing = [name for name in own if name not in given and name not in head]
-    if strange or missing:
-        what = f"it has {strange[0]}" if strange else f"it lacks {missing[0]}"
-        other = "the model has not" if strange else "the model has"
-        raise ValueError(f"{path.name} does not fit: {what}, which {other}.")
+    unexpected = [name for name in loaded if name not in expected and name not in head]
+    missing = [name for name in expected if name not in loaded and name not in head]
+    if unexpected or missing:
+        difference = f"it has {unexpected[0]}" if unexpected else f"it lacks {missing[0]}"
+        model_has = "the model has not" if unexpected else "the model has"
+        raise ValueError(f"{path.name} does not fit: {difference}, which {model_has}.")
     return {
         name: (name, value)
-        for name, value in given.items()
-        if name in own and not (name in head and value.shape != own[name].shape)
+        for name, value in loaded.items()
+        if name in expected and not (name in head and value.shape != expected[name].shape)
     }
 
 
 def _in_order(
-    given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], path: Path
+    loaded: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...], path: Path
 ) -> Pairs:
-    body = [name for name in own if name not in head]
-    wanted = list(own) if len(given) == len(own) else body
-    if len(given) != len(wanted):
+    body = [name for name in expected if name not in head]
+    names = list(expected) if len(loaded) == len(expected) else body
+    if len(loaded) != len(names):
         raise ValueError(
-            f"{path.name} does not fit: it has {len(given)} tensors, the model has {len(own)}, "
-            f"{len(own) - len(body)} of them in its classifier."
+            f"{path.name} does not fit: it has {len(loaded)} tensors, the model has "
+            f"{len(expected)}, {len(expected) - len(body)} of them in its classifier."
         )
-    pairs = dict(zip(wanted, given.items(), strict=True))
+    pairs = dict(zip(names, loaded.items(), strict=True))
     for name, (other, _) in pairs.items():
         if name.rpartition(".")[2] != other.rpartition(".")[2]:
             raise ValueError(
@@ -162,5 +168,5 @@ def _in_order(
     return {
         name: (other, value)
         for name, (other, value) in pairs.items()
-        if not (name in head and value.shape != own[name].shape)
+        if not (name in head and value.shape != expected[name].shape)
     }

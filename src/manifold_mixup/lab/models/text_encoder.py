@@ -64,7 +64,7 @@ def _load(weights: str, data: Data) -> Any:
             "transformers"
         ) from None
     folder = find(weights)
-    shown, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # it reports the head for which it was pretrained as unused
     logging.disable_progress_bar()
     try:
@@ -73,8 +73,8 @@ def _load(weights: str, data: Data) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{folder} is not the folder of an encoder: {reason}") from error
     finally:
-        logging.set_verbosity(shown)
-        if bar:
+        logging.set_verbosity(verbosity)
+        if progress_bar:
             logging.enable_progress_bar()
     size, largest = encoder.config.vocab_size, int(max(data.x.max(), data.x_test.max()))
     if largest >= size:

@@ -32,19 +32,19 @@ def load(place: str) -> Any:
     home, _, name = place.rpartition(":")
     if not home:
         raise ValueError(f"{place} is only a file. Name the object in it too: {place}:NAME")
-    with _blaming(place):
+    with _errors_name_the_line(place):
         module = _run(Path(home).expanduser()) if home.endswith(".py") else _import(home)
     value = getattr(module, name, None)
     if value is None:
         raise ValueError(f"{home} has no {name!r}.{nearest(name, vars(module))}")
     if isinstance(value, nn.Module) or not callable(value):
         return value
-    if needed := _needed(value):
+    if needed := _required_arguments(value):
         raise ValueError(
             f"{place} needs {', '.join(needed)}, but is called without arguments. Name a function "
             f"that calls it with them."
         )
-    with _blaming(place):
+    with _errors_name_the_line(place):
         return value()
 
 
@@ -65,18 +65,22 @@ def _import(package: str) -> ModuleType:
     return importlib.import_module(package)
 
 
-def _needed(function: Any) -> list[str]:
+def _required_arguments(function: Any) -> list[str]:
     """Return the names of the required arguments."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some C functions have no signature
         return []
-    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [one.name for one in parameters if one.default is one.empty and one.kind not in various]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind not in variadic
+    ]
 
 
 @contextmanager
-def _blaming(place: str) -> Iterator[None]:
+def _errors_name_the_line(place: str) -> Iterator[None]:
     """Turn an error in the user's code into a `ValueError` that names the error and its line."""
     try:
         yield
@@ -88,10 +92,12 @@ def _blaming(place: str) -> Iterator[None]:
 def _line(error: BaseException) -> str:
     """Return the line of the user's file that raised an error, or "" if none was reached."""
     frames = traceback.extract_tb(error.__traceback__)
-    strange = [
-        one for one in frames if one.filename != __file__ and "importlib" not in one.filename
+    user_frames = [
+        frame
+        for frame in frames
+        if frame.filename != __file__ and "importlib" not in frame.filename
     ]
-    if not strange:
+    if not user_frames:
         return ""
-    last = [one for one in strange if one.filename == strange[0].filename][-1]
+    last = [frame for frame in user_frames if frame.filename == user_frames[0].filename][-1]
     return f" ({last.filename}, line {last.lineno})"
