@@ -37,16 +37,18 @@ def off_data(data: Data, *, generator: torch.Generator, count: int = COUNT) -> T
     """
     low, high = _box(data)
     scale = (high - low).where(high > low, 1).reciprocal()  # a constant feature adds no distance
-    known = _some(data.x, _KNOWN) * scale
-    near = _to_nearest(_some(data.x_test, _TESTED) * scale, known).quantile(_NEAR)
-    kept, left = [low.new_empty(0, len(low))], count
+    training = _subset(data.x, _KNOWN) * scale
+    threshold = _nearest_distance(_subset(data.x_test, _TESTED) * scale, training).quantile(_NEAR)
+    accepted, left = [low.new_empty(0, len(low))], count
     for _ in range(_ROUNDS):
-        drawn = low + (high - low) * torch.rand(count, len(low), generator=generator)
-        kept.append(drawn[_to_nearest(drawn * scale, known) > near][:left])
-        left -= len(kept[-1])
+        candidates = low + (high - low) * torch.rand(count, len(low), generator=generator)
+        accepted.append(
+            candidates[_nearest_distance(candidates * scale, training) > threshold][:left]
+        )
+        left -= len(accepted[-1])
         if not left:
             break
-    return torch.cat(kept).view(-1, *data.x.shape[1:])
+    return torch.cat(accepted).view(-1, *data.x.shape[1:])
 
 
 def greatest(logits: Tensor) -> float:
@@ -66,11 +68,11 @@ def _box(data: Data) -> tuple[Tensor, Tensor]:
     )
 
 
-def _some(x: Tensor, most: int) -> Tensor:
+def _subset(x: Tensor, most: int) -> Tensor:
     rows = shuffled(len(x), 0)[:most]
     return as_input(x[rows]).flatten(1)
 
 
-def _to_nearest(x: Tensor, known: Tensor) -> Tensor:
+def _nearest_distance(x: Tensor, known: Tensor) -> Tensor:
     """Return the distance of each row of ``x`` to the nearest of ``known``."""
     return torch.cat([torch.cdist(part, known).amin(1) for part in x.split(500)])

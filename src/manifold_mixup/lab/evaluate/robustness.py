@@ -108,14 +108,14 @@ class Robustness:
 
         An example that is broken at some ε is broken at every greater one.
         """
-        left, found = self.right, []
+        left, survivors = self.right, []
         for share in SHARES:
             if share == 1:
                 left = left & self.by_apgd
             elif share:
                 left = self._apgd(left, share * self.eps)
-            found.append(left)
-        return found
+            survivors.append(left)
+        return survivors
 
     @cached_property
     def unbounded(self) -> Tensor:
@@ -134,11 +134,11 @@ class Robustness:
             white: whether the attack needs gradients.
         """
         count, images = int(survives.sum()), len(survives)
-        found: dict[str, Any] = {"survived": count, "images": images}
+        counts: dict[str, Any] = {"survived": count, "images": images}
         if white and (self.blind & survives).any():
-            return {"accuracy": None, "low": None, "high": None, **found, "note": self._says_blind}
+            return {"accuracy": None, "low": None, "high": None, **counts, "note": self._says_blind}
         low, high = binomial_interval(count, images)
-        return {"accuracy": 100 * count / images, "low": 100 * low, "high": 100 * high, **found}
+        return {"accuracy": 100 * count / images, "low": 100 * low, "high": 100 * high, **counts}
 
     @property
     def _says_blind(self) -> str:
@@ -159,27 +159,27 @@ class Robustness:
         """
         only_square = int((self.by_apgd & ~self.by_square).sum())
         only_apgd = int((self.by_square & ~self.by_apgd).sum())
-        found: dict[str, Any] = {"only_apgd": only_apgd, "only_square": only_square}
+        row: dict[str, Any] = {"only_apgd": only_apgd, "only_square": only_square}
         # P(at most only_apgd of all of them), each with probability 1/2.
         chance = float(bdtr(only_apgd, only_square + only_apgd, 0.5))
         if only_square > only_apgd and chance < _RARE:
-            found["note"] = (
+            row["note"] = (
                 f"Square breaks {only_square} images that survive APGD, and APGD {only_apgd} that "
                 f"survive Square. An attack that sees logits alone should not be the stronger one: "
                 f"gradients are masked, and the model is less robust than APGD says."
             )
-        return found
+        return row
 
     def free_row(self) -> dict[str, Any]:
         """Return the accuracy without a bound, with a note if anything survives."""
-        found = self.row(self.unbounded, white=True)
-        if found["survived"] and "note" not in found:
-            found["note"] = (
-                f"APGD without a bound: {found['survived']} of {found['images']} images survive, "
+        row = self.row(self.unbounded, white=True)
+        if row["survived"] and "note" not in row:
+            row["note"] = (
+                f"APGD without a bound: {row['survived']} of {row['images']} images survive, "
                 f"though any change is allowed. Gradients are masked, or the model ignores its "
                 f"inputs: do not read the other figures as robustness."
             )
-        return found
+        return row
 
     def _apgd(self, among: Tensor, eps: float, *, restarts: int = 1) -> Tensor:
         """Return which of the marked examples survive; without gradients, all of them."""

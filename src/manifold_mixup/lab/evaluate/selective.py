@@ -58,8 +58,8 @@ def risk_coverage(
     aurc, lowest = 100 * risk.mean().item(), 100 * best.mean().item()
     # In floats, 0.07 * 100 is above 7.
     needed = [max(1, math.ceil(share * len(risk) - 1e-9)) for share in coverage]
-    at = tuple((100 * risk[[k - 1 for k in needed]]).tolist())
-    return RiskCoverage(aurc, lowest, aurc - lowest, tuple(coverage), at)
+    risk_at = tuple((100 * risk[[k - 1 for k in needed]]).tolist())
+    return RiskCoverage(aurc, lowest, aurc - lowest, tuple(coverage), risk_at)
 
 
 def _risk(confidence: Tensor, wrong: Tensor) -> Tensor:
@@ -67,6 +67,6 @@ def _risk(confidence: Tensor, wrong: Tensor) -> Tensor:
     _, index, count = torch.unique(-confidence, return_inverse=True, return_counts=True)
     # Each of some equally confident predictions counts as wrong by the share that is wrong.
     share = torch.zeros_like(count, dtype=wrong.dtype).index_add(0, index, wrong) / count
-    made = torch.arange(1, len(wrong) + 1, device=wrong.device)
-    risk: Tensor = share.repeat_interleave(count).cumsum(0) / made
+    predictions = torch.arange(1, len(wrong) + 1, device=wrong.device)
+    risk: Tensor = share.repeat_interleave(count).cumsum(0) / predictions
     return risk

@@ -51,15 +51,17 @@ def class_spectra(states: Tensor, y: Tensor, *, centred: bool, complete: bool = 
     """
     spectra = []
     for label in y.unique():
-        own = states[y == label].double()
-        if complete and len(own) < states.shape[1]:
+        class_states = states[y == label].double()
+        if complete and len(class_states) < states.shape[1]:
             raise ValueError(
-                f"class {int(label)} has {len(own)} examples, but the states have "
+                f"class {int(label)} has {len(class_states)} examples, but the states have "
                 f"{states.shape[1]} dimensions, so its spectrum would be incomplete. Use more "
                 f"examples, or a narrower layer."
             )
-        found = torch.linalg.svdvals(own - own.mean(0) if centred else own)
-        spectra.append(F.pad(found, (0, states.shape[1] - len(found))))
+        values = torch.linalg.svdvals(
+            class_states - class_states.mean(0) if centred else class_states
+        )
+        spectra.append(F.pad(values, (0, states.shape[1] - len(values))))
     return torch.stack(spectra)
 
 
@@ -110,9 +112,9 @@ def seen_share(states: Tensor, y: Tensor, weight: Tensor) -> float:
     """
     rows = (weight - weight.mean(0)).double()
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
-    seen = directions[values > 1e-6 * values[0]]
+    row_space = directions[values > 1e-6 * values[0]]
     within = within_class(states.double(), y)
-    return float(100 * (within @ seen.T).square().sum() / within.square().sum())
+    return float(100 * (within @ row_space.T).square().sum() / within.square().sum())
 
 
 def within_class(states: Tensor, y: Tensor) -> Tensor:
@@ -134,9 +136,9 @@ def classifier_of(model: nn.Module, x: Tensor) -> nn.Linear:
     Raises:
         ValueError: no linear layer runs.
     """
-    ran: list[nn.Linear] = []
+    linear_layers: list[nn.Linear] = []
     handles = [
-        module.register_forward_hook(lambda one, *_: ran.append(one))
+        module.register_forward_hook(lambda one, *_: linear_layers.append(one))
         for module in model.modules()
         if isinstance(module, nn.Linear)
     ]
@@ -146,6 +148,6 @@ def classifier_of(model: nn.Module, x: Tensor) -> nn.Linear:
     finally:
         for handle in handles:
             handle.remove()
-    if not ran:
+    if not linear_layers:
         raise ValueError(f"{type(model).__name__} has no linear layer that runs.")
-    return ran[-1]
+    return linear_layers[-1]

@@ -24,8 +24,8 @@ def _compared(data: str, numbers: Numbers) -> Iterator[Row]:
         for key, (error, nll) in methods.items():
             if key in runs:
                 label = f"{model}, {runs[key].method}"
-                found = {"error": error, "nll": nll} if error else {}
-                yield Row(label, runs[key], found, base, model)
+                reported = {"error": error, "nll": nll} if error else {}
+                yield Row(label, runs[key], reported, base, model)
                 base = base or label
             else:
                 yield Row(f"{model}, {key}", None, {"error": error}, base, model)
@@ -132,8 +132,8 @@ def table_3() -> Table:
             {"error": (round(100 - top1, 2),), "top5_error": (round(100 - top5, 2),)},
             "" if kind == "none" else "no mixup",
         )
-        for kind, found in accuracy.items()
-        for alpha, (top1, top5) in found.items()
+        for kind, by_alpha in accuracy.items()
+        for alpha, (top1, top5) in by_alpha.items()
     ]
     title = "Table 3: Tiny-ImageNet, PreActResNet18"
     return Table("table-3", title, (ERROR, TOP5_ERROR), tuple(rows))

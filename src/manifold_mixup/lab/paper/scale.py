@@ -30,7 +30,7 @@ class Scale:
 
     def __str__(self) -> str:
         """Return the settings that differ from the paper, in words."""
-        said = {
+        words = {
             "1 epoch" if self.epochs == 1 else "{:,} epochs": self.epochs,
             "width {:,}": self.width,
             "{:,} training examples": self.examples,
@@ -38,7 +38,7 @@ class Scale:
             "{:,} test examples for attacks, deformations, neighbours and outliers": self.tested,
             "learning rate {:g}": self.lr,
         }
-        return ", ".join(text.format(value) for text, value in said.items() if value is not None)
+        return ", ".join(text.format(value) for text, value in words.items() if value is not None)
 
 
 FULL = Scale()
@@ -72,22 +72,22 @@ def scale(name: str, table: str = "") -> Scale:
     return _OWN.get((name, table), SCALES[name])
 
 
-def scaled(table: Table, by: Scale) -> Table:
+def scaled(table: Table, scale: Scale) -> Table:
     """Return a table with every recipe scaled."""
-    return replace(table, rows=tuple(_scaled_row(row, by) for row in table.rows))
+    return replace(table, rows=tuple(_scaled_row(row, scale) for row in table.rows))
 
 
-def _scaled_row(row: Row, by: Scale) -> Row:
-    return row if row.run is None else replace(row, run=_scaled_run(row.run, by))
+def _scaled_row(row: Row, scale: Scale) -> Row:
+    return row if row.run is None else replace(row, run=_scaled_run(row.run, scale))
 
 
-def _scaled_run(run: Recipe, by: Scale) -> Recipe:
-    epochs = min(run.epochs, by.epochs or run.epochs)
+def _scaled_run(run: Recipe, scale: Scale) -> Recipe:
+    epochs = min(run.epochs, scale.epochs or run.epochs)
     return replace(
         run,
         epochs=epochs,
-        milestones=tuple(round(at * epochs / run.epochs) for at in run.milestones),
-        width=by.width or run.width,
-        lr=by.lr or run.lr,
-        examples=run.examples if run.per_class is not None else by.examples or run.examples,
+        milestones=tuple(round(milestone * epochs / run.epochs) for milestone in run.milestones),
+        width=scale.width or run.width,
+        lr=scale.lr or run.lr,
+        examples=run.examples if run.per_class is not None else scale.examples or run.examples,
     )

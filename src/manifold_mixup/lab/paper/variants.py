@@ -20,7 +20,7 @@ def preact50() -> Table:
     """
     plain = supervised("cifar-10", "preact-resnet50")
     plain = none(replace(plain, epochs=600, milestones=(200, 400)))
-    found = (
+    rows = (
         (plain, (4.96, 0.19)),
         (replace(plain, method="dropout 0.3", dropout=0.3), (5.09, 0.09)),
         (replace(plain, method="cutout 16", cutout=16), (4.77, 0.38)),
@@ -28,7 +28,7 @@ def preact50() -> Table:
         (manifold(plain), (3.77, 0.18)),
     )
     title = "Section 5.1: regularisers on CIFAR-10, PreActResNet50"
-    return Table("preact50", title, (ERROR,), _rows(found))
+    return Table("preact50", title, (ERROR,), _rows(rows))
 
 
 def gradient_block() -> Table:
@@ -36,14 +36,14 @@ def gradient_block() -> Table:
     plain = supervised("cifar-10", "preact-resnet18")
     mixed = manifold(plain)
     blocked = replace(mixed, method=f"{mixed.method}, gradient blocked", block_gradient=True)
-    found = (
+    rows = (
         (none(plain), (4.83, 0.066)),
         (at_input(plain), (3.82, 0.048)),
         (mixed, (2.95, 0.046)),
         (blocked, (4.33,)),
     )
     title = "Section 5.1: gradient blocked at the mixed layer, CIFAR-10, PreActResNet18"
-    return Table("gradient-block", title, (ERROR,), _rows(found))
+    return Table("gradient-block", title, (ERROR,), _rows(rows))
 
 
 def knn() -> Table:
@@ -55,21 +55,21 @@ def knn() -> Table:
         field="error",
     )
     plain = supervised("cifar-10", "preact-resnet18")
-    found = ((none(plain), (6.09,)), (at_input(plain), (5.54,)), (manifold(plain), (5.16,)))
+    rows = ((none(plain), (6.09,)), (at_input(plain), (5.54,)), (manifold(plain), (5.16,)))
     title = "Section 5.1: nearest neighbours on top-layer features, CIFAR-10, PreActResNet18"
-    return Table("knn", title, (neighbours, ERROR), _rows(found, key="knn"))
+    return Table("knn", title, (neighbours, ERROR), _rows(rows, key="knn"))
 
 
 def low_data() -> Table:
     """Return the ICLR submission's PreActResNet152 with 400 labels per class; it has one number."""
     plain = replace(supervised("cifar-10", "preact-resnet152"), per_class=400)
-    found: Numbers = (
+    rows: Numbers = (
         (none(plain), ()),
         (at_input(plain), ()),
         (manifold(plain), (13.64,)),
     )
     title = "ICLR submission: 4,000 labels of CIFAR-10, PreActResNet152"
-    return Table("low-data", title, (ERROR,), _rows(found))
+    return Table("low-data", title, (ERROR,), _rows(rows))
 
 
 def label_noise() -> Table:
@@ -93,11 +93,11 @@ def label_noise() -> Table:
 
 
 def _rows(
-    found: tuple[tuple[Recipe, tuple[float, ...]], ...], *, key: str = "error"
+    numbers: tuple[tuple[Recipe, tuple[float, ...]], ...], *, key: str = "error"
 ) -> tuple[Row, ...]:
     """Return rows of recipes and numbers; the first is the baseline."""
-    base = found[0][0].method
+    base = numbers[0][0].method
     return tuple(
         Row(run.method, run, {key: paper} if paper else {}, "" if run.method == base else base)
-        for run, paper in found
+        for run, paper in numbers
     )

@@ -57,13 +57,13 @@ def strength(subject: Subject) -> Iterator[Job]:
     def row() -> Row:
         eps = [share * data.eps for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
         accuracy = [100 - error(subject.clean, subject.y)]
-        for one in eps[1:]:
+        for size in eps[1:]:
             x = attack_all(
-                subject.model, data.x_test, data.y_test, one_step(one), bounds=data.bounds
+                subject.model, data.x_test, data.y_test, one_step(size), bounds=data.bounds
             )
             accuracy.append(100 - error(logits(subject.model, x), subject.y))
-        found = {"eps": eps, "accuracy": accuracy, "space": data.space}
-        return found | _blind(subject, one_step(data.eps))
+        result = {"eps": eps, "accuracy": accuracy, "space": data.space}
+        return result | _blind(subject, one_step(data.eps))
 
     yield "FGSM", row
 
@@ -85,38 +85,38 @@ def _blind(subject: Subject, attack: Attack) -> Row:
 
 def robustness(subject: Subject) -> Iterator[Job]:
     """APGD and Square with the ε of the data, and the checks for masked gradients."""
-    found, data, budget = subject.attacked, subject.data, subject.settings.budget
+    attacked, data, budget = subject.attacked, subject.data, subject.settings.budget
     by_apgd = {"eps": data.eps, "space": data.space, "steps": budget.steps}
     of_starts = by_apgd | {"restarts": budget.restarts}
     by_square = {"eps": data.eps, "space": data.space, "queries": budget.queries}
-    yield "no attack", lambda: found.row(found.right, white=False)
-    yield "APGD", lambda: found.row(found.by_apgd, white=True) | of_starts
+    yield "no attack", lambda: attacked.row(attacked.right, white=False)
+    yield "APGD", lambda: attacked.row(attacked.by_apgd, white=True) | of_starts
     if subject.images:
-        yield "Square", lambda: found.row(found.by_square, white=False) | by_square
+        yield "Square", lambda: attacked.row(attacked.by_square, white=False) | by_square
         yield (
             "APGD and Square",
             lambda: (
-                found.row(found.by_apgd & found.by_square, white=True)
-                | found.compared()
+                attacked.row(attacked.by_apgd & attacked.by_square, white=True)
+                | attacked.compared()
                 | of_starts
                 | by_square
             ),
         )
-    yield "APGD without a bound", lambda: found.free_row() | by_apgd | {"eps": None}
+    yield "APGD without a bound", lambda: attacked.free_row() | by_apgd | {"eps": None}
 
 
 def apgd(subject: Subject) -> Iterator[Job]:
     """APGD from ε = 0 to twice the ε of the data."""
-    found, data = subject.attacked, subject.data
+    attacked, data = subject.attacked, subject.data
 
     def row() -> Row:
-        pairs = zip(SHARES, found.at_shares, strict=True)
-        rows = [found.row(survives, white=share > 0) for share, survives in pairs]
-        notes = [one["note"] for one in rows if "note" in one]
+        pairs = zip(SHARES, attacked.at_shares, strict=True)
+        rows = [attacked.row(survives, white=share > 0) for share, survives in pairs]
+        notes = [result["note"] for result in rows if "note" in result]
         return {
             "eps": [share * data.eps for share in SHARES],
-            **{key: [one[key] for one in rows] for key in ("accuracy", "low", "high")},
-            "images": len(found.y),
+            **{key: [result[key] for result in rows] for key in ("accuracy", "low", "high")},
+            "images": len(attacked.y),
             "space": data.space,
             **({"note": notes[0]} if notes else {}),
         }
@@ -127,8 +127,8 @@ def apgd(subject: Subject) -> Iterator[Job]:
 def _usual_attacks(subject: Subject) -> tuple[Attack, ...]:
     eps = subject.data.eps
     usual = one_step(eps), pgd(eps)
-    known = subject.settings.std is not None or std_of(subject.model) is not None
-    return (*usual, authors_fgsm()) if known else usual
+    std_is_known = subject.settings.std is not None or std_of(subject.model) is not None
+    return (*usual, authors_fgsm()) if std_is_known else usual
 
 
 def _space(attack: Attack, data: Data) -> str:

@@ -35,9 +35,9 @@ def calibrated(subject: Subject) -> Iterator[Job]:
     """Measures of calibration, before and after temperature scaling."""
 
     def errors(scaled: Tensor) -> Row:
-        found = asdict(calibration(scaled, subject.y, generator=subject.generator()))
-        bins = {name: list(values) for name, values in found["reliability"].items()}
-        return found | {"reliability": bins}
+        measures = asdict(calibration(scaled, subject.y, generator=subject.generator()))
+        bins = {name: list(values) for name, values in measures["reliability"].items()}
+        return measures | {"reliability": bins}
 
     def before() -> Row:
         return errors(subject.clean)
@@ -47,9 +47,9 @@ def calibrated(subject: Subject) -> Iterator[Job]:
             scaled = twofold(subject.clean, subject.y, generator=subject.generator())
         except NoTemperature as error:
             return {"note": f"no temperature: {error}"}
-        said = "twofold over the test set: each half is divided by the temperature of the other"
+        how = "twofold over the test set: each half is divided by the temperature of the other"
         temperatures = list(scaled.temperatures)
-        return {"fitted": said, "temperatures": temperatures, **errors(scaled.logits)}
+        return {"fitted": how, "temperatures": temperatures, **errors(scaled.logits)}
 
     yield "before scaling", before
     yield "after scaling", after
@@ -60,9 +60,9 @@ def selective(subject: Subject) -> Iterator[Job]:
 
     def row() -> Row:
         sure = outliers.confidence(subject.clean)
-        found = asdict(risk_coverage(sure, subject.clean.argmax(1) != subject.y))
+        curve = asdict(risk_coverage(sure, subject.clean.argmax(1) != subject.y))
         return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in curve.items()
         }
 
     yield "test set", row

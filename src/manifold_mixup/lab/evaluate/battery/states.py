@@ -62,15 +62,15 @@ def interpolation(subject: Subject) -> Iterator[Job]:
 
 
 def _default_layers(subject: Subject) -> Sequence[str]:
-    few = subject.data.x_test[:2].to(subject.y.device)
-    return find_layers(subject.model, as_input(few)).default
+    examples = subject.data.x_test[:2].to(subject.y.device)
+    return find_layers(subject.model, as_input(examples)).default
 
 
 def spectra(subject: Subject) -> Iterator[Job]:
     """The singular values of each class's states at each layer."""
     model, x, y = subject.model, subject.data.x_test, subject.y
 
-    def found(states: Tensor) -> Row:
+    def spectra_of(states: Tensor) -> Row:
         spectra = {
             name: class_spectra(states, y, centred=name == "centred")
             for name in ("centred", "uncentred")
@@ -83,9 +83,9 @@ def spectra(subject: Subject) -> Iterator[Job]:
 
     def row(layer: str) -> Row:
         if layer != FEATURES:
-            return found(features(model, x, layer=layer))
+            return spectra_of(features(model, x, layer=layer))
         states, head = features(model, x), classifier_of(model, x)
-        return {"seen": seen_share(states, y, head.weight)} | found(states)
+        return {"seen": seen_share(states, y, head.weight)} | spectra_of(states)
 
     def named(layer: str) -> Row:
         try:
@@ -124,7 +124,9 @@ def neural_collapse(subject: Subject) -> Iterator[Job]:
     """Neural collapse of the training set, and of the test set against its training means."""
     model, data = subject.model, subject.data
     head = classifier_of(model, data.x_test).weight.detach()
-    layers = [one for one in subject.settings.layers or _default_layers(subject) if one != "input"]
+    layers = [
+        layer for layer in subject.settings.layers or _default_layers(subject) if layer != "input"
+    ]
 
     @cache
     def states_of(name: str) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -133,12 +135,12 @@ def neural_collapse(subject: Subject) -> Iterator[Job]:
         return states, outputs.argmax(1), y.to(outputs.device)
 
     def row(k: int, name: str) -> Row:
-        every, decided, y = states_of(name)
-        known, _, of_known = states_of("training")
+        states, decided, y = states_of(name)
+        training_states, _, training_labels = states_of("training")
         return {
-            **collapse.measured(every[k], y, head if k == len(layers) else None),
+            **collapse.measured(states[k], y, head if k == len(layers) else None),
             "nc4": collapse.nearest_mismatch(
-                every[k], collapse.class_means(known[k], of_known), decided
+                states[k], collapse.class_means(training_states[k], training_labels), decided
             ),
         }
 

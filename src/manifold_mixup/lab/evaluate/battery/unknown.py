@@ -17,17 +17,17 @@ def outlier_separation(subject: Subject) -> Iterator[Job]:
     """How well each score tells unknown inputs from the test set."""
 
     def row(kind: outliers.Kind | None, unknown: Callable[[], Outputs]) -> Row:
-        known, strange = subject.test_outputs, unknown()
-        found: Row = {"kind": kind} | {
-            name: asdict(outliers.separation(score(known.logits), score(strange.logits)))
+        known, outside = subject.test_outputs, unknown()
+        result: Row = {"kind": kind} | {
+            name: asdict(outliers.separation(score(known.logits), score(outside.logits)))
             for name, score in outliers.SCORES.items()
         }
-        if isinstance(subject.feature_bank, str) or known.scores is None or strange.scores is None:
-            return found | {"note": subject.feature_bank}
-        by_distance = asdict(outliers.separation(known.scores, strange.scores))
+        if isinstance(subject.feature_bank, str) or known.scores is None or outside.scores is None:
+            return result | {"note": subject.feature_bank}
+        by_distance = asdict(outliers.separation(known.scores, outside.scores))
         used = {"k": subject.feature_bank.k, "examples": len(subject.feature_bank.features)}
         layer = subject.settings.features or "input of the last linear layer"
-        return found | {"distance": by_distance | used | {"layer": layer}}
+        return result | {"distance": by_distance | used | {"layer": layer}}
 
     for name, kind, unknown in _unknown(subject):
         yield name, partial(row, kind, unknown)
@@ -50,8 +50,8 @@ def _unknown(
 def confidence(subject: Subject) -> Iterator[Job]:
     """The greatest softmax off the data, and on the test set."""
 
-    def row(found: Callable[[], Tensor]) -> Row:
-        outputs = found()
+    def row(outputs_of: Callable[[], Tensor]) -> Row:
+        outputs = outputs_of()
         sure = outputs.double().softmax(1).amax(1) > SURE
         return {
             "greatest": off_data.greatest(outputs),
