@@ -93,11 +93,11 @@ def test_a_part_without_its_files_says_what_to_give(data, part, option):
 
 def test_stored_evaluations_know_the_files(data, folder):
     parts = ["cifar-c", "cifar-10.1"]
-    plain = evaluations._asked(parts, Settings(), data)
+    plain = evaluations._request(parts, Settings(), data)
     assert not {"cifar_c", "cifar_10_1"} & set(plain["settings"])  # as in older evaluations
     files = Settings(cifar_c=cifar_c(folder, data), cifar_10_1=cifar_10_1(folder, data))
-    asked = evaluations._asked(parts, files, data)
+    asked = evaluations._request(parts, files, data)
     assert asked != plain
-    assert evaluations._asked(parts, files, data) == asked
+    assert evaluations._request(parts, files, data) == asked
     few = replace(files, cifar_c=cifar_c(folder, data, count=4))
-    assert evaluations._asked(parts, few, data) != asked
+    assert evaluations._request(parts, few, data) != asked

@@ -243,7 +243,7 @@ def test_it_learns_what_train_learns(method):
         learner.learn()
         learner.look()
     expected = train(run, choice.data())
-    assert weights.fingerprint(weights.of(learner.job.core)) == expected.weights
+    assert weights.fingerprint(weights.state_of(learner.job.core)) == expected.weights
     assert learner.loss == pytest.approx(expected.curve[-1].train_loss)
     assert learner.finished
     sight = learner.look()

@@ -45,7 +45,7 @@ def test_what_was_found_is_read_again(task, folder, monkeypatch):
 
 def test_a_budget_counts_only_where_it_is_spent(task):
     asked = {
-        (part, steps): evaluations._asked([part], Settings(budget=Budget(steps=steps)), task)
+        (part, steps): evaluations._request([part], Settings(budget=Budget(steps=steps)), task)
         for part in ("clean", "apgd")
         for steps in (5, 100)
     }

@@ -46,7 +46,7 @@ def trained(folder: Path, data: Data, when: When = "last") -> nn.Module:
     _require_fit(path, tensors, model, run)
     _require_finite(path, tensors, model, run)
     _require_own(path, tensors)
-    weights.put(model, tensors)
+    weights.load(model, tensors)
     return model.eval()
 
 
@@ -55,12 +55,12 @@ _OF_ANOTHER = "Give a folder whose files belong together, or train the run again
 
 def _require_fit(path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Recipe) -> None:
     """Raise if weights have other names or shapes than the model of the recipe."""
-    own = {name: tuple(one.shape) for name, one in fresh.state_dict().items()}
-    there = {name: tuple(one.shape) for name, one in tensors.items()}
-    if differ := [name for name in {**own, **there} if own.get(name) != there.get(name)]:
+    own = {name: tuple(tensor.shape) for name, tensor in fresh.state_dict().items()}
+    loaded = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if differ := [name for name in {**own, **loaded} if own.get(name) != loaded.get(name)]:
         name = differ[0]
         raise ValueError(
-            f"{path} has the weights of another model: {name} is {there.get(name, 'missing')} "
+            f"{path} has the weights of another model: {name} is {loaded.get(name, 'missing')} "
             f"there, and {own.get(name, 'missing')} in the {run.model} of {run_folder.RECIPE}. "
             f"{_OF_ANOTHER}"
         )
@@ -72,8 +72,8 @@ def _require_own(path: Path, tensors: weights.Weights) -> None:
     if result is None:
         return
     last = path.stem == "last"
-    known = result.weights if last else result.best_weights
-    if known and weights.fingerprint(tensors) != known:
+    expected = result.weights if last else result.best_weights
+    if expected and weights.fingerprint(tensors) != expected:
         which = "what this run ended in" if last else "the best epoch of this run"
         raise ValueError(
             f"{path} is not {which}: its SHA-256 is not that in {run_folder.RESULT}. {_OF_ANOTHER}"
@@ -84,8 +84,8 @@ def _require_finite(
     path: Path, tensors: Mapping[str, Tensor], fresh: nn.Module, run: Recipe
 ) -> None:
     """Raise if a tensor is not finite that is finite in an untrained model."""
-    own = [name for name, one in fresh.state_dict().items() if one.isfinite().all()]
-    broken = [name for name in own if name in tensors and not tensors[name].isfinite().all()]
+    names = [name for name, tensor in fresh.state_dict().items() if tensor.isfinite().all()]
+    broken = [name for name in names if name in tensors and not tensors[name].isfinite().all()]
     if broken:
         way_out = "Try --when best, an earlier epoch, or train" if path.stem == "last" else "Train"
         raise ValueError(
@@ -120,42 +120,42 @@ def evaluated(
     is not loaded.
     """
     settings, tested = settings or Settings(), tested or data
-    if when == "best" and _best_is_last(folder):
+    if when == "best" and _best_is_the_last(folder):
         when = "last"  # do not evaluate the same weights twice
-    asked = _asked(battery, settings, tested)
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    request = _request(battery, settings, tested)
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"evaluation-{when}-{digest}.json"
     if path.exists():
-        return _stored(path)
-    kept = _kept(folder, when, battery, tested)
-    found = evaluate(
-        trained(folder, data, when) if kept is None else _NoNetwork(),
+        return _read_stored(path)
+    logits = _stored_outputs(folder, when, battery, tested)
+    evaluation = evaluate(
+        trained(folder, data, when) if logits is None else _NoNetwork(),
         tested,
         battery=battery,
         settings=settings,
-        outputs=kept,
+        outputs=logits,
         progress=progress,
     )
-    files.write_json(path, {"asked": asked, "evaluation": found, **provenance.describe()})
+    files.write_json(path, {"asked": request, "evaluation": evaluation, **provenance.describe()})
     # Read back, so that a fresh result equals a stored one: tuples are lists, NaN is None.
     return dict(json.loads(path.read_text())["evaluation"])
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _read_stored(path: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it.") from error
-    found = content.get("evaluation") if isinstance(content, dict) else None
-    if not isinstance(found, dict) or not {"data", "examples"} <= found.keys():
+    evaluation = content.get("evaluation") if isinstance(content, dict) else None
+    if not isinstance(evaluation, dict) or not {"data", "examples"} <= evaluation.keys():
         raise ValueError(f"{path} is damaged (it has no evaluation). Delete it.")
-    return found
+    return evaluation
 
 
 def is_outdated(content: Mapping[str, Any]) -> bool:
     """Return whether an earlier version wrote the content of an evaluation's file."""
-    asked = content.get("asked")
-    return isinstance(asked, dict) and asked.get("format") != _FORMAT
+    request = content.get("asked")
+    return isinstance(request, dict) and request.get("format") != _FORMAT
 
 
 @dataclass(frozen=True)
@@ -181,28 +181,30 @@ class Evaluation:
         return evaluated(folder, data, "last", battery=self.battery, settings=self.settings)
 
 
-def _kept(folder: Path, when: When, battery: Sequence[str] | None, tested: Data) -> Tensor | None:
+def _stored_outputs(
+    folder: Path, when: When, battery: Sequence[str] | None, tested: Data
+) -> Tensor | None:
     """Return the stored logits, if no part needs more and they are those of the data tested."""
     if battery is None or not set(battery) <= set(OF_LOGITS):
         return None
     if run_folder.data_fingerprint(folder) != provenance.fingerprint(tested):
         return None  # a part of the test set, or other data
-    found = outputs.for_test_set(folder, when, tested.y_test)
-    if found is not None:
-        _require_own_outputs(folder, when, nll(found, tested.y_test))
-    return found
+    logits = outputs.for_test_set(folder, when, tested.y_test)
+    if logits is not None:
+        _require_own_outputs(folder, when, nll(logits, tested.y_test))
+    return logits
 
 
-def _require_own_outputs(folder: Path, when: When, found: float) -> None:
+def _require_own_outputs(folder: Path, when: When, stored: float) -> None:
     """Raise if the stored logits have another NLL than the result."""
     result = run_folder.finished(folder)
     if result is None:
         return
     expected = (result.last if when == "last" else result.best).nll
-    if math.isfinite(expected) and not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-5):
+    if math.isfinite(expected) and not math.isclose(stored, expected, rel_tol=1e-3, abs_tol=1e-5):
         raise ValueError(
             f"{folder / outputs.NAME} is not of this run: its NLL after the {when} epoch is "
-            f"{found:.4g}, but {run_folder.RESULT} has {expected:.4g}. Delete it: evaluate then "
+            f"{stored:.4g}, but {run_folder.RESULT} has {expected:.4g}. Delete it: evaluate then "
             f"runs the network."
         )
 
@@ -214,26 +216,28 @@ class _NoNetwork(nn.Module):
         raise RuntimeError("the logits were kept, so the network was not loaded.")
 
 
-def _best_is_last(folder: Path) -> bool:
+def _best_is_the_last(folder: Path) -> bool:
     result = run_folder.finished(folder)
     return result is not None and result.best_epoch == result.run.epochs
 
 
-def _asked(battery: Sequence[str] | None, settings: Settings, data: Data) -> dict[str, Any]:
+def _request(battery: Sequence[str] | None, settings: Settings, data: Data) -> dict[str, Any]:
     plain = replace(settings, unknown={}, cifar_c=None, cifar_10_1={})
-    chosen = asdict(plain) | {
+    settings_as_json = asdict(plain) | {
         "unknown": {name: provenance.digest(x) for name, x in settings.unknown.items()},
         "cifar_c": settings.cifar_c and settings.cifar_c.describe(),
-        "cifar_10_1": {name: provenance.digest(*of) for name, of in settings.cifar_10_1.items()},
+        "cifar_10_1": {
+            name: provenance.digest(*arrays) for name, arrays in settings.cifar_10_1.items()
+        },
     }
     spent = set(BUDGETED) & set(battery or ())
     # Older evaluations have none of these settings, and are read as long as none counts.
-    unused = [name for name in ("cifar_c", "cifar_10_1") if not chosen[name]]
+    unused = [name for name in ("cifar_c", "cifar_10_1") if not settings_as_json[name]]
     for name in [*unused, *(() if spent else ("budget",))]:
-        del chosen[name]
+        del settings_as_json[name]
     return {
         "format": _FORMAT,
         "battery": None if battery is None else list(battery),
-        "settings": json.loads(json.dumps(chosen)),
+        "settings": json.loads(json.dumps(settings_as_json)),
         "data": provenance.fingerprint(data),
     }

@@ -22,7 +22,7 @@ _PATIENCE = 10  # seconds to wait for the lock; a run that is stopping may still
 
 
 @contextmanager
-def alone(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path | None) -> Iterator[None]:
     """Lock a run's folder, so that only one training uses it.
 
     The lock is released when the process ends, even if it is killed. If several processes train
@@ -58,16 +58,18 @@ def claim(folder: Path, run: Recipe, data: Data) -> Result | None:
         OSError: the folder cannot be written.
     """
     files.writable_folder(folder)
-    own = {
+    identity_of_run = {
         "run": dataclasses.asdict(run),
         "data": provenance.fingerprint(data),
         "processes": provenance.processes(),
     }
     recipe = folder / RECIPE
     if not recipe.exists():
-        files.write_json(recipe, {"format": _FORMAT, **own, "started": provenance.describe()})
+        files.write_json(
+            recipe, {"format": _FORMAT, **identity_of_run, "started": provenance.describe()}
+        )
         return None
-    _require_same(recipe, own)
+    _require_same(recipe, identity_of_run)
     result = folder / RESULT
     return _result(result) if result.exists() else None
 
@@ -132,28 +134,29 @@ def folder_name(run: Recipe) -> str:
     return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
 
 
-def _require_same(path: Path, own: dict[str, Any]) -> None:
-    there, here = _read(path), json.loads(json.dumps(own))
-    if missing := [key for key in here if not isinstance(there.get(key), type(here[key]))]:
+def _require_same(path: Path, current: dict[str, Any]) -> None:
+    stored, given = _read(path), json.loads(json.dumps(current))
+    if missing := [key for key in given if not isinstance(stored.get(key), type(given[key]))]:
         raise ValueError(f"{path} is damaged (it has no {missing[0]!r}). {_WAY_OUT}")
-    usual = json.loads(json.dumps(dataclasses.asdict(Recipe())))
-    theirs, ours = {**usual, **there["run"]}, here["run"]  # older runs have fewer settings
+    defaults = json.loads(json.dumps(dataclasses.asdict(Recipe())))
+    stored_run = {**defaults, **stored["run"]}  # older runs have fewer settings
+    given_run = given["run"]
     differ = [
-        f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here"
-        for key in {**theirs, **ours}
-        if theirs.get(key) != ours.get(key)
+        f"{key} {stored_run.get(key)!r} there, {given_run.get(key)!r} here"
+        for key in {**stored_run, **given_run}
+        if stored_run.get(key) != given_run.get(key)
     ]
-    if there["processes"] != here["processes"]:
-        differ.append(f"{there['processes']} processes there, {here['processes']} here")
+    if stored["processes"] != given["processes"]:
+        differ.append(f"{stored['processes']} processes there, {given['processes']} here")
     if differ:
         raise ValueError(
             f"{path.parent} has a run with other settings: {'; '.join(differ)}. Give the same "
             f"settings to resume it, or another folder."
         )
-    if there["data"] != here["data"]:
+    if stored["data"] != given["data"]:
         raise ValueError(
-            f"{path.parent} has a run on other data of the same name, {ours['data']!r}: the arrays "
-            f"differ. Give the same data to resume it, or another folder."
+            f"{path.parent} has a run on other data of the same name, {given_run['data']!r}: the "
+            f"arrays differ. Give the same data to resume it, or another folder."
         )
 
 
@@ -164,5 +167,5 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by this version. Give another folder.")
-    found: dict[str, Any] = content
-    return found
+    checked: dict[str, Any] = content
+    return checked

@@ -25,9 +25,9 @@ def write(folder: Path, outputs: Mapping[str, Tensor], y: Tensor) -> None:
             stored as float32.
         y: the targets of the test set, ``(n,)``, stored as they are.
     """
-    kept = {name: value.detach().cpu().float() for name, value in outputs.items()}
-    kept["y_test"] = y.detach().cpu()
-    files.write(folder / NAME, pack({name: value.contiguous() for name, value in kept.items()}))
+    tensors = {name: value.detach().cpu().float() for name, value in outputs.items()}
+    tensors["y_test"] = y.detach().cpu()
+    files.write(folder / NAME, pack({name: value.contiguous() for name, value in tensors.items()}))
 
 
 def read(folder: Path) -> dict[str, Tensor]:
@@ -58,13 +58,13 @@ def for_test_set(folder: Path, when: Literal["last", "best"], y: Tensor) -> Tens
     Raises:
         ValueError: the file is damaged, or its targets are not those of the test set.
     """
-    kept = read(folder)
-    found = kept.get(when, kept.get("last") if when == "best" else None)
-    if found is None:
+    tensors = read(folder)
+    outputs = tensors.get(when, tensors.get("last") if when == "best" else None)
+    if outputs is None:
         return None
-    if not torch.equal(kept["y_test"], y):
+    if not torch.equal(tensors["y_test"], y):
         raise ValueError(
             f"{folder / NAME} has the outputs for another test set: its targets differ. Delete it: "
             f"evaluate then runs the network."
         )
-    return found
+    return outputs

@@ -42,11 +42,11 @@ def git_hash() -> str | None:
 
     An installed package is not tracked, even inside the folder of another repository.
     """
-    here = Path(__file__)
+    file = Path(__file__)
     try:
-        _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
-        commit = _git("rev-parse", "HEAD", folder=here.parent)
-        changes = _git("status", "--porcelain", "--untracked-files=no", ".", folder=here.parents[2])
+        _git("ls-files", "--error-unmatch", file.name, folder=file.parent)
+        commit = _git("rev-parse", "HEAD", folder=file.parent)
+        changes = _git("status", "--porcelain", "--untracked-files=no", ".", folder=file.parents[2])
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}-dirty" if changes else commit
@@ -71,16 +71,16 @@ def rank() -> int:
 
 def fingerprint(data: Data) -> str:
     """Return the SHA-256 of a data set's arrays."""
-    more = () if data.unlabelled is None else (data.unlabelled,)
-    return digest(data.x, data.y, data.x_test, data.y_test, *more)
+    unlabelled = () if data.unlabelled is None else (data.unlabelled,)
+    return digest(data.x, data.y, data.x_test, data.y_test, *unlabelled)
 
 
 def digest(*tensors: Tensor) -> str:
     """Return the SHA-256 of tensors."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(tensor.numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def _git(*arguments: str, folder: Path) -> str:

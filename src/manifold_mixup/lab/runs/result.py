@@ -80,7 +80,7 @@ def read_run(fields: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: it has a setting that this version does not know.
     """
-    if strange := sorted(set(fields) - {one.name for one in dataclasses.fields(Recipe)}):
+    if strange := sorted(set(fields) - {field.name for field in dataclasses.fields(Recipe)}):
         raise ValueError(
             f"the run was made by another version: this version has no setting {strange[0]!r}. "
             f"Use the version named in recipe.json, or train the run again."

@@ -20,13 +20,13 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        found = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it.") from error
-    return list({row["epoch"]: row for row in found}.values())
+    return list({row["epoch"]: row for row in rows}.values())
 
 
-def keep(folder: Path, *, epochs: int) -> None:
+def truncate(folder: Path, *, epochs: int) -> None:
     """Remove what was measured after an epoch, because a resumed run trains it again."""
     rows = [row for row in read(folder) if row["epoch"] <= epochs]
     if (folder / NAME).exists():

@@ -16,31 +16,36 @@ from manifold_mixup.lab.runs import files
 Weights = dict[str, Tensor]
 
 
-def of(model: nn.Module) -> Weights:
+def state_of(model: nn.Module) -> Weights:
     """Copy the parameters and buffers of a model to the CPU."""
     return {name: _whole(value).clone() for name, value in model.state_dict().items()}
 
 
-def put(model: nn.Module, weights: Weights) -> None:
-    """Load the parameters and buffers that `of` copied into a model."""
-    own = model.state_dict()
-    model.load_state_dict({name: _like(own[name], value) for name, value in weights.items()})
+def load(model: nn.Module, weights: Weights) -> None:
+    """Load the parameters and buffers that `state_of` copied into a model."""
+    current = model.state_dict()
+    model.load_state_dict(
+        {name: _sharded_like(current[name], value) for name, value in weights.items()}
+    )
 
 
-def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Weights]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Weights]:
     """Copy the tensors of an optimizer's state to the CPU, by the index of the parameter."""
     state = optimizer.state_dict()["state"]
     return {
-        str(n): {key: _whole(value) for key, value in kept.items()} for n, kept in state.items()
+        str(n): {key: _whole(value) for key, value in tensors.items()}
+        for n, tensors in state.items()
     }
 
 
-def put_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Weights]) -> None:
-    """Load the state that `of_optimizer` copied into an optimizer."""
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, state_tensors: dict[str, Weights]
+) -> None:
+    """Load the state that `optimizer_state` copied into an optimizer."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, Any] = {
-        int(n): {key: _like(parameters[int(n)], value) for key, value in own.items()}
-        for n, own in kept.items()
+        int(n): {key: _sharded_like(parameters[int(n)], value) for key, value in tensors.items()}
+        for n, tensors in state_tensors.items()
     }
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -77,8 +82,10 @@ def _whole(value: Tensor) -> Tensor:
     return (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
 
 
-def _like(own: Tensor, value: Tensor) -> Tensor:
-    """Shard a full tensor like ``own``; tensors of another shape, such as counters, stay whole."""
-    if isinstance(own, DTensor) and own.shape == value.shape:
-        return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+def _sharded_like(template: Tensor, value: Tensor) -> Tensor:
+    """Shard a full tensor like a template; one of another shape, such as a counter, stays whole."""
+    if isinstance(template, DTensor) and template.shape == value.shape:
+        return distribute_tensor(
+            value.to(template.device), template.device_mesh, template.placements
+        )
     return value

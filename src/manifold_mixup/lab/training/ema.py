@@ -33,7 +33,7 @@ class Average:
 
     def load(self, state: weights.Weights) -> None:
         """Resume from averaged weights."""
-        weights.put(self.model, state)
+        weights.load(self.model, state)
         if self._follower is not None:
             self._follower.n_averaged.fill_(1)  # at 0, the next update would copy the model
 

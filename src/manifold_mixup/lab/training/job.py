@@ -241,7 +241,7 @@ class Job:
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the weights that are evaluated."""
-        return weights.of(self.average.model)
+        return weights.state_of(self.average.model)
 
     def save_state(self, state: State) -> None:
         """Store the state of all parts in ``state``."""
@@ -250,8 +250,8 @@ class Job:
             {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         )
         state.tensors["sums"] = self.accelerator.gather(state.sums[None]).cpu()
-        state.tensors["model"] = weights.of(self.core)
-        state.tensors["optimizer"] = weights.of_optimizer(self.optimizer)
+        state.tensors["model"] = weights.state_of(self.core)
+        state.tensors["optimizer"] = weights.optimizer_state(self.optimizer)
         if self.run.ema:
             state.tensors["average"] = self.weights()
 
@@ -261,8 +261,8 @@ class Job:
         self.method.load_state_dict(state.method)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
-        weights.put(self.core, state.tensors["model"])
-        weights.put_optimizer(self.optimizer, state.tensors.get("optimizer", {}))
+        weights.load(self.core, state.tensors["model"])
+        weights.load_optimizer_state(self.optimizer, state.tensors.get("optimizer", {}))
         if self.run.ema:
             self.average.load(state.tensors["average"])
 

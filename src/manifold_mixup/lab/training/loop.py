@@ -65,7 +65,7 @@ def train(
         OSError: the folder cannot be written, or another process is training in it.
     """
     # Steps use torch's global generators; the fork restores them after the training.
-    with run_folder.alone(folder), torch.random.fork_rng():
+    with run_folder.locked(folder), torch.random.fork_rng():
         if folder is not None and (result := run_folder.claim(folder, run, data)) is not None:
             on_start(Start(run.epochs, 0, 0, finished=True))
             return result
@@ -76,7 +76,7 @@ def train(
             on_start(Start(state.epoch, state.step, len(job.loader)))
         warm_up(job)
         if folder is not None:
-            states_log.keep(folder, epochs=len(state.curve))
+            states_log.truncate(folder, epochs=len(state.curve))
         with Log(folder if job.main else None, state.curve) as log:
             for _ in range(state.epoch, run.epochs + 1):
                 _train_epoch(job, state, checkpointer, on_step)
@@ -196,7 +196,7 @@ class Checkpointer:
         _require_finite_scores(last, job.run)
         best, outputs = last, {"last": after_last}
         if state.best_epoch != job.run.epochs:  # else they are the same weights
-            weights.put(job.average.model, state.tensors["best"])
+            weights.load(job.average.model, state.tensors["best"])
             best, outputs["best"] = job.scores_and_outputs()
         result = Result(
             run=job.run,
