@@ -241,12 +241,12 @@ def test_it_learns_what_train_learns(method):
     for _ in range(3):
         other.learn()
         learner.learn()
-        learner.look()
+        learner.snapshot()
     expected = train(run, choice.data())
     assert weights.fingerprint(weights.state_of(learner.job.core)) == expected.weights
     assert learner.loss == pytest.approx(expected.curve[-1].train_loss)
     assert learner.finished
-    sight = learner.look()
+    sight = learner.snapshot()
     assert (sight.error, sight.nll) == (expected.last.error, pytest.approx(expected.last.nll))
 
 

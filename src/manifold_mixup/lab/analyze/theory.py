@@ -81,14 +81,14 @@ def sweep(
     points = []
     for dim, mlp in zip(dims, flexible, strict=True):
         with _one_thread():
-            found = [affine_found(classes, dim, alpha, seed=seed) for seed in range(seeds)]
+            solutions = [affine_found(classes, dim, alpha, seed=seed) for seed in range(seeds)]
         points.append(
             Point(
                 dim=dim,
                 least=affine_least(classes, dim, alpha),
-                affine=tuple(affine_objective(one, alpha) for one in found),
+                affine=tuple(affine_objective(solution, alpha) for solution in solutions),
                 mlp=tuple(mlp),
-                found=found[0],
+                found=solutions[0],
                 constructed=construct(classes, dim) if dim >= classes - 1 else None,
             )
         )
@@ -182,21 +182,23 @@ def mlp_found(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded("theory", "mlp"))
-        flock = _Perceptrons(classes, dims, seeds, width)
-        optimizer = torch.optim.Adam([flock.states, *flock.weights.values()], lr=1e-2, fused=True)
+        perceptrons = _Perceptrons(classes, dims, seeds, width)
+        optimizer = torch.optim.Adam(
+            [perceptrons.states, *perceptrons.weights.values()], lr=1e-2, fused=True
+        )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
         draws = torch.distributions.Beta(alpha, alpha)
         for _ in range(steps):
-            lam = draws.sample((len(flock.states), classes * (classes - 1) // 2, 1))
-            flock.losses(lam).sum().backward()
+            lam = draws.sample((len(perceptrons.states), classes * (classes - 1) // 2, 1))
+            perceptrons.losses(lam).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
     with torch.no_grad():
-        found = torch.zeros(len(flock.states))
+        objectives = torch.zeros(len(perceptrons.states))
         for lam, share in zip(*_nodes(alpha, 50), strict=True):
-            found += share * flock.losses(lam.float())
-    return [part.tolist() for part in found.split(seeds)]
+            objectives += share * perceptrons.losses(lam.float())
+    return [part.tolist() for part in objectives.split(seeds)]
 
 
 class _Perceptrons:
@@ -215,7 +217,7 @@ class _Perceptrons:
         return _squares(self._classify, self.states * self.inside, lam).mean(-1)
 
     def _classify(self, states: Tensor) -> Tensor:
-        outputs: Tensor = vmap(lambda own, h: functional_call(self.net, own, (h,)))(
+        outputs: Tensor = vmap(lambda weights, h: functional_call(self.net, weights, (h,)))(
             self.weights, states
         )
         return outputs
@@ -257,8 +259,8 @@ def _objective(
 def _squares(classify: Callable[[Tensor], Tensor], states: Tensor, lam: Tensor) -> Tensor:
     """Return the squared error of every pair of classes, ``(…, pairs)``, mixed with ``lam``."""
     classes = states.shape[-2]
-    one, other = torch.triu_indices(classes, classes, 1)
+    first, second = torch.triu_indices(classes, classes, 1)
     target = torch.eye(classes, dtype=states.dtype)
-    output = classify(lam * states[..., one, :] + (1 - lam) * states[..., other, :])
-    apart: Tensor = output - lam * target[one] - (1 - lam) * target[other]
-    return apart.square().sum(-1)
+    output = classify(lam * states[..., first, :] + (1 - lam) * states[..., second, :])
+    residual: Tensor = output - lam * target[first] - (1 - lam) * target[second]
+    return residual.square().sum(-1)

@@ -81,8 +81,8 @@ class Choice:
 
     def switch(self, method: str) -> "Choice":
         """Return these settings with another method, and with its own α if it mixes."""
-        other = replace(self, method=method)
-        return replace(other, alpha=methods()[method].alpha) if other.mixes else other
+        choice = replace(self, method=method)
+        return replace(choice, alpha=methods()[method].alpha) if choice.mixes else choice
 
     def data(self) -> Data:
         """Draw the points."""
@@ -90,7 +90,7 @@ class Choice:
 
     def query(self) -> str:
         """Return the query string of a link to these settings."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return urlencode({**values, "layers": ",".join(self.layers)}, safe=",")
 
 
@@ -114,24 +114,24 @@ def names() -> list[str]:
 
 def read(query: Mapping[str, str]) -> tuple[Choice, list[str]]:
     """Return the settings in a link, and a complaint for each invalid value, which is ignored."""
-    found, said = dict[str, object](), list[str]()
+    values, complaints = dict[str, object](), list[str]()
     method = query.get("method", "")
-    usual = Choice().switch(method) if method in names() else Choice()
+    defaults = Choice().switch(method) if method in names() else Choice()
     for name, text in query.items():
         try:
             if name == "method":
-                found[name] = _method(text)
+                values[name] = _method(text)
             elif name == "layers":
-                found[name] = _layers(text)
+                values[name] = _layers(text)
             elif name in BOUNDS:
-                found[name] = _number(name, text)
+                values[name] = _number(name, text)
             else:
-                said.append(f"There is no setting {name!r}.")
+                complaints.append(f"There is no setting {name!r}.")
         except ValueError as error:
-            value = getattr(usual, name)
-            shown = ", ".join(value) if isinstance(value, tuple) else value
-            said.append(f"{error} The default is used: {shown}.")
-    return replace(usual, **found), said  # type: ignore[arg-type]
+            value = getattr(defaults, name)
+            default = ", ".join(value) if isinstance(value, tuple) else value
+            complaints.append(f"{error} The default is used: {default}.")
+    return replace(defaults, **values), complaints  # type: ignore[arg-type]
 
 
 def _method(text: str) -> str:
@@ -150,12 +150,12 @@ def _layers(text: str) -> tuple[str, ...]:
 
 def _number(name: str, text: str) -> float:
     low, high, _ = BOUNDS[name]
-    whole = isinstance(getattr(Choice(), name), int)
+    is_integer = isinstance(getattr(Choice(), name), int)
     try:
-        number = int(text) if whole else float(text)
+        number = int(text) if is_integer else float(text)
     except ValueError:
         number = math.nan
     if not low <= number <= high:
-        kind = "a whole number" if whole else "a number"
+        kind = "a whole number" if is_integer else "a number"
         raise ValueError(f"{name} is {text!r}, not {kind} from {low:g} to {high:g}.")
     return number

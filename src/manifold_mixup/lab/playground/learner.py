@@ -22,7 +22,7 @@ _TURN = threading.Lock()
 """Held during an epoch: steps use torch's global generator, which several pages must not share."""
 
 
-class Sight(NamedTuple):
+class Snapshot(NamedTuple):
     """The data to show of a network after an epoch.
 
     Attributes:
@@ -74,23 +74,23 @@ class Learner:
         job, sums = self.job, torch.zeros(2)
         job.model.train()
         self.epoch += 1
-        before = (self.epoch - 1) * len(job.loader)
+        first_step = (self.epoch - 1) * len(job.loader)
         with _TURN, torch.random.fork_rng():
             for k, (x, y) in enumerate(job.loader.epoch(self.epoch)):
-                job.step(x, y, before + k, sums=sums)
+                job.step(x, y, first_step + k, sums=sums)
         self.loss = job.mean(sums)
         if not math.isfinite(self.loss):
             raise FloatingPointError(
                 f"{self.run.method}: the loss is {self.loss} in epoch {self.epoch}."
             )
 
-    def look(self) -> Sight:
+    def snapshot(self) -> Snapshot:
         """Return the data to show of the network in its current state."""
         model, data = self.job.core, self.data
         states = features(model, data.x, layer=BOTTLENECK)
         with in_eval_mode(model):
             scores = evaluate.logits(model, data.x_test)
-        return Sight(
+        return Snapshot(
             loss=self.loss,
             error=evaluate.error(scores, data.y_test),
             nll=evaluate.nll(scores, data.y_test),

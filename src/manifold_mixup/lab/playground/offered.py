@@ -10,17 +10,17 @@ def offered() -> tuple[Way, ...]:
 
 def left_out() -> dict[str, list[str]]:
     """Return the methods of the other ways, by the reason why they do not suit the points."""
-    found: dict[str, list[str]] = {}
+    methods: dict[str, list[str]] = {}
     for way in WAYS.values():
         if why := _obstacle(way):
-            found.setdefault(why, []).append(way.method)
-    return found
+            methods.setdefault(why, []).append(way.method)
+    return methods
 
 
 def about(method: str) -> str:
     """Return a line of description of a method on the page."""
-    told = {way.method: way.about for way in offered()}
-    return told.get(method, "A regulariser without mixing, as in Figure 2 of the paper.")
+    descriptions = {way.method: way.about for way in offered()}
+    return descriptions.get(method, "A regulariser without mixing, as in Figure 2 of the paper.")
 
 
 def refusal(name: str) -> str:

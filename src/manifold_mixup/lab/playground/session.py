@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from manifold_mixup.lab.playground.choice import Choice
-from manifold_mixup.lab.playground.learner import Learner, Sight
+from manifold_mixup.lab.playground.learner import Learner, Snapshot
 from manifold_mixup.lab.playground.paint import paint
 
 _BETWEEN = 0.25  # seconds of training between updates
@@ -16,7 +16,7 @@ _BETWEEN = 0.25  # seconds of training between updates
 class Panel(NamedTuple):
     """The data of one network on the page, with its two pictures."""
 
-    sight: Sight
+    sight: Snapshot
     inputs: bytes
     hidden: bytes
 
@@ -113,7 +113,7 @@ class Session:
         while (todo := self._next()) is not _Todo.END:
             try:
                 if todo is _Todo.BUILD:
-                    self._learners = _made(self._made_of)
+                    self._learners = _new_learners(self._made_of)
                 elif todo is _Todo.LEARN:
                     for one in self._learners:
                         one.learn()
@@ -161,7 +161,7 @@ class _Todo(Enum):
     BUILD, LEARN, LOOK, END = range(4)
 
 
-def _made(choice: Choice) -> tuple[Learner, ...]:
+def _new_learners(choice: Choice) -> tuple[Learner, ...]:
     data = choice.data()
     plain, run = choice.runs()
     return Learner(plain, data), Learner(run, data)
@@ -173,7 +173,7 @@ def _frame(choice: Choice, learners: tuple[Learner, ...]) -> Frame:
 
 
 def _panel(learner: Learner) -> Panel:
-    sight, data = learner.look(), learner.data
+    sight, data = learner.snapshot(), learner.data
     return Panel(
         sight,
         paint(sight.inputs, data.x, data.y),

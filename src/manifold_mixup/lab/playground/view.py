@@ -8,13 +8,13 @@ from typing import Any
 from nicegui import ui
 
 from manifold_mixup.lab.playground.choice import NONE
-from manifold_mixup.lab.playground.learner import Sight
+from manifold_mixup.lab.playground.learner import Snapshot
 from manifold_mixup.lab.playground.paint import SIDE
 from manifold_mixup.lab.playground.parts import Text
 from manifold_mixup.lab.playground.session import Frame, Session
 
 _PLACES = ("the plane of the points", "the two hidden units")
-_NUMBERS: dict[str, Callable[[Sight], str]] = {
+_NUMBERS: dict[str, Callable[[Snapshot], str]] = {
     "training loss": lambda sight: "" if math.isnan(sight.loss) else f"{sight.loss:.4f}",
     "test error, %": lambda sight: f"{sight.error:.2f}",
     "test NLL, nats": lambda sight: f"{sight.nll:.4f}",
