@@ -150,22 +150,24 @@ def _overview() -> str:
 def _parse(command: Command, name: str, given: list[str]) -> tuple[Command, Any] | str:
     """Parse the arguments after the name of a command; return a page if they ask for one."""
     prog, kind, after = f"{PROGRAM} {name}", command.options, given
-    asks = any(word in ("-h", "--help") for word in given)
-    if below := options.branches(kind):
-        branch = next(iter(given), "")
-        if branch not in below:
-            if asks:
-                summaries = {one: (below[one].__doc__ or "").splitlines()[0] for one in below}
+    asks_for_help = any(word in ("-h", "--help") for word in given)
+    if subcommands := options.subcommands(kind):
+        subcommand = next(iter(given), "")
+        if subcommand not in subcommands:
+            if asks_for_help:
+                summaries = {
+                    one: (subcommands[one].__doc__ or "").splitlines()[0] for one in subcommands
+                }
                 return help_page.of_program(prog, kind.__doc__ or "", summaries, ())
-            raise ValueError(words.no_command(prog, branch, below))
-        prog, kind, after = f"{prog} {branch}", below[branch], given[1:]
-    if asks:
+            raise ValueError(words.no_command(prog, subcommand, subcommands))
+        prog, kind, after = f"{prog} {subcommand}", subcommands[subcommand], given[1:]
+    if asks_for_help:
         default = None if command.defaults is None else command.defaults(given)
-        return help_page.of_command(prog, kind.__doc__ or "", options.of(kind, default))
-    known = options.of(kind)
-    if (name_of_list := words.list_asked_for(after, known)) is not None:
+        return help_page.of_command(prog, kind.__doc__ or "", options.read(kind, default))
+    options_of_command = options.read(kind)
+    if (name_of_list := words.list_asked_for(after, options_of_command)) is not None:
         return listed(name_of_list)
-    words.check(prog, after, known)
+    words.check(prog, after, options_of_command)
     return command, _understood(command, prog, name, given)
 
 

@@ -31,7 +31,7 @@ class Option(NamedTuple):
     group: str = ""
 
 
-def of(kind: type, default: Any = None) -> tuple[Option, ...]:
+def read(kind: type, default: Any = None) -> tuple[Option, ...]:
     """Return the options of a command.
 
     Args:
@@ -41,16 +41,16 @@ def of(kind: type, default: Any = None) -> tuple[Option, ...]:
     return tuple(_options(kind, default, group=""))
 
 
-def branches(kind: type) -> dict[str, type]:
+def subcommands(kind: type) -> dict[str, type]:
     """Map the names of a command's subcommands to their dataclasses."""
     hints = get_type_hints(kind, include_extras=True)
-    found: dict[str, type] = {}
+    result: dict[str, type] = {}
     for hint in hints.values():
-        for one in get_args(_bare(hint)):
-            for mark in getattr(one, "__metadata__", ()):
+        for type_ in get_args(_bare(hint)):
+            for mark in getattr(type_, "__metadata__", ()):
                 if isinstance(name := getattr(mark, "name", None), str):
-                    found[name] = _bare(one)
-    return found
+                    result[name] = _bare(type_)
+    return result
 
 
 def _options(kind: type, default: Any, group: str) -> Iterator[Option]:
@@ -66,16 +66,16 @@ def _options(kind: type, default: Any, group: str) -> Iterator[Option]:
 
 def _option(name: str, hint: Any, value: Any, text: str, group: str) -> Option:
     marks = getattr(hint, "__metadata__", ())
-    words = next((one.metavar for one in marks if getattr(one, "metavar", None)), None)
-    told = next((one for one in marks if getattr(one, "help_behavior_hint", None)), None)
-    shown = told.help_behavior_hint if told else _in_words(value)
+    words = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), None)
+    hint_mark = next((mark for mark in marks if getattr(mark, "help_behavior_hint", None)), None)
+    default = hint_mark.help_behavior_hint if hint_mark else _in_words(value)
     dashed = name.replace("_", "-")
     flags: tuple[str, ...] = (f"--{dashed}",)
-    if any("Positional" in repr(one) for one in marks):
+    if any("Positional" in repr(mark) for mark in marks):
         flags = ()
     elif _bare(hint) is bool:
         flags = (f"--{dashed}", f"--no-{dashed}")
-    return Option(flags, words or _value(_bare(hint)), text, shown, group)
+    return Option(flags, words or _value(_bare(hint)), text, default, group)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
