@@ -3,10 +3,12 @@
 import copy
 import functools
 import warnings
+from collections import deque
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
@@ -222,6 +224,77 @@ def test_a_variable_around_a_function_is_counted_once_a_batch():
     expected = lam * PLAIN(output, Y) + (1 - lam) * PLAIN(output, Y[perm])
     torch.testing.assert_close(mixup.wrap(criterion)(output, Y), expected)
     assert calls() == 1
+
+
+def remembering(memory):
+    """The loss depends on the losses in the memory, and each call adds one."""
+    add = {
+        list: lambda loss: memory.append(loss),
+        deque: lambda loss: memory.append(loss),
+        dict: lambda loss: memory.update({len(memory): loss}),
+        set: lambda loss: memory.add(loss),
+    }[type(memory)]
+
+    def criterion(output, y):
+        loss = F.cross_entropy(output, y)
+        add(loss.detach())
+        return loss * sum(memory.values() if isinstance(memory, dict) else memory)
+
+    return criterion
+
+
+MEMORIES = {
+    "list": list,
+    "long list": lambda: [torch.ones(())] * 2000,
+    "queue": lambda: deque([torch.ones(())] * 2, maxlen=2),
+    "dict": dict,
+    "set": set,
+}
+
+
+@pytest.mark.parametrize("around", ["a function", "a module"])
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_what_a_criterion_adds_to_a_container_is_as_before_for_either_end(kind, around):
+    """Afterwards the container holds what a single call with the own targets adds."""
+
+    class Holder(nn.Module):
+        def __init__(self, memory):
+            super().__init__()
+            self.memory, self.run = memory, remembering(memory)
+
+        def forward(self, output, y):
+            return self.run(output, y)
+
+    made = remembering if around == "a function" else Holder
+    model, mixup = attach()
+    memory, expected = MEMORIES[kind](), MEMORIES[kind]()
+    wrapped = mixup.wrap(made(memory))
+    for _ in range(2):
+        output = model(inputs())
+        lam, perm = mixup.plan.lam.item(), mixup.plan.perm
+        partner = remembering(copy.copy(expected))(output, Y[perm])
+        own = remembering(expected)(output, Y)
+        torch.testing.assert_close(wrapped(output, Y), lam * own + (1 - lam) * partner)
+        values = memory.values() if kind == "dict" else memory
+        again = expected.values() if kind == "dict" else expected
+        assert sorted(map(float, values)) == sorted(map(float, again))
+
+
+def test_a_metric_in_a_criterion_counts_each_example_once():
+    """TorchMetrics appends to lists, which `reset` replaces."""
+    model, mixup = attach()
+    metric = torchmetrics.CatMetric()
+
+    def criterion(output, y):
+        metric.update(y)
+        return F.cross_entropy(output, y)
+
+    wrapped = mixup.wrap(criterion)
+    for _ in range(2):
+        metric.reset()
+        for _ in range(3):
+            wrapped(model(inputs()), Y).backward()
+        assert torch.equal(metric.compute(), Y.repeat(3).float())
 
 
 # Nested criteria that mix too

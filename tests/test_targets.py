@@ -322,14 +322,14 @@ def test_without_a_plan_the_criterion_sees_what_was_given():
 def test_a_missing_target_is_passed_on():
     assert MixedTarget(None, draw()).loss(lambda output, y: (output, y), 1) == (1, None)
     plan, y = draw(), classes_of((BATCH,))
-    seen = []
+    seen = ([],)  # a list in a tuple is left alone
 
     def criterion(output, target):
-        seen.append(target["mask"])
+        seen[0].append(target["mask"])
         return F.cross_entropy(output, target["y"])
 
     MixedTarget({"y": y, "mask": None}, plan).loss(criterion, scores_of((BATCH,)))
-    assert seen == [None, None]
+    assert seen[0] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import types
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from manifold_mixup._target.losses import Criterion, eager
 _FEW = 32
 _MANY = 1000  # larger containers count as data
 _DEEP = 4  # maximal depth of the search
+# No subclasses: some refuse changes, and others have more state than their items.
+_CONTAINERS = {list, dict, set, deque, OrderedDict, defaultdict, Counter}
 
 
 class Namespace:
@@ -21,6 +24,7 @@ class Namespace:
 
     def __init__(self, path: str, variables: MutableMapping[str, Any]) -> None:
         self.path, self.variables = path, variables
+        self.containers: list[Any] = []  # among the latest contents
         self._latest: dict[str, Any] | None = None
         self._tensors: list[tuple[str, Tensor]] = []
 
@@ -33,6 +37,11 @@ class Namespace:
                 for name, value in self._latest.items()
                 if isinstance(value, Tensor) and not value.is_inference()
             ]
+            self.containers = [
+                value
+                for name, value in self._latest.items()
+                if type(value) in _CONTAINERS and name not in _of_modules()
+            ]
         return self._latest, self._tensors
 
 
@@ -43,9 +52,13 @@ class SavedState:
         self._saved: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
         self._changes: dict[int, dict[str, Any]] = {}  # by index, for changed namespaces
         self._versions: list[tuple[str, Tensor, int]] = []
+        self._containers: list[_Items] = []
+        self._containers_after: list[_Items] | None = None  # after the first evaluation
         for namespace in namespaces:
             before, tensors = namespace.contents()
             self._saved.append((namespace.variables, before))
+            if namespace.containers:
+                self._containers += map(_Items, namespace.containers)
             for path, tensor in tensors:
                 self._versions.append((path, tensor, tensor._version))
 
@@ -57,12 +70,16 @@ class SavedState:
         return ""
 
     def restore(self) -> None:
-        """Undo all assignments since."""
+        """Undo all assignments since, and changes of lists, dicts, sets and queues."""
         for variables, before in self._saved:
             _assign(variables, before)
+        for items in self._containers:
+            items.restore()
 
     def record_changes(self) -> None:
         """Record the contents of every namespace that has changed for the first time."""
+        if self._containers and self._containers_after is None:
+            self._containers_after = [items.now() for items in self._containers]
         for index, (variables, before) in enumerate(self._saved):
             if index not in self._changes and not _same(variables, before):
                 self._changes[index] = dict(variables)
@@ -71,6 +88,51 @@ class SavedState:
         """Assign the recorded contents."""
         for index, after in self._changes.items():
             _assign(self._saved[index][0], after)
+        for items in self._containers_after or ():
+            items.restore()
+
+
+class _Items:
+    """The items of a list, dict, set or queue, from ``start`` on.
+
+    A long list is data, or a log that grows: only what is appended to it is undone.
+    """
+
+    def __init__(self, container: Any, start: int | None = None) -> None:
+        self._container = container
+        if start is None:
+            start = len(container) if isinstance(container, list) and _long(container) else 0
+        self._start = start
+        self._items: Any = None
+        if isinstance(container, list):
+            self._items = container[start:]
+        elif isinstance(container, deque) or not _long(container):
+            self._items = container.copy()
+
+    def now(self) -> "_Items":
+        """Return the items that the container has now."""
+        return _Items(self._container, self._start)
+
+    def restore(self) -> None:
+        """Give the container these items again."""
+        if isinstance(self._container, list):
+            self._container[self._start :] = self._items
+        elif isinstance(self._container, deque):
+            self._container.clear()
+            self._container.extend(self._items)
+        elif self._items is not None:
+            self._container.clear()
+            self._container.update(self._items)
+
+
+def _long(container: Any) -> bool:
+    return len(container) > _MANY
+
+
+@functools.cache
+def _of_modules() -> frozenset[str]:
+    """Return the names of the attributes that every module has, such as its hooks."""
+    return frozenset(vars(nn.Module()))
 
 
 def _assign(variables: MutableMapping[str, Any], values: dict[str, Any]) -> None:

@@ -14,10 +14,11 @@ from manifold_mixup._tree import leaves
 class Evaluations:
     """The evaluations of a criterion for one batch, each starting from the same state.
 
-    Assignments (to an attribute, a counter, a variable of an enclosing function) are undone before
-    the next evaluation. Finally, the state after the first evaluation, with the own targets, is
-    restored. In-place writes cannot be undone and are refused. They are detected by PyTorch's
-    version counters, which miss writes through ``.data`` or NumPy, and changes of lists and dicts.
+    Assignments (to an attribute, a counter, a variable of an enclosing function) and changes of
+    lists, dicts, sets and queues are undone before the next evaluation. Finally, the state after
+    the first evaluation, with the own targets, is restored. In-place writes cannot be undone and
+    are refused. They are detected by PyTorch's version counters, which miss writes through
+    ``.data`` or NumPy, and into tensors in lists and dicts.
 
     Args:
         criterion: the criterion.
