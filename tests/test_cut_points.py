@@ -107,6 +107,27 @@ def test_auxiliary_outputs_count():
     assert "auxiliary output 'aux'" in {row.name: row for row in table}["b"].reason
 
 
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (lambda h, scale: ((h, 2 * h), scale), "0"),  # the parameters of a distribution
+        (lambda h, scale: ({"mean": h, "scale": scale}, scale), "0.mean"),
+        (lambda h, scale: (h, scale), "0"),
+    ],
+)
+def test_the_message_names_all_of_the_first_output_that_would_be_mixed(returned, named):
+    net = Net(lambda m, x: returned(m.c(m.b(m.a(x))), x.abs().mean(1, keepdim=True)))
+    reason = {row.name: row for row in find_layers(net, x)}["b"].reason
+    assert f"If the loss reads only {named!r}, set outputs={named!r}" in reason
+    assert {row.name for row in find_layers(net, x, outputs=named).cuts} == {"a", "b", "c"}
+
+
+def test_several_inputs_are_named_in_the_plural():
+    net = Net(lambda m, *given: m.c(m.b(m.a(given[0])) + given[1] + given[2]))
+    reason = {row.name: row for row in find_layers(net, x, x + 1, x - 1)}["a"].reason
+    assert "the inputs 'args.1' and 'args.2' are still read after it" in reason
+
+
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_googlenet_is_not_cut_after_its_auxiliary_heads():
     table = find_layers(torchvision.models.googlenet(init_weights=False), torch.zeros(2, 3, 64, 64))

@@ -32,6 +32,14 @@ class Flat(nn.Module):
         return output.unflatten(0, (len(x), -1)) if self.unflatten else output
 
 
+class Views(Flat):
+    """Returns a row for each view, those of an example apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.head(self.body(x).tanh()).transpose(0, 1).flatten(0, 1)
+        return output.unflatten(0, (-1, len(x))).transpose(0, 1) if self.unflatten else output
+
+
 def by_hand(model, mixup, loss, y):
     """Return the loss of a model whose ``body`` was mixed."""
     plan = mixup.plan
@@ -41,11 +49,17 @@ def by_hand(model, mixup, loss, y):
     return plan.lam * loss(output, y) + (1 - plan.lam) * loss(output, y[plan.perm])
 
 
-def test_tokens_as_rows_are_refused_and_with_the_batch_first_they_are_mixed():
-    says = r"shape \(30, 3\) holds 5 rows of each example.* output.unflatten\(0, \(len\(x\), -1\)\)"
-    with pytest.raises(ValueError, match=says):
-        ManifoldMixup(Flat(unflatten=False), ["body"], example=X)
-    model = Flat(unflatten=True)
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [
+        (Flat, r"output.unflatten\(0, \(len\(x\), -1\)\) if"),
+        (Views, r"else output.unflatten\(0, \(-1, len\(x\)\)\).transpose\(0, 1\)"),
+    ],
+)
+def test_tokens_as_rows_are_refused_and_with_the_batch_first_they_are_mixed(kind, way_out):
+    with pytest.raises(ValueError, match=rf"shape \(30, 3\) holds 5 rows.* {way_out}"):
+        ManifoldMixup(kind(unflatten=False), ["body"], example=X)
+    model = kind(unflatten=True)
     mixup = ManifoldMixup(model, ["body"], example=X, seed=0)
     loss = mixup.wrap(flat)(model(X), TAGS)
     torch.testing.assert_close(loss, by_hand(model, mixup, flat, TAGS))

@@ -39,7 +39,7 @@ _SHUFFLED = (
 )
 # Reasons for bypasses that are followed by the code that reads what bypasses.
 _RESIDUAL = "the residual path around it carries the unmixed state"
-_READ = "is still read after it"
+_READ = "still read after it"
 # Reasons for bypasses that no operator shows.
 _CAUSES = {
     "gradient": (
@@ -65,7 +65,8 @@ _NODES = (
 _SEVERAL_ROWS = (
     "dimension 0 of the model's output{} holds {} rows of each example, so that it has no mixed "
     "target. Return it with the batch first, as output.unflatten(0, (len(x), -1)) if the rows of "
-    "an example are neighbours, and flatten it and the target in the criterion"
+    "an example are neighbours, else output.unflatten(0, (-1, len(x))).transpose(0, 1), and "
+    "flatten it and the target in the criterion"
 )
 _NO_ROWS = (
     "dimension 0 of the model's output{} follows the batch, but not in whole examples: those of "
@@ -614,16 +615,11 @@ class RowBuilder:
                 f"{way_out}"
             )
         if not late:
-            some = f"side input{'s' if len(sides) > 1 else ''} {_listed(sides)}"
-            return (
-                f"the {some} {'are' if len(sides) > 1 else 'is'} still read after it"
-                if sides
-                else ""
-            )
+            return f"the side {_inputs(sides)} {_READ}" if sides else ""
         if cause := self._cause_outside_operators(mixed):
             return cause
         if len(late) < len(passing):
-            return f"the input {_listed(self._names(late))} {_READ}"
+            return f"the {_inputs(self._names(late))} {_READ}"
         return self._missed_outputs(mixed)
 
     def _cause_outside_operators(self, mixed: Sequence[int]) -> str:
@@ -649,10 +645,17 @@ class RowBuilder:
                 f"reads only {_listed(others)}, set "
                 f"outputs={repr(others[0]) if len(others) == 1 else others}"
             )
+        first = self._mixed_part(missed)
         return (
             f"the auxiliary {some} of the model would stay unmixed. If the loss reads "
-            f"only {self.outputs[0].path!r}, set outputs={self.outputs[0].path!r}"
+            f"only {first!r}, set outputs={first!r}"
         )
+
+    def _mixed_part(self, missed: Sequence[str]) -> str:
+        """Return the name of the first output, or of the tuple or dict it is in if all is mixed."""
+        path = self.outputs[0].path
+        whole = path.split(".")[0]
+        return path if any(name.split(".")[0] == whole for name in missed) else whole
 
     def _depth(self, run: Run) -> float:
         if self.first.flops:
@@ -661,6 +664,10 @@ class RowBuilder:
 
     def _names(self, indices: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.names[index] for index in indices)
+
+
+def _inputs(names: Sequence[str]) -> str:
+    return f"inputs {_listed(names)} are" if len(names) > 1 else f"input {_listed(names)} is"
 
 
 def _shapes(trace: Trace | None) -> dict[tuple[str, int, str], tuple[int, ...]]:
