@@ -78,8 +78,8 @@ def run(prepared: Prepared) -> bool:
     from manifold_mixup.lab.terminal.console import Console
 
     if prepared.json:
-        found = finite(layer_table.as_json(prepared.shown))
-        print(json.dumps(found, indent=1, allow_nan=False))
+        content = finite(layer_table.as_json(prepared.shown))
+        print(json.dumps(content, indent=1, allow_nan=False))
         return True
     console = Console()
     for text in layer_table.lines(prepared.shown):

@@ -54,10 +54,10 @@ def _free(host: str, port: int) -> int:
     """Return the port, or a free one if it is 0."""
     try:
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(kind) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((host, port))
-            return int(one.getsockname()[1])
+        with socket.socket(kind) as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            candidate.bind((host, port))
+            return int(candidate.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise OSError(
             f"cannot listen on {host}, port {port}: {_why(error)}. "

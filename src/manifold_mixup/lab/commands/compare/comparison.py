@@ -105,8 +105,8 @@ class Comparison:
 def _is_selected(runs: Sequence[Recipe]) -> bool:
     """Return whether the runs are those of the selected task, with its frozen settings."""
     plain = {replace(run, data=DEFAULT, seed=0, device="cpu") for run in runs}
-    ours = generated.source(runs[0].data) == DEFAULT
-    return ours and plain == {*three_methods(DEFAULT, "spiral-mlp")}
+    is_default_data = generated.source(runs[0].data) == DEFAULT
+    return is_default_data and plain == {*three_methods(DEFAULT, "spiral-mlp")}
 
 
 def _spirals() -> Data:

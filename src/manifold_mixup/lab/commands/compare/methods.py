@@ -39,19 +39,19 @@ def finished_search(options: Options, path: Path) -> Tuned:
         ValueError: it was not, or a setting is given that the search chose.
     """
     fixed = ("lr", "weight_decay", "alpha", "layers", "bandwidth", "optimizer")
-    if given := [name for name in fixed if getattr(options, name) is not None]:
+    if extra := [name for name in fixed if getattr(options, name) is not None]:
         raise ValueError(
-            f"--{given[0].replace('_', '-')} was given, but --tuned chooses it. Leave out one."
+            f"--{extra[0].replace('_', '-')} was given, but --tuned chooses it. Leave out one."
         )
-    found = tuned(path, method_names(options))
-    asked = (datasets.short_name(options.data), model_name(options))
-    if asked != (found.data, found.model):
+    search = tuned(path, method_names(options))
+    data, model = datasets.short_name(options.data), model_name(options)
+    if (data, model) != (search.data, search.model):
         raise ValueError(
-            f"{path} is a search with {found.model} on {found.data}, but --data is {asked[0]} and "
-            f"--model is {asked[1]}. Give --data {found.data} --model {found.model}, or another "
+            f"{path} is a search with {search.model} on {search.data}, but --data is {data} and "
+            f"--model is {model}. Give --data {search.data} --model {search.model}, or another "
             f"study."
         )
-    return found
+    return search
 
 
 def with_options(run: Recipe, options: Options, data: Data, device: torch.device) -> Recipe:
@@ -90,8 +90,8 @@ def hidden_layers(methods: Sequence[Recipe], data: Data) -> tuple[str, ...]:
         return ()
     model = fresh_model(replace(methods[0], compile=False), data)
     mixed = dict.fromkeys(layer for run in methods for layer in run.layers if layer != "input")
-    found = mixed or models.eligible(methods[0].model, model, data.x)
-    return tuple(one for one in found if one != "input" and _has_states(model, one, data))
+    layers = mixed or models.eligible(methods[0].model, model, data.x)
+    return tuple(layer for layer in layers if layer != "input" and _has_states(model, layer, data))
 
 
 def _has_states(model: nn.Module, layer: str, data: Data) -> bool:

@@ -24,7 +24,7 @@ def show_results(
     comparison: Comparison,
     rows: list[Row],
     results: Sequence[Result],
-    begun: Mapping[str, Any],
+    head: Mapping[str, Any],
     console: Console,
 ) -> None:
     """Print the table and what belongs below it; write table.md and the picture."""
@@ -38,7 +38,7 @@ def show_results(
             console.print(paragraph, markup=False, highlight=False)
     markdown = markdown_table(rows, title=title, caption=caption, smoke=smoke)
     markdown += "".join(f"\n{paragraph}\n" for paragraph in (still, power) if paragraph)
-    markdown += f"\n{origin(begun)}\n"
+    markdown += f"\n{origin(head)}\n"
     files.write(comparison.out / "table.md", markdown.encode())
     pictures = _save_picture(comparison, rows, shown)
     written = [comparison.out / "results.json", comparison.out / "table.md", *pictures]

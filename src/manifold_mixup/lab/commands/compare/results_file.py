@@ -13,7 +13,7 @@ from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.runs.result import Result
 
 
-def head(comparison: Comparison) -> dict[str, Any]:
+def json_head(comparison: Comparison) -> dict[str, Any]:
     """Return the head of results.json: the comparison, the code and the machine."""
     data = comparison.data
     return {
@@ -61,13 +61,13 @@ def _units(data: Data) -> dict[str, Any]:
     }
 
 
-def origin(begun: Mapping[str, Any]) -> str:
+def origin(head: Mapping[str, Any]) -> str:
     """Return the machine, the versions, the day and the commit in a line."""
-    machine = begun["machine"]
+    machine = head["machine"]
     return (
         f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores; PyTorch "
-        f"{begun['versions']['torch']}, Python {begun['python']}; {begun['started'][:10]}, commit "
-        f"{begun['git'] or 'unknown'}."
+        f"{head['versions']['torch']}, Python {head['python']}; {head['started'][:10]}, commit "
+        f"{head['git'] or 'unknown'}."
     )
 
 
@@ -78,11 +78,11 @@ def rows_of(comparison: Comparison, results: Sequence[Result]) -> list[Row]:
 
 
 def write_results(
-    comparison: Comparison, begun: dict[str, Any], results: Sequence[Result], seconds: float
+    comparison: Comparison, head: dict[str, Any], results: Sequence[Result], seconds: float
 ) -> None:
     """Write all finished runs; called after each run, so that no finished run is lost."""
     rows = rows_of(comparison, results)
-    content = begun | {
+    content = head | {
         "complete": len(results) == len(comparison.runs),
         "smoke": comparison.smoke,
         "wall_seconds": seconds,

@@ -6,7 +6,7 @@ from functools import partial
 
 from manifold_mixup.lab.commands.compare.comparison import Comparison
 from manifold_mixup.lab.commands.compare.output import show_results, show_stop
-from manifold_mixup.lab.commands.compare.results_file import head, rows_of, write_results
+from manifold_mixup.lab.commands.compare.results_file import json_head, rows_of, write_results
 from manifold_mixup.lab.evaluate import Settings
 from manifold_mixup.lab.evaluate.measures import looked_at
 from manifold_mixup.lab.launch import processes
@@ -28,7 +28,7 @@ def run(comparison: Comparison) -> bool:
     console = Console()
     console.print(comparison.title, style="bold", markup=False, highlight=False)
     start, results, complete = time.perf_counter(), list[Result](), True
-    begun, measure = head(comparison), _measurement(comparison)
+    head, measure = json_head(comparison), _measurement(comparison)
     runs = (*comparison.runs, *comparison.spirals)
     try:
         with Live(runs, console) as live:
@@ -46,12 +46,12 @@ def run(comparison: Comparison) -> bool:
                 if result.run in comparison.spirals:
                     continue
                 results.append(_with_measurements(comparison, measure, result))
-                write_results(comparison, begun, results, time.perf_counter() - start)
+                write_results(comparison, head, results, time.perf_counter() - start)
     except KeyboardInterrupt:
         complete = False
     rows = rows_of(comparison, results)
     if rows:
-        show_results(comparison, rows, results, begun, console)
+        show_results(comparison, rows, results, head, console)
     if not complete:
         show_stop(comparison, results, console)
     return complete
@@ -81,8 +81,8 @@ def _with_measurements(
     if measure is None:
         return result
     data = comparison.sources[result.run.data]
-    found = measure(comparison.folder / run_folder.folder_name(result.run), data)
+    evaluation = measure(comparison.folder / run_folder.folder_name(result.run), data)
     measures = looked_at(comparison.layers)
     return replace(
-        result, more={number.key: number.read(result.last, found) for number in measures}
+        result, more={number.key: number.read(result.last, evaluation) for number in measures}
     )

@@ -81,6 +81,8 @@ def check_numbers(options: Options) -> None:
 
 def scale_of(options: Options) -> Scale:
     """Return the named scale of the table, with the options that were given."""
-    given = {part.name: getattr(options, part.name) for part in fields(Scale)}
-    start = scale(options.scale, options.table)
-    return replace(start, **{name: value for name, value in given.items() if value is not None})
+    options_of_scale = {part.name: getattr(options, part.name) for part in fields(Scale)}
+    named = scale(options.scale, options.table)
+    return replace(
+        named, **{name: value for name, value in options_of_scale.items() if value is not None}
+    )

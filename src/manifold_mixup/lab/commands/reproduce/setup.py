@@ -53,12 +53,12 @@ def _chosen_rows(table: Table, words: Sequence[str]) -> Table:
     """Keep the requested rows and their baselines."""
     if not words:
         return table
-    kept = [row for row in table.rows if any(word in row.label for word in words)]
+    selected = [row for row in table.rows if any(word in row.label for word in words)]
     for word in words:
-        if not any(word in row.label for row in kept):
+        if not any(word in row.label for row in selected):
             rows = "; ".join(row.label for row in table.rows)
             raise ValueError(f"no row label of {table.name} contains {word!r}. Rows: {rows}.")
-    labels = {row.label for row in kept} | {row.base for row in kept}
+    labels = {row.label for row in selected} | {row.base for row in selected}
     return replace(table, rows=tuple(row for row in table.rows if row.label in labels))
 
 
