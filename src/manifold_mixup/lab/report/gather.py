@@ -151,7 +151,9 @@ def _item(folder: Path) -> Item:
     if result is None:
         raise FileNotFoundError(f"the run in {folder} is not finished.")
     evaluation, examples, old = dict[str, Any](), dict[str, int](), dict[str, bool]()
-    for path in sorted(folder.glob("evaluation-last-*.json"), key=lambda one: one.stat().st_mtime):
+    for path in sorted(
+        folder.glob("evaluation-last-*.json"), key=lambda path: path.stat().st_mtime
+    ):
         stored = _read(path)
         parts = stored.get("evaluation")
         if not isinstance(parts, dict):
@@ -277,8 +279,8 @@ def _paper_numbers(run: Recipe) -> dict[str, tuple[float, ...]]:
     """Return the paper's error and NLL for the data set, model and method, if it has them."""
     for name in ("table-1a", "table-1b", "table-2", "table-3", "preact50", "gradient-block"):
         for row in paper.table(name).rows:
-            theirs = row.run
-            if theirs and (theirs.data, theirs.model, theirs.method) == (
+            recipe = row.run
+            if recipe and (recipe.data, recipe.model, recipe.method) == (
                 run.data,
                 run.model,
                 run.method,

@@ -109,7 +109,7 @@ def as_json(shown: Shown) -> dict[str, Any]:
 
 def _fits(patterns: Sequence[str], *names: str) -> bool:
     """Return whether one of the names matches one of the patterns, or there are no patterns."""
-    return not patterns or any(_matches(name, one) for name in names for one in patterns)
+    return not patterns or any(_matches(name, pattern) for name in names for pattern in patterns)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -114,7 +114,11 @@ def _spectra(table: Table, runs: Runs, title: str) -> plots.Picture:
     groups: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
     for row in table.rows:
         for seed_run in (runs.get(row.run, {}) if row.run else {}).values():
-            (state,) = (at for at in seed_run.evaluation["last"]["spectra"] if at["name"] == layer)
+            (state,) = (
+                layer_row
+                for layer_row in seed_run.evaluation["last"]["spectra"]
+                if layer_row["name"] == layer
+            )
             values = {kind: state[kind]["values"] for kind in ("centred", "uncentred")}
             groups.setdefault(row.group, {}).setdefault(row.name, []).append(values)
     return plots.spectra_picture(groups, title=title)

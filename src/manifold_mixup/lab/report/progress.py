@@ -114,12 +114,12 @@ class Live:
         """Return the scores of an epoch after a comma, or nothing if it was not evaluated."""
         if math.isnan(epoch.error):
             return ""
-        of = "validation" if self._held_out or run.validation else "test"
+        examples = "validation" if self._held_out or run.validation else "test"
         if run.regression:
-            return f", {of} RMSE {epoch.error:.4g}"
+            return f", {examples} RMSE {epoch.error:.4g}"
         if short:
-            return f", {of} error {epoch.error:.1f} %"
-        return f", {of} error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
+            return f", {examples} error {epoch.error:.1f} %"
+        return f", {examples} error {epoch.error:.2f} %, NLL {_short(epoch.nll)}"
 
     def _has_line(self, run: Recipe, epoch: Epoch) -> bool:
         """Return whether an epoch has a line."""
@@ -182,7 +182,7 @@ class _TimeLeft(TimeLeft):
 
 def _columns(width: int) -> list[ProgressColumn]:
     """Return the columns of each run; only the note may be cut off."""
-    whole = Column(no_wrap=True)
+    uncut = Column(no_wrap=True)
     bar = [BarColumn(bar_width=24 if width >= _WIDE else 8)]
     note = TextColumn(
         "{task.fields[note]}",
@@ -190,10 +190,10 @@ def _columns(width: int) -> list[ProgressColumn]:
         table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
     )
     return [
-        TextColumn("{task.description}", markup=False, table_column=whole.copy()),
+        TextColumn("{task.description}", markup=False, table_column=uncut.copy()),
         *(bar if width >= _NARROW else []),
-        TextColumn("{task.fields[far]}", markup=False, table_column=whole.copy()),
-        _TimeLeft(compact=True, table_column=whole.copy()),
+        TextColumn("{task.fields[far]}", markup=False, table_column=uncut.copy()),
+        _TimeLeft(compact=True, table_column=uncut.copy()),
         *([note] if width >= _NARROW else []),
     ]
 

@@ -70,14 +70,14 @@ def picture(figure: Figure) -> Picture:
 def _rendered(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    found = file.getvalue()
-    return found if kind == "png" else found.replace(_FONT, _FONTS)
+    rendered = file.getvalue()
+    return rendered if kind == "png" else rendered.replace(_FONT, _FONTS)
 
 
-def save(drawn: Picture, path: Path) -> list[Path]:
+def save(picture: Picture, path: Path) -> list[Path]:
     """Write a picture as ``.png`` and ``.svg``; return the paths."""
     written = []
-    for kind, content in drawn._asdict().items():
+    for kind, content in picture._asdict().items():
         written.append(path.with_suffix(f".{kind}"))
         files.write(written[-1], content)
     return written

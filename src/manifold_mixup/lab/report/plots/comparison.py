@@ -121,10 +121,12 @@ def _flatness(axes: Axes, rows: Sequence[Row], layers: Sequence[str], key: str, 
     width = 0.8 / len(rows)
     for k, row in enumerate(rows):
         values = [row.spread[f"{key} at {layer}"] for layer in layers]
-        at = np.arange(len(layers)) + (k - (len(rows) - 1) / 2) * width
+        positions = np.arange(len(layers)) + (k - (len(rows) - 1) / 2) * width
         errors = [np.nan_to_num(value.std) for value in values]
         means = [value.mean for value in values]
-        axes.bar(at, means, width * 0.92, yerr=errors, color=colour(k), alpha=0.85, capsize=3)
+        axes.bar(
+            positions, means, width * 0.92, yerr=errors, color=colour(k), alpha=0.85, capsize=3
+        )
     axes.set_title(title, fontsize=11)
     axes.set_ylabel("%")
     axes.set_xticks(range(len(layers)), layers)

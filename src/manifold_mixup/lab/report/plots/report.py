@@ -87,31 +87,31 @@ def strength_picture(
 
 
 def deformations_picture(
-    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], *, title: str
+    evaluations: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], *, title: str
 ) -> Picture:
     """Draw the accuracy on deformed images as bars.
 
     Args:
-        found: the rows of the battery part ``deformations`` for every seed, by deformation and
-            method.
+        evaluations: the rows of the battery part ``deformations`` for every seed, by deformation
+            and method.
         title: the title of the picture.
     """
-    methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
-    with canvas(9, 0.9 + 0.16 * (len(methods) + 1.2) * len(found)) as figure:
+    methods = list(dict.fromkeys(name for by_name in evaluations.values() for name in by_name))
+    with canvas(9, 0.9 + 0.16 * (len(methods) + 1.2) * len(evaluations)) as figure:
         axes, high = figure.subplots(), 0.8 / len(methods)
         for k, name in enumerate(methods):
             accuracy = [
                 np.array([row["accuracy"] for row in by_name.get(name, ())])
-                for by_name in found.values()
+                for by_name in evaluations.values()
             ]
             mean = [values.mean() if len(values) else np.nan for values in accuracy]
             std = [values.std(ddof=1) if len(values) > 1 else np.nan for values in accuracy]
-            positions = np.arange(len(found)) + (k - (len(methods) - 1) / 2) * high
+            positions = np.arange(len(evaluations)) + (k - (len(methods) - 1) / 2) * high
             axes.barh(
                 positions, mean, high, xerr=std, color=colour(k), label=name, capsize=2,
                 error_kw={"linewidth": 1},
             )  # fmt: skip
-        axes.set_yticks(range(len(found)), list(found))
+        axes.set_yticks(range(len(evaluations)), list(evaluations))
         axes.invert_yaxis()
         axes.set(xlabel="accuracy, %")
         axes.grid(axis="y", visible=False)

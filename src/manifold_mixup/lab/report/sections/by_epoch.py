@@ -31,18 +31,16 @@ _SHOWN = (
 
 def states(methods: Methods) -> Section | None:
     """Return flatness and neural collapse by epoch, of the runs that measured them."""
-    found = {
-        name: [states_log.read(item.folder) for item in runs] for name, runs in methods.items()
-    }
+    logs = {name: [states_log.read(item.folder) for item in runs] for name, runs in methods.items()}
     epochs = next(
-        ([row["epoch"] for row in run] for runs in found.values() for run in runs if run), []
+        ([row["epoch"] for row in run] for runs in logs.values() for run in runs if run), []
     )
     if not epochs:
         return None
     # Seeds that were measured at other epochs cannot be averaged with the others.
     comparable = {
         name: [run for run in runs if [row["epoch"] for row in run] == epochs]
-        for name, runs in found.items()
+        for name, runs in logs.items()
     }
     panels = list(_panels({name: runs for name, runs in comparable.items() if runs}))
     return Section(

@@ -64,10 +64,10 @@ def reliability(methods: Methods) -> Section:
 
 def calibration(methods: Methods) -> Section | None:
     """Return calibration errors before and after temperature scaling."""
-    found = evaluated(methods, "calibration")
-    if not found:
+    evaluations = evaluated(methods, "calibration")
+    if not evaluations:
         return None
-    bins = {name: runs for name, by_name in found.items() if (runs := _bins(by_name))}
+    bins = {name: runs for name, by_name in evaluations.items() if (runs := _bins(by_name))}
     return Section(
         "calibration",
         "Calibration before and after temperature scaling",
@@ -78,7 +78,7 @@ def calibration(methods: Methods) -> Section | None:
         "confidence and accuracy in bins without this bias; if it is negative, no gap can be seen. "
         "Its interval is that of one run, averaged over the seeds. "
         + tested(methods, "calibration")
-        + notes(found),
+        + notes(evaluations),
         pictures=[
             (
                 embedded(plots.reliability_picture(runs, title=name)),
@@ -90,7 +90,7 @@ def calibration(methods: Methods) -> Section | None:
             bins_table(f"Correct predictions in each bin {name}", runs)
             for name, runs in bins.items()
         ],
-        tables=[_errors(name, by_name) for name, by_name in found.items()],
+        tables=[_errors(name, by_name) for name, by_name in evaluations.items()],
     )
 
 
@@ -139,10 +139,10 @@ def _mean(value: float | list[float]) -> float:
 
 def selective(methods: Methods) -> Section | None:
     """Return the risk-coverage curves."""
-    found = evaluated(methods, "selective")
-    if not found:
+    evaluations = evaluated(methods, "selective")
+    if not evaluations:
         return None
-    (by_name,) = found.values()
+    (by_name,) = evaluations.values()
     return Section(
         "selective",
         "If only confident predictions are made",
@@ -195,12 +195,14 @@ def _areas(by_name: dict[str, list[Any]]) -> Grid:
 
 def off_data(methods: Methods) -> Section | None:
     """Return the confidence on inputs off the data."""
-    found = evaluated(methods, "confidence")
-    if not found:
+    evaluations = evaluated(methods, "confidence")
+    if not evaluations:
         return None
     grids = [
-        by_method("Mean of the greatest softmax", list(found), found, _greatest, digits=3),
-        by_method("% of the inputs where it is above 0.95", list(found), found, _sure),
+        by_method(
+            "Mean of the greatest softmax", list(evaluations), evaluations, _greatest, digits=3
+        ),
+        by_method("% of the inputs where it is above 0.95", list(evaluations), evaluations, _sure),
     ]
     words = (
         "The confidence on inputs off the data: uniform in the box of the training inputs, and "

@@ -17,10 +17,12 @@ from manifold_mixup.lab.report.sections.section import (
 
 def interpolation(methods: Methods) -> Section | None:
     """Return the loss of mixed states by λ."""
-    found = evaluated(methods, "interpolation")
-    if not found:
+    evaluations = evaluated(methods, "interpolation")
+    if not evaluations:
         return None
-    all_rows = (row for by_name in found.values() for rows in by_name.values() for row in rows)
+    all_rows = (
+        row for by_name in evaluations.values() for rows in by_name.values() for row in rows
+    )
     top = max(max(row["nll"]) for row in all_rows)
     return Section(
         "interpolation",
@@ -33,9 +35,9 @@ def interpolation(methods: Methods) -> Section | None:
                 embedded(plots.interpolation_picture(by_name, title=layer, top=top)),
                 f"Loss of states mixed at {layer} against λ, for every method.",
             )
-            for layer, by_name in found.items()
+            for layer, by_name in evaluations.items()
         ],
-        numbers=[_losses_at_layer(layer, by_name) for layer, by_name in found.items()],
+        numbers=[_losses_at_layer(layer, by_name) for layer, by_name in evaluations.items()],
     )
 
 
@@ -72,15 +74,15 @@ _SEEN: dict[str, Callable[[Any], float]] = {
 
 def spectra(methods: Methods) -> Section | None:
     """Return the singular values of the states of a class."""
-    found = evaluated(methods, "spectra")
-    if not found:
+    evaluations = evaluated(methods, "spectra")
+    if not evaluations:
         return None
     spectra = {
         layer: {
             name: [{kind: row[kind]["values"] for kind in ("centred", "uncentred")} for row in rows]
             for name, rows in by_name.items()
         }
-        for layer, by_name in found.items()
+        for layer, by_name in evaluations.items()
     }
     return Section(
         "spectra",
@@ -94,7 +96,7 @@ def spectra(methods: Methods) -> Section | None:
             )
             for layer, by_method in spectra.items()
         ],
-        numbers=[_spectra_at_layer(layer, by_name) for layer, by_name in found.items()],
+        numbers=[_spectra_at_layer(layer, by_name) for layer, by_name in evaluations.items()],
     )
 
 
@@ -118,8 +120,8 @@ _FLATNESS: dict[str, Callable[[Any], float]] = {
 
 def flatness(methods: Methods) -> Section | None:
     """Return the flatness of the states of a class."""
-    found = evaluated(methods, "flatness")
-    if not found:
+    evaluations = evaluated(methods, "flatness")
+    if not evaluations:
         return None
     grids = [
         Grid(
@@ -130,7 +132,7 @@ def flatness(methods: Methods) -> Section | None:
                 for name, rows in by_name.items()
             ],
         )
-        for layer, by_name in found.items()
+        for layer, by_name in evaluations.items()
     ]
     words = (
         "How flat the hidden states of a class are. The paper's own measure, of states that are "
@@ -152,8 +154,8 @@ _COLLAPSE = {
 
 def collapse(methods: Methods) -> Section | None:
     """Return the measures of neural collapse."""
-    found = evaluated(methods, "collapse")
-    if not found:
+    evaluations = evaluated(methods, "collapse")
+    if not evaluations:
         return None
     words = (
         "Neural collapse (Papyan, Han and Donoho 2020); each number is 0 for full collapse. NC1: "
@@ -164,7 +166,7 @@ def collapse(methods: Methods) -> Section | None:
         "whose nearest class mean of the training set is not the decision. Training: the examples "
         "as they are, neither mixed nor augmented. "
     )
-    grids = [_collapse_at_layer(layer, by_name) for layer, by_name in found.items()]
+    grids = [_collapse_at_layer(layer, by_name) for layer, by_name in evaluations.items()]
     return Section("collapse", "Neural collapse", words + tested(methods, "collapse"), tables=grids)
 
 

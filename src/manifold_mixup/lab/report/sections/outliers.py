@@ -24,17 +24,19 @@ _SCORES = {
 
 def outliers(methods: Methods) -> Section | None:
     """Return how well scores separate outliers from the test set."""
-    found = evaluated(methods, "outliers")
-    if not found:
+    evaluations = evaluated(methods, "outliers")
+    if not evaluations:
         return None
-    shifted = {name: by_name for name, by_name in found.items() if _kinds(by_name) == {"shifted"}}
-    others = {name: by_name for name, by_name in found.items() if name not in shifted}
+    shifted = {
+        name: by_name for name, by_name in evaluations.items() if _kinds(by_name) == {"shifted"}
+    }
+    others = {name: by_name for name, by_name in evaluations.items() if name not in shifted}
     words = (
         "How well scores of the model separate the test set from outliers: other data sets, "
         "noise and deformed test images. The paper claims that networks without manifold mixup "
         "are often confident and wrong on such inputs. Near and far are the sets of OpenOOD; "
         "shifted images still show known classes. FPR95 is the share of outliers above the score "
-        "that 95 % of the test set reach. " + tested(methods, "outliers") + notes(found)
+        "that 95 % of the test set reach. " + tested(methods, "outliers") + notes(evaluations)
     )
     return Section(
         "outliers",
@@ -46,7 +48,7 @@ def outliers(methods: Methods) -> Section | None:
     )
 
 
-def _separations(found: ByName) -> list[Grid]:
+def _separations(evaluations: ByName) -> list[Grid]:
     """Return two tables for each score: how well it separates each set of outliers."""
     return [
         by_method(
@@ -56,7 +58,7 @@ def _separations(found: ByName) -> list[Grid]:
             lambda row, score=score, key=key: float(row[score][key]),  # type: ignore[misc]
         )
         for score, words in _SCORES.items()
-        if (with_score := _with_key(found, score))
+        if (with_score := _with_key(evaluations, score))
         for key, caption in (
             ("auroc", "AUROC of the {}, %; 50 is guessing"),
             ("fpr95", "FPR95 of the {}, %; low is good"),
@@ -64,14 +66,14 @@ def _separations(found: ByName) -> list[Grid]:
     ]
 
 
-def _with_key(found: ByName, key: str) -> ByName:
+def _with_key(evaluations: ByName, key: str) -> ByName:
     """Return the rows with a key: older evaluations and some models lack it."""
     selected = {
         name: {
             method: [row for row in rows if row.get(key) is not None]
             for method, rows in by_name.items()
         }
-        for name, by_name in found.items()
+        for name, by_name in evaluations.items()
     }
     return {name: by_name for name, by_name in selected.items() if any(by_name.values())}
 

@@ -15,18 +15,21 @@ from manifold_mixup.lab.report.sections.section import (
 
 def corrupted(methods: Methods) -> Section | None:
     """Return the error on CIFAR-10-C or CIFAR-100-C."""
-    found = evaluated(methods, "cifar-c")
-    if not found:
+    evaluations = evaluated(methods, "cifar-c")
+    if not evaluations:
         return None
     rows = [
-        row for by_name in found.values() for seed_rows in by_name.values() for row in seed_rows
+        row
+        for by_name in evaluations.values()
+        for seed_rows in by_name.values()
+        for row in seed_rows
     ]
     images = ", ".join(f"{count:,}" for count in sorted({row["images"] for row in rows}))
-    extra = {name: by_name for name, by_name in found.items() if _is_extra(by_name)}
-    main = {name: by_name for name, by_name in found.items() if name not in extra}
+    extra = {name: by_name for name, by_name in evaluations.items() if _is_extra(by_name)}
+    main = {name: by_name for name, by_name in evaluations.items() if name not in extra}
     tables = [
         by_method("Error, mean over 5 severities, %", list(main), main, _error, 2),
-        _by_severity(found["mCE"]),
+        _by_severity(evaluations["mCE"]),
     ]
     if extra:
         tables.append(by_method("Further corruptions, not in mCE", list(extra), extra, _error, 2))
@@ -61,10 +64,12 @@ def _by_severity(by_name: dict[str, list[dict[str, Any]]]) -> Grid:
 
 def new_images(methods: Methods) -> Section | None:
     """Return the error on CIFAR-10.1."""
-    found: ByName = evaluated(methods, "cifar-10.1")
-    if not found:
+    evaluations: ByName = evaluated(methods, "cifar-10.1")
+    if not evaluations:
         return None
-    counts = {name: next(iter(by_name.values()))[0]["images"] for name, by_name in found.items()}
+    counts = {
+        name: next(iter(by_name.values()))[0]["images"] for name, by_name in evaluations.items()
+    }
     labels = [f"{name}, {count:,} images" for name, count in counts.items()]
     return Section(
         "cifar-10.1",
@@ -72,5 +77,5 @@ def new_images(methods: Methods) -> Section | None:
         "The error on CIFAR-10.1 (Recht et al. 2018), new images that were collected as those of "
         "CIFAR-10 were. They are few: with 2,000 images, the 95 % interval of an error "
         "of 10 % reaches from 8.7 to 11.4 %.",
-        tables=[by_method("Error, %", labels, found, _error, 2)],
+        tables=[by_method("Error, %", labels, evaluations, _error, 2)],
     )

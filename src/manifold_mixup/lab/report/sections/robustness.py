@@ -22,13 +22,16 @@ from manifold_mixup.lab.report.sections.section import (
 
 def attacks(methods: Methods) -> Section | None:
     """Return the accuracy under the usual attacks."""
-    found = evaluated(methods, "attacks", key="stated")
-    if not found:
+    evaluations = evaluated(methods, "attacks", key="stated")
+    if not evaluations:
         return None
     words = "Accuracy in percent on attacked test examples. Each row describes its attack. "
-    table = by_method("Accuracy under attack, %", list(found), found, accuracy)
+    table = by_method("Accuracy under attack, %", list(evaluations), evaluations, accuracy)
     return Section(
-        "attacks", "Attacks", words + tested(methods, "attacks") + notes(found), tables=[table]
+        "attacks",
+        "Attacks",
+        words + tested(methods, "attacks") + notes(evaluations),
+        tables=[table],
     )
 
 
@@ -49,10 +52,10 @@ def rising(methods: Methods) -> Section | None:
 
 def _rising(methods: Methods, part: str, attack: str, words: str) -> Section | None:
     """Return the error under an attack by its ε, a curve for every method."""
-    found = evaluated(methods, part)
-    if not found:
+    evaluations = evaluated(methods, part)
+    if not evaluations:
         return None
-    (by_name,) = found.values()
+    (by_name,) = evaluations.values()
     first = next(iter(by_name.values()))[0]
     risk = {
         name: [[100 - _known(accuracy) for accuracy in row["accuracy"]] for row in rows]
@@ -69,7 +72,7 @@ def _rising(methods: Methods, part: str, attack: str, words: str) -> Section | N
     return Section(
         part,
         f"Error under {attack} by ε",
-        words.format(space=first["space"]) + attacked + notes(found),
+        words.format(space=first["space"]) + attacked + notes(evaluations),
         pictures=[
             (
                 embedded(plots.strength_picture(by_name, title="", attack=attack)),
@@ -86,11 +89,14 @@ def _known(value: float | None) -> float:
 
 def bounded(methods: Methods) -> Section | None:
     """Return the accuracy under APGD and Square, and what the checks for masking found."""
-    found = evaluated(methods, "robustness")
-    if not found:
+    evaluations = evaluated(methods, "robustness")
+    if not evaluations:
         return None
     rows = [
-        row for by_name in found.values() for seed_rows in by_name.values() for row in seed_rows
+        row
+        for by_name in evaluations.values()
+        for seed_rows in by_name.values()
+        for row in seed_rows
     ]
     images = sorted({row["images"] for row in rows})
     first = next(row for row in rows if "steps" in row)
@@ -105,10 +111,10 @@ def bounded(methods: Methods) -> Section | None:
     return Section(
         "robustness",
         "Robustness",
-        words + notes(found),
+        words + notes(evaluations),
         tables=[
-            by_method("Accuracy under attack, %", list(found), found, accuracy),
-            _intervals(found),
+            by_method("Accuracy under attack, %", list(evaluations), evaluations, accuracy),
+            _intervals(evaluations),
         ],
     )
 
@@ -118,11 +124,11 @@ def _eps(rows: Sequence[Mapping[str, Any]]) -> float:
     return next(float(row["eps"]) for row in rows if row.get("eps") is not None)
 
 
-def _intervals(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Grid:
+def _intervals(evaluations: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Grid:
     """Return the ends of the intervals, averaged over the seeds; empty if some are not known."""
-    methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
+    methods = list(dict.fromkeys(name for by_name in evaluations.values() for name in by_name))
     rows = []
-    for attack, by_name in found.items():
+    for attack, by_name in evaluations.items():
         cells = []
         for name in methods:
             intervals = [(_known(row["low"]), _known(row["high"])) for row in by_name.get(name, ())]
@@ -141,8 +147,8 @@ def accuracy(row: Mapping[str, Any]) -> float:
 
 def deformations(methods: Methods) -> Section | None:
     """Return the accuracy on deformed images."""
-    found = evaluated(methods, "deformations")
-    if not found:
+    evaluations = evaluated(methods, "deformations")
+    if not evaluations:
         return None
     return Section(
         "deformations",
@@ -151,9 +157,9 @@ def deformations(methods: Methods) -> Section | None:
         + tested(methods, "deformations"),
         pictures=[
             (
-                embedded(plots.deformations_picture(found, title="")),
+                embedded(plots.deformations_picture(evaluations, title="")),
                 "Accuracy on deformed images for every method.",
             )
         ],
-        numbers=[by_method("Accuracy, %", list(found), found, accuracy)],
+        numbers=[by_method("Accuracy, %", list(evaluations), evaluations, accuracy)],
     )

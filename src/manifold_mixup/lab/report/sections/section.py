@@ -56,20 +56,20 @@ class Section:
 
 
 def by_method(
-    caption: str, labels: Sequence[str], found: ByName, value: Value, digits: int = 1
+    caption: str, labels: Sequence[str], evaluations: ByName, value: Value, digits: int = 1
 ) -> Grid:
     """Return a table with a row per label and a column per method; missing values are empty.
 
     Args:
         caption: the caption.
-        labels: the labels of the rows, one for each name in ``found``.
-        found: the rows of the evaluations.
+        labels: the labels of the rows, one for each name in ``evaluations``.
+        evaluations: the rows of the evaluations.
         value: returns the number of a row.
         digits: the number of decimals.
     """
-    methods = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
+    methods = list(dict.fromkeys(name for by_name in evaluations.values() for name in by_name))
     rows = []
-    for label, by_name in zip(labels, found.values(), strict=True):
+    for label, by_name in zip(labels, evaluations.values(), strict=True):
         values = ([value(row) for row in by_name.get(name, ())] for name in methods)
         rows.append((label, [number(seed_values, digits) for seed_values in values]))
     return Grid(caption, methods, rows)
@@ -85,12 +85,12 @@ def evaluated(methods: Methods, part: str, *, key: str = "name") -> ByName:
 
     Runs that were evaluated with other settings may have other rows.
     """
-    found: ByName = {}
+    evaluations: ByName = {}
     for method, items in methods.items():
         for item in items:
             for row in item.evaluation.get(part, ()):
-                found.setdefault(row[key], {}).setdefault(method, []).append(row)
-    return found
+                evaluations.setdefault(row[key], {}).setdefault(method, []).append(row)
+    return evaluations
 
 
 def tested(methods: Methods, part: str) -> str:
@@ -102,11 +102,11 @@ def tested(methods: Methods, part: str) -> str:
     return f"Test examples: {low:,}." if low == high else f"Test examples: {low:,} to {high:,}."
 
 
-def notes(found: ByName) -> str:
+def notes(evaluations: ByName) -> str:
     """Return what the rows say about numbers that could not be computed, by method."""
     texts = dict.fromkeys(
         f" {method}: {row['note']}"
-        for by_name in found.values()
+        for by_name in evaluations.values()
         for method, rows in by_name.items()
         for row in rows
         if "note" in row
