@@ -189,6 +189,80 @@ def test_the_recipe_runs(capsys):
     assert "callbacks__mixup__alpha" in capsys.readouterr().out
 
 
+WEIGHTS = torch.linspace(0.1, 2, 60)
+
+
+def weighted(output, y, weight):
+    return (weight * nn.functional.cross_entropy(output, y, reduction="none")).mean()
+
+
+class Weighted(nn.Module):
+    """What a warning advises."""
+
+    def forward(self, output, y, weight):
+        return weighted(output, y, weight)
+
+
+class Weighting(skorch.NeuralNet):
+    """Passes weights to its criterion, or weights the losses itself, as skorch's FAQ does."""
+
+    inside = True
+
+    def get_loss(self, y_pred, y_true, X=None, *args, **options):
+        weight = X["weight"]
+        if self.inside:
+            return self.criterion_(y_pred, y_true, weight)
+        return (weight * super().get_loss(y_pred, y_true, X, *args, **options)).mean()
+
+
+class OfDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Net(probabilities=False)
+
+    def forward(self, x, weight):
+        return self.net(x)
+
+
+def test_weights_of_examples_go_to_the_criterion():
+    data = {"x": X, "weight": WEIGHTS.numpy()}
+    options = {"batch_size": 20, "lr": 0.1, "train_split": None, "verbose": 0, "max_epochs": 3}
+    torch.manual_seed(0)
+    layers = ["input:x", "net.fc1", "net.fc2"]
+    callback = ManifoldMixupCallback(layers, seed=3, with_target="weight")
+    net = Weighting(
+        OfDict, Weighted, callbacks=[("mixup", callback)], iterator_train__shuffle=False, **options
+    ).fit(data, Y)
+
+    torch.manual_seed(0)
+    model = OfDict()
+    mixup = ManifoldMixup(model, layers, seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        for rows in (slice(0, 20), slice(20, 40), slice(40, 60)):
+            weight, y = WEIGHTS[rows], torch.from_numpy(Y[rows])
+            output = model(torch.from_numpy(X[rows]), weight)
+            lam, perm = mixup.plan.lam, mixup.plan.perm
+            loss = lam * weighted(output, y, weight)
+            loss = loss + (1 - lam) * weighted(output, y[perm], weight[perm])
+            mixup.target(y, output).loss(lambda output, y: output.sum(), output)  # the claim
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, value in net.module_.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name])
+
+
+def test_weights_that_are_multiplied_to_mixed_losses_cause_a_warning():
+    data = {"x": X, "weight": WEIGHTS.numpy()}
+    options = {"train_split": None, "verbose": 0, "max_epochs": 1, "criterion__reduction": "none"}
+    callback = ManifoldMixupCallback(["net.fc1"], seed=3)
+    net = Weighting(OfDict, nn.CrossEntropyLoss, callbacks=[("mixup", callback)], **options)
+    net.inside = False
+    with pytest.warns(UserWarning, match=r"Weighting.get_loss .*with_target='weight'"):
+        net.fit(data, Y)
+
+
 def test_a_loss_that_is_not_the_criterion_raises():
     class Own(skorch.NeuralNetClassifier):
         def get_loss(self, y_pred, y_true, *args, **kwargs):

@@ -1,6 +1,7 @@
 """Manifold Mixup in skorch, and thus in scikit-learn's searches: a callback."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         blend: how a state is mixed with its partner.
         noise: noise on the mixed state.
         mask: name of the module argument that holds the padding mask.
+        with_target: further arguments that a ``get_loss`` of your own passes to the criterion and
+            that belong to the target, such as weights of the examples.
         check: check that nothing bypasses a layer.
         seed: seed of the plans.
     """
@@ -47,12 +50,13 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         blend: Any = _PLAIN,
         noise: Any = None,
         mask: str | None = None,
+        with_target: str | int | Sequence[str | int] = (),
         check: bool = True,
         seed: int | None = None,
     ) -> None:
         self.layers, self.alpha, self.p, self.per_sample = layers, alpha, p, per_sample
         self.pairs, self.label, self.blend, self.noise = pairs, label, blend, noise
-        self.mask, self.check, self.seed = mask, check, seed
+        self.mask, self.with_target, self.check, self.seed = mask, with_target, check, seed
 
     def initialize(self) -> "ManifoldMixupCallback":
         """Forget the plans of earlier fits, as the net forgets its weights."""
@@ -107,8 +111,23 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
             self.mixup_.load_state_dict(self.state_)
         # A copy keeps the class of the criterion, which skorch checks for NLLLoss.
         self._plain, mixed = net.criterion_, copy.copy(net.criterion_)
-        mixed.forward = self.mixup_.wrap(self._plain).forward
+        mixed.forward = self.mixup_.wrap(self._plain, with_target=self.with_target).forward
         net.criterion_ = mixed
+        self._warn_of_weights(net)
+
+    def _warn_of_weights(self, net: NeuralNet) -> None:
+        """Warn of a ``get_loss`` that weights examples after their losses have been mixed."""
+        own = not type(net).get_loss.__module__.startswith("skorch.")
+        if own and getattr(net.criterion_, "reduction", None) == "none":
+            name = type(net).__name__
+            warnings.warn(
+                f"{name}.get_loss is given a mixed loss for each example. Weights of the examples "
+                f"that it multiplies to them would be the example's own for the partner's target, "
+                f"too. Let the criterion reduce its losses, and pass it the weights: "
+                f"self.criterion_(y_pred, y_true, weight), with "
+                f"ManifoldMixupCallback(with_target='weight').",
+                stacklevel=2,
+            )
 
     def _detach(self, net: NeuralNet) -> None:
         if self._plain is not None:
