@@ -107,11 +107,11 @@ def _run(args: list[str]) -> int:
             BAD_INPUT,
         )
     try:
-        found = _read(args)
-        if isinstance(found, str):
-            print(found)
+        parsed = _read(args)
+        if isinstance(parsed, str):
+            print(parsed)
             return 0
-        command, options = found
+        command, options = parsed
         prepared = command.prepare(options)
     except BrokenPipeError:
         raise
@@ -177,7 +177,7 @@ def _understood(command: Command, prog: str, name: str, given: list[str]) -> Any
 
     default = {} if command.defaults is None else {"default": command.defaults(given)}
     with values.registry():
-        found, more = tyro.cli(
+        parsed, more = tyro.cli(
             command.options,
             prog=f"{PROGRAM} {name}",
             args=given,
@@ -186,7 +186,7 @@ def _understood(command: Command, prog: str, name: str, given: list[str]) -> Any
         )
     if more:
         raise ValueError(f"{prog} takes no argument {more[0]!r}. See {prog} --help.")
-    return found
+    return parsed
 
 
 def _completion(args: Sequence[str]) -> NoReturn:

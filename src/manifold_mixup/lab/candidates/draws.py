@@ -81,8 +81,8 @@ def drawn_classes(
     )
     number = torch.full((data.classes,), -1)
     number[classes] = torch.arange(len(classes))
-    found = _of_rows(data, rows, scored)
-    return replace(found, y=number[found.y], y_test=number[found.y_test], classes=len(classes))
+    subset = _of_rows(data, rows, scored)
+    return replace(subset, y=number[subset.y], y_test=number[subset.y_test], classes=len(classes))
 
 
 def _of_rows(data: Data, rows: Tensor, scored: Tensor) -> Data:
@@ -133,9 +133,9 @@ def houses(root: Path, purpose: Purpose, seed: int) -> Data:
     data = _california(root)
     rows = torch.arange(len(data.x))
     parts = split("california", rows, develop=4_500, choose=2_000, test=4_000)
-    found = drawn(data, parts[purpose], seed, count=1000)
-    mean, std = (getattr(found.x.double(), name)(0) for name in ("mean", "std"))
-    return replace(found, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    draw = drawn(data, parts[purpose], seed, count=1000)
+    mean, std = (getattr(draw.x.double(), name)(0) for name in ("mean", "std"))
+    return replace(draw, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 @cache
@@ -163,12 +163,12 @@ def photos(root: Path, purpose: Purpose, seed: int, *, per_class: int) -> Data:
     parts = split("cifar-100", rows, develop=14_000, choose=6_000, test=10_000)
     classes = shuffled(data.classes, seeded("classes", purpose, seed))[:CLASSES]
     part = parts[purpose]
-    found = drawn_classes(data, part, seed, classes=classes, count=per_class, tested=_TESTED)
+    draw = drawn_classes(data, part, seed, classes=classes, count=per_class, tested=_TESTED)
     half = (0.5, 0.5, 0.5)
     return replace(
-        found,
-        x=enlarged(found.x, SIDE),
-        x_test=enlarged(found.x_test, SIDE),
+        draw,
+        x=enlarged(draw.x, SIDE),
+        x_test=enlarged(draw.x_test, SIDE),
         mean=half,
         std=half,
         eps=0.0,  # an attack would take longer than the training

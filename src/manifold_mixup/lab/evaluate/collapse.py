@@ -57,11 +57,11 @@ def within_between(states: Tensor, y: Tensor, means: Means) -> float:
     C - 1. The result is ``nan`` if all class means are equal.
     """
     _, values, directions = torch.linalg.svd(means.centred, full_matrices=False)
-    kept = values > _FLAT * values[0]
-    if not kept.any():
+    nonzero = values > _FLAT * values[0]
+    if not nonzero.any():
         return float("nan")
     count = len(means.labels)
-    inverse = directions[kept].T * (count**0.5 / values[kept])  # a square root of Σ_B⁺
+    inverse = directions[nonzero].T * (count**0.5 / values[nonzero])  # a square root of Σ_B⁺
     traces = [
         ((states[y == label].double() - mean) @ inverse).square().sum(1).mean()
         for label, mean in zip(means.labels, means.of_class, strict=True)
@@ -108,11 +108,11 @@ def nearest_mismatch(states: Tensor, means: Means, decided: Tensor) -> float:
         means: the class means of the training set.
         decided: the class that the network decides for, ``(n,)``.
     """
-    found = [
+    nearest = [
         means.labels[torch.cdist(part.double(), means.of_class).argmin(1)]
         for part in states.split(1000)
     ]
-    return 100 * (torch.cat(found) != decided).double().mean().item()
+    return 100 * (torch.cat(nearest) != decided).double().mean().item()
 
 
 def measured(states: Tensor, y: Tensor, weight: Tensor | None) -> dict[str, float | None]:

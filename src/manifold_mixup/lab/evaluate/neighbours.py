@@ -71,8 +71,8 @@ def outputs_and_features(
     with in_eval_mode(model), ExitStack() as stack:
         watched = [stack.enter_context(_watched(model, layer)) for layer in layers]
         for part in inputs(x, device=device_of(model, x)):
-            for seen in watched:
-                seen.clear()
+            for values in watched:
+                values.clear()
             output = model(part)
             pairs = zip(watched, layers, strict=True)
             yield output, [mean_over_space(_single(*pair)).flatten(1) for pair in pairs]
@@ -81,24 +81,24 @@ def outputs_and_features(
 @contextmanager
 def _watched(model: nn.Module, layer: str | None) -> Iterator[list[object]]:
     """Yield a list to which hooks add the features of each forward pass."""
-    seen: list[object] = []
+    values: list[object] = []
     if layer is None:
         heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
         handles = [
-            head.register_forward_pre_hook(lambda _, args: _keep(seen, args)) for head in heads
+            head.register_forward_pre_hook(lambda _, args: _keep(values, args)) for head in heads
         ]
     else:
         module = _named(model, layer)
-        handles = [module.register_forward_hook(lambda _, args, output: seen.append(output))]
+        handles = [module.register_forward_hook(lambda _, args, output: values.append(output))]
     try:
-        yield seen
+        yield values
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _keep(seen: list[object], args: tuple[object, ...]) -> None:
-    seen[:] = args[:1]
+def _keep(values: list[object], args: tuple[object, ...]) -> None:
+    values[:] = args[:1]
 
 
 def _named(model: nn.Module, layer: str) -> nn.Module:
@@ -109,19 +109,19 @@ def _named(model: nn.Module, layer: str) -> nn.Module:
     raise ValueError(f"{type(model).__name__} has no layer {layer!r}.{hint}")
 
 
-def _single(seen: list[object], layer: str | None) -> Tensor:
+def _single(values: list[object], layer: str | None) -> Tensor:
     what = "the last linear layer" if layer is None else f"layer {layer!r}"
-    if len(seen) != 1:
+    if len(values) != 1:
         raise NoFeatures(
-            f"{what} ran {len(seen)} times in one forward pass. Features need a layer= that runs "
+            f"{what} ran {len(values)} times in one forward pass. Features need a layer= that runs "
             "once."
         )
-    if not isinstance(seen[0], Tensor):
+    if not isinstance(values[0], Tensor):
         raise NoFeatures(
-            f"{what} returns a {type(seen[0]).__name__}, but features must be a tensor. Name a "
+            f"{what} returns a {type(values[0]).__name__}, but features must be a tensor. Name a "
             "layer inside or after it."
         )
-    return seen[0]
+    return values[0]
 
 
 def knn_error(

@@ -114,17 +114,17 @@ def number_scores(model: nn.Module, x: Tensor, y: Tensor) -> Scores:
 def number_scores_and_outputs(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Scores, Tensor]:
     """Return the scores of `number_scores`, and the outputs that they are of."""
     with in_eval_mode(model):
-        found, y = logits(model, x), y.to(device_of(model, x))
+        outputs, y = logits(model, x), y.to(device_of(model, x))
     scored = Scores(
         error=math.nan,
         nll=math.nan,
         ece=math.nan,
         fgsm_accuracy=math.nan,
         reliability=Reliability((), (), ()),
-        rmse=rmse(found, y),
-        r2=r2(found, y),
+        rmse=rmse(outputs, y),
+        r2=r2(outputs, y),
     )
-    return scored, found
+    return scored, outputs
 
 
 def _scores(

@@ -105,11 +105,11 @@ def holm(p: Sequence[float]) -> list[float]:
         >>> [round(value, 6) for value in holm([0.04, 0.01, 0.5])]
         [0.08, 0.03, 0.5]
     """
-    found, least = [0.0] * len(p), 0.0
+    adjusted, least = [0.0] * len(p), 0.0
     for rank, k in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - rank) * p[k]))
-        found[k] = least
-    return found
+        adjusted[k] = least
+    return adjusted
 
 
 def t_quantile(freedom: int, *, level: float = 0.95) -> float:

@@ -103,7 +103,7 @@ def _bare(hint: Any) -> Any:
 def _value(hint: Any) -> str:
     """Return the placeholder for a value of a type."""
     if get_origin(hint) in (Union, UnionType):
-        parts = [one for one in map(_bare, get_args(hint)) if one is not NoneType]
+        parts = [type_ for type_ in map(_bare, get_args(hint)) if type_ is not NoneType]
         return "{True,False}" if parts == [bool] else _value(parts[0])
     if get_origin(hint) is Literal:
         return f"{{{','.join(map(str, get_args(hint)))}}}"

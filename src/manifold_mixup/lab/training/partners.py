@@ -20,9 +20,9 @@ class NearPartners:
 
     def __init__(self, y: Tensor, bandwidth: float) -> None:
         # Equal targets have equal weights, so they are drawn as one, and then one of them.
-        values, of, counts = y.double().unique(return_inverse=True, return_counts=True)
+        values, value_index, counts = y.double().unique(return_inverse=True, return_counts=True)
         self.values, self.counts = values, counts
-        self.members = of.argsort(stable=True)
+        self.members = value_index.argsort(stable=True)
         self.starts = counts.cumsum(0) - counts
         self.bandwidth = bandwidth
 

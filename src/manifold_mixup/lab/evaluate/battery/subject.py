@@ -78,13 +78,13 @@ class Subject:
         """Return the outputs for many inputs."""
         if not self.distances or isinstance(self.feature_bank, str):
             return Outputs(logits(self.model, x), None)
-        found = [
+        batches = [
             (output, self.feature_bank.score(states))
             for output, (states,) in outputs_and_features(
                 self.model, x, layers=[self.settings.features]
             )
         ]
-        return Outputs(*map(torch.cat, zip(*found, strict=True)))
+        return Outputs(*map(torch.cat, zip(*batches, strict=True)))
 
     def deformed(self, deformation: Deformation) -> Outputs:
         """The outputs for the deformed test set."""
