@@ -3,7 +3,7 @@
 import copy
 import functools
 import warnings
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torchmetrics
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
+from manifold_mixup._target.state import Namespace, SavedState
 
 BATCH, CLASSES = 12, 3
 Y = torch.arange(BATCH) * 7 % 5 % CLASSES
@@ -252,7 +253,18 @@ MEMORIES = {
 }
 
 
-@pytest.mark.parametrize("around", ["a function", "a module"])
+def with_default(memory):
+    def criterion(output, y, memory=memory):
+        return remembering(memory)(output, y)
+
+    return criterion
+
+
+def bound(memory):
+    return functools.partial(lambda held, output, y: remembering(held)(output, y), memory)
+
+
+@pytest.mark.parametrize("around", ["a function", "a module", "a default", "a partial"])
 @pytest.mark.parametrize("kind", MEMORIES)
 def test_what_a_criterion_adds_to_a_container_is_as_before_for_either_end(kind, around):
     """Afterwards the container holds what a single call with the own targets adds."""
@@ -265,7 +277,12 @@ def test_what_a_criterion_adds_to_a_container_is_as_before_for_either_end(kind, 
         def forward(self, output, y):
             return self.run(output, y)
 
-    made = remembering if around == "a function" else Holder
+    made = {
+        "a function": remembering,
+        "a module": Holder,
+        "a default": with_default,
+        "a partial": bound,
+    }[around]
     model, mixup = attach()
     memory, expected = MEMORIES[kind](), MEMORIES[kind]()
     wrapped = mixup.wrap(made(memory))
@@ -278,6 +295,62 @@ def test_what_a_criterion_adds_to_a_container_is_as_before_for_either_end(kind, 
         values = memory.values() if kind == "dict" else memory
         again = expected.values() if kind == "dict" else expected
         assert sorted(map(float, values)) == sorted(map(float, again))
+
+
+INSIDE = {
+    "a queue for each class": (
+        lambda: [deque(maxlen=3) for _ in range(3)],
+        lambda memory, loss: memory[len(memory[0]) % 2].append(loss),
+    ),
+    "a log by name": (
+        lambda: defaultdict(list),
+        lambda memory, loss: memory["train"].append({"loss": [loss]}),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_containers_in_containers_are_as_before_for_either_end(kind):
+    make, add = INSIDE[kind]
+    model, mixup = attach()
+    memory, expected = make(), make()
+
+    def criterion(output, y, memory=memory):
+        loss = F.cross_entropy(output, y)
+        add(memory, loss.item())
+        return loss * len(str(memory))
+
+    wrapped = mixup.wrap(criterion)
+    for _ in range(4):
+        output = model(inputs())
+        lam, perm = mixup.plan.lam.item(), mixup.plan.perm
+        partner = criterion(output, Y[perm], copy.deepcopy(expected))
+        own = criterion(output, Y, expected)
+        torch.testing.assert_close(wrapped(output, Y), lam * own + (1 - lam) * partner)
+        assert memory == expected
+
+
+def test_a_lot_in_containers_is_data():
+    tree = [list(range(1000)) for _ in range(11)]
+    assert SavedState([Namespace("", {"tree": tree})])._containers[0]._items == tree
+    assert len(SavedState([Namespace("", {"tree": tree})])._containers) == 1
+    assert len(SavedState([Namespace("", {"tree": tree[:9]})])._containers) == 10
+
+
+@pytest.mark.parametrize("kind", [list, deque, dict.fromkeys, OrderedDict.fromkeys, set])
+def test_a_criterion_may_be_called_in_a_loop_over_its_container(kind):
+    class Trainer:
+        def __init__(self):
+            self.tasks = kind("abc")
+
+        def loss(self, output, y):
+            return F.cross_entropy(output, y)
+
+    model, mixup = attach()
+    trainer = Trainer()
+    wrapped, output = mixup.wrap(trainer.loss), model(inputs())
+    losses = [wrapped(output, Y) for _ in trainer.tasks]
+    assert len(losses) == 3
 
 
 def test_a_metric_in_a_criterion_counts_each_example_once():

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, MutableMapping
@@ -14,6 +15,7 @@ from manifold_mixup._target.losses import Criterion, eager
 # If a criterion refers to a network, not every attribute can be watched at every step.
 _FEW = 32
 _MANY = 1000  # larger containers count as data
+_MANY_INSIDE = 10 * _MANY  # so do all that are inside others, if they hold more together
 _DEEP = 4  # maximal depth of the search
 # No subclasses: some refuse changes, and others have more state than their items.
 _CONTAINERS = {list, dict, set, deque, OrderedDict, defaultdict, Counter}
@@ -58,7 +60,7 @@ class SavedState:
             before, tensors = namespace.contents()
             self._saved.append((namespace.variables, before))
             if namespace.containers:
-                self._containers += map(_Items, namespace.containers)
+                self._containers += map(_Items, _with_inner(namespace.containers))
             for path, tensor in tensors:
                 self._versions.append((path, tensor, tensor._version))
 
@@ -114,15 +116,53 @@ class _Items:
         return _Items(self._container, self._start)
 
     def restore(self) -> None:
-        """Give the container these items again."""
+        """Give the container these items again; one with these items may be in a loop."""
+        if self._items is None or self._unchanged():
+            return
         if isinstance(self._container, list):
             self._container[self._start :] = self._items
         elif isinstance(self._container, deque):
             self._container.clear()
             self._container.extend(self._items)
-        elif self._items is not None:
+        else:
             self._container.clear()
             self._container.update(self._items)
+
+    def _unchanged(self) -> bool:
+        """Return whether the container holds the same objects, in the same order."""
+        now, before = self._container, self._items
+        if len(now) - self._start != len(before):
+            return False
+        if isinstance(now, set):
+            return bool(now == before)
+        if isinstance(now, dict):
+            same = all(map(operator.is_, now.values(), before.values()))
+            return same and all(map(operator.is_, now, before))
+        return all(map(operator.is_, now[self._start :] if self._start else now, before))
+
+
+def _with_inner(containers: list[Any]) -> list[Any]:
+    """List containers and those inside, such as a queue for each class, unless they are data."""
+    found = {id(one): one for one in containers}
+    level = containers
+    for _ in range(_DEEP):
+        level = [
+            value
+            for one in level
+            if not _long(one)
+            for value in (one.values() if isinstance(one, dict) else one)
+            if type(value) in _CONTAINERS and id(value) not in found
+        ]
+        if not level or sum(map(_copied, level)) > _MANY_INSIDE:
+            break
+        found.update((id(one), one) for one in level)
+    return list(found.values())
+
+
+def _copied(container: Any) -> int:
+    """Return how many items `_Items` keeps of a container."""
+    whole = isinstance(container, deque) or not _long(container)
+    return 1 + (len(container) if whole else 0)
 
 
 def _long(container: Any) -> bool:
@@ -229,6 +269,8 @@ def _namespaces_in(path: str, value: Any) -> Iterator[Namespace]:
             yield Namespace(path, _Cells(value))
     elif not isinstance(value, functools.partial) and _is_plain(value):
         yield Namespace(path, vars(value))
+    if given := _given_containers(value):
+        yield Namespace(path, given)
 
 
 def _references_of(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -237,7 +279,7 @@ def _references_of(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value.__self__
     elif isinstance(value, functools.partial):
         yield path, value.func
-        yield from _searchable(path, dict(enumerate(value.args)) | value.keywords)
+        yield from _searchable(path, _bound(value))
     elif isinstance(value, types.FunctionType):
         yield from _searchable(path, dict(_Cells(value)))
         yield from _searchable(path, _defaults(value))
@@ -258,6 +300,20 @@ def _defaults(function: types.FunctionType) -> dict[str, Any]:
     return dict(zip(reversed(names), reversed(values), strict=False)) | (
         function.__kwdefaults__ or {}
     )
+
+
+def _bound(function: "functools.partial[Any]") -> dict[Any, Any]:
+    return dict(enumerate(function.args)) | function.keywords
+
+
+def _given_containers(value: Any) -> dict[str, Any]:
+    """Return the containers among the defaults of a function, or what a partial is given."""
+    given: dict[Any, Any] = {}
+    if isinstance(value, functools.partial):
+        given = _bound(value)
+    elif isinstance(value, types.FunctionType):
+        given = _defaults(value)
+    return {str(name): one for name, one in given.items() if type(one) in _CONTAINERS}
 
 
 def _searchable(path: str, values: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
