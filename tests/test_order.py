@@ -105,6 +105,7 @@ OTHERS = {
     "unreduced": lambda output, y: F.cross_entropy(output, y, reduction="none"),
     "as many classes": lambda output, y: output.new_zeros(ROWS).index_add(0, y, output[:, 0]),
     "nothing of it": lambda output, y: output.sum(),
+    "rounding that is left": lambda output, y: 3 * (output - output.mean(0)).mean(),
 }
 
 
@@ -133,6 +134,36 @@ def test_the_look_leaves_no_trace():
     with pytest.warns(UserWarning, match=SAYS):
         mixup.wrap(criterion)(model(X), Y).backward()
     assert criterion.calls == 1  # counters count one batch
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["warned of", "not warned of"])
+def test_it_is_evaluated_as_often_whatever_it_reads(reads):
+    """Processes whose criteria wait for each other stay together."""
+    calls = []
+
+    def counted(call):
+        calls.append(1)
+        return (call.args[0].sum(1) * (WEIGHT if reads else 1.0)).sum()
+
+    roles = Roles(0, 1, (), (), (), ())
+    assert order_matters(counted, Call((X, Y), {}), roles, {1: Y}, ROWS, 0) is reads
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("kind", ["a function", "a module"])
+def test_a_compiled_criterion_is_not_compiled_again(kind):
+    model, mixup = attach()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    plain = by_row if kind == "a function" else Holding()
+    with pytest.warns(UserWarning, match=SAYS):
+        mixup.wrap(torch.compile(plain, backend=backend))(model(X), Y).backward()
+    assert len(compiled) == 1
 
 
 def test_time_may_come_first():

@@ -144,7 +144,7 @@ def as_torch_loss(criterion: Criterion) -> TorchLoss | None:
         name = _BY_TYPE.get(type(criterion))
         altered = "forward" in vars(criterion) or criterion._forward_pre_hooks
         return None if name is None or altered or bound else TorchLoss(name, criterion)
-    criterion = getattr(criterion, "_torchdynamo_orig_callable", criterion)
+    criterion = uncompiled(criterion)
     name = _BY_FUNCTION.get(criterion) if inspect.isfunction(criterion) else None
     return None if name is None else TorchLoss(name, bound=bound)
 
@@ -152,6 +152,13 @@ def as_torch_loss(criterion: Criterion) -> TorchLoss | None:
 def eager(module: nn.Module) -> nn.Module:
     """Return the module inside a compiled module."""
     return getattr(module, "_orig_mod", module)
+
+
+def uncompiled(criterion: Criterion) -> Criterion:
+    """Return the module or the function inside a compiled one."""
+    if isinstance(criterion, nn.Module):
+        return eager(criterion)
+    return getattr(criterion, "_torchdynamo_orig_callable", criterion)
 
 
 def signature(criterion: Criterion) -> inspect.Signature | None:

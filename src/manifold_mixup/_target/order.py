@@ -14,7 +14,8 @@ from manifold_mixup._target.arguments import Call, Key, Roles
 from manifold_mixup._target.interpolation import holds_batch
 from manifold_mixup._tree import leaves, map_leaves
 
-_SAME = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative; a sum in another order is rounded
+# A sum in another order is rounded: relative, and absolute where positive and negative cancel.
+_SAME = {torch.float64: (1e-6, 1e-12), torch.float32: (1e-3, 1e-5)}
 _LARGEST_OUTPUT = 2**24
 
 
@@ -54,14 +55,14 @@ def order_matters(
             return leaf
         return leaf.index_select(dim if leaf.ndim > dim else 0, order.to(leaf.device))
 
-    other = call.replace({key: map_leaves(reordered, call[key]) for key in keys})
     try:
+        other = call.replace({key: map_leaves(reordered, call[key]) for key in keys})
         with torch.no_grad(), _unchanged_generators(values):
-            first, second = run(call), run(other)
-            if _alike(map_leaves(reordered, first), second) or _alike(first, second):
-                return False
-            return _alike(first, run(call))
-    except Exception:  # as of a criterion that takes a derivative itself
+            # Always as many, whatever they are: a criterion may wait for those of other processes.
+            first, second, again = run(call), run(other), run(call)
+        changes = not (_alike(map_leaves(reordered, first), second) or _alike(first, second))
+        return changes and _alike(first, again)
+    except Exception:  # as of a criterion that takes a derivative, or an output that has no copy
         return False
 
 
@@ -92,6 +93,9 @@ def _alike(one: Any, other: Any) -> bool:
 def _close(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape or left.dtype not in _SAME:
         return True  # unknown
-    scale = float(torch.maximum(left.abs(), right.abs()).nan_to_num().max()) if left.numel() else 0
-    apart = (left - right).abs().nan_to_num()
-    return not left.numel() or float(apart.max()) <= _SAME[left.dtype] * scale
+    if not left.numel():
+        return True
+    relative, absolute = _SAME[left.dtype]
+    scale = float(torch.maximum(left.abs(), right.abs()).nan_to_num().max())
+    apart = float((left - right).abs().nan_to_num().max())
+    return apart <= relative * scale + absolute

@@ -28,7 +28,7 @@ from manifold_mixup._target.interpolation import (
     of_partners,
     partner_rows,
 )
-from manifold_mixup._target.losses import Criterion, TorchLoss
+from manifold_mixup._target.losses import Criterion, TorchLoss, uncompiled
 from manifold_mixup._target.reductions import Evaluate, SharePerExample, interpolate_per_share
 from manifold_mixup._target.shares import Shares
 from manifold_mixup._target.state import Namespace, namespaces
@@ -402,8 +402,11 @@ def _warn_of_order(
     """Warn if the criterion reads something of each example that it is not given."""
     from manifold_mixup._target.order import order_matters  # only the first batch needs it
 
+    # A compiled one would be compiled once more, without gradients.
+    plain = uncompiled(criterion)
+
     def run(call: Call) -> Any:
-        return evaluations.run(criterion, call)
+        return evaluations.run(plain, call)
 
     if order_matters(run, call, roles, target, batch, dim):
         warn(_ORDER.format(name_of(criterion)))
