@@ -319,7 +319,7 @@ def test_arguments_that_stay_as_they_are(said):
             {},
             r"at '0' a value that .* holds integers.*miner",
         ),
-        ((randn(12) > 0,), {}, r"shape \(12,\) and holds integers"),
+        ((randn(12) > 0,), {}, r"shape \(12,\), a multiple of the batch size, 6"),
         (
             (randn(12),),
             {},
@@ -343,6 +343,18 @@ def test_arguments_that_stay_as_they_are(said):
 def test_an_argument_that_nobody_spoke_of_is_refused(more, options, says):
     with pytest.raises(ValueError, match=says):
         MixedTarget(Y, ONE).loss(scaled, randn(BATCH, 5), *more, **options)
+
+
+def test_a_mask_of_classes_needs_no_declaration():
+    """Booleans, unlike integers, cannot number the examples."""
+
+    def seen_only(output, y, seen):
+        return F.cross_entropy(output.masked_fill(~seen, -10.0), y)
+
+    seen = torch.tensor([True, True, True, False, True])
+    output = randn(BATCH, 5)
+    expected = both(lambda output, y: seen_only(output, y, seen), output, Y)
+    torch.testing.assert_close(MixedTarget(Y, ONE).loss(seen_only, output, seen), expected)
 
 
 @pytest.mark.parametrize("first", ["input", "target"])

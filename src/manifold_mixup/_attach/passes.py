@@ -466,9 +466,9 @@ _BESIDE = (
 )
 _VIEW = (
     "the output holds at {!r} a tensor of shape {} in the memory of one that the model returned "
-    "without mixing it, such as a mask. Give the criterion what the model returned, and take the "
-    "part of it there; or pass the part as a separate argument, with the batch first, and name "
-    "that argument in with_target=."
+    "without mixing it, such as a mask. Give the criterion one of them, as the model returned it "
+    "with the batch first, and take the part of it there; or pass the part as a separate argument, "
+    "with the batch first, and name that argument in with_target=."
 )
 _SEVERAL = (
     "this output was computed from several forward passes, which mixed differently. Pass the "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from manifold_mixup._mix import is_continuous
@@ -336,6 +337,7 @@ def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, s
     if not inner and shape is not None and len(shape):
         rows = int(shape[dim if len(shape) > dim else 0])
         integers = isinstance(value, Tensor) and value.numel() > 1 and not is_continuous(value)
+        integers = integers and value.dtype != torch.bool  # which numbers no example
         yield path, rows, f"shape {tuple(shape)}", "integers" if integers else "array"
 
 
