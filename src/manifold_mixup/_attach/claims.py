@@ -22,7 +22,7 @@ from manifold_mixup._storage import memory_of, storage_of
 from manifold_mixup._tree import leaves, map_leaves
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False, match_args=False)
 class Leaf:
     """One tensor of an output, with an autograd graph.
 

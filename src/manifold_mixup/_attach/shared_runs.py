@@ -15,7 +15,7 @@ from manifold_mixup._layers import module_name
 from manifold_mixup._module_hooks import Hook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, match_args=False)
 class Start:
     """The moment at which a run of a module began.
 

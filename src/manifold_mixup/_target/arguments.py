@@ -30,7 +30,7 @@ _NOWHERE = sys.maxsize  # the position of an argument that has none
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, match_args=False)
 class Declared:
     """What the user declared about the arguments after the target."""
 
@@ -91,7 +91,7 @@ class Roles(NamedTuple):
     others: tuple[Key, ...]  # not declared
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False, match_args=False)
 class Call:
     """One call of a criterion."""
 

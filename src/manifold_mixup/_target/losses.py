@@ -68,7 +68,7 @@ _BY_TYPE = {getattr(nn, name): of for name, of in _MODULES.items() if hasattr(nn
 _BY_FUNCTION = {getattr(F, of): of for of in _MODULES.values() if hasattr(F, of)}
 
 
-@dataclass
+@dataclass(eq=False, repr=False, match_args=False)
 class TorchLoss:
     """One of PyTorch's losses.
 

@@ -18,7 +18,7 @@ from manifold_mixup._tree import map_leaves
 from manifold_mixup._weigh import refined
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, match_args=False)
 class TargetPositions:
     """Where a tensor of a target has positions.
 
@@ -49,7 +49,7 @@ class TargetPositions:
         return found
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False, match_args=False)
 class Shares:
     """The share that each position of a target keeps of its own.
 
