@@ -76,6 +76,7 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
         (COMPARED, "ways/california"),
     ),
     "Wrong labels": ((COMPARED, "noise/mnist-1d-20"), (COMPARED, "noise/mnist-1d-40")),
+    "CIFAR-10 with wrong labels": (("label-noise/label-noise", "laptop/label-noise"),),
     "Few labels": (("", ""), (COMPARED, "ways/few-labels")),
     "A GAN": (("gan", "ways/gan"),),
     "Figures 1 and 2: two spirals": (

@@ -154,6 +154,26 @@ def test_the_table_of_wrong_labels_is_that_of_its_files(share):
         assert ("**" in gap) == ("**" in to_input)
 
 
+def test_the_table_of_wrong_labels_on_images_is_that_of_its_file():
+    section = PAGE.split("\n### CIFAR-10 with wrong labels", 1)[1].split("\n### ", 1)[0]
+    ((_, _, *rows),) = tables(section)
+    theirs = (RESULTS / "laptop" / "label-noise.md").read_text()
+    for name, *values in rows:
+        measure, share = name.split(" ")[0].rstrip(","), 40 if " 40 %" in name else 20
+        table = theirs.split(f"**{share} % wrong labels, {measure}", 1)[1].split("\n\n**", 1)[0]
+        first = 4 if "best epoch" in name else 2
+        found = [line.split("|")[1:-1] for line in table.splitlines() if "mixup" in line]
+        pairs = [[part.strip() for part in cells[first : first + 2]] for cells in found]
+        assert values == ["<br>".join(filter(None, pair)) for pair in pairs]
+    runs = json.loads((RESULTS / "laptop" / "label-noise.json").read_text())["rows"]
+    plain = [row for row in runs if row["label"].endswith("no mixup")]
+    mixed = [row for row in runs if row not in plain]
+    for row in mixed:
+        (alike,) = (one for one in plain if one["label"][:4] == row["label"][:4])
+        for own, other in zip(row["runs"], alike["runs"], strict=True):
+            assert 6 < other["last"]["error"] - own["last"]["error"] < 12.05
+
+
 def test_the_table_of_the_longer_runs_is_that_of_their_files():
     section = PAGE.split("\n### All images of CIFAR-10", 1)[1].split("\n### ", 1)[0]
     ((_, _, *rows),) = tables(section)
