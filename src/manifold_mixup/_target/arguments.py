@@ -311,7 +311,7 @@ class Arguments:
 # Why an argument that was not declared may belong to the examples.
 _ROWS = ", and {} is the batch size"
 _SEVERAL_ROWS = ", a multiple of the batch size, {}"
-_INTEGERS = " and holds integers, which may number the {} examples or be their own"
+_INTEGERS = " and holds integers, which may be indices of the {} examples or belong to them"
 _ROLES = ("output", "target", "weight", "whole", "other")
 
 
@@ -323,7 +323,7 @@ def _counted(value: Any, dim: int, path: str = "") -> Iterator[tuple[str, int, s
     """Yield ``(path, rows, description, kind)`` for every array and list in a value.
 
     The kind is ``"array"``, whose rows may be positions of the examples; ``"integers"``, a tensor
-    of several, which may number the examples; or ``"list"``.
+    of several, which may be indices of examples; or ``"list"``.
     """
     if isinstance(value, tuple | list) and value and not hasattr(value, "_fields"):
         numbers = all(isinstance(item, int | float) for item in value)

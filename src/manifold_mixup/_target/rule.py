@@ -457,7 +457,8 @@ _ORDER = (
     "the loss of {} changes if the examples of the batch are put in another order together with "
     "their targets. So it reads something of each example that it is not given, such as a weight "
     "held in an attribute or a variable of the enclosing function, or it takes rows by their "
-    "place. With the partners' targets it reads the examples' own. Pass it as an argument that "
+    "place. For the partners' targets it would need the partners', but reads the examples' own. "
+    "Pass it as an argument that "
     "with_target= names: mixup.wrap(criterion, with_target='weight')(output, y, weight=weight)."
 )
 _AS_TENSOR = ". Pass a list of numbers as a tensor: torch.tensor(y)."
