@@ -82,7 +82,7 @@ def test_a_fake_tensor_that_is_left_is_an_error(look, holder, frozen, monkeypatc
     try:
         look(model, where)
     finally:
-        gc.unfreeze()
+        gc.freeze()  # the collection after each test looks at nothing older than the test
     clear()
     ManifoldMixup(model, ["b"], replace=True, check=False, seed=0)
     assert type(model(FLOATS)) is Tensor
