@@ -15,7 +15,7 @@ RESULTS = ROOT / "results"
 PAGE = (RESULTS / "README.md").read_text()
 PAGES = [ROOT / "README.md", RESULTS / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WAYS = PAGE.split("\n## Ways of mixing", 1)[1].split("\n## ", 1)[0]
-NO_MIXUP, MANIFOLD = "less no mixup", "less manifold mixup"
+NO_MIXUP, MANIFOLD = "difference to no mixup", "difference to manifold mixup"
 # Cells with a number, in the tables of each file's section, so that none is read past.
 CELLS = {
     "mnist-1d": 79,
@@ -86,10 +86,10 @@ def of_section(section):
     for header, _, *rows in tables(section):
         for method, *row in rows:
             for title, cell in zip(header[1:], row, strict=True):
-                if not title.startswith("less"):
+                if not title.startswith("difference"):
                     measure = bare(title)
                 if cell:
-                    found[measure, method, title if title.startswith("less") else ""] = cell
+                    found[measure, method, title if title.startswith("difference") else ""] = cell
     return found
 
 
