@@ -165,6 +165,7 @@ class OneOf:
         ValueError: there is no way, or a weight is not above 0 and finite.
 
     Examples:
+        >>> from manifold_mixup import Cut, Interpolate
         >>> OneOf((Interpolate(), 1), (Cut(alpha=1.0), 1)).ways[1]
         (Cut(alpha=1.0, dims=None), 1)
     """

@@ -47,6 +47,7 @@ def find_layers(
 
     Examples:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
         >>> rows = find_layers(model, torch.ones(2, 4))
         >>> [(row.name, round(row.depth, 2), row.cut) for row in rows]

@@ -79,7 +79,7 @@ class ManifoldMixup:
             It needs `batch`, and losses per row, as ``per_sample`` does.
         blend: how a state is mixed with its partner: `Interpolate`; `Cut` (CutMix) and `PatchUp`,
             which need positions; `SimilarityKernel`; `Align` (AlignMixup); `OneOf` several; or a
-            dict of them by layer, ``"*"`` for the others. All but the first say themselves how
+            dict of them by layer, ``"*"`` for the others. All but the first determine how
             much each target counts.
         noise: `Noise` on the mixed state, on top of any way.
         mask: name of the model argument that holds the padding mask, such as ``"attention_mask"``.
@@ -104,6 +104,8 @@ class ManifoldMixup:
         RuntimeError: the model already has an attachment.
 
     Examples:
+        >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> mixup = ManifoldMixup(model, layers=["input", "1"], alpha=2.0, seed=0)
         >>> criterion = mixup.wrap(nn.CrossEntropyLoss())
@@ -310,9 +312,13 @@ class ManifoldMixup:
         Gradients may be enabled or not. None, the `plan` of a batch that was not mixed, mixes
         nothing, as in `paused`.
 
+        Args:
+            plan: a plan of as many examples as the batches have, at one of the eligible layers.
+
         Raises:
             RuntimeError: this ManifoldMixup was removed or replaced.
-            ValueError: the plan's layer is not among the eligible ones.
+            ValueError: the plan's layer is not among the eligible ones; in the pass: the batch has
+                another number of examples.
         """
         if not self._attachment.attached:
             raise RuntimeError(_REPLACED if self._replaced else _REMOVED)

@@ -44,6 +44,7 @@ class MixPlan:
             share lies outside 0 to 1, or ``perm`` outside the rows.
 
     Examples:
+        >>> import torch
         >>> MixPlan("layer1", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
         MixPlan(layer='layer1', lam=0.75, batch=2)
     """

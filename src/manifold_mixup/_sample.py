@@ -81,6 +81,7 @@ def sample_plan(
         ValueError: ``batch``, ``layers`` or ``alpha`` is out of range, or ``y`` is missing.
 
     Examples:
+        >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
         >>> sample_plan(4, layers=["input", "fc1"], alpha=2.0, generator=generator).layer
         'fc1'

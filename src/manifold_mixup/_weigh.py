@@ -424,6 +424,8 @@ def mix(
             positions and does not fit ``dims``.
 
     Examples:
+        >>> import torch
+        >>> from manifold_mixup import MixPlan
         >>> plan = MixPlan("fc", lam=torch.tensor(0.75), perm=torch.tensor([1, 0]))
         >>> mix(torch.tensor([[0.0], [10.0]]), plan)
         tensor([[2.5000],

@@ -51,6 +51,7 @@ class MixedTarget:
 
     Examples:
         >>> import torch
+        >>> from manifold_mixup import MixPlan
         >>> plan = MixPlan("fc", lam=0.75, perm=torch.tensor([1, 0]))
         >>> MixedTarget(torch.tensor([0, 2]), plan).soft(3)
         tensor([[0.7500, 0.0000, 0.2500],

@@ -32,8 +32,8 @@ class Recipe:
         kappa: how many times rarer a class must be for remix.
         tau: share of the rarer class from which remix leaves the label at λ.
         blend: how two states are mixed: interpolate; cut, as CutMix; mix-or-cut, one of
-            the two for each batch; patchup-soft or patchup-hard, in blocks; or similarity, as
-            SK-Mixup.
+            the two for each batch; patchup-soft or patchup-hard, in blocks; similarity, as
+            SK-Mixup; or align, as AlignMixup.
         block: side of a block of PatchUp, odd.
         share: share of the state that PatchUp's blocks cover, about.
         tau_max: how strongly "similarity" mixes; greater is stronger.
