@@ -160,7 +160,7 @@ def test_the_table_reports_all_tasks(tmp_path):
     seen = smallest_seen(paired_difference([-0.30, -0.20, -0.40, -0.31], [0.0] * 4))
     assert f"| {seen:.4f} |" in text
     assert "| manifold mixup | 2.1975 ± 1.2" in text
-    assert "| last epoch, n = 4 | NLL ↓ | less no mixup | error % ↓ | NLL ↓, best epoch |" in text
+    assert "| last epoch, n = 4 | NLL ↓ | difference to no mixup | error % ↓ | NLL ↓, best" in text
     assert "| no mixup | 3.0000 ± 1.2910 |  | 50.00 ± 0.00 | 3.0000 ± 1.2910 |" in text
 
 

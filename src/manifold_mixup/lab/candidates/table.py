@@ -43,7 +43,7 @@ class Verdict:
         gap: manifold mixup less its control, at the last epoch; None with fewer than two seeds.
         p: the p-value of that difference; 1 for a task without two seeds.
         adjusted: the same, corrected for the number of tasks.
-        to_none: each way less no mixup, at the last epoch.
+        to_none: the difference of each way to no mixup, at the last epoch.
         where: the machines, versions and commits of the runs.
     """
 
@@ -202,7 +202,7 @@ def _ways(verdict: Verdict) -> list[str]:
     head = [
         f"last epoch, n = {len(verdict.seeds)}",
         _TITLES[metric],
-        "less no mixup",
+        "difference to no mixup",
         _TITLES[other],
     ]
     head += [f"{_TITLES[metric]}, best epoch"] if best else []

@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 
 
 def _header(metric: Measure) -> list[str]:
-    return ["way", metric.title, "less no mixup", "trials", "time"]
+    return ["way", metric.title, "difference to no mixup", "trials", "time"]
 
 
 def _cells(finalist: Finalist, base: Finalist, study: StudyFile, metric: Measure) -> list[str]:

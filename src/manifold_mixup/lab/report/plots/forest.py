@@ -62,6 +62,6 @@ def _differences(axes: Axes, rows: Sequence[Row], measure: Measure) -> None:
         )
     name, unit = NAMES[measure.key]
     axes.set_title(f"{name} {'↓' if measure.better == 'lower' else '↑'}", fontsize=12)
-    axes.set_xlabel(f"less {rows[0].method}{', ' * bool(unit)}{unit}", fontsize=10)
+    axes.set_xlabel(f"difference to {rows[0].method}{', ' * bool(unit)}{unit}", fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
