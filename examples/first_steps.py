@@ -50,7 +50,8 @@ find_layers(build(), x)
 # %% [markdown]
 # ## Train with and without mixing
 #
-# Two lines are new: one attaches the mixing, the other wraps the criterion.
+# Two lines are new: one attaches the mixing, the other wraps the criterion. The layer of two units
+# is mixed, as in the paper's Figure 1.
 
 
 # %%
@@ -58,7 +59,7 @@ def train(mixing, steps):
     """Train on the spirals, and return the network in eval mode."""
     model, criterion = build(), nn.CrossEntropyLoss()
     if mixing:
-        mixup = ManifoldMixup(model, layers=["input", "0", "1"], alpha=2.0, seed=0)  # new
+        mixup = ManifoldMixup(model, layers=["1"], alpha=2.0, seed=0)  # new
         criterion = mixup.wrap(criterion)  # new
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -81,8 +82,8 @@ for name, network in networks.items():
 # %% [markdown]
 # ## What one step mixed
 #
-# The plan of the latest training pass has the layer, λ, and the partner of each example. The
-# targets are mixed with the same plan.
+# If several layers are eligible, each step mixes one of them. The plan of the latest training pass
+# has the layer, λ, and the partner of each example. The targets are mixed with the same plan.
 
 # %%
 model = build()
@@ -103,7 +104,7 @@ mixup.verify(x)
 # %% [markdown]
 # ## The decision boundaries
 #
-# Away from the points, the network trained with mixing is less confident. This is one seed;
+# Between the arms, the network trained with mixing is less confident. This is one seed;
 # `results/figures/figure-1.md` has numbers for five seeds.
 
 # %%
@@ -115,6 +116,6 @@ for axis, (name, network) in zip(axes, networks.items(), strict=True):
         sure = network(plane).softmax(1)[:, 1].reshape(200, 200).T
     axis.contourf(side, side, sure, levels=20, cmap="PuOr", vmin=0, vmax=1)
     axis.contour(side, side, sure, levels=[0.5], colors="black")
-    axis.scatter(*x.T, c=y, s=12, cmap="PuOr", edgecolors="black", linewidths=0.4)
+    axis.scatter(*x.T, c=y, s=18, cmap="PuOr", edgecolors="white", linewidths=0.7)
     axis.set(title=name, xlabel="x₁", ylabel="x₂", aspect="equal")
 plt.show()
