@@ -26,11 +26,14 @@ HERE = Path(__file__).resolve().parent
 FINGERPRINTS = HERE / "fingerprints.json"
 KINDS = (".md", ".json", ".png")
 LARGE = 1_000_000
-"""No file may have more bytes; JSON that has more is written on one line."""
+"""No file may have more bytes; JSON that has more is written on one line, with shorter curves."""
+EVERY = 5
+"""Of a curve that is too long, each fifth epoch stays, and the best one."""
 # What each command leaves in the working folder, and where it goes; "" for searches, whose
 # findings the comparison after them shows.
 COMPARED = "compare/results compare/table"
 MADE: dict[str, tuple[tuple[str, str], ...]] = {
+    "What compare shows by default": ((COMPARED, "compare/spirals"),),
     "Scaled, on two CPU cores": (
         ("laptop/table-1a", "laptop/table-1a"),
         ("laptop/knn", "laptop/knn"),
@@ -185,10 +188,19 @@ def _copy(step: Step, work: Path) -> list[Path]:
 
 
 def _shorten(path: Path) -> None:
-    """Write a large JSON file on one line."""
-    if path.suffix == ".json" and path.stat().st_size > LARGE:
-        text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
-        path.write_text(f"{text}\n")
+    """Write a large JSON file on one line and, if it is still too large, without most epochs."""
+    if path.suffix != ".json" or path.stat().st_size <= LARGE:
+        return
+    content = json.loads(path.read_text())
+    text = json.dumps(content, ensure_ascii=False)
+    if len(text.encode()) >= LARGE:
+        for run in content["runs"]:
+            kept = {len(run["curve"]), run["best_epoch"]}
+            run["curve"] = [
+                one for one in run["curve"] if one["epoch"] % EVERY == 0 or one["epoch"] in kept
+            ]
+        text = json.dumps(content, ensure_ascii=False)
+    path.write_text(f"{text}\n")
 
 
 def _together(found: Sequence[Path], target: Path) -> Path:

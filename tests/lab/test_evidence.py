@@ -21,7 +21,8 @@ NETWORKS = (
     "30 units after one layer",
 )
 TUNED = sorted((RESULTS / "ways").glob("*.json"))
-WAYS = [*TUNED, *sorted((RESULTS / "noise").glob("*.json"))]  # made by `compare`
+SHOWN = sorted((RESULTS / "compare").glob("*.json"))
+WAYS = [*TUNED, *SHOWN, *sorted((RESULTS / "noise").glob("*.json"))]  # made by `compare`
 CANDIDATES = sorted((RESULTS / "candidates").glob("*.json"))  # made by `lab.candidates`
 LONGER = sorted((RESULTS / "longer").glob("*.json"))  # made by `train` and `evaluate`
 EVALUATED = RESULTS / "five" / "evaluations.json"  # made by `evaluate`, of several runs

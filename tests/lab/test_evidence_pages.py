@@ -137,6 +137,19 @@ def test_the_digits_of_few_labels_are_those_that_were_trained_on(tmp_path, monke
     assert fingerprint(trained) == content["data"]["sha256"]
 
 
+def test_the_table_of_the_default_comparison_is_that_of_its_file():
+    """All but the seconds, which the page has from a quiet machine."""
+    page = (RESULTS.parent / "docs" / "compare.md").read_text()
+    section = page.split("\n## Default: two spirals", 1)[1].split("\n## ", 1)[0]
+    (shown,) = tables(section)
+    there, _ = (RESULTS / "compare" / "spirals.md").read_text().split("\n\nMean ", 1)
+    (made,) = tables(there)
+    assert len(shown) > 25
+    assert [row for row in shown if "seconds" not in row[0]] == [
+        row for row in made if "seconds" not in row[0]
+    ]
+
+
 @pytest.mark.parametrize("share", [20, 40])
 def test_the_table_of_wrong_labels_is_that_of_its_files(share):
     section = PAGE.split("\n### Wrong labels", 1)[1].split("\n### ", 1)[0]

@@ -133,6 +133,21 @@ def test_the_evaluations_of_several_runs_become_one_file(remake, monkeypatch, tm
     assert (found["commits"], found["cpus"], found["data"]) == (["1a"], ["some"], ["7f"])
 
 
+def test_a_file_that_is_too_large_keeps_some_epochs(remake, monkeypatch, tmp_path):
+    curve = [{"epoch": epoch, "nll": 0.5} for epoch in range(1, 13)]
+    path = tmp_path / "results.json"
+    content = {"runs": [{"curve": curve, "best_epoch": 7}]}
+    path.write_text(json.dumps(content, indent=4))
+    monkeypatch.setattr(remake, "LARGE", len(json.dumps(content)) + 1)
+    remake._shorten(path)
+    assert json.loads(path.read_text()) == content
+    path.write_text(json.dumps(content, indent=4))
+    monkeypatch.setattr(remake, "LARGE", len(json.dumps(content)))
+    remake._shorten(path)
+    (run,) = json.loads(path.read_text())["runs"]
+    assert [one["epoch"] for one in run["curve"]] == [5, 7, 10, 12]
+
+
 def test_a_command_that_left_nothing_is_an_error(remake, monkeypatch, tmp_path):
     made = {"Curves": (), "Tables": (("list", "ours/tables"), ("elsewhere", "ours/words"))}
     monkeypatch.setattr(remake, "MADE", made)
@@ -154,8 +169,8 @@ def test_only_the_fingerprints_of_what_was_made_are_written(remake, monkeypatch,
     assert remake.differing() == ["ways/two.md"]
 
 
-@pytest.mark.parametrize(("part", "count"), [("Tabel 8", 0), ("A ", 2), ("", 16)])
+@pytest.mark.parametrize(("part", "count"), [("Tabel 8", 0), ("A ", 2), ("", 17)])
 def test_one_part_must_be_named(remake, capsys, part, count):
     with pytest.raises(SystemExit):
         remake.main(["make", *([part] if part else [])])
-    assert f"{part!r} names {count} parts. Name one: Scaled, on two CPU" in capsys.readouterr().err
+    assert f"{part!r} names {count} parts. Name one: What compare shows" in capsys.readouterr().err
