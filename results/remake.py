@@ -33,7 +33,7 @@ EVERY = 5
 # findings the comparison after them shows.
 COMPARED = "compare/results compare/table"
 MADE: dict[str, tuple[tuple[str, str], ...]] = {
-    "What compare shows by default": ((COMPARED, "compare/spirals"),),
+    "What compare shows": ((COMPARED, "compare/spirals"), (COMPARED, "compare/mnist-1d")),
     "Scaled, on two CPU cores": (
         ("laptop/table-1a", "laptop/table-1a"),
         ("laptop/knn", "laptop/knn"),
