@@ -81,6 +81,11 @@ class Leaf:
     boolean: bool = False
     view: View | None = None  # None if it cannot be described
 
+    @property
+    def quoted(self) -> str:
+        """Its path for a message, after a space; empty for a value that is not nested."""
+        return f" {self.path!r}" if self.path else ""
+
 
 @dataclass(slots=True)
 class Run:

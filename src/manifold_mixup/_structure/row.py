@@ -1,5 +1,6 @@
 """The findings about one module or input: whether it can be mixed, or why not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -228,3 +229,8 @@ def _grouped(carry: Carry) -> Carry:
 def named(source: str) -> str:
     """Quote the name of a layer or input, or name a value that the model's own code computes."""
     return repr(source) if source else "a value of the model"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message."""
+    return " and ".join(map(repr, names))

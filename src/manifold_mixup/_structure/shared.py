@@ -127,7 +127,7 @@ class _SharedRows:
         dims: dict[str, set[BatchDim | None]] = {}
         for run, leaves in zip(runs, mixed, strict=True):
             for leaf in leaves:
-                dims.setdefault(leaf.path, set()).add(self.builder.batch_dim(run, leaf))
+                dims.setdefault(leaf.path, set()).add(self.builder.dims.of(run, leaf))
         return all(len(found) == 1 for found in dims.values())
 
     def _depend(self, outputs: Sequence[Collection[int]]) -> bool:
