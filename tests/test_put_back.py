@@ -386,3 +386,51 @@ def test_a_view_that_cannot_be_written_changes_with_its_base():
     assert _states.access_in_numpy(np, np.frombuffer(b"abcd", dtype=np.uint8)) is None
     find_layers(model, FLOATS)
     assert base.tolist() == [0.0] * 4
+
+
+INSTALLED = """
+import functools, torch
+from torch import nn
+
+def memoized(function):
+    known = functools.lru_cache(maxsize=10)(function)
+    def look_up(*args):
+        return known(*args)
+    look_up.known = known
+    return look_up
+
+class Bias(nn.Module):
+    @staticmethod
+    @memoized
+    def index(size):
+        return torch.arange(size)
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return x + self.table[self.index(4)].sum(0)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Sequential(nn.Sequential(Bias())))
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        assert not isinstance(self.last, Bias)
+        return self.last(self.first(x))
+"""
+
+
+def test_what_a_class_of_a_library_memoizes_though_code_names_it_first(tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"  # a class in a global of a library is not searched whole
+    folder.mkdir()
+    (folder / "installed_models.py").write_text(INSTALLED)
+    monkeypatch.syspath_prepend(folder)
+    import installed_models
+
+    model = installed_models.Model()
+    assert "first" in {row.name for row in find_layers(model, FLOATS).cuts}
+    assert installed_models.Bias.index.known.cache_info().currsize == 0

@@ -42,6 +42,9 @@ from manifold_mixup._dry_run.names import (
 )
 
 _LIBRARY = (types.FunctionType, type, types.ModuleType)
+# Attributes of classes that wrap a function.
+_WRAPPED: tuple[Any, ...] = (staticmethod, classmethod, property)
+_WRAPPED += (functools.cached_property, functools.partialmethod)
 # Objects that other threads, files or processes may change meanwhile.
 _ALIVE: tuple[Any, ...] = (threading.Thread, queue.Queue, socket.socket, subprocess.Popen)
 _ALIVE += (Dataset, DataLoader, Sampler, optim.Optimizer)
@@ -195,10 +198,11 @@ def _is_fixed(value: Any) -> bool:
 
 
 def _is_library(value: Any) -> bool:
-    """Return whether a value is code: a function, class or module, or a built-in of one."""
+    """Return whether a value is code: a function, also wrapped, class, module, or built-in."""
     if is_a(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
         return value.__self__ is None or is_a(value.__self__, _LIBRARY)
-    return is_a(value, _LIBRARY)
+    # If those were searched as globals, their functions would be skipped for good.
+    return is_a(value, _LIBRARY) or is_a(value, _WRAPPED)
 
 
 def _links(value: Any) -> list[Any]:
