@@ -434,3 +434,34 @@ def test_what_a_class_of_a_library_memoizes_though_code_names_it_first(tmp_path,
     model = installed_models.Model()
     assert "first" in {row.name for row in find_layers(model, FLOATS).cuts}
     assert installed_models.Bias.index.known.cache_info().currsize == 0
+
+
+IMPORTED = """
+import torch
+
+SCALE = torch.tensor(2.0)
+
+def scaled(x, by=torch.ones(())):
+    return x * by * SCALE
+"""
+
+
+def importing(m, h):
+    import imported_late
+
+    return imported_late.scaled(h)
+
+
+def test_what_forward_imports_is_real(tmp_path, monkeypatch):
+    """As PEFT is, which some models of Transformers import in forward."""
+    (tmp_path / "imported_late.py").write_text(IMPORTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    finders, model = list(sys.meta_path), Net(importing)
+    ManifoldMixup(model, ["b"], example=FLOATS)
+    late = sys.modules.pop("imported_late")
+    assert type(late.SCALE) is Tensor
+    assert late.scaled(torch.ones(2)).tolist() == [2, 2]
+    assert (
+        type(late.__loader__).__name__ == type(late.__spec__.loader).__name__ == "SourceFileLoader"
+    )
+    assert sys.meta_path == finders

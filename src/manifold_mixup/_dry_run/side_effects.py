@@ -17,6 +17,8 @@ from torch.nn.modules import module as hooked
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
+from manifold_mixup._dry_run.imports import imports_outside
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -100,7 +102,8 @@ def without_side_effects(model: nn.Module) -> Iterator[None]:
     Every global generator (PyTorch's on the CPU and on the model's devices, Python's, NumPy's) is
     restored. Nothing is compiled, gradients are enabled, and warnings are suppressed, because the
     real forward pass gives them. The user's modes (a FLOP counter, for example), global module
-    hooks, transforms of torch.func and checkpoints around the call are inactive.
+    hooks, transforms of torch.func and checkpoints around the call are inactive. Modules that the
+    body imports stay imported, and see no mode of ours.
     """
     with ExitStack() as stack:
         stack.enter_context(_outside_of_transforms())
@@ -116,6 +119,7 @@ def without_side_effects(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_disable_current_modes())
         stack.enter_context(_without_function_modes())
+        stack.enter_context(imports_outside(_disable_current_modes, _without_function_modes))
         for shared in _SHARED:
             stack.enter_context(_emptied(getattr(hooked, shared)))
         if (parametrize := sys.modules.get("torch.nn.utils.parametrize")) is not None:
