@@ -263,6 +263,18 @@ def test_a_sum_inside_a_module_is_not_called_by_the_name_of_the_module():
     refuse(model, "1.b", torch.randn(4, 4), seen)
 
 
+def test_a_value_that_no_module_returned_is_named_without_a_shape():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            self.scale = x.std(1, keepdim=True)
+            return super().forward(x / self.scale)
+
+    model = Wrapped(
+        lambda m, x: m["b"](m["a"](x)) * m["a"].scale, a=Scaled(4, 4), b=nn.Linear(4, 4)
+    )
+    refuse(model, "parts.a", torch.randn(4, 4), "reads a value computed inside 'parts.a'; a module")
+
+
 def test_a_tensor_that_a_later_module_overwrites_for_others_is_refused():
     def forward(m, x):
         h = m["a"](x)

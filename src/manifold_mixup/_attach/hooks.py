@@ -22,6 +22,7 @@ from manifold_mixup._box import Box, Ranges
 from manifold_mixup._layers import ALL_RUNS, named_layers, split_run
 from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
 from manifold_mixup._noise import DrawnNoise
+from manifold_mixup._own_backward import REASON, function_around
 from manifold_mixup._plan import MixPlan, Weight
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._transport import Aligned
@@ -223,6 +224,8 @@ class LayerHook(Hook):
         plan = None if running is None else running.plan
         if running is None or plan is None or plan.layer != self.layer:
             return None
+        if running.learns and (function := function_around()):
+            raise ValueError(f"layer {self.layer!r} cannot be mixed: {REASON.format(function)}.")
         if plan.weight is not None and needs_completion(plan):
             plan = running.completed_plan(functools.partial(self._completion, output))
             self.active.set(running)  # compiled blocks after this layer read it

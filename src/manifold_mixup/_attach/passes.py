@@ -44,6 +44,7 @@ class ForwardPass:
         # Carried tensors that were already mixed, while the pass runs.
         self.carried: list[tuple[Tensor, Tensor]] = []
         self.training = training
+        self.learns = torch.is_grad_enabled()
         # Whether backward cannot show that what it returned is used, and no criterion was called.
         self.use_unknown = False
         self.nested = nested  # inside another pass, and one of the two is mixed

@@ -230,7 +230,7 @@ class Crossings:
         shape = self._shapes.get(number)
         source = named(self.source(number))
         if self._is_made_by_code(number):
-            source = f"a value computed inside {source},"
+            source = f"a value computed inside {source}" + ("," if shape else "")
         return source + (f" of shape {shape}" if shape else "")
 
     def _is_made_by_code(self, number: int) -> bool:

@@ -20,6 +20,7 @@ from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
+from manifold_mixup._own_backward import function_around
 from manifold_mixup._structure.flops import Flops
 from manifold_mixup._structure.interactions import Interaction, interaction
 from manifold_mixup._structure.operation import PRODUCTS, Operation
@@ -101,6 +102,8 @@ class Run:
         checkpointed: whether an activation checkpoint called it.
         in_front: whether its output is taken before the hooks of others on it, because they only
             read it; what they keep is then mixed too.
+        function: name of the `torch.autograd.Function` that runs it, and has a backward of its own;
+            empty if there is none.
     """
 
     layer: str
@@ -111,6 +114,7 @@ class Run:
     weights: int
     checkpointed: bool
     in_front: bool = False
+    function: str = ""
 
 
 @dataclass(slots=True)
@@ -456,7 +460,8 @@ class Recorder(TorchDispatchMode):
             number = self.run_counts[layer]
             self.run_counts[layer] += 1
             again = self._in_checkpoint()
-            self.trace.runs.append(Run(layer, number, ends, *spent, again, in_front))
+            inside = function_around()
+            self.trace.runs.append(Run(layer, number, ends, *spent, again, in_front, inside))
             return output
 
         return hook

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from manifold_mixup._own_backward import REASON
 from manifold_mixup._structure.batch_dims import BatchDims
 from manifold_mixup._structure.bypass import UNSEEN
 from manifold_mixup._structure.category_ids import category_id_nodes
@@ -49,6 +50,8 @@ class StateFaults:
             return self._unused(run)
         if any(leaf.node in self._ids for leaf in mixed):
             return _CODES
+        if run.function:
+            return REASON.format(run.function)
         last = max(leaf.node for leaf in mixed)
         before = [node for node in self._reorderings if node < last]
         if 0 < len(before) < len(self._reorderings):

@@ -1,0 +1,173 @@
+"""Layers inside a function with its own backward, as reversible layers are."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import Function
+
+from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.tensor([0, 1, 2, 1, 0, 2])
+PERM = torch.tensor([1, 2, 3, 4, 5, 0])
+
+
+class Pair(nn.Module):
+    """A layer whose input can be computed from its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.g = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        a, b = x.chunk(2, 1)
+        a = a + self.f(b).tanh()
+        return torch.cat([a, b + self.g(a).tanh()], 1)
+
+    def inverse(self, y):
+        a, b = y.chunk(2, 1)
+        b = b - self.g(a).tanh()
+        return torch.cat([a - self.f(b).tanh(), b], 1)
+
+
+def gradient(pairs, output, given):
+    """Reconstruct the input of each pair from its output, as RevNets and Reformer do."""
+    for pair in reversed(pairs):
+        with torch.no_grad():
+            state = pair.inverse(output)
+        with torch.enable_grad():
+            pair(state.requires_grad_()).backward(given)
+        output, given = state.detach(), state.grad
+    return given
+
+
+class Reversible(Function):
+    @staticmethod
+    def forward(ctx, x, pairs):
+        for pair in pairs:
+            x = pair(x)
+        ctx.pairs = pairs
+        ctx.save_for_backward(x.detach())
+        return x
+
+    @staticmethod
+    def backward(ctx, given):
+        return gradient(ctx.pairs, *ctx.saved_tensors, given), None
+
+
+class ReversibleWithSetup(Function):
+    @staticmethod
+    def forward(x, pairs):
+        for pair in pairs:
+            x = pair(x)
+        return x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.pairs = inputs[1]
+        ctx.save_for_backward(output.detach())
+
+    @staticmethod
+    def backward(ctx, given):
+        return gradient(ctx.pairs, *ctx.saved_tensors, given), None
+
+
+class Body(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.pairs = nn.ModuleList(Pair() for _ in range(3))
+
+    def forward(self, x):
+        if self.function is not None:
+            return self.function.apply(x, self.pairs)
+        for pair in self.pairs:
+            x = pair(x)
+        return x
+
+
+def build(function):
+    torch.manual_seed(0)
+    parts = {"stem": nn.Linear(4, 4), "body": Body(function), "head": nn.Linear(4, 3)}
+    model = nn.Sequential()
+    for name, part in parts.items():
+        model.add_module(name, part)
+    return model.double()
+
+
+either = pytest.mark.parametrize("function", [Reversible, ReversibleWithSetup])
+
+
+@either
+def test_layers_inside_are_refused_and_those_around_are_chosen(function):
+    rows = {row.name: row for row in find_layers(build(function), X)}
+    assert rows["stem"].cut
+    assert rows["body"].cut
+    inside = [name for name in rows if name.startswith("body.pairs.")]
+    assert not any(rows[name].cut for name in inside)
+    assert f"it runs inside {function.__name__}, a torch" in rows["body.pairs.1"].reason
+    plain = {row.name: row for row in find_layers(build(None), X)}
+    assert plain["body.pairs.1"].cut
+
+
+@either
+@pytest.mark.parametrize("check", [True, False])
+def test_a_layer_inside_raises_before_it_is_mixed(function, check):
+    model = build(function)
+    mixup = ManifoldMixup(model, ["body.pairs.1"], check=check, seed=0)
+    with pytest.raises(ValueError, match=rf"'body.pairs.1'.*runs inside {function.__name__}"):
+        model(X)
+    mixup.remove()
+    model(X).sum().backward()
+
+
+@either
+@pytest.mark.parametrize("layer", ["stem", "body"])
+def test_layers_around_have_the_gradients_of_the_model_without_the_function(function, layer):
+    model, plain = build(function), build(None)
+    mixup = ManifoldMixup(model, [layer], seed=0)
+    criterion = nn.CrossEntropyLoss()
+    loss = mixup.wrap(criterion)(model(X), Y)
+    loss.backward()
+    plan = mixup.plan
+    state = plain.stem(X)
+    state = plain.body(mix(state, plan)) if layer == "stem" else mix(plain.body(state), plan)
+    output = plain.head(state)
+    expected = plan.lam * criterion(output, Y) + (1 - plan.lam) * criterion(output, Y[plan.perm])
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item())
+    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+@either
+def test_without_gradients_a_layer_inside_is_mixed(function):
+    model, plain = build(function), copy.deepcopy(build(None))
+    mixup = ManifoldMixup(model, ["body.pairs.0"], check=False)
+    plan = MixPlan("body.pairs.0", torch.tensor(0.3), PERM)
+    with mixup.using(plan), torch.no_grad():
+        output = model(X)
+    first, *others = plain.body.pairs
+    state = mix(first(plain.stem(X)), plan)
+    for pair in others:
+        state = pair(state)
+    torch.testing.assert_close(output, plain.head(state))
+
+
+def test_a_frozen_part_under_no_grad_is_no_such_function():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.features(x)
+            return self.head(x)
+
+    model = Frozen().double()
+    mixup = ManifoldMixup(model, ["features"], example=X)
+    mixup.wrap(nn.CrossEntropyLoss())(model(X), Y).backward()
+    assert mixup.plan.layer == "features"
