@@ -90,6 +90,7 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
         ("laptop/spectra", "laptop/spectra"),
         ("laptop/figure-5", "laptop/figure-5"),
     ),
+    "A later layer": (("", ""), ("later/analysis/spectra", "laptop/later-layer")),
     "Figure 6: training loss by mixed layer": (("laptop/figure-6", "laptop/figure-6"),),
     "Table 8: mixing true factors": (("laptop/table-8", "laptop/table-8"),),
 }
@@ -250,6 +251,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 def _data(content: dict[str, Any]) -> list[str]:
     """Return the fingerprints of the data in a file, each once."""
     head = content.get("data", {})
+    if isinstance(head, str):  # the name of the set, in an analysis
+        return []
     if "sha256" in head:  # of a comparison; the others have the SHA-256 of each set by its name
         head = {"": head["sha256"], **head.get("draws", {})}
     of_runs = [run["data"] for run in content.get("runs", []) if isinstance(run.get("data"), str)]

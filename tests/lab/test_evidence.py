@@ -25,8 +25,9 @@ SHOWN = sorted((RESULTS / "compare").glob("*.json"))
 WAYS = [*TUNED, *SHOWN, *sorted((RESULTS / "noise").glob("*.json"))]  # made by `compare`
 CANDIDATES = sorted((RESULTS / "candidates").glob("*.json"))  # made by `lab.candidates`
 LONGER = sorted((RESULTS / "longer").glob("*.json"))  # made by `train` and `evaluate`
+ANALYSED = RESULTS / "laptop" / "later-layer.json"  # made by `analyze`
 EVALUATED = RESULTS / "five" / "evaluations.json"  # made by `evaluate`, of several runs
-FILES = sorted(set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER, EVALUATED})
+FILES = sorted(set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER, ANALYSED, EVALUATED})
 
 
 def test_there_are_results():

@@ -158,6 +158,16 @@ def test_the_table_of_mnist_1d_once_more_is_that_of_its_file():
     assert all(row in [cells(line) for line in theirs.splitlines()] for row in rows)
 
 
+def test_the_table_of_a_later_layer_is_that_of_its_file():
+    section = PAGE.split("\n### A later layer", 1)[1].split("\n## ", 1)[0]
+    ((_, _, *rows),) = tables(section)
+    theirs = (RESULTS / "laptop" / "later-layer.md").read_text().split("**features, centred")[1]
+    ((head, _, *methods),) = tables(theirs)
+    columns = [head.index(name) for name in ("outside, %", "within, %", "seen, %")]
+    assert [one[0] for one in methods] == ["no mixup", "manifold mixup α=2"]
+    assert [row[1:] for row in rows] == [[one[at] for one in methods] for at in columns]
+
+
 @pytest.mark.parametrize("share", [20, 40])
 def test_the_table_of_wrong_labels_is_that_of_its_files(share):
     section = PAGE.split("\n### Wrong labels", 1)[1].split("\n### ", 1)[0]
