@@ -33,7 +33,11 @@ EVERY = 5
 # findings the comparison after them shows.
 COMPARED = "compare/results compare/table"
 MADE: dict[str, tuple[tuple[str, str], ...]] = {
-    "What compare shows": ((COMPARED, "compare/spirals"), (COMPARED, "compare/mnist-1d")),
+    "What compare shows": (
+        (COMPARED, "compare/spirals"),
+        (COMPARED, "compare/mnist-1d"),
+        ("compare/runs/mnist_1d-*/evaluation-last-*", "compare/evaluations"),
+    ),
     "Scaled, on two CPU cores": (
         ("laptop/table-1a", "laptop/table-1a"),
         ("laptop/knn", "laptop/knn"),

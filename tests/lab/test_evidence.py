@@ -21,13 +21,16 @@ NETWORKS = (
     "30 units after one layer",
 )
 TUNED = sorted((RESULTS / "ways").glob("*.json"))
-SHOWN = sorted((RESULTS / "compare").glob("*.json"))
+COLLAPSED = RESULTS / "compare" / "evaluations.json"  # made by `evaluate`, of several runs
+SHOWN = sorted(set((RESULTS / "compare").glob("*.json")) - {COLLAPSED})
 WAYS = [*TUNED, *SHOWN, *sorted((RESULTS / "noise").glob("*.json"))]  # made by `compare`
 CANDIDATES = sorted((RESULTS / "candidates").glob("*.json"))  # made by `lab.candidates`
 LONGER = sorted((RESULTS / "longer").glob("*.json"))  # made by `train` and `evaluate`
 ANALYSED = RESULTS / "laptop" / "later-layer.json"  # made by `analyze`
 EVALUATED = RESULTS / "five" / "evaluations.json"  # made by `evaluate`, of several runs
-FILES = sorted(set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER, ANALYSED, EVALUATED})
+FILES = sorted(
+    set(RESULTS.glob("*/*.json")) - {*WAYS, *CANDIDATES, *LONGER, ANALYSED, EVALUATED, COLLAPSED}
+)
 
 
 def test_there_are_results():
@@ -195,6 +198,38 @@ def test_the_attacks_of_five_seeds_are_those_of_the_evaluations(test, line, valu
         values = [value(run["evaluation"][test]) for run in runs if f"-{way}" in run["run"]]
         assert len(values) == 5
         assert f"{fmean(values):.1f} ± {stdev(values):.1f}" in cell
+
+
+@pytest.mark.parametrize(
+    ("line", "layer", "key"),
+    [
+        ("NC1 at hidden2 ↓", "hidden2", "nc1"),
+        ("NC1 at features ↓", "features", "nc1"),
+        ("NC2, angles, at features ↓", "features", "nc2_angles"),
+        ("NC3 ↓", "features", "nc3"),
+        ("NC4 at hidden2, % ↓", "hidden2", "nc4"),
+    ],
+)
+def test_the_table_of_neural_collapse_is_that_of_its_evaluations(line, layer, key):
+    page = (RESULTS.parent / "docs" / "evaluating.md").read_text()
+    cells = next(one for one in page.splitlines() if one.startswith(f"| {line} |")).split("|")
+    found: dict[str, list[float]] = {}
+    for run in json.loads(COLLAPSED.read_text())["runs"]:  # a method's in the order of the seeds
+        for row in run["evaluation"].get("collapse", ()):
+            if row["name"] == f"{layer}, training":
+                found.setdefault(run["run"].split("-seed")[0], []).append(row[key])
+    plain = found["mnist_1d-mlp-no_mixup"]
+    methods = ("no_mixup", "input_mixup", "manifold_mixup")
+    for method, cell in zip(methods, cells[2:-1], strict=True):
+        values = found[f"mnist_1d-mlp-{method}"]
+        assert len(values) == 10
+        assert f" {fmean(values):.3f} ± {stdev(values):.3f}" in cell
+        if method != "no_mixup":
+            gaps = [value - base for value, base in zip(values, plain, strict=True)]
+            half = t_quantile(9) * stdev(gaps) / 10**0.5
+            shown = [fmean(gaps), fmean(gaps) - half, fmean(gaps) + half]
+            text = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*shown).replace("-", "−")
+            assert (f"**{text}**" if shown[1] * shown[2] > 0 else f"<br>{text}") in cell
 
 
 def test_no_gradient_of_the_five_seeds_is_masked():
