@@ -170,6 +170,26 @@ def test_the_output_of_transformers():
     assert "attentions" not in mapped
 
 
+def test_a_model_output_of_transformers_with_a_field_by_keyword_only():
+    """As GLiNER's are; `copy.copy` fails on them."""
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+
+    @dataclass
+    class Spans(outputs.ModelOutput):
+        logits: Any = None
+        spans: Any = field(default=None, kw_only=True)
+
+    value = Spans(logits=X, spans=Y)
+    value["more"] = X
+    mapped = map_leaves(lambda _, tensor: tensor + 1, value)
+    assert type(mapped) is Spans
+    assert dict(mapped).keys() == {"logits", "spans", "more"}
+    for tensor in (mapped.logits, mapped["logits"], mapped["more"]):
+        torch.testing.assert_close(tensor, X + 1)
+    torch.testing.assert_close(mapped.spans, Y + 1)
+    assert value.logits is X
+
+
 def test_what_is_no_container_is_passed_on():
     for value in (
         "text",

@@ -159,6 +159,13 @@ def _copy(value: Any) -> Any:
             f"a {type(value).__name__} has no __copy__, so changing a copy might change the "
             f"original. Define __copy__, or pass a dict."
         )
+    if isinstance(value, dict) and dataclasses.is_dataclass(value):
+        fields = [field for field in dataclasses.fields(value) if field.init]
+        if any(field.kw_only for field in fields):  # ModelOutput's own copy passes all by place
+            made = type(value)(**{field.name: getattr(value, field.name) for field in fields})
+            for key, item in value.items():
+                made[key] = item
+            return made
     return copy.copy(value)
 
 
