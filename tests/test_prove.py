@@ -279,6 +279,30 @@ def test_a_state_that_is_not_finite_after_the_mix_fails():
     assert prove(Residual(), ["stem"], (normal(6, 4),), {}, run).layers[0].verdict == "failed"
 
 
+class Overflows(Residual):
+    """Finite in float32 only, as a mask is that adds the lowest number twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * math.log(2 * torch.finfo(x.dtype).max)
+
+
+def test_a_model_that_is_finite_in_float32_only_is_tested_there():
+    assert not Overflows().double()(normal(6, 4).double()).isfinite().any()
+    assert prove_one(Overflows(), "stem", normal(6, 4)).verdict == "proven"
+    assert prove_one(Overflows(), "branch", normal(6, 4)).verdict == "failed"
+
+
+class Infinite(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * math.inf
+
+
+def test_a_model_that_is_finite_nowhere_is_inconclusive():
+    proof = prove_one(Infinite(), "stem", normal(6, 4))
+    assert proof.verdict == "inconclusive"
+    assert "not finite with redrawn parameters" in proof.reason
+
+
 # Inconclusive numbers
 
 

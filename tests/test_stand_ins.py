@@ -188,3 +188,18 @@ def test_a_constant_model_does_not_pass_the_proof_of_a_mask():
     ManifoldMixup(model, ["embed"], mask="mask")
     with pytest.raises(ValueError, match=r"could not be proven .*\n.*inconclusive"):
         model(**PADDED)
+
+
+def test_the_error_of_a_model_that_does_not_run_is_its_own():
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+        def forward(self, ids, scale):
+            h = self.embed(ids) * scale  # of other batch sizes if only one is taken for the batch
+            raise KeyError(f"no kernel for {h.dtype}")
+
+    ids, scale = torch.randint(9, (4, 2)), torch.rand(4, 2, 1)
+    with pytest.raises(RuntimeError, match="KeyError: 'no kernel for torch"):
+        find_layers(Failing(), ids, scale)

@@ -159,14 +159,20 @@ def _copy(value: Any) -> Any:
             f"a {type(value).__name__} has no __copy__, so changing a copy might change the "
             f"original. Define __copy__, or pass a dict."
         )
-    if isinstance(value, dict) and dataclasses.is_dataclass(value):
-        fields = [field for field in dataclasses.fields(value) if field.init]
-        if any(field.kw_only for field in fields):  # ModelOutput's own copy passes all by place
-            made = type(value)(**{field.name: getattr(value, field.name) for field in fields})
-            for key, item in value.items():
-                made[key] = item
-            return made
+    if isinstance(value, dict) and _is_dataclass(value):
+        return _copy_of_both(value)
     return copy.copy(value)
+
+
+def _copy_of_both(value: Any) -> Any:
+    """Copy a dict that is also a dataclass, as a ModelOutput is."""
+    fields = [field for field in dataclasses.fields(value) if field.init]
+    if not any(field.kw_only for field in fields):
+        return copy.copy(value)  # ModelOutput's own, which passes all fields by their place
+    made = type(value)(**{field.name: getattr(value, field.name) for field in fields})
+    for key, item in value.items():
+        made[key] = item
+    return made
 
 
 def _replace(container: Any, key: Any, child: Any) -> None:

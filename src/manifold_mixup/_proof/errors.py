@@ -7,3 +7,7 @@ class Inconclusive(Exception):
 
 class OrderMatters(Inconclusive):
     """The outputs of an example depend on its position in the batch."""
+
+
+class NotFinite(Inconclusive):
+    """The outputs are infinite or no numbers, perhaps only in this dtype."""

@@ -16,7 +16,7 @@ from manifold_mixup._dry_run.stand_ins import copied, level
 from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, named_inputs
 from manifold_mixup._proof.bench import Bench, RunModel
-from manifold_mixup._proof.errors import Inconclusive
+from manifold_mixup._proof.errors import Inconclusive, NotFinite
 from manifold_mixup._proof.graphs import draw_graphs
 from manifold_mixup._proof.kept import first_examples, kept_states
 from manifold_mixup._proof.redraw import Examples, draw_examples, redraw_parameters
@@ -78,10 +78,17 @@ def prepare(
     _refuse_lazy(stage)
     rows, states = kept
     setups = _setups(stage.model, args, kwargs, task)
+    overflows = False  # in float64, as masks of which the lowest number is added twice do
     for setup, shortened in product(setups, (states, ()) if states else ((),)):
+        if overflows and setup[0] == torch.float64:
+            continue
         attempt = Attempt(stage, task, *setup, rows, shortened)
         try:
             return (large and attempt.with_thin(large, layer)) or attempt.with_copies()
+        except NotFinite:
+            if setup[0] != torch.float64:
+                raise
+            overflows = True
         except (Inconclusive, NotTraceable):
             raise
         except Exception as failed:  # the model's code may not support this dtype

@@ -8,7 +8,7 @@ from torch import Tensor
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._proof.bench import Bench, plan_at
 from manifold_mixup._proof.distance import ROUNDING, TELLING, difference, distance, floor
-from manifold_mixup._proof.errors import Inconclusive, OrderMatters
+from manifold_mixup._proof.errors import Inconclusive, NotFinite, OrderMatters
 from manifold_mixup._proof.lookups import Lookups
 from manifold_mixup._proof.partners import (
     most_different_padding,
@@ -88,7 +88,7 @@ class Unmixed:
             unsteady: how much two plain passes differ, at least by rounding.
         """
         if not bool(output.isfinite().all()):
-            raise Inconclusive("the outputs are not finite with redrawn parameters")
+            raise NotFinite("the outputs are not finite with redrawn parameters")
         largest = ROUNDING * floor(output)
         order = distance(reordered, self._in_expected_order(output))
         # Random numbers may depend on the position in the batch; that is not an interaction.

@@ -229,16 +229,17 @@ class _Recording:
     def _both(self) -> tuple[Trace, Trace | None]:
         inputs = list(named_inputs(self.stage.model, self.args, self.kwargs))
         lead = leading(inputs, self.lead)
+        error = None  # of the likeliest inputs, as the others may only not fit each other
         for batched in batched_names(inputs, lead):
             try:
                 first = self._record(self.first, batched)
                 return first, self._record_again(first, 2 * self.first, batched)
             except Exception as failed:
-                error = failed
+                error = error or failed
         try:
             return self._record(len(lead), frozenset()), None
-        except Exception:
-            raise error from None
+        except Exception as failed:
+            raise error or failed from None
         finally:
             del error  # it holds this frame and so the whole recording
 
