@@ -22,6 +22,9 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
         state: state of the stream of plans, from the attribute ``state`` of an earlier callback.
         options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all other options of
             `ManifoldMixup`; ``targets`` and all other options of its `wrap`, for the loss.
+
+    Raises:
+        ValueError: in a fit, a layer cannot be mixed.
     """
 
     run_valid = False

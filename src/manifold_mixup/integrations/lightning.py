@@ -45,6 +45,12 @@ class ManifoldMixupCallback(Callback):
         options: ``alpha``, ``p``, ``per_sample``, ``seed`` and all other options of
             `ManifoldMixup`; ``targets``, ``with_target`` and all other options of its `wrap`, for
             the criterion.
+
+    Raises:
+        ValueError: there are options of `wrap`, but ``criterion`` is None; or, when a fit starts,
+            the module or the criterion cannot be mixed, or the data are already mixed.
+        RuntimeError: in a fit, the module is in eval mode, or is never called in an epoch.
+        TypeError: in a fit, a batch has no targets at ``targets_at``.
     """
 
     mixup: ManifoldMixup | None

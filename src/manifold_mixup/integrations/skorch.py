@@ -36,6 +36,9 @@ class ManifoldMixupCallback(Callback):  # type: ignore[misc] # of a type that is
             that belong to the target, such as weights of the examples.
         check: check that nothing bypasses a layer.
         seed: seed of the plans.
+
+    Raises:
+        ValueError: in a fit, the batch has no targets, or a layer cannot be mixed.
     """
 
     def __init__(

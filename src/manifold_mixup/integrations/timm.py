@@ -59,6 +59,7 @@ def create_mixup(
 
     Examples:
         >>> import torch
+        >>> from torch import nn
         >>> loader = [(torch.randn(8, 4), torch.randint(3, (8,)))]
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
         >>> mixup, criterion = create_mixup(model, ["1"], loader=loader, smoothing=0.1, seed=0)
