@@ -101,7 +101,8 @@ def test_the_test_above_can_fail(stranger):
 
 def test_the_library_is_imported_in_few_calls():
     calls, _ = imports()["manifold_mixup"]
-    assert 0 < calls < 27_000
+    # The standard library takes more calls since Python 3.14.
+    assert 0 < calls < (27_000 if sys.version_info < (3, 14) else 28_000)
 
 
 def test_the_count_can_be_too_high():
