@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from manifold_mixup._structure.bypass import Bypasses, asks_for_code
-from manifold_mixup._structure.carried import Crossing, Crossings
+from manifold_mixup._structure.carried import Crossing, crossing_at
+from manifold_mixup._structure.crossings import Crossings
 from manifold_mixup._structure.flow import Flow, data_sources, side_sources
 from manifold_mixup._structure.positions import PositionFinder
 from manifold_mixup._structure.readers import readers_after
@@ -122,7 +123,7 @@ class MixabilityFinder:
 
     @functools.cached_property
     def _crossings(self) -> Crossings:
-        """The values of the pass, by the depths that they cross."""
+        """The values of the pass, and who reads them."""
         return Crossings(self._first, self._second, self._flow, self._positions)
 
     def _crossing(self, depth: Depth, bypass: int) -> Crossing:
@@ -130,7 +131,7 @@ class MixabilityFinder:
         if self._targets:
             return Crossing(fault="the model computes a loss from them")
         mixed = [leaf.node for leaf in depth.mixed]
-        found = self._crossings.at(depth.time, mixed, checkpointed=depth.checkpointed)
+        found = crossing_at(self._crossings, depth.time, mixed, checkpointed=depth.checkpointed)
         if not (found.fault or found.carries or found.ends) and found.sides != bypass:
             return Crossing(fault="what crosses is not read by an operator")
         return found
@@ -182,7 +183,9 @@ class MixabilityFinder:
         """Describe what crosses a depth besides the masks that some modules receive."""
         nodes = [node for received in readers.values() for node in received]
         mixed = [leaf.node for leaf in depth.mixed]
-        return self._crossings.at(depth.time, mixed, nodes, checkpointed=depth.checkpointed)
+        return crossing_at(
+            self._crossings, depth.time, mixed, nodes, checkpointed=depth.checkpointed
+        )
 
     def _without_positions(
         self, depth: Depth, readers: dict[Reader, list[int]]
