@@ -1,5 +1,7 @@
 """Training in eval mode, where nothing is mixed, causes a warning; nothing else does."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -93,3 +95,53 @@ def test_a_removed_mixup_says_nothing():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):
         step(model, criterion, optimizer)
+
+
+# Training that never calls the model
+
+
+class WithItsOwnLoss(nn.Module):
+    """As flair's models do, its training calls a method that calls its parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+    def forward_loss(self, x, y):
+        return nn.functional.cross_entropy(self.head(self.body(x)), y)
+
+
+def test_layers_that_run_in_training_without_a_call_of_the_model_warn_once():
+    model, x, y = WithItsOwnLoss(), torch.randn(6, 4), torch.tensor([0, 1, 2, 1, 0, 2])
+    mixup = ManifoldMixup(model, ["body"], check=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            model.forward_loss(x, y).backward()
+        for _ in range(4):  # none of this is training with mixing
+            with mixup.paused():
+                model.forward_loss(x, y)
+            with torch.no_grad():
+                model.forward_loss(x, y)
+        model.eval()
+        model.forward_loss(x, y)
+        model.train()
+    seen = "'body' runs in training.*WithItsOwnLoss itself is never called.*forward_loss"
+    with pytest.warns(UserWarning, match=seen):
+        model.forward_loss(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.forward_loss(x, y)
+
+
+def test_a_layer_that_also_runs_on_its_own_does_not_warn():
+    model, x = WithItsOwnLoss(), torch.randn(6, 4)
+    mixup = ManifoldMixup(model, ["body"], check=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixup.target(None, model(x))
+        for _ in range(5):
+            model.body(x)

@@ -145,3 +145,28 @@ def test_a_list_with_a_tensor_for_each_example_is_refused(lengths):
     mixup = ManifoldMixup(model.head, ["input"], seed=0)
     mixup.wrap(nn.CrossEntropyLoss())(model(parts), CLASSES).backward()
     assert mixup.plan.batch == ROWS
+
+
+class Detector(nn.Module):
+    """Computes its loss inside, if it is given the boxes of each image, as DETR does."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, labels=None):
+        boxes = self.head(self.body(x))
+        if labels is None:
+            return {"boxes": boxes}
+        pairs = zip(boxes, labels, strict=True)
+        loss = sum((box - each["boxes"]).abs().sum() for box, each in pairs)
+        return {"boxes": boxes, "loss": loss}
+
+
+def test_boxes_of_each_example_among_the_inputs_belong_in_the_criterion():
+    model, x = Detector(), torch.randn(4, 4)
+    labels = [{"boxes": torch.rand(n, 4), "kinds": torch.ones(n)} for n in (1, 2, 1, 3)]
+    mixup = ManifoldMixup(model, ["body"], outputs="boxes", seed=0)
+    mixup.target(None, model(x))
+    with pytest.raises(ValueError, match=r"'labels' is a list with several.*the loss outside"):
+        model(x, labels)

@@ -87,6 +87,7 @@ class Attachment:
         self.graphs = False
         self.input_shapes: dict[str, tuple[int, ...]] = {}  # without the batch, when inspected
         self.passes = Passes(model, outputs, output_dim=batch_dim)
+        self.passes.mixes = mixes
         self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
         self._active = ActivePlan()
         self._counters: dict[str, RunCounter] = {}  # by module, for those that run several times

@@ -221,8 +221,11 @@ class LayerHook(Hook):
         if self.counter is not None and self.counter.number != self.run:
             return None
         running = self.passes.pass_of_run(self.layer)
-        plan = None if running is None else running.plan
-        if running is None or plan is None or plan.layer != self.layer:
+        if running is None:
+            self.passes.note_run_outside(self.layer)
+            return None
+        plan = running.plan
+        if plan is None or plan.layer != self.layer:
             return None
         if running.learns and (function := function_around()):
             raise ValueError(f"layer {self.layer!r} cannot be mixed: {REASON.format(function)}.")

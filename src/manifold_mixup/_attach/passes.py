@@ -173,6 +173,8 @@ _FEW = 16
 """Passes that are referred to before it is asked which are still in use."""
 _IN_VAIN = 2
 """Passes in a row that nothing seems to learn from, before it is warned of."""
+_OUTSIDE = 3
+"""Runs of layers in training, before any call of the model, that are warned of."""
 _LOOKS = 4
 """Outputs whose order is looked at even if that waits for a GPU."""
 
@@ -198,6 +200,8 @@ class Passes:
         self.direct = False  # whether the output looked up last is what the latest pass returned
         self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
+        self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
+        self._outside = 0  # runs of layers in training, before any call of the model
 
     def start(
         self, plan: MixPlan | None, *, training: bool, valid: Tensor | None = None
@@ -268,6 +272,15 @@ class Passes:
         if owner is not None:
             owner.runs[layer] += 1
         return owner
+
+    def note_run_outside(self, layer: str) -> None:
+        """Warn if a layer runs in training again and again, but the model is never called."""
+        if self.latest is not None or self._outside == _OUTSIDE:
+            return
+        if self.model.training and torch.is_grad_enabled() and self.mixes(True):
+            self._outside += 1
+            if self._outside == _OUTSIDE:
+                warn(_NEVER_CALLED.format(layer, type(self.model).__name__))
 
     def mixes_elsewhere(self, layer: str) -> bool:
         """Return whether the running pass mixes at another layer, and nothing is recomputed."""
@@ -419,6 +432,11 @@ _NO_PASS = (
     "the criterion was called in training, but no forward pass of the attached model was seen. "
     "Call the model itself, not its forward method. If you compiled the model and then attached to "
     "the module inside, attach to what you call instead: ManifoldMixup(compiled_model, ...)."
+)
+_NEVER_CALLED = (
+    "layer {!r} runs in training, but the attached {} itself is never called, so nothing is mixed. "
+    "Perhaps a method of it calls its parts, such as forward_loss or training_step: attach to the "
+    "part that it calls, ManifoldMixup(model.part, ...), or call the model, model(x)."
 )
 _FOREIGN = (
     "the autograd graph of this output leads to no forward pass of the attached model. Pass the "

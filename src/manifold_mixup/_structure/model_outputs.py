@@ -1,6 +1,5 @@
 """Choose the outputs of a model that must be mixed, or find why no layer can mix them."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from manifold_mixup._structure.batch_dims import BatchDims
@@ -26,6 +25,11 @@ _LIST = (
     "model is called: torch.nn.utils.rnn.pad_sequence({0}, batch_first=True), with mask= for the "
     "padding. Or attach to a module inside that receives all examples as one tensor: "
     "ManifoldMixup(model.head, ['input'])"
+)
+_LIST_OF_SEVERAL = (
+    "{0!r} is a list with several tensors for each example, such as its boxes, which are no rows. "
+    "If they are targets, call the model without them, and compute the loss outside, from what it "
+    "returns for each example"
 )
 _NO_TENSOR = (
     "the model returns no floating point tensor (in tuples, dicts or dataclasses). Return the "
@@ -123,12 +127,18 @@ class ModelOutputs:
         return ""
 
     def _list_fault(self, names: Sequence[str]) -> str:
-        """Return a reason if the inputs are a list with a tensor for each example."""
-        items = Counter(name.rpartition(".")[0] for name in names if name[-1:].isdigit())
-        lists = [name for name, count in items.items() if name and count > 1]
+        """Return a reason if the inputs are a list with one or more tensors for each example."""
+        items: dict[tuple[str, bool], set[str]] = {}
+        for name in names:
+            parts = name.split(".")
+            place = next((n for n, part in enumerate(parts) if part.isdigit()), 0)
+            several = place < len(parts) - 1
+            items.setdefault((".".join(parts[:place]), several), set()).add(parts[place])
         rows = {leaf.shape[:1] for leaf in self.chosen}
-        found = [name for name in lists if rows == {(items[name],)}]
-        return _LIST.format(found[0]) if found else ""
+        for (name, several), indices in items.items():
+            if name and len(indices) > 1 and rows == {(len(indices),)}:
+                return (_LIST_OF_SEVERAL if several else _LIST).format(name)
+        return ""
 
     def _rows_fault(self, leaf: Leaf, *, packs: bool) -> str:
         """Return what the rows of an output are, if not one of each example."""
