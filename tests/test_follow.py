@@ -18,7 +18,7 @@ from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.stage import staged_with
 from manifold_mixup._inputs import batched_names, leading, leading_names, named_inputs
 from manifold_mixup._structure.follow import Follower
-from manifold_mixup._structure.record import Trace
+from manifold_mixup._structure.recorded import Trace
 from manifold_mixup._structure.trace import _Recording
 
 Case = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]

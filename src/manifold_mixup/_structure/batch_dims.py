@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from manifold_mixup._batch_dim import BatchDim, find
-from manifold_mixup._structure.record import Leaf, Run, Trace
+from manifold_mixup._structure.recorded import Leaf, Run, Trace
 
 # Why a state before the pooling of graphs has no partners.
 _NODES = (

@@ -6,7 +6,7 @@ still minus infinity, so that an example mixed with another would lose the posit
 
 from collections.abc import Sequence
 
-from manifold_mixup._structure.record import Node
+from manifold_mixup._structure.recorded import Node
 
 _SCALES = {"mul", "mul_", "div", "div_"}
 _SUMS = {"add", "add_", "where", "masked_fill", "masked_fill_"}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from manifold_mixup._structure.flow import Flow, data_sources, side_sources
 from manifold_mixup._structure.losses_inside import loss_inside
-from manifold_mixup._structure.record import Leaf, Trace
+from manifold_mixup._structure.recorded import Leaf, Trace
 from manifold_mixup._structure.row import listed
 
 _RESIDUAL = "the residual path around it carries the unmixed state"

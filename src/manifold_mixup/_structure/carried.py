@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._structure.crossings import Crossings, Edge
-from manifold_mixup._structure.record import Leaf
+from manifold_mixup._structure.recorded import Leaf
 from manifold_mixup._structure.row import Carry, End, named
 from manifold_mixup._structure.value_names import enclosing_calls
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from manifold_mixup._structure.record import Node
+from manifold_mixup._structure.recorded import Node
 
 
 def category_id_nodes(nodes: Sequence[Node], inputs: Iterable[int]) -> set[int]:

@@ -13,7 +13,7 @@ from manifold_mixup._batch_dim import BatchDim, find
 from manifold_mixup._structure.biases import Biases
 from manifold_mixup._structure.flow import Flow, data_sources
 from manifold_mixup._structure.positions import PositionFinder
-from manifold_mixup._structure.record import Leaf, Trace
+from manifold_mixup._structure.recorded import Leaf, Trace
 from manifold_mixup._structure.row import Carry
 from manifold_mixup._structure.value_names import ValueNames, enclosing_calls
 

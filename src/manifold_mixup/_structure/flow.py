@@ -9,7 +9,7 @@ over the nodes follows all of them.
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 
-from manifold_mixup._structure.record import Node
+from manifold_mixup._structure.recorded import Node
 
 
 def data_colour(source: int) -> int:

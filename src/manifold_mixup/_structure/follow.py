@@ -12,7 +12,8 @@ from torch import Tensor
 
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._structure.operation import Operation, signature_of
-from manifold_mixup._structure.record import Call, Leaf, Recorder, Trace, run_below
+from manifold_mixup._structure.record import Recorder, run_below
+from manifold_mixup._structure.recorded import Call, Leaf, Trace
 
 
 class Diverged(RuntimeError):

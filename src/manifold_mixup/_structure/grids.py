@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from manifold_mixup._structure.memoized import MemoizedSearch
 from manifold_mixup._structure.operators import Operator, View
-from manifold_mixup._structure.record import Trace
+from manifold_mixup._structure.recorded import Trace
 
 
 @dataclass(frozen=True)

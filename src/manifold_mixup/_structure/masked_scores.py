@@ -5,7 +5,7 @@ added to the scores. It is right only as the last thing that happens to them, on
 """
 
 from manifold_mixup._structure.flow import Flow, data_sources, side_colour
-from manifold_mixup._structure.record import Call
+from manifold_mixup._structure.recorded import Call
 
 _SUMS = {"add", "add_", "sub", "sub_", "baddbmm"}
 _SCALES = {"mul", "mul_", "div", "div_"}

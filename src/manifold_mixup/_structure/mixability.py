@@ -10,7 +10,7 @@ from manifold_mixup._structure.crossings import Crossings
 from manifold_mixup._structure.flow import Flow, data_sources, side_sources
 from manifold_mixup._structure.positions import PositionFinder
 from manifold_mixup._structure.readers import readers_after
-from manifold_mixup._structure.record import Leaf, Trace
+from manifold_mixup._structure.recorded import Leaf, Trace
 from manifold_mixup._structure.row import Carry, End, Reader
 
 # Name parts that suggest a mask.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from manifold_mixup._structure.batch_dims import BatchDims
 from manifold_mixup._structure.flow import Flow, data_sources, side_sources
 from manifold_mixup._structure.losses_inside import way_out
-from manifold_mixup._structure.record import Leaf
+from manifold_mixup._structure.recorded import Leaf
 
 # Outputs whose dimension 0 follows the batch, but is not the batch.
 _SEVERAL_ROWS = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from manifold_mixup._outputs import is_named
 from manifold_mixup._structure.batch_dims import BatchDims, output_shapes
-from manifold_mixup._structure.record import Leaf
+from manifold_mixup._structure.recorded import Leaf
 from manifold_mixup._structure.trace import Traces
 
 

@@ -22,7 +22,7 @@ from manifold_mixup._structure.kinds import (
 )
 from manifold_mixup._structure.memoized import MemoizedSearch
 from manifold_mixup._structure.operators import Operator, Pairs, View
-from manifold_mixup._structure.record import Leaf, Trace
+from manifold_mixup._structure.recorded import Leaf, Trace
 
 _Kinds = dict[int, Kind | None]
 

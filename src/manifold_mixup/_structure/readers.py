@@ -6,7 +6,7 @@ from dataclasses import replace
 from manifold_mixup._batch_dim import find
 from manifold_mixup._structure.flow import Flow, side_colour
 from manifold_mixup._structure.masked_scores import MaskedScores
-from manifold_mixup._structure.record import Call, Leaf, Trace
+from manifold_mixup._structure.recorded import Call, Leaf, Trace
 from manifold_mixup._structure.row import Reader
 
 

@@ -16,7 +16,7 @@ from manifold_mixup._structure.mixability import Depth, MixabilityFinder
 from manifold_mixup._structure.model_outputs import ModelOutputs
 from manifold_mixup._structure.plain_outputs import PlainOutputs
 from manifold_mixup._structure.positions import PositionFinder
-from manifold_mixup._structure.record import Leaf, Run, Trace
+from manifold_mixup._structure.recorded import Leaf, Run, Trace
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._structure.state_faults import StateFaults
 from manifold_mixup._structure.trace import Traces

@@ -15,7 +15,7 @@ from typing import TypeVar
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._layers import ALL_RUNS, run_name
 from manifold_mixup._positions import Positions
-from manifold_mixup._structure.record import Leaf, Run, Trace
+from manifold_mixup._structure.recorded import Leaf, Run, Trace
 from manifold_mixup._structure.row import LayerRow
 from manifold_mixup._structure.rows import RowBuilder
 

@@ -7,7 +7,7 @@ from manifold_mixup._structure.batch_dims import BatchDims
 from manifold_mixup._structure.bypass import UNSEEN
 from manifold_mixup._structure.category_ids import category_id_nodes
 from manifold_mixup._structure.flow import Flow, data_sources
-from manifold_mixup._structure.record import Leaf, Run, Trace
+from manifold_mixup._structure.recorded import Leaf, Run, Trace
 
 _CODES = (
     "it holds category ids: forward casts part of it to integers that choose rows, and "

@@ -30,7 +30,8 @@ from manifold_mixup._inputs import batched_names, leading, leading_names, map_in
 from manifold_mixup._layers import named_layers
 from manifold_mixup._masks import shortened
 from manifold_mixup._structure.follow import Follower
-from manifold_mixup._structure.record import Recorder, Trace, record
+from manifold_mixup._structure.record import Recorder, record
+from manifold_mixup._structure.recorded import Trace
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from manifold_mixup._structure.record import Call, Trace
+from manifold_mixup._structure.recorded import Call, Trace
 from manifold_mixup._structure.row import named
 
 _MODEL = -1  # in place of the number of a call: the model's own code
