@@ -18,8 +18,9 @@ from manifold_mixup.lab.data import arrays
 from manifold_mixup.lab.evaluate import Settings
 from manifold_mixup.lab.evaluate.statistics import paired_difference, smallest_seen, spread
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.report.gather import _paper_numbers, gather
+from manifold_mixup.lab.report.gather import gather
 from manifold_mixup.lab.report.page import command, page
+from manifold_mixup.lab.report.rows import paper_numbers
 from manifold_mixup.lab.report.table import difference_text, spread_text
 from manifold_mixup.lab.runs import evaluation as evaluations
 from manifold_mixup.lab.runs import folder as run_folder
@@ -330,8 +331,8 @@ def test_rows_of_one_name_say_in_what_they_differ(task, plain, tmp_path):
 def test_the_papers_numbers_are_found_for_its_rows_however_scaled():
     for row in paper.table("table-1a").rows:
         if row.run is not None:
-            assert _paper_numbers(replace(row.run, epochs=3, width=8)) == row.paper
-            assert _paper_numbers(replace(row.run, data="mnist-1d")) == {}
+            assert paper_numbers(replace(row.run, epochs=3, width=8)) == row.paper
+            assert paper_numbers(replace(row.run, data="mnist-1d")) == {}
 
 
 def test_the_papers_numbers_stand_beside_ours(task, plain, tmp_path):

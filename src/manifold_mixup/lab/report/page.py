@@ -13,7 +13,8 @@ from manifold_mixup.lab.evaluate.statistics import smallest_seen
 from manifold_mixup.lab.paper.numbers import Cell, Line, lines
 from manifold_mixup.lab.paper.tables import Row
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.report.gather import COLUMNS, Gathered, Item
+from manifold_mixup.lab.report.gather import Gathered, Item
+from manifold_mixup.lab.report.rows import COLUMNS
 from manifold_mixup.lab.report.sections.boundaries import boundaries
 from manifold_mixup.lab.report.sections.order import SECTIONS
 from manifold_mixup.lab.report.sections.section import Grid, Number, Section, number
