@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup.lab.evaluate.attacks import attack_all, one_step
+from manifold_mixup.lab.evaluate.equal_nan import EqualNaN
 from manifold_mixup.lab.evaluate.inference import (
     CHUNK,
     device_of,
@@ -27,8 +27,8 @@ from manifold_mixup.lab.evaluate.metrics import (
 )
 
 
-@dataclass(frozen=True)
-class Scores:
+@dataclass(frozen=True, eq=False)
+class Scores(EqualNaN):
     """The scores of a model on a test set; shares are in percent, likelihoods in nats.
 
     ``top5_error``, ``brier`` and ``fgsm_unmoved`` are ``nan`` if they were not computed. The last
@@ -47,16 +47,6 @@ class Scores:
     rmse: float = math.nan
     r2: float = math.nan
     fgsm_unmoved: float = math.nan
-
-    def __post_init__(self) -> None:
-        # Equal scores stay equal in another process or when read again: Python takes a NaN to equal
-        # itself only where it is the same object.
-        for name, value in vars(self).items():
-            if isinstance(value, float) and math.isnan(value):
-                object.__setattr__(self, name, math.nan)
-
-    def __reduce__(self) -> tuple[type["Scores"], tuple[Any, ...]]:
-        return Scores, tuple(vars(self).values())
 
 
 def scores(

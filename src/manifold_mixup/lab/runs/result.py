@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manifold_mixup.lab.evaluate import Reliability, Scores
+from manifold_mixup.lab.evaluate.equal_nan import EqualNaN
 from manifold_mixup.lab.recipes.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """The metrics of an epoch.
+@dataclass(frozen=True, eq=False)
+class Epoch(EqualNaN):
+    """The metrics of an epoch; those that were not computed are ``nan``.
 
     Attributes:
         epoch: its number, from 1.
