@@ -43,6 +43,7 @@ MODULES = ("eeg", "language", "tables_and_series", "time_first", "vision")
 SAMPLE = 8  # modules for which both views are compared
 INSIDE = 16  # layers at sensible depths that are tried by hand
 SECOND = "## Rows without proven layers at these depths"
+THIRD = "## Also trained"  # written by hand; the sweep leaves it as it is
 
 # What a user has to say about a model: where the batch is, which outputs the loss reads.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -230,7 +231,8 @@ def main(words: list[str]) -> None:
         print(f"     {took} s {result.note}", file=sys.stderr, flush=True)
         gc.collect()
     rows = ([found[name] for name in names if name in found] for found in (known, seconds))
-    TABLE.write_text(_page(*rows))
+    by_hand = TABLE.read_text().partition(THIRD) if TABLE.exists() else ()
+    TABLE.write_text("\n".join([_page(*rows), "".join(by_hand[1:])]))
 
 
 def _known_rows(*, first: bool) -> dict[str, str]:
