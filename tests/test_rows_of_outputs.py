@@ -170,3 +170,21 @@ def test_boxes_of_each_example_among_the_inputs_belong_in_the_criterion():
     mixup.target(None, model(x))
     with pytest.raises(ValueError, match=r"'labels' is a list with several.*the loss outside"):
         model(x, labels)
+
+
+def test_a_language_model_that_returns_its_loss_is_given_no_advice_on_its_ids():
+    class Loss(nn.Module):
+        """As the AutoregressiveWrapper of x-transformers."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+
+        def forward(self, ids):
+            logits = self.head(self.embed(ids[:, :-1]))
+            return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    with pytest.raises(ValueError, match="a loss computed inside it") as refused:
+        ManifoldMixup(Loss(), ["embed"], example=torch.randint(9, (4, 6)))
+    assert "Return the model's outputs instead, and wrap the criterion" in str(refused.value)
+    assert "end of a sequence" not in str(refused.value)

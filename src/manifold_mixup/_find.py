@@ -100,8 +100,9 @@ def _check_layer(table: LayerTable, name: str) -> None:
     row = table.rows[index]
     if not row.cut:
         verb = "is bypassed" if row.bypassed else "cannot be mixed"
+        late = row.side if row.bypassed or table.packs else ()  # otherwise not the reason
         raise ValueError(
-            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, index)}{table.advice(row.side)}"
+            f"layer {name!r} {verb}: {row.reason}. {_nearest(table, index)}{table.advice(late)}"
         )
 
 

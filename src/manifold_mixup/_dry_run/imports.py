@@ -25,7 +25,8 @@ def imports_outside(*contexts: Context) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        if finder in sys.meta_path:  # what was imported may have changed the list
+            sys.meta_path.remove(finder)
 
 
 class _Finder(MetaPathFinder):
