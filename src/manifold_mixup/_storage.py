@@ -9,8 +9,7 @@ def storage_of(tensor: Tensor) -> StorageWeakRef | None:
     """Return the storage of a tensor, without keeping it alive.
 
     Returns:
-        None if the tensor has no storage: it is sparse, nested or lazy, or inside a functional
-        transform.
+        None if the tensor has no storage: it is sparse, nested or lazy.
     """
     memory = memory_of(tensor)
     return None if memory is None else StorageWeakRef(memory)
@@ -28,7 +27,15 @@ def memory_of(tensor: Tensor) -> UntypedStorage | None:
         with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods
             return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError, ValueError):
-        return None
+        inner = unwrapped(tensor)
+        return None if inner is tensor else memory_of(inner)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return the tensor inside the wrappers of functional transforms, such as vmap's."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def number_of_storage(tensor: Tensor) -> int | None:

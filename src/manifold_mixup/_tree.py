@@ -56,12 +56,21 @@ _ATOMS = {type(None), bool, int, float, str}
 
 def _is_container(value: Any) -> bool:
     return (
-        isinstance(value, (tuple, list, dict, Mapping)) or _is_dataclass(value) or _is_store(value)
+        isinstance(value, (tuple, list, dict, Mapping))
+        or _is_dataclass(value)
+        or _is_block_mask(value)
+        or _is_store(value)
     )
 
 
 def _is_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _is_block_mask(value: Any) -> bool:
+    """Return whether a value is a mask of flex_attention, whose module is slow to import."""
+    kind = type(value)
+    return kind.__name__ == "BlockMask" and kind.__module__.startswith("torch.nn.attention.")
 
 
 def _is_store(value: Any) -> bool:
@@ -94,6 +103,8 @@ def children(value: Any) -> list[tuple[Any, Any]]:
         return list(value.items())
     if _is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if _is_block_mask(value):
+        return list(vars(value).items())
     return list(value) if _is_store(value) else []
 
 

@@ -28,6 +28,8 @@ class Neutral(TorchDispatchMode):
         reorders: whether a permutation is the reverse; otherwise it is the identity.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(
         self, uniform: float = 0.5, bernoulli: float = 1.0, *, reorders: bool = True
     ) -> None:

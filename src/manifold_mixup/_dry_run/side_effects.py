@@ -111,10 +111,11 @@ def without_side_effects(model: nn.Module) -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())
         if (numpy := sys.modules.get("numpy")) is not None:
             stack.callback(numpy.random.set_state, numpy.random.get_state())
-        if "torch._dynamo" in sys.modules:  # slow to import; without it nothing is compiled
+        if not _COMPILERS.isdisjoint(sys.modules):  # slow to import
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
+        stack.enter_context(fakes_fail_silently())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_disable_current_modes())
@@ -131,6 +132,8 @@ def without_side_effects(model: nn.Module) -> Iterator[None]:
         yield
 
 
+# Without one of these, nothing is compiled; flex_attention compiles when it is called.
+_COMPILERS = {"torch._dynamo", "torch.nn.attention.flex_attention"}
 # The global hooks, which run on every module.
 _SHARED = (
     "_global_forward_pre_hooks",

@@ -126,6 +126,8 @@ class Isolated(TorchDispatchMode):
         compute: computes some operators in another way; None runs all.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(
         self, originals: dict[StorageWeakRef | None, str], compute: Compute | None = None
     ) -> None:

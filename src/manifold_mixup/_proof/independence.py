@@ -191,6 +191,8 @@ _ONE_SIZE = (
 class FrozenNorms(TorchDispatchMode):
     """Make batch normalisation use fixed statistics, because batch statistics mix all examples."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 

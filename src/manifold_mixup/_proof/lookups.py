@@ -20,6 +20,8 @@ class Lookups(TorchDispatchMode):
         chosen: the numbers of the rows, in the order in which they were chosen.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.chosen: list[Tensor] = []

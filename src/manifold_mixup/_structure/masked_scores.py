@@ -13,6 +13,7 @@ _FILLS = {"masked_fill", "masked_fill_", "where"}
 # Operators between scores and their softmax.
 _ON_SCORES = _SUMS | _SCALES | _FILLS | {"_unsafe_view"}
 _SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax", "logsumexp"}
+_FLEX = "flex_attention"
 # What fused attention, which may run as a sum and a softmax, itself makes of a boolean mask.
 _MADE_BY_FUSED = _FILLS | {"logical_not", "bitwise_not"}
 # What makes an additive mask of weights.
@@ -40,7 +41,19 @@ class MaskedScores:
         #: time. What is added as it is given can simply be given as weights.
         self.forbids = bool(computed) and all(ways[number] is not None for number in computed)
         #: Why a mixed mask cannot do the same; empty if it can.
-        self.fault = next(filter(None, ways.values()), "")
+        self.fault = next(filter(None, ways.values()), "") or self._flex()
+
+    def _flex(self) -> str:
+        """Say that scores are forbidden by a function, if they are."""
+        for number in self._inside:
+            node = self._flow.nodes[number]
+            masks = [self._flow.colours[parent] == self._alone for parent in node.parents]
+            if node.operator == _FLEX and any(masks):
+                return (
+                    f"gives it to {_FLEX}, whose functions read it as yes or no: pass it to "
+                    f"scaled_dot_product_attention as attn_mask"
+                )
+        return ""
 
     def _meets(self, number: int) -> bool:
         node = self._flow.nodes[number]

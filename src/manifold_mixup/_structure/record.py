@@ -21,6 +21,7 @@ from manifold_mixup._masks import is_side
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._module_hooks import hook_after, hook_before, into_place
 from manifold_mixup._own_backward import function_around
+from manifold_mixup._storage import unwrapped
 from manifold_mixup._structure.flops import Flops
 from manifold_mixup._structure.interactions import interaction
 from manifold_mixup._structure.operation import Operation
@@ -101,6 +102,8 @@ class Recorder(TorchDispatchMode):
         mode: the dispatch mode to which model and arguments belong.
         mask: name of an input that always counts as a side input.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self, batch: int, mode: Any, mask: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -379,7 +382,7 @@ class Recorder(TorchDispatchMode):
         key = self._key(tensor) if key is None else key
         self.trace.nodes.append(node)
         if key >= 0 and key not in self.references:
-            self.references[key] = StorageWeakRef(_inner(tensor).untyped_storage())
+            self.references[key] = StorageWeakRef(unwrapped(tensor).untyped_storage())
         self.node_of_storage[key] = number
         known = [self.only_side[parent] for parent in node.parents if parent in self.only_side]
         if known:
@@ -391,7 +394,7 @@ class Recorder(TorchDispatchMode):
 
     def _key(self, tensor: Tensor) -> int:
         """Return the address of a tensor's storage; without one, a number below 0."""
-        tensor = _inner(tensor)
+        tensor = unwrapped(tensor)
         try:
             return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
         except (NotImplementedError, RuntimeError, ValueError):
@@ -402,13 +405,6 @@ class Recorder(TorchDispatchMode):
 def _cloned(path: str, tensor: Tensor) -> Tensor:
     del path
     return tensor.clone()
-
-
-def _inner(tensor: Tensor) -> Tensor:
-    """Return the tensor inside the wrappers of functional transforms, such as vmap's."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
 
 
 def _holds_several(tensor: Tensor) -> bool:

@@ -19,7 +19,6 @@ from manifold_mixup._dry_run.errors import Hookless, NotTraceable
 from manifold_mixup._dry_run.left_behind import FakeTensorWatch
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.side_effects import (
-    fakes_fail_silently,
     in_own_context,
     own_conversions,
     without_collections,
@@ -154,7 +153,7 @@ def _trace(
         given = stage, args, kwargs, lead, neutral, mask
         # If the model's code fails on fake tensors, for whatever reason, try copies: they work or
         # give a proper error.
-        with suppress(Exception), fakes_fail_silently(), without_collections():
+        with suppress(Exception), without_collections():
             return _Recording.on_fake_tensors(*given, watch=watch).traces()
         with _must_run():
             return _Recording(*given, first=2).traces()
