@@ -1,15 +1,20 @@
 """Activation checkpointing: a recomputation replays the plan of its own forward pass."""
 
 import copy
+import functools
 from contextlib import nullcontext
 
 import pytest
 import torch
 import torch._dynamo
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
-from manifold_mixup import ManifoldMixup, MixedTarget
+from manifold_mixup import Cut, Interpolate, ManifoldMixup, MixedTarget, SimilarityKernel
 from zoo import TARGET, Residual, build, example, hand_split
 
 PLAIN = nn.CrossEntropyLoss()
@@ -257,3 +262,23 @@ def test_a_second_model_of_the_same_class_has_compiled_code_of_its_own():
         MixedTarget(TARGET, mixup.plan).loss(PLAIN, expected).backward()
         for ours, theirs in zip(model.parameters(), oracle.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("layer", ["input", "stem", "layer1"])
+@pytest.mark.parametrize("blend", [Interpolate(), Cut(dims=(1,)), SimilarityKernel()])
+def test_a_selective_checkpoint_may_keep_every_result(layer, blend):
+    def keep(context, operator, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE
+
+    contexts = functools.partial(create_selective_checkpoint_contexts, keep)
+    model = residual(None)
+    mixup = ManifoldMixup(model, [layer], blend=blend, seed=0)
+    x = example(model)
+    output = checkpoint(model, x, use_reentrant=False, context_fn=contexts)
+    mixup.wrap(PLAIN)(output, TARGET).backward()
+    kept = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    with mixup.using(mixup.plan):
+        mixup.wrap(PLAIN)(model(x), TARGET).backward()
+    for parameter, gradient in zip(model.parameters(), kept, strict=True):
+        assert gradient.allclose(parameter.grad)

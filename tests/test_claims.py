@@ -306,6 +306,26 @@ def test_inside_a_functional_transform(wrapped):
     torch.testing.assert_close(gradient["kind.bias"], model.kind.bias.grad)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_forward_mode_finds_the_output_and_leaves_a_plan_behind():
+    x = torch.randn(ROWS, 4)
+    model, mixup = attach(lambda h, kind, size: kind, example=x)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    parameters = {name: one.detach() for name, one in model.named_parameters()}
+    directions = {name: torch.randn_like(one) for name, one in parameters.items()}
+
+    def loss(parameters):
+        return criterion(torch.func.functional_call(model, parameters, (x,)), KIND)
+
+    _, slope = torch.func.jvp(loss, (parameters,), (directions,))
+    plan = pickle.loads(pickle.dumps(mixup.plan))
+    with mixup.using(plan):
+        gradients = torch.func.grad(loss)(parameters)
+    expected = sum((gradients[name] * directions[name]).sum() for name in gradients)
+    assert slope.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert type(copy.deepcopy(mixup.plan.lam).item()) is float
+
+
 def test_the_gradient_of_a_gradient_comes_through():
     x = torch.randn(ROWS, 4, requires_grad=True)
     model, mixup, output, twin, (_, kind, _) = run(lambda h, kind, size: kind, x)

@@ -360,3 +360,23 @@ def test_a_missing_target_is_passed_on():
 def test_what_is_no_target_is_refused(y, error, says):
     with pytest.raises(error, match=says):
         MixedTarget(y, draw())
+
+
+# Nested tensors
+
+
+def test_a_nested_target_is_taken_by_rows():
+    lengths = [2, 1, 3]
+    y = torch.nested.nested_tensor([torch.randn(n) for n in lengths], layout=torch.jagged)
+    output, plan = torch.randn(3, 3), MixPlan("layer", 0.3, torch.tensor([1, 2, 0]))
+
+    def of_known(output, target):
+        return sum((o[: len(t)] - t).square().mean() for o, t in zip(output, target, strict=True))
+
+    def by_nested(output, target):
+        return of_known(output, target.unbind())
+
+    rows = y.unbind()
+    partner = of_known(output, [rows[1], rows[2], rows[0]])
+    by_hand = 0.3 * of_known(output, rows) + 0.7 * partner
+    assert MixedTarget(y, plan).loss(by_nested, output).allclose(by_hand)

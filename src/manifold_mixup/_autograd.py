@@ -5,11 +5,14 @@ forward pass therefore have a contiguous range of numbers. It shows which pass a
 and which pass a backward node belongs to when it recomputes a checkpointed part.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import checkpoint
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 
 def _private(name: str, module: Any) -> Callable[..., Any]:
@@ -37,6 +40,8 @@ compiler: Callable[[], Any] = _private("get_eval_frame_callback", torch._C._dyna
 is_tracing: Callable[[], bool] = _private("_is_tracing", torch._C)
 """Return whether `torch.jit.trace` records what runs."""
 _mode = _private("_get_dispatch_mode", torch._C)
+count_of_modes: Callable[[], int] = _private("_len_torch_dispatch_stack", torch._C)
+"""Return how many modes see the operators that run."""
 _KEYS = torch._C._TorchDispatchModeKey
 _running_task = _private("_current_graph_task_id", torch._C)
 
@@ -49,6 +54,35 @@ def in_forward_mode() -> bool:
 def in_wrapping_mode() -> bool:
     """Return whether new tensors have no values (fake ones), or are traced (functional ones)."""
     return _mode(_KEYS.FAKE) is not None or _mode(_KEYS.FUNCTIONAL) is not None
+
+
+def unseen(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function whose operators no selective checkpoint sees.
+
+    It keeps results by the number of the call, and does not expect that anything is written into
+    them. A recomputation runs fewer operators of ours than the pass, whose plan is complete.
+    """
+
+    @functools.wraps(run)
+    def running(*args: Any, **kwargs: Any) -> Any:
+        if not (count_of_modes() and _keeps_results()):
+            return run(*args, **kwargs)
+        with _disable_current_modes():
+            return run(*args, **kwargs)
+
+    return running
+
+
+def _keeps_results() -> bool:
+    modes = (checkpoint._CachingTorchDispatchMode, checkpoint._CachedTorchDispatchMode)
+    return any(isinstance(mode, modes) for mode in _get_current_dispatch_mode_stack())
+
+
+def without_gradients(tensor: Tensor) -> Tensor:
+    """Return a tensor outside of the derivatives that transforms of torch.func take of it."""
+    while torch._C._functorch.is_gradtrackingtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def number_of(tensor: Tensor) -> int:

@@ -36,7 +36,8 @@ def apply(
     if torch.compiler.is_compiling():
         lam, perm = _matched_to(x, lam, perm)
         return _compiled(x, lam, perm, repeats, inside)
-    return apply_eagerly(x, lam, perm, repeats=repeats, inside=inside)
+    run = _autograd.unseen(apply_eagerly) if _autograd.count_of_modes() else apply_eagerly
+    return run(x, lam, perm, repeats=repeats, inside=inside)
 
 
 def apply_eagerly(

@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
+from manifold_mixup import _autograd
 from manifold_mixup._blend import (
     Align,
     Blend,
@@ -208,6 +209,8 @@ def _draw_plan(
         own_alpha = way.alpha if isinstance(way, Cut | PatchUp | Align) else None
     lam = draws.lam(alpha, own_alpha, batch if per_sample else None)
     perm = _partners(pairs, y, batch, generator)
+    if _autograd.in_transform():  # the plan outlives it
+        lam, perm = map(_autograd.without_gradients, (lam, perm))
     if not plain:
         weight = _weight(way, lam, generator)
     plan = unchecked(

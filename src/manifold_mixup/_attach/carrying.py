@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _mix
+from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach.hooks import ActivePlan, AfterLayerHook, LayerHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
@@ -34,7 +34,7 @@ class CarryHook(AfterLayerHook):
         self.padded: set[str] = set()
         self.places: dict[str, list[Place | None]] = {}
         self.parts: dict[str, list[int]] = {}
-        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+        self.run_eagerly = torch.compiler.disable(_autograd.unseen(self._run_eagerly))
 
     def mix(self, values: Any) -> Any:
         """Return the values with the carried tensors mixed, or None to keep them as they are."""

@@ -109,12 +109,13 @@ class EagerHook(Hook):
     def __init__(self, owner: object, run: Callable[..., Any]) -> None:
         self.owner = owner
         self.directly = run
-        self.run = torch.compiler.disable(run, reason=COMPILE_FIRST)
+        self.unseen = _autograd.unseen(run)
+        self.run = torch.compiler.disable(self.unseen, reason=COMPILE_FIRST)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run, outside of compiled code."""
         if not torch.compiler.is_dynamo_compiling() and _autograd.compiler() is None:
-            return self.directly(*args, **kwargs)
+            return (self.unseen if _autograd.count_of_modes() else self.directly)(*args, **kwargs)
         return self.run(*args, **kwargs)
 
 
@@ -184,7 +185,8 @@ class LayerHook(Hook):
 
         self.note_trace = torch.compiler.assume_constant_result(note_trace)
         self.note_run = torch.compiler.assume_constant_result(note_run)
-        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+        self.unseen = _autograd.unseen(self._run_eagerly)
+        self.run_eagerly = torch.compiler.disable(self.unseen)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the mixed output, or None to leave it as it is."""
@@ -200,7 +202,7 @@ class LayerHook(Hook):
         if self.known and self.passes.mixes_elsewhere(self.layer):
             return None
         if _autograd.compiler() is None:
-            return self._run_eagerly(output)
+            return (self.unseen if _autograd.count_of_modes() else self._run_eagerly)(output)
         return self.run_eagerly(output)
 
     def _note_mix(self) -> None:
@@ -331,7 +333,7 @@ class MaskHook(AfterLayerHook):
         super().__init__(owner, active, passes, layers)
         # For each mixed layer, the arguments of the module that are masks.
         self.reads: dict[str, list[Reader]] = {}
-        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+        self.run_eagerly = torch.compiler.disable(_autograd.unseen(self._run_eagerly))
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Return the arguments with mixed masks, or None to keep them as they are."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _mix
+from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach.hooks import ActivePlan, AfterLayerHook, LayerHook, put_on
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._interpolate import over_rows
@@ -105,7 +105,7 @@ class LastTokenHook(AfterLayerHook):
     ) -> None:
         super().__init__(owner, active, passes, layers)
         self.paths: dict[str, set[str]] = {}  # for each mixed layer, the tensors
-        self.run_eagerly = torch.compiler.disable(self._run_eagerly)
+        self.run_eagerly = torch.compiler.disable(_autograd.unseen(self._run_eagerly))
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the output marked, or None to keep it as it is."""

@@ -27,7 +27,15 @@ def of_partners(value: Any, plan: MixPlan, dim: int = 0) -> Any:
 def partner_rows(leaf: Tensor, plan: MixPlan, dim: int = 0) -> Tensor:
     """Return a tensor with its rows permuted."""
     perm = plan.perm if plan.perm.device == leaf.device else plan.perm.to(leaf.device)
+    if leaf.is_nested:
+        return _nested_rows(leaf, perm)
     return leaf.index_select(dim if leaf.ndim > dim else 0, perm)
+
+
+def _nested_rows(leaf: Tensor, index: Tensor) -> Tensor:
+    rows = leaf.unbind()
+    chosen = [rows[number] for number in index.tolist()]
+    return torch.nested.as_nested_tensor(chosen, layout=leaf.layout)
 
 
 def interpolate_target(value: Any, plan: MixPlan, dim: int = 0) -> Any:
