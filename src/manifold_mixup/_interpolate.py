@@ -18,6 +18,9 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _SHARE = 2**15
 """Elements that PyTorch gives one thread before it starts another."""
 
+_GATHERED, _SORTED = 2**14, 256
+"""Elements from which on, and rows up to which, sorting and gathering is faster than scattering."""
+
 _CHUNK = 2**20
 """Elements per chunk where copies are needed, so that the copies stay in the cache."""
 
@@ -66,15 +69,29 @@ def mix_small(x: Tensor, own: Tensor, perm: Tensor) -> Tensor:
 
 
 def mix_back(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
-    """Return the gradient of a small state from that of the mixed one.
+    """Return the gradient of a small state from that of the mixed one."""
+    if grad.numel() >= _GATHERED and len(grad) <= _SORTED:
+        return _gather_back(grad, own, perm.argsort())
+    if not own.ndim:
+        return torch.empty_like(grad).index_copy_(0, perm, grad).lerp_(grad, own)
+    own = over_rows(own, grad)
+    partners = torch.addcmul(grad, grad, own, value=-1)
+    return torch.empty_like(grad).index_copy_(0, perm, partners).addcmul_(grad, own)
 
-    To copy row ``i`` to ``perm[i]`` is to gather by the inverse permutation, without computing it.
+
+def _gather_back(grad: Tensor, own: Tensor, inverse: Tensor) -> Tensor:
+    """Return the gradient of a state without a copy besides it.
+
+    Args:
+        grad: the gradient of the mixed state.
+        own: weight of each example, or one for all.
+        inverse: the inverse of the permutation.
     """
-    back = torch.empty_like(grad).index_copy_(0, perm, grad)
+    back = grad.index_select(0, inverse)
     if not own.ndim:
         return back.lerp_(grad, own)
-    given = own.index_copy(0, perm, 1 - own)
-    return back.mul_(over_rows(given, grad)).addcmul_(grad, over_rows(own, grad))
+    back.addcmul_(back, over_rows(own.index_select(0, inverse), grad), value=-1)
+    return back.addcmul_(grad, over_rows(own, grad))
 
 
 def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:
@@ -247,9 +264,9 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 IN_BACKWARD = (
-    interpolate, is_small, mix_small, mix_back, in_one_expression, rows_fill_threads, _row_by_row,
-    _by_one_weight, _by_two_weights, _restored, _restoring, of_rows, in_layout, _is_aligned,
-    along_cycles, _in_chunks, _gather_and_mix, over_rows, gather, is_channels_last,
+    interpolate, is_small, mix_small, mix_back, _gather_back, in_one_expression, rows_fill_threads,
+    _row_by_row, _by_one_weight, _by_two_weights, _restored, _restoring, of_rows, in_layout,
+    _is_aligned, along_cycles, _in_chunks, _gather_and_mix, over_rows, gather, is_channels_last,
     copies_are_large, column_chunks, *_bits.IN_BACKWARD,
 )  # fmt: skip
 """The functions that the autograd engine calls, which the compiler sees as separate frames."""
