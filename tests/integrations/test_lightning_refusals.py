@@ -104,12 +104,18 @@ def test_a_module_that_is_put_in_eval_mode_as_the_training_starts():
 def test_a_resumed_fit_whose_module_is_never_called_is_found_out(tmp_path):
     path = tmp_path / "saved.ckpt"
     fit(Lit(), ManifoldMixupCallback(LAYERS), max_epochs=1, callbacks=[Saves(3, path)])
-    with pytest.raises(RuntimeError, match="module='model' was never called in training"):
+    with (
+        pytest.warns(UserWarning, match="the attached Net itself is never called"),
+        pytest.raises(RuntimeError, match="module='model' was never called in training"),
+    ):
         fit(CallsForwardAndMixesNothing(), ManifoldMixupCallback(LAYERS), ckpt_path=path)
 
 
 def test_a_module_that_is_never_called_is_found_out():
-    with pytest.raises(RuntimeError, match="module='model' was never called in training"):
+    with (
+        pytest.warns(UserWarning, match="the attached Net itself is never called"),
+        pytest.raises(RuntimeError, match="module='model' was never called in training"),
+    ):
         fit(CallsForwardAndMixesNothing(), ManifoldMixupCallback(LAYERS))
 
 

@@ -453,7 +453,11 @@ def answers(address):
 def test_only_this_machine_reaches_it(address):
     port = int(address.rpartition(":")[2])
     assert urlopen(address).status == 200
-    for *_, (host, *_) in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET):
+    try:
+        others = socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)
+    except socket.gaierror:
+        pytest.skip("this machine has no address under its name")
+    for *_, (host, *_) in others:
         if not host.startswith("127."):
             with pytest.raises(OSError, match="refused"):
                 socket.create_connection((host, port), timeout=5)

@@ -167,6 +167,9 @@ def test_a_name_that_is_no_file_is_refused(name, tmp_path):
         open_study(tmp_path / name, asked={}, ways=["a"]).__enter__()
 
 
+# Since Python 3.13, sqlite3 warns that Optuna leaves the damaged database open.
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_study_is_refused(tmp_path):
     path = tmp_path / "study.db"
     path.write_bytes(b"SQLite format 3\0" + bytes(200))
