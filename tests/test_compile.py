@@ -20,6 +20,7 @@ from zoo import (
     hand_split,
     layers_of,
     logits,
+    plain_mix,
 )
 
 PLAIN = nn.CrossEntropyLoss()
@@ -531,3 +532,31 @@ def test_a_plan_that_is_overwritten_in_place_counts_at_the_next_pass(compiled):
         torch.testing.assert_close(output, expected)
         torch.testing.assert_close(loss, MixedTarget(TARGET, drawn).loss(PLAIN, expected))
     assert backend.graphs == graphs
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "nested_compile_region"), reason="this PyTorch has no regions"
+)
+def test_blocks_that_are_one_compiled_region_keep_their_own_parameters(fresh_compiler):
+    class Block(nn.Linear):
+        @torch.compiler.nested_compile_region
+        def forward(self, x):
+            return x + super().forward(x).tanh()
+
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(*(Block(3, 3) for _ in range(4))), torch.randn(6, 3), TARGET[:6] % 3
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    mixup = ManifoldMixup(compiled, ["1"], seed=0)
+    loss = mixup.wrap(PLAIN)(compiled(x), y)
+    loss.backward()
+    found = gradients(model)
+
+    plan, h = mixup.plan, x
+    model.zero_grad()
+    for name, block in model.named_children():
+        h = h + nn.functional.linear(h, block.weight, block.bias).tanh()
+        h = plain_mix(h, plan) if name == "1" else h
+    by_hand = MixedTarget(y, plan).loss(PLAIN, h)
+    by_hand.backward()
+    torch.testing.assert_close(loss, by_hand)
+    torch.testing.assert_close(found, gradients(model))

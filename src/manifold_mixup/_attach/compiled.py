@@ -73,8 +73,11 @@ class Mark:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.forward: Any = None
-        # A scripted module has no Python code, and every GraphModule has its own class.
-        if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+        # A scripted module has no Python code, and every GraphModule has its own class. Of
+        # compiled regions, others would use the parameters of one with a forward of its own
+        # (findings/torch_compile_region_forward.sh).
+        unlike = isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
+        if not unlike and not _is_region(module):
             self.forward = types.MethodType(type(module).forward, module)
             vars(module).setdefault("forward", self.forward)
 
@@ -82,6 +85,11 @@ class Mark:
         """Remove the mark if it is still there."""
         if self.forward is not None and vars(self.module).get("forward") is self.forward:
             del vars(self.module)["forward"]
+
+
+def _is_region(module: nn.Module) -> bool:
+    """Return whether a module is a region that the compiler traces once for all of its class."""
+    return hasattr(type(module).forward, "__marked_compile_region_fn__")
 
 
 def warn_of_limit(
