@@ -560,3 +560,40 @@ def test_blocks_that_are_one_compiled_region_keep_their_own_parameters(fresh_com
     by_hand.backward()
     torch.testing.assert_close(loss, by_hand)
     torch.testing.assert_close(found, gradients(model))
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("layer", ["input", "0", "1"])
+def test_batches_of_many_sizes_share_a_graph(fresh_compiler, layer, marked):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    mixup = ManifoldMixup(compiled, [layer], seed=0)
+    criterion = mixup.wrap(PLAIN)
+    for size in (8, 5, 7, 6, 9):
+        x, y = torch.randn(size, 4), torch.arange(size) % 3
+        if marked:
+            torch._dynamo.mark_dynamic(x, 0)
+        loss = criterion(compiled(x), y)
+        loss.backward()
+        h = plain_mix(x, mixup.plan) if layer == "input" else x
+        for name, part in model.named_children():
+            h = plain_mix(part(h), mixup.plan) if name == layer else part(h)
+        torch.testing.assert_close(loss, MixedTarget(y, mixup.plan).loss(PLAIN, h))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == (1 if marked else 2)  # static, until the size changes
+
+
+def test_a_block_that_is_compiled_in_place_in_one_graph_is_to_be_wrapped(fresh_compiler):
+    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, CLASSES))
+    model[1].compile(backend="eager", fullgraph=True)
+    mixup, x = ManifoldMixup(model, ["0"], seed=0), torch.randn(BATCH, 5)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="wrap it instead, before attaching"):
+        model(x)
+    mixup.remove()
+    torch.compiler.reset()
+
+    again = nn.Sequential(model[0], nn.Linear(5, CLASSES))
+    again[1] = torch.compile(again[1], backend="eager", fullgraph=True)
+    mixup = ManifoldMixup(again, ["0"], seed=0)
+    mixup.wrap(PLAIN)(again(x), TARGET).backward()

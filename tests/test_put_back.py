@@ -465,3 +465,22 @@ def test_what_forward_imports_is_real(tmp_path, monkeypatch):
         type(late.__loader__).__name__ == type(late.__spec__.loader).__name__ == "SourceFileLoader"
     )
     assert sys.meta_path == finders
+
+
+class Hidden(Slots):
+    """Computes what its base keeps in a slot, as constants of mpmath do."""
+
+    __slots__ = ()
+
+    @property
+    def count(self) -> list[int]:  # type: ignore[override]
+        return [7]  # a new one each time
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_slot_that_a_subclass_hides_is_left_alone():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    model.hidden = Hidden()
+    assert [row.name for row in find_layers(model, torch.randn(4, 3)) if row.cut] == ["0", "1"]

@@ -15,6 +15,14 @@ COMPILE_FIRST = (
 )
 
 
+WRAP_BLOCKS = (
+    "manifold-mixup has hooks on each compiled block of a model that runs eagerly, which find the "
+    "plan of a recomputation. A block that is compiled in place runs them in its graph. With "
+    "fullgraph=True, wrap it instead, before attaching: model.block = torch.compile(model.block, "
+    "fullgraph=True)."
+)
+
+
 class _NotScriptable(RuntimeError, AttributeError):
     pass
 

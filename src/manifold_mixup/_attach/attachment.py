@@ -13,7 +13,14 @@ from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, CarryHooks, OutputHook
 from manifold_mixup._attach.eval_mode import EvalModeWatch
 from manifold_mixup._attach.grids import Grids
-from manifold_mixup._attach.hooks import ActivePlan, BlockHook, EagerHook, LayerHook, MaskHook
+from manifold_mixup._attach.hooks import (
+    PLANS,
+    ActivePlan,
+    BlockHook,
+    EagerHook,
+    LayerHook,
+    MaskHook,
+)
 from manifold_mixup._attach.last_token import LastTokenHook, LastTokenHooks
 from manifold_mixup._attach.layer_runs import LayerRuns
 from manifold_mixup._attach.padding import Padding
@@ -146,6 +153,7 @@ class Attachment:
             *_cut.IN_BACKWARD,
         )
         modules = named_layers(self.model)
+        PLANS.let_in(self, self._hooks.values(), modules)
         marked = dict.fromkeys(map(module_name, self._hooks))
         handles: list[Any] = [compiled.Mark(modules[name]) for name in marked]
         for name, counter in self._counters.items():
@@ -331,6 +339,7 @@ class Attachment:
                 plan = self._completed_ahead(plan, inputs)
             if plan is not None and self.padding.name is not None:
                 valid = self.padding.valid(inputs)
+            compiled.follow_sizes(inputs, plan)
         started = self.passes.start(plan, training=training, valid=valid)
         if training or mixing:
             self._planned = started
@@ -384,7 +393,9 @@ class Attachment:
                 return tensor
             plan = running.completed_plan(lambda plan: completion_for(plan, tensor, at, place))
             self._active.set(running)  # compiled code reads it
-            return mix_state(tensor, at, plan, valid, place)
+            mixed = mix_state(tensor, at, plan, valid, place)
+            compiled.mark_alike(mixed, tensor)
+            return mixed
 
         if len(inputs) == 1 and args and isinstance(args[0], Tensor):  # nothing else to rebuild
             return (mix_wanted(wanted, args[0]), *args[1:]), kwargs

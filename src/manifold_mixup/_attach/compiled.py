@@ -2,14 +2,15 @@
 
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from manifold_mixup._blend import Align, Blend, at_layer, ways_of
 from manifold_mixup._layers import named_layers, unwrap
+from manifold_mixup._plan import MixPlan
 from manifold_mixup._warn import warn
 
 
@@ -85,6 +86,30 @@ class Mark:
         """Remove the mark if it is still there."""
         if self.forward is not None and vars(self.module).get("forward") is self.forward:
             del vars(self.module)["forward"]
+
+
+# The attribute of a tensor of which the user told the compiler that its sizes vary.
+_DYNAMIC = "_dynamo_dynamic_indices"
+
+
+def follow_sizes(inputs: Iterable[tuple[str, Tensor]], plan: MixPlan | None) -> None:
+    """Tell the compiler that the sizes of a plan vary if the user said so of an input."""
+    for _, tensor in inputs:
+        if hasattr(tensor, _DYNAMIC) and plan is not None:
+            _mark(plan.lam, {0})
+            _mark(plan.perm, {0})
+
+
+def mark_alike(mixed: Tensor, tensor: Tensor) -> None:
+    """Tell the compiler of a mixed input what the user told it of the input."""
+    if hasattr(tensor, _DYNAMIC):
+        _mark(mixed, getattr(tensor, _DYNAMIC))
+
+
+def _mark(tensor: Tensor, dims: Iterable[int]) -> None:
+    from torch._dynamo import maybe_mark_dynamic
+
+    maybe_mark_dynamic(tensor, [dim for dim in dims if dim < tensor.ndim])
 
 
 def _is_region(module: nn.Module) -> bool:

@@ -6,7 +6,8 @@ attributes of the active plan change from pass to pass, and the compiler guards 
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Container, Mapping
+import weakref
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import Box, Ranges
-from manifold_mixup._layers import ALL_RUNS, named_layers, split_run
-from manifold_mixup._module_hooks import COMPILE_FIRST, Hook, hook_after, hook_before
+from manifold_mixup._layers import ALL_RUNS, module_name, named_layers, split_run
+from manifold_mixup._module_hooks import COMPILE_FIRST, WRAP_BLOCKS, Hook, hook_after, hook_before
 from manifold_mixup._noise import DrawnNoise
 from manifold_mixup._own_backward import REASON, function_around
 from manifold_mixup._plan import MixPlan, Weight
@@ -103,14 +104,40 @@ class ActivePlan:
         return Completion(self.lam, self.weight, self.label)
 
 
+class ActivePlans:
+    """Active plans as attributes, by a key, for hooks on PyTorch's own modules.
+
+    The compiler takes what it reaches through such a module for static, and would make a graph for
+    each batch size. From here, it takes the one attribute.
+    """
+
+    def let_in(self, owner: object, hooks: Iterable["LayerHook"], modules: Any) -> None:
+        """Give those hooks that need it a key, for as long as their owner is there."""
+        built_in = [hook for hook in hooks if _is_pytorchs(modules[module_name(hook.layer)])]
+        for hook in built_in:
+            if not hook.key:
+                hook.key = f"of_{next(_SERIAL)}"
+                setattr(self, hook.key, hook.active)
+                weakref.finalize(owner, vars(self).pop, hook.key, None)
+
+
+PLANS = ActivePlans()
+
+
+def _is_pytorchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
+
+
 class EagerHook(Hook):
     """A hook that must run outside of compiled code."""
+
+    reason = COMPILE_FIRST
 
     def __init__(self, owner: object, run: Callable[..., Any]) -> None:
         self.owner = owner
         self.directly = run
         self.unseen = _autograd.unseen(run)
-        self.run = torch.compiler.disable(self.unseen, reason=COMPILE_FIRST)
+        self.run = torch.compiler.disable(self.unseen, reason=self.reason)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run, outside of compiled code."""
@@ -121,6 +148,8 @@ class EagerHook(Hook):
 
 class BlockHook(EagerHook):
     """An eager hook on a block that is compiled separately."""
+
+    reason = WRAP_BLOCKS
 
     # This method is duplicated because `skip_compiling` hides it from the compiler. The hooks on
     # the whole model stay visible, so that fullgraph=True fails there with our reason.
@@ -151,6 +180,7 @@ class LayerHook(Hook):
         self.owner = owner
         self.layer = layer
         self.active = active
+        self.key = ""  # by which compiled code finds the active plan; empty if it is reached here
         self.passes = passes
         self.counter = counter
         self.run = None if counter is None else int(split_run(layer)[1])
@@ -191,33 +221,34 @@ class LayerHook(Hook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the mixed output, or None to leave it as it is."""
         if torch.compiler.is_dynamo_compiling():
-            if self.active.layer != self.layer:
+            active = getattr(PLANS, self.key) if self.key else self.active
+            if active.layer != self.layer:
                 return None
-            if self.run is not None and self._compiled_run() != self.run:
+            if self.run is not None and self._compiled_run(active) != self.run:
                 return None
-            self._note_mix()
-            if needs_completion(self.active):
-                self.active.complete(self._completion(output, self.active))
-            return self._mix(output, self.active, self.active.valid)
+            self._note_mix(active)
+            if needs_completion(active):
+                active.complete(self._completion(output, active))
+            return self._mix(output, active, active.valid)
         if self.known and self.passes.mixes_elsewhere(self.layer):
             return None
         if _autograd.compiler() is None:
             return (self.unseen if _autograd.count_of_modes() else self._run_eagerly)(output)
         return self.run_eagerly(output)
 
-    def _note_mix(self) -> None:
+    def _note_mix(self, active: ActivePlan) -> None:
         """Count that compiled code mixes, or note that it does."""
         if self.may_count:
-            self.active.compiled_mixes += 1
+            active.compiled_mixes += 1
         elif self.serial:
             self.note_trace()
 
-    def _compiled_run(self) -> int:
+    def _compiled_run(self, active: ActivePlan) -> int:
         """Return the number of the module's run that is being traced."""
         if not self.may_count:
             return int(self.note_run())
-        self.active.compiled_runs += 1
-        return self.active.compiled_runs - 1
+        active.compiled_runs += 1
+        return active.compiled_runs - 1
 
     def _run_eagerly(self, output: Any) -> Any:
         if self.counter is not None and self.counter.number != self.run:

@@ -234,7 +234,12 @@ def _slots(kind: type) -> tuple[str, ...]:
     for base in kind.__mro__:
         slots = vars(base).get("__slots__", ())
         names += [_mangled(n, base) for n in ([slots] if isinstance(slots, str) else slots)]
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    return tuple(name for name in names if _is_slot(kind, name))
+
+
+def _is_slot(kind: type, name: str) -> bool:
+    """Return whether objects of a class keep this attribute in a slot; a subclass may hide it."""
+    return type(getattr(kind, name, None)) is types.MemberDescriptorType
 
 
 def _mangled(name: str, kind: type) -> str:
