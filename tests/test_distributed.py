@@ -35,6 +35,7 @@ SCENARIOS = [
     (worker.ddp_gradients_of_models,),
     (worker.ddp_accumulation,),
     *((worker.fsdp_gradients, attach) for attach in ("before", "after")),
+    (worker.tensor_parallel_gradients,),
 ]
 
 
@@ -222,6 +223,21 @@ def test_fsdp_gradients_are_those_of_one_process_and_a_skipped_check_is_said(see
             assert len(warned) == 1, warned
             assert "UserWarning: the layers ['input', 'stem', 'body'] were not checked" in warned[0]
             assert "parameters are sharded" in warned[0]
+
+
+# Tensor parallelism
+
+
+@needs_gloo
+def test_split_layers_are_mixed_by_one_plan_where_they_return_their_part(seen):
+    for by_layer, error in seen(worker.tensor_parallel_gradients):
+        for layer, gradients in zip(LAYERS, by_layer, strict=True):
+            model = worker.make_model()
+            mixed_loss(model, 0, worker.plan_of(0, layer)).backward()
+            expected = {name: one.grad for name, one in model.named_parameters()}
+            assert_same_gradients(gradients, expected)
+        assert "Attach after parallelize_module, let the layer return the part" in error
+        assert "with mixup.using(plan)" in error
 
 
 # DataParallel

@@ -31,11 +31,13 @@ def apply(
             Then ``lam`` is λ.
 
     Raises:
-        TypeError: the tensor is nested or sparse.
+        TypeError: the tensor is nested, sparse or a DTensor.
     """
     if torch.compiler.is_compiling():
         lam, perm = _matched_to(x, lam, perm)
         return _compiled(x, lam, perm, repeats, inside)
+    if type(x).__name__ == "DTensor":
+        raise TypeError(_SHARDED.format(tuple(x.shape), getattr(x, "placements", ())))
     run = _autograd.unseen(apply_eagerly) if _autograd.count_of_modes() else apply_eagerly
     return run(x, lam, perm, repeats=repeats, inside=inside)
 
@@ -86,6 +88,13 @@ _IRREGULAR = {
     ),
     False: "make it dense with to_dense(), or mix a layer after the one that reads it.",
 }
+
+
+_SHARDED = (
+    "a DTensor of shape {}, placed as {}, cannot be mixed. Attach after parallelize_module, let "
+    "the layer return the part of this rank with all rows of the batch (use_local_output=True, "
+    "or to_local()), and mix on all ranks by one plan: with mixup.using(plan)."
+)
 
 
 def _compiled(x: Tensor, lam: Tensor, perm: Tensor, repeats: bool, inside: Tensor | None) -> Tensor:

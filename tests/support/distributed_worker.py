@@ -17,6 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 import processes
@@ -187,6 +192,28 @@ def fsdp_gradients(rank: int, attach: str) -> tuple[list[Any], list[str]]:
             mixup = ManifoldMixup(model, LAYERS, seed=0)
         _train(model, mixup, rank, steps=2)  # the first step would run the check
     return [_fixed_step(model, mixup, rank, layer) for layer in LAYERS], _of_the_check(warned)
+
+
+def tensor_parallel_gradients(rank: int) -> tuple[list[Any], str]:
+    """Run a step for each layer by the plan and the batch of rank 0, with two layers split.
+
+    Returns:
+        The gradients, and the error if it is split after attaching, so that its state is a DTensor.
+    """
+    model = make_model()
+    mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
+    parallelize_module(model, mesh, {"stem": ColwiseParallel(), "body": RowwiseParallel()})
+    mixup = ManifoldMixup(model, LAYERS, check=False, seed=0)
+    gradients = [_fixed_step(model, mixup, 0, layer) for layer in LAYERS]
+
+    other = make_model()
+    mixup = ManifoldMixup(other, ["stem"], example=batch_of(0)[0], seed=0)
+    parallelize_module(other, mesh, {"stem": ColwiseParallel()})
+    try:
+        _fixed_step(other, mixup, 0, "stem")
+    except TypeError as error:
+        return gradients, str(error)
+    return gradients, ""
 
 
 def fsdp_plans(rank: int) -> list[Any]:
