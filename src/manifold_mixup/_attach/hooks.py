@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled, mask_pair
+from manifold_mixup._attach.branches import is_in_branch
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim
@@ -128,6 +129,12 @@ def _is_pytorchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
 
 
+_IN_BRANCH = (
+    "layer {!r} cannot be mixed: it runs in a branch of torch.cond, and nothing tells whether that "
+    "branch is taken. Mix a layer before or after torch.cond."
+)
+
+
 class EagerHook(Hook):
     """A hook that must run outside of compiled code."""
 
@@ -204,6 +211,8 @@ class LayerHook(Hook):
         self.serial = str(next(_SERIAL))
 
         def note_trace() -> bool:
+            if is_in_branch():
+                raise ValueError(_IN_BRANCH.format(layer))
             self.traced = True
             return True
 
