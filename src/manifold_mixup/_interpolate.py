@@ -75,7 +75,7 @@ def mix_back(grad: Tensor, own: Tensor, perm: Tensor) -> Tensor:
     if not own.ndim:
         return torch.empty_like(grad).index_copy_(0, perm, grad).lerp_(grad, own)
     own = over_rows(own, grad)
-    partners = torch.addcmul(grad, grad, own, value=-1)
+    partners = grad * (1 - own)
     return torch.empty_like(grad).index_copy_(0, perm, partners).addcmul_(grad, own)
 
 
@@ -90,8 +90,8 @@ def _gather_back(grad: Tensor, own: Tensor, inverse: Tensor) -> Tensor:
     back = grad.index_select(0, inverse)
     if not own.ndim:
         return back.lerp_(grad, own)
-    back.addcmul_(back, over_rows(own.index_select(0, inverse), grad), value=-1)
-    return back.addcmul_(grad, over_rows(own, grad))
+    own = over_rows(own, grad)
+    return back.mul_((1 - own).index_select(0, inverse)).addcmul_(grad, own)
 
 
 def in_one_expression(x: Tensor, own: Tensor, other: Tensor | None, perm: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled, mask_pair
-from manifold_mixup._attach.branches import is_in_branch
 from manifold_mixup._attach.passes import ForwardPass, Passes
 from manifold_mixup._attach.shared_runs import RunCounter
 from manifold_mixup._batch_dim import BatchDim
@@ -24,7 +23,6 @@ from manifold_mixup._box import Box, Ranges
 from manifold_mixup._layers import ALL_RUNS, module_name, named_layers, split_run
 from manifold_mixup._module_hooks import COMPILE_FIRST, WRAP_BLOCKS, Hook, hook_after, hook_before
 from manifold_mixup._noise import DrawnNoise
-from manifold_mixup._own_backward import REASON, function_around
 from manifold_mixup._plan import MixPlan, Weight
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._transport import Aligned
@@ -211,6 +209,8 @@ class LayerHook(Hook):
         self.serial = str(next(_SERIAL))
 
         def note_trace() -> bool:
+            from manifold_mixup._attach.branches import is_in_branch
+
             if is_in_branch():
                 raise ValueError(_IN_BRANCH.format(layer))
             self.traced = True
@@ -259,6 +259,13 @@ class LayerHook(Hook):
         active.compiled_runs += 1
         return active.compiled_runs - 1
 
+    def _require_graph(self) -> None:
+        """Raise ValueError if a function with its own backward runs the layer without a graph."""
+        from manifold_mixup._own_backward import REASON, function_around  # hardly ever needed
+
+        if function := function_around():
+            raise ValueError(f"layer {self.layer!r} cannot be mixed: {REASON.format(function)}.")
+
     def _run_eagerly(self, output: Any) -> Any:
         if self.counter is not None and self.counter.number != self.run:
             return None
@@ -269,8 +276,8 @@ class LayerHook(Hook):
         plan = running.plan
         if plan is None or plan.layer != self.layer:
             return None
-        if running.learns and (function := function_around()):
-            raise ValueError(f"layer {self.layer!r} cannot be mixed: {REASON.format(function)}.")
+        if running.learns and not torch.is_grad_enabled():
+            self._require_graph()
         if plan.weight is not None and needs_completion(plan):
             plan = running.completed_plan(functools.partial(self._completion, output))
             self.active.set(running)  # compiled blocks after this layer read it
