@@ -584,6 +584,7 @@ def test_batches_of_many_sizes_share_a_graph(fresh_compiler, layer, marked):
     assert graphs == (1 if marked else 2)  # static, until the size changes
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.10."), reason="PyTorch 2.10 compiles it")
 def test_a_block_that_is_compiled_in_place_in_one_graph_is_to_be_wrapped(fresh_compiler):
     model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, CLASSES))
     model[1].compile(backend="eager", fullgraph=True)
