@@ -1,6 +1,8 @@
 """flex_attention: what its functions and block masks read of examples is seen, and refused."""
 
+import functools
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,6 +122,33 @@ def by_method(net, more):
     return (Added(more.float()).__call__,)
 
 
+def by_tuple(net, more):
+    held = (more.float(),)
+    return (lambda score, b, h, q, k: score + held[0][b, k],)
+
+
+def by_dict_in_a_list(net, more):
+    held = [{"bias": more.float()}]
+    return (lambda score, b, h, q, k: score + held[0]["bias"][b, k],)
+
+
+def by_partial(net, more):
+    def added(bias, score, b, h, q, k):
+        return score + bias[b, k]
+
+    return (functools.partial(added, more.float()),)
+
+
+def by_attribute(net, more):
+    held = SimpleNamespace(bias=more.float())
+    return (lambda score, b, h, q, k: score + held.bias[b, k],)
+
+
+def by_attribute_of_self(net, more):
+    net.bias = more.float()
+    return (lambda score, b, h, q, k: score + net.bias[b, k],)
+
+
 def given(net, more):
     return None, more
 
@@ -138,6 +167,7 @@ def test_what_is_the_same_for_all_examples_is_no_path(make):
 
 
 MAKERS = [padding, by_closure, by_closure_of_a_closure, by_default, by_object, by_method]
+MAKERS += [by_tuple, by_dict_in_a_list, by_partial, by_attribute, by_attribute_of_self]
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -1,16 +1,16 @@
 """What one call of an operator reads and writes."""
 
 import functools
-import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifold_mixup._dry_run.neutral import Named, arguments_of, bind, is_random, operator_name
 from manifold_mixup._masks import FORBIDDEN
 from manifold_mixup._mix import is_continuous
+from manifold_mixup._structure.captured import captured
 from manifold_mixup._structure.interactions import can_interact
 from manifold_mixup._tree import tensors_in
 
@@ -148,7 +148,7 @@ class Operation:
         self.conditions: Sequence[Tensor] = ()
         self._given = func, args, kwargs
         if signature.arguments is None:
-            self.reads = [*tensors_in((args, kwargs)), *_captured((args, kwargs))]
+            self.reads = list(captured((args, kwargs)))
             return
         self._sort(signature.arguments, args, kwargs)
         if not signature.usual:
@@ -206,41 +206,6 @@ class Operation:
         if new and given and given <= {"range"}:
             return "range"
         return "blank" if new and given == {"blank"} else "move"
-
-
-def _captured(arguments: Any) -> Iterator[Tensor]:
-    """Yield the tensors that functions among the arguments of an operator have captured.
-
-    Higher-order operators are given functions, such as the ``score_mod`` of flex_attention.
-    """
-    found, queue = {id(arguments): arguments}, [arguments]
-    while queue:
-        for held in _held_by(queue.pop()):
-            if isinstance(held, Tensor):
-                yield held
-            elif id(held) not in found:
-                found[id(held)] = held
-                queue.append(held)
-
-
-def _held_by(value: Any) -> Iterable[Any]:
-    """List what a value holds, if it is a function or a container of some."""
-    if isinstance(value, tuple | list):
-        return [item for item in value if not isinstance(item, Tensor)]
-    if isinstance(value, nn.Module):
-        return [*value.parameters(), *value.buffers()]
-    if isinstance(value, functools.partial):
-        return [value.func, value.args, *value.keywords.values()]
-    if isinstance(value, types.MethodType):
-        return [value.__func__, value.__self__]
-    if isinstance(value, types.FunctionType):
-        held = [cell.cell_contents for cell in value.__closure__ or () if cell != _EMPTY]
-        return [*held, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    own = callable(value) and not isinstance(value, type)
-    return [*getattr(value, "__dict__", {}).values()] if own else ()
-
-
-_EMPTY = types.CellType()  # the cell of a variable without a value
 
 
 def _is_mild(value: Any) -> bool:
