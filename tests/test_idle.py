@@ -117,10 +117,12 @@ class WithItsOwnLoss(nn.Module):
 def test_layers_that_run_in_training_without_a_call_of_the_model_warn_once():
     model, x, y = WithItsOwnLoss(), torch.randn(6, 4), torch.tensor([0, 1, 2, 1, 0, 2])
     mixup = ManifoldMixup(model, ["body"], check=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
             model.forward_loss(x, y).backward()
+            optimizer.step()
         for _ in range(4):  # none of this is training with mixing
             with mixup.paused():
                 model.forward_loss(x, y)
@@ -135,6 +137,16 @@ def test_layers_that_run_in_training_without_a_call_of_the_model_warn_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.forward_loss(x, y)
+
+
+def test_parts_that_run_often_before_the_model_in_a_step_do_not_warn():
+    model, x = WithItsOwnLoss(), torch.randn(6, 4)
+    mixup = ManifoldMixup(model, ["body"], check=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(8):  # as with several crops of each image
+            model.body(x).sum().backward()
+        mixup.target(None, model(x))
 
 
 def test_a_layer_that_also_runs_on_its_own_does_not_warn():

@@ -174,7 +174,7 @@ _FEW = 16
 _IN_VAIN = 2
 """Passes in a row that nothing seems to learn from, before it is warned of."""
 _OUTSIDE = 3
-"""Runs of layers in training, before any call of the model, that are warned of."""
+"""Steps in which layers run in training, before any call of the model, that are warned of."""
 _LOOKS = 4
 """Outputs whose order is looked at even if that waits for a GPU."""
 
@@ -201,7 +201,8 @@ class Passes:
         self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
         self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
-        self._outside = 0  # runs of layers in training, before any call of the model
+        # Steps of the optimizer after which layers ran in training, before any call of the model.
+        self._outside, self._state_outside = 0, -1
 
     def start(
         self, plan: MixPlan | None, *, training: bool, valid: Tensor | None = None
@@ -278,7 +279,10 @@ class Passes:
         if self.latest is not None or self._outside == _OUTSIDE:
             return
         if self.model.training and torch.is_grad_enabled() and self.mixes(True):
-            self._outside += 1
+            # A part may run often before the model does, for another loss of the same step.
+            state = sum(one._version for one in self.model.parameters() if one.requires_grad)
+            self._outside += state != self._state_outside
+            self._state_outside = state
             if self._outside == _OUTSIDE:
                 warn(_NEVER_CALLED.format(layer, type(self.model).__name__))
 
