@@ -74,6 +74,54 @@ class ReversibleWithSetup(Function):
         return gradient(ctx.pairs, *ctx.saved_tensors, given), None
 
 
+def run_pairs(ctx, x, pairs):
+    for pair in pairs:
+        x = pair(x)
+    ctx.pairs = pairs
+    ctx.save_for_backward(x.detach())
+    return x
+
+
+OfOtherNames = type(
+    "OfOtherNames",
+    (Function,),
+    {"forward": staticmethod(run_pairs), "backward": staticmethod(Reversible.backward)},
+)
+
+
+class InvertibleCheckpointFunction(Reversible):
+    """As MemCNN names its own."""
+
+    @staticmethod
+    def forward(ctx, x, pairs):
+        for pair in pairs:
+            x = pair(x)
+        ctx.pairs = pairs
+        ctx.save_for_backward(x.detach())
+        return x
+
+
+class Offloaded_Gradient_Checkpointer(Function):
+    """A checkpoint, named as Unsloth names its own."""
+
+    @staticmethod
+    def forward(ctx, x, pairs):
+        ctx.pairs = pairs
+        ctx.save_for_backward(x)
+        for pair in pairs:
+            x = pair(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, given):
+        x = state = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            for pair in ctx.pairs:
+                state = pair(state)
+        torch.autograd.backward(state, given)
+        return x.grad, None
+
+
 class Body(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -98,6 +146,9 @@ def build(function):
 
 
 either = pytest.mark.parametrize("function", [Reversible, ReversibleWithSetup])
+every = pytest.mark.parametrize(
+    "function", [Reversible, ReversibleWithSetup, OfOtherNames, InvertibleCheckpointFunction]
+)
 
 
 @either
@@ -112,7 +163,7 @@ def test_layers_inside_are_refused_and_those_around_are_chosen(function):
     assert plain["body.pairs.1"].cut
 
 
-@either
+@every
 @pytest.mark.parametrize("check", [True, False])
 def test_a_layer_inside_raises_before_it_is_mixed(function, check):
     model = build(function)
@@ -121,6 +172,29 @@ def test_a_layer_inside_raises_before_it_is_mixed(function, check):
         model(X)
     mixup.remove()
     model(X).sum().backward()
+
+
+@either
+def test_a_layer_inside_raises_while_it_is_compiled(fresh_compiler, function):
+    model = torch.compile(build(function), backend="eager")
+    ManifoldMixup(model, ["body.pairs.1"], check=False, seed=0)
+    with pytest.raises(RuntimeError, match=rf"'body.pairs.1'.*runs inside {function.__name__}"):
+        model(X)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_layer_inside_a_checkpoint_of_others_is_mixed_again_in_backward(check):
+    model, plain = build(Offloaded_Gradient_Checkpointer), build(None)
+    mixup = ManifoldMixup(model, ["body.pairs.1"], check=check, seed=0)
+    criterion = nn.CrossEntropyLoss()
+    mixup.wrap(criterion)(model(X), Y).backward()
+    plan = mixup.plan
+    first, second, third = plain.body.pairs
+    output = plain.head(third(mix(second(first(plain.stem(X))), plan)))
+    expected = plan.lam * criterion(output, Y) + (1 - plan.lam) * criterion(output, Y[plan.perm])
+    expected.backward()
+    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
 
 
 @either

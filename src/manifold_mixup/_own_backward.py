@@ -12,7 +12,6 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
@@ -27,26 +26,62 @@ def function_around() -> str:
 
     An activation checkpoint is none, because it repeats the mix in backward.
     """
-    frame: FrameType | None = None if torch.is_grad_enabled() else sys._getframe(1)
-    while frame is not None:
-        name = _function_of(frame) if frame.f_code.co_name == "forward" else ""
-        if name and not name.startswith("Checkpoint"):
+    if torch.is_grad_enabled():
+        return ""
+    known = _known()
+    for frame in _frames():
+        name = known.get(frame.f_code) or _by_context(frame)
+        if name and not _is_checkpoint(name):
             return name
-        frame = frame.f_back
     return ""
 
 
-def _function_of(frame: FrameType) -> str:
-    """Name the `Function` whose forward runs in a frame; empty if it is another forward."""
-    first = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
-    if isinstance(first, nn.Module):  # nearly always
+def function_traced() -> str:
+    """Name the function with its own backward that the compiler traces; empty if none.
+
+    Call it in Python that the compiler runs while it traces.
+    """
+    variables: list[Any] = [frame.f_locals.get("self") for frame in _frames()]
+    kinds = [type(variable).__name__ for variable in variables]
+    if _DIFFERENTIATED not in kinds:
         return ""
+    traced = zip(variables, kinds, strict=True)
+    names = [variable.fn_cls.__name__ for variable, kind in traced if kind == _FUNCTION]
+    return next((name for name in names if not _is_checkpoint(name)), "")
+
+
+# The compiler's classes for functions with their own backward.
+_FUNCTION, _DIFFERENTIATED = "AutogradFunctionVariable", "AutogradFunctionApplyVariable"
+
+
+def _frames() -> Iterator[FrameType]:
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        yield frame
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Return whether a function is an activation checkpoint, by its name.
+
+    Unsloth's is an ``Unsloth_Offloaded_Gradient_Checkpointer``, but the
+    ``InvertibleCheckpointFunction`` of MemCNN reconstructs its input.
+    """
+    name = name.lower()
+    return "checkpoint" in name and "inver" not in name and "rever" not in name
+
+
+def _by_context(frame: FrameType) -> str:
+    """Name the `Function` whose forward, perhaps wrapped, runs in a frame; empty if none does."""
+    if frame.f_code.co_name != "forward":
+        return ""
+    first = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
     if isinstance(first, FunctionCtx):
         return str(getattr(type(first), "_forward_cls", type(first)).__name__)
-    return _without_context().get(frame.f_code, "")  # one with setup_context
+    return ""
 
 
-def _without_context() -> dict[CodeType, str]:
+def _known() -> dict[CodeType, str]:
     """Map the code of the forward of each known `Function` to its name."""
     found = {}
     for kind in _subclasses(Function):

@@ -213,6 +213,8 @@ class LayerHook(Hook):
 
             if is_in_branch():
                 raise ValueError(_IN_BRANCH.format(layer))
+            if passes.running is not None and passes.running.learns:
+                self._require_graph(traced=True)
             self.traced = True
             return True
 
@@ -259,11 +261,12 @@ class LayerHook(Hook):
         active.compiled_runs += 1
         return active.compiled_runs - 1
 
-    def _require_graph(self) -> None:
+    def _require_graph(self, *, traced: bool = False) -> None:
         """Raise ValueError if a function with its own backward runs the layer without a graph."""
-        from manifold_mixup._own_backward import REASON, function_around  # hardly ever needed
+        # Hardly ever needed
+        from manifold_mixup._own_backward import REASON, function_around, function_traced
 
-        if function := function_around():
+        if function := function_around() or (traced and function_traced()):
             raise ValueError(f"layer {self.layer!r} cannot be mixed: {REASON.format(function)}.")
 
     def _run_eagerly(self, output: Any) -> Any:
