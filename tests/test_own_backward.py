@@ -43,14 +43,23 @@ def gradient(pairs, output, given):
     return given
 
 
+def run(pairs, x):
+    for pair in pairs:
+        x = pair(x)
+    return x
+
+
+def run_and_save(ctx, x, pairs):
+    x = run(pairs, x)
+    ctx.pairs = pairs
+    ctx.save_for_backward(x.detach())
+    return x
+
+
 class Reversible(Function):
     @staticmethod
     def forward(ctx, x, pairs):
-        for pair in pairs:
-            x = pair(x)
-        ctx.pairs = pairs
-        ctx.save_for_backward(x.detach())
-        return x
+        return run_and_save(ctx, x, pairs)
 
     @staticmethod
     def backward(ctx, given):
@@ -60,9 +69,7 @@ class Reversible(Function):
 class ReversibleWithSetup(Function):
     @staticmethod
     def forward(x, pairs):
-        for pair in pairs:
-            x = pair(x)
-        return x
+        return run(pairs, x)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -75,11 +82,7 @@ class ReversibleWithSetup(Function):
 
 
 def run_pairs(ctx, x, pairs):
-    for pair in pairs:
-        x = pair(x)
-    ctx.pairs = pairs
-    ctx.save_for_backward(x.detach())
-    return x
+    return run_and_save(ctx, x, pairs)
 
 
 OfOtherNames = type(
@@ -94,11 +97,7 @@ class InvertibleCheckpointFunction(Reversible):
 
     @staticmethod
     def forward(ctx, x, pairs):
-        for pair in pairs:
-            x = pair(x)
-        ctx.pairs = pairs
-        ctx.save_for_backward(x.detach())
-        return x
+        return run_and_save(ctx, x, pairs)
 
 
 class Offloaded_Gradient_Checkpointer(Function):
@@ -108,16 +107,13 @@ class Offloaded_Gradient_Checkpointer(Function):
     def forward(ctx, x, pairs):
         ctx.pairs = pairs
         ctx.save_for_backward(x)
-        for pair in pairs:
-            x = pair(x)
-        return x
+        return run(pairs, x)
 
     @staticmethod
     def backward(ctx, given):
         x = state = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
-            for pair in ctx.pairs:
-                state = pair(state)
+            state = run(ctx.pairs, state)
         torch.autograd.backward(state, given)
         return x.grad, None
 
@@ -131,9 +127,7 @@ class Body(nn.Module):
     def forward(self, x):
         if self.function is not None:
             return self.function.apply(x, self.pairs)
-        for pair in self.pairs:
-            x = pair(x)
-        return x
+        return run(self.pairs, x)
 
 
 def build(function):
@@ -224,9 +218,7 @@ def test_without_gradients_a_layer_inside_is_mixed(function):
     with mixup.using(plan), torch.no_grad():
         output = model(X)
     first, *others = plain.body.pairs
-    state = mix(first(plain.stem(X)), plan)
-    for pair in others:
-        state = pair(state)
+    state = run(others, mix(first(plain.stem(X)), plan))
     torch.testing.assert_close(output, plain.head(state))
 
 

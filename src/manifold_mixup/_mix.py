@@ -38,7 +38,7 @@ def apply(
         return _compiled(x, lam, perm, repeats, inside)
     if type(x).__name__ == "DTensor":
         raise TypeError(_SHARDED.format(tuple(x.shape), getattr(x, "placements", ())))
-    run = _autograd.unseen(apply_eagerly) if _autograd.count_of_modes() else apply_eagerly
+    run = _apply_unseen if _autograd.count_of_modes() else apply_eagerly
     return run(x, lam, perm, repeats=repeats, inside=inside)
 
 
@@ -60,6 +60,9 @@ def apply_eagerly(
     if not repeats and inside is None and _interpolate.is_small(x, lam):
         return _SmallMix.apply(x, lam, perm)  # type: ignore[no-any-return]
     return _EagerMix.apply(x, lam, None, perm, None, repeats, inside)  # type: ignore[no-any-return]
+
+
+_apply_unseen = _autograd.unseen(apply_eagerly)
 
 
 def _matched_to(x: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ state in between, so the gradients would be wrong.
 """
 
 import inspect
-import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
+
+from manifold_mixup._callers import callers
 
 REASON = (
     "it runs inside {}, a torch.autograd.Function that computes gradients itself, without the mix: "
@@ -29,7 +30,7 @@ def function_around() -> str:
     if torch.is_grad_enabled():
         return ""
     known = _known()
-    for frame in _frames():
+    for frame in callers():
         name = known.get(frame.f_code) or _by_context(frame)
         if name and not _is_checkpoint(name):
             return name
@@ -41,7 +42,7 @@ def function_traced() -> str:
 
     Call it in Python that the compiler runs while it traces.
     """
-    variables: list[Any] = [frame.f_locals.get("self") for frame in _frames()]
+    variables: list[Any] = [frame.f_locals.get("self") for frame in callers()]
     kinds = [type(variable).__name__ for variable in variables]
     if _DIFFERENTIATED not in kinds:
         return ""
@@ -52,13 +53,6 @@ def function_traced() -> str:
 
 # The compiler's classes for functions with their own backward.
 _FUNCTION, _DIFFERENTIATED = "AutogradFunctionVariable", "AutogradFunctionApplyVariable"
-
-
-def _frames() -> Iterator[FrameType]:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        yield frame
 
 
 def _is_checkpoint(name: str) -> bool:

@@ -1,7 +1,6 @@
 """Find out whether the compiler traces a branch of the model that may not run."""
 
-import sys
-from types import FrameType
+from manifold_mixup._callers import callers
 
 _COND = "CondHigherOrderVariable"  # the compiler's class for torch.cond, which traces both branches
 
@@ -11,9 +10,4 @@ def is_in_branch() -> bool:
 
     Call it in Python that the compiler runs while it traces.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if type(frame.f_locals.get("self")).__name__ == _COND:
-            return True
-        frame = frame.f_back
-    return False
+    return any(type(frame.f_locals.get("self")).__name__ == _COND for frame in callers())

@@ -1,6 +1,5 @@
 """Find out which run of a shared module is under way, also when a checkpoint recomputes it."""
 
-import sys
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -11,6 +10,7 @@ from torch.utils import checkpoint
 
 from manifold_mixup import _autograd
 from manifold_mixup._attach.passes import Passes
+from manifold_mixup._callers import callers
 from manifold_mixup._layers import module_name
 from manifold_mixup._module_hooks import Hook
 
@@ -100,8 +100,7 @@ def _checkpoint_around(module: str) -> FrameType | None:
         RuntimeError: a checkpoint is inside another.
     """
     found: FrameType | None = None
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
+    for frame in callers():
         code = frame.f_code
         if code.co_filename == checkpoint.__file__ and code.co_name == "checkpoint":
             if found is not None:
@@ -111,5 +110,4 @@ def _checkpoint_around(module: str) -> FrameType | None:
                     f"mix at layers that run once."
                 )
             found = frame
-        frame = frame.f_back
     return found

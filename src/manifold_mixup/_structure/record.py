@@ -1,6 +1,5 @@
 """Record one forward pass: which value is computed from which, and where modules end."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from manifold_mixup._callers import callers
 from manifold_mixup._dry_run.neutral import DEVICE, Neutral, device_of, is_random
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import named_layers
@@ -347,12 +347,7 @@ class Recorder(TorchDispatchMode):
 
     def _in_checkpoint(self) -> bool:
         """Return whether an activation checkpoint is among the callers."""
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            if frame.f_code.co_filename == _CHECKPOINT:
-                return True
-        return False
+        return any(frame.f_code.co_filename == _CHECKPOINT for frame in callers())
 
     def _leaf(self, path: str, tensor: Tensor) -> Leaf:
         with torch._C.DisableTorchFunction():  # a subclass of the user's may refuse its methods

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ COLUMNS = (
     NLL,
     ECE,
     BRIER,
-    replace(FGSM, title="accuracy % under FGSM"),
+    dataclasses.replace(FGSM, title="accuracy % under FGSM"),
 )
 
 
