@@ -1,5 +1,7 @@
 """outputs=: the tensors that the loss reads, among those that a model returns."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,25 @@ def test_a_layer_that_only_the_other_outputs_read_is_refused():
     row = next(row for row in find_layers(Aside(), normal(6, 4), outputs="0") if row.name == "b")
     assert not row.cut
     assert "does not reach the model's outputs" in row.reason
+
+
+class Both(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+def test_a_field_of_a_named_tuple_is_named_as_the_model_names_it():
+    class Named(Talkative):
+        def forward(self, x: Tensor) -> Both:
+            out = super().forward(x)
+            return Both(out["logits"], out["hidden"][0])
+
+    model, x = Named(), normal(6, 4)
+    with pytest.raises(ValueError, match=r"'hidden' .* set outputs='logits'"):
+        ManifoldMixup(model, ["b"], example=x)
+    with pytest.raises(ValueError, match=r"outputs='0' matches no output.* 'logits', 'hidden'"):
+        ManifoldMixup(model, ["b"], example=x, outputs="0")
+    ManifoldMixup(model, ["b"], example=x, outputs="logits").assert_verified(x)
 
 
 def test_a_container_is_named_with_all_that_it_holds():

@@ -104,7 +104,7 @@ CONTAINERS = {
     "ordered dict": (lambda: OrderedDict(b=X, a=Y), ["b", "a"]),
     "default dict": (lambda: defaultdict(list, a=X), ["a"]),
     "user dict": (lambda: UserDict(a=X, n=1), ["a"]),
-    "named tuple": (lambda: Pair(X, {"h": Y}), ["0", "1.h"]),
+    "named tuple": (lambda: Pair(X, {"h": Y}), ["one", "other.h"]),
     "dataclass": (lambda: Output(X), ["state"]),
     "frozen": (lambda: Frozen((X, Y)), ["state.0", "state.1"]),
     "slots": (lambda: Slots(X), ["state"]),

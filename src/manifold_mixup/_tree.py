@@ -1,4 +1,8 @@
-"""Nested values: tensors inside tuples, lists, mappings, dataclasses and batches of graphs."""
+"""Nested values: tensors inside tuples, lists, mappings, dataclasses and batches of graphs.
+
+A tensor's path is made of the keys that lead to it: indices, and the names of fields, where items
+have some, as in a named tuple.
+"""
 
 import copy
 import dataclasses
@@ -98,7 +102,8 @@ def children(value: Any) -> list[tuple[Any, Any]]:
     if value is ... or type(value) in _ATOMS:
         return []
     if isinstance(value, (tuple, list)):
-        return list(enumerate(value))
+        fields = None if type(value) in (tuple, list) else getattr(value, "_fields", None)
+        return list(enumerate(value) if fields is None else zip(fields, value, strict=True))
     if isinstance(value, (dict, Mapping)):
         return list(value.items())
     if _is_dataclass(value):
