@@ -241,7 +241,7 @@ def test_what_only_code_crosses_is_refused_with_the_module_in_whose_code_it_is_r
     seen = (
         "the code of the model after 'parts.b' and before 'parts.c' reads 'parts.a' of shape (4, 4)"
     )
-    way_out = "a module in place of that code could be mixed"
+    way_out = "it would be mixed too if a module received it as an argument"
     refuse(model, "parts.b", torch.randn(4, 4), seen, way_out, "'parts.a', 'parts.c'")
 
 
@@ -259,7 +259,7 @@ class Block(nn.Module):
 
 def test_a_sum_inside_a_module_is_not_called_by_the_name_of_the_module():
     model = nn.Sequential(nn.Linear(4, 4), Block())
-    seen = "after '1.b' reads a value computed inside '1', of shape (4, 4); a module in place"
+    seen = "after '1.b' reads a value computed inside '1', of shape (4, 4); it would be mixed too"
     refuse(model, "1.b", torch.randn(4, 4), seen)
 
 
@@ -269,10 +269,65 @@ def test_a_value_that_no_module_returned_is_named_without_a_shape():
             self.scale = x.std(1, keepdim=True)
             return super().forward(x / self.scale)
 
+    seen = "reads a value computed inside 'parts.a'; it would be mixed too"
     model = Wrapped(
         lambda m, x: m["b"](m["a"](x)) * m["a"].scale, a=Scaled(4, 4), b=nn.Linear(4, 4)
     )
-    refuse(model, "parts.a", torch.randn(4, 4), "reads a value computed inside 'parts.a'; a module")
+    refuse(model, "parts.a", torch.randn(4, 4), f"{seen} if 'parts.a' returned it")
+
+
+class Forecaster(nn.Module):
+    """Series go to forecasts in their own units, by way of a spread that the norm keeps or not."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.body, self.head = norm, nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        scaled = self.norm(x)
+        x, spread = scaled if isinstance(scaled, tuple) else (scaled, None)
+        return self.norm(self.head(self.body(x)), *([] if spread is None else [spread]))
+
+
+class Keeping(nn.Module):
+    """Standardises series, and undoes it when it runs again, by the spread that it kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.spread = None
+
+    def forward(self, x):
+        if self.spread is None:
+            self.spread = x.std(1, keepdim=True)
+            return x / self.spread
+        spread, self.spread = self.spread, None
+        return x * spread
+
+
+class Returning(nn.Module):
+    """Does the same with a spread that it returns and is given again."""
+
+    def forward(self, x, spread=None):
+        if spread is None:
+            spread = x.std(1, keepdim=True)
+            return x / spread, spread
+        return x * spread
+
+
+def test_what_a_module_keeps_for_its_next_run_is_refused_with_a_way_out_that_works():
+    x = torch.randn(len(PERM), 4)
+    seen = "the code of 'norm' reads a value computed inside 'norm'; it would be mixed too if "
+    refuse(Forecaster(Keeping()), "body", x, f"{seen}'norm' returned it, and a module received it")
+    model = Forecaster(Returning())
+    mixup, plan = (
+        ManifoldMixup(model, ["body"], example=x),
+        MixPlan("body", torch.tensor(0.3), PERM),
+    )
+    with mixup.using(plan):
+        made = model(x)
+    scaled, spread = model.norm(x)
+    h, spread = (0.3 * part + 0.7 * part[PERM] for part in (model.body(scaled), spread))
+    torch.testing.assert_close(made, model.head(h) * spread)
 
 
 def test_a_tensor_that_a_later_module_overwrites_for_others_is_refused():

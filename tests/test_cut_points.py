@@ -82,7 +82,7 @@ def test_a_second_floating_input_read_late_leaves_no_cut_before_it():
     assert [row.name for row in table.cuts] == ["c"]
     assert rows["b"].reason == (
         "the input 't' is still read after it: the code of the model after 'b' and before 'c' "
-        "reads 't' of shape (3, 4); a module in place of that code could be mixed"
+        "reads 't' of shape (3, 4); it would be mixed too if a module received it as an argument"
     )
     assert "'t' is still read" in refused(table, "b")
 

@@ -232,8 +232,8 @@ def test_a_bypassed_layer_is_refused_with_its_neighbours():
     assert refused(table, "layer2.1.conv1") == (
         "layer 'layer2.1.conv1' is bypassed: the residual path around it carries the unmixed "
         "state: the code of 'layer2.1' after 'layer2.1.bn2' and before 'layer2.1.relu' reads "
-        "'layer2.0' of shape (2, 128, 8, 8); a module in place of that code could be mixed. "
-        "Nearest cut points: 'layer2.0', 'layer2'."
+        "'layer2.0' of shape (2, 128, 8, 8); it would be mixed too if a module received it as an "
+        "argument. Nearest cut points: 'layer2.0', 'layer2'."
     )
 
 

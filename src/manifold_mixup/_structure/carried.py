@@ -152,7 +152,7 @@ class _Search:
                 return ""
         return (
             f"the code of {self.names.place(reader)} looks up rows by "
-            f"{self.names.tensor(number)}; a module in place of that code could be mixed"
+            f"{self.names.tensor(number)}; if a module did so, what it returns would be mixed too"
         )
 
     def _find_receivers(self, edges: Iterable[tuple[int, int, Edge]]) -> str:
@@ -195,9 +195,12 @@ class _Search:
         source = self.names.tensor(number)
         if reader == len(self.flow.nodes):
             return f"{source} is an output"
+        returned = ""
+        if self.names.is_kept(number, reader):
+            returned = f"{named(self.names.source(number))} returned it, and "
         return (
-            f"the code of {self.names.place(reader)} reads {source}; a module in place of that "
-            f"code could be mixed"
+            f"the code of {self.names.place(reader)} reads {source}; it would be mixed too if "
+            f"{returned}a module received it as an argument"
         )
 
     def _is_returned_later(self, reader: int) -> bool:

@@ -39,9 +39,17 @@ class ValueNames:
         """Name a node by its source, with its shape if a module received or returned it."""
         shape = self._shapes.get(number)
         source = named(self.source(number))
-        if self._is_made_by_code(number):
+        if self._maker(number) is not None:
             source = f"a value computed inside {source}" + ("," if shape else "")
         return source + (f" of shape {shape}" if shape else "")
+
+    def is_kept(self, number: int, reader: int) -> bool:
+        """Return whether a module computed a value that is read after it ended, but not returned.
+
+        It keeps such a value as an attribute, for example.
+        """
+        maker = self._maker(number)
+        return maker is not None and maker not in enclosing_calls(self._trace, reader)
 
     def place(self, reader: int) -> str:
         """Name the module whose code makes a node, and the modules that run before and after."""
@@ -58,13 +66,13 @@ class ValueNames:
         """Name the module of a call; empty for the model itself."""
         return "" if call == _MODEL else self._trace.calls[call].layer
 
-    def _is_made_by_code(self, number: int) -> bool:
-        """Return whether a node is made by the code of a module between other modules."""
+    def _maker(self, number: int) -> int | None:
+        """Return the call in whose code a node is made, between other modules; None without."""
         node = self._trace.nodes[number]
         while number not in self._sources and node.kind == "move" and node.parents:
             number = node.parents[0]
             node = self._trace.nodes[number]
-        return number not in self._sources and node.call != _MODEL
+        return None if number in self._sources or node.call == _MODEL else node.call
 
 
 def enclosing_calls(trace: Trace, reader: int) -> tuple[int, ...]:

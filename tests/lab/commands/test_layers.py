@@ -228,7 +228,7 @@ def test_the_table(mine, capsys):
     rows = [[cell.strip() for cell in line if cell.strip()] for line in shown]
     residual = (
         "the residual path around it carries the unmixed state: the code of '{0}' after '{0}.fc' "
-        "reads '{1}' of shape (3, 5); a module in place of that code could be mixed"
+        "reads '{1}' of shape (3, 5); it would be mixed too if a module received it as an argument"
     )
     assert rows == [
         ["layer", "depth", "shape", "why not, or what is mixed too"],
