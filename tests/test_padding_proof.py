@@ -344,6 +344,31 @@ def test_a_mask_that_cannot_be_mixed_names_the_layers_after_it():
         ManifoldMixup(model, ["blocks.0"], mask="mask", example=(IDS, RIGHT))
 
 
+class Loud(Block):
+    """Has no norm, and scores that grow from block to block."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(3 * self.linear(h), mask)
+
+
+class LoudUnion(Loud):
+    """Reads the union of both masks besides."""
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(h, mask > -1e4 if mask.is_floating_point() else mask)
+
+
+@pytest.mark.parametrize("last", [Loud, LoudUnion])
+def test_scores_that_are_far_apart_are_no_jump(last):
+    model, batch = Encoder(lambda h, mask: h[:, 0]), (IDS * RIGHT, RIGHT)
+    model.blocks = nn.ModuleList([Loud(), Loud(), last()])
+    if last is Loud:
+        assert ManifoldMixup(model, ["blocks.0"], mask="mask", example=batch).layers
+    else:
+        with pytest.raises(ValueError, match="jump"):
+            ManifoldMixup(model, ["blocks.0"], mask="mask", example=batch)
+
+
 BY_NAME = random.random  # a function that was taken out of its module
 
 

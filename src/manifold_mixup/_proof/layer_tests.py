@@ -130,7 +130,7 @@ class LayerTests:
             and not self.smallest_lam
             and self._jumps(layer, _BARELY, self.unmixed.permuted)
         ):
-            return _UNION
+            return UNION
         if self.padding and not self.weights_proven:  # layers come in order
             if fault := self.padding.misread(layer):
                 return fault
@@ -164,7 +164,7 @@ _AS_INTEGERS = (
     ". A mixed boolean mask is additive, and a module computes with it. Pass the mask as integers, "
     "mask.long(), and let the module take mask.bool()"
 )
-_UNION = (
+UNION = (
     "the outputs jump as soon as a small share of a partner is mixed in: a module does not use the "
     "mixed mask as weights, but treats every nonzero entry as fully valid. Pass it an additive "
     "mask, or a mask of weights"

@@ -43,6 +43,7 @@ class Task:
         lead: name of the input whose dimension 0 is the batch.
         graphs: whether the examples are graphs.
         last_token: whether token ids choose positions of the output.
+        gain: by what the redrawn weights are multiplied.
     """
 
     run: RunModel
@@ -51,6 +52,7 @@ class Task:
     lead: str | None
     graphs: bool = False
     last_token: bool = False
+    gain: float = 1.0
 
 
 def prepare(
@@ -183,7 +185,7 @@ class Attempt:
             return self._copied(tensor) if other is None else other
 
         self.stage.replace_tensors(made)
-        redraw_parameters(self.stage.model)
+        redraw_parameters(self.stage.model, self.task.gain)
         examples, task = self.draw(dtype=self.dtype), self.task
         return Bench(self.stage, examples, task.run, task.outputs, task.mask, thin=thin)
 

@@ -41,13 +41,17 @@ class Examples:
         return map_inputs(reorder, model, *self.inputs)
 
 
-def redraw_parameters(model: nn.Module) -> None:
+def redraw_parameters(model: nn.Module, gain: float = 1.0) -> None:
     """Redraw every parameter at a natural scale.
 
     A head of zeros gives the same output for every example, and a LayerScale of 1e-6 hides a whole
     branch. Weights become normal with variance 2 / fan-in, scales (of norms, LayerScale and the
     like) lie in 0.5 to 1.5, and biases have a standard deviation of 0.1. The global generator is
     not used.
+
+    Args:
+        model: the model.
+        gain: by what weights are multiplied. Thin ones stay as they are.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -56,17 +60,17 @@ def redraw_parameters(model: nn.Module) -> None:
                 if pool_of(parameter) is not None:
                     draw_thin(parameter, _scale(parameter.shape), generator)
                     continue
-                drawn = _natural(name, parameter.shape, generator)
+                drawn = _natural(name, parameter.shape, generator, gain)
                 if parameter.is_complex():
-                    drawn = torch.complex(drawn, _natural(name, parameter.shape, generator))
+                    drawn = torch.complex(drawn, _natural(name, parameter.shape, generator, gain))
                 parameter.copy_(drawn)
 
 
-def _natural(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _natural(name: str, shape: torch.Size, generator: torch.Generator, gain: float) -> Tensor:
     normal = torch.randn(shape, generator=generator, device="cpu")
     if max(shape, default=1) == shape.numel():  # one axis: a bias or a scale
         return 0.1 * normal if "bias" in name else 0.5 + 0.5 * normal.erf().add(1)
-    return _scale(shape) * normal
+    return gain * _scale(shape) * normal
 
 
 def _scale(shape: torch.Size) -> float:
