@@ -73,6 +73,33 @@ def test_a_traced_submodule():
     assert_permutes(model, mixup, "1")
 
 
+class Plain(nn.Linear):
+    """A layer whose class, or whose class's forward, is replaced."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Twice(Plain):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("how", ["its class", "the forward of its class"])
+def test_a_layer_whose_code_is_replaced_after_attaching_runs_the_new_code(how, monkeypatch):
+    model = nn.Sequential(Plain(4, 4), nn.Linear(4, 2))
+    mixup, x, perm = ManifoldMixup(model, ["0"], check=False), torch.randn(4, 4), torch.arange(4)
+    if how == "its class":
+        model[0].__class__ = Twice
+    else:
+        monkeypatch.setattr(Plain, "forward", lambda layer, x: 2 * nn.Linear.forward(layer, x))
+    h = 2 * nn.functional.linear(x, model[0].weight, model[0].bias)
+    with mixup.using(MixPlan("0", torch.tensor(0.25), perm.roll(1))):
+        torch.testing.assert_close(model(x), model[1](0.25 * h + 0.75 * h[perm.roll(1)]))
+    mixup.remove()
+    assert "forward" not in vars(model[0])
+
+
 def test_layers_inside_of_scripted_modules_are_refused_by_name():
     model = built()
     model[1] = in_torchscript(model[1])

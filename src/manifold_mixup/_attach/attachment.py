@@ -306,6 +306,7 @@ class Attachment:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "_is_replica" in vars(module):  # set on replicas alone
             raise TypeError(DATA_PARALLEL)
+        compiled.follow_classes(self._handles)
         training = self.model.training and torch.is_grad_enabled()
         mixing = self._mixes(training)
         if mixing and (_autograd.is_tracing() or torch.compiler.is_exporting()):

@@ -68,7 +68,7 @@ class Mark:
 
     The compiler shares code between models of the same class, and its guards do not check for new
     hooks. They do check whether a module without hooks has its own ``forward`` attribute. So the
-    layer gets its class's ``forward`` as an instance attribute.
+    layer gets its class's ``forward`` as an instance attribute, which `follow_classes` renews.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -86,6 +86,19 @@ class Mark:
         """Remove the mark if it is still there."""
         if self.forward is not None and vars(self.module).get("forward") is self.forward:
             del vars(self.module)["forward"]
+
+
+def follow_classes(handles: Iterable[Any]) -> None:
+    """Renew the marks of modules whose class, or its ``forward``, was replaced after attaching."""
+    for mark in handles:
+        if type(mark) is not Mark or mark.forward is None:
+            continue
+        module, forward = mark.module, type(mark.module).forward
+        if mark.forward.__func__ is not forward:
+            given = vars(module).get("forward")
+            own, mark.forward = mark.forward, types.MethodType(forward, module)
+            if given is own:
+                vars(module)["forward"] = mark.forward
 
 
 # The attribute of a tensor of which the user told the compiler that its sizes vary.
