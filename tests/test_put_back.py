@@ -324,6 +324,23 @@ def test_a_cache_keeps_what_it_had_and_nothing_of_a_look(before):
     assert type(model(FLOATS)) is Tensor
 
 
+@functools.lru_cache(maxsize=2)
+def rows(count: int) -> Tensor:
+    return torch.ones(count, 1)
+
+
+def test_a_full_cache_does_not_return_what_it_computed_in_a_look():
+    rows.cache_clear()
+    model = Net(lambda m, h: h + rows(len(h)))
+    rows(7)
+    unmixed = model(FLOATS)
+    find_layers(model, FLOATS)  # with other batch sizes, so that both results are dropped
+    with ManifoldMixup(model, ["b"], example=FLOATS) as mixup:
+        mixup.assert_verified(FLOATS)
+    assert torch.equal(rows(7), torch.ones(7, 1))
+    assert torch.equal(model(FLOATS), unmixed)
+
+
 # Limits and costs
 
 

@@ -24,8 +24,15 @@ def is_bounded(cache: Any) -> bool:
 
 
 def results_of(cache: Any) -> list[Any]:
-    """List the objects that a bounded cache holds; its order of use is kept in C."""
-    return gc.get_referents(cache) if is_bounded(cache) else []
+    """List the objects that a bounded cache holds; its order of use is kept in C.
+
+    Its dict is left out: a full cache puts a new result into the link of one it drops, so the
+    earlier dict would return the new result for the dropped key.
+    """
+    if not is_bounded(cache):
+        return []
+    entries = entries_of(cache)
+    return [held for held in gc.get_referents(cache) if held is not entries]
 
 
 def read_keys(cache: Any) -> list[Any] | None:
