@@ -313,6 +313,37 @@ def test_a_mask_read_outside_of_modules_is_refused():
         ManifoldMixup(built(InTheModel), ["blocks.0"], example=batch, mask="mask")
 
 
+def test_a_choice_says_why_the_mask_cannot_be_mixed():
+    batch = {"ids": IDS, "mask": VALID}
+    why = "'mask' is .*read after .*, also by code outside the modules.*nothing is padded, leave"
+    for mask in (None, "mask"):
+        with pytest.raises(ValueError, match=why):
+            ManifoldMixup(built(InTheModel), example=batch, mask=mask)
+
+
+class Unmasked(Encoder):
+    """Reads a mask only if there is padding, as Transformers does."""
+
+    def read(self, mask: Tensor) -> Tensor:
+        whole = mask > -1e4 if mask.amin() < 0 else mask > 0
+        return torch.ones(1, 1, 1, TIME, dtype=torch.bool) if whole.all() else mask
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, self.read(mask))
+        return self.head(h[:, 0])
+
+
+@pytest.mark.parametrize("form", ["bool", "additive", "additive 4-D"])
+def test_a_first_batch_without_padding_does_not_hide_the_mask(form):
+    model, mask = built(Unmasked), FORMS[form][:1].expand(BATCH, *FORMS[form].shape[1:])
+    with pytest.raises(ValueError, match=r"'mask' is still read after it; mask='mask' mixes it"):
+        ManifoldMixup(model, ["blocks.0"], example={"ids": IDS, "mask": mask})
+    mixup = ManifoldMixup(model, ["blocks.0"], example={"ids": IDS, "mask": mask}, mask="mask")
+    mixup.assert_verified(ids=IDS, mask=FORMS[form])
+
+
 class Union(Attention):
     """Treats all nonzero positions as visible."""
 

@@ -27,6 +27,18 @@ def is_side(name: str, mask: str | None, *, floating: bool) -> bool:
     return name == mask or "mask" in name.lower() or not floating
 
 
+def is_named_mask(name: str) -> bool:
+    """Return whether the name of an input suggests a padding mask."""
+    return any(part in name.lower() for part in ("mask", "pad"))
+
+
+def is_full(tensor: Tensor, name: str) -> bool:
+    """Return whether an input seems to be a padding mask without any padding."""
+    if not is_named_mask(name) or tensor.ndim < 2 or tensor.is_complex() or not tensor.numel():
+        return False
+    return bool(valid_positions(tensor, name).all())
+
+
 def valid_positions(mask: Tensor, name: str) -> Tensor:
     """Return the valid (not padded) positions, ``(batch, time)``, bool.
 
@@ -52,13 +64,24 @@ def shortened(mask: Tensor, name: str) -> Tensor:
         mask: the mask passed to the model, in any form that `valid_positions` accepts.
         name: the mask's name.
     """
+    fifths = 5 - torch.arange(len(mask), device=mask.device) % 4
+    return _with_lengths(mask, name, valid_positions(mask, name).sum(1) * fifths // 5)
+
+
+def with_short_examples(mask: Tensor, name: str) -> Tensor:
+    """Return a padding mask in which every second example has a quarter of its length, or less."""
+    whole = torch.arange(len(mask), device=mask.device) % 2 == 0
+    lengths = valid_positions(mask, name).sum(1)
+    return _with_lengths(mask, name, torch.where(whole, lengths, lengths // 4))
+
+
+def _with_lengths(mask: Tensor, name: str, lengths: Tensor) -> Tensor:
+    """Return a padding mask with examples of other lengths, ``(batch,)``, but at least 1."""
     valid = valid_positions(mask, name)
-    rows = torch.arange(len(valid), device=valid.device)
-    kept = (valid.sum(1) * (5 - rows % 4) // 5).clamp(min=1)
     # Add padding on the padded side: at the start if all sequences end at the last position.
     at_start = valid[:, -1].all() & ~valid[:, 0].all()
     counted = torch.where(at_start, valid.flip(1).cumsum(1).flip(1), valid.cumsum(1))
-    dropped = valid & (counted > kept[:, None])
+    dropped = valid & (counted > lengths.clamp(min=1)[:, None])
     dropped = dropped.view(len(valid), *(1 for _ in mask.shape[2:]), valid.shape[1])
     if mask.is_floating_point():
         nothing = torch.where(mask.amax() > 0, 0.0, torch.finfo(mask.dtype).min).to(mask.dtype)

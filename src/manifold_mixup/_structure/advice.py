@@ -16,8 +16,9 @@ class Last(nn.Module):
 # Hugging Face decoders find the last token by the token ids, which cannot be mixed. A module that
 # receives the mask can receive the mixed mask instead.
 _POOLING = f"""\
-It finds the end of a sequence by the token ids, which cannot be mixed. Pass the mask to a pooling \
-module, and mix the mask too, with mask="attention_mask":
+It looks for padding, or for the end of a sequence, in the token ids, which cannot be mixed. Pass \
+forward the padding mask instead, and let it pass the mask to a module wherever it is read: then \
+mask= mixes it too. With mask="attention_mask", this finds the last token:
 
 {_LAST}
 
@@ -68,6 +69,7 @@ def on_late(
     lengths: Collection[str] = (),
     *,
     packs: bool = False,
+    as_mask: Collection[str] = (),
 ) -> str:
     """Return advice on the inputs that are read ``late``: positions, lengths, labels, token ids.
 
@@ -76,6 +78,7 @@ def on_late(
         late: names of those that are read after a layer.
         lengths: names of those whose values may be lengths, see `may_be_lengths`.
         packs: whether the model packs sequences, by their lengths.
+        as_mask: names of those of which modules receive a mask, which can be mixed.
     """
     if positions := [name for name in late if "position" in name.lower()]:
         return _POSITIONS.format(names=" or ".join(map(repr, positions)))
@@ -89,7 +92,12 @@ def on_late(
     if numbers:
         return _LABELS.format(names=" or ".join(map(repr, numbers)))
     ids = {row.name for row in inputs if row.kind == "data" and not row.floating}
-    return f" {_POOLING}" if ids & set(late) else ""
+    return f" {_POOLING}" if ids & set(late) - set(as_mask) else ""
+
+
+def on_masks(masks: Sequence[str]) -> str:
+    """Return advice on masks that are read late and cannot be mixed; empty if there are none."""
+    return f" If nothing is padded, leave {' and '.join(map(repr, masks))} out." if masks else ""
 
 
 def _is_number_each(row: InputRow) -> bool:

@@ -9,7 +9,7 @@ from manifold_mixup._structure.recorded import Leaf, Trace
 from manifold_mixup._structure.row import listed
 
 _RESIDUAL = "the residual path around it carries the unmixed state"
-_READ = "still read after it"
+READ = "still read after it"
 UNSEEN = (
     "forward computes outside PyTorch's operators (NumPy, lists, a kernel launched directly), so "
     "it cannot be seen whether the result depends on this layer. Mix a layer after that "
@@ -55,11 +55,11 @@ class Bypasses:
         if targets:
             return loss_inside(targets)
         if not late:
-            return f"the side {_inputs(sides)} {_READ}" if sides else ""
+            return f"the side {_inputs(sides)} {READ}" if sides else ""
         if cause := self._cause_outside_operators(mixed):
             return cause
         if len(late) < len(passing):
-            return f"the {_inputs(self.names(late))} {_READ}"
+            return f"the {_inputs(self.names(late))} {READ}"
         return self._missed_outputs(mixed)
 
     def names(self, indices: Sequence[int]) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Bypasses:
 
 def asks_for_code(reason: str) -> bool:
     """Return whether a reason is clearer with the code that reads what bypasses."""
-    return reason.endswith((_RESIDUAL, _READ))
+    return reason.endswith((_RESIDUAL, READ))
 
 
 def _inputs(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from manifold_mixup._masks import is_named_mask
 from manifold_mixup._structure.bypass import Bypasses, asks_for_code
 from manifold_mixup._structure.carried import Crossing, crossing_at
 from manifold_mixup._structure.crossings import Crossings
@@ -12,9 +13,6 @@ from manifold_mixup._structure.positions import PositionFinder
 from manifold_mixup._structure.readers import readers_after
 from manifold_mixup._structure.recorded import Leaf, Trace
 from manifold_mixup._structure.row import Carry, End, Reader
-
-# Name parts that suggest a mask.
-_MASKS = ("mask", "pad")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class MixabilityFinder:
         if data_sources(bypass) or len(sides) != 1 or names[0] in self._targets:
             return "", (), ""
         found, fault = self._readers(sides[0], depth, crossing)
-        is_mask = names[0] == self._mask or any(part in names[0].lower() for part in _MASKS)
+        is_mask = names[0] == self._mask or is_named_mask(names[0])
         if fault:
             return "", (), fault if is_mask else ""
         return names[0], found, f"; mask={names[0]!r} mixes it too" if is_mask else ""

@@ -8,8 +8,9 @@ from typing import TypeVar, overload
 
 from manifold_mixup import _html
 from manifold_mixup._layers import INPUT
-from manifold_mixup._masks import is_side
-from manifold_mixup._structure.advice import on_late
+from manifold_mixup._masks import is_named_mask, is_side
+from manifold_mixup._structure.advice import on_late, on_masks
+from manifold_mixup._structure.bypass import READ
 from manifold_mixup._structure.choice import (
     EARLIEST,
     LATEST,
@@ -132,7 +133,11 @@ class LayerTable(Sequence[LayerRow]):
         if not self.packs:  # no module receives a mask of which it packs
             known.add(self.mask)
         read = [name for name in late if name not in known]
-        return on_late(self.inputs, read, self.lengths, packs=self.packs)
+        as_mask = {row.mask for row in self.rows}
+        masks = sorted(name for name in late if is_named_mask(name) and name not in as_mask)
+        masks = [] if self.losses else masks
+        given = self.inputs, read, self.lengths
+        return on_late(*given, packs=self.packs, as_mask=as_mask) or on_masks(masks)
 
     def without_mask(self) -> str:
         """Return a sentence that names layers after the last reader of the mask; empty if none."""
@@ -206,7 +211,8 @@ class LayerTable(Sequence[LayerRow]):
         return (INPUT,) if len(alike) < 2 else (f"{INPUT}:{floating[0].name}",)
 
     def _nothing_to_choose(self) -> str:
-        late = {side for row in self if masked(row) for side in row.side}
+        blocked = [row for row in self if masked(row)]
+        late = {side for row in blocked for side in row.side}
         masks = sorted(map(repr, late - {self.mask}))
         where = f"between depth {EARLIEST} and {LATEST}"
         where = "before the last parameters" if self.graphs else where
@@ -215,16 +221,16 @@ class LayerTable(Sequence[LayerRow]):
             f"cut point {where}."
         )
         if self.losses and masks:
-            text += f" Some would be, but {next(row.reason for row in self.rows if masked(row))}."
+            text += f" Some would be, but {blocked[0].reason}."
         elif masks:
             plural = "s" if len(masks) > 1 else ""
             text += (
                 f" Some would be, but the side input{plural} {' and '.join(masks)} "
-                f"{'are' if plural else 'is'} read after them."
+                f"{'are' if plural else 'is'} read after them"
             )
-            if mask := next((row.mask for row in self if masked(row) and row.mask), ""):
-                text += f" With mask={mask!r} it is mixed too."
-        if not masks and (refused := [row for row in self if not row.cut]):
+            mask = next((row.mask for row in blocked if row.mask), "")
+            text += f". {self._mixed_too(mask)}" if mask else f"{_fault_of(blocked)}."
+        if not masks and (refused := blocked or [row for row in self if not row.cut]):
             kind, count = Counter(map(_kind, refused)).most_common(1)[0]
             row = next(row for row in refused if _kind(row) == kind)
             text += f" For {count} of them, such as {row.name!r}: {row.reason}."
@@ -238,6 +244,12 @@ class LayerTable(Sequence[LayerRow]):
             named = ", ".join(f"{name!r} ({depth:.2f})" for depth, name in sorted(others.items()))
             text += f" Cut points elsewhere, with their depths: {named}."
         return text + self.advice(late)
+
+    def _mixed_too(self, mask: str) -> str:
+        text = f"With mask={mask!r} it is mixed too"
+        if any(row.name == mask and row.kind == "data" for row in self.inputs):  # token ids
+            text += ", if its zeros are the padding. If not, pass forward the padding mask"
+        return f"{text}."
 
 
 def _cut_with(row: _Row, mask: str) -> _Row:
@@ -264,6 +276,12 @@ def _places(row: LayerRow) -> list[str]:
         if shapes.get(path) != row.shape:
             others.append(repr(path))
     return [f"{at} of {' and '.join(paths)}" if paths else at for at, paths in found.items()]
+
+
+def _fault_of(rows: Sequence[LayerRow]) -> str:
+    """Return why a mask that is read after these layers cannot be mixed too; empty if unknown."""
+    faults = [row.reason.partition(READ)[2] for row in rows if len(row.side) == 1]
+    return max(faults, key=faults.count, default="")
 
 
 def _kind(row: LayerRow) -> str:

@@ -27,7 +27,7 @@ from manifold_mixup._dry_run.stage import Stage, require_runnable, staged_with
 from manifold_mixup._graphs import graphs_in
 from manifold_mixup._inputs import batched_names, leading, leading_names, map_inputs, named_inputs
 from manifold_mixup._layers import named_layers
-from manifold_mixup._masks import shortened
+from manifold_mixup._masks import is_full, shortened, with_short_examples
 from manifold_mixup._structure.follow import Follower
 from manifold_mixup._structure.record import Recorder, record
 from manifold_mixup._structure.recorded import Trace
@@ -285,6 +285,9 @@ class _Recording:
             new = tensor.detach().clone()
         else:
             new = tensor.detach()[torch.arange(rows, device=tensor.device) % max(len(tensor), 1)]
-            # The model's code may drop a mask without padding.
-            new = shortened(new, name) if name == self.mask else new
+            # The model's code may drop a mask without padding, and read that of a later batch.
+            if name == self.mask:
+                new = shortened(new, name)
+            elif is_full(new, name):
+                new = with_short_examples(new, name)
         return new.requires_grad_(tensor.requires_grad)
