@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from manifold_mixup._structure.flow import Flow, data_sources, side_sources
 from manifold_mixup._structure.losses_inside import loss_inside
 from manifold_mixup._structure.recorded import Leaf, Trace
-from manifold_mixup._structure.row import listed
+from manifold_mixup._structure.row import READ, listed
 
 _RESIDUAL = "the residual path around it carries the unmixed state"
-READ = "still read after it"
 UNSEEN = (
     "forward computes outside PyTorch's operators (NumPy, lists, a kernel launched directly), so "
     "it cannot be seen whether the result depends on this layer. Mix a layer after that "

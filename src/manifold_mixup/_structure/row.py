@@ -7,6 +7,9 @@ from typing import Any
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._positions import Positions
 
+READ = "still read after it"
+"""How a reason ends if a mask, or another input that is no state, is read after a layer."""
+
 
 @dataclass(frozen=True)
 class Reader:

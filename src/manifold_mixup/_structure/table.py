@@ -10,7 +10,6 @@ from manifold_mixup import _html
 from manifold_mixup._layers import INPUT
 from manifold_mixup._masks import is_named_mask, is_side
 from manifold_mixup._structure.advice import on_late, on_masks
-from manifold_mixup._structure.bypass import READ
 from manifold_mixup._structure.choice import (
     EARLIEST,
     LATEST,
@@ -20,7 +19,7 @@ from manifold_mixup._structure.choice import (
     level,
     masked,
 )
-from manifold_mixup._structure.row import InputRow, LayerRow
+from manifold_mixup._structure.row import READ, InputRow, LayerRow
 
 _Row = TypeVar("_Row", LayerRow, InputRow)
 # Number of names in the short form of a table.
