@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
-from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan, _sample, mix, sample_plan
+from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan, mix, sample_plan
+from manifold_mixup._draw import stream
 
 BATCH, CLASSES = 8, 10
 
@@ -391,8 +392,8 @@ def test_a_resumed_run_draws_what_it_would_have():
 def test_every_rank_draws_its_own(monkeypatch):
     by_rank = []
     for rank in range(3):
-        monkeypatch.setattr(_sample, "_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(stream, "_rank", lambda rank=rank: rank)
         by_rank.append(plans_of(1)[0])
     assert len({str(plans) for plans in by_rank}) == 3
-    monkeypatch.setattr(_sample, "_rank", lambda: 0)
+    monkeypatch.setattr(stream, "_rank", lambda: 0)
     assert plans_of(2)[0] not in by_rank  # seed 2 on rank 0 is not seed 1 on rank 1

@@ -12,8 +12,11 @@ import torch
 from scipy import stats
 from torch._subclasses import FakeTensorMode
 
-from manifold_mixup import Cut, Interpolate, OneOf, _sample, sample_plan
-from manifold_mixup._sample import Stream, _beta_from_uniforms, step_generator, symmetric_beta
+from manifold_mixup import Cut, Interpolate, OneOf, sample_plan
+from manifold_mixup._draw import stream
+from manifold_mixup._draw.beta import beta_from_uniforms, symmetric_beta
+from manifold_mixup._draw.first_stream import step_generator
+from manifold_mixup._draw.stream import Stream
 
 CPU = torch.device("cpu")
 LAYERS = ["input", "layer1", "layer2"]
@@ -31,7 +34,7 @@ def content(plan):
 
 def draws(alpha=1.0, *, steps=20, batch=8, rank=0, monkeypatch=None, **options):
     if monkeypatch:
-        monkeypatch.setattr(_sample, "_rank", lambda: rank)
+        monkeypatch.setattr(stream, "_rank", lambda: rank)
     plans = Stream(alpha, **{"p": 1.0, "per_sample": False, "seed": 0} | options)
     return [content(plans.draw(LAYERS, batch, CPU)) for _ in range(steps)]
 
@@ -96,7 +99,7 @@ def test_one_number_is_that_of_many(alpha):
     for seed in range(100):
         u, v = torch.rand(2, dtype=torch.float64, generator=generator(seed)).tolist()
         (expected,) = symmetric_beta(alpha, 1, generator(seed))
-        assert torch.equal(torch.tensor(_beta_from_uniforms(alpha, u, v)), expected.float())
+        assert torch.equal(torch.tensor(beta_from_uniforms(alpha, u, v)), expected.float())
 
 
 # Joint distribution of layer, λ and pairs

@@ -454,14 +454,14 @@ def test_passes_whose_states_decide_are_not_one(way):
 
 @BY_WAY
 def test_ranks_draw_their_own(way, monkeypatch):
-    from manifold_mixup import _sample
+    from manifold_mixup._draw import stream
 
     model = build("maps")
     x = example(model)
     mixup = attach(model, ["conv1"], way, x)
     ours = [plan for _, plan in losses(model, mixup, x)]
     mixup.load_state_dict({"seed": 0, "step": 0, "stream": 2})
-    monkeypatch.setattr(_sample, "_rank", lambda: 1)
+    monkeypatch.setattr(stream, "_rank", lambda: 1)
     theirs = [plan for _, plan in losses(model, mixup, x)]
     compared = set()
     for one, two in zip(map(drawn_in, ours), map(drawn_in, theirs), strict=True):

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from manifold_mixup._blend import PatchUp as PatchUp
     from manifold_mixup._blend import SimilarityKernel as SimilarityKernel
     from manifold_mixup._box import Box as Box
+    from manifold_mixup._draw.pairs import Near as Near
+    from manifold_mixup._draw.plan import sample_plan as sample_plan
+    from manifold_mixup._draw.remix import Remix as Remix
     from manifold_mixup._find import find_layers as find_layers
     from manifold_mixup._holes import Holes as Holes
     from manifold_mixup._mixup import ManifoldMixup as ManifoldMixup
     from manifold_mixup._noise import DrawnNoise as DrawnNoise
     from manifold_mixup._noise import Noise as Noise
-    from manifold_mixup._pairs import Near as Near
     from manifold_mixup._plan import MixPlan as MixPlan
     from manifold_mixup._proof.report import Report as Report
-    from manifold_mixup._remix import Remix as Remix
-    from manifold_mixup._sample import sample_plan as sample_plan
     from manifold_mixup._structure.row import LayerRow as LayerRow
     from manifold_mixup._structure.table import LayerTable as LayerTable
     from manifold_mixup._target.mixed_target import MixedTarget as MixedTarget
@@ -69,12 +69,12 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
         "ManifoldMixup": "_mixup",
         "MixPlan": "_plan",
         "MixedTarget": "_target.mixed_target",
-        "Near": "_pairs",
-        "Remix": "_remix",
+        "Near": "_draw.pairs",
+        "Remix": "_draw.remix",
         "Report": "_proof.report",
         "find_layers": "_find",
         "mix": "_weigh",
-        "sample_plan": "_sample",
+        "sample_plan": "_draw.plan",
     }
 
     def __getattr__(name):

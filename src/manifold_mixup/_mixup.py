@@ -17,6 +17,10 @@ from manifold_mixup._attach.passes import Source
 from manifold_mixup._batch_first import require_dimension
 from manifold_mixup._blend import Blend, Interpolate, has_positions, require_layers, ways_of
 from manifold_mixup._checks import Checks
+from manifold_mixup._draw.pairs import Pairs
+from manifold_mixup._draw.remix import LabelRule
+from manifold_mixup._draw.schedule import Schedule
+from manifold_mixup._draw.stream import Alpha, Stream
 from manifold_mixup._dry_run.errors import SCRIPTED, Hookless, NotTraceable, Sharded
 from manifold_mixup._find import expand_runs, rows_of
 from manifold_mixup._inputs import accepts
@@ -32,12 +36,8 @@ from manifold_mixup._layers import (
 )
 from manifold_mixup._noise import Noise
 from manifold_mixup._outputs import as_paths
-from manifold_mixup._pairs import Pairs
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._proof.report import Report
-from manifold_mixup._remix import LabelRule
-from manifold_mixup._sample import Alpha, Stream
-from manifold_mixup._schedule import Schedule
 from manifold_mixup._structure.table import LayerTable
 from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.criterion import MixedCriterion

@@ -79,7 +79,7 @@ def test_it_ends_in_the_bits_of_a_run_that_this_version_wrote(steps, tmp_path):
 def test_this_version_writes_the_same_checkpoint_but_for_the_stream_of_plans(
     steps, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("manifold_mixup._sample.VERSION", 1)  # that of the older version
+    monkeypatch.setattr("manifold_mixup._draw.stream.VERSION", 1)  # that of the older version
     stop(tmp_path, steps)
     expected = load_file(OLD / "stopped" / checkpoint.LATEST)
     found = load_file(tmp_path / checkpoint.LATEST)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from manifold_mixup._sample import VERSION as STREAM
+from manifold_mixup._draw.stream import VERSION as STREAM
 from manifold_mixup.lab import data as datasets
 from manifold_mixup.lab import models
 from manifold_mixup.lab.commands.tune.options import (

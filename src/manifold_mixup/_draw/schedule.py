@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from manifold_mixup._blend import Interpolate
+from manifold_mixup._draw.stream import VERSION, Stream
 from manifold_mixup._plan import MixPlan
-from manifold_mixup._sample import VERSION, Stream
 from manifold_mixup._tree import leaves, map_leaves
 
 
