@@ -157,6 +157,7 @@ def test_only_large_parameters_of_pytorchs_own_layers_are_thin():
             "replaced": nn.Linear(WIDTH, WIDTH),
             "recurrent": nn.LSTM(WIDTH, WIDTH),
             "narrow": nn.Linear(1, 40_000),
+            "empty": nn.Embedding(1000, 0),
             "attached": nn.Linear(WIDTH, WIDTH),
         }
     )

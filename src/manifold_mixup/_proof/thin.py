@@ -36,7 +36,7 @@ def large_parameters(model: nn.Module) -> set[int]:
         ours = type(module) in _LAYERS and _has_its_forward(module)
         for parameter in module._parameters.values():
             if parameter is not None:
-                fits = ours and _is_usual(parameter) and parameter.numel() >= LARGE
+                fits = ours and _is_usual(parameter)
                 (inside if fits else outside).add(id(parameter))
     return inside - outside
 
@@ -48,12 +48,14 @@ def _has_its_forward(module: nn.Module) -> bool:
 
 
 def _is_usual(parameter: Tensor) -> bool:
+    """Return whether a parameter is a large one that can be a view of a few numbers."""
     return (
         type(parameter) is nn.Parameter
         and parameter.layout is torch.strided
         and parameter.is_floating_point()
         and parameter.device.type == "cpu"
         and 1 < parameter.ndim <= len(_SHIFTS)
+        and parameter.numel() >= LARGE
         and 2 * _count(parameter.shape) < parameter.numel()
     )
 
