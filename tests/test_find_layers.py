@@ -18,7 +18,7 @@ from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._find import check_layers
 from manifold_mixup._structure.choice import choose
-from manifold_mixup._structure.row import LayerRow
+from manifold_mixup._structure.row import Carry, LayerRow
 from manifold_mixup._structure.rows import RowBuilder
 from manifold_mixup._structure.trace import trace
 
@@ -137,6 +137,13 @@ def test_blocks_are_chosen_before_norms_and_dropouts_of_the_same_depth():
     rows = [row("a.0", 0.2), row("a", 0.2), row("norm", 0.2), row("b", 0.5), row("pool", 0.5)]
     rows[-1] = replace(rows[-1], shape=(2, 2))
     assert choose(rows).layers == ("a", "pool")
+
+
+def test_a_block_is_chosen_before_what_ends_with_it_and_carries_something():
+    rows = [row("a.shortcut", 0.2), row("a", 0.5), row("b.shortcut", 0.5), row("b", 0.9)]
+    with_block = (Carry("b.conv", "0.0", "a"),)
+    rows = [replace(each, carries=with_block * each.name.endswith("cut")) for each in rows]
+    assert choose(rows).layers == ("a.shortcut", "a")
 
 
 def eeg_net(kernel):

@@ -62,7 +62,8 @@ def _choose(rows: Sequence[LayerRow]) -> Choice:
     for find, (measure, cuts) in (*product([pair], measured), *product([one], measured[:4])):
         alone = [row for row in cuts if not row.carries]
         once = [row for row in alone if row.runs == 1]
-        found = _better(cuts, find(once, blocks), find(alone, blocks)) or find(cuts, blocks)
+        found = _better(cuts, find(once, blocks), find(alone, blocks))
+        found = found or find(_without_worse(cuts, once), blocks)
         if found:
             return Choice(found, measure)
     if len(measured) > 1:
@@ -79,6 +80,17 @@ def _better(
         far, near = (_distance(*(depths[name] for name in pair)) for pair in (once, runs))
         return runs if near < far - _CLEARLY else once
     return once or runs
+
+
+def _without_worse(cuts: Sequence[LayerRow], plain: Sequence[LayerRow]) -> list[LayerRow]:
+    """Return the layers without those that are no more than a plain one at the same depth.
+
+    Args:
+        cuts: the layers.
+        plain: those of them that carry nothing and run once.
+    """
+    names, depths = {row.name for row in plain}, {row.depth for row in plain}
+    return [row for row in cuts if row.name in names or row.depth not in depths]
 
 
 def choose_of_graphs(rows: Sequence[LayerRow]) -> Choice:
