@@ -296,6 +296,19 @@ class Flat(nn.Module):
         return self.head(self.first(x.flatten(1)).relu())
 
 
+class Bag(nn.Module):
+    """Images of a bag, folded into the batch dimension and reduced to one pixel each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 6)
+        self.embed, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.deep(self.stem(x.flatten(0, 1)).relu())
+        return self.head(self.embed(h.view(*x.shape[:2], 8)).relu().mean(1))
+
+
 def volumes():
     return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1))
 
@@ -337,6 +350,7 @@ IDS = torch.randint(0, 50, (2, 6))
         (lambda: Merged("windows"), [image(32)], {"norm": grid(8, 8), "reduce": UNKNOWN}),
         (lambda: Merged("transposed"), [image(32)], {"norm": grid(8, 8), "reduce": UNKNOWN}),
         (lambda: Merged("rolled"), [image(32)], {"norm": grid(8, 8), "reduce": UNKNOWN}),
+        (Bag, [torch.randn(2, 4, 3, 8, 8)], {"stem": PLANE, "embed": UNKNOWN, "head": NONE}),
         (Flat, [image(16)], {"input:x": UNKNOWN, "first": NONE, "head": NONE}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -122,7 +122,7 @@ class Grids:
             if dims == long:
                 return Grid(tuple(made.shape[dim] for dim in dims))
             return Grid() if len(dims) == 1 and dims[0] in long else None
-        if dims != long:
+        if not dims or dims != long:  # none if the tokens are a part of the batch dimension
             return None
         read = op.reads[0]
         if not self.colours[read.node] or dims[0] not in read.dims:
