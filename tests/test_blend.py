@@ -24,8 +24,9 @@ from manifold_mixup import (
     sample_plan,
 )
 from manifold_mixup._positions import Positions
-from manifold_mixup._similarity import beta_cdf, share_of_pairs
-from manifold_mixup._weigh import Place, completion_for
+from manifold_mixup._weigh.completion import completion_for
+from manifold_mixup._weigh.place import Place
+from manifold_mixup._weigh.similarity import beta_cdf, share_of_pairs
 from states import randn
 
 PERM = torch.tensor([1, 2, 0])

@@ -102,7 +102,7 @@ def test_the_test_above_can_fail(stranger):
 def test_the_library_is_imported_in_few_calls():
     calls, _ = imports()["manifold_mixup"]
     # The standard library takes more calls since Python 3.14.
-    assert 0 < calls < (28_000 if sys.version_info < (3, 14) else 29_500)
+    assert 0 < calls < (29_000 if sys.version_info < (3, 14) else 30_500)
 
 
 def test_the_count_can_be_too_high():
@@ -170,7 +170,7 @@ import manifold_mixup, pickle
 print({{*manifold_mixup.__all__}} <= {{*dir(manifold_mixup)}})
 print(pickle.load(open({str(tmp_path / "plan")!r}, "rb")).layer)
 from manifold_mixup import mix
-print(mix is manifold_mixup.mix is vars(manifold_mixup)["mix"] is manifold_mixup._weigh.mix)
+print(mix is manifold_mixup.mix is vars(manifold_mixup)["mix"] is manifold_mixup._weigh.mix.mix)
 """
     assert printed(program) == ["True", "fc", "True"]
 

@@ -22,7 +22,8 @@ from manifold_mixup import (
 )
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._positions import Positions
-from manifold_mixup._weigh import Place, mix_weighed
+from manifold_mixup._weigh.place import Place
+from manifold_mixup._weigh.state import mix_weighed
 from states import DTYPES, LAYOUTS, randn
 from with_positions import (
     BATCH,

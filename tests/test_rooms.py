@@ -40,7 +40,7 @@ def test_no_file_imports_in_a_circle():
 
 
 def test_there_are_rooms():
-    assert len(ROOMS) == 6
+    assert len(ROOMS) == 7
     assert all(len(list((ROOT / room).glob("*.py"))) > 4 for room in ROOMS)
 
 

@@ -22,8 +22,8 @@ from manifold_mixup import (
 )
 from manifold_mixup._attach.grids import Grids
 from manifold_mixup._dry_run.errors import NotTraceable
-from manifold_mixup._similarity import share_of_pairs
 from manifold_mixup._transport import Aligned, Transport
+from manifold_mixup._weigh.similarity import share_of_pairs
 from states import randn
 from with_positions import BATCH, CLASSES, TARGET, TimeFirst, Tokens, build, example
 from zoo import gradients, plain_labels

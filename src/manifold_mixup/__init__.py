@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from manifold_mixup._structure.row import LayerRow as LayerRow
     from manifold_mixup._structure.table import LayerTable as LayerTable
     from manifold_mixup._target.mixed_target import MixedTarget as MixedTarget
-    from manifold_mixup._weigh import mix as mix
+    from manifold_mixup._weigh.mix import mix as mix
 
 __all__ = [
     "Align",
@@ -73,7 +73,7 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name 
         "Remix": "_draw.remix",
         "Report": "_proof.report",
         "find_layers": "_find",
-        "mix": "_weigh",
+        "mix": "_weigh.mix",
         "sample_plan": "_draw.plan",
     }
 

@@ -5,5 +5,5 @@ the plan's layer: eagerly, in compiled code and in recomputed checkpoints. Trace
 its forward pass, which a loss must claim.
 
 Imported by: _checks, _mixup.
-Imports: _dry_run, _structure.
+Imports: _dry_run, _structure, _weigh.
 """

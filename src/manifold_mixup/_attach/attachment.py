@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifold_mixup import _autograd, _cut, _mix
+from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, CarryHooks, OutputHook
 from manifold_mixup._attach.eval_mode import EvalModeWatch
@@ -36,7 +36,9 @@ from manifold_mixup._module_hooks import hook_after, hook_before, into_place, to
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._structure.row import InputRow, LayerRow
 from manifold_mixup._transport import Aligned
-from manifold_mixup._weigh import completed, completion_for, mix_state, needs_completion
+from manifold_mixup._weigh import cut
+from manifold_mixup._weigh.completion import completed, completion_for, needs_completion
+from manifold_mixup._weigh.state import mix_state
 
 Inputs = list[tuple[str, Tensor]]
 Rows = Mapping[str, LayerRow | InputRow]
@@ -150,7 +152,7 @@ class Attachment:
             BlockHook.__call__,
             RunCounter.__call__,
             *_mix.IN_BACKWARD,
-            *_cut.IN_BACKWARD,
+            *cut.IN_BACKWARD,
         )
         modules = named_layers(self.model)
         PLANS.let_in(self, self._hooks.values(), modules)

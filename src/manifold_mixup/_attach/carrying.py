@@ -13,7 +13,9 @@ from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
 from manifold_mixup._tree import leaves, replace_at
-from manifold_mixup._weigh import Place, PlanFields, mix_state, share_of_targets
+from manifold_mixup._weigh.completion import PlanFields, share_of_targets
+from manifold_mixup._weigh.place import Place
+from manifold_mixup._weigh.state import mix_state
 
 
 class CarryHook(AfterLayerHook):

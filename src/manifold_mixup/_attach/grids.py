@@ -19,7 +19,7 @@ from manifold_mixup._plan import MixPlan, Weight, unchecked
 from manifold_mixup._positions import Positions
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
 from manifold_mixup._transport import Aligned
-from manifold_mixup._weigh import Place, least_grid
+from manifold_mixup._weigh.place import Place, least_grid
 
 
 class Grids:

@@ -27,14 +27,14 @@ from manifold_mixup._plan import MixPlan, Weight
 from manifold_mixup._structure.row import Reader
 from manifold_mixup._transport import Aligned
 from manifold_mixup._tree import leaves, map_leaves, replace_at
-from manifold_mixup._weigh import (
+from manifold_mixup._weigh.completion import (
     Completion,
-    Place,
     PlanFields,
     completion_for,
-    mix_state,
     needs_completion,
 )
+from manifold_mixup._weigh.place import Place
+from manifold_mixup._weigh.state import mix_state
 
 _NOTHING = torch.empty(0)
 _SERIAL = itertools.count(1)

@@ -15,7 +15,7 @@ from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._storage import memory_of
 from manifold_mixup._tree import leaves
 from manifold_mixup._warn import warn
-from manifold_mixup._weigh import Completion, completed, needs_completion
+from manifold_mixup._weigh.completion import Completion, completed, needs_completion
 
 
 class Runs(dict[str, int]):

@@ -5,5 +5,5 @@ own targets and the partners'), weighted by λ, or the loss of an interpolated t
 model: `MixedCriterion` receives a function that returns the source of an output.
 
 Imported by: _mixup.
-Imports no other room.
+Imports: _weigh.
 """

@@ -15,7 +15,7 @@ from manifold_mixup._plan import MixPlan
 from manifold_mixup._target.arguments import CallPair, mix_instead, name_of
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._tree import map_leaves
-from manifold_mixup._weigh import refined
+from manifold_mixup._weigh.place import refined
 
 
 @dataclass(frozen=True, repr=False, match_args=False)
