@@ -259,7 +259,8 @@ def test_weights_that_are_multiplied_to_mixed_losses_cause_a_warning():
     callback = ManifoldMixupCallback(["net.fc1"], seed=3)
     net = Weighting(OfDict, nn.CrossEntropyLoss, callbacks=[("mixup", callback)], **options)
     net.inside = False
-    with pytest.warns(UserWarning, match=r"Weighting.get_loss .*with_target='weight'"):
+    said = r"Weighting.get_loss .*with_target='weight'"
+    with pytest.warns(UserWarning, match="weighted differently"), pytest.warns(match=said):
         net.fit(data, Y)
 
 

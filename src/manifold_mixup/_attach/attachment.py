@@ -222,6 +222,7 @@ class Attachment:
             self._eval_mode.watch(output)
         if not self.passes.direct and y is not None and source.plan is not None:
             self.passes.require_order(output)
+            self.passes.warn_of_data(output, source.parts[0][0])
         return source
 
     # For find_layers and the proof

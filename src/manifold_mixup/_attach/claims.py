@@ -69,6 +69,12 @@ class Outputs:
         self.plain: list[Tensor] = []
         # By whom it is claimed for now, and the nodes; None means all leaves.
         self.provisional_claims: dict[object, Collection[int] | None] = {}
+        self.looked_at = False  # whether it is looked for what should be mixed and is not
+        self.values: dict[int, Tensor] = {}  # what was returned, by nodes, if it was kept
+        self.losses: list[tuple[int, int]] = []  # the numbers of nodes that wrapped criteria made
+        self.mixed = (0, 0)  # the numbers of nodes since the state was mixed, from, and up to
+        # Called when backward comes here.
+        self.look: weakref.WeakMethod[Callable[[Outputs], None]] | None = None
         self.handed_out = False
         self.begin = 0  # the first sequence number of the pass
 
@@ -101,6 +107,12 @@ class Outputs:
         """Keep the tensors at these paths that the mixed layer did not change, such as a mask."""
         found = [leaf for path, leaf in leaves(output) if path in paths]
         self.plain = [leaf for leaf in found if leaf.grad_fn is None]
+
+    def keep_values(self, output: Any) -> None:
+        """Keep what was returned, as far as it is small."""
+        for _, tensor in leaves(output):
+            if tensor.grad_fn is not None and tensor.numel() <= _SMALL:
+                self.values[_autograd.number_of(tensor)] = tensor.detach().clone()
 
     def _watch_only(self, path: str, tensor: Tensor, keep_alive: object) -> bool:
         """Put a hook on the node of the only tensor with a graph; return False if it cannot be.
@@ -190,11 +202,17 @@ class Outputs:
             for nodes in self.provisional_claims.values()
         )
 
+    def unclaimed(self) -> set[int]:
+        """Return the nodes of the leaves for which no targets were mixed."""
+        return {number for number, leaf in self.leaves.items() if not self._is_claimed(leaf)}
+
     def require_claim(self, leaf: Leaf) -> None:
         """Raise RuntimeError if no targets were mixed for a leaf that backward uses."""
         if not (leaf.read_by_loss or any(other.read_by_loss for other in leaf.views)):
             raise RuntimeError(_unnamed(leaf.path))
         if self.claimed or leaf.claimed or any(map(self._is_claimed, (leaf, *leaf.views))):
+            if self.look is not None and (look := self.look()) is not None:
+                look(self)
             return
         beside = any(self._is_claimed(one) and not one.scalar for one in self.leaves.values())
         if not (leaf.scalar and self.exempt_scalars and beside):
@@ -279,6 +297,8 @@ class _HandOut(torch.autograd.Function):
         return grad, None, None, None
 
 
+_SMALL = 2**24
+"""Elements of an output that is kept for a comparison."""
 _FEW = 16
 """Outputs that are remembered before it is asked which are still in use.
 

@@ -281,6 +281,7 @@ class LayerHook(Hook):
             return None
         if running.learns and not torch.is_grad_enabled():
             self._require_graph()
+        running.mixed_from = running.mixed_from or _autograd.next_number()
         if plan.weight is not None and needs_completion(plan):
             plan = running.completed_plan(functools.partial(self._completion, output))
             self.active.set(running)  # compiled blocks after this layer read it

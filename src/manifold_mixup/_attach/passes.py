@@ -53,6 +53,7 @@ class ForwardPass:
         self.starts: dict[str, list[Any]] = {}
         self.checkpoints: dict[str, Any] = {}
         self.begin = _autograd.next_number()
+        self.mixed_from = 0  # the first number since the layer was mixed; 0 if it is not known
         self.end = sys.maxsize  # while it runs, all new nodes are its own
 
     def unmix(self) -> None:
@@ -103,6 +104,7 @@ class Source:
 
     Attributes:
         learns: whether gradients of the output can reach the model; otherwise it is only logged.
+        looked_at: whether it is looked for what should be mixed with the outputs and is not.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Source:
         self.parts = parts
         self.batch_dim = batch_dim
         self.learns = True
+        self.looked_at = bool(parts) and parts[0][0].looked_at
         self._passes = passes
 
     @property
@@ -130,6 +133,11 @@ class Source:
         """Note a claim that `withdraw_claim` can undo, by the same key."""
         for outputs, nodes in self.parts:
             outputs.claim_provisionally(by, nodes)
+
+    def note_loss(self, begin: int, end: int) -> None:
+        """Note the numbers of the nodes that a wrapped criterion made."""
+        for outputs, _ in self.parts:
+            outputs.losses.append((begin, end))
 
     def withdraw_claim(self, by: object) -> None:
         """Undo the claims that `claim_provisionally` noted by this key."""
@@ -175,6 +183,8 @@ _IN_VAIN = 2
 """Passes in a row that nothing seems to learn from, before it is warned of."""
 _OUTSIDE = 3
 """Steps in which layers run in training, before any call of the model, that are warned of."""
+_FIRST = 8
+"""Mixed passes that are looked at in any case; of later ones, fewer and fewer are."""
 _LOOKS = 4
 """Outputs whose order is looked at even if that waits for a GPU."""
 
@@ -200,6 +210,8 @@ class Passes:
         self.direct = False  # whether the output looked up last is what the latest pass returned
         self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
+        self._mixed = 0  # passes that were mixed and train
+        self._met_data = self._other_loss = False  # what was warned of
         self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
         # Steps of the optimizer after which layers ran in training, before any call of the model.
         self._outside, self._state_outside = 0, -1
@@ -210,6 +222,8 @@ class Passes:
         """Open a pass; it is the running one until `finish`."""
         if training and plan is not None and self.latest is not None and self.latest.use_unknown:
             self._note_unknown_use(self.latest)
+        if self.latest is not None and self.latest.outputs.values:
+            self.latest.outputs.values = {}
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.loss_paths, exempt_scalars=self.checked)
@@ -237,6 +251,10 @@ class Passes:
             paths = self.plain_outputs.get(finished.plan.layer, ())
             finished.outputs.keep_plain(output, paths)
         finished.end = _autograd.next_number()
+        if finished.plan is not None and finished.training:
+            self._mixed = count = self._mixed + 1
+            if count <= _FIRST or not count & (count - 1):
+                self._look_at(finished, output)
         self.latest = finished
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
             in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
@@ -245,6 +263,14 @@ class Passes:
             self._unused = 0
         self._memories.note(output, finished.outputs)
         return output
+
+    def _look_at(self, finished: ForwardPass, output: Any) -> None:
+        """Let it be looked for what should be mixed with the outputs of a pass and is not."""
+        if not _autograd.in_transform():
+            outputs = finished.outputs
+            outputs.looked_at, outputs.look = True, weakref.WeakMethod(self.warn_of_other_loss)
+            outputs.mixed = finished.mixed_from or finished.begin, finished.end
+            outputs.keep_values(output)
 
     def _note_unknown_use(self, last: ForwardPass) -> None:
         """Warn if one pass after another has outputs without a gradient, and no mixed targets."""
@@ -373,6 +399,30 @@ class Passes:
         if by := reordering(output, self.output_dim, self._made_by_a_pass, wait=wait):
             raise ValueError(_REORDERED.format(by))
 
+    def warn_of_data(self, output: Any, outputs: Outputs) -> None:
+        """Warn if the output of a mixed pass met data of the examples after the model."""
+        if self._met_data or outputs.plan is None or not outputs.looked_at:
+            return
+        from manifold_mixup._attach.met_data import After, met_by  # few outputs need it
+
+        after = After(outputs.plan.batch, self.output_dim, self._made_by_a_pass, outputs.values)
+        if by := met_by((tensor for _, tensor in leaves(output)), after):
+            self._met_data = True
+            warn(_MET.format(by))
+
+    def warn_of_other_loss(self, outputs: Outputs) -> None:
+        """Warn if backward reaches a mixed pass also from a loss that no criterion computed."""
+        by_hand = outputs.provisional_claims or not outputs.losses
+        if self._other_loss or outputs.plan is None or by_hand:
+            return
+        from manifold_mixup._attach.other_losses import Around, other_loss, running_losses
+
+        known = outputs.begin, outputs.mixed, outputs.losses, outputs.unclaimed()
+        around = Around(outputs.plan.batch, self.output_dim, self._made_by_a_pass, *known)
+        if by := other_loss(running_losses(), around):
+            self._other_loss = True
+            warn(_OTHER_LOSS.format(outputs.plan.layer, by))
+
     def _made_by_a_pass(self, number: int) -> bool:
         return self._pass_of_node(number) is not None
 
@@ -473,6 +523,19 @@ _REORDERED = (
     "the examples of the output were reordered or repeated after the forward pass, by {}, so they "
     "no longer belong to the targets with which theirs are mixed. Pass the criterion the output in "
     "the order of the batch, and reorder it inside the criterion, with its target."
+)
+_MET = (
+    "after the forward pass, the output was combined with values that differ between the examples, "
+    "by {}. They stay those of the examples themselves, while the targets are mixed. If they come "
+    "from the data, combine them with the output in the criterion, and pass them to it in an "
+    "argument that with_target= names; or attach to a model that contains this code. If they are "
+    "random, or were computed from the output, nothing is wrong."
+)
+_OTHER_LOSS = (
+    "backward reached the forward pass that mixed the hidden state at {!r} not only from wrapped "
+    "criteria: another loss, with {}, seems to read the output or a hidden state, and its targets "
+    "are not mixed. Wrap each loss: mixup.wrap(criterion). If it has no targets that belong to the "
+    "examples, mixup.target(None, output) says so."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "

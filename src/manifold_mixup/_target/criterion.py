@@ -14,6 +14,7 @@ from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.dense import Dense
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice
+from manifold_mixup._target.uneven import watch
 
 
 class OutputSource(Protocol):
@@ -21,6 +22,8 @@ class OutputSource(Protocol):
 
     learns: bool
     """Whether gradients of the output can reach the model."""
+    looked_at: bool
+    """Whether it is looked for what should be mixed with the output and is not."""
     batch_dim: int
     """The dimension of outputs and targets that holds the batch."""
 
@@ -30,6 +33,9 @@ class OutputSource(Protocol):
 
     def claim(self) -> None:
         """Note that the targets of the output were mixed."""
+
+    def note_loss(self, begin: int, end: int) -> None:
+        """Note the numbers of the nodes that a wrapped criterion made."""
 
     def require_returned(self, output: Any) -> None:
         """Raise ValueError if a container holds a tensor that no pass of the model returned."""
@@ -68,6 +74,7 @@ class MixedCriterion(nn.Module):
         self._rule = Rule(*self._options)
         self._rule.arguments(criterion)  # raises here if a declared name is wrong
         self._comparisons_checked = False
+        self._uneven = False  # whether weights of the examples were warned of
         # Compiled code has no graph to follow from the output to its pass.
         self._mixed = torch.compiler.disable(self._loss, reason=COMPILE_FIRST)
 
@@ -88,6 +95,8 @@ class MixedCriterion(nn.Module):
                 refuse_twice(plan)
                 if source.learns:
                     source.claim()
+                if source.looked_at:
+                    return self._watched(source, lambda: classes.loss(usual, output, y, plan))
                 return classes.loss(usual, output, y, plan)
         return self._loss_of_any(args, options, source)
 
@@ -123,15 +132,33 @@ class MixedCriterion(nn.Module):
         if check_comparisons:
             self._comparisons_checked = True
         checked = source.claim if source.learns else None
-        return self._rule.loss(
-            criterion,
-            call,
-            plan,
-            batch_dim=source.batch_dim,
-            checked=checked,
-            check_comparisons=check_comparisons,
-            plain=plain,
-        )
+
+        def run() -> Any:
+            return self._rule.loss(
+                criterion,
+                call,
+                plan,
+                batch_dim=source.batch_dim,
+                checked=checked,
+                check_comparisons=check_comparisons,
+                plain=plain,
+            )
+
+        return self._watched(source, run) if plan is not None and source.looked_at else run()
+
+    def _watched(self, source: OutputSource, run: Callable[[], Any]) -> Any:
+        """Return the loss of a mixed output, of which is watched what else is done with both."""
+        begin = _autograd.next_number()
+        loss = run()
+        source.note_loss(begin, _autograd.next_number())
+        if source.learns and not self._uneven and source.plan is not None:
+            watch(loss, source.plan.batch, source.batch_dim, self._warned_of_uneven)
+        return loss
+
+    def _warned_of_uneven(self) -> bool:
+        """Return whether this criterion was warned of before."""
+        before, self._uneven = self._uneven, True
+        return before
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A copy refers to a copy of its ManifoldMixup, which is not attached to any model, so it
