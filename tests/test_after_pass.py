@@ -94,6 +94,52 @@ def test_the_batch_at_another_dimension():
             criterion(model(torch.randn(7, 4, 5)).flip(1), y)
 
 
+MOVED = {
+    "transposed": lambda o: o.transpose(0, 1),
+    "for PyTorch's loss": lambda o: o.transpose(0, 1).transpose(1, 2),
+    "permuted": lambda o: o.permute(1, 2, 0),
+    "of probabilities": lambda o: o.double().softmax(2).movedim(0, 1),
+}
+IN_PLACE = {
+    "the batch stays": lambda o: o.transpose(1, 2),
+    "there and back": lambda o: o.transpose(0, 1).permute(1, 0, 2),
+}
+SQUARE = torch.arange(16).reshape(4, 4) % 3
+
+
+@pytest.fixture
+def sequences():
+    """As many examples as steps, with scores of classes for each."""
+    with ManifoldMixup(nn.Linear(5, 3), ["input"], seed=0) as mixup:
+        yield mixup._attachment.model(torch.randn(4, 4, 5)), mixup
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), lambda o, y: o.sum()], ids=["1", "2"])
+@pytest.mark.parametrize("change", MOVED.values(), ids=MOVED.keys())
+def test_a_batch_that_moved_is_refused_if_the_target_does_not_tell(sequences, change, criterion):
+    output, mixup = sequences
+    with pytest.raises(
+        ValueError, match=r"the batch is its dimension [12], and the target of shape"
+    ):
+        mixup.wrap(criterion)(change(output), SQUARE.T if change(output).ndim else SQUARE)
+
+
+@pytest.mark.parametrize("change", IN_PLACE.values(), ids=IN_PLACE.keys())
+def test_a_batch_that_did_not_move(sequences, change):
+    output, mixup = sequences
+    loss = mixup.wrap(lambda o, y: (o.sum(2) * y).mean() if o.ndim == 3 else 0)
+    loss(change(output), SQUARE[:, : change(output).shape[1]])
+
+
+def test_a_batch_that_moved_beside_a_target_that_tells():
+    with ManifoldMixup(nn.Linear(5, 3), ["input"], seed=0) as mixup:
+        output = mixup._attachment.model(torch.randn(4, 4, 5)).log_softmax(2)
+        steps, lengths = output.transpose(0, 1), torch.full((4,), 4)
+        y = torch.tensor([[1, 2, 1, 2]]).expand(4, 4)  # of CTC, the examples come first
+        loss = mixup.wrap(nn.CTCLoss())(steps, y[:, :2], lengths, lengths // 2)
+        torch.testing.assert_close(loss, mixup.wrap(nn.CTCLoss())(steps, y, lengths, lengths // 2))
+
+
 def test_without_mixing_any_order_is_right(model, mixup):
     criterion = mixup.wrap(nn.CrossEntropyLoss())
     with mixup.paused():

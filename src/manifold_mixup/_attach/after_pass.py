@@ -1,4 +1,4 @@
-"""Notice that the examples of an output were reordered between the model and the criterion.
+"""Notice that examples of an output were reordered or moved between model and criterion.
 
 They then no longer belong to the targets that are mixed with theirs.
 """
@@ -34,6 +34,51 @@ def reordering(output: Tensor, dim: int, made: Callable[[int], bool], *, wait: b
         if _reorders(node, dim, output.shape, wait=wait):
             return str(node.name())
     return ""
+
+
+def batch_moved_to(output: Tensor, dim: int, made: Callable[[int], bool]) -> int:
+    """Return the dimension of an output that holds the batch, after what transposed it.
+
+    Args:
+        output: the output, as the criterion is given it.
+        dim: the dimension of what the model returned that holds the batch.
+        made: returns whether a forward pass of the model made the node with this number.
+
+    Returns:
+        ``dim`` if it was not transposed, or if something happened to it that is not followed.
+    """
+    node: Any = output.grad_fn
+    came_from = list(range(output.ndim))  # by dimension of the output, that of the node's result
+    while node is not None and not made(int(node._sequence_nr())):
+        operands = [(before, place) for before, place in node.next_functions if before is not None]
+        if node.name() in _TRANSPOSING:
+            order = _order_of(node, output.ndim)
+            came_from = [order[place] for place in came_from]
+        elif len(operands) != 1 or not _keeps_shape(node, *operands[0]):
+            return dim
+        node = operands[0][0]
+    return came_from.index(dim) if node is not None and dim in came_from else dim
+
+
+_TRANSPOSING = {"TransposeBackward0", "PermuteBackward0", "TBackward0"}
+
+
+def _order_of(node: Any, ndim: int) -> list[int]:
+    """Return which dimension each dimension of a transposed tensor was."""
+    if node.name() == "PermuteBackward0":
+        return [_signed(one) % ndim for one in node._saved_dims]
+    order = list(range(ndim))
+    one, other = 0, ndim - 1
+    if node.name() == "TransposeBackward0":
+        one, other = _signed(node._saved_dim0) % ndim, _signed(node._saved_dim1) % ndim
+    order[one], order[other] = order[other], order[one]
+    return order
+
+
+def _keeps_shape(node: Any, before: Any, place: int) -> bool:
+    """Return whether a result has the shape of the operand."""
+    shapes = node._input_metadata[0].shape, before._input_metadata[place].shape
+    return bool(shapes[0] == shapes[1])
 
 
 def _reorders(node: Any, dim: int, shape: torch.Size, *, wait: bool) -> bool:

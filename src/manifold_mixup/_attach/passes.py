@@ -134,6 +134,14 @@ class Source:
         for outputs, nodes in self.parts:
             outputs.claim_provisionally(by, nodes)
 
+    def require_batch(self, output: Any, target: Any) -> None:
+        """Raise ValueError if the batch of a target cannot be told, as that of the output moved."""
+        plan = self.plan
+        if plan is None or self._passes is None or self._passes.direct:
+            return
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            self._passes.require_batch(output, target, plan.batch)
+
     def note_loss(self, begin: int, end: int) -> None:
         """Note the numbers of the nodes that a wrapped criterion made."""
         for outputs, _ in self.parts:
@@ -399,6 +407,19 @@ class Passes:
         if by := reordering(output, self.output_dim, self._made_by_a_pass, wait=wait):
             raise ValueError(_REORDERED.format(by))
 
+    def require_batch(self, output: Tensor, target: Any, batch: int) -> None:
+        """Raise ValueError if an output was transposed, and a target may have been or not."""
+        from manifold_mixup._attach.after_pass import batch_moved_to  # few outputs need it
+
+        dim, moved = self.output_dim, None
+        for _, leaf in leaves(target):
+            places = [place for place, size in enumerate(leaf.shape) if size == batch]
+            if dim in places and len(places) > 1:
+                if moved is None:
+                    moved = batch_moved_to(output, dim, self._made_by_a_pass)
+                if moved != dim:
+                    raise ValueError(_TRANSPOSED.format(moved, tuple(leaf.shape), places))
+
     def warn_of_data(self, output: Any, outputs: Outputs) -> None:
         """Warn if the output of a mixed pass met data of the examples after the model."""
         if self._met_data or outputs.plan is None or not outputs.looked_at:
@@ -523,6 +544,12 @@ _REORDERED = (
     "the examples of the output were reordered or repeated after the forward pass, by {}, so they "
     "no longer belong to the targets with which theirs are mixed. Pass the criterion the output in "
     "the order of the batch, and reorder it inside the criterion, with its target."
+)
+_TRANSPOSED = (
+    "the output was transposed after the forward pass, so that the batch is its dimension {}, and "
+    "the target of shape {} has as many rows as there are examples at each of the dimensions {}: "
+    "which of them is the batch cannot be told. Pass the criterion both as they were, and "
+    "transpose them inside it."
 )
 _MET = (
     "after the forward pass, the output was combined with values that differ between the examples, "

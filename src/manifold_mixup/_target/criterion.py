@@ -34,6 +34,9 @@ class OutputSource(Protocol):
     def claim(self) -> None:
         """Note that the targets of the output were mixed."""
 
+    def require_batch(self, output: Any, target: Any) -> None:
+        """Raise ValueError if the batch of a target cannot be told, as that of the output moved."""
+
     def note_loss(self, begin: int, end: int) -> None:
         """Note the numbers of the nodes that a wrapped criterion made."""
 
@@ -91,6 +94,8 @@ class MixedCriterion(nn.Module):
             output, y = args
             source = self._source_of(y, output)
             plan = source.plan
+            if plan is not None and y.ndim > 1:
+                source.require_batch(output, y)
             if plan is not None and not source.batch_dim and classes.fits(usual, output, y, plan):
                 refuse_twice(plan)
                 if source.learns:
@@ -125,6 +130,9 @@ class MixedCriterion(nn.Module):
         if source is None:
             source = self._source_of(y, outputs)
         plan = source.plan
+        kind = arguments.torch_loss
+        if plan is not None and (kind is None or kind.name != "ctc_loss"):
+            source.require_batch(output, y)
         if plan is not None and source.learns and not isinstance(outputs, Tensor):
             source.require_returned(output)
         plain = () if plan is None or isinstance(outputs, Tensor) else source.plain_in(outputs)
