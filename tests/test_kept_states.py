@@ -42,7 +42,35 @@ class OfTwo(Stateful):
         return self.head(out[:, -1])
 
 
-MODELS = [Stateful, OfTwo]
+class Memory:
+    """An object that is no module."""
+
+    def __init__(self):
+        self.state = None
+
+
+class OfAnObject(Stateful):
+    """The same, with its state in an object."""
+
+    def __init__(self, *, writes=True):
+        self.__dict__["memory"] = Memory()
+        super().__init__(writes=writes)
+
+    @property
+    def state(self):
+        return self.memory.state
+
+    @state.setter
+    def state(self, state):
+        self.memory.state = state
+
+
+MODELS = [Stateful, OfTwo, OfAnObject]
+
+
+def kept(kind):
+    """Return the attribute that leads to the state."""
+    return "memory" if kind is OfAnObject else "state"
 
 
 def begun(kind, **options):
@@ -58,7 +86,7 @@ def begun(kind, **options):
 def test_a_layer_before_a_state_for_each_example_is_refused_by_its_name(kind, writes):
     model = begun(kind, writes=writes)
     shape = r"\(1, 4, 8\)" if kind is OfTwo else r"\(4, 8\)"
-    seen = rf"keeps for each example .*, {kind.__name__}.state of shape {shape}"
+    seen = rf"keeps for each example .*, {kind.__name__}.{kept(kind)} of shape {shape}"
     with pytest.raises(ValueError, match=seen):
         ManifoldMixup(model, ["embed"], example=X)
     mixup = ManifoldMixup(model, ["embed"], check=False)
@@ -96,7 +124,7 @@ def test_a_state_that_the_first_batch_leaves_is_noticed_at_the_second(kind, exam
     with ManifoldMixup(model, ["embed"], example=example, seed=0) as mixup:
         mixup.wrap(nn.MSELoss())(model(X), torch.zeros(4, 2)).backward()
         before = mixup.state_dict()
-        with pytest.raises(ValueError, match=rf"{kind.__name__}.state of shape"):
+        with pytest.raises(ValueError, match=rf"{kind.__name__}.{kept(kind)} of shape"):
             model(X)
         assert mixup.state_dict() == before
 

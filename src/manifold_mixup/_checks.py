@@ -67,7 +67,8 @@ class Checks:
         """Return whether this batch must be inspected before it is mixed.
 
         The first one must, one with an input that none before had, and the second if the model has
-        kept something of the first: what forward does with it may go around a layer.
+        kept something of the first: what forward does with it may go around a layer. So must one
+        after passes that ran other operators than before.
         """
         padding = self._attachment.padding
         if not padding.known and padding.unknown(inputs):
@@ -77,7 +78,8 @@ class Checks:
         for name, _ in inputs:
             if name not in self._seen_inputs and self._is_new(name):
                 return True
-        return self._kept_before is not None and self._keeps_more()
+        changed = self._attachment.passes.changed
+        return (self._kept_before is not None and self._keeps_more()) or changed
 
     def _keeps_more(self) -> bool:
         """Return whether the first batch left something that the second may read, as a state."""
@@ -123,6 +125,9 @@ class Checks:
             with attachment.visible():
                 table = self._inspect(layers, args, kwargs, mask)
         except NotTraceable as error:
+            if attachment.passes.changed and self.state is CheckState.PASSED:
+                attachment.passes.inspected()  # it could be before, as before it was sharded
+                return tuple(layers)
             self.state = CheckState.SKIPPED
             if mask is not None:
                 raise NotTraceable(
@@ -156,19 +161,9 @@ class Checks:
         self._attachment.passes.checked |= self._enabled
         self._record(table, layers)
         self._attachment.grids.require_mixable(layers)
-        rows = rows_of(table, layers)
-        unusual = [name for name, row in rows.items() if not row.plain]
-        dim = self._batch_dim
-        if self._enabled and (mask is not None or table.once or table.graphs or dim):
-            report = self._prove(layers, args, kwargs, mask)
-            if mask is not None:
-                _require_proof(report, mask, table)
-            if table.once or table.graphs or dim:
-                require_proven(report, graphs=table.graphs)
-        elif self._enabled and self._stateful:
-            require_proven(self._prove(layers, args, kwargs, mask), states=True)
-        elif self._enabled and unusual:
-            _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
+        if self._enabled:
+            self._require_proofs(table, layers, args, kwargs, mask)
+        self._attachment.passes.inspected()
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._enabled else CheckState.SKIPPED
         if self._enabled and self._kept_before is not None:
@@ -176,6 +171,30 @@ class Checks:
         for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
             self._seen_inputs |= {name, _of_list(name)}
         return before if again else layers  # plans are drawn by their order
+
+    def _require_proofs(
+        self,
+        table: LayerTable,
+        layers: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        mask: str | None,
+    ) -> None:
+        """Raise ValueError unless numbers prove the layers where the structure does not suffice."""
+        rows = rows_of(table, layers)
+        unusual = [name for name, row in rows.items() if not row.plain]
+        if mask is not None or table.once or table.graphs or self._batch_dim:
+            report = self._prove(layers, args, kwargs, mask)
+            if mask is not None:
+                _require_proof(report, mask, table)
+            if table.once or table.graphs or self._batch_dim:
+                require_proven(report, graphs=table.graphs)
+        elif self._stateful:
+            require_proven(self._prove(layers, args, kwargs, mask), states=True)
+        elif unusual:
+            _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
+        elif self._attachment.passes.changed:
+            _require_none_failed(self._prove(layers, args, kwargs, mask))
 
     def verify(
         self,
@@ -309,6 +328,15 @@ def _require_unusual(report: Report, rows: Mapping[str, LayerRow | InputRow]) ->
         raise ValueError(
             f"not every layer could be proven ({mixed}):\n{report}\nChoose other layers, or set "
             f"check=False to mix anyway."
+        )
+
+
+def _require_none_failed(report: Report) -> None:
+    """Raise ValueError if a layer is proven not to be mixable any more."""
+    if any(proof.verdict == "failed" for proof in report.layers):
+        raise ValueError(
+            f"the model runs other operators than it did when it was inspected, and not every "
+            f"layer can be mixed now:\n{report}\nName layers that can be, or set check=False."
         )
 
 

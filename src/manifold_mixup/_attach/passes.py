@@ -193,6 +193,8 @@ _OUTSIDE = 3
 """Steps in which layers run in training, before any call of the model, that are warned of."""
 _FIRST = 8
 """Mixed passes that are looked at in any case; of later ones, fewer and fewer are."""
+_MOST_CHANGES = 4
+"""Changes of what a pass runs for which the model is inspected again."""
 _LOOKS = 4
 """Outputs whose order is looked at even if that waits for a GPU."""
 
@@ -219,6 +221,11 @@ class Passes:
         self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
         self._mixed = 0  # passes that were mixed and train
+        # By layer and number of examples, how many nodes passes made; False if only one did so many
+        # that was not the first.
+        self._sizes: dict[tuple[str, int], dict[int, bool]] = {}
+        self._most_changes = _MOST_CHANGES
+        self.changed = False  # whether passes run other operators than those that were inspected
         self._met_data = self._other_loss = False  # what was warned of
         self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
         # Steps of the optimizer after which layers ran in training, before any call of the model.
@@ -263,6 +270,11 @@ class Passes:
             self._mixed = count = self._mixed + 1
             if count <= _FIRST or not count & (count - 1):
                 self._look_at(finished, output)
+            size, of = finished.end - finished.begin, (finished.plan.layer, len(finished.plan.perm))
+            if (known := self._sizes.get(of)) is None:
+                self._sizes[of] = {size: True}
+            elif not known.get(size):
+                self._note_size(known, size)
         self.latest = finished
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
             in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
@@ -271,6 +283,18 @@ class Passes:
             self._unused = 0
         self._memories.note(output, finished.outputs)
         return output
+
+    def _note_size(self, known: dict[int, bool], size: int) -> None:
+        """Note a pass with another number of nodes; two of them are a change."""
+        if size in known and self._most_changes:
+            self._most_changes -= 1
+            self.changed = True
+        known[size] = size in known or not self._most_changes
+
+    def inspected(self) -> None:
+        """Note that what passes run now was inspected."""
+        self.changed = False
+        self._sizes.clear()
 
     def _look_at(self, finished: ForwardPass, output: Any) -> None:
         """Let it be looked for what should be mixed with the outputs of a pass and is not."""

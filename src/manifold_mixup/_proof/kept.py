@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from manifold_mixup._dry_run.stage import Stage
-from manifold_mixup._kept import attributes, tensors_in
+from manifold_mixup._kept import attributes, package_of, tensors_in
 from manifold_mixup._mix import is_continuous
 
 
@@ -33,7 +33,7 @@ def states_of_examples(stage: Stage, rows: int) -> set[int]:
         id(tensor)
         for module in stage.modules
         for value in vars(module).values()
-        for tensor in tensors_in(value)
+        for tensor in tensors_in(value, package_of(module))
         if value is not module._buffers and value is not module._parameters
         if is_continuous(tensor) and rows in tensor.shape
     }
@@ -49,6 +49,6 @@ def _names(modules: list[nn.Module]) -> dict[int, str]:
     found: dict[int, str] = {}
     for module in modules:
         for name, value in attributes(module):
-            for tensor in tensors_in(value):
+            for tensor in tensors_in(value, package_of(module)):
                 found.setdefault(id(tensor), f"{type(module).__name__}.{name}")
     return found
