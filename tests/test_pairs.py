@@ -284,6 +284,53 @@ def test_targets_that_a_rule_refuses_draw_nothing(rules, y):
     assert mixup.state_dict()["step"] == 1
 
 
+FIVE = torch.arange(16) % 5
+NUMBERS = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+
+
+def loss_with(given, y, pairs, criterion):
+    """Return the loss of a batch whose partners were drawn by some targets."""
+    model = nn.Linear(4, 5)
+    with ManifoldMixup(model, ["input"], pairs=pairs, seed=0) as mixup:
+        wrapped = mixup.wrap(criterion)
+        for _ in range(3):
+            mixup.batch(given)
+            wrapped(model(torch.randn(16, 4)), y)
+
+
+def squares(output, y):
+    return (output[:, :2] - y).square().mean()
+
+
+CROSS = nn.CrossEntropyLoss()
+OTHERS = {
+    "another order": ("same_class", FIVE[ORDER], FIVE, CROSS),
+    "another batch": ("other_class", (FIVE * 3 + 1) // 4, FIVE.roll(3), CROSS),
+    "probabilities": ("same_class", FIVE[ORDER], torch.eye(5)[FIVE], CROSS),
+    "numbers": (Near(1.0), NUMBERS[ORDER], NUMBERS, squares),
+}
+SAME = {
+    "the same": ("same_class", FIVE, FIVE.clone(), CROSS),
+    "coarser": ("same_class", FIVE // 2, FIVE, CROSS),
+    "smoothed": ("other_class", FIVE, torch.eye(5)[FIVE] * 0.9 + 0.02, CROSS),
+    "other units": (Near(1.0), 3 * NUMBERS - 1, NUMBERS, squares),
+    "other numbers": (Near(1.0), NUMBERS[:, 0], NUMBERS, squares),
+}
+
+
+@pytest.mark.parametrize(("pairs", "given", "y", "criterion"), OTHERS.values(), ids=OTHERS.keys())
+def test_partners_by_the_targets_of_another_batch_are_warned_of(pairs, given, y, criterion):
+    with pytest.warns(UserWarning, match="those of another batch, or in another order") as warned:
+        loss_with(given, y, pairs, criterion)
+    assert [one.filename for one in warned] == [__file__]
+
+
+@pytest.mark.parametrize(("pairs", "given", "y", "criterion"), SAME.values(), ids=SAME.keys())
+def test_partners_by_what_the_targets_determine_are_not(pairs, given, y, criterion):
+    loss_with(given, y, pairs, criterion)
+
+
 def test_targets_that_no_rule_needs_are_only_counted():
     model, mixup, x = attached()
     plain, other, _ = attached()

@@ -303,7 +303,10 @@ class ManifoldMixup:
         """Return the source of an output, whose targets ``y`` are about to be mixed."""
         if self._replaced:
             raise RuntimeError(_REPLACED)
-        return self._attachment.source_of(y, output)
+        source = self._attachment.source_of(y, output)
+        if source.looked_at and self._schedule.needs_targets:
+            self._schedule.warn_of_targets(source.plan, y)
+        return source
 
     @contextmanager
     def using(self, plan: MixPlan | None) -> Iterator[None]:

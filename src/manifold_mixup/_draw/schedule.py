@@ -11,6 +11,7 @@ from manifold_mixup._blend import Interpolate
 from manifold_mixup._draw.stream import VERSION, Stream
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves, map_leaves
+from manifold_mixup._warn import warn
 
 
 class Schedule:
@@ -24,6 +25,10 @@ class Schedule:
         self._stream = stream
         self._overrides: list[MixPlan | None] = []  # by `using` and `paused`; innermost last
         self._targets: list[Any] = []  # those of the next pass that draws, if they were given
+        # The partners of the latest plan that depends on targets, with these; None before and after
+        # a warning.
+        self._drawn_by: tuple[Tensor, Any] | None = None
+        self._warned = False
 
     def __repr__(self) -> str:
         stream = self._stream
@@ -74,6 +79,16 @@ class Schedule:
                 )
         return y
 
+    def warn_of_targets(self, plan: MixPlan | None, y: Any) -> None:
+        """Warn once if the loss has other targets than those that the plan's partners follow."""
+        if plan is None or self._drawn_by is None or self._drawn_by[0] is not plan.perm:
+            return
+        from manifold_mixup._draw.given import are_of_another_batch  # few runs need it
+
+        if are_of_another_batch(self._drawn_by[1], y):
+            self._drawn_by, self._warned = None, True
+            warn(_OTHERS)
+
     @contextmanager
     def override(self, plan: MixPlan | None) -> Iterator[None]:
         """Mix every pass inside the context by ``plan``, or none; the innermost override wins."""
@@ -100,7 +115,11 @@ class Schedule:
             ValueError: the user's plan, or the targets, are for another batch size.
         """
         if not self._overrides or self._overrides[-1] is None:
-            return self._stream.draw(layers, batch, device, self._take_targets(batch))
+            y = self._take_targets(batch)
+            plan = self._stream.draw(layers, batch, device, y)
+            if plan is not None and self._stream.needs_targets and not self._warned:
+                self._drawn_by = plan.perm, y
+            return plan
         # Move the plan once, so that all its passes share the same object.
         plan = self._overrides[-1] = self._overrides[-1].to(device)
         if plan.batch != batch:
@@ -147,6 +166,12 @@ _UNUSED = (
     "mixup.batch(y) was called again before a training pass used the targets it had been given. "
     "Call it right before each training pass, and not before passes that draw no plan: in eval "
     "mode, without gradients, in using and in paused."
+)
+_OTHERS = (
+    "the partners of this batch follow other targets than its loss has: mixup.batch was given "
+    "those of another batch, or in another order. Call mixup.batch(y) with the targets of the "
+    "batch that the model gets next. If the partners are meant to follow something that the "
+    "targets of the loss do not determine, nothing is wrong."
 )
 _MISSING = (
     "the plans depend on the targets, by pairs or label, but this training pass has none: call "
