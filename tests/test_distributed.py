@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import distributed_worker as worker
 from distributed_worker import BATCH, LAYERS, PLANNED, WORLD, on_ranks
 from manifold_mixup import Cut, ManifoldMixup, MixPlan
+from manifold_mixup._draw.ranks import rank_of_batch
 
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo"
@@ -36,6 +38,7 @@ SCENARIOS = [
     (worker.ddp_accumulation,),
     *((worker.fsdp_gradients, attach) for attach in ("before", "after")),
     (worker.tensor_parallel_gradients,),
+    (worker.tensor_parallel_plans,),
 ]
 
 
@@ -237,7 +240,43 @@ def test_split_layers_are_mixed_by_one_plan_where_they_return_their_part(seen):
             expected = {name: one.grad for name, one in model.named_parameters()}
             assert_same_gradients(gradients, expected)
         assert "Attach after parallelize_module, let the layer return the part" in error
-        assert "with mixup.using(plan)" in error
+        assert "give all ranks the same seed, or one plan: with mixup.using(plan)" in error
+
+
+@needs_gloo
+def test_ranks_that_compute_one_batch_together_draw_the_plans_of_the_first(seen):
+    first, second = seen(worker.tensor_parallel_plans)
+    assert all(same(first, second))
+    assert all(same(first, seen(worker.ddp_plans, "inner")[0]))
+
+
+SPLITS = {
+    "tensors": ((8,), [Shard(0)], False, 0),
+    "copies of split tensors": ((4, 2), [Replicate(), Shard(1)], False, 4),
+    "copies": ((8,), [Replicate()], False, None),
+    "FSDP": ((8,), [Shard(0)], True, None),
+    "FSDP with copies": ((2, 4), [Replicate(), Shard(0)], True, None),
+    "FSDP of split tensors": ((2, 4), [Shard(0), Shard(1)], True, 4),
+    "FSDP of split tensors, with copies": ((2, 2, 2), [Replicate(), Shard(0), Shard(1)], True, 4),
+}
+
+
+@pytest.mark.parametrize(("shape", "placements", "sharded", "rank"), SPLITS.values(), ids=SPLITS)
+def test_whose_plans_a_rank_draws(shape, placements, sharded, rank):
+    """The process stands for the sixth of eight ranks."""
+    dist.init_process_group("fake", store=FakeStore(), rank=5, world_size=8)
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", shape)
+        model = FSDPLinear(8, 8) if sharded else nn.Linear(8, 8)
+        model.weight = nn.Parameter(distribute_tensor(torch.zeros(8, 8), mesh, placements))
+        assert rank_of_batch(nn.Sequential(nn.Linear(2, 2), model)) == rank
+    finally:
+        dist.destroy_process_group()
+    assert rank_of_batch(nn.Linear(2, 2)) is None
+
+
+class FSDPLinear(nn.Linear):
+    """Named like the classes that `fully_shard` makes."""
 
 
 # DataParallel

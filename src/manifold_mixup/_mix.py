@@ -96,7 +96,7 @@ _IRREGULAR = {
 _SHARDED = (
     "a DTensor of shape {}, placed as {}, cannot be mixed. Attach after parallelize_module, let "
     "the layer return the part of this rank with all rows of the batch (use_local_output=True, "
-    "or to_local()), and mix on all ranks by one plan: with mixup.using(plan)."
+    "or to_local()), and give all ranks the same seed, or one plan: with mixup.using(plan)."
 )
 
 

@@ -414,6 +414,8 @@ class ManifoldMixup:
     ) -> MixPlan | None:
         """Check the first batch, which may reorder the layers, and return the plan of a pass."""
         attachment = self._attachment
+        if not self._schedule.began:
+            self._schedule.begin(attachment.model)
         lead = attachment.leading(inputs)
         rows = attachment.rows_in(lead)
         if not self._schedule.overridden:  # raise before anything is drawn

@@ -216,6 +216,15 @@ def tensor_parallel_gradients(rank: int) -> tuple[list[Any], str]:
     return gradients, ""
 
 
+def tensor_parallel_plans(rank: int) -> list[Any]:
+    """Train a split model on one batch with drawn plans; return them."""
+    model = make_model()
+    mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
+    parallelize_module(model, mesh, {"stem": ColwiseParallel(), "body": RowwiseParallel()})
+    mixup = ManifoldMixup(model, LAYERS, check=False, seed=0)
+    return _train(model, mixup, 0, steps=PLANNED)
+
+
 def fsdp_plans(rank: int) -> list[Any]:
     """Train a sharded model with drawn plans; return them."""
     model = make_model()

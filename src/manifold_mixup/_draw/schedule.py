@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifold_mixup._blend import Interpolate
+from manifold_mixup._draw.ranks import rank_of_batch
 from manifold_mixup._draw.stream import VERSION, Stream
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves, map_leaves
@@ -19,6 +20,9 @@ class Schedule:
 
     Args:
         stream: draws the plan of every training pass that the user does not override.
+
+    Attributes:
+        began: whether `begin` was called.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -29,6 +33,7 @@ class Schedule:
         # a warning.
         self._drawn_by: tuple[Tensor, Any] | None = None
         self._warned = False
+        self.began = False
 
     def __repr__(self) -> str:
         stream = self._stream
@@ -101,6 +106,10 @@ class Schedule:
     def mixes(self, training: bool) -> bool:
         """Return whether the next pass has a plan: by default, whether it trains."""
         return self._overrides[-1] is not None if self._overrides else training
+
+    def begin(self, model: nn.Module) -> None:
+        """Before the first plan, look whether several processes compute one batch together."""
+        self.began, self._stream.rank = True, rank_of_batch(model)
 
     def next(self, layers: Sequence[str], batch: int, device: torch.device) -> MixPlan | None:
         """Return the plan of the next pass, given that it `mixes`; None if the stream skips it.

@@ -21,6 +21,7 @@ from manifold_mixup._draw.plan import (
     needs_targets,
     targets_for,
 )
+from manifold_mixup._draw.ranks import own_rank
 from manifold_mixup._draw.remix import LabelRule, check_rule
 from manifold_mixup._noise import Noise
 from manifold_mixup._plan import MixPlan
@@ -74,6 +75,7 @@ class Stream:
             raise TypeError(f"seed must be an integer, but is a {type(seed).__name__}.")
         self.seed = operator.index(seed)  # turns NumPy's integers into int
         self.step = 0
+        self.rank: int | None = None  # whose plans are drawn, if not those of this process
         self.version = VERSION
         self._generator = torch.Generator("cpu")
         if per_sample:
@@ -122,7 +124,8 @@ class Stream:
 
         The former is always drawn, before the others, so that changing p changes nothing else.
         """
-        place = self.seed, _rank(), self.step
+        rank = own_rank() if self.rank is None else self.rank
+        place = self.seed, rank, self.step
         if self.version == 1:
             from manifold_mixup._draw.first_stream import FirstDraws, step_generator
 
@@ -132,12 +135,6 @@ class Stream:
         self._generator.manual_seed(seed)
         draw_each = partial(self._prefetched.lam, place) if self.per_sample else None
         return gate, Draws(numbers, self._generator, draw_each)
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if ready else 0
 
 
 def _numbers_of_step(seed: int, rank: int, step: int) -> tuple[int, float, float, float, float]:
