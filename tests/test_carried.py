@@ -8,6 +8,8 @@ from torch import nn
 
 from carrying import CASES, MODELS, ROWS, UNet, build
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
+from manifold_mixup._structure.biases import Biases
+from manifold_mixup._structure.recorded import Node
 
 PERM = torch.tensor([3, 5, 1, 0, 2, 4])
 LAMS = {"one λ": torch.tensor(0.3), "λ per example": torch.linspace(0.1, 0.9, ROWS)}
@@ -372,6 +374,22 @@ def test_a_mask_made_of_integers_is_no_state():
         "side input",
         "still read",
     )
+
+
+def test_a_long_loop_is_searched_once_for_biases():
+    class Counting(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counting.reads += 1
+            return super().__getitem__(index)
+
+    steps = 300  # each value is computed from the two before it
+    nodes = Counting(Node((max(n - 2, 0), max(n - 1, 0)), operator="mul") for n in range(steps))
+    readers = [[n for n in (number + 1, number + 2) if n < steps] for number in range(steps)]
+    biases = Biases(nodes, readers, [False] * steps)
+    assert not any(biases.receive(n, reader) for n, after in enumerate(readers) for reader in after)
+    assert Counting.reads < 10 * steps
 
 
 class Attention(nn.Module):

@@ -66,7 +66,7 @@ class Inside(DenseNet):
 def test_an_adjacency_that_no_module_receives_bypasses_the_layer():
     model = Inside().double()
     assert (
-        "reads 'adj' of shape (6, 5, 5); a module in place of"
+        "reads 'adj' of shape (6, 5, 5); it would be mixed too if a module received it"
         in rows_of(model, X, ADJ)["conv1"].reason
     )
     report = ManifoldMixup(model, ["conv1", "pool"], check=False).verify(X, ADJ)

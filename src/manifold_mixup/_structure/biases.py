@@ -4,8 +4,10 @@ A bias of minus infinity switches a position off. Interpolated with one that lea
 still minus infinity, so that an example mixed with another would lose the positions of both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
+from manifold_mixup._structure.memoized import MemoizedSearch
 from manifold_mixup._structure.recorded import Node
 
 _SCALES = {"mul", "mul_", "div", "div_"}
@@ -13,6 +15,14 @@ _SUMS = {"add", "add_", "where", "masked_fill", "masked_fill_"}
 _SOFTMAX = {"_softmax", "_safe_softmax"}
 # Stages of a value on its way: on its own, added to scores, and through a softmax.
 _ALONE, _ADDED, _WEIGHTS = range(3)
+
+
+class _Step(NamedTuple):
+    """A value, a value computed from it, and the stage of the first."""
+
+    value: int
+    into: int
+    stage: int
 
 
 class Biases:
@@ -28,28 +38,30 @@ class Biases:
         self, nodes: Sequence[Node], readers: Sequence[Sequence[int]], weights: Sequence[bool]
     ) -> None:
         self._nodes, self._readers, self._weights = nodes, readers, weights
+        self._find = MemoizedSearch(self._search)  # a loop over time has long ways, and many
 
     def receive(self, number: int, reader: int) -> bool:
         """Return whether a value becomes a bias of attention through one of its readers.
 
         The way to a bias has no product: what a layer makes of a value is a state.
         """
-        waiting = [(number, reader, _ALONE)]
-        seen = set(waiting)
-        while waiting:
-            value, into, stage = waiting.pop()
-            if into >= len(self._nodes):
-                continue
-            node = self._nodes[into]
-            if value in node.biases or (stage == _WEIGHTS and node.product):
+        return self._find(_Step(number, reader, _ALONE))
+
+    def _search(self, step: _Step) -> Generator[_Step, bool, bool]:
+        """Ask whether a value, at a stage of its way, becomes a bias through a reader."""
+        value, into, stage = step
+        if into >= len(self._nodes):
+            return False
+        node = self._nodes[into]
+        if value in node.biases or (stage == _WEIGHTS and node.product):
+            return True
+        added = node.operator == "baddbmm" and node.parents[0] == value
+        if (node.product and not added) or "attention" in node.operator:
+            return False
+        after = self._stage(value, node, stage)
+        for later in self._readers[into]:
+            if (yield _Step(into, later, after)):
                 return True
-            added = node.operator == "baddbmm" and node.parents[0] == value
-            if (node.product and not added) or "attention" in node.operator:
-                continue
-            after = self._stage(value, node, stage)
-            steps = {(into, later, after) for later in self._readers[into]} - seen
-            seen |= steps
-            waiting.extend(steps)
         return False
 
     def _stage(self, value: int, node: Node, stage: int) -> int:
