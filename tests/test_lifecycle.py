@@ -205,6 +205,22 @@ def test_monte_carlo_dropout_is_left_alone():
     assert torch.equal(model(x), sampled)
 
 
+def test_differential_privacy_is_warned_of_once():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    mixup = ManifoldMixup(model, ["1"], seed=0)
+    criterion = mixup.wrap(nn.CrossEntropyLoss())
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    criterion(model(x), y).backward()
+    for parameter in model.parameters():
+        parameter.grad_sample = None  # as Opacus does, before it computes them
+    with mixup.paused():
+        model(x)
+    with pytest.warns(UserWarning, match="the privacy that is reported does not hold") as warned:
+        criterion(model(x), y)
+    criterion(model(x), y)
+    assert [one.filename for one in warned] == [__file__]
+
+
 @pytest.mark.parametrize(
     "average", [AveragedModel, ModelEmaV3, copy.deepcopy], ids=["AveragedModel", "timm", "deepcopy"]
 )

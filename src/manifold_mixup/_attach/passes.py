@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
 from manifold_mixup._attach.claims import MemoryIndex, Outputs
+from manifold_mixup._attach.private import warn_of_privacy
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._storage import memory_of
@@ -226,7 +227,7 @@ class Passes:
         self._sizes: dict[tuple[str, int], dict[int, bool]] = {}
         self._most_changes = _MOST_CHANGES
         self.changed = False  # whether passes run other operators than those that were inspected
-        self._met_data = self._other_loss = False  # what was warned of
+        self._met_data = self._other_loss = self._private = False  # what was warned of
         self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
         # Steps of the optimizer after which layers ran in training, before any call of the model.
         self._outside, self._state_outside = 0, -1
@@ -303,6 +304,7 @@ class Passes:
             outputs.looked_at, outputs.look = True, weakref.WeakMethod(self.warn_of_other_loss)
             outputs.mixed = finished.mixed_from or finished.begin, finished.end
             outputs.keep_values(output)
+        self._private = self._private or warn_of_privacy(self.model)
 
     def _note_unknown_use(self, last: ForwardPass) -> None:
         """Warn if one pass after another has outputs without a gradient, and no mixed targets."""
