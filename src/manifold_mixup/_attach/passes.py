@@ -304,7 +304,8 @@ class Passes:
             outputs.looked_at, outputs.look = True, weakref.WeakMethod(self.warn_of_other_loss)
             outputs.mixed = finished.mixed_from or finished.begin, finished.end
             outputs.keep_values(output)
-        self._private = self._private or warn_of_privacy(self.model)
+        if self._mixed <= _FIRST and not self._private:
+            self._private = warn_of_privacy(self.model)
 
     def _note_unknown_use(self, last: ForwardPass) -> None:
         """Warn if one pass after another has outputs without a gradient, and no mixed targets."""
