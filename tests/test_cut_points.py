@@ -515,11 +515,12 @@ def test_labels_given_to_a_model_are_to_be_left_out():
         ManifoldMixup(bert(), mask="attention_mask", example=example)
     assert "attention_mask" not in str(caught.value)
     model = Net(lambda m, x, y=None: m.c(m.a(x)) + 0 if y is None else m.c(m.a(x)) - y[:, None])
-    with pytest.raises(
-        ValueError, match=r"'args.1' holds labels: leave them out.*wrap\(criterion\)"
-    ):
-        ManifoldMixup(model, ["a"], example=(x, torch.tensor([0, 2, 1])))
-    ManifoldMixup(model, ["a"], example=(x,))
+    for layer in ("a", "input:args.0"):
+        with pytest.raises(
+            ValueError, match=r"'args.1' holds labels: leave them out.*wrap\(criterion\)"
+        ):
+            ManifoldMixup(model, [layer], example=(x, torch.tensor([0, 2, 1])))
+        ManifoldMixup(model, [layer], example=(x,)).remove()
 
 
 def test_a_detector_that_computes_its_losses_is_left_unmixed():

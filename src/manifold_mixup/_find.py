@@ -144,7 +144,10 @@ def _check_input(table: LayerTable, name: str) -> None:
         )
     if not row.cut:
         alone = " alone" if "still read" in row.reason else ""
-        raise ValueError(f"{name!r} cannot be mixed{alone}: {row.reason}. {_nearest(table, -1)}")
+        advice = table.advice(row.side) if alone else ""
+        raise ValueError(
+            f"{name!r} cannot be mixed{alone}: {row.reason}. {_nearest(table, -1)}{advice}"
+        )
 
 
 def _meant_input(table: LayerTable, name: str) -> InputRow:
