@@ -5,6 +5,7 @@ import functools
 import warnings
 from collections import OrderedDict, defaultdict, deque
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -416,6 +417,48 @@ def test_memories_that_are_no_buffers():
     model, mixup = attach()
     with pytest.raises(RuntimeError, match="Memory changes its 'table' in place"):
         mixup.wrap(Memory())(model(inputs()), Y)
+
+
+class Unseen(nn.Module):
+    """Writes into what no version counter of its attributes shows."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write, self.centres = write, nn.Parameter(torch.zeros(CLASSES))
+        self.counts, self.queue = torch.zeros(CLASSES), [torch.zeros(3), {"last": torch.zeros(3)}]
+
+    def forward(self, output, y):
+        self.write(self)
+        return F.cross_entropy(output + self.centres, y)
+
+
+UNSEEN = {
+    "data": (lambda c: c.centres.data.add_(1), "centres"),
+    "NumPy": (lambda c: np.add(c.counts.numpy(), 1, out=c.counts.numpy()), "counts"),
+    "a list": (lambda c: c.queue[0].add_(1), "queue"),
+    "a dict in a list": (lambda c: c.queue[1]["last"].add_(1), "queue"),
+}
+
+
+@pytest.mark.parametrize(("write", "name"), UNSEEN.values(), ids=UNSEEN.keys())
+def test_writes_that_no_version_counter_shows_are_refused_on_the_first_batch(write, name):
+    model, mixup = attach()
+    with pytest.raises(RuntimeError, match=f"Unseen changes its '{name}' in place"):
+        mixup.wrap(Unseen(write))(model(inputs()), Y)
+
+
+def test_tensors_in_containers_may_be_replaced():
+    def replace(criterion):
+        criterion.queue[0] = criterion.queue[0] + 1
+        criterion.queue[1]["last"] = torch.full((3,), torch.nan)
+        criterion.counts = criterion.counts + 1
+
+    model, mixup = attach()
+    criterion = Unseen(replace)
+    criterion.counts[0] = torch.nan
+    mixup.wrap(criterion)(model(inputs()), Y).backward()
+    assert criterion.queue[0].tolist() == [1, 1, 1]  # counted once
+    assert criterion.counts[1:].eq(1).all()
 
 
 def test_a_mixed_target_is_evaluated_once_and_may_write():

@@ -187,7 +187,10 @@ class Rule:
             return _loss_of_pair(
                 criterion, arguments.torch_loss, _evaluate, pair, plan, dim, shares
             )
-        evaluations = Evaluations(criterion, call, self._namespaces, first=compares)
+        spaces = self._namespaces
+        evaluations = Evaluations(
+            criterion, call, spaces, first=compares, by_values=check_comparisons
+        )
         try:
             loss = _loss_of_pair(criterion, None, evaluations.run, pair, plan, dim, shares)
             if check_comparisons:

@@ -47,6 +47,28 @@ class Namespace:
         return self._latest, self._tensors
 
 
+def tensors_in(namespaces: list[Namespace]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in some namespaces, also parameters and those in containers."""
+    for namespace in namespaces:
+        for name, value in namespace.variables.items():
+            if name == "_parameters":
+                named = value.items()
+            elif type(value) in _CONTAINERS and name not in _of_modules():
+                named = [(name, item) for item in _items_of(value)]
+            else:
+                named = [(name, value)]
+            for own, item in named:
+                if isinstance(item, Tensor):
+                    yield f"{namespace.path}{own}", item
+
+
+def _items_of(container: Any) -> Iterator[Any]:
+    """Yield what is in a container and in those inside, unless they are data."""
+    for one in _with_inner([container]):
+        if not _long(one):
+            yield from one.values() if isinstance(one, dict) else one
+
+
 class SavedState:
     """The contents of some namespaces at the time of construction."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from manifold_mixup._target.arguments import Call, name_of
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.state import Namespace, SavedState, namespace_of
+from manifold_mixup._target.values import Values
 from manifold_mixup._tree import leaves
 
 
@@ -17,14 +18,15 @@ class Evaluations:
     Assignments (to an attribute, a counter, a variable of an enclosing function) and changes of
     lists, dicts, sets and queues are undone before the next evaluation. Finally, the state after
     the first evaluation, with the own targets, is restored. In-place writes cannot be undone and
-    are refused. They are detected by PyTorch's version counters, which miss writes through
-    ``.data`` or NumPy, and into tensors in lists and dicts.
+    are refused. They are detected by PyTorch's version counters, and on the first batch by values:
+    the counters miss writes through ``.data`` or NumPy, and into tensors in lists and dicts.
 
     Args:
         criterion: the criterion.
         call: the arguments of its call.
         namespaces: the namespaces in which the criterion keeps its state.
         first: called with the first result.
+        by_values: whether writes are to be detected by values, too.
     """
 
     def __init__(
@@ -33,8 +35,11 @@ class Evaluations:
         call: Call,
         namespaces: list[Namespace],
         first: Callable[[Any], None] | None = None,
+        *,
+        by_values: bool = False,
     ) -> None:
         self._first = first
+        self._values = Values(namespaces) if by_values else None
         self.criterion = criterion
         self._call = call
         self._given = [(tensor, tensor._version) for tensor in _tracked(call)]
@@ -69,7 +74,10 @@ class Evaluations:
         for tensor, version in self._given:
             if tensor._version != version:
                 raise RuntimeError(self._written(tensor))
-        if name := self._state.written_tensor():
+        name, values = self._state.written_tensor(), self._values
+        if not name and values is not None:
+            name, self._values = values.changed(), None
+        if name:
             raise RuntimeError(self._changed(name))
 
     def _written(self, tensor: Tensor) -> str:
