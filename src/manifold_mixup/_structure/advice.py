@@ -97,7 +97,10 @@ def on_late(
 
 def on_masks(masks: Sequence[str]) -> str:
     """Return advice on masks that are read late and cannot be mixed; empty if there are none."""
-    return f" If nothing is padded, leave {' and '.join(map(repr, masks))} out." if masks else ""
+    if not masks:
+        return ""
+    names, them = " and ".join(map(repr, masks)), "them" if len(masks) > 1 else "it"
+    return f" If nothing is padded and forward runs without {them}, leave {names} out."
 
 
 def _is_number_each(row: InputRow) -> bool:
