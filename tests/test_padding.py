@@ -315,7 +315,7 @@ def test_a_mask_read_outside_of_modules_is_refused():
 
 def test_a_choice_says_why_the_mask_cannot_be_mixed():
     batch = {"ids": IDS, "mask": VALID}
-    why = "'mask' is .*read after .*, also by code outside the modules.*nothing is padded and .* leave"
+    why = "'mask' is .*read after .* by code outside the modules.*nothing is padded and .* leave"
     for mask in (None, "mask"):
         with pytest.raises(ValueError, match=why):
             ManifoldMixup(built(InTheModel), example=batch, mask=mask)
