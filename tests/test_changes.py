@@ -56,6 +56,10 @@ def test_a_path_around_the_layer_that_is_switched_on_is_refused():
             train()
     model.skips = False
     train(steps=3)
+    model.skips = True
+    train()  # the second such pass since it was inspected
+    with pytest.raises(ValueError, match="layer 'body' is bypassed"):
+        train(steps=2)
 
 
 def test_more_items_of_a_list_of_inputs_are_inspected():
@@ -77,9 +81,9 @@ def test_a_change_that_goes_around_nothing_is_inspected_once():
     model, mixup, train = attach(["stem", "body"])
     passes = mixup._attachment.passes
     train(steps=6)
-    model.more = "tanh"
     changed = []
-    for _ in range(12):
+    for step in range(24):
+        model.more = "tanh" if step % 8 < 4 else ""  # on and off
         train()
         changed.append(passes.changed)
     assert changed.count(True) == 1

@@ -222,10 +222,11 @@ class Passes:
         self._unused = 0  # passes in a row without a gradient and without mixed targets
         self._ordered = 0  # how often the order of rows was looked at
         self._mixed = 0  # passes that were mixed and train
-        # By layer and number of examples, how many nodes passes made; False if only one did so many
-        # that was not the first.
-        self._sizes: dict[tuple[str, int], dict[int, bool]] = {}
-        self._most_changes = _MOST_CHANGES
+        # By layer and number of examples, how many nodes the first pass made; and by how many
+        # others differ from it: False if that was not inspected.
+        self._sizes: dict[tuple[str, int], int] = {}
+        self._differences = {0: True}
+        self._most_changes, self._now_inspected = _MOST_CHANGES, False
         self.changed = False  # whether passes run other operators than those that were inspected
         self._met_data = self._other_loss = self._private = False  # what was warned of
         self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
@@ -272,10 +273,9 @@ class Passes:
             if count <= _FIRST or not count & (count - 1):
                 self._look_at(finished, output)
             size, of = finished.end - finished.begin, (finished.plan.layer, len(finished.plan.perm))
-            if (known := self._sizes.get(of)) is None:
-                self._sizes[of] = {size: True}
-            elif not known.get(size):
-                self._note_size(known, size)
+            more = size - self._sizes.setdefault(of, size)
+            if self._now_inspected or not self._differences.get(more):
+                self._note_difference(more)
         self.latest = finished
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
             in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
@@ -285,17 +285,17 @@ class Passes:
         self._memories.note(output, finished.outputs)
         return output
 
-    def _note_size(self, known: dict[int, bool], size: int) -> None:
-        """Note a pass with another number of nodes; two of them are a change."""
-        if size in known and self._most_changes:
+    def _note_difference(self, more: int) -> None:
+        """Note a pass with more nodes than the first, or fewer; two of them are a change."""
+        if not self._now_inspected and more in self._differences and self._most_changes:
             self._most_changes -= 1
             self.changed = True
-        known[size] = size in known or not self._most_changes
+        self._differences[more] = self._now_inspected or not self._most_changes
+        self._now_inspected = False
 
     def inspected(self) -> None:
-        """Note that what passes run now was inspected."""
-        self.changed = False
-        self._sizes.clear()
+        """Note that what the next pass runs was inspected."""
+        self.changed, self._now_inspected = False, True
 
     def _look_at(self, finished: ForwardPass, output: Any) -> None:
         """Let it be looked for what should be mixed with the outputs of a pass and is not."""
