@@ -37,6 +37,12 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
         (COMPARED, "compare/spirals"),
         (COMPARED, "compare/mnist-1d"),
         ("compare/runs/mnist_1d-*/evaluation-last-*", "compare/evaluations"),
+        ("runs/tune-mnist-1d-mlp-runs/trials", "compare/settings"),
+        (COMPARED, "compare/mnist-1d-no-batch-norm"),
+        (COMPARED, "compare/mnist-1d-sgd"),
+        (COMPARED, "compare/mnist-1d-cnn"),
+        (COMPARED, "compare/fashion-mnist-mlp"),
+        (COMPARED, "compare/fashion-mnist-cnn"),
     ),
     "Scaled, on two CPU cores": (
         ("laptop/table-1a", "laptop/table-1a"),

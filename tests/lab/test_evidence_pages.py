@@ -150,12 +150,44 @@ def test_the_table_of_the_default_comparison_is_that_of_its_file():
     ]
 
 
-def test_the_table_of_mnist_1d_once_more_is_that_of_its_file():
+# The headings of the page about `compare`, with the files of their tables in order.
+COMPARED = {
+    "MNIST-1D": ["mnist-1d", "mnist-1d"],  # the second is that of confidence and flatness
+    "Without batch norm": ["mnist-1d-no-batch-norm"],
+    "Where mixing does not help": ["mnist-1d-sgd", "mnist-1d-cnn"],
+    "Fashion-MNIST": ["fashion-mnist-mlp", "fashion-mnist-cnn"],
+}
+
+
+@pytest.mark.parametrize("heading", COMPARED)
+def test_the_tables_of_other_comparisons_are_those_of_their_files(heading):
+    page = (RESULTS.parent / "docs" / "compare.md").read_text()
+    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    for shown, name in zip(tables(section), COMPARED[heading], strict=True):
+        theirs = (RESULTS / "compare" / f"{name}.md").read_text().splitlines()
+        assert len(shown) > 6
+        assert all(row in [cells(line) for line in theirs] for row in shown)
+
+
+def test_the_table_of_the_search_for_settings_is_that_of_its_file():
+    page = (RESULTS.parent / "docs" / "compare.md").read_text()
+    section = page.split("\n## How the settings were chosen", 1)[1].split("\n## ", 1)[0]
+    ((_, _, *shown),) = tables(section.replace("**", ""))
+    ((head, _, *made),) = tables((RESULTS / "compare" / "settings.md").read_text())
+    columns = [head.index(name) for name in ("method", "lr", "α", "error %", "NLL", "FGSM acc. %")]
+    assert len(shown) == 14
+    assert shown == [[row[at] for at in columns] for row in made]
+
+
+def test_the_errors_of_other_comparisons_are_those_of_their_files():
     section = PAGE.split("\n## What compare shows", 1)[1].split("\n## ", 1)[0]
     ((_, _, *rows),) = tables(section)
-    theirs = (RESULTS / "compare" / "mnist-1d.md").read_text().split("*flatness at", 1)[0]
-    assert len(rows) == 4
-    assert all(row in [cells(line) for line in theirs.splitlines()] for row in rows)
+    assert len(rows) == 5
+    for row in rows:
+        (name,) = re.findall(r"\(compare/([\w-]+)\.md\)", row[-1])
+        theirs = (RESULTS / "compare" / f"{name}.md").read_text()
+        (first, *_) = (line for line in theirs.splitlines() if line.startswith("| error"))
+        assert row[1:4] == cells(first)[1:]
 
 
 def test_the_table_of_a_later_layer_is_that_of_its_file():
