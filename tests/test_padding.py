@@ -1,5 +1,6 @@
 """Padded sequences with mixed masks: exact at λ = 0 and 1, and independent of padding values."""
 
+import functools
 import itertools
 
 import pytest
@@ -342,6 +343,50 @@ def test_a_first_batch_without_padding_does_not_hide_the_mask(form):
         ManifoldMixup(model, ["blocks.0"], example={"ids": IDS, "mask": mask})
     mixup = ManifoldMixup(model, ["blocks.0"], example={"ids": IDS, "mask": mask}, mask="mask")
     mixup.assert_verified(ids=IDS, mask=FORMS[form])
+
+
+class Multiplied(nn.Module):
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        return h * mask[..., None]
+
+
+class Convolved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(h.dtype)[:, None]
+        return (self.conv(h.mT * weights) * weights).mT
+
+
+class WithoutPadding(nn.Module):
+    """Keeps the states of padding at zero, in modules that receive the mask."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.embed, self.pool, self.head = nn.Embedding(30, WIDTH), Mean(), nn.Linear(WIDTH, 3)
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.keep = nn.ModuleList(kind() for _ in range(2))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = self.embed(ids)
+        for block, keep in zip(self.blocks, self.keep, strict=True):
+            h = keep(block(h).tanh(), mask)
+        return self.head(self.pool(h, mask))
+
+
+@pytest.mark.parametrize("kind", [Multiplied, Convolved])
+def test_booleans_that_only_states_are_multiplied_by_become_weights_as_integers_do(kind):
+    model, found = built(functools.partial(WithoutPadding, kind)), {}
+    require_exact(model, {"ids": IDS, "mask": VALID})
+    for mask in (VALID, VALID.long()):
+        mixup = ManifoldMixup(model, "keep.0", example=(IDS, mask), mask="mask", replace=True)
+        output = run(model, mixup, MixPlan("keep.0", 0.3, PERM), {"ids": IDS, "mask": mask})
+        mixup.target(None, output)
+        gradient = torch.autograd.grad(output.square().sum(), model.embed.weight)[0]
+        found[mask.dtype] = output, gradient
+    torch.testing.assert_close(found[torch.bool], found[torch.long])
 
 
 class Union(Attention):

@@ -425,7 +425,7 @@ class MaskHook(AfterLayerHook):
         dtype = next(floating, torch.float32)
         mixed = {}
         for reader in self.reads[layer]:
-            mask, form = tensors.get(reader.path), (dtype, reader.pools, reader.forbids)
+            mask, form = tensors.get(reader.path), (dtype, reader.weighs, reader.forbids)
             if mask is None:
                 continue  # a model may drop a mask that masks nothing
             found = [done for source, used, done in cache if source is mask and used == form]
@@ -443,7 +443,7 @@ def _mixed_for(
     if reader.forbids:
         partners = mask.index_select(reader.batch_dim, perm.to(mask.device))
         return mask_pair.pair(mask, partners, lam.to(mask.device), reader.batch_dim)
-    return _masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.pools)
+    return _masks.mix_mask(mask, lam, perm, valid, dtype=dtype, weights=reader.weighs)
 
 
 def put_on(

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from manifold_mixup._batch_dim import find
-from manifold_mixup._structure.flow import Flow, side_colour
+from manifold_mixup._structure.flow import Flow, data_sources, side_colour
 from manifold_mixup._structure.masked_scores import MaskedScores
 from manifold_mixup._structure.recorded import Call, Leaf, Trace
 from manifold_mixup._structure.row import Reader
+
+_SCALES = {"mul", "mul_", "div", "div_"}
 
 
 def readers_after(
@@ -53,7 +55,14 @@ def readers_after(
             if fault := _fault(call, leaf, positions, dim, forbids=scores.forbids):
                 return {}, fault
             pools = _pools(call, positions, _results(index, first, second))
-            reader = Reader(call.layer, leaf.path, pools, forbids=scores.forbids, batch_dim=dim)
+            reader = Reader(
+                call.layer,
+                leaf.path,
+                pools,
+                weighs=pools or _only_multiplies(call, leaf, flow),
+                forbids=scores.forbids,
+                batch_dim=dim,
+            )
             found.setdefault(reader, []).append(leaf.node)
     before = {call.layer for call in first.calls if call.steps < steps}
     early = {reader.layer for reader in found} & before
@@ -79,6 +88,20 @@ def _pools(call: Call, positions: int, results: Iterable[tuple[int, ...]]) -> bo
     states = [leaf.shape for leaf in call.given if leaf.floating and len(leaf.shape) > 2]
     alike = any(positions in shape[2:] for shape in states)
     return all(shape[1:2] != (positions,) or (alike and len(shape) == 2) for shape in results)
+
+
+def _only_multiplies(call: Call, leaf: Leaf, flow: Flow) -> bool:
+    """Return whether a module reads a mask only to multiply states by it, or to divide them."""
+    derived, met = {leaf.node}, set()
+    for number in range(call.first, min(call.last, len(flow.nodes))):
+        node = flow.nodes[number]
+        if derived.isdisjoint(node.parents):
+            continue
+        if data_sources(flow.colours[number]):
+            met.add(node.operator)
+        else:
+            derived.add(number)
+    return bool(met) and met <= _SCALES
 
 
 def _results(index: int, first: Trace, second: Trace | None) -> Iterator[tuple[int, ...]]:

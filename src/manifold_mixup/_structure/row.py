@@ -19,6 +19,8 @@ class Reader:
         layer: name of the module.
         path: path of the argument; it begins with 0 for positional and 1 for keyword arguments.
         pools: whether the module pools over positions, so that its output has none.
+        weighs: whether the module takes weights in place of booleans: it pools, or only multiplies
+            states by the mask.
         early: whether the module also runs before the layer, where the mask is not mixed.
         forbids: whether the module itself forbids attention scores by the mask: it fills them, or
             adds to them, or to fused attention, what it computes from the mask.
@@ -28,6 +30,7 @@ class Reader:
     layer: str
     path: str
     pools: bool
+    weighs: bool = False
     early: bool = False
     forbids: bool = False
     batch_dim: int = 0
