@@ -45,8 +45,9 @@ class LayerTests:
         except NotTraceable as failed:
             return LayerProof(layer, "skipped", str(failed))
         except Exception as failed:  # from our hooks, or from the model on the mixed state
-            way_out = _AS_INTEGERS if "boolean" in str(failed) and self._has_boolean_mask() else ""
-            return LayerProof(layer, "failed", f"{type(failed).__name__}: {failed}{way_out}")
+            of_booleans = "boolean" in str(failed).lower() and self._has_boolean_mask()
+            reason = f"{type(failed).__name__}: {failed}"
+            return LayerProof(layer, "failed", reason + of_booleans * _AS_INTEGERS)
         scale = self.unmixed.difference[path], self.unmixed.rounding[path]
         return LayerProof(layer, verdict, reason, error, *scale)
 
