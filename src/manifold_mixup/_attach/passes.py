@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
 from manifold_mixup._attach.claims import MemoryIndex, Outputs
-from manifold_mixup._attach.private import warn_of_privacy
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._storage import memory_of
@@ -305,6 +304,8 @@ class Passes:
             outputs.mixed = finished.mixed_from or finished.begin, finished.end
             outputs.keep_values(output)
         if self._mixed <= _FIRST and not self._private:
+            from manifold_mixup._attach.private import warn_of_privacy  # once a model is mixed
+
             self._private = warn_of_privacy(self.model)
 
     def _note_unknown_use(self, last: ForwardPass) -> None:
@@ -589,7 +590,7 @@ _OTHER_LOSS = (
     "backward reached the forward pass that mixed the hidden state at {!r} not only from wrapped "
     "criteria: another loss, with {}, seems to read the output or a hidden state, and its targets "
     "are not mixed. Wrap each loss: mixup.wrap(criterion). If it has no targets that belong to the "
-    "examples, mixup.target(None, output) says so."
+    "examples, or mixes them by hand, mixup.target(None, output) says so."
 )
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "

@@ -1,14 +1,6 @@
-"""The rank whose plans a process draws: the same in processes that compute one batch together."""
+"""The rank whose plans processes draw that compute one batch together."""
 
-import torch
 from torch import nn
-
-
-def own_rank() -> int:
-    """Return the rank of this process; 0 without others."""
-    distributed = torch.distributed
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if ready else 0
 
 
 def rank_of_batch(model: nn.Module) -> int | None:

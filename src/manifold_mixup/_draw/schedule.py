@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup._blend import Interpolate
-from manifold_mixup._draw.ranks import rank_of_batch
 from manifold_mixup._draw.stream import VERSION, Stream
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves, map_leaves
@@ -109,7 +108,12 @@ class Schedule:
 
     def begin(self, model: nn.Module) -> None:
         """Before the first plan, look whether several processes compute one batch together."""
-        self.began, self._stream.rank = True, rank_of_batch(model)
+        self.began = True
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            from manifold_mixup._draw.ranks import rank_of_batch  # only then is it needed
+
+            self._stream.rank = rank_of_batch(model)
 
     def next(self, layers: Sequence[str], batch: int, device: torch.device) -> MixPlan | None:
         """Return the plan of the next pass, given that it `mixes`; None if the stream skips it.

@@ -21,7 +21,6 @@ from manifold_mixup._draw.plan import (
     needs_targets,
     targets_for,
 )
-from manifold_mixup._draw.ranks import own_rank
 from manifold_mixup._draw.remix import LabelRule, check_rule
 from manifold_mixup._noise import Noise
 from manifold_mixup._plan import MixPlan
@@ -124,7 +123,7 @@ class Stream:
 
         The former is always drawn, before the others, so that changing p changes nothing else.
         """
-        rank = own_rank() if self.rank is None else self.rank
+        rank = _rank() if self.rank is None else self.rank
         place = self.seed, rank, self.step
         if self.version == 1:
             from manifold_mixup._draw.first_stream import FirstDraws, step_generator
@@ -135,6 +134,12 @@ class Stream:
         self._generator.manual_seed(seed)
         draw_each = partial(self._prefetched.lam, place) if self.per_sample else None
         return gate, Draws(numbers, self._generator, draw_each)
+
+
+def _rank() -> int:
+    distributed = torch.distributed
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_rank() if ready else 0
 
 
 def _numbers_of_step(seed: int, rank: int, step: int) -> tuple[int, float, float, float, float]:

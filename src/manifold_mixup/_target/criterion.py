@@ -14,7 +14,6 @@ from manifold_mixup._target.arguments import Keys
 from manifold_mixup._target.dense import Dense
 from manifold_mixup._target.losses import Criterion
 from manifold_mixup._target.rule import Rule, Targets, refuse_twice
-from manifold_mixup._target.uneven import watch
 
 
 class OutputSource(Protocol):
@@ -160,6 +159,8 @@ class MixedCriterion(nn.Module):
         loss = run()
         source.note_loss(begin, _autograd.next_number())
         if source.learns and not self._uneven and source.plan is not None:
+            from manifold_mixup._target.uneven import watch  # once a model is mixed
+
             watch(loss, source.plan.batch, source.batch_dim, self._warned_of_uneven)
         return loss
 
