@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from manifold_mixup import ManifoldMixup
-from manifold_mixup._attach.other_losses import running_losses
+from manifold_mixup._attach.other_losses import Around, running_losses
 from states import normal
 
 ROWS = 8
@@ -139,6 +139,14 @@ def test_a_backward_pass_of_its_own():
     mixup.wrap(nn.CrossEntropyLoss())(output, Y).backward(retain_graph=True)
     with pytest.warns(UserWarning, match=SAYS):
         F.mse_loss(output, VALUES).backward()
+
+
+def test_a_node_that_does_not_tell_its_shape_breaks_no_backward_pass(monkeypatch):
+    def has_rows(around, node):
+        raise RuntimeError("no metadata")
+
+    monkeypatch.setattr(Around, "has_rows", has_rows)
+    train(WITH_TARGETS["squares by hand"])
 
 
 def test_nodes_may_run_in_a_thread_of_their_own():

@@ -52,7 +52,7 @@ def met_by(outputs: Iterable[Tensor], after: After) -> str:
         way = _on_the_way(output.grad_fn, after.made)
         for node in way:
             # What an operator kept cannot be read after backward, nor everywhere.
-            with suppress(RuntimeError, NotImplementedError, AttributeError):
+            with suppress(RuntimeError, NotImplementedError, AttributeError, IndexError):
                 if _meets(node, after) or _adds(node, output, way, after):
                     return str(node.name())
     return ""

@@ -6,6 +6,7 @@ there. What operators kept is gone when backward reaches the model, so only kind
 
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -81,7 +82,14 @@ def other_loss(losses: Iterable[Tensor], around: Around) -> str:
         losses: the tensors whose backward pass runs.
         around: the mixed pass that it reaches.
     """
-    nodes = _outside([one.grad_fn for one in losses], around)
+    # A node of the user's, or of another library, may not tell the shape of its result.
+    with suppress(RuntimeError, NotImplementedError, AttributeError, IndexError):
+        return _other_loss([one.grad_fn for one in losses], around)
+    return ""
+
+
+def _other_loss(roots: list[Any], around: Around) -> str:
+    nodes = _outside(roots, around)
     of_pass, of_loss = _leading(nodes, around.is_mixed), _leading(nodes, around.of_loss)
     term = [node for node in of_pass if node not in of_loss]
     beside = [node for node in _before(term) if node in nodes and node not in of_pass]

@@ -1,6 +1,7 @@
 """Notice that the losses of the examples are weighted differently after a wrapped criterion."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +34,10 @@ def watch(loss: Any, batch: int, dim: int, warned: Callable[[], bool]) -> None:
     losses, rows = loss.detach(), dim if loss.ndim > dim else 0
 
     def look(grad: Tensor) -> None:
-        if _uneven(grad.detach(), losses, rows) and not warned():
+        uneven = False
+        with suppress(RuntimeError, NotImplementedError):  # of tensors that cannot be compared
+            uneven = _uneven(grad.detach(), losses, rows)
+        if uneven and not warned():
             warn(_UNEVEN)
 
     loss.register_hook(look)
