@@ -13,7 +13,8 @@ import torchmetrics
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, MixedTarget, MixPlan
-from manifold_mixup._target.state import Namespace, SavedState
+from manifold_mixup._target.namespaces import Namespace
+from manifold_mixup._target.state import SavedState
 
 BATCH, CLASSES = 12, 3
 Y = torch.arange(BATCH) * 7 % 5 % CLASSES
@@ -329,6 +330,72 @@ def test_containers_in_containers_are_as_before_for_either_end(kind):
         own = criterion(output, Y, expected)
         torch.testing.assert_close(wrapped(output, Y), lam * own + (1 - lam) * partner)
         assert memory == expected
+
+
+# Variables of this module, as in a notebook.
+LOG: list[float] = []
+COUNTS = torch.zeros(CLASSES)
+steps = 0
+
+
+def logged(output, y):
+    LOG.append(len(LOG))
+    return PLAIN(output, y)
+
+
+def counted(output, y):
+    global steps
+    steps += 1
+    return PLAIN(output, y)
+
+
+def by_a_helper(output, y):
+    return logged(output, y)
+
+
+class Logging(nn.Module):
+    def forward(self, output, y):
+        return next(logged(*pair) for pair in [(output, y)])
+
+
+class Caller:
+    def __call__(self, output, y):
+        return counted(output, y)
+
+    def loss(self, output, y):
+        return logged(output, y)
+
+
+OF_THE_MODULE = {
+    "a list": logged,
+    "a number": counted,
+    "a helper": by_a_helper,
+    "a module": Logging(),
+    "an object": Caller(),
+    "a method": Caller().loss,
+    "a partial": functools.partial(logged),
+}
+
+
+@pytest.mark.parametrize("kind", OF_THE_MODULE)
+def test_variables_of_the_module_are_as_before_for_either_end(kind, monkeypatch):
+    monkeypatch.setitem(globals(), "LOG", [])
+    monkeypatch.setitem(globals(), "steps", 0)
+    model, mixup = attach()
+    criterion = mixup.wrap(OF_THE_MODULE[kind])
+    for batch in (1, 2, 3):
+        criterion(model(inputs()), Y).backward()
+        assert (LOG, steps) in ((list(range(batch)), 0), ([], batch))
+
+
+def test_writes_into_a_tensor_of_the_module_are_refused():
+    def adding(output, y):
+        COUNTS.add_(F.one_hot(y, CLASSES).sum(0))
+        return PLAIN(output, y)
+
+    model, mixup = attach()
+    with pytest.raises(RuntimeError, match="COUNTS"):
+        mixup.wrap(adding)(model(inputs()), Y)
 
 
 def test_a_lot_in_containers_is_data():

@@ -102,7 +102,7 @@ def test_the_test_above_can_fail(stranger):
 def test_the_library_is_imported_in_few_calls():
     calls, _ = imports()["manifold_mixup"]
     # The standard library takes more calls since Python 3.14.
-    assert 0 < calls < (29_000 if sys.version_info < (3, 14) else 30_500)
+    assert 0 < calls < (30_000 if sys.version_info < (3, 14) else 31_500)
 
 
 def test_the_count_can_be_too_high():

@@ -29,9 +29,9 @@ from manifold_mixup._target.interpolation import (
     partner_rows,
 )
 from manifold_mixup._target.losses import Criterion, TorchLoss, uncompiled
+from manifold_mixup._target.namespaces import Namespace, namespaces
 from manifold_mixup._target.reductions import Evaluate, SharePerExample, interpolate_per_share
 from manifold_mixup._target.shares import Shares
-from manifold_mixup._target.state import Namespace, namespaces
 from manifold_mixup._target.writes import Evaluations
 from manifold_mixup._tree import all_leaves, leaves, map_leaves
 from manifold_mixup._warn import warn

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn, strided
 
-from manifold_mixup._target.state import Namespace, tensors_in
+from manifold_mixup._target.namespaces import Namespace
+from manifold_mixup._target.state import tensors_in
 
 _MOST = 2**24
 """Elements that are copied; a criterion may refer to a whole network."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from manifold_mixup._target.arguments import Call, name_of
 from manifold_mixup._target.losses import Criterion
-from manifold_mixup._target.state import Namespace, SavedState, namespace_of
+from manifold_mixup._target.namespaces import Namespace, namespace_of
+from manifold_mixup._target.state import SavedState
 from manifold_mixup._target.values import Values
 from manifold_mixup._tree import leaves
 
