@@ -94,7 +94,8 @@ def follow_classes(handles: Iterable[Any]) -> None:
         if type(mark) is not Mark or mark.forward is None:
             continue
         module, forward = mark.module, type(mark.module).forward
-        if mark.forward.__func__ is not forward:
+        # A descriptor, such as a partialmethod, may make another function each time.
+        if mark.forward.__func__ is not forward and forward is type(module).forward:
             given = vars(module).get("forward")
             own, mark.forward = mark.forward, types.MethodType(forward, module)
             if given is own:
