@@ -43,6 +43,32 @@ class Leaf:
     base: bool = False
 
 
+class Watch:
+    """What is known of a pass of which it is looked for what should be mixed and is not.
+
+    Args:
+        output: what the model returned.
+        mixed: the numbers of nodes since the state was mixed: from, and up to.
+        look: called when backward comes to the outputs.
+
+    Attributes:
+        values: copies of what was returned, by nodes, as far as it is small.
+        losses: the numbers of nodes that wrapped criteria made.
+    """
+
+    def __init__(
+        self, output: Any, mixed: tuple[int, int], look: Callable[["Outputs"], None]
+    ) -> None:
+        self.mixed = mixed
+        self.look = weakref.WeakMethod(look)
+        self.losses: list[tuple[int, int]] = []
+        self.values = {
+            _autograd.number_of(tensor): tensor.detach().clone()
+            for _, tensor in leaves(output)
+            if tensor.grad_fn is not None and tensor.numel() <= _SMALL
+        }
+
+
 class Outputs:
     """The tensors that a mixed pass returned.
 
@@ -69,12 +95,7 @@ class Outputs:
         self.plain: list[Tensor] = []
         # By whom it is claimed for now, and the nodes; None means all leaves.
         self.provisional_claims: dict[object, Collection[int] | None] = {}
-        self.looked_at = False  # whether it is looked for what should be mixed and is not
-        self.values: dict[int, Tensor] = {}  # what was returned, by nodes, if it was kept
-        self.losses: list[tuple[int, int]] = []  # the numbers of nodes that wrapped criteria made
-        self.mixed = (0, 0)  # the numbers of nodes since the state was mixed, from, and up to
-        # Called when backward comes here.
-        self.look: weakref.WeakMethod[Callable[[Outputs], None]] | None = None
+        self.watch: Watch | None = None  # if it is looked for what should be mixed and is not
         self.handed_out = False
         self.begin = 0  # the first sequence number of the pass
 
@@ -107,12 +128,6 @@ class Outputs:
         """Keep the tensors at these paths that the mixed layer did not change, such as a mask."""
         found = [leaf for path, leaf in leaves(output) if path in paths]
         self.plain = [leaf for leaf in found if leaf.grad_fn is None]
-
-    def keep_values(self, output: Any) -> None:
-        """Keep what was returned, as far as it is small."""
-        for _, tensor in leaves(output):
-            if tensor.grad_fn is not None and tensor.numel() <= _SMALL:
-                self.values[_autograd.number_of(tensor)] = tensor.detach().clone()
 
     def _watch_only(self, path: str, tensor: Tensor, keep_alive: object) -> bool:
         """Put a hook on the node of the only tensor with a graph; return False if it cannot be.
@@ -211,7 +226,7 @@ class Outputs:
         if not (leaf.read_by_loss or any(other.read_by_loss for other in leaf.views)):
             raise RuntimeError(_unnamed(leaf.path))
         if self.claimed or leaf.claimed or any(map(self._is_claimed, (leaf, *leaf.views))):
-            if self.look is not None and (look := self.look()) is not None:
+            if self.watch is not None and (look := self.watch.look()) is not None:
                 look(self)
             return
         beside = any(self._is_claimed(one) and not one.scalar for one in self.leaves.values())

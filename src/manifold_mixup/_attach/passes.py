@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
-from manifold_mixup._attach.claims import MemoryIndex, Outputs
+from manifold_mixup._attach.claims import MemoryIndex, Outputs, Watch
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
 from manifold_mixup._storage import memory_of
@@ -116,7 +116,7 @@ class Source:
         self.parts = parts
         self.batch_dim = batch_dim
         self.learns = True
-        self.looked_at = bool(parts) and parts[0][0].looked_at
+        self.looked_at = bool(parts) and parts[0][0].watch is not None
         self._passes = passes
 
     @property
@@ -145,7 +145,8 @@ class Source:
     def note_loss(self, begin: int, end: int) -> None:
         """Note the numbers of the nodes that a wrapped criterion made."""
         for outputs, _ in self.parts:
-            outputs.losses.append((begin, end))
+            if outputs.watch is not None:
+                outputs.watch.losses.append((begin, end))
 
     def withdraw_claim(self, by: object) -> None:
         """Undo the claims that `claim_provisionally` noted by this key."""
@@ -238,8 +239,8 @@ class Passes:
         """Open a pass; it is the running one until `finish`."""
         if training and plan is not None and self.latest is not None and self.latest.use_unknown:
             self._note_unknown_use(self.latest)
-        if self.latest is not None and self.latest.outputs.values:
-            self.latest.outputs.values = {}
+        if self.latest is not None and self.latest.outputs.watch is not None:
+            self.latest.outputs.watch.values.clear()
         outer = self.running
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.loss_paths, exempt_scalars=self.checked)
@@ -299,10 +300,8 @@ class Passes:
     def _look_at(self, finished: ForwardPass, output: Any) -> None:
         """Let it be looked for what should be mixed with the outputs of a pass and is not."""
         if not _autograd.in_transform():
-            outputs = finished.outputs
-            outputs.looked_at, outputs.look = True, weakref.WeakMethod(self.warn_of_other_loss)
-            outputs.mixed = finished.mixed_from or finished.begin, finished.end
-            outputs.keep_values(output)
+            mixed = finished.mixed_from or finished.begin, finished.end
+            finished.outputs.watch = Watch(output, mixed, self.warn_of_other_loss)
         if self._mixed <= _FIRST and not self._private:
             from manifold_mixup._attach.private import warn_of_privacy  # once a model is mixed
 
@@ -450,23 +449,26 @@ class Passes:
 
     def warn_of_data(self, output: Any, outputs: Outputs) -> None:
         """Warn if the output of a mixed pass met data of the examples after the model."""
-        if self._met_data or outputs.plan is None or not outputs.looked_at:
+        watch = outputs.watch
+        if self._met_data or outputs.plan is None or watch is None:
             return
         from manifold_mixup._attach.met_data import After, met_by  # few outputs need it
 
-        after = After(outputs.plan.batch, self.output_dim, self._made_by_a_pass, outputs.values)
+        after = After(outputs.plan.batch, self.output_dim, self._made_by_a_pass, watch.values)
         if by := met_by((tensor for _, tensor in leaves(output)), after):
             self._met_data = True
             warn(_MET.format(by))
 
     def warn_of_other_loss(self, outputs: Outputs) -> None:
         """Warn if backward reaches a mixed pass also from a loss that no criterion computed."""
-        by_hand = outputs.provisional_claims or not outputs.losses
-        if self._other_loss or outputs.plan is None or by_hand:
+        watch = outputs.watch
+        if self._other_loss or outputs.plan is None or watch is None:
+            return
+        if outputs.provisional_claims or not watch.losses:  # losses by hand
             return
         from manifold_mixup._attach.other_losses import Around, other_loss, running_losses
 
-        known = outputs.begin, outputs.mixed, outputs.losses, outputs.unclaimed()
+        known = outputs.begin, watch.mixed, watch.losses, outputs.unclaimed()
         around = Around(outputs.plan.batch, self.output_dim, self._made_by_a_pass, *known)
         if by := other_loss(running_losses(), around):
             self._other_loss = True
