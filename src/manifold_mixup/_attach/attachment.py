@@ -114,6 +114,7 @@ class Attachment:
         self._rows: dict[str, LayerRow | InputRow] = {}
         self._eval_mode = EvalModeWatch(model)
         self._handles: list[Any] = []
+        self._marks: list[compiled.Mark] = []  # those among the handles that may need a renewal
         self._blocks: set[nn.Module] = set()
         self._warned_of_forward = False
         self._after_dry_run = True  # no pass has ended since a dry run
@@ -176,12 +177,14 @@ class Attachment:
         self._handles += self.padding.register(self.model)
         self._handles += self.carry_hooks.register(self.model)
         self._handles += self.last_token_hooks.register(self.model)
+        marks = (one for one in self._handles if isinstance(one, compiled.Mark))
+        self._marks = [one for one in marks if one.forward is not None]
 
     def remove(self) -> None:
         """Remove all hooks from the model."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._marks = [], []
         self._active.set(None)
         self._planned = None
 
@@ -309,7 +312,9 @@ class Attachment:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "_is_replica" in vars(module):  # set on replicas alone
             raise TypeError(DATA_PARALLEL)
-        compiled.follow_classes(self._handles)
+        for mark in self._marks:  # the class of a module, or its forward, may have been replaced
+            if mark.forward.__func__ is not type(mark.module).forward:
+                mark.renew()
         training = self.model.training and torch.is_grad_enabled()
         mixing = self._mixes(training)
         if mixing and (_autograd.is_tracing() or torch.compiler.is_exporting()):

@@ -68,7 +68,7 @@ class Mark:
 
     The compiler shares code between models of the same class, and its guards do not check for new
     hooks. They do check whether a module without hooks has its own ``forward`` attribute. So the
-    layer gets its class's ``forward`` as an instance attribute, which `follow_classes` renews.
+    layer gets its class's ``forward`` as an instance attribute; `renew` follows a change of it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -87,19 +87,15 @@ class Mark:
         if self.forward is not None and vars(self.module).get("forward") is self.forward:
             del vars(self.module)["forward"]
 
-
-def follow_classes(handles: Iterable[Any]) -> None:
-    """Renew the marks of modules whose class, or its ``forward``, was replaced after attaching."""
-    for mark in handles:
-        if type(mark) is not Mark or mark.forward is None:
-            continue
-        module, forward = mark.module, type(mark.module).forward
+    def renew(self) -> None:
+        """Take the ``forward`` of the module's class as it is now."""
+        forward = type(self.module).forward
         # A descriptor, such as a partialmethod, may make another function each time.
-        if mark.forward.__func__ is not forward and forward is type(module).forward:
-            given = vars(module).get("forward")
-            own, mark.forward = mark.forward, types.MethodType(forward, module)
+        if forward is type(self.module).forward:
+            given, own = vars(self.module).get("forward"), self.forward
+            self.forward = types.MethodType(forward, self.module)
             if given is own:
-                vars(module)["forward"] = mark.forward
+                vars(self.module)["forward"] = self.forward
 
 
 # The attribute of a tensor of which the user told the compiler that its sizes vary.
