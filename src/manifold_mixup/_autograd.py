@@ -14,6 +14,11 @@ from torch import Tensor
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
+LEAF = "torch::autograd::AccumulateGrad"
+"""The name of the nodes of leaves, such as parameters."""
+LOOKUPS = ("EmbeddingBackward0", "IndexBackward0", "IndexSelectBackward0")
+"""The names of nodes that choose rows."""
+
 
 def _private(name: str, module: Any) -> Callable[..., Any]:
     found = getattr(module, name, None)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manifold_mixup import _autograd
+
 Operand = tuple[Any, int]  # the node that made it, or None for a constant, and which result it is
 
 
@@ -137,7 +139,7 @@ def _is_dropout(constant: Tensor) -> bool:
 def _of_other_data(operand: Operand, shape: torch.Size, after: After) -> bool:
     """Return whether an operand has rows of the batch that parameters made of other data."""
     node, result = operand
-    if node is None or node.name() == _LEAF:
+    if node is None or node.name() == _autograd.LEAF:
         return False
     if after.rows_within(node._input_metadata[result].shape, shape) is None:
         return False
@@ -147,7 +149,7 @@ def _of_other_data(operand: Operand, shape: torch.Size, after: After) -> bool:
         if after.made(one._sequence_nr()):
             return False
         operands = [before for before, _ in one.next_functions]
-        of_data |= one.name() in _LOOKUPS
+        of_data |= one.name() in _autograd.LOOKUPS
         of_data |= any(operands[at] is None for at in _DATA.get(one.name(), ()))
         new = {one for one in operands if one is not None} - seen
         seen |= new
@@ -155,8 +157,6 @@ def _of_other_data(operand: Operand, shape: torch.Size, after: After) -> bool:
     return of_data
 
 
-_LEAF = "torch::autograd::AccumulateGrad"
-_LOOKUPS = {"EmbeddingBackward0", "IndexBackward0", "IndexSelectBackward0"}
 _DATA = {  # operands that are data if they have no gradient
     "AddmmBackward0": (1,),
     "MmBackward0": (0,),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manifold_mixup import _autograd
 from manifold_mixup._callers import callers
 
 
@@ -94,7 +95,9 @@ def _other_loss(roots: list[Any], around: Around) -> str:
     term = [node for node in of_pass if node not in of_loss]
     beside = [node for node in _before(term) if node in nodes and node not in of_pass]
     for node in (*term, *beside):
-        if _takes_targets(node, around) or (node.name() in _LOOKUPS and node not in of_pass):
+        if _takes_targets(node, around) or (
+            node.name() in _autograd.LOOKUPS and node not in of_pass
+        ):
             return str(node.name())
     return ""
 
@@ -104,14 +107,11 @@ def _outside(roots: Iterable[Any], around: Around) -> dict[Any, None]:
 
     def outside(node: Any) -> bool:
         number = int(node._sequence_nr())
-        if number < around.begin or node.name() == _LEAF:
+        if number < around.begin or node.name() == _autograd.LEAF:
             return False
         return not (around.made(number) or around.of_loss(node))
 
     return _before(list(roots), outside)
-
-
-_LEAF = "torch::autograd::AccumulateGrad"
 
 
 def _before(nodes: Sequence[Any], inside: Callable[[Any], bool] | None = None) -> dict[Any, None]:
@@ -166,4 +166,3 @@ _LOSSES = {
 }  # fmt: skip
 _LOGARITHMS = ("LogSoftmaxBackward0", "LogSigmoidBackward0", "LogBackward0")
 _SIZES = ("LinalgVectorNormBackward0", "NormBackward1", "SumBackward1", "MeanBackward1")
-_LOOKUPS = ("EmbeddingBackward0", "IndexBackward0", "IndexSelectBackward0")
