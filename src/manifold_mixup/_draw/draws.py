@@ -44,8 +44,13 @@ class Draws:
             if self.draw_each is not None:
                 return self.draw_each(alpha, batch)
             return symmetric_beta(alpha, batch, self.generator).float()
-        value = beta_from_uniforms(alpha, *self.numbers[1:])
-        return torch.scalar_tensor(value, dtype=torch.float32, device="cpu")
+        return one_lambda(alpha, self.numbers[1:])
+
+
+def one_lambda(alpha: float, numbers: Sequence[float]) -> Tensor:
+    """Return a λ for the batch, float32 ``()``, from two uniform numbers."""
+    value = beta_from_uniforms(alpha, *numbers)
+    return torch.scalar_tensor(value, dtype=torch.float32, device="cpu")
 
 
 def uniforms(count: int, generator: torch.Generator) -> list[float]:

@@ -14,7 +14,7 @@ PERMUTED = ("any", "same_class")
 def partners(pairs: Pairs, y: Any, batch: int, generator: torch.Generator) -> Tensor:
     """Draw the partners, int64 ``(batch,)``."""
     if pairs == "any":
-        return torch.randperm(batch, generator=generator, device="cpu")
+        return permutation(batch, generator)
     if pairs == "same_class":
         return _partners_of_same_class(y, generator)
     if pairs == "other_class":
@@ -22,6 +22,11 @@ def partners(pairs: Pairs, y: Any, batch: int, generator: torch.Generator) -> Te
     if isinstance(pairs, Near):
         return torch.multinomial(pairs.weights(y), 1, generator=generator)[:, 0]
     return check_partners(pairs(y, generator), batch)
+
+
+def permutation(batch: int, generator: torch.Generator) -> Tensor:
+    """Draw a uniform permutation, int64 ``(batch,)``."""
+    return torch.randperm(batch, generator=generator, device="cpu")
 
 
 def _partners_of_same_class(y: Tensor, generator: torch.Generator) -> Tensor:
@@ -34,7 +39,7 @@ def _partners_of_same_class(y: Tensor, generator: torch.Generator) -> Tensor:
 
 def _shuffled_by_class(y: Tensor, generator: torch.Generator) -> Tensor:
     """Return all rows sorted by class, those of each class in random order."""
-    order = torch.randperm(len(y), generator=generator, device="cpu")
+    order = permutation(len(y), generator)
     return order[y[order].long().argsort(stable=True)]
 
 

@@ -9,10 +9,12 @@ from typing import Any, SupportsIndex
 
 import torch
 
+from manifold_mixup import _autograd
 from manifold_mixup._blend import Blend, Interpolate
 from manifold_mixup._draw.beta import check_alpha, is_number, symmetric_beta
-from manifold_mixup._draw.draws import Draws, uniform
+from manifold_mixup._draw.draws import Draws, one_lambda, uniform
 from manifold_mixup._draw.pairs import Pairs, check_pairs
+from manifold_mixup._draw.partners import permutation
 from manifold_mixup._draw.plan import (
     PLAIN,
     check_batch,
@@ -21,9 +23,10 @@ from manifold_mixup._draw.plan import (
     needs_targets,
     targets_for,
 )
+from manifold_mixup._draw.prefetch import PrefetchedLambdas, PrefetchedSteps, StepDraws
 from manifold_mixup._draw.remix import LabelRule, check_rule
 from manifold_mixup._noise import Noise
-from manifold_mixup._plan import MixPlan
+from manifold_mixup._plan import MixPlan, unchecked
 
 VERSION = 2
 """The stream of plans that new runs draw; runs that began with the first stream go on with it."""
@@ -76,12 +79,11 @@ class Stream:
         self.step = 0
         self.rank: int | None = None  # whose plans are drawn, if not those of this process
         self.version = VERSION
-        self._generator = torch.Generator("cpu")
-        if per_sample:
-            # Few need it, and an import takes time.
-            from manifold_mixup._draw.prefetch import PrefetchedLambdas
-
-            self._prefetched = PrefetchedLambdas(symmetric_beta)
+        self._generator = generator = torch.Generator("cpu")
+        # Whether a plan needs nothing but the layer, λ and a permutation.
+        self._is_plain = self.blend is PLAIN and noise is None and not self.needs_targets
+        self._steps = PrefetchedSteps(partial(_draws_of_step, generator))
+        self._prefetched = PrefetchedLambdas(symmetric_beta)
 
     def draw(
         self, layers: Sequence[str], batch: int, device: torch.device, y: Any = None
@@ -97,7 +99,9 @@ class Stream:
         else:
             alpha = self.alpha
         plan = None
-        if alpha is not None:
+        if alpha is not None and self._is_plain and self.version != 1:
+            plan = self._plain_plan(layers, batch, device, alpha)
+        elif alpha is not None:
             gate, draws = self._draws()
             if gate < self.p:
                 if self.needs_targets:
@@ -118,6 +122,25 @@ class Stream:
         self.step += 1  # not if the targets were refused
         return plan
 
+    def _plain_plan(
+        self, layers: Sequence[str], batch: int, device: torch.device, alpha: float
+    ) -> MixPlan | None:
+        """Draw a plan as `draw_plan` does, from numbers that may have been drawn in advance."""
+        seed, rank, step = self.seed, _rank() if self.rank is None else self.rank, self.step
+        known = None if self.per_sample or callable(self.alpha) else alpha
+        draws = self._steps.take(seed, rank, step, batch, known)
+        if draws.gate >= self.p:
+            return None
+        lam, perm = draws.lam, draws.perm
+        if self.per_sample:
+            lam = self._prefetched.lam((seed, rank, step), alpha, batch)
+        elif lam is None:
+            lam = one_lambda(alpha, draws.uniforms)
+        if _autograd.in_transform():  # the plan outlives it
+            lam, perm = map(_autograd.without_gradients, (lam, perm))
+        plan = unchecked(layers[int(draws.layer * len(layers))], lam, perm)
+        return plan if device == perm.device else plan.to(device)
+
     def _draws(self) -> tuple[float, Draws]:
         """Return the number that decides whether to mix, and those of the plan.
 
@@ -137,9 +160,21 @@ class Stream:
 
 
 def _rank() -> int:
-    distributed = torch.distributed
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if ready else 0
+    return torch.distributed.get_rank() if _HAS_RANKS and torch.distributed.is_initialized() else 0
+
+
+_HAS_RANKS = torch.distributed.is_available()
+
+
+def _draws_of_step(
+    generator: torch.Generator, seed: int, rank: int, step: int, batch: int, alpha: float | None
+) -> StepDraws:
+    """Draw the numbers of a step; see `PrefetchedSteps`."""
+    own_seed, gate, layer, *uniforms = _numbers_of_step(seed, rank, step)
+    generator.manual_seed(own_seed)
+    perm = permutation(batch, generator)
+    lam = None if alpha is None else one_lambda(alpha, uniforms)
+    return StepDraws(gate, layer, uniforms, lam, perm)
 
 
 def _numbers_of_step(seed: int, rank: int, step: int) -> tuple[int, float, float, float, float]:
