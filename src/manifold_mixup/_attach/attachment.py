@@ -321,18 +321,25 @@ class Attachment:
             raise RuntimeError(_EXPORTED)
         recomputed = self.passes.recomputed(strict=mixing)
         if recomputed is None:
-            running = self._start(args, kwargs, training=training, mixing=mixing)
+            inputs = named_inputs(unwrap(self.model), args, kwargs) if mixing else []
+            running = self._start(inputs, args, kwargs, training=training, mixing=mixing)
         else:
             self._require_once(recomputed)
-            running = recomputed
+            inputs, running = named_inputs(unwrap(self.model), args, kwargs), recomputed
         self._active.start()
         self._active.set(running, drawn=running.completed_in is module)
         if running.plan is not None and running.plan.layer in self._inputs:
-            return self._mix_input(running, args, kwargs)
+            return self._mix_input(running, inputs, args, kwargs)
         return None
 
     def _start(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, mixing: bool
+        self,
+        inputs: Inputs,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        training: bool,
+        mixing: bool,
     ) -> ForwardPass:
         """Open a pass, with its plan if it is to be mixed."""
         plan, valid = None, None
@@ -340,7 +347,6 @@ class Attachment:
             if not self._warned_of_forward:
                 self._warned_of_forward = True
                 compiled.warn_of_forward(self.model)
-            inputs = named_inputs(unwrap(self.model), args, kwargs)
             if self.batch_dim:
                 inputs = self.batch_first(inputs)
             plan = self._next_plan(inputs, args, kwargs, training)
@@ -386,11 +392,14 @@ class Attachment:
         self._recomputation = recomputation
 
     def _mix_input(
-        self, running: ForwardPass, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        running: ForwardPass,
+        inputs: Inputs,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         assert running.plan is not None
-        layer, core, name = running.plan.layer, unwrap(self.model), self.padding.name
-        inputs = named_inputs(core, args, kwargs)
+        layer, name = running.plan.layer, self.padding.name
         wanted = mixed_input(layer, self.batch_first(inputs), name, running.plan.batch)
         moved = names_to_move(inputs, self.batch_dim, name) if self.batch_dim else ()
         at = BatchDim(self.batch_dim) if wanted in moved else None
@@ -400,15 +409,18 @@ class Attachment:
         def mix_wanted(name: str, tensor: Tensor) -> Tensor:
             if name != wanted:
                 return tensor
-            plan = running.completed_plan(lambda plan: completion_for(plan, tensor, at, place))
-            self._active.set(running)  # compiled code reads it
+            plan = running.plan
+            assert plan is not None
+            if plan.weight is not None:
+                plan = running.completed_plan(lambda plan: completion_for(plan, tensor, at, place))
+                self._active.set(running)  # compiled code reads it
             mixed = mix_state(tensor, at, plan, valid, place)
             compiled.mark_alike(mixed, tensor)
             return mixed
 
         if len(inputs) == 1 and args and isinstance(args[0], Tensor):  # nothing else to rebuild
             return (mix_wanted(wanted, args[0]), *args[1:]), kwargs
-        return map_inputs(mix_wanted, core, args, kwargs)
+        return map_inputs(mix_wanted, unwrap(self.model), args, kwargs)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         try:

@@ -272,7 +272,10 @@ class Passes:
             self._mixed = count = self._mixed + 1
             if count <= _FIRST or not count & (count - 1):
                 self._look_at(finished, output)
-            size, of = finished.end - finished.begin, (finished.plan.layer, len(finished.plan.perm))
+            size, of = (
+                finished.end - finished.begin,
+                (finished.plan.layer, finished.plan.perm.shape[0]),
+            )
             more = size - self._sizes.setdefault(of, size)
             if self._now_inspected or not self._differences.get(more):
                 self._note_difference(more)
