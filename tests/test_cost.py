@@ -53,7 +53,7 @@ def test_at_peak_there_is_one_more_copy_of_the_mixed_state(per_sample):
 def test_the_calls_of_python_functions_do_not_grow():
     """Their number is the fixed cost of a step, whatever the machine."""
     three, twelve = python_calls(3), python_calls(12)
-    assert three <= (133 if torch.__version__.startswith("2.10.") else 130)
+    assert three <= (131 if torch.__version__.startswith("2.10.") else 128)
     assert python_calls(3, per_sample=True) <= three + 10
     assert twelve - three <= 9 * 8  # a layer more is a hook more, which leaves at once
 

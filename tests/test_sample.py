@@ -389,28 +389,56 @@ def test_a_stream_goes_on_from_its_step(per_sample, batch):
         assert rest == whole[step:]
 
 
-def test_a_changed_lam_changes_no_other_draw():
-    whole = draws(steps=4, per_sample=True)
-    plans = Stream(1.0, p=1.0, per_sample=True, seed=0)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_changed_plan_changes_no_other(per_sample):
+    whole = draws(steps=8, per_sample=per_sample)
+    plans = Stream(1.0, p=1.0, per_sample=per_sample, seed=0)
     for _ in range(2):
         plans.step = 0
         for known in whole:
             plan = plans.draw(LAYERS, 8, CPU)
             assert content(plan) == known
             plan.lam.zero_()
+            plan.perm.zero_()
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("around", [torch.inference_mode, FakeTensorMode])
-def test_a_step_on_tensors_of_another_kind_shares_none_with_its_neighbours(around):
-    whole = draws(steps=4, per_sample=True)
-    plans = Stream(1.0, p=1.0, per_sample=True, seed=0)
-    for step in range(4):
-        with around() if step % 2 == 0 else nullcontext():
-            lam = plans.draw(LAYERS, 8, CPU).lam
-            kind = type(lam), lam.is_inference()
-            assert kind == (type(torch.ones(())), torch.ones(()).is_inference())
-        if around is not FakeTensorMode or step % 2:
-            assert lam.tolist() == whole[step][1]
+def test_a_step_on_tensors_of_another_kind_shares_none_with_its_neighbours(around, per_sample):
+    whole = draws(steps=9, per_sample=per_sample)
+    plans = Stream(1.0, p=1.0, per_sample=per_sample, seed=0)
+    for step in range(9):
+        with around() if step % 3 == 0 else nullcontext():
+            plan = plans.draw(LAYERS, 8, CPU)
+            kind = type(torch.ones(())), torch.ones(()).is_inference()
+            for part in (plan.lam, plan.perm):
+                assert (type(part), part.is_inference()) == kind
+        if around is not FakeTensorMode or step % 3:
+            assert content(plan) == whole[step]
+
+
+def test_steps_are_drawn_together_as_long_as_a_run_goes_on(monkeypatch):
+    drawn = []
+
+    def noted(seed, rank, step):
+        drawn.append(step)
+        return of_step(seed, rank, step)
+
+    of_step = stream._numbers_of_step
+    monkeypatch.setattr(stream, "_numbers_of_step", noted)
+    plans = Stream(1.0, p=1.0, per_sample=False, seed=0)
+
+    def ahead(batch, steps=1):
+        before = len(drawn)
+        for _ in range(steps):
+            plans.draw(LAYERS, batch, CPU)
+        return len(drawn) - before
+
+    assert [ahead(8) for _ in range(16)] == [1, 2, 0, 4, 0, 0, 0, 8] + [0] * 7 + [16]
+    assert [ahead(4096) for _ in range(7)] == [1, 2, 0, 4, 0, 0, 0]
+    assert ahead(4096) == 4  # 2 ** 14 partners
+    assert [ahead(2**15) for _ in range(3)] == [1, 1, 1]
+    assert [ahead(2 + step % 2) for step in range(4)] == [1] * 4
 
 
 def test_many_ways_and_batch_sizes_keep_few_draws():
