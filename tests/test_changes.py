@@ -85,9 +85,9 @@ def test_a_change_that_goes_around_nothing_is_inspected_once():
     for step in range(24):
         model.more = "tanh" if step % 8 < 4 else ""  # on and off
         train()
-        changed.append(passes.changed)
+        changed.append(passes.sizes.changed)
     assert changed.count(True) == 1
-    assert not passes.changed
+    assert not passes.sizes.changed
 
 
 def test_parameters_that_are_frozen_and_partial_batches_may_change():
@@ -100,8 +100,8 @@ def test_parameters_that_are_frozen_and_partial_batches_may_change():
             model.body.requires_grad_(step % 3 == 0)
             train()
             plans.append(mixup.plan)
-    assert passes._most_changes == 0  # later ones cost nothing any more
-    assert not passes.changed
+    assert passes.sizes._most_changes == 0  # later ones cost nothing any more
+    assert not passes.sizes.changed
     assert all(plan is not None for plan in plans)
 
 

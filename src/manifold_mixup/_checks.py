@@ -78,7 +78,7 @@ class Checks:
         for name, _ in inputs:
             if name not in self._seen_inputs and self._is_new(name):
                 return True
-        changed = self._attachment.passes.changed
+        changed = self._attachment.passes.sizes.changed
         return (self._kept_before is not None and self._keeps_more()) or changed
 
     def _keeps_more(self) -> bool:
@@ -125,8 +125,8 @@ class Checks:
             with attachment.visible():
                 table = self._inspect(layers, args, kwargs, mask)
         except NotTraceable as error:
-            if attachment.passes.changed and self.state is CheckState.PASSED:
-                attachment.passes.inspected()  # it could be before, as before it was sharded
+            if attachment.passes.sizes.changed and self.state is CheckState.PASSED:
+                attachment.passes.sizes.inspected()  # it could be before, as before it was sharded
                 return tuple(layers)
             self.state = CheckState.SKIPPED
             if mask is not None:
@@ -163,7 +163,7 @@ class Checks:
         self._attachment.grids.require_mixable(layers)
         if self._enabled:
             self._require_proofs(table, layers, args, kwargs, mask)
-        self._attachment.passes.inspected()
+        self._attachment.passes.sizes.inspected()
         self._attachment.padding.known |= mask is not None
         self.state = CheckState.PASSED if self._enabled else CheckState.SKIPPED
         if self._enabled and self._kept_before is not None:
@@ -193,7 +193,7 @@ class Checks:
             require_proven(self._prove(layers, args, kwargs, mask), states=True)
         elif unusual:
             _require_unusual(self._prove(unusual, args, kwargs, mask), rows)
-        elif self._attachment.passes.changed:
+        elif self._attachment.passes.sizes.changed:
             _require_none_failed(self._prove(layers, args, kwargs, mask))
 
     def verify(

@@ -13,7 +13,7 @@ from manifold_mixup._attach import compiled
 from manifold_mixup._attach.attachment import DATA_PARALLEL, Attachment, owners_on
 from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.padding import require_argument
-from manifold_mixup._attach.passes import Source
+from manifold_mixup._attach.source import Source
 from manifold_mixup._batch_first import require_dimension
 from manifold_mixup._blend import Blend, Interpolate, has_positions, require_layers, ways_of
 from manifold_mixup._checks import Checks

@@ -195,7 +195,7 @@ def unchecked(
         "repeats": repeats,
         "box": box,
     }
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         object.__setattr__(plan, "__dict__", parts)
         return plan
     for name, value in parts.items():  # the compiler traces no other way

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, CarryHooks, OutputHook
 from manifold_mixup._attach.eval_mode import EvalModeWatch
+from manifold_mixup._attach.forward_pass import ForwardPass
 from manifold_mixup._attach.grids import Grids
 from manifold_mixup._attach.hooks import (
     PLANS,
@@ -24,8 +25,8 @@ from manifold_mixup._attach.hooks import (
 from manifold_mixup._attach.last_token import LastTokenHook, LastTokenHooks
 from manifold_mixup._attach.layer_runs import LayerRuns
 from manifold_mixup._attach.padding import Padding
-from manifold_mixup._attach.passes import ForwardPass, Passes, Source
-from manifold_mixup._attach.shared_runs import RunCounter
+from manifold_mixup._attach.passes import Passes
+from manifold_mixup._attach.source import Source
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._batch_first import inputs_batch_first, names_to_move
 from manifold_mixup._blend import Blend, Interpolate, SimilarityKernel
@@ -39,6 +40,9 @@ from manifold_mixup._transport import Aligned
 from manifold_mixup._weigh import cut
 from manifold_mixup._weigh.completion import completed, completion_for, needs_completion
 from manifold_mixup._weigh.state import mix_state
+
+if TYPE_CHECKING:
+    from manifold_mixup._attach.shared_runs import RunCounter
 
 Inputs = list[tuple[str, Tensor]]
 Rows = Mapping[str, LayerRow | InputRow]
@@ -125,6 +129,8 @@ class Attachment:
         module, run = split_run(name)
         counter = None
         if run not in ("", ALL_RUNS):
+            from manifold_mixup._attach.shared_runs import RunCounter  # few models need it
+
             made = RunCounter(self._owner, module, self.passes)
             counter = self._counters.setdefault(module, made)
         hook = LayerHook(self._owner, name, self._active, self.passes, counter)
@@ -151,7 +157,7 @@ class Attachment:
             OutputHook.__call__,
             LastTokenHook.__call__,
             BlockHook.__call__,
-            RunCounter.__call__,
+            *{type(counter).__call__ for counter in self._counters.values()},
             *_mix.IN_BACKWARD,
             *cut.IN_BACKWARD,
         )
@@ -221,7 +227,7 @@ class Attachment:
             return Source([])
         self.passes.refuse_computed_targets(y)
         source = self.passes.source_of(output, train_mode=self.model.training)
-        if source.plan is None and not self.model.training:
+        if not self.model.training and source.plan is None:
             self._eval_mode.watch(output)
         if not self.passes.direct and y is not None and source.plan is not None:
             self.passes.require_order(output)
@@ -399,9 +405,11 @@ class Attachment:
         kwargs: dict[str, Any],
     ) -> Any:
         assert running.plan is not None
-        layer, name = running.plan.layer, self.padding.name
-        wanted = mixed_input(layer, self.batch_first(inputs), name, running.plan.batch)
-        moved = names_to_move(inputs, self.batch_dim, name) if self.batch_dim else ()
+        layer, name, moved = running.plan.layer, self.padding.name, frozenset[str]()
+        if self.batch_dim:
+            moved = names_to_move(inputs, self.batch_dim, name)
+        front = self.batch_first(inputs) if moved else inputs
+        wanted = mixed_input(layer, front, name, running.plan.perm.shape[0])
         at = BatchDim(self.batch_dim) if wanted in moved else None
         valid = running.valid if layer in self.padding.inputs else None
         place = None if running.plan.weight is None else self.grids.place(layer, "")

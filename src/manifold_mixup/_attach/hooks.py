@@ -8,15 +8,15 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled, mask_pair
-from manifold_mixup._attach.passes import ForwardPass, Passes
-from manifold_mixup._attach.shared_runs import RunCounter
+from manifold_mixup._attach.forward_pass import ForwardPass
+from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._blend import SimilarityKernel
 from manifold_mixup._box import Box, Ranges
@@ -35,6 +35,9 @@ from manifold_mixup._weigh.completion import (
 )
 from manifold_mixup._weigh.place import Place
 from manifold_mixup._weigh.state import mix_state
+
+if TYPE_CHECKING:
+    from manifold_mixup._attach.shared_runs import RunCounter
 
 _NOTHING = torch.empty(0)
 _SERIAL = itertools.count(1)
@@ -180,7 +183,7 @@ class LayerHook(Hook):
         layer: str,
         active: ActivePlan,
         passes: Passes,
-        counter: RunCounter | None = None,
+        counter: "RunCounter | None" = None,
     ) -> None:
         self.owner = owner
         self.layer = layer

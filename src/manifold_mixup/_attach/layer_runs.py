@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from manifold_mixup._attach.compiled import runs_compiled
+from manifold_mixup._attach.forward_pass import ForwardPass
 from manifold_mixup._attach.hooks import LayerHook
-from manifold_mixup._attach.passes import ForwardPass
 from manifold_mixup._attach.placement import Placement
 from manifold_mixup._layers import (
     module_name,

@@ -1,190 +1,22 @@
 """Forward passes: find the running one, the source of an output, the one being recomputed."""
 
-import sys
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _own_calls
-from manifold_mixup._attach.claims import MemoryIndex, Outputs, Watch
+from manifold_mixup._attach.claims import MemoryIndex, Outputs
+from manifold_mixup._attach.forward_pass import ForwardPass
+from manifold_mixup._attach.pass_sizes import PassSizes
+from manifold_mixup._attach.scrutiny import Scrutiny
+from manifold_mixup._attach.source import Source
 from manifold_mixup._mix import is_continuous
 from manifold_mixup._plan import MixPlan, mixes_alike
-from manifold_mixup._storage import memory_of
 from manifold_mixup._tree import leaves
 from manifold_mixup._warn import warn
-from manifold_mixup._weigh.completion import Completion, completed, needs_completion
-
-
-class Runs(dict[str, int]):
-    """How often each layer ran; those that did not, which are not in it, ran 0 times."""
-
-    def __missing__(self, layer: str) -> int:
-        return 0
-
-
-class ForwardPass:
-    """One forward pass: its plan, and its range of autograd sequence numbers."""
-
-    def __init__(
-        self,
-        outputs: Outputs,
-        training: bool,
-        nested: bool = False,
-        valid: Tensor | None = None,
-    ) -> None:
-        self.plan = self.drawn = outputs.plan
-        self.completed_in: nn.Module | None = None  # the compiled module that completed the plan
-        self.outputs = outputs
-        self.valid = valid  # valid positions; None without a mask
-        # Masks that were already mixed, with their form, because many blocks read the same mask.
-        self.masks: list[tuple[Tensor, Any, Tensor]] = []
-        # Carried tensors that were already mixed, while the pass runs.
-        self.carried: list[tuple[Tensor, Tensor]] = []
-        self.training = training
-        self.learns = torch.is_grad_enabled()
-        # Whether backward cannot show that what it returned is used, and no criterion was called.
-        self.use_unknown = False
-        self.nested = nested  # inside another pass, and one of the two is mixed
-        self.runs = Runs()  # compiled code does not count
-        # For shared modules: when their runs began, and the latest checkpoint around one.
-        self.starts: dict[str, list[Any]] = {}
-        self.checkpoints: dict[str, Any] = {}
-        self.begin = _autograd.next_number()
-        self.mixed_from = 0  # the first number since the layer was mixed; 0 if it is not known
-        self.end = sys.maxsize  # while it runs, all new nodes are its own
-
-    def unmix(self) -> None:
-        """Drop the plan: its layer was skipped, so nothing was mixed."""
-        self.plan = self.outputs.plan = None
-
-    def completed_plan(self, complete_by: Callable[[MixPlan], Completion]) -> MixPlan:
-        """Return the plan, completed by what it means for the state of its layer.
-
-        Args:
-            complete_by: finds what it means, if that is not known.
-        """
-        assert self.plan is not None
-        if needs_completion(self.plan):
-            self.complete(complete_by(self.plan))
-        return self.plan
-
-    def complete(self, completion: Completion) -> None:
-        """Complete the plan by what it means for the state of its layer."""
-        assert self.plan is not None
-        self.plan = self.outputs.plan = completed(self.plan, completion)
-
-    def made_node(self, number: int) -> bool:
-        """Return whether the node with this sequence number was made in this pass."""
-        return self.begin <= number < self.end
-
-    def require_tensor(self, output: Any) -> None:
-        """Raise TypeError if a mixed pass returned no tensor that can be traced back to it."""
-        if self.plan is None or not self.training:
-            return
-        if next(leaves(output), None) is None:
-            raise TypeError(
-                f"the forward pass mixed the hidden state at {self.plan.layer!r}, but returned a "
-                f"{type(output).__name__} without tensors, so a loss cannot be traced back to its "
-                f"plan. Return tensors, or tuples, dicts or dataclasses of tensors."
-            )
-
-
-class Source:
-    """The source of an output: passes with the same plan, and the nodes of their tensors.
-
-    Nodes of None mean everything that the pass returned.
-
-    Args:
-        parts: the outputs of the passes, each with its nodes.
-        passes: the known passes of the model.
-        batch_dim: the dimension of outputs and targets that holds the batch.
-
-    Attributes:
-        learns: whether gradients of the output can reach the model; otherwise it is only logged.
-        looked_at: whether it is looked for what should be mixed with the outputs and is not.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[tuple[Outputs, Collection[int] | None]],
-        passes: "Passes | None" = None,
-        batch_dim: int = 0,
-    ) -> None:
-        self.parts = parts
-        self.batch_dim = batch_dim
-        self.learns = True
-        self.looked_at = bool(parts) and parts[0][0].watch is not None
-        self._passes = passes
-
-    @property
-    def plan(self) -> MixPlan | None:
-        """The plan of the passes; None if they were not mixed."""
-        return self.parts[0][0].plan if self.parts else None
-
-    def claim(self) -> None:
-        """Note that the targets of these outputs were mixed."""
-        for outputs, nodes in self.parts:
-            outputs.claim(nodes)
-
-    def claim_provisionally(self, by: object) -> None:
-        """Note a claim that `withdraw_claim` can undo, by the same key."""
-        for outputs, nodes in self.parts:
-            outputs.claim_provisionally(by, nodes)
-
-    def require_batch(self, output: Any, target: Any) -> None:
-        """Raise ValueError if the batch of a target cannot be told, as that of the output moved."""
-        plan = self.plan
-        if plan is None or self._passes is None or self._passes.direct:
-            return
-        if isinstance(output, Tensor) and output.grad_fn is not None:
-            self._passes.require_batch(output, target, plan.batch)
-
-    def note_loss(self, begin: int, end: int) -> None:
-        """Note the numbers of the nodes that a wrapped criterion made."""
-        for outputs, _ in self.parts:
-            if outputs.watch is not None:
-                outputs.watch.losses.append((begin, end))
-
-    def withdraw_claim(self, by: object) -> None:
-        """Undo the claims that `claim_provisionally` noted by this key."""
-        for outputs, _ in self.parts:
-            outputs.withdraw_claim(by)
-
-    def require_returned(self, output: Any) -> None:
-        """Raise ValueError if an output contains a batched tensor that no pass returned.
-
-        It would stay unmixed while the targets are mixed.
-        """
-        if self.plan is None or self._passes is None or isinstance(output, Tensor):
-            return
-        for path, tensor in leaves(output):
-            dim = self.batch_dim if tensor.ndim > self.batch_dim else 0
-            rows = tensor.ndim > 0 and tensor.shape[dim] == self.plan.batch
-            if rows and not self._passes.returned(tensor):
-                raise ValueError(_BESIDE.format(path, tuple(tensor.shape)))
-
-    def plain_in(self, output: Any) -> tuple[Tensor, ...]:
-        """List the tensors in an output that are the examples' own: see `Outputs.plain`.
-
-        Raises:
-            ValueError: it holds another tensor in the memory of one, whose rows are not known.
-        """
-        plain = [one for outputs, _ in self.parts for one in outputs.plain]
-        if not plain or isinstance(output, Tensor):
-            return ()
-        memories = [memory_of(one) for one in plain]
-        found = []
-        for path, tensor in leaves(output):
-            memory = None if tensor.grad_fn is not None else memory_of(tensor)
-            if any(tensor is one for one in plain):
-                found.append(tensor)
-            elif memory is not None and any(memory is one for one in memories):
-                raise ValueError(_VIEW.format(path, tuple(tensor.shape)))
-        return tuple(found)
-
 
 _FEW = 16
 """Passes that are referred to before it is asked which are still in use."""
@@ -192,12 +24,6 @@ _IN_VAIN = 2
 """Passes in a row that nothing seems to learn from, before it is warned of."""
 _OUTSIDE = 3
 """Steps in which layers run in training, before any call of the model, that are warned of."""
-_FIRST = 8
-"""Mixed passes that are looked at in any case; of later ones, fewer and fewer are."""
-_MOST_CHANGES = 4
-"""Changes of what a pass runs for which the model is inspected again."""
-_LOOKS = 4
-"""Outputs whose order is looked at even if that waits for a GPU."""
 
 
 class Passes:
@@ -220,15 +46,8 @@ class Passes:
         self._memories = MemoryIndex()
         self.direct = False  # whether the output looked up last is what the latest pass returned
         self._unused = 0  # passes in a row without a gradient and without mixed targets
-        self._ordered = 0  # how often the order of rows was looked at
-        self._mixed = 0  # passes that were mixed and train
-        # By layer and number of examples, how many nodes the first pass made; and by how many
-        # others differ from it: False if that was not inspected.
-        self._sizes: dict[tuple[str, int], int] = {}
-        self._differences = {0: True}
-        self._most_changes, self._now_inspected = _MOST_CHANGES, False
-        self.changed = False  # whether passes run other operators than those that were inspected
-        self._met_data = self._other_loss = self._private = False  # what was warned of
+        self._scrutiny = Scrutiny(model)
+        self.sizes = PassSizes()
         self.mixes: Callable[[bool], bool] = lambda training: training  # whether passes are mixed
         # Steps of the optimizer after which layers ran in training, before any call of the model.
         self._outside, self._state_outside = 0, -1
@@ -269,16 +88,8 @@ class Passes:
             finished.outputs.keep_plain(output, paths)
         finished.end = _autograd.next_number()
         if finished.plan is not None and finished.training:
-            self._mixed = count = self._mixed + 1
-            if count <= _FIRST or not count & (count - 1):
-                self._look_at(finished, output)
-            size, of = (
-                finished.end - finished.begin,
-                (finished.plan.layer, finished.plan.perm.shape[0]),
-            )
-            more = size - self._sizes.setdefault(of, size)
-            if self._now_inspected or not self._differences.get(more):
-                self._note_difference(more)
+            self._scrutiny.look_at(finished, output, self.warn_of_other_loss)
+            self.sizes.note(finished)
         self.latest = finished
         if not finished.outputs.leaves and finished.training and finished.plan is not None:
             in_transform = _autograd.in_transform() or _autograd.in_forward_mode()
@@ -287,28 +98,6 @@ class Passes:
             self._unused = 0
         self._memories.note(output, finished.outputs)
         return output
-
-    def _note_difference(self, more: int) -> None:
-        """Note a pass with more nodes than the first, or fewer; two of them are a change."""
-        if not self._now_inspected and more in self._differences and self._most_changes:
-            self._most_changes -= 1
-            self.changed = True
-        self._differences[more] = self._now_inspected or not self._most_changes
-        self._now_inspected = False
-
-    def inspected(self) -> None:
-        """Note that what the next pass runs was inspected."""
-        self.changed, self._now_inspected = False, True
-
-    def _look_at(self, finished: ForwardPass, output: Any) -> None:
-        """Let it be looked for what should be mixed with the outputs of a pass and is not."""
-        if not _autograd.in_transform():
-            mixed = finished.mixed_from or finished.begin, finished.end
-            finished.outputs.watch = Watch(output, mixed, self.warn_of_other_loss)
-        if self._mixed <= _FIRST and not self._private:
-            from manifold_mixup._attach.private import warn_of_privacy  # once a model is mixed
-
-            self._private = warn_of_privacy(self.model)
 
     def _note_unknown_use(self, last: ForwardPass) -> None:
         """Warn if one pass after another has outputs without a gradient, and no mixed targets."""
@@ -426,59 +215,29 @@ class Passes:
             return Source([])
         return Source([(self.latest.outputs, None)], batch_dim=self.output_dim)
 
+    # What happens to the outputs after their pass; see `Scrutiny`
+
     def require_order(self, output: Any) -> None:
         """Raise ValueError if the rows of an output are not in the order of its pass any more."""
-        if not isinstance(output, Tensor):
-            return
-        from manifold_mixup._attach.after_pass import reordering  # few outputs need it
-
-        self._ordered += 1
-        wait = self._ordered <= _LOOKS
-        if by := reordering(output, self.output_dim, self._made_by_a_pass, wait=wait):
-            raise ValueError(_REORDERED.format(by))
+        self._scrutiny.require_order(output, self)
 
     def require_batch(self, output: Tensor, target: Any, batch: int) -> None:
         """Raise ValueError if an output was transposed, and a target may have been or not."""
-        from manifold_mixup._attach.after_pass import batch_moved_to  # few outputs need it
-
-        dim, moved = self.output_dim, None
-        for _, leaf in leaves(target):
-            places = [place for place, size in enumerate(leaf.shape) if size == batch]
-            if dim in places and len(places) > 1:
-                if moved is None:
-                    moved = batch_moved_to(output, dim, self._made_by_a_pass)
-                if moved != dim:
-                    raise ValueError(_TRANSPOSED.format(moved, tuple(leaf.shape), places))
+        self._scrutiny.require_batch(output, target, batch, self)
 
     def warn_of_data(self, output: Any, outputs: Outputs) -> None:
         """Warn if the output of a mixed pass met data of the examples after the model."""
-        watch = outputs.watch
-        if self._met_data or outputs.plan is None or watch is None:
-            return
-        from manifold_mixup._attach.met_data import After, met_by  # few outputs need it
-
-        after = After(outputs.plan.batch, self.output_dim, self._made_by_a_pass, watch.values)
-        if by := met_by((tensor for _, tensor in leaves(output)), after):
-            self._met_data = True
-            warn(_MET.format(by))
+        self._scrutiny.warn_of_data(output, outputs, self)
 
     def warn_of_other_loss(self, outputs: Outputs) -> None:
         """Warn if backward reaches a mixed pass also from a loss that no criterion computed."""
-        watch = outputs.watch
-        if self._other_loss or outputs.plan is None or watch is None:
-            return
-        if outputs.provisional_claims or not watch.losses:  # losses by hand
-            return
-        from manifold_mixup._attach.other_losses import Around, other_loss, running_losses
+        self._scrutiny.warn_of_other_loss(outputs, self)
 
-        known = outputs.begin, watch.mixed, watch.losses, outputs.unclaimed()
-        around = Around(outputs.plan.batch, self.output_dim, self._made_by_a_pass, *known)
-        if by := other_loss(running_losses(), around):
-            self._other_loss = True
-            warn(_OTHER_LOSS.format(outputs.plan.layer, by))
-
-    def _made_by_a_pass(self, number: int) -> bool:
+    def made(self, number: int) -> bool:
+        """Return whether a pass made the node with this sequence number."""
         return self._pass_of_node(number) is not None
+
+    # The graph
 
     def refuse_computed_targets(self, target: Any) -> None:
         """Raise ValueError if a mixed pass computed a target, as with swapped arguments."""
@@ -573,48 +332,12 @@ _DETACHED = (
     "torch.no_grad() or with the plain criterion. If the criterion takes an object that hides its "
     "tensors, such as a distribution, call mixup.target(y, output).loss(criterion, value)."
 )
-_REORDERED = (
-    "the examples of the output were reordered or repeated after the forward pass, by {}, so they "
-    "no longer belong to the targets with which theirs are mixed. Pass the criterion the output in "
-    "the order of the batch, and reorder it inside the criterion, with its target."
-)
-_TRANSPOSED = (
-    "the output was transposed after the forward pass, so that the batch is its dimension {}, and "
-    "the target of shape {} has as many rows as there are examples at each of the dimensions {}: "
-    "which of them is the batch cannot be told. Pass the criterion both as they were, and "
-    "transpose them inside it."
-)
-_MET = (
-    "after the forward pass, the output was combined with values that differ between the examples, "
-    "by {}. They stay those of the examples themselves, while the targets are mixed. If they come "
-    "from the data, combine them with the output in the criterion, and pass them to it in an "
-    "argument that with_target= names; or attach to a model that contains this code. If they are "
-    "random, or were computed from the output, nothing is wrong."
-)
-_OTHER_LOSS = (
-    "backward reached the forward pass that mixed the hidden state at {!r} not only from wrapped "
-    "criteria: another loss, with {}, seems to read the output or a hidden state, and its targets "
-    "are not mixed. Wrap each loss: mixup.wrap(criterion). If it has no targets that belong to the "
-    "examples, or mixes them by hand, mixup.target(None, output) says so."
-)
 _SWAPPED = (
     "the target{} was computed by a forward pass that mixed the hidden state at {!r}. A criterion "
     "is called as criterion(output, target): are the two swapped? If the model's own output is "
     "meant to be a target, as in self-distillation, it is already mixed: compute that loss with "
     "the plain criterion and call mixup.target(None, output), or compute the target in a separate "
     "pass in mixup.paused()."
-)
-_BESIDE = (
-    "the output holds at {!r} a tensor of shape {} that no forward pass of the attached model "
-    "returned, so it is not mixed like the rest. If it comes from the data or from another model, "
-    "such as a teacher, pass it to the criterion as a separate argument and name that argument in "
-    "with_target=. Compute a loss of another model's output with a separate criterion."
-)
-_VIEW = (
-    "the output holds at {!r} a tensor of shape {} in the memory of one that the model returned "
-    "without mixing it, such as a mask. Give the criterion one of them, as the model returned it "
-    "with the batch first, and take the part of it there; or pass the part as a separate argument, "
-    "with the batch first, and name that argument in with_target=."
 )
 _SEVERAL = (
     "this output was computed from several forward passes, which mixed differently. Pass the "

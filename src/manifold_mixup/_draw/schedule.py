@@ -70,9 +70,7 @@ class Schedule:
     def _take_targets(self, batch: int) -> Any:
         """Return the targets of a pass, which no other pass gets."""
         if not self._targets:
-            if self._stream.needs_targets:
-                raise RuntimeError(_MISSING)
-            return None
+            raise RuntimeError(_MISSING)
         y = self._targets.pop()
         for path, leaf in leaves(y):
             if leaf.shape[:1] != (batch,):
@@ -128,9 +126,11 @@ class Schedule:
             ValueError: the user's plan, or the targets, are for another batch size.
         """
         if not self._overrides or self._overrides[-1] is None:
-            y = self._take_targets(batch)
-            plan = self._stream.draw(layers, batch, device, y)
-            if plan is not None and self._stream.needs_targets and not self._warned:
+            stream, y = self._stream, None
+            if self._targets or stream.needs_targets:
+                y = self._take_targets(batch)
+            plan = stream.draw(layers, batch, device, y)
+            if plan is not None and stream.needs_targets and not self._warned:
                 self._drawn_by = plan.perm, y
             return plan
         # Move the plan once, so that all its passes share the same object.
