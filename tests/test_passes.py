@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -429,3 +430,44 @@ def test_a_call_that_runs_no_hooks_is_named_with_the_way_out():
     mixup = ManifoldMixup(model, ["0"], check=False)
     with pytest.raises(RuntimeError, match=r"Direct replaces nn.Module.__call__, .* forward calls"):
         mixup.wrap(nn.CrossEntropyLoss())(model(torch.randn(2, 4)), torch.tensor([0, 1]))
+
+
+def in_thread(function):
+    """Run a function in a thread of its own, and return what it returned or raised."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        return future.exception() or future.result()
+
+
+def test_a_second_thread_is_refused_during_a_pass_and_the_first_goes_on(attached):
+    model, mixup, criterion = attached
+    model(example(model))  # checked
+    refused = []
+
+    def meanwhile(*_):
+        one.remove()
+        refused.append(in_thread(lambda: model(example(model))))
+
+    one = model.fc1.register_forward_hook(meanwhile)
+    output = model(example(model))
+    assert isinstance(refused[0], RuntimeError)
+    assert "two threads at once" in str(refused[0])
+    assert criterion(output, TARGET).allclose(expected(output, mixup.plan))
+
+
+def test_outputs_of_two_threads_are_not_confused(attached):
+    model, _, criterion = attached
+    output = model(example(model))
+    other = in_thread(lambda: model(example(model, 2)))  # its numbers may be those of the first
+    with pytest.raises(RuntimeError, match="outputs of another thread"):
+        criterion(output, TARGET)
+    del other
+    output = model(example(model))
+    criterion(output, TARGET).backward()
+
+
+def test_one_thread_after_another_may_train(attached):
+    model, _, criterion = attached
+    for _ in range(3):
+        done = in_thread(lambda: criterion(model(example(model)), TARGET).backward())
+        assert done is None

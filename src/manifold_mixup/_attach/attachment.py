@@ -1,6 +1,7 @@
 """Attachment: the hooks on one model, which begin, mix and end its forward passes."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -327,6 +328,8 @@ class Attachment:
             raise RuntimeError(_EXPORTED)
         recomputed = self.passes.recomputed(strict=mixing)
         if recomputed is None:
+            if self.passes.running is not None:
+                self.passes.refuse_other_thread(mixing)
             inputs = named_inputs(unwrap(self.model), args, kwargs) if mixing else []
             running = self._start(inputs, args, kwargs, training=training, mixing=mixing)
         else:
@@ -431,6 +434,10 @@ class Attachment:
         return map_inputs(mix_wanted, unwrap(self.model), args, kwargs)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
+        running = self.passes.running
+        elsewhere = running is not None and running.thread != threading.get_ident()
+        if elsewhere and _autograd.running_node() is None:
+            return output  # refused at its beginning
         try:
             if self.passes.recomputed(strict=False) is None:
                 output = self._finish(output)

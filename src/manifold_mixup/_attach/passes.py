@@ -1,5 +1,6 @@
 """Forward passes: find the running one, the source of an output, the one being recomputed."""
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,6 +44,7 @@ class Passes:
         # The graph of its output keeps a pass alive.
         self._references: list[weakref.ref[ForwardPass]] = []
         self._limit = _FEW
+        self._thread, self._threads = 0, False  # of the latest pass; whether there were others
         self._memories = MemoryIndex()
         self.direct = False  # whether the output looked up last is what the latest pass returned
         self._unused = 0  # passes in a row without a gradient and without mixed targets
@@ -64,6 +66,8 @@ class Passes:
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.loss_paths, exempt_scalars=self.checked)
         started = self.running = ForwardPass(outputs, training, nested, valid)
+        self._threads = self._threads or self._thread not in (0, started.thread)
+        self._thread = started.thread
         if len(self._references) >= self._limit:
             self._references = [one for one in self._references if one() is not None]
             self._limit = max(_FEW, 2 * len(self._references))
@@ -74,6 +78,20 @@ class Passes:
         """List the passes whose outputs may still be used."""
         passes = (reference() for reference in self._references)
         return [one for one in passes if one is not None]
+
+    def refuse_other_thread(self, mixing: bool) -> None:
+        """Raise RuntimeError if another thread runs a pass, and one of the two is mixed."""
+        running = self._running_pass()
+        if running is None or running.thread == threading.get_ident():
+            return
+        if mixing or running.plan is not None:
+            raise RuntimeError(_THREADS.format("runs in two threads at once"))
+
+    def _refuse_threads(self) -> None:
+        # Every thread counts its nodes by itself, so passes of two threads have the same numbers.
+        here = threading.get_ident()
+        if any(one.thread != here and one.plan is not None for one in self._alive()):
+            raise RuntimeError(_THREADS.format("has outputs of another thread that are in use"))
 
     def finish(self, output: Any) -> Any:
         """Close the running pass and return its output, whose graph keeps the pass alive."""
@@ -196,6 +214,8 @@ class Passes:
         training = train_mode and torch.is_grad_enabled()
         if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
+        if training and (self._threads or self._thread != threading.get_ident()):
+            self._refuse_threads()
         parts = self._by_graph(output) or self._memories.of(output)
         if self.latest is not None and (parts or output is None):
             self.latest.use_unknown, self._unused = False, 0
@@ -299,6 +319,12 @@ _NO_PASS = (
     "the criterion was called in training, but no forward pass of the attached model was seen. "
     "Call the model itself, not its forward method. If you compiled the model and then attached to "
     "the module inside, attach to what you call instead: ManifoldMixup(compiled_model, ...)."
+)
+_THREADS = (
+    "the attached model {}, so it is unclear which pass an output comes from. Train it in one "
+    "thread, from the forward pass to backward, and release its losses (loss.item() keeps the "
+    "number) before another thread goes on. Give every other thread a copy of the model "
+    "(copy.deepcopy), which is not attached: attach to the copies that train."
 )
 _NEVER_CALLED = (
     "layer {!r} runs in training, but the attached {} itself is never called, so nothing is mixed. "
