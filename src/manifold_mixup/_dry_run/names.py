@@ -18,6 +18,7 @@ _OPEN = ("torch.nn", "torch.distributions", "torch.ao", "torch.utils.weak", "man
 _STORE_GLOBAL, _IMPORT = opcode.opmap["STORE_GLOBAL"], opcode.opmap["IMPORT_NAME"]
 _DELETE_GLOBAL = opcode.opmap["DELETE_GLOBAL"]
 _STORE_ATTRIBUTE = {opcode.opmap["STORE_ATTR"], opcode.opmap["DELETE_ATTR"]}
+_ASKED = (_STORE_GLOBAL, _DELETE_GLOBAL, _IMPORT, *_STORE_ATTRIBUTE)
 _Space = dict[str, Any]
 
 
@@ -33,7 +34,8 @@ class Reads:
         self.space: _Space = function.__globals__
         self.module = function.__module__
         self.names = code.co_names
-        self.steps = set(code.co_code[::2])
+        steps = code.co_code[::2]
+        self.steps = {step for step in _ASKED if step in steps}
         self.files = self._near_files()
 
     def values(self) -> list[Any]:
