@@ -466,6 +466,15 @@ def test_outputs_of_two_threads_are_not_confused(attached):
     criterion(output, TARGET).backward()
 
 
+def test_a_thread_that_has_ended_is_not_its_successor(attached):
+    """The second often has the id of the first, and its nodes begin at the same number."""
+    model, _, criterion = attached
+    kept = in_thread(lambda: model(example(model)))
+    refused = in_thread(lambda: criterion(model(example(model, 2)), TARGET))
+    assert "outputs of another thread" in str(refused)
+    del kept
+
+
 def test_one_thread_after_another_may_train(attached):
     model, _, criterion = attached
     for _ in range(3):

@@ -6,6 +6,7 @@ and which pass a backward node belongs to when it recomputes a checkpointed part
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,6 +50,19 @@ count_of_modes: Callable[[], int] = _private("_len_torch_dispatch_stack", torch.
 """Return how many modes see the operators that run."""
 _KEYS = torch._C._TorchDispatchModeKey
 _running_task = _private("_current_graph_task_id", torch._C)
+
+
+class _Here(threading.local):
+    """What stands for the running thread, whose nodes have numbers of their own.
+
+    The system gives the id of a thread that has ended to another one.
+    """
+
+    def __init__(self) -> None:
+        self.thread = object()
+
+
+here = _Here()
 
 
 def in_forward_mode() -> bool:

@@ -1,7 +1,6 @@
 """Attachment: the hooks on one model, which begin, mix and end its forward passes."""
 
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -435,7 +434,7 @@ class Attachment:
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         running = self.passes.running
-        elsewhere = running is not None and running.thread != threading.get_ident()
+        elsewhere = running is not None and running.thread is not _autograd.here.thread
         if elsewhere and _autograd.running_node() is None:
             return output  # refused at its beginning
         try:

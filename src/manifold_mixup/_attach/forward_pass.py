@@ -1,7 +1,6 @@
 """One forward pass: its plan, what ran in it, and its range of autograd sequence numbers."""
 
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +43,7 @@ class ForwardPass:
         self.learns = torch.is_grad_enabled()
         # Whether backward cannot show that what it returned is used, and no criterion was called.
         self.use_unknown = False
-        self.thread = threading.get_ident()  # whose sequence numbers it has
+        self.thread = _autograd.here.thread  # whose sequence numbers it has
         self.nested = nested  # inside another pass, and one of the two is mixed
         self.runs = Runs()  # compiled code does not count
         # For shared modules: when their runs began, and the latest checkpoint around one.

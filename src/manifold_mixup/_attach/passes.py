@@ -1,6 +1,5 @@
 """Forward passes: find the running one, the source of an output, the one being recomputed."""
 
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,7 +43,8 @@ class Passes:
         # The graph of its output keeps a pass alive.
         self._references: list[weakref.ref[ForwardPass]] = []
         self._limit = _FEW
-        self._thread, self._threads = 0, False  # of the latest pass; whether there were others
+        self._thread: object = None  # of the latest pass
+        self._threads = False  # whether there were others
         self._memories = MemoryIndex()
         self.direct = False  # whether the output looked up last is what the latest pass returned
         self._unused = 0  # passes in a row without a gradient and without mixed targets
@@ -66,7 +66,7 @@ class Passes:
         nested = outer is not None and bool(plan or outer.plan)
         outputs = Outputs(plan, self.loss_paths, exempt_scalars=self.checked)
         started = self.running = ForwardPass(outputs, training, nested, valid)
-        self._threads = self._threads or self._thread not in (0, started.thread)
+        self._threads = self._threads or self._thread not in (None, started.thread)
         self._thread = started.thread
         if len(self._references) >= self._limit:
             self._references = [one for one in self._references if one() is not None]
@@ -82,15 +82,15 @@ class Passes:
     def refuse_other_thread(self, mixing: bool) -> None:
         """Raise RuntimeError if another thread runs a pass, and one of the two is mixed."""
         running = self._running_pass()
-        if running is None or running.thread == threading.get_ident():
+        if running is None or running.thread is _autograd.here.thread:
             return
         if mixing or running.plan is not None:
             raise RuntimeError(_THREADS.format("runs in two threads at once"))
 
     def _refuse_threads(self) -> None:
         # Every thread counts its nodes by itself, so passes of two threads have the same numbers.
-        here = threading.get_ident()
-        if any(one.thread != here and one.plan is not None for one in self._alive()):
+        here = _autograd.here.thread
+        if any(one.thread is not here and one.plan is not None for one in self._alive()):
             raise RuntimeError(_THREADS.format("has outputs of another thread that are in use"))
 
     def finish(self, output: Any) -> Any:
@@ -214,7 +214,7 @@ class Passes:
         training = train_mode and torch.is_grad_enabled()
         if training and self.latest is None and self.running is None:
             raise RuntimeError(_NO_PASS + _own_calls.remark(self.model))
-        if training and (self._threads or self._thread != threading.get_ident()):
+        if training and (self._threads or self._thread is not _autograd.here.thread):
             self._refuse_threads()
         parts = self._by_graph(output) or self._memories.of(output)
         if self.latest is not None and (parts or output is None):

@@ -79,10 +79,10 @@ class Stream:
         self.step = 0
         self.rank: int | None = None  # whose plans are drawn, if not those of this process
         self.version = VERSION
-        self._generator = generator = torch.Generator("cpu")
+        self._generator = torch.Generator("cpu")
         # Whether a plan needs nothing but the layer, λ and a permutation.
         self._is_plain = self.blend is PLAIN and noise is None and not self.needs_targets
-        self._steps = PrefetchedSteps(partial(_draws_of_step, generator))
+        self._steps = PrefetchedSteps(partial(_draws_of_step, self._generator))
         self._prefetched = PrefetchedLambdas(symmetric_beta)
 
     def draw(
