@@ -17,8 +17,8 @@ _LOOKS = 4
 """Outputs whose order is looked at even if that waits for a GPU."""
 
 
-class KnownPasses(Protocol):
-    """The passes of a model.
+class Origins(Protocol):
+    """Tells which nodes the passes of a model made.
 
     Attributes:
         output_dim: the dimension of outputs and targets that holds the batch.
@@ -62,7 +62,7 @@ class Scrutiny:
 
             self._private = warn_of_privacy(self._model)
 
-    def require_order(self, output: Any, known: KnownPasses) -> None:
+    def require_order(self, output: Any, known: Origins) -> None:
         """Raise ValueError if the rows of an output are not in the order of its pass any more."""
         if not isinstance(output, Tensor):
             return
@@ -73,7 +73,7 @@ class Scrutiny:
         if by := reordering(output, known.output_dim, known.made, wait=wait):
             raise ValueError(_REORDERED.format(by))
 
-    def require_batch(self, output: Tensor, target: Any, batch: int, known: KnownPasses) -> None:
+    def require_batch(self, output: Tensor, target: Any, batch: int, known: Origins) -> None:
         """Raise ValueError if an output was transposed, and a target may have been or not."""
         from manifold_mixup._attach.after_pass import batch_moved_to  # few outputs need it
 
@@ -86,7 +86,7 @@ class Scrutiny:
                 if moved != dim:
                     raise ValueError(_TRANSPOSED.format(moved, tuple(leaf.shape), places))
 
-    def warn_of_data(self, output: Any, outputs: Outputs, known: KnownPasses) -> None:
+    def warn_of_data(self, output: Any, outputs: Outputs, known: Origins) -> None:
         """Warn if the output of a mixed pass met data of the examples after the model."""
         watch = outputs.watch
         if self._met_data or outputs.plan is None or watch is None:
@@ -98,7 +98,7 @@ class Scrutiny:
             self._met_data = True
             warn(_MET.format(by))
 
-    def warn_of_other_loss(self, outputs: Outputs, known: KnownPasses) -> None:
+    def warn_of_other_loss(self, outputs: Outputs, known: Origins) -> None:
         """Warn if backward reaches a mixed pass also from a loss that no criterion computed."""
         watch = outputs.watch
         if self._other_loss or outputs.plan is None or watch is None:
