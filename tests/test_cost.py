@@ -1,5 +1,7 @@
 """The cost of mixing in a training step, as counts; ``python -m benchmarks`` has timings."""
 
+import sys
+import types
 from contextlib import nullcontext
 
 import pytest
@@ -22,8 +24,10 @@ from benchmarks.counts import (
 from torch import nn
 
 from manifold_mixup import ManifoldMixup, find_layers
+from manifold_mixup._dry_run import snapshot
 from manifold_mixup._proof.bench import Bench
 from manifold_mixup._proof.influence import Influence
+from manifold_mixup._structure import readers
 
 aten = torch.ops.aten
 
@@ -180,6 +184,38 @@ def test_the_proof_of_a_first_step_measures_no_mask_twice(monkeypatch):
     )
     passes_of_a_first_step(1)
     assert len(measured) == 1 + 3  # the layer, and the attentions of the three blocks after it
+
+
+def test_a_first_step_searches_what_the_model_reaches_once(monkeypatch):
+    """The look and the proof each put everything back."""
+    walks, theirs = [], snapshot.reach
+    monkeypatch.setattr(snapshot, "reach", lambda model: walks.append(1) or theirs(model))
+    passes_of_a_first_step(1)
+    assert len(walks) == 1
+
+
+def test_what_a_look_imports_is_searched_too(monkeypatch):
+    walks, theirs = [], snapshot.reach
+    monkeypatch.setattr(snapshot, "reach", lambda model: walks.append(1) or theirs(model))
+    model = nn.Linear(2, 2)
+    with snapshot.taken_once():
+        assert snapshot.snapshot_of(model) is snapshot.snapshot_of(model)
+        monkeypatch.setitem(sys.modules, "imported_meanwhile", types.ModuleType("meanwhile"))
+        snapshot.snapshot_of(model)
+    snapshot.snapshot_of(model)
+    assert len(walks) == 3
+
+
+def test_a_first_step_describes_what_reads_the_mask_once(monkeypatch):
+    described = []
+    theirs = readers.MaskReaders._describe
+    monkeypatch.setattr(
+        readers.MaskReaders,
+        "_describe",
+        lambda self, index: described.append(index) or theirs(self, index),
+    )
+    passes_of_a_first_step(1)
+    assert len(described) == len(set(described)) == 4  # the encoder, then each block
 
 
 def test_the_proof_of_a_first_step_multiplies_with_no_large_matrix():

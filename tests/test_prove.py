@@ -24,6 +24,7 @@ from architectures import (
     token_ids,
 )
 from manifold_mixup import ManifoldMixup, MixPlan, find_layers, mix
+from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._proof.prove import prove
 from manifold_mixup._proof.redraw import redraw_parameters
 from manifold_mixup._proof.report import LayerProof, Report
@@ -470,6 +471,18 @@ def test_dropout_and_batch_statistics_are_no_obstacle():
     table = find_layers(model, normal(6, 4))
     layers = [row.name for row in table]
     assert prove(model, layers, (normal(6, 4),), {}, mixed_by(table)).ok
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_random_slope_has_its_mean_in_backward_too(inplace):
+    """PyTorch's backward reads the slopes that were drawn, of which there are none."""
+    x = torch.linspace(-2, 2, 64, requires_grad=True)
+    with Neutral():
+        y = nn.functional.rrelu(x.clone(), lower=0.25, upper=0.5, training=True, inplace=inplace)
+        y.sum().backward()
+    slopes = torch.where(x > 0, 1.0, 0.375)
+    torch.testing.assert_close(y, slopes * x)
+    torch.testing.assert_close(x.grad, slopes)
 
 
 def test_a_changing_state_does_not_matter():

@@ -117,10 +117,19 @@ class Checks:
             ValueError: a layer cannot be mixed.
             RuntimeError: a layer was replaced, or the modules that read the mask cannot be found.
         """
+        from manifold_mixup._dry_run.snapshot import taken_once  # only a check needs it
+
         attachment, self._any_mixed = self._attachment, True
         for reason in attachment.layer_runs.placement.replaced(layers).values():
             raise RuntimeError(f"{reason}.")
-        mask = self._mask_in(args, kwargs)
+        with taken_once():
+            return self._check(layers, args, kwargs)
+
+    def _check(
+        self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """Inspect the model on a batch, and test its layers as `first_batch` does."""
+        attachment, mask = self._attachment, self._mask_in(args, kwargs)
         try:
             with attachment.visible():
                 table = self._inspect(layers, args, kwargs, mask)

@@ -59,6 +59,8 @@ class Neutral(TorchDispatchMode):
         if func is _CHANCES and 0 <= named["p"] <= 1:  # dropout's; drawing takes long
             return named["self"].fill_(self.values["bernoulli"](named))
         named.update(_switches(operator_name(func), named))
+        if operator_name(func).startswith("rrelu"):
+            named["noise"].copy_(_mean_slopes(named))
         drawn = _call(func, named)
         value = self.values.get(operator_name(func).rstrip("_"))
         return drawn if value is None else _fill(func, drawn, value(named))
@@ -159,6 +161,16 @@ def _switches(name: str, named: Named) -> Named:
     if "generator" in named:
         off["generator"] = None  # do not advance the caller's generator
     return off
+
+
+def _mean_slopes(named: Named) -> Tensor:
+    """Return what a mean RReLU multiplies its input by, which its backward reads as the noise.
+
+    Backward takes what the caller asked for, a random slope; without one, the noise is memory that
+    nothing was written into.
+    """
+    x = named["self"]
+    return torch.where(x > 0, 1.0, (named["lower"] + named["upper"]) / 2).to(x.dtype)
 
 
 def _fill(func: Any, drawn: Tensor, value: Any) -> Tensor:

@@ -1,6 +1,9 @@
 """Save a model and everything its code can change, to restore it or to run it on stand-ins."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import is_
 from typing import Any
 
@@ -14,6 +17,37 @@ from manifold_mixup._dry_run.states import TWINS, CopiedState
 
 StandIn = Callable[[Tensor], Tensor]
 
+# The latest snapshot, and the number of modules imported when it was taken; None outside of
+# `taken_once`.
+_LATEST: ContextVar[list[tuple["Snapshot", int]] | None] = ContextVar("latest", default=None)
+
+
+@contextmanager
+def taken_once() -> Iterator[None]:
+    """Let the dry runs of the body share a snapshot, as each leaves all as it was.
+
+    Nothing else may run a model meanwhile.
+    """
+    token = _LATEST.set([])
+    try:
+        yield
+    finally:
+        _LATEST.reset(token)
+
+
+def snapshot_of(model: nn.Module) -> "Snapshot":
+    """Return a snapshot of a model: inside of `taken_once`, the one there is.
+
+    Modules that were imported meanwhile, as a forward pass may do, can be reached too.
+    """
+    latest = _LATEST.get()
+    if latest and latest[0][0].model is model and latest[0][1] == len(sys.modules):
+        return latest[0][0]
+    snapshot = Snapshot(model)
+    if latest is not None:
+        latest[:] = [(snapshot, len(sys.modules))]
+    return snapshot
+
 
 class Snapshot:
     """The saved state of a model and of everything it can reach.
@@ -23,6 +57,7 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.parts = reach(model)
 
     def modules(self) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_mixup._dry_run.errors import SCRIPTED, NotTraceable, Sharded
 from manifold_mixup._dry_run.side_effects import without_collections, without_side_effects
-from manifold_mixup._dry_run.snapshot import Snapshot
+from manifold_mixup._dry_run.snapshot import Snapshot, snapshot_of
 from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._inputs import map_inputs
 from manifold_mixup._layers import unwrap
@@ -47,7 +47,7 @@ def staged(model: nn.Module) -> Iterator["Stage"]:
     core = unwrap(model)
     require_runnable(core)
     with without_collections():
-        snapshot = Snapshot(core)
+        snapshot = snapshot_of(core)
         stage = Stage(core, snapshot)
     try:
         yield stage

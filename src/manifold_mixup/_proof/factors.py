@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WAVES = 8
+_WAVES = 4
 # Angles are multiples of a turn divided by this, so that integers tell them without rounding.
 _TURN = 2**31 - 1
 _ADDMM = torch.ops.aten.addmm.default

@@ -27,18 +27,26 @@ class Lookups(TorchDispatchMode):
         self.chosen: list[Tensor] = []
         self.codes: set[StorageWeakRef] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether PyTorch wraps each call, so that it is not compiled: nothing is here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and track casts and look-ups."""
-        call = Operation(func, args, dict(kwargs or {}))
         result = func(*args, **(kwargs or {}))
+        integers = [tensor for tensor in tensors_in(result) if _is_integer(tensor)]
+        if integers or self.codes:
+            self._track(Operation(func, args, dict(kwargs or {})), integers)
+        return result
+
+    def _track(self, call: Operation, integers: list[Tensor]) -> None:
+        """Note what an operator read and which of its results are cast, or come from such."""
         codes = (tensor for tensor in call.codes if self._key(tensor) in self.codes)
         self.chosen += [tensor.detach().clone() for tensor in codes]
-        for tensor in tensors_in(result):
-            integer = not is_continuous(tensor) and tensor.dtype != torch.bool
-            cast = call.kind(set(), integer=integer, new=True) == "cast"
-            if integer and (cast or any(self._key(read) in self.codes for read in call.reads)):
-                self.codes.add(self._key(tensor))
-        return result
+        cast = bool(integers) and call.kind(set(), integer=True, new=True) == "cast"
+        if cast or any(self._key(read) in self.codes for read in call.reads):
+            self.codes |= set(map(self._key, integers))
 
     def differs(self, other: "Lookups") -> bool:
         """Return whether another pass chose other rows, which are then no mere positions."""
@@ -48,3 +56,7 @@ class Lookups(TorchDispatchMode):
 
     def _key(self, tensor: Tensor) -> Any:
         return storage_of(tensor) or id(tensor)
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not is_continuous(tensor) and tensor.dtype != torch.bool

@@ -10,7 +10,7 @@ from manifold_mixup._structure.carried import Crossing, crossing_at
 from manifold_mixup._structure.crossings import Crossings
 from manifold_mixup._structure.flow import Flow, data_sources, side_sources
 from manifold_mixup._structure.positions import PositionFinder
-from manifold_mixup._structure.readers import readers_after
+from manifold_mixup._structure.readers import MaskReaders
 from manifold_mixup._structure.recorded import Leaf, Trace
 from manifold_mixup._structure.row import Carry, End, Reader
 
@@ -76,6 +76,7 @@ class MixabilityFinder:
         self._first, self._second, self._flow, self._bypasses = first, second, flow, bypasses
         self._mask, self._targets, self._graphs = mask, targets, graphs
         self._positions = positions
+        self._readers_of: dict[int, MaskReaders] = {}  # by the index of a mask among the inputs
 
     def at(self, own: str, depth: Depth) -> Mixability:
         """Find how a state can be mixed, or why it cannot.
@@ -163,8 +164,10 @@ class MixabilityFinder:
         positions = self._first.inputs[source].shape[-1:]
         if not any(shape[1:2] == positions for shape in depth.shapes):
             return (), f", and dimension 1 is not that of its {positions[0]} positions"
-        given = depth.steps, source, self._first, self._second, self._flow
-        found, fault = readers_after(*given, checkpointed=depth.checkpointed)
+        if source not in self._readers_of:
+            given = self._first, self._second, self._flow
+            self._readers_of[source] = MaskReaders(source, *given)
+        found, fault = self._readers_of[source].after(depth.steps, checkpointed=depth.checkpointed)
         mixed = [leaf.node for leaf in depth.mixed]
         if not fault and crossing is not None:
             found = self._without_positions(depth, found) if crossing.ends else found

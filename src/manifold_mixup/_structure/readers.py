@@ -12,64 +12,81 @@ from manifold_mixup._structure.row import Reader
 _SCALES = {"mul", "mul_", "div", "div_"}
 
 
-def readers_after(
-    steps: int,
-    source: int,
-    first: Trace,
-    second: Trace | None,
-    flow: Flow,
-    *,
-    checkpointed: bool,
-) -> tuple[dict[Reader, list[int]], str]:
-    """List the outermost modules that begin after a layer and receive a mask.
+class MaskReaders:
+    """The modules that receive a mask, each described once for all layers.
 
     Args:
-        steps: number of operators run when the layer ended.
         source: index of the mask among the inputs.
         first: the recorded pass.
         second: the recording with another batch size, if there is one.
         flow: the flow of the first recording.
-        checkpointed: whether an activation checkpoint recomputes the layer.
-
-    Returns:
-        The readers with the nodes they receive, and the reason why these cannot be mixed (empty if
-        they can).
     """
-    masks = [_of_source(call, source, flow) for call in first.calls]
-    after = [
-        index for index, call in enumerate(first.calls) if call.steps >= steps and masks[index]
-    ]
-    outermost = [
-        index for index in after if not set(first.calls[index].enclosing_calls) & set(after)
-    ]
-    positions = first.inputs[source].shape[-1]
-    found: dict[Reader, list[int]] = {}
-    for index in outermost:
-        call = first.calls[index]
-        boolean = all(leaf.boolean for leaf in masks[index])
-        scores = MaskedScores(call, source, flow, boolean=boolean)
-        if scores.fault:
-            return {}, f", by {call.layer!r}, which {scores.fault}"
-        for leaf in masks[index]:
-            dim = _batch_dim(leaf, index, first, second)
-            if fault := _fault(call, leaf, positions, dim, forbids=scores.forbids):
+
+    def __init__(self, source: int, first: Trace, second: Trace | None, flow: Flow) -> None:
+        self._source, self._first, self._second, self._flow = source, first, second, flow
+        masks = ((index, _of_source(call, source, flow)) for index, call in enumerate(first.calls))
+        self._masks = {index: leaves for index, leaves in masks if leaves}
+        self._described: dict[int, tuple[list[tuple[Reader, int]], str]] = {}
+
+    def after(self, steps: int, *, checkpointed: bool) -> tuple[dict[Reader, list[int]], str]:
+        """List the outermost modules that begin after a layer and receive the mask.
+
+        Args:
+            steps: number of operators run when the layer ended.
+            checkpointed: whether an activation checkpoint recomputes the layer.
+
+        Returns:
+            The readers with the nodes they receive, and the reason why these cannot be mixed (empty
+            if they can).
+        """
+        calls = self._first.calls
+        after = {index for index in self._masks if calls[index].steps >= steps}
+        found: dict[Reader, list[int]] = {}
+        for index in sorted(after):
+            if not after.isdisjoint(calls[index].enclosing_calls):
+                continue
+            readers, fault = self._of_call(index)
+            if fault:
                 return {}, fault
-            pools = _pools(call, positions, _results(index, first, second))
+            for reader, node in readers:
+                found.setdefault(reader, []).append(node)
+        before = {call.layer for call in calls if call.steps < steps}
+        early = {reader.layer for reader in found} & before
+        again = {run.layer for run in self._first.runs if run.checkpointed}
+        if early and (checkpointed or early & again):
+            return {}, f", by {min(early)!r}, which also runs before it, in a checkpoint"
+        found = {replace(reader, early=reader.layer in early): ns for reader, ns in found.items()}
+        return found, ""
+
+    def _of_call(self, index: int) -> tuple[list[tuple[Reader, int]], str]:
+        """Describe what a call reads, or return why that cannot be mixed."""
+        if index not in self._described:
+            self._described[index] = self._describe(index)
+        return self._described[index]
+
+    def _describe(self, index: int) -> tuple[list[tuple[Reader, int]], str]:
+        call, masks = self._first.calls[index], self._masks[index]
+        boolean = all(leaf.boolean for leaf in masks)
+        scores = MaskedScores(call, self._source, self._flow, boolean=boolean)
+        if scores.fault:
+            return [], f", by {call.layer!r}, which {scores.fault}"
+        positions = self._first.inputs[self._source].shape[-1]
+        found = []
+        for leaf in masks:
+            dim = _batch_dim(leaf, index, self._first, self._second)
+            if fault := _fault(call, leaf, positions, dim, forbids=scores.forbids):
+                return [], fault
+            pools = _pools(call, positions, _results(index, self._first, self._second))
             reader = Reader(
                 call.layer,
                 leaf.path,
                 pools,
-                weighs=pools or _only_multiplies(call, leaf, flow),
+                weighs=pools or _only_multiplies(call, leaf, self._flow),
                 forbids=scores.forbids,
                 batch_dim=dim,
             )
-            found.setdefault(reader, []).append(leaf.node)
-    before = {call.layer for call in first.calls if call.steps < steps}
-    early = {reader.layer for reader in found} & before
-    again = {run.layer for run in first.runs if run.checkpointed}
-    if early and (checkpointed or early & again):
-        return {}, f", by {min(early)!r}, which also runs before it, in a checkpoint"
-    return {replace(reader, early=reader.layer in early): ns for reader, ns in found.items()}, ""
+            found.append((reader, leaf.node))
+        return found, ""
 
 
 def _of_source(call: Call, source: int, flow: Flow) -> list[Leaf]:
