@@ -15,6 +15,7 @@ from manifold_mixup._find import check_layers, present, rows_of
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
+from manifold_mixup._said import varying
 from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
@@ -63,12 +64,21 @@ class Checks:
         self._any_mixed = False  # whether a batch was mixed
         self._stateful = False  # whether what the model keeps may be read in this batch
 
-    def needs_inspection(self, inputs: Iterable[tuple[str, Tensor]], *, training: bool) -> bool:
+    def needs_inspection(
+        self,
+        inputs: Iterable[tuple[str, Tensor]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        rows: int,
+        training: bool,
+    ) -> bool:
         """Return whether this batch must be inspected before it is mixed.
 
         The first one must, one with an input that none before had, and the second if the model has
         kept something of the first: what forward does with it may go around a layer. So must one
-        after passes that ran other operators than before.
+        whose lists or arrays first have different values for its ``rows``, and one after passes
+        that ran other operators than before.
         """
         padding = self._attachment.padding
         if not padding.known and padding.unknown(inputs):
@@ -78,6 +88,11 @@ class Checks:
         for name, _ in inputs:
             if name not in self._seen_inputs and self._is_new(name):
                 return True
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+            model = unwrap(self._attachment.model)
+            for name in varying(model, args, kwargs, rows, self._seen_inputs):
+                if self._is_new(name):
+                    return True
         changed = self._attachment.passes.sizes.changed
         return (self._kept_before is not None and self._keeps_more()) or changed
 
@@ -177,9 +192,17 @@ class Checks:
         self.state = CheckState.PASSED if self._enabled else CheckState.SKIPPED
         if self._enabled and self._kept_before is not None:
             self._kept_before = self._places_kept()
-        for name, _ in named_inputs(unwrap(self._attachment.model), args, kwargs):
-            self._seen_inputs |= {name, _of_list(name)}
+        self._remember(args, kwargs)
         return before if again else layers  # plans are drawn by their order
+
+    def _remember(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remember what a batch that passed has shown of each example."""
+        attachment, model = self._attachment, unwrap(self._attachment.model)
+        inputs = named_inputs(model, args, kwargs)
+        front = attachment.batch_first(inputs) if self._batch_dim else inputs
+        rows = attachment.rows_in(attachment.leading(front))
+        for name in (*dict(inputs), *varying(model, args, kwargs, rows)):
+            self._seen_inputs |= {name, _of_list(name)}
 
     def _require_proofs(
         self,

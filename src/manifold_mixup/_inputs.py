@@ -20,11 +20,17 @@ def named_inputs(
 
     The name is the parameter's name, followed by the keys inside it: ``"batch.pixel_values"``.
     """
-    names = _positional(model, len(args))
     if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):  # nearly always
-        return [(names[0], args[0])]
-    values = [*zip(names, args, strict=True), *kwargs.items()]
+        return [(_positional(model, 1)[0], args[0])]
+    values = named_values(model, args, kwargs)
     return [leaf for name, value in values for leaf in leaves(value, name)]
+
+
+def named_values(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """List ``(name, value)`` for every argument of ``forward``; the parameter gives the name."""
+    return [*zip(_positional(model, len(args)), args, strict=True), *kwargs.items()]
 
 
 def map_inputs(

@@ -15,10 +15,12 @@ from manifold_mixup._dry_run.neutral import Neutral
 from manifold_mixup._dry_run.side_effects import without_collections, without_side_effects
 from manifold_mixup._dry_run.stand_ins import plain
 from manifold_mixup._graphs import numberings
-from manifold_mixup._inputs import named_inputs
+from manifold_mixup._inputs import leading, named_inputs
 from manifold_mixup._layers import module_name, named_layers, unwrap
 from manifold_mixup._proof.independence import why_graphs_depend, why_rows_depend
+from manifold_mixup._said import remark, said_of_each
 from manifold_mixup._structure.advice import may_be_lengths
+from manifold_mixup._structure.model_outputs import NOT_FIRST
 from manifold_mixup._structure.row import InputRow
 from manifold_mixup._structure.rows import RowBuilder
 from manifold_mixup._structure.shared import rows_of
@@ -155,14 +157,19 @@ def _with_row_builder(
     outputs: Sequence[str] | None,
 ) -> tuple[Traces, RowBuilder]:
     """Return the recordings, as of graphs if the rows are no examples, and the builder of rows."""
-    builder = RowBuilder(traces, mask, outputs)
+    builder, depend = RowBuilder(traces, mask, outputs), False
     if not builder.fault and (traces.second is None or builder.doubts):
         builder.fault = why_rows_depend(
             model, args, kwargs, lead=traces.lead, outputs=outputs, doubts=builder.doubts
         )
+        depend = bool(builder.fault)
     if builder.fault and mask is None:
         graphs = _as_graphs(model, args, kwargs, neutral or Neutral(), outputs)
-        return graphs or (traces, builder)
+        if graphs:
+            return graphs
+    if depend or builder.fault.startswith(NOT_FIRST):
+        rows = leading(named_inputs(unwrap(model), args, kwargs), traces.lead).shape[0]
+        builder.fault += remark(said_of_each(unwrap(model), args, kwargs, rows))
     return traces, builder
 
 

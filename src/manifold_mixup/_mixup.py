@@ -420,7 +420,7 @@ class ManifoldMixup:
         rows = attachment.rows_in(lead)
         if not self._schedule.overridden:  # raise before anything is drawn
             attachment.require_inputs(inputs, rows)
-        if self._checks.needs_inspection(inputs, training=training):
+        if self._checks.needs_inspection(inputs, args, kwargs, rows=rows, training=training):
             self.layers = self._checks.first_batch(self.layers, args, kwargs)
             lead = attachment.leading(inputs)  # the check may have found another
             rows = attachment.rows_in(lead)

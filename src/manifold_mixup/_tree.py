@@ -39,7 +39,7 @@ def all_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     for key, child in children(value):
-        yield from all_leaves(child, _below(path, key))
+        yield from all_leaves(child, below(path, key))
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -126,9 +126,7 @@ def map_leaves(fn: Callable[[str, torch.Tensor], Any], value: Any, path: str = "
     pairs = children(value)
     if not pairs:
         return value
-    return _rebuilt(
-        value, [(key, map_leaves(fn, child, _below(path, key))) for key, child in pairs]
-    )
+    return _rebuilt(value, [(key, map_leaves(fn, child, below(path, key))) for key, child in pairs])
 
 
 def replace_at(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
@@ -141,13 +139,14 @@ def replace_at(new: Mapping[str, Any], value: Any, path: str = "") -> Any:
     """
     if path in new:
         return new[path]
-    pairs = [(key, child, _below(path, key)) for key, child in children(value)]
+    pairs = [(key, child, below(path, key)) for key, child in children(value)]
     if not any(at == key or at.startswith(f"{key}.") for at in new for *_, key in pairs):
         return value
-    return _rebuilt(value, [(key, replace_at(new, child, below)) for key, child, below in pairs])
+    return _rebuilt(value, [(key, replace_at(new, child, place)) for key, child, place in pairs])
 
 
-def _below(path: str, key: Any) -> str:
+def below(path: str, key: Any) -> str:
+    """Return the path of a child."""
     return f"{path}.{key}" if path else str(key)
 
 

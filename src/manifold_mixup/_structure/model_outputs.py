@@ -47,8 +47,10 @@ _MOVED = (
     "of shape {2}. Return it with the batch first, output.movedim({0}, 0). A criterion that needs "
     "it elsewhere, such as CTCLoss, can be given output.movedim(0, {0})"
 )
+NOT_FIRST = "dimension 0 of the model's inputs, the batch, is not dimension 0 of its output"
+"""How the fault begins if the outputs have other rows than the inputs."""
 _NOT_FIRST = (
-    "dimension 0 of the model's inputs, the batch, is not dimension 0 of its output of shape {}. "
+    f"{NOT_FIRST} of shape {{}}. "
     "Put the batch first in both (batch_first=True in recurrent layers), or set batch_dim=1 if it "
     "is dimension 1 of the inputs; give a single example a batch dimension. For graphs batched as "
     "one, where dimension 0 counts nodes, pass the model the graph of each node (0, 0, 1, ...), or "

@@ -1,0 +1,87 @@
+"""What the arguments say of each example without a tensor: numbers or words in lists and arrays.
+
+A list of lengths, for instance, or of the kind of each example. What forward makes of it stays with
+its row when states are mixed. The operators do not show it, and numbers show it only if the values
+differ between the examples.
+"""
+
+import sys
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from manifold_mixup._inputs import named_values
+from manifold_mixup._tree import below, children, leaves
+
+
+def said_of_each(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
+) -> dict[str, Any]:
+    """Return the lists, tuples and arrays that hold a value for each of the rows, by name."""
+    named = named_values(model, args, kwargs)
+    return dict(found for name, value in named for found in _in(value, name, rows))
+
+
+def varying(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rows: int,
+    known: Collection[str] = (),
+) -> list[str]:
+    """Name those whose values differ between the examples, without those that are known."""
+    said = said_of_each(model, args, kwargs, rows)
+    return [name for name, values in said.items() if name not in known and _differ(values)]
+
+
+def remark(names: Collection[str]) -> str:
+    """Return what to do if such values may be why the rows depend on their order; or nothing."""
+    if not names:
+        return ""
+    return (
+        f". If forward reads {' or '.join(map(repr, names))}, a value for each example that is no "
+        f"tensor: it stays with its row, so it can be neither reordered nor mixed. Pass a tensor, "
+        f"which can be mixed where modules receive it; or attach to a part of the model that does "
+        f"not read it, if nothing goes around that part"
+    )
+
+
+def _in(value: Any, name: str, rows: int, *, inside: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield those in a value, which may be nested, or an object with attributes."""
+    if value is None or isinstance(value, Tensor | str | int | float | nn.Module):
+        return
+    if _is_one_each(value, rows):
+        yield name, value
+        return
+    pairs = children(value)
+    if not pairs and not inside and not callable(value):
+        pairs, inside = list(getattr(value, "__dict__", {}).items()), True
+    for key, child in pairs:
+        yield from _in(child, below(name, key), rows, inside=inside)
+
+
+def _is_one_each(value: Any, rows: int) -> bool:
+    if type(value) in (list, tuple):
+        return len(value) == rows and next(leaves(value), None) is None
+    return _is_array(value) and value.ndim > 0 and len(value) == rows
+
+
+def _differ(values: Any) -> bool:
+    """Return whether the values are not all the same."""
+    if _is_array(values):
+        return bool((values[1:] != values[:1]).any())
+    first = values[0]
+    return not all(item is first or _same(item, first) for item in values)
+
+
+def _same(item: Any, first: Any) -> bool:
+    try:
+        return bool(item == first)
+    except (TypeError, ValueError, RuntimeError):  # arrays, for instance
+        return False
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
