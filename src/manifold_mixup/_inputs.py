@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -170,10 +170,13 @@ def mixed_input(
     inputs: list[tuple[str, Tensor]],
     mask: str | None = None,
     batch: int | None = None,
+    known: Container[str] = (),
 ) -> str:
     """Return the name of the input that ``"input"`` or ``"input:NAME"`` refers to.
 
-    The ``mask`` is never that input, nor is a tensor that does not have ``batch`` rows.
+    The ``mask`` is never that input, nor is a tensor that does not have ``batch`` rows. Of several,
+    it is the only one that was ``known`` when the model was inspected: others may be outputs that
+    the model wrote into the same batch before.
 
     Raises:
         TypeError: the input is not floating point.
@@ -190,6 +193,8 @@ def mixed_input(
     seen = dict(inputs)
     if len(floating) > 1 and batch is not None:
         floating = [name for name in floating if len(seen[name]) == batch] or floating
+    if len(floating) > 1:
+        floating = [name for name in floating if name in known] or floating
     if layer != INPUT:
         return _named(layer.removeprefix(f"{INPUT}:"), seen)
     if not floating:

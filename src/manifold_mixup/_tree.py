@@ -159,7 +159,7 @@ def _rebuilt(value: Any, new: list[tuple[Any, Any]]) -> Any:
         return type(value)(new)
     rebuilt = _copy(value)
     for key, child in new:
-        _replace(rebuilt, key, child)
+        put(rebuilt, key, child)
     return rebuilt
 
 
@@ -190,7 +190,8 @@ def _copy_of_both(value: Any) -> Any:
     return made
 
 
-def _replace(container: Any, key: Any, child: Any) -> None:
+def put(container: Any, key: Any, child: Any) -> None:
+    """Make a value the child of a mapping, a dataclass or a store."""
     if isinstance(container, Mapping) or _is_store(container):
         container[key] = child
     else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, CarryHooks, OutputHook
+from manifold_mixup._attach.copies import copies_of
 from manifold_mixup._attach.eval_mode import EvalModeWatch
 from manifold_mixup._attach.forward_pass import ForwardPass
 from manifold_mixup._attach.grids import Grids
@@ -210,7 +211,7 @@ class Attachment:
     def require_inputs(self, inputs: Inputs, rows: int) -> None:
         """Raise unless each input among the layers can be mixed."""
         for name in self._inputs:
-            mixed_input(name, inputs, self.padding.name, rows)
+            mixed_input(name, inputs, self.padding.name, rows, self.input_shapes)
 
     def rows_in(self, lead: Tensor) -> int:
         """Return the number of examples that the `leading` input shows."""
@@ -364,6 +365,8 @@ class Attachment:
                 valid = self.padding.valid(inputs)
             compiled.follow_sizes(inputs, plan)
         started = self.passes.start(plan, training=training, valid=valid)
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # nearly always
+        started.copies = None if alone or plan is None else copies_of(args, kwargs)
         if training or mixing:
             self._planned = started
         if training:
@@ -411,7 +414,8 @@ class Attachment:
         if self.batch_dim:
             moved = names_to_move(inputs, self.batch_dim, name)
         front = self.batch_first(inputs) if moved else inputs
-        wanted = mixed_input(layer, front, name, running.plan.perm.shape[0])
+        rows = running.plan.perm.shape[0]
+        wanted = mixed_input(layer, front, name, rows, self.input_shapes)
         at = BatchDim(self.batch_dim) if wanted in moved else None
         valid = running.valid if layer in self.padding.inputs else None
         place = None if running.plan.weight is None else self.grids.place(layer, "")
@@ -430,7 +434,10 @@ class Attachment:
 
         if len(inputs) == 1 and args and isinstance(args[0], Tensor):  # nothing else to rebuild
             return (mix_wanted(wanted, args[0]), *args[1:]), kwargs
-        return map_inputs(mix_wanted, unwrap(self.model), args, kwargs)
+        mixed = map_inputs(mix_wanted, unwrap(self.model), args, kwargs)
+        if running.copies is not None:
+            running.copies.note((args, kwargs), mixed)
+        return mixed
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         running = self.passes.running

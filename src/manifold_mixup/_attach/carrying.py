@@ -56,7 +56,10 @@ class CarryHook(AfterLayerHook):
             return None
         running, plan = found
         cache = running.carried if running is self.passes.running else None
-        return self._mix(plan.layer, values, plan, running.valid, cache)
+        mixed = self._mix(plan.layer, values, plan, running.valid, cache)
+        if mixed is not None and running.copies is not None:
+            running.copies.note(values, mixed)
+        return mixed
 
     def _mix(
         self,

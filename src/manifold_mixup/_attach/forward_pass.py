@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd
 from manifold_mixup._attach.claims import Outputs
+from manifold_mixup._attach.copies import Copies
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves
 from manifold_mixup._weigh.completion import Completion, completed, needs_completion
@@ -39,6 +40,8 @@ class ForwardPass:
         self.masks: list[tuple[Tensor, Any, Tensor]] = []
         # Carried tensors that were already mixed, while the pass runs.
         self.carried: list[tuple[Tensor, Tensor]] = []
+        # If forward may write into its arguments.
+        self.copies: Copies | None = None
         self.training = training
         self.learns = torch.is_grad_enabled()
         # Whether backward cannot show that what it returned is used, and no criterion was called.

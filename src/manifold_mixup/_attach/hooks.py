@@ -291,7 +291,10 @@ class LayerHook(Hook):
         self.active.mixed_eagerly = True
         if self._is_plain_tensor(output, plan, running.valid):
             return _mix.apply_eagerly(output, plan.lam, plan.perm, repeats=plan.repeats)
-        return self._mix(output, plan, running.valid)
+        mixed = self._mix(output, plan, running.valid)
+        if running.copies is not None:
+            running.copies.note(output, mixed)
+        return mixed
 
     def _is_plain_tensor(self, output: Any, plan: MixPlan, valid: Tensor | None) -> bool:
         """Return whether an output is one real tensor of rows that are mixed as a whole."""
@@ -410,9 +413,11 @@ class MaskHook(AfterLayerHook):
         running, plan = found
         if running.valid is None:
             return None
-        return self._mix(
-            plan.layer, (args, kwargs), plan.lam, plan.perm, running.valid, running.masks
-        )
+        given = args, kwargs
+        mixed = self._mix(plan.layer, given, plan.lam, plan.perm, running.valid, running.masks)
+        if mixed is not None and running.copies is not None:
+            running.copies.note(given, mixed)
+        return mixed
 
     def _mix(
         self,

@@ -100,7 +100,11 @@ class Passes:
             return output
         finished.carried.clear()
         finished.checkpoints.clear()  # frames, which hold all that is in them
-        output = finished.outputs.hand_out(output, finished, finished.begin)
+        made = output
+        output = finished.outputs.hand_out(made, finished, finished.begin)
+        if finished.copies is not None:
+            finished.copies.finish(made, output)
+            finished.copies = None
         if self.plain_outputs and finished.plan is not None:
             paths = self.plain_outputs.get(finished.plan.layer, ())
             finished.outputs.keep_plain(output, paths)
