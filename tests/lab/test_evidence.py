@@ -179,6 +179,54 @@ def test_the_table_of_five_seeds_has_the_means_of_its_evaluations():
             assert f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}" in cell
 
 
+def five_seeds(line):
+    """Return the cells of a line of the table of five seeds."""
+    page = (RESULTS / "README.md").read_text().partition("### Five seeds")[2]
+    found = next(one for one in page.splitlines() if one.startswith(f"| {line} |"))
+    return [cell.strip() for cell in found.split("|")[2:-1]]
+
+
+def test_the_temperatures_of_five_seeds_are_the_means_of_both_halves():
+    runs = [
+        run
+        for run in json.loads(EVALUATED.read_text())["runs"]
+        if "calibration" in run["evaluation"]
+    ]
+    cells = five_seeds("temperature, mean of the halves")
+    for way, cell in zip(("no_mixup", "input_mixup", "manifold_mixup"), cells, strict=True):
+        values = [
+            fmean(run["evaluation"]["calibration"][1]["temperatures"])
+            for run in runs
+            if f"-{way}" in run["run"]
+        ]
+        assert len(values) == 5
+        assert cell == f"{fmean(values):.2f} ± {stdev(values):.2f}"
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        (
+            "CIFAR-100 against CIFAR-10 by maximum softmax, AUROC % ↑",
+            "cifar-100, confidence, auroc",
+        ),
+        ("the same by energy ↑", "cifar-100, energy, auroc"),
+        ("the same by distance in features ↑", "cifar-100, distance, auroc"),
+        ("Gaussian noise by maximum softmax ↑", "Gaussian noise, confidence, auroc"),
+    ],
+)
+def test_the_outliers_of_five_seeds_are_those_of_the_file(line, key):
+    rows = json.loads((RESULTS / "five" / "outliers.json").read_text())["rows"]
+    for row, cell in zip(rows, five_seeds(line), strict=True):
+        found = row["ours"]["last"][key]
+        assert found["spread"]["n"] == 5
+        wanted = f"{found['spread']['mean']:.1f} ± {found['spread']['std']:.1f}"
+        if gap := found["difference"]:
+            told = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}]".replace("-", "−")
+            wanted += f"<br>**{told}**" if gap["low"] * gap["high"] > 0 else f"<br>{told}"
+        assert cell == wanted
+
+
 @pytest.mark.parametrize(
     ("test", "line", "value"),
     [

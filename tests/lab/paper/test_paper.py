@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from manifold_mixup.lab import models, paper
-from manifold_mixup.lab.evaluate import Reliability, Scores
+from manifold_mixup.lab.evaluate import Reliability, Scores, outliers
 from manifold_mixup.lab.evaluate.deform import DEFORMATIONS
 from manifold_mixup.lab.evaluate.measures import ERROR, NLL, Measure
 from manifold_mixup.lab.paper.numbers import EvaluatedRun, lines
@@ -291,6 +291,12 @@ def test_more_columns_than_rows_stand_one_below_the_other():
     assert "| error % ↓ | 9.00<br>(4.80 ± 0.066) |" in text
     own = replace(table, rows=(replace(TABLE.rows[0], paper={}),))
     assert "brackets" not in paper_table(own, lines(own, {}))
+
+
+def test_outliers_have_every_score_that_is_evaluated():
+    found = {column.field for column in paper.table("outliers").columns}
+    scores = (*outliers.SCORES, "distance")
+    assert found == {f"{score}.{key}" for score in scores for key in ("auroc", "fpr95")}
 
 
 def test_a_column_finds_its_number_in_a_battery():

@@ -119,13 +119,19 @@ def _attacked() -> list[Row]:
 
 
 def outliers() -> Table:
-    """Return a table of outlier detection by confidence, which the paper does not have.
+    """Return a table of outlier detection, which the paper does not have.
 
     The paper claims in its introduction that networks are confident and wrong on such inputs.
+    Energy and distance stand beside confidence, because a method may help by one score alone.
     """
     strange = (Deformation("rotation", 80), Deformation("zoom", 0.2))
     names = ("cifar-100", "uniform noise", "Gaussian noise", *map(str, strange))
-    scores = {"confidence": "greatest softmax", "entropy": "entropy"}
+    scores = {
+        "confidence": "greatest softmax",
+        "entropy": "entropy",
+        "energy": "energy",
+        "distance": "distance in features",
+    }
     columns = tuple(
         column
         for name in names
