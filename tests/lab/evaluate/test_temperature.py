@@ -16,7 +16,7 @@ def calibrated(count: int, *, spread: float = 2.0, seed: int = 0):
     return logits, torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
 
 
-@pytest.mark.parametrize("factor", [0.001, 0.25, 1.0, 3.0, 1000.0])
+@pytest.mark.parametrize("factor", [1e-200, 0.001, 0.25, 1.0, 3.0, 1000.0, 1e30, 1e200])
 def test_a_factor_on_exactly_calibrated_logits_is_found(factor):
     # Of 40 predictions with probability 0.75, 30 are right: T = 1 is exactly the best.
     odds = torch.tensor([[3.0, 1.0]], dtype=torch.float64).log().expand(HALF, 2)
@@ -100,6 +100,8 @@ def test_what_determines_no_temperature():
         twofold(logits[:79], y[:79], generator=draw)
     with pytest.raises(NoTemperature, match=r"all 80 predictions to fit .* are right"):
         temperature(logits, logits.argmax(1))
+    with pytest.raises(NoTemperature, match=r"logits of each of the 80 examples .* are equal"):
+        temperature(0 * logits + 7, y)
     with pytest.raises(NoTemperature, match=r"the 80 labels .* no better than equal probabilities"):
         temperature(logits, logits.argmin(1))
     logits[3, 2], logits[5, 1] = math.inf, math.nan

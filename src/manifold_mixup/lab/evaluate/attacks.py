@@ -161,7 +161,8 @@ def perturb(
 ) -> Tensor:
     """Attack one batch.
 
-    The mode of the model is not changed; put it in eval mode first.
+    The mode of the model is not changed; put it in eval mode first. A value without a gradient, or
+    with a NaN as gradient, is not moved; see `without_gradient`.
 
     Args:
         model: returns logits, ``(n, classes)``.
@@ -182,7 +183,8 @@ def perturb(
     clean = x.detach()
     x = _start(clean, attack, unit, generator)
     for _ in range(attack.steps):
-        x = x + attack.step_size * unit * _slope(model, x, y, attack).sign()
+        direction = _slope(model, x, y, attack).sign().nan_to_num()
+        x = x + attack.step_size * unit * direction
         x = _restrict(x, clean, attack, unit, bounds)
     return x
 
@@ -271,7 +273,10 @@ def _slope(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> Tensor:
         else:
             wanted = F.one_hot(y, logits.shape[1]).to(logits.dtype)
             loss = F.binary_cross_entropy(logits.softmax(1), wanted, reduction="sum")
-        return torch.autograd.grad(loss, x)[0]
+        if not loss.requires_grad:  # the model detaches its outputs
+            return torch.zeros_like(x)
+        (slope,) = torch.autograd.grad(loss, x, allow_unused=True)
+        return torch.zeros_like(x) if slope is None else slope
 
 
 def _restrict(

@@ -115,7 +115,7 @@ def debiased_gap(
     spread = _sums(index, (gap - mean[index]).square()) / (count * (count - 1))
     smooth = (_sums(index, right.double()) + 1) / (count + 2)
     usable = count > 1
-    if not usable.any():
+    if not usable.any() or not gap.isfinite().all():
         return Gap(math.nan, math.nan, math.nan)
     count, mean, spread, smooth = (values[usable] for values in (count, mean, spread, smooth))
     share = count / count.sum()

@@ -14,8 +14,22 @@ CHUNK = 1000
 
 @torch.inference_mode()
 def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits of many inputs, computed in chunks on the model's device."""
-    return torch.cat([model(*arguments(part)) for part in inputs(x, device=device_of(model, x))])
+    """Return the logits of many inputs, computed in chunks on the model's device.
+
+    Raises:
+        TypeError: the model does not return a tensor.
+    """
+    return torch.cat([_outputs(model, part) for part in inputs(x, device=device_of(model, x))])
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    outputs = model(*arguments(x))
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"{type(model).__name__} returns {type(outputs).__name__}. Expected a tensor of "
+            f"logits, (n, classes): wrap the model in one that returns it."
+        )
+    return outputs
 
 
 def inputs(x: Tensor, *, device: torch.device) -> Iterator[Tensor]:

@@ -48,7 +48,7 @@ def off_data(data: Data, *, generator: torch.Generator, count: int = COUNT) -> T
         left -= len(accepted[-1])
         if not left:
             break
-    return torch.cat(accepted).view(-1, *data.x.shape[1:])
+    return torch.cat(accepted).view(-1, *data.x.shape[1:]).to(as_input(data.x[:1]).dtype)
 
 
 def greatest(logits: Tensor) -> float:
@@ -58,7 +58,7 @@ def greatest(logits: Tensor) -> float:
 
 def _box(data: Data) -> tuple[Tensor, Tensor]:
     """Return the least and the greatest value of each feature, each ``(features,)``."""
-    parts = [as_input(part).flatten(1).aminmax(dim=0) for part in data.x.split(_KNOWN)]
+    parts = [as_input(part).float().flatten(1).aminmax(dim=0) for part in data.x.split(_KNOWN)]
     low = torch.stack([part.min for part in parts]).amin(0)
     high = torch.stack([part.max for part in parts]).amax(0)
     margin = MARGIN * (high - low)
@@ -70,7 +70,7 @@ def _box(data: Data) -> tuple[Tensor, Tensor]:
 
 def _subset(x: Tensor, most: int) -> Tensor:
     rows = shuffled(len(x), 0)[:most]
-    return as_input(x[rows]).flatten(1)
+    return as_input(x[rows]).float().flatten(1)
 
 
 def _nearest_distance(x: Tensor, known: Tensor) -> Tensor:

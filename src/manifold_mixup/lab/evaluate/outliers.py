@@ -75,12 +75,14 @@ def kind(known: str, unknown: str) -> Kind | None:
 
 
 def separation(known: Tensor, unknown: Tensor) -> Separation:
-    """Compare the scores of known inputs with those of unknown ones.
+    """Compare the scores of known inputs with those of unknown ones; NaN if one of them is NaN.
 
     Examples:
         >>> separation(torch.tensor([3.0, 2.0]), torch.tensor([2.0, 1.0]))
         Separation(auroc=87.5, fpr95=50.0)
     """
+    if known.isnan().any() or unknown.isnan().any():
+        return Separation(math.nan, math.nan)
     return Separation(auroc(known, unknown), fpr_at_tpr(known, unknown))
 
 
@@ -130,4 +132,4 @@ def noise(
         gaussian = like.mean().item() + like.std().item() * normal
     else:
         gaussian = ((low + high) / 2 + (high - low) * normal).clamp(low, high)
-    return {"uniform noise": uniform, "Gaussian noise": gaussian}
+    return {"uniform noise": uniform.to(like.dtype), "Gaussian noise": gaussian.to(like.dtype)}

@@ -41,7 +41,8 @@ def risk_coverage(
     """Return the risk-coverage curve and the area under it.
 
     Equal confidences are in random order: the risk is its mean over all their orders, so that the
-    order of the examples does not matter.
+    order of the examples does not matter. If a confidence is NaN, there is no order, and all
+    numbers are NaN.
 
     Args:
         confidence: the confidence in each prediction, ``(n,)``.
@@ -67,6 +68,8 @@ def _risk(confidence: Tensor, wrong: Tensor) -> Tensor:
     _, index, count = torch.unique(-confidence, return_inverse=True, return_counts=True)
     # Each of some equally confident predictions counts as wrong by the share that is wrong.
     share = torch.zeros_like(count, dtype=wrong.dtype).index_add(0, index, wrong) / count
+    if confidence.isnan().any():
+        share = torch.full_like(share, math.nan)
     predictions = torch.arange(1, len(wrong) + 1, device=wrong.device)
     risk: Tensor = share.repeat_interleave(count).cumsum(0) / predictions
     return risk

@@ -61,9 +61,9 @@ def temperature(logits: Tensor, y: Tensor) -> float:
         y: the labels, ``(n,)``.
 
     Raises:
-        NoTemperature: there are fewer than `HALF` examples, a logit is not finite, all predictions
-            are right, so that T = 0 is best, or equal probabilities predict the labels as well, so
-            that T is infinite.
+        NoTemperature: there are fewer than `HALF` examples, a logit is not finite, the logits do
+            not differ, all predictions are right, so that T = 0 is best, or equal probabilities
+            predict the labels as well, so that T is infinite.
 
     Examples:
         >>> odds = torch.tensor([[3.0, 1.0]]).log().expand(40, 2)
@@ -83,6 +83,12 @@ def temperature(logits: Tensor, y: Tensor) -> float:
         )
     z = logits.double()
     z = z - z.amax(1, keepdim=True)
+    if not (scale := -z.min().item()):
+        raise NoTemperature(
+            f"the logits of each of the {len(y)} examples to fit a temperature on are equal, so "
+            f"that no temperature changes anything. Train the model first."
+        )
+    z = z / scale  # so that the root is near 1, however great the logits are
     own = z.gather(1, y[:, None])[:, 0]
     if (own == 0).all():
         raise NoTemperature(
@@ -101,4 +107,4 @@ def temperature(logits: Tensor, y: Tensor) -> float:
     high = 1.0
     while slope(high) <= 0:
         high *= 2
-    return float(1 / brentq(slope, 0.0, high, xtol=1e-300, rtol=1e-12))
+    return float(scale / brentq(slope, 0.0, high, xtol=1e-300, rtol=1e-12))

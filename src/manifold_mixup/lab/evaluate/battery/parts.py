@@ -66,6 +66,10 @@ def battery_of(battery: Sequence[str] | None, data: Data) -> tuple[str, ...]:
 
 def unfit(part: str, data: Data) -> str:
     """Return why a part does not suit the data, or "" if it does."""
+    return _unfit_inputs(part, data) or _unfit_labels(part, data)
+
+
+def _unfit_inputs(part: str, data: Data) -> str:
     but = f"but the inputs of {data.name} have shape {tuple(data.x_test.shape[1:])}"
     if part == "deformations" and not are_images(data):
         return f"only images can be deformed, {but}"
@@ -80,4 +84,17 @@ def unfit(part: str, data: Data) -> str:
             f"a temperature is fitted on each half of the test examples, and needs {HALF} in each, "
             f"but {len(data.x_test)} examples of {data.name} are tested: {2 * HALF} are enough"
         )
+    return ""
+
+
+def _unfit_labels(part: str, data: Data) -> str:
+    if part in ("neighbours", "collapse") and data.y.is_floating_point():
+        return f"{part} needs classes as training labels, but those of {data.name} are soft"
+    if part == "collapse":
+        for name, y in (("training", data.y), ("test", data.y_test)):
+            if len(y.unique()) < 2:
+                return (
+                    f"neural collapse is about several classes, but all {len(y)} {name} examples "
+                    f"of {data.name} are of one"
+                )
     return ""

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from torch import Tensor
 
 from manifold_mixup.lab.evaluate import outliers
+from manifold_mixup.lab.evaluate.battery.checks import undefined
 from manifold_mixup.lab.evaluate.battery.subject import Job, Row, Subject
 from manifold_mixup.lab.evaluate.calibration import calibration
 from manifold_mixup.lab.evaluate.metrics import brier, error, nll, reliability, top_error
@@ -26,9 +27,14 @@ def clean(subject: Subject) -> Iterator[Job]:
             "ece": bins.ece,
             "brier": brier(clean, y),
             "reliability": {name: list(values) for name, values in asdict(bins).items()},
+            **_note(clean),
         }
 
     yield "test set", row
+
+
+def _note(logits: Tensor) -> Row:
+    return {"note": note} if (note := undefined(logits)) else {}
 
 
 def calibrated(subject: Subject) -> Iterator[Job]:
@@ -40,7 +46,7 @@ def calibrated(subject: Subject) -> Iterator[Job]:
         return measures | {"reliability": bins}
 
     def before() -> Row:
-        return errors(subject.clean)
+        return errors(subject.clean) | _note(subject.clean)
 
     def after() -> Row:
         try:
@@ -63,6 +69,6 @@ def selective(subject: Subject) -> Iterator[Job]:
         curve = asdict(risk_coverage(sure, subject.clean.argmax(1) != subject.y))
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in curve.items()
-        }
+        } | _note(subject.clean)
 
     yield "test set", row

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.evaluate.battery.checks import checked
 from manifold_mixup.lab.evaluate.battery.parts import PARTS, battery_of
 from manifold_mixup.lab.evaluate.battery.settings import Settings
 from manifold_mixup.lab.evaluate.battery.subject import Subject
@@ -43,8 +44,11 @@ def evaluate(
         each with a ``name``, its numbers and its settings.
 
     Raises:
-        ValueError: there is no such part, or it does not suit the data.
+        TypeError: the model does not return a tensor.
+        ValueError: there is no such part, or it does not suit the data; labels are not classes, or
+            the outputs are not one logit for each class.
     """
+    data = checked(data) if not data.regression else data
     parts = battery_of(battery, data)
     subject = Subject(
         model, data, settings or Settings(), distances="outliers" in parts, outputs=outputs
@@ -57,6 +61,7 @@ def evaluate(
         **{part: [] for part in parts},
     }
     with in_eval_mode(model):
+        subject.check_outputs()
         jobs = [(part, *job) for part in parts for job in PARTS[part](subject)]
         for done, (part, name, job) in enumerate(jobs, start=1):
             result[part].append({"name": name, **job()})

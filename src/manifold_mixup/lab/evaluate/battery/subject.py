@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.evaluate import distance
+from manifold_mixup.lab.evaluate.battery.checks import require_logits
 from manifold_mixup.lab.evaluate.battery.settings import Settings
 from manifold_mixup.lab.evaluate.deform import Deformation, deform
 from manifold_mixup.lab.evaluate.inference import device_of, logits
@@ -98,6 +99,20 @@ class Subject:
             )
             self._deformed[deformation] = self.outputs_for(x)
         return self._deformed[deformation]
+
+    def check_outputs(self) -> None:
+        """Raise if the outputs, those of the model for two examples or those given, are no logits.
+
+        Raises:
+            TypeError: the model does not return a tensor.
+            ValueError: there is not one logit for each class.
+        """
+        x, model = self.data.x_test, f"the outputs of {type(self.model).__name__}"
+        if self.outputs is not None:
+            require_logits(self.outputs, self.data, count=len(x), of="the given outputs")
+        else:
+            few = x[:2]
+            require_logits(logits(self.model, few), self.data, count=len(few), of=model)
 
     @property
     def images(self) -> bool:

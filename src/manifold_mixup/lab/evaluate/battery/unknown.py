@@ -8,6 +8,7 @@ from torch import Tensor
 
 from manifold_mixup.lab.data import as_input
 from manifold_mixup.lab.evaluate import off_data, outliers
+from manifold_mixup.lab.evaluate.battery.checks import undefined
 from manifold_mixup.lab.evaluate.battery.subject import Job, Outputs, Row, Subject
 from manifold_mixup.lab.evaluate.inference import logits
 from manifold_mixup.lab.evaluate.plane import SURE, input_plane
@@ -16,8 +17,11 @@ from manifold_mixup.lab.evaluate.plane import SURE, input_plane
 def outlier_separation(subject: Subject) -> Iterator[Job]:
     """How well each score tells unknown inputs from the test set."""
 
-    def row(kind: outliers.Kind | None, unknown: Callable[[], Outputs]) -> Row:
+    def row(name: str, kind: outliers.Kind | None, unknown: Callable[[], Outputs]) -> Row:
         known, outside = subject.test_outputs, unknown()
+        note = undefined(known.logits) or undefined(outside.logits, of=f"inputs of {name}")
+        if note:
+            return {"kind": kind, "note": note}
         result: Row = {"kind": kind} | {
             name: asdict(outliers.separation(score(known.logits), score(outside.logits)))
             for name, score in outliers.SCORES.items()
@@ -30,7 +34,7 @@ def outlier_separation(subject: Subject) -> Iterator[Job]:
         return result | {"distance": by_distance | used | {"layer": layer}}
 
     for name, kind, unknown in _unknown(subject):
-        yield name, partial(row, kind, unknown)
+        yield name, partial(row, name, kind, unknown)
 
 
 def _unknown(
@@ -40,11 +44,28 @@ def _unknown(
     data, settings = subject.data, subject.settings
     noise = outliers.noise(as_input(data.x_test), generator=subject.generator(), bounds=data.bounds)
     for name, x in settings.unknown.items():
-        yield name, outliers.kind(data.name, name), partial(subject.outputs_for, x)
+        yield name, outliers.kind(data.name, name), partial(_outputs_of, subject, name, x)
     for name, x in noise.items():
         yield name, "far", partial(subject.outputs_for, x)
     for deformation in settings.deformations if subject.images else ():
         yield str(deformation), "shifted", partial(subject.deformed, deformation)
+
+
+def _outputs_of(subject: Subject, name: str, x: Tensor) -> Outputs:
+    """Return the outputs for other inputs than the data's, or say that they do not fit."""
+    own = tuple(subject.data.x_test.shape[1:])
+    if not len(x):
+        raise ValueError(f"the outliers {name!r} have no inputs. Expected at least one.")
+    try:
+        return subject.outputs_for(x)
+    except RuntimeError as error:
+        if tuple(x.shape[1:]) == own:
+            raise
+        raise ValueError(
+            f"the outliers {name!r} have inputs of shape {tuple(x.shape[1:])}, but those of "
+            f"{subject.data.name} have {own}, and the model does not take others ({error}). Give "
+            f"inputs of the same shape."
+        ) from error
 
 
 def confidence(subject: Subject) -> Iterator[Job]:
