@@ -15,7 +15,7 @@ from manifold_mixup._find import check_layers, present, rows_of
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
-from manifold_mixup._said import varying
+from manifold_mixup._said import alike, varying
 from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
@@ -59,6 +59,8 @@ class Checks:
         self._inspected = False
         self._seen_inputs: set[str] = set()  # names of inputs of the batches that passed
         self._inspections = 0  # how often a batch had new ones
+        # Vectors that were alike for all examples, such as lengths, if a state may be uneven.
+        self._alike: set[str] | None = None
         # Where the model kept tensors before the first batch; None once the second was looked at.
         self._kept_before: set[tuple[int, str]] | None = set()
         self._any_mixed = False  # whether a batch was mixed
@@ -77,8 +79,8 @@ class Checks:
 
         The first one must, one with an input that none before had, and the second if the model has
         kept something of the first: what forward does with it may go around a layer. So must one
-        whose lists or arrays first have different values for its ``rows``, and one after passes
-        that ran other operators than before.
+        whose lists or arrays first have different values for its ``rows``, or whose lengths do, and
+        one after passes that ran other operators than before.
         """
         padding = self._attachment.padding
         if not padding.known and padding.unknown(inputs):
@@ -88,13 +90,25 @@ class Checks:
         for name, _ in inputs:
             if name not in self._seen_inputs and self._is_new(name):
                 return True
-        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
-            model = unwrap(self._attachment.model)
-            for name in varying(model, args, kwargs, rows, self._seen_inputs):
-                if self._is_new(name):
-                    return True
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # nearly always
+        if not alone and self._says_more(inputs, args, kwargs, rows):
+            return True
         changed = self._attachment.passes.sizes.changed
         return (self._kept_before is not None and self._keeps_more()) or changed
+
+    def _says_more(
+        self,
+        inputs: Iterable[tuple[str, Tensor]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        rows: int,
+    ) -> bool:
+        """Return whether something first differs between the examples of this batch."""
+        model = unwrap(self._attachment.model)
+        if any(map(self._is_new, varying(model, args, kwargs, rows, self._seen_inputs))):
+            return True
+        vectors = [(name, tensor) for name, tensor in inputs if name in (self._alike or ())]
+        return len(alike(vectors, rows)) < len(vectors)
 
     def _keeps_more(self) -> bool:
         """Return whether the first batch left something that the second may read, as a state."""
@@ -192,17 +206,26 @@ class Checks:
         self.state = CheckState.PASSED if self._enabled else CheckState.SKIPPED
         if self._enabled and self._kept_before is not None:
             self._kept_before = self._places_kept()
-        self._remember(args, kwargs)
+        rows = rows_of(table, layers).values()
+        self._remember(args, kwargs, uneven=any(getattr(row, "folded", False) for row in rows))
         return before if again else layers  # plans are drawn by their order
 
-    def _remember(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Remember what a batch that passed has shown of each example."""
+    def _remember(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, uneven: bool) -> None:
+        """Remember what a batch that passed has shown of each example.
+
+        Args:
+            args: positional arguments of the model's forward.
+            kwargs: keyword arguments of the model's forward.
+            uneven: whether examples may have different numbers of rows in a state.
+        """
         attachment, model = self._attachment, unwrap(self._attachment.model)
         inputs = named_inputs(model, args, kwargs)
         front = attachment.batch_first(inputs) if self._batch_dim else inputs
         rows = attachment.rows_in(attachment.leading(front))
         for name in (*dict(inputs), *varying(model, args, kwargs, rows)):
             self._seen_inputs |= {name, _of_list(name)}
+        now = alike(inputs, rows) if uneven else set[str]()
+        self._alike = {name for name in now if self._alike is None or name in self._alike}
 
     def _require_proofs(
         self,

@@ -169,8 +169,12 @@ def _with_row_builder(
             return graphs
     if depend or builder.fault.startswith(NOT_FIRST):
         rows = leading(named_inputs(unwrap(model), args, kwargs), traces.lead).shape[0]
+        builder.fault += _SORTED if depend and builder.packs else ""
         builder.fault += remark(said_of_each(unwrap(model), args, kwargs, rows))
     return traces, builder
+
+
+_SORTED = ". If forward packs sequences: with enforce_sorted=False, they may come in any order"
 
 
 def _lengths(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ differ between the examples.
 """
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,9 +30,18 @@ def varying(
     rows: int,
     known: Collection[str] = (),
 ) -> list[str]:
-    """Name those whose values differ between the examples, without those that are known."""
-    said = said_of_each(model, args, kwargs, rows)
+    """Name those whose values differ between the examples, without those that are known.
+
+    A name ends in ``[]``, because a later batch may hold a tensor there.
+    """
+    said = {f"{name}[]": values for name, values in said_of_each(model, args, kwargs, rows).items()}
     return [name for name, values in said.items() if name not in known and _differ(values)]
+
+
+def alike(inputs: Iterable[tuple[str, Tensor]], rows: int) -> set[str]:
+    """Name the vectors that hold one number for all examples; this waits for their device."""
+    vectors = [(name, one) for name, one in inputs if one.shape == (rows,) and rows > 1]
+    return {name for name, one in vectors if not one.is_meta and bool((one == one[0]).all())}
 
 
 def remark(names: Collection[str]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach.hooks import ActivePlan, AfterLayerHook, LayerHook, put_on
+from manifold_mixup._attach.packed import require_equal_lengths
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim, mix_rows
 from manifold_mixup._structure.row import Carry, InputRow, LayerRow, named
@@ -56,6 +57,8 @@ class CarryHook(AfterLayerHook):
             return None
         running, plan = found
         cache = running.carried if running is self.passes.running else None
+        what = f"a module after {plan.layer!r} was given or returned"
+        require_equal_lengths(values, plan.batch, what)
         mixed = self._mix(plan.layer, values, plan, running.valid, cache)
         if mixed is not None and running.copies is not None:
             running.copies.note(values, mixed)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from manifold_mixup import _autograd, _masks, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.forward_pass import ForwardPass
+from manifold_mixup._attach.packed import require_equal_lengths
 from manifold_mixup._attach.passes import Passes
 from manifold_mixup._batch_dim import BatchDim
 from manifold_mixup._blend import SimilarityKernel
@@ -291,6 +292,13 @@ class LayerHook(Hook):
         self.active.mixed_eagerly = True
         if self._is_plain_tensor(output, plan, running.valid):
             return _mix.apply_eagerly(output, plan.lam, plan.perm, repeats=plan.repeats)
+        if isinstance(output, Tensor):
+            return self._mix(output, plan, running.valid)
+        return self._mix_nested(output, plan, running)
+
+    def _mix_nested(self, output: Any, plan: MixPlan, running: ForwardPass) -> Any:
+        """Mix the tensors in a container."""
+        require_equal_lengths(output, plan.batch, f"layer {self.layer!r} returned")
         mixed = self._mix(output, plan, running.valid)
         if running.copies is not None:
             running.copies.note(output, mixed)
