@@ -194,16 +194,20 @@ def test_a_first_step_searches_what_the_model_reaches_once(monkeypatch):
     assert len(walks) == 1
 
 
-def test_what_a_look_imports_is_searched_too(monkeypatch):
-    walks, theirs = [], snapshot.reach
-    monkeypatch.setattr(snapshot, "reach", lambda model: walks.append(1) or theirs(model))
+@pytest.mark.parametrize("change", ["import", "hook"])
+def test_what_changed_after_a_look_is_searched_again(change, monkeypatch):
     model = nn.Linear(2, 2)
     with snapshot.taken_once():
-        assert snapshot.snapshot_of(model) is snapshot.snapshot_of(model)
-        monkeypatch.setitem(sys.modules, "imported_meanwhile", types.ModuleType("meanwhile"))
-        snapshot.snapshot_of(model)
-    snapshot.snapshot_of(model)
-    assert len(walks) == 3
+        first = snapshot.snapshot_of(model)
+        assert snapshot.snapshot_of(model) is first
+        if change == "import":
+            monkeypatch.setitem(sys.modules, "imported_meanwhile", types.ModuleType("meanwhile"))
+        else:
+            model.register_forward_hook(lambda *_: None)
+        again = snapshot.snapshot_of(model)
+        assert again is not first
+        assert snapshot.snapshot_of(model) is again
+    assert snapshot.snapshot_of(model) is not again
 
 
 def test_a_first_step_describes_what_reads_the_mask_once(monkeypatch):

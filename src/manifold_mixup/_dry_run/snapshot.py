@@ -24,10 +24,7 @@ _LATEST: ContextVar[list[tuple["Snapshot", int]] | None] = ContextVar("latest", 
 
 @contextmanager
 def taken_once() -> Iterator[None]:
-    """Let the dry runs of the body share a snapshot, as each leaves all as it was.
-
-    Nothing else may run a model meanwhile.
-    """
+    """Let the dry runs of the body share a snapshot, because each leaves everything as it was."""
     token = _LATEST.set([])
     try:
         yield
@@ -36,13 +33,15 @@ def taken_once() -> Iterator[None]:
 
 
 def snapshot_of(model: nn.Module) -> "Snapshot":
-    """Return a snapshot of a model: inside of `taken_once`, the one there is.
+    """Return a snapshot of a model: inside of `taken_once`, the latest, if that is still right.
 
-    Modules that were imported meanwhile, as a forward pass may do, can be reached too.
+    It is not if our own code has put hooks on the model meanwhile, for example, or if a forward
+    pass has imported what can now be reached too.
     """
     latest = _LATEST.get()
-    if latest and latest[0][0].model is model and latest[0][1] == len(sys.modules):
-        return latest[0][0]
+    for snapshot, imported in latest or ():
+        if snapshot.model is model and imported == len(sys.modules) and snapshot.is_current():
+            return snapshot
     snapshot = Snapshot(model)
     if latest is not None:
         latest[:] = [(snapshot, len(sys.modules))]
@@ -59,6 +58,10 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.parts = reach(model)
+
+    def is_current(self) -> bool:
+        """Return whether everything still is as it was, but for copied states of generators."""
+        return not any(_differs(part, part.contents) for part in self.parts if _may_differ(part))
 
     def modules(self) -> list[nn.Module]:
         """List the nn.Modules that can be reached: those of the model, and others it runs."""
@@ -91,7 +94,7 @@ class Snapshot:
         """
         errors = []
         for part in self.parts:
-            if (part.empty and not part.owner) or (unchanged and not part.replaceable):
+            if not _may_differ(part) or (unchanged and not part.replaceable):
                 continue
             try:
                 _restore_part(part, stand_ins)
@@ -107,11 +110,25 @@ def _restore_part(part: Part, stand_ins: dict[int, Tensor] | None) -> None:
         wanted = list(wanted)
         for place in part.replaceable:
             wanted[place] = _with_stand_ins(wanted[place], stand_ins)
-    # It is a copy and reading makes another copy, so only its writer can compare it.
-    stated = len(wanted) == 1 and type(wanted[0]) is CopiedState
-    now = wanted if stated else part.read(part.owner)
-    if stated or len(now) != len(wanted) or not all(map(is_, now, wanted)):
+    if _is_copied(wanted) or _differs(part, wanted):
         part.write(part.owner, wanted)
+
+
+def _may_differ(part: Part) -> bool:
+    return not part.empty or bool(part.owner)
+
+
+def _is_copied(wanted: list[Any]) -> bool:
+    """Return whether it is a copy: reading makes another one, so only its writer can compare it."""
+    return len(wanted) == 1 and type(wanted[0]) is CopiedState
+
+
+def _differs(part: Part, wanted: list[Any]) -> bool:
+    """Return whether an object holds others than wanted; of copied states, that is not known."""
+    if _is_copied(wanted):
+        return False
+    now = part.read(part.owner)
+    return len(now) != len(wanted) or not all(map(is_, now, wanted))
 
 
 def _with_stand_ins(value: Any, stand_ins: dict[int, Tensor]) -> Any:
