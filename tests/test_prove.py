@@ -566,6 +566,29 @@ def test_compiled_models_are_tried_eagerly():
         assert mixup.verify(normal(6, 4)).ok
 
 
+class Share(nn.Module):
+    """Averages over a share of the steps, which is a logarithm of nothing outside of 0 to 1."""
+
+    def forward(self, h: Tensor, share: Tensor) -> Tensor:
+        steps = torch.arange(h.shape[1]).to(h) / h.shape[1]
+        valid = (steps < share[:, None]).to(h) + share.log()[:, None] + (1 - share).sqrt()[:, None]
+        return (h * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+
+
+def test_a_share_that_is_one_for_all_examples_stays_a_share():
+    class Shares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.share, self.head = nn.Linear(4, 8), Share(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor, share: Tensor) -> Tensor:
+            return self.head(self.share(self.stem(x), share))
+
+    given = normal(6, 5, 4), torch.ones(6)
+    with ManifoldMixup(Shares(), ["stem"], example=given) as mixup:
+        assert mixup.verify(*given).ok
+
+
 def test_the_report_is_a_table():
     report = Report(
         (LayerProof("a", "proven", "", 0.0, 1.0, 1e-16), LayerProof("bc", "skipped", "why"))

@@ -157,8 +157,12 @@ def alike(tensor: Tensor) -> bool:
 
 
 def noisy(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Add noise at a tensor's own scale."""
-    scale = float(tensor.std(correction=0)) or 1.0
+    """Add noise at a tensor's own scale, or take parts of one number: it may be a length of 1."""
+    scale = float(tensor.std(correction=0))
+    if not scale and tensor.numel() and float(tensor.abs().max()):
+        part = torch.rand(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
+        return tensor * (1 + part.to(tensor)) / 2
+    scale = scale or 1.0
     noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device="cpu")
     return tensor + scale * noise.to(tensor.device)
 
