@@ -176,3 +176,27 @@ def test_time_may_come_first():
 
     assert order_matters(summed(WEIGHT), call, roles, given, ROWS, 1)
     assert not order_matters(summed(torch.arange(5.0)[:, None]), call, roles, given, ROWS, 1)
+
+
+def test_pairs_of_examples_as_an_argument_are_explained():
+    def ranked(output, y, before):
+        score = output[:, 0]
+        return F.cross_entropy(output, y) + (before * (score[:, None] - score).relu()).mean()
+
+    def of_targets(output, y):
+        return ranked(output, y, (y[:, None] < y).double())
+
+    before = (Y[:, None] < Y).double()
+    model, mixup = attach()
+    model.double()
+    with pytest.warns(match="of 7 rows and 7 columns holds pairs of examples.*in the criterion"):
+        mixup.wrap(ranked, with_target="before")(model(X.double()), Y, before)
+    model, mixup = attach()
+    model.double()
+    output = model(X.double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss = mixup.wrap(of_targets)(output, Y)
+    lam, perm = mixup.plan.lam, mixup.plan.perm
+    partner = ranked(output, Y[perm], before[perm][:, perm])
+    torch.testing.assert_close(loss, lam * ranked(output, Y, before) + (1 - lam) * partner)

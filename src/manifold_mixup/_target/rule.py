@@ -412,7 +412,9 @@ def _warn_of_order(
         return evaluations.run(plain, call)
 
     if order_matters(run, call, roles, target, batch, dim):
-        warn(_ORDER.format(name_of(criterion)))
+        given = [leaf.shape for value in target.values() for _, leaf in leaves(value)]
+        pairs = any(shape[dim : dim + 2] == (batch, batch) for shape in given)
+        warn(_ORDER.format(name_of(criterion)) + (_PAIRS.format(batch) if pairs else ""))
 
 
 def require_rows(y: Any, batch: int, dim: int = 0, what: str = "the target") -> None:
@@ -463,6 +465,10 @@ _ORDER = (
     "place. For the partners' targets it would need the partners', but reads the examples' own. "
     "Pass it as an argument that "
     "with_target= names: mixup.wrap(criterion, with_target='weight')(output, y, weight=weight)."
+)
+_PAIRS = (
+    " Or an argument of {0} rows and {0} columns holds pairs of examples, whose rows are the "
+    "partners' then, but not the columns: make it in the criterion, of the targets."
 )
 _AS_TENSOR = ". Pass a list of numbers as a tensor: torch.tensor(y)."
 _FEWER = (
