@@ -196,3 +196,15 @@ def test_without_a_check_nothing_is_looked_at():
         criterion = mixup.wrap(nn.CrossEntropyLoss())
         for numbers in (ALIKE, DIFFERENT):
             criterion(model(states(0, 5), numbers), Y).backward()
+
+
+def test_what_an_object_keeps_for_itself_is_not_named():
+    class Kept(Scaled):
+        def forward(self, x, numbers):
+            return super().forward(x, numbers._values)
+
+    private = Plain(None)
+    private._values = DIFFERENT
+    reason = find_layers(Kept(), states(0, 5), private)[1].reason
+    assert "depend on the order of the examples" in reason
+    assert "If forward reads" not in reason

@@ -46,6 +46,7 @@ def alike(inputs: Iterable[tuple[str, Tensor]], rows: int) -> set[str]:
 
 def remark(names: Collection[str]) -> str:
     """Return what to do if such values may be why the rows depend on their order; or nothing."""
+    names = [name for name in names if "._" not in name]  # what an object keeps for itself
     if not names:
         return ""
     return (
