@@ -208,3 +208,58 @@ def test_what_an_object_keeps_for_itself_is_not_named():
     reason = find_layers(Kept(), states(0, 5), private)[1].reason
     assert "depend on the order of the examples" in reason
     assert "If forward reads" not in reason
+
+
+class Keeps(Scaled):
+    """Is told the numbers of the batch beforehand."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers, self.told = None, {}
+        self.register_buffer("buffer", torch.ones(COUNT))
+
+    def tell(self, how, numbers):
+        if how == "dict":
+            self.told["numbers"] = numbers
+        elif how == "buffer":
+            self.buffer = torch.tensor(numbers).float()
+        else:
+            self.numbers = {"list": list, "array": np.array, "tensor": torch.tensor}[how](numbers)
+
+    def forward(self, x):
+        kept = [one for one in (self.numbers, self.told.get("numbers")) if one is not None]
+        return super().forward(x, kept[0] if kept else self.buffer)
+
+
+@pytest.mark.parametrize("how", ["list", "array", "tensor", "dict", "buffer"])
+def test_what_the_model_keeps_of_each_example_is_refused_when_it_first_differs(how):
+    model = Keeps()
+    with ManifoldMixup(model, ["stem"], seed=0) as mixup:
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        for step in range(3):
+            model.tell(how, ALIKE)
+            criterion(model(states(step, 5)), Y).backward()
+        model.tell(how, DIFFERENT)
+        for _ in range(2):
+            with pytest.raises(
+                ValueError, match=r"order of the examples|does not prove every layer"
+            ):
+                model(states(4, 5))
+        model.tell(how, [5, 5, 5, 5])
+        criterion(model(states(5, 5)), Y).backward()
+
+
+def test_a_layer_after_what_is_kept_stays_right():
+    model = Keeps()
+    with ManifoldMixup(model, ["head"], seed=0) as mixup:
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        for numbers in (ALIKE, DIFFERENT, ALIKE, DIFFERENT):
+            model.tell("buffer", numbers)
+            x = states(0, 5)
+            with mixup.using(MixPlan("head", LAM, PERM)):
+                loss = criterion(model(x), Y)
+            with mixup.paused():
+                output = model(x)
+            output = LAM * output + (1 - LAM) * output[PERM]
+            ends = cross_entropy(output, Y), cross_entropy(output, Y[PERM])
+            torch.testing.assert_close(loss, LAM * ends[0] + (1 - LAM) * ends[1])

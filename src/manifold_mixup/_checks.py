@@ -15,7 +15,7 @@ from manifold_mixup._find import check_layers, present, rows_of
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
-from manifold_mixup._said import alike, varying
+from manifold_mixup._said import alike, varying, varying_kept
 from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
@@ -61,6 +61,8 @@ class Checks:
         self._inspections = 0  # how often a batch had new ones
         # Vectors that were alike for all examples, such as lengths, if a state may be uneven.
         self._alike: set[str] | None = None
+        # What a model that runs with one batch size only keeps of each example, and what differed.
+        self._kept: set[str] | None = None
         # Where the model kept tensors before the first batch; None once the second was looked at.
         self._kept_before: set[tuple[int, str]] | None = set()
         self._any_mixed = False  # whether a batch was mixed
@@ -90,8 +92,8 @@ class Checks:
         for name, _ in inputs:
             if name not in self._seen_inputs and self._is_new(name):
                 return True
-        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # nearly always
-        if not alone and self._says_more(inputs, args, kwargs, rows):
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        if not (alone and self._kept is None) and self._says_more(inputs, args, kwargs, rows):
             return True
         changed = self._attachment.passes.sizes.changed
         return (self._kept_before is not None and self._keeps_more()) or changed
@@ -106,6 +108,8 @@ class Checks:
         """Return whether something first differs between the examples of this batch."""
         model = unwrap(self._attachment.model)
         if any(map(self._is_new, varying(model, args, kwargs, rows, self._seen_inputs))):
+            return True
+        if self._kept is not None and not varying_kept(model, rows) <= self._kept:
             return True
         vectors = [(name, tensor) for name, tensor in inputs if name in (self._alike or ())]
         return len(alike(vectors, rows)) < len(vectors)
@@ -207,16 +211,20 @@ class Checks:
         if self._enabled and self._kept_before is not None:
             self._kept_before = self._places_kept()
         rows = rows_of(table, layers).values()
-        self._remember(args, kwargs, uneven=any(getattr(row, "folded", False) for row in rows))
+        uneven = any(getattr(row, "folded", False) for row in rows)
+        self._remember(args, kwargs, uneven=uneven, once=table.once)
         return before if again else layers  # plans are drawn by their order
 
-    def _remember(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, uneven: bool) -> None:
+    def _remember(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, uneven: bool, once: bool
+    ) -> None:
         """Remember what a batch that passed has shown of each example.
 
         Args:
             args: positional arguments of the model's forward.
             kwargs: keyword arguments of the model's forward.
             uneven: whether examples may have different numbers of rows in a state.
+            once: whether the model runs with one batch size only, as if it kept something of each.
         """
         attachment, model = self._attachment, unwrap(self._attachment.model)
         inputs = named_inputs(model, args, kwargs)
@@ -226,6 +234,7 @@ class Checks:
             self._seen_inputs |= {name, _of_list(name)}
         now = alike(inputs, rows) if uneven else set[str]()
         self._alike = {name for name in now if self._alike is None or name in self._alike}
+        self._kept = varying_kept(model, rows) | (self._kept or set()) if once else self._kept
 
     def _require_proofs(
         self,

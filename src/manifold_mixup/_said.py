@@ -12,7 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from manifold_mixup._inputs import named_values
+from manifold_mixup._kept import attributes
 from manifold_mixup._tree import below, children, leaves
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def said_of_each(
@@ -42,6 +45,26 @@ def alike(inputs: Iterable[tuple[str, Tensor]], rows: int) -> set[str]:
     """Name the vectors that hold one number for all examples; this waits for their device."""
     vectors = [(name, one) for name, one in inputs if one.shape == (rows,) and rows > 1]
     return {name for name, one in vectors if not one.is_meta and bool((one == one[0]).all())}
+
+
+def varying_kept(model: nn.Module, rows: int) -> set[str]:
+    """Name the attributes and buffers that hold a different value for each of the rows."""
+    return {
+        below(module_name, name)
+        for module_name, module in model.named_modules()
+        for attribute, value in attributes(module)
+        if attribute not in _OF_EVERY_MODULE
+        for name, values in _kept_in(value, attribute, rows)
+        if _differ(values)
+    }
+
+
+def _kept_in(value: Any, name: str, rows: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Tensor):
+        if value.ndim and len(value) == rows and not value.is_meta:
+            yield name, value
+    else:
+        yield from _in(value, name, rows, inside=True)
 
 
 def remark(names: Collection[str]) -> str:
@@ -79,7 +102,7 @@ def _is_one_each(value: Any, rows: int) -> bool:
 
 def _differ(values: Any) -> bool:
     """Return whether the values are not all the same."""
-    if _is_array(values):
+    if isinstance(values, Tensor) or _is_array(values):
         return bool((values[1:] != values[:1]).any())
     first = values[0]
     return not all(item is first or _same(item, first) for item in values)
