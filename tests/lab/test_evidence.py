@@ -179,11 +179,63 @@ def test_the_table_of_five_seeds_has_the_means_of_its_evaluations():
             assert f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}" in cell
 
 
-def five_seeds(line):
-    """Return the cells of a line of the table of five seeds."""
-    page = (RESULTS / "README.md").read_text().partition("### Five seeds")[2]
+def cells_below(heading, line):
+    """Return the cells of the first such line of a table below a heading of the page."""
+    page = (RESULTS / "README.md").read_text().partition(heading)[2]
     found = next(one for one in page.splitlines() if one.startswith(f"| {line} |"))
     return [cell.strip() for cell in found.split("|")[2:-1]]
+
+
+def five_seeds(line):
+    return cells_below("### Five seeds", line)
+
+
+def shown(cell, digits):
+    """Return a spread and its difference as the page has them, rounded once."""
+    text = "{mean:.{0}f} ± {std:.{0}f}".format(digits, **cell["spread"])
+    if cell["difference"] is None:
+        return text
+    gap = "{mean:+.{0}f} [{low:+.{0}f}, {high:+.{0}f}]".format(digits, **cell["difference"])
+    clear = cell["difference"]["low"] * cell["difference"]["high"] > 0
+    return f"{text}<br>{f'**{gap}**' if clear else gap}".replace("-", "−")
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "key", "digits"),
+    [
+        ("error % ↓", "table-1a", "error", 2),
+        ("NLL ↓", "table-1a", "nll", 3),
+        (
+            "CIFAR-100 against CIFAR-10 by maximum softmax, AUROC % ↑",
+            "outliers",
+            "cifar-100, confidence, auroc",
+            1,
+        ),
+        ("Gaussian noise, the same ↑", "outliers", "Gaussian noise, confidence, auroc", 1),
+        (
+            "accuracy % under FGSM, ε = 0.03 in standardised units (200 images) ↑",
+            "table-7",
+            "fgsm",
+            1,
+        ),
+        ("error % of 5 nearest neighbours ↓", "knn", "knn", 2),
+    ],
+)
+def test_the_first_scaled_table_is_that_of_its_files(line, file, key, digits):
+    rows = json.loads((RESULTS / "laptop" / f"{file}.json").read_text())["rows"]
+    found = [row["ours"]["last"][key] for row in rows if row["runs"]]
+    cells = cells_below("## Scaled, on two CPU cores", line)
+    assert cells == [shown(cell, digits) for cell in found]
+
+
+def test_without_mixing_the_likelihood_of_mnist_1d_is_best_after_twenty_epochs():
+    runs = json.loads((RESULTS / "compare" / "mnist-1d.json").read_text())["runs"]
+    curves = [run["curve"] for run in runs if run["run"]["method"] == "no mixup"]
+    by_epoch = [fmean(epoch["nll"] for epoch in epochs) for epochs in zip(*curves, strict=True)]
+    assert 18 <= 1 + by_epoch.index(min(by_epoch)) <= 22
+    assert (
+        "lowest after about twenty epochs" in (RESULTS.parent / "docs" / "compare.md").read_text()
+    )
 
 
 def test_the_temperatures_of_five_seeds_are_the_means_of_both_halves():
@@ -220,11 +272,7 @@ def test_the_outliers_of_five_seeds_are_those_of_the_file(line, key):
     for row, cell in zip(rows, five_seeds(line), strict=True):
         found = row["ours"]["last"][key]
         assert found["spread"]["n"] == 5
-        wanted = f"{found['spread']['mean']:.1f} ± {found['spread']['std']:.1f}"
-        if gap := found["difference"]:
-            told = f"{gap['mean']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}]".replace("-", "−")
-            wanted += f"<br>**{told}**" if gap["low"] * gap["high"] > 0 else f"<br>{told}"
-        assert cell == wanted
+        assert cell == shown(found, 1)
 
 
 @pytest.mark.parametrize(
