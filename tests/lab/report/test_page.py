@@ -232,6 +232,24 @@ def test_evaluations_without_new_numbers(task, plain, tmp_path):
     assert "RMS gap, debiased" not in text
 
 
+def test_numbers_that_were_not_finite_are_dashes_with_the_reason(task, plain, tmp_path):
+    train(plain, task, folder=tmp_path / "one")
+    note = "3 of the 80 test examples have logits that are NaN or infinite"
+    ranked = {"aurc": None, "best_aurc": 1.0, "excess_aurc": None}
+    curve = {"coverage": [0.5, 1.0], "risk": [None, None]}
+    rows = {
+        "selective": [{"name": "test set", **ranked, **curve, "note": note}],
+        "calibration": [{"name": "before scaling", "ece": None, "nll": None, "note": note}],
+        "outliers": [{"name": "noise", "kind": "far", "note": note}],
+    }
+    path = tmp_path / "one" / "evaluation-last-0.json"
+    path.write_text(json.dumps({"evaluation": rows | {"examples": 80}}))
+    text = page(gather([tmp_path]), title="")
+    assert "AURC</th><td>–</td>" in text
+    assert "ECE, %</th><td>–</td>" in text
+    assert text.count(note) == 3
+
+
 @pytest.mark.thorough
 def test_deformed_images_as_outliers_are_folded_away_beside_others(task, plain, tmp_path):
     train(plain, task, folder=tmp_path / "one")

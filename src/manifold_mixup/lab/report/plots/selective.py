@@ -20,7 +20,8 @@ def risk_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], *, title: s
         axes = figure.subplots()
         for k, (name, rows) in enumerate(methods.items()):
             coverage = 100 * np.array(rows[0]["coverage"])
-            band(axes, coverage, np.array([row["risk"] for row in rows]), k, name, marked=False)
+            risk = np.array([row["risk"] for row in rows], dtype=float)  # None becomes NaN
+            band(axes, coverage, risk, k, name, marked=False)
         axes.set(xlabel="coverage, % of the predictions", ylabel="error among them, %")
         axes.set(xlim=(0, 100))
         axes.set_ylim(bottom=0)

@@ -133,7 +133,7 @@ def _errors(title: str, by_name: Mapping[str, list[dict[str, Any]]]) -> Grid:
     return Grid(f"Errors {title}", list(by_name), rows)
 
 
-def _mean(value: float | list[float]) -> float:
+def _mean(value: float | list[float] | None) -> float | None:
     return fmean(value) if isinstance(value, list) else value
 
 
@@ -148,7 +148,7 @@ def selective(methods: Methods) -> Section | None:
         "If only confident predictions are made",
         "The error in percent among the most confident predictions, by their share (risk by "
         "coverage). AURC is the area under this curve; the excess is what a better order of the "
-        "same predictions would save. " + tested(methods, "selective"),
+        "same predictions would save. " + tested(methods, "selective") + notes(evaluations),
         pictures=[
             (
                 embedded(plots.risk_picture(by_name, title="")),

@@ -1,6 +1,7 @@
 """The parts of a section of the report."""
 
 import base64
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,9 +76,13 @@ def by_method(
     return Grid(caption, methods, rows)
 
 
-def number(values: Sequence[float], digits: int = 1) -> Number:
-    """Return a cell with the mean and standard deviation over seeds, empty without seeds."""
-    return Number(spread_text(spread(values), digits) if values else "")
+def number(values: Sequence[float | None], digits: int = 1) -> Number:
+    """Return a cell with the mean and standard deviation over seeds, empty without seeds.
+
+    It has a dash if a value is ``None``, as NaN is stored.
+    """
+    known = [math.nan if value is None else value for value in values]
+    return Number(spread_text(spread(known), digits) if known else "")
 
 
 def evaluated(methods: Methods, part: str, *, key: str = "name") -> ByName:
