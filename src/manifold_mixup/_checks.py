@@ -15,7 +15,6 @@ from manifold_mixup._find import check_layers, present, rows_of
 from manifold_mixup._inputs import named_inputs
 from manifold_mixup._layers import unwrap
 from manifold_mixup._proof.report import LayerProof, Report, require_proven
-from manifold_mixup._said import alike, varying, varying_kept
 from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
@@ -106,6 +105,8 @@ class Checks:
         rows: int,
     ) -> bool:
         """Return whether something first differs between the examples of this batch."""
+        from manifold_mixup._said import alike, varying, varying_kept  # not to mix one tensor
+
         model = unwrap(self._attachment.model)
         if any(map(self._is_new, varying(model, args, kwargs, rows, self._seen_inputs))):
             return True
@@ -226,6 +227,8 @@ class Checks:
             uneven: whether examples may have different numbers of rows in a state.
             once: whether the model runs with one batch size only, as if it kept something of each.
         """
+        from manifold_mixup._said import alike, varying, varying_kept  # only a check needs it
+
         attachment, model = self._attachment, unwrap(self._attachment.model)
         inputs = named_inputs(model, args, kwargs)
         front = attachment.batch_first(inputs) if self._batch_dim else inputs

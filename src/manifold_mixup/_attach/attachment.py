@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from manifold_mixup import _autograd, _mix
 from manifold_mixup._attach import compiled, mask_pair
 from manifold_mixup._attach.carrying import ArgumentHook, CarryHooks, OutputHook
-from manifold_mixup._attach.copies import copies_of
 from manifold_mixup._attach.eval_mode import EvalModeWatch
 from manifold_mixup._attach.forward_pass import ForwardPass
 from manifold_mixup._attach.grids import Grids
@@ -366,7 +365,7 @@ class Attachment:
             compiled.follow_sizes(inputs, plan)
         started = self.passes.start(plan, training=training, valid=valid)
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # nearly always
-        started.copies = None if alone or plan is None else copies_of(args, kwargs)
+        started.copies = None if alone or plan is None else _copies_of(args, kwargs)
         if training or mixing:
             self._planned = started
         if training:
@@ -528,6 +527,12 @@ class Attachment:
         if found is not None and running.plan is running.drawn:
             running.complete(found)
             running.completed_in = module
+
+
+def _copies_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from manifold_mixup._attach.copies import copies_of  # one tensor needs none of it
+
+    return copies_of(args, kwargs)
 
 
 def owners_on(model: nn.Module) -> list[object]:

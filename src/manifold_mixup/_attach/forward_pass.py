@@ -2,17 +2,19 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold_mixup import _autograd
 from manifold_mixup._attach.claims import Outputs
-from manifold_mixup._attach.copies import Copies
 from manifold_mixup._plan import MixPlan
 from manifold_mixup._tree import leaves
 from manifold_mixup._weigh.completion import Completion, completed, needs_completion
+
+if TYPE_CHECKING:
+    from manifold_mixup._attach.copies import Copies
 
 
 class Runs(dict[str, int]):
