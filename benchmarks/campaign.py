@@ -4,15 +4,15 @@
 PreActResNet18 on all of CIFAR-10 with paired seeds. The first call measures an epoch, with and
 without CUDA graphs, and fixes the longest schedule, 200 epochs at most, with which all runs fit the
 time that is given. Each call trains until its minutes are over; the same command resumes from the
-last checkpoint. After each run, all but the weights and the table are in OUT/results, so that they
-survive the machine.
+last checkpoint. Each run is in OUT/results as soon as it is trained, and again after each part of
+its evaluation, all but the weights. OUT/results is enough to go on with on another machine: what is
+complete there is not trained again, and more ``--seeds`` add runs of the same schedule.
 """
 
 import argparse
 import itertools
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import training
 from manifold_mixup.lab import data as datasets
@@ -43,9 +44,13 @@ MOST = 200
 _RESERVED = 0.1  # share of the time for evaluations, and for what goes wrong
 CLEAN = ("clean", "calibration", "selective")
 """What is evaluated on the whole test set."""
-ATTACKED = ("confidence", "robustness")
+ATTACKED = ("outliers", "confidence", "attacks", "robustness")
 """What is evaluated on a part of it, as attacks take long."""
 _KEPT = ("*.json", "*.jsonl", "logits.safetensors")
+_COMPLETE = "complete.json"
+"""In a run's folder of results, once all parts were evaluated: which of them failed, and why."""
+_FAILED = "failed.json"
+"""In the folder of results: the runs that failed, and why; they are tried again, after others."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,17 @@ def measured(run: Recipe, data: Data, *, epochs: int = 3) -> Speed:
     return Speed(epoch, max(0.0, ends[0] - began - epoch), run.cuda_graphs)
 
 
-def planned(base: Recipe, data: Data, *, seconds: float, seeds: int) -> Plan:
+def planned(
+    base: Recipe, data: Data, *, seconds: float, seeds: int, epochs: int | None = None
+) -> Plan:
     """Measure manifold mixup with each setting that the device has, and choose the schedule.
+
+    Args:
+        base: the settings that all runs share.
+        data: the data.
+        seconds: the time of all runs.
+        seeds: the number of seeds.
+        epochs: the schedule, whatever time it takes; by default the longest that fits.
 
     Raises:
         ValueError: not even one epoch fits.
@@ -132,7 +146,7 @@ def planned(base: Recipe, data: Data, *, seconds: float, seeds: int) -> Plan:
         raise RuntimeError(f"no setting trains: {tried}.")
     fastest = min(speeds, key=lambda one: one.epoch)
     left = (seconds - (time.perf_counter() - began)) * (1 - _RESERVED)
-    epochs = fastest.epochs(left, seeds * len(METHODS))
+    epochs = epochs or fastest.epochs(left, seeds * len(METHODS))
     gpu = {"gpu": torch.cuda.get_device_name()} if base.device == "cuda" else {}
     on = {**provenance.describe(), **gpu}
     return Plan(epochs, seeds, fastest, about(base, data), tried, on)
@@ -156,22 +170,46 @@ def runs_of(plan: Plan, base: Recipe) -> list[Recipe]:
     return [recipe(fixed, way, seed=seed) for seed in range(plan.seeds) for way in METHODS]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """On what a run is evaluated.
+
+    Attributes:
+        data: the data it was trained on, with the whole test set.
+        tested: those with a part of the test set, for attacks.
+        settings: among others, outliers by name.
+    """
+
+    data: Data
+    tested: Data
+    settings: Settings = field(default_factory=Settings)
+
+
 def campaign(
-    out: Path, base: Recipe, data: Data, *, minutes: float, total: float, seeds: int, tested: int
+    out: Path,
+    base: Recipe,
+    on: Evaluation,
+    *,
+    minutes: float,
+    total: float,
+    seeds: int,
+    epochs: int | None = None,
 ) -> bool:
     """Train until the minutes are over, and write the table of what is finished.
+
+    A run that fails, or a part of its evaluation, does not keep the others from being done.
 
     Args:
         out: the folder of the plan, of the runs, and of ``results``, which is small.
         base: the settings that all runs share.
-        data: the data.
-        minutes: the time of this call.
+        on: the data.
+        minutes: the time of this call. Nothing begins later; a part of an evaluation may end later.
         total: the time of all calls, by which the first chooses the schedule.
-        seeds: the number of seeds, which the first call fixes.
-        tested: the number of test examples that are attacked.
+        seeds: the number of seeds; a later call may give more.
+        epochs: the schedule, which the first call fixes; by default by ``total``.
 
     Returns:
-        Whether all runs are finished.
+        Whether all runs are trained and evaluated.
 
     Raises:
         ValueError: the folder has the plan of another campaign, or not even one epoch fits.
@@ -181,24 +219,35 @@ def campaign(
     files.writable_folder(results)
     plan = _plan(
         results / "plan.json",
-        lambda: planned(base, data, seconds=60 * total, seeds=seeds),
-        asked={"seeds": seeds, "of": about(base, data)},
+        lambda: planned(base, on.data, seconds=60 * total, seeds=seeds, epochs=epochs),
+        asked={"of": about(base, on.data)} | ({"epochs": epochs} if epochs else {}),
     )
+    plan = replace(plan, seeds=seeds)
     runs = runs_of(plan, base)
     print(f"{len(runs)} runs of {plan.epochs} epochs, {plan.speed.epoch:.1f} s each", flush=True)
-    for run in runs:
-        folder = out / "runs" / folder_name(run)
-        if time.monotonic() > end and finished(folder) is None:
+    failed = _failed(results)
+    for run in sorted(runs, key=lambda one: folder_name(one) in failed):
+        if _complete(results, run):
+            continue
+        if time.monotonic() > end:
             break
         try:
-            result = train(run, data, folder=folder, stop=lambda: time.monotonic() > end)
+            result = train(
+                run, on.data, folder=out / "runs" / folder_name(run),
+                stop=lambda: time.monotonic() > end,
+            )  # fmt: skip
         except Stopped as stopped:
             print(stopped, flush=True)
             break
-        _keep(folder, data, results, tested)
+        except Exception as error:  # such as a loss that is not finite: the other runs go on
+            _note_failure(results, run, error)
+            continue
         print(f"{run.method}, seed {run.seed}: {result.last.error:.2f} %", flush=True)
-        _table(plan, runs, out, data)
-    return all(finished(out / "runs" / folder_name(run)) is not None for run in runs)
+        _copy(out, run)
+        _table(plan, runs, results, on.data)
+        _evaluate(out, run, on, over=lambda: time.monotonic() > end)
+    _table(plan, runs, results, on.data)
+    return all(_complete(results, run) for run in runs)
 
 
 def _plan(path: Path, make: Callable[[], Plan], *, asked: dict[str, Any]) -> Plan:
@@ -220,21 +269,53 @@ def _plan(path: Path, make: Callable[[], Plan], *, asked: dict[str, Any]) -> Pla
     return plan
 
 
-def _keep(folder: Path, data: Data, results: Path, tested: int) -> None:
-    """Evaluate a finished run, and copy all but its weights."""
-    attacked = datasets.take_tested(data, tested)
-    evaluated(folder, data, "last", battery=CLEAN, settings=Settings())
-    evaluated(folder, data, "last", battery=ATTACKED, settings=Settings(), tested=attacked)
-    own = results / folder.name
+def _complete(results: Path, run: Recipe) -> bool:
+    """Return whether a run was trained and evaluated, on this machine or on an earlier one."""
+    return (results / folder_name(run) / _COMPLETE).exists()
+
+
+def _failed(results: Path) -> dict[str, str]:
+    """Return why runs failed in earlier calls, by the names of their folders."""
+    path = results / _FAILED
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return known
+
+
+def _note_failure(results: Path, run: Recipe, error: Exception) -> None:
+    why = f"{type(error).__name__}: {error}"
+    print(f"{run.method}, seed {run.seed} failed: {why}", flush=True)
+    files.write_json(results / _FAILED, _failed(results) | {folder_name(run): why})
+
+
+def _evaluate(out: Path, run: Recipe, on: Evaluation, *, over: Callable[[], bool]) -> None:
+    """Evaluate a trained run, part by part, and copy each; those of earlier calls are only read."""
+    folder, failed = out / "runs" / folder_name(run), dict[str, str]()
+    for parts, tested in ((CLEAN, on.data), *(((part,), on.tested) for part in ATTACKED)):
+        if over():
+            return
+        try:
+            evaluated(folder, on.data, "last", battery=parts, settings=on.settings, tested=tested)
+        except Exception as error:  # such as too little memory: the other parts are worth having
+            failed |= dict.fromkeys(parts, f"{type(error).__name__}: {error}")
+        _copy(out, run)
+    files.write_json(out / "results" / folder.name / _COMPLETE, {"failed": failed})
+    results = out / "results"
+    if folder.name in (known := _failed(results)):
+        files.write_json(results / _FAILED, {k: v for k, v in known.items() if k != folder.name})
+
+
+def _copy(out: Path, run: Recipe) -> None:
+    """Copy all of a run but its weights; no file is ever seen in part."""
+    folder, own = out / "runs" / folder_name(run), out / "results" / folder_name(run)
     files.writable_folder(own)
     for pattern in _KEPT:
         for path in folder.glob(pattern):
-            shutil.copy2(path, own)
+            files.write(own / path.name, path.read_bytes())
 
 
-def _table(plan: Plan, runs: Sequence[Recipe], out: Path, data: Data) -> None:
+def _table(plan: Plan, runs: Sequence[Recipe], results: Path, data: Data) -> None:
     """Write the table of the seeds that all ways have finished."""
-    of = [finished(out / "runs" / folder_name(run)) for run in runs]
+    of = [finished(results / folder_name(run)) for run in runs]
     done: list[Result] = [result for result in of if result is not None]
     methods = list(dict.fromkeys(run.method for run in runs))
     if not complete_seeds(done, methods):
@@ -244,12 +325,22 @@ def _table(plan: Plan, runs: Sequence[Recipe], out: Path, data: Data) -> None:
     where = plan.on.get("gpu", "a CPU, a rehearsal whose numbers mean nothing")
     caption = f"Measured on {where}. {power_text(rows)}"
     text = markdown_table(rows, title=title, caption=caption)
-    files.write(out / "results" / "table.md", text.encode())
+    files.write(results / "table.md", text.encode())
 
 
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def outliers(name: str, root: Path) -> dict[str, Tensor]:
+    """Return the test images of the other CIFAR, if they are at hand."""
+    (other,) = {"cifar-10", "cifar-100"} - {name}
+    try:
+        return {other: datasets.load(other, root=root).x_test[:1000]}
+    except OSError as error:
+        print(f"no outliers of {other}: {error}", file=sys.stderr)
+        return {}
 
 
 def _options(args: Sequence[str] | None) -> argparse.Namespace:
@@ -259,7 +350,9 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=Path("~/.cache/manifold-mixup"))
     parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
     parser.add_argument("--total", type=float, default=24.0, help="minutes of all calls")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of all calls; later ones may add")
+    parser.add_argument("--epochs", type=int, help="the schedule, instead of what fits the time")
+    parser.add_argument("--data", choices=["cifar-10", "cifar-100"], default="cifar-10")
     parser.add_argument("--rehearse", action="store_true", help="try the script on the CPU, tiny")
     return parser.parse_args(args)
 
@@ -270,22 +363,26 @@ def main(args: Sequence[str] | None = None) -> int:
     if not options.rehearse and not torch.cuda.is_available():
         print("this PyTorch finds no GPU. Try the script with --rehearse.", file=sys.stderr)
         return 2
-    base = catalog.recipe("modern", "none", "cifar-10", "preact-resnet18")
+    base = catalog.recipe("modern", "none", options.data, "preact-resnet18")
     if options.rehearse:
         torch.manual_seed(0)  # the same images in each call
         base, data = replace(base, width=4, device="cpu"), training.images(300)
+        on = Evaluation(data, datasets.take_tested(data, 50))
     else:
         base = replace(base, compile=True, device="cuda")
-        data = datasets.load("cifar-10", root=options.root.expanduser())
+        root = options.root.expanduser()
+        data = datasets.load(options.data, root=root)
+        settings = Settings(unknown=outliers(options.data, root))
+        on = Evaluation(data, datasets.take_tested(data, 1000), settings)
     try:
         complete = campaign(
             options.out,
             base,
-            data,
+            on,
             minutes=options.minutes,
             total=options.total,
             seeds=options.seeds,
-            tested=50 if options.rehearse else 1000,
+            epochs=options.epochs,
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

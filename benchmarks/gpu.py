@@ -3,7 +3,8 @@
 The tests run first, since numbers of wrong code are worthless. Then it measures the mix compared
 with a copy, steps with and without mixing, and an epoch of PreActResNet18 with the idle share of
 the GPU and the model FLOPs utilisation. Each part is written to one JSON file as soon as it is
-done. The file also names the parts for which there was no time.
+done. The file also names the parts for which there was no time. The same command goes on with them,
+and with those that failed, as long as the code, the versions and the machine are the same.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from benchmarks import training
 from manifold_mixup.lab.data import Data, as_input
 from manifold_mixup.lab.models.fresh import fresh_model
 from manifold_mixup.lab.recipes.recipe import Recipe
-from manifold_mixup.lab.runs import provenance
+from manifold_mixup.lab.runs import files, provenance
 from manifold_mixup.lab.training.loop import train
 
 LIMIT = 8.5 * 60  # seconds; no part starts later
@@ -143,36 +144,59 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def main() -> None:
-    """Run the parts in order until the time is up."""
-    parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("out", type=Path, help="folder for gpu.json")
-    parser.add_argument("--rehearse", action="store_true", help="try the script on the CPU, tiny")
-    options = parser.parse_args()
-    if not options.rehearse and not torch.cuda.is_available():
-        parser.error("this PyTorch finds no GPU. Try the script with --rehearse.")
-    device = "cpu" if options.rehearse else "cuda"
-    options.out.mkdir(parents=True, exist_ok=True)
-    began, left = time.perf_counter(), dict(PARTS)
-    result: Found = {**provenance.describe(), "device": device}
-    if device == "cuda":
-        result["gpu"] = {
-            "name": torch.cuda.get_device_name(),
-            "bytes": torch.cuda.get_device_properties(0).total_memory,
-            "cuda": torch.version.cuda,
-        }
+def begun(path: Path, about: Found) -> Found:
+    """Return what an earlier call measured of the same code on the same machine."""
+    known: Found = json.loads(path.read_text()) if path.exists() else {}
+    if any(known.get(name) != value for name, value in about.items()):
+        return dict(about)
+    failed = [name for name, part in known.items() if name in PARTS and "failed" in part]
+    return {name: value for name, value in known.items() if name not in failed}
+
+
+def measure(path: Path, about: Found, device: str, *, quick: bool) -> None:
+    """Run the parts that are not in a file, in order, until the time is up.
+
+    Args:
+        path: the file, which is written after each part.
+        about: the code, the versions and the machine.
+        device: what to measure on.
+        quick: whether this is a rehearsal.
+    """
+    began, result = time.perf_counter(), begun(path, about)
+    left = {name: part for name, part in PARTS.items() if name not in result}
     while left and time.perf_counter() - began < LIMIT:
         name, part = next(iter(left.items()))
         del left[name]
         print(f"{time.perf_counter() - began:5.0f} s  {name}", flush=True)
         try:
-            result[name] = part(device, options.rehearse)
+            result[name] = part(device, quick)
         except Exception as error:  # continue with the other parts
             result[name] = {"failed": f"{type(error).__name__}: {error}"}
         result["not_begun"] = list(left)
         result["seconds"] = time.perf_counter() - began
-        (options.out / "gpu.json").write_text(json.dumps(result, indent=1, default=asdict) + "\n")
-    print(f"{time.perf_counter() - began:5.0f} s  written: {options.out / 'gpu.json'}")
+        text = json.dumps(result, indent=1, default=asdict)
+        files.write(path, f"{text}\n".encode())
+    print(f"{time.perf_counter() - began:5.0f} s  written: {path}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the parts in order until the time is up."""
+    parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, help="folder for gpu.json")
+    parser.add_argument("--rehearse", action="store_true", help="try the script on the CPU, tiny")
+    options = parser.parse_args(args)
+    if not options.rehearse and not torch.cuda.is_available():
+        parser.error("this PyTorch finds no GPU. Try the script with --rehearse.")
+    device = "cpu" if options.rehearse else "cuda"
+    options.out.mkdir(parents=True, exist_ok=True)
+    about: Found = {**provenance.describe(), "device": device}
+    if device == "cuda":
+        about["gpu"] = {
+            "name": torch.cuda.get_device_name(),
+            "bytes": torch.cuda.get_device_properties(0).total_memory,
+            "cuda": torch.version.cuda,
+        }
+    measure(options.out / "gpu.json", about, device, quick=options.rehearse)
 
 
 if __name__ == "__main__":

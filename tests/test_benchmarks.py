@@ -1,8 +1,10 @@
 """The tables and errors of the benchmarks; times are not tested."""
 
+import importlib
 import itertools
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import asdict, replace
 from functools import partial
@@ -190,10 +192,16 @@ def test_a_campaign_takes_the_longest_schedule_that_fits():
         speed.epochs(90.0, runs=9)
 
 
-def test_a_campaign_is_stopped_resumed_and_written_without_weights(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def quick_campaign(monkeypatch):
+    """Without measurements and attacks, which take seconds."""
     quick = campaign.Speed(epoch=0.1, start=0.0, cuda_graphs=False)
     monkeypatch.setattr(campaign, "measured", lambda *_, **__: quick)
-    monkeypatch.setattr(campaign, "ATTACKED", ("confidence",))  # attacks take seconds
+    monkeypatch.setattr(campaign, "ATTACKED", ("confidence",))
+
+
+@pytest.mark.usefixtures("quick_campaign")
+def test_a_campaign_is_stopped_resumed_and_written_without_weights(tmp_path, monkeypatch, capsys):
     arguments = [str(tmp_path), "--rehearse", "--seeds", "1", "--total", "0.0125"]
     results = tmp_path / "results"
     clock = itertools.count()  # each look at the clock takes a second, and there is one a step
@@ -218,8 +226,95 @@ def test_a_campaign_is_stopped_resumed_and_written_without_weights(tmp_path, mon
     mixing = ("method", "layers", "alpha", "seed")
     (shared,) = {json.dumps({k: v for k, v in run.items() if k not in mixing}) for run in runs}
     assert json.loads(shared)["epochs"] == 2
-    assert campaign.main([*arguments, "--seeds", "2"]) == 2
-    assert "plan.json is the plan of another campaign: {'seeds': 1, " in capsys.readouterr().err
+    assert campaign.main([*arguments, "--epochs", "3"]) == 2
+    assert "plan.json is the plan of another campaign: {'of': {" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick_campaign")
+def test_a_campaign_goes_on_with_more_seeds_on_a_machine_that_has_only_the_results(
+    tmp_path, capsys
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = ["--rehearse", "--epochs", "1", "--seeds"]
+    assert campaign.main([str(first), *arguments, "1"]) == 0
+    shutil.copytree(first / "results", second / "results")
+    capsys.readouterr()
+    assert campaign.main([str(second), *arguments, "2"]) == 0
+    assert "seed 0" not in capsys.readouterr().out
+    assert len([*(second / "runs").iterdir()]) == 3
+    assert "| 2 seeds |" in (second / "results" / "table.md").read_text()
+
+
+@pytest.mark.usefixtures("quick_campaign")
+def test_a_run_or_an_attack_that_fails_costs_a_campaign_only_itself(tmp_path, monkeypatch):
+    def failing(run, *args, **options):
+        if run.method == "input mixup":
+            raise FloatingPointError("the loss is nan")
+        return train(run, *args, **options)
+
+    def without_memory(*args, battery, **options):
+        if "confidence" in battery:
+            raise torch.cuda.OutOfMemoryError("too large")
+        return evaluated(*args, battery=battery, **options)
+
+    train, evaluated = campaign.train, campaign.evaluated
+    arguments = [str(tmp_path), "--rehearse", "--epochs", "1", "--seeds", "1"]
+    monkeypatch.setattr(campaign, "train", failing)
+    monkeypatch.setattr(campaign, "evaluated", without_memory)
+    assert campaign.main(arguments) == 1
+    results = tmp_path / "results"
+    ((name, why),) = json.loads((results / "failed.json").read_text()).items()
+    assert "input_mixup" in name
+    assert why == "FloatingPointError: the loss is nan"
+    complete = [json.loads(path.read_text()) for path in results.glob("*/complete.json")]
+    assert complete == [{"failed": {"confidence": "OutOfMemoryError: too large"}}] * 2
+    assert len([*results.glob("*/evaluation-last-*.json")]) == 2
+    monkeypatch.setattr(campaign, "train", train)
+    assert campaign.main(arguments) == 0
+    assert json.loads((results / "failed.json").read_text()) == {}
+    assert (results / "table.md").exists()
+
+
+@pytest.mark.usefixtures("quick_campaign")
+def test_what_a_campaign_trained_is_kept_if_no_time_is_left_to_evaluate_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "evaluated", lambda *_, **__: pytest.fail("the time was over"))
+    clock = itertools.count()
+    monkeypatch.setattr(campaign.time, "monotonic", lambda: float(next(clock)))
+    arguments = [str(tmp_path), "--rehearse", "--epochs", "1", "--seeds", "1"]
+    assert campaign.main([*arguments, "--minutes", str(5 / 60)]) == 1
+    assert [*tmp_path.glob("results/*/logits.safetensors")]
+    assert not [*tmp_path.glob("results/*/complete.json")]
+
+
+def test_the_measurements_of_a_gpu_go_on_where_they_were_killed(tmp_path, monkeypatch):
+    gpu = importlib.import_module("benchmarks.gpu")
+    sys.modules.pop("benchmarks.__main__")  # which it imports, and other tests run
+    done, told = [], tmp_path / "gpu.json"
+
+    def part(name):
+        def run(device, quick):
+            done.append(name)
+            if name == "killed" and done.count(name) == 1:
+                raise KeyboardInterrupt
+            if name == "failing" and done.count(name) == 1:
+                raise RuntimeError("out of memory")
+            return {"of": name}
+
+        return run
+
+    names = ("failing", "first", "killed", "last")
+    monkeypatch.setattr(gpu, "PARTS", {name: part(name) for name in names})
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main([str(tmp_path), "--rehearse"])
+    assert json.loads(told.read_text())["failing"] == {"failed": "RuntimeError: out of memory"}
+    assert json.loads(told.read_text())["not_begun"] == ["killed", "last"]
+    gpu.main([str(tmp_path), "--rehearse"])
+    assert done == ["failing", "first", "killed", "failing", "killed", "last"]
+    found = json.loads(told.read_text())
+    assert [found[name] for name in names] == [{"of": name} for name in names]
+    monkeypatch.setattr(gpu.provenance, "describe", lambda: {"git": "another commit"})
+    gpu.main([str(tmp_path), "--rehearse"])
+    assert done[6:] == [*names]
 
 
 def test_the_runs_of_a_campaign_are_paired_by_seed():
