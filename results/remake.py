@@ -2,12 +2,14 @@
 
 python results/remake.py list                        the parts, with their files
 python results/remake.py make PART ... --root DATA   runs commands, and copies what they made
+python results/remake.py rehearse --root DATA        runs all commands, tiny, and copies nothing
 python results/remake.py check                       compares the files with fingerprints.json
 python results/remake.py write                       writes fingerprints.json
 
 The commands stand only in README.md. They resume what was stopped and reuse what is finished, in
-the folder given by ``--work``; all of them take days on two cores. ``fingerprints.json`` has the
-SHA-256 of every file, and what made it: the commit, the machine, PyTorch, and the data.
+the folder given by ``--work``; all of them take days on two cores, and minutes at a tiny size.
+``fingerprints.json`` has the SHA-256 of every file, and what made it: the commit, the machine,
+PyTorch, and the data. The registered tasks have a page and commands of their own, in candidates/.
 """
 
 import argparse
@@ -105,6 +107,21 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
     "Table 8: mixing true factors": (("laptop/table-8", "laptop/table-8"),),
 }
 
+# What is appended to each command of a rehearsal, by a pattern of its words after the program, of
+# which the first that fits counts; of several values of an option, the last counts.
+_TUNE = "--seeds 1 --final-seeds 1 --epochs 1 --examples 300 --workers 1"
+TINY = {
+    "analyze*": "",
+    "compare*": "--smoke --workers 1",
+    "evaluate*": "--tested 200 --attacked 4 --steps 2 --restarts 1 --queries 3",
+    "reproduce*": "--scale smoke --seeds 1 --epochs 1 --width 8 --examples 200 --test 600 "
+    "--tested 20 --no-compile --workers 1",
+    "train*": "--epochs 1 --examples 200 --width 4",
+    "tune*grid*": _TUNE,  # whose number of trials is that of the values
+    "tune*": f"{_TUNE} --trials 1",
+    "examples/gan.py*": "--quick",
+}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -162,8 +179,34 @@ def make(part: str, page: str, *, root: Path, work: Path) -> list[Path]:
         subprocess.CalledProcessError: a command failed.
         FileNotFoundError: a command left no file where it was expected.
     """
-    work.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
+    for step in _run(part, page, root=root, work=work):
+        made += _copy(step, work)
+    return made
+
+
+def rehearse(parts: Sequence[str], page: str, *, root: Path, work: Path) -> dict[str, str]:
+    """Run the commands of parts at a tiny size, and see that each leaves its files.
+
+    Nothing is copied. A part that fails does not keep the others from being tried.
+
+    Returns:
+        Why parts failed, by their names.
+    """
+    failed = {}
+    for part in parts:
+        try:
+            for step in _run(part, page, root=root, work=work, tiny=True):
+                for source in step.source.split():
+                    _found(step, source, work)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            failed[part] = str(error)
+    return failed
+
+
+def _run(part: str, page: str, *, root: Path, work: Path, tiny: bool = False) -> Iterator[Step]:
+    """Run the commands of a part one after another, and yield each that is done."""
+    work.mkdir(parents=True, exist_ok=True)
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     for step in steps(page):
         if step.part != part:
@@ -171,23 +214,29 @@ def make(part: str, page: str, *, root: Path, work: Path) -> list[Path]:
         if part == "Few labels" and not (work / "digits-val.npz").exists():
             subprocess.run([sys.executable, "-c", code], cwd=work, check=True)
         print(f"$ {step.command}", flush=True)
-        lab = (
-            f'manifold-mixup() {{ "{sys.executable}" -m manifold_mixup.lab "$@" --root "{root}"; }}'
-        )
-        other = f'python() {{ "{sys.executable}" "{HERE.parent}/$@"; }}'
-        script = "\n".join([lab, other, *step.before, step.command])
-        subprocess.run(["bash", "-euc", script], cwd=work, check=True)
-        made += _copy(step, work)
-    return made
+        script = "\n".join([_functions(root, tiny=tiny), *step.before, step.command])
+        done = subprocess.run(["bash", "-euc", script], cwd=work, check=False)
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, step.command)
+        yield step
+
+
+def _functions(root: Path, *, tiny: bool) -> str:
+    """Return the functions of the shell that stand for the programs of the page."""
+    cases = [f'{name}) more="{words}";;' for name, words in TINY.items()] if tiny else []
+    more = f'more=""; case "$*" in {" ".join([*cases, "*) ;;"])} esac'
+    python = f'{more}; "{sys.executable}"'
+    return (
+        f'manifold-mixup() {{ {python} -m manifold_mixup.lab "$@" --root "{root}" $more; }}\n'
+        f'python() {{ {python} "{HERE.parent}/$@" $more; }}'
+    )
 
 
 def _copy(step: Step, work: Path) -> list[Path]:
     """Copy what a command made; return the copies."""
     copies = []
     for source in step.source.split():
-        found = [path for kind in KINDS for path in sorted(work.glob(f"{source}{kind}"))]
-        if not found:
-            raise FileNotFoundError(f"{step.command} left no {source} in {work}.")
+        found = _found(step, source, work)
         if len({path.parent for path in found}) > 1:
             copies.append(_together(found, HERE / f"{step.target}.json"))
             continue
@@ -196,6 +245,18 @@ def _copy(step: Step, work: Path) -> list[Path]:
             shutil.copyfile(path, copies[-1])
             _shorten(copies[-1])
     return copies
+
+
+def _found(step: Step, source: str, work: Path) -> list[Path]:
+    """Return the files that a command left.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = [path for kind in KINDS for path in sorted(work.glob(f"{source}{kind}"))]
+    if not found:
+        raise FileNotFoundError(f"{step.command} left no {source} in {work}.")
+    return found
 
 
 def _shorten(path: Path) -> None:
@@ -289,7 +350,7 @@ def _write(only: Sequence[Path] | None = None) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run an action; return its exit status."""
     parser = argparse.ArgumentParser("remake.py", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("action", choices=["list", "make", "check", "write"])
+    parser.add_argument("action", choices=["list", "make", "rehearse", "check", "write"])
     parser.add_argument("parts", nargs="*", help="headings of README.md, or their beginnings")
     parser.add_argument("--root", type=Path, default=Path("~/.cache/manifold-mixup"))
     parser.add_argument("--work", type=Path, default=Path("results-work"))
@@ -305,13 +366,37 @@ def main(args: Sequence[str] | None = None) -> int:
         for step in steps(page):
             print(f"{step.part}: {step.target or 'a search'}\n    {step.command}")
         return 0
-    for name in options.parts or [""]:
-        parts = [part for part in MADE if part.startswith(name)]
-        if len(parts) != 1:
-            parser.error(f"{name!r} names {len(parts)} parts. Name one: {'; '.join(MADE)}")
-        root = options.root.expanduser().resolve()
-        _write(make(parts[0], page, root=root, work=options.work))
+    root = options.root.expanduser().resolve()
+    try:
+        if options.action == "rehearse":
+            return _rehearsed(_parts(options.parts or list(MADE)), page, root, options.work)
+        for part in _parts(options.parts or [""]):
+            _write(make(part, page, root=root, work=options.work))
+    except ValueError as error:
+        parser.error(str(error))
     return 0
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    """Return the headings that names begin.
+
+    Raises:
+        ValueError: a name begins none, or several.
+    """
+    found = []
+    for name in names:
+        parts = [part for part in MADE if part.startswith(name)]
+        if name not in MADE and len(parts) != 1:
+            raise ValueError(f"{name!r} names {len(parts)} parts. Name one: {'; '.join(MADE)}")
+        found.append(name if name in MADE else parts[0])
+    return found
+
+
+def _rehearsed(parts: Sequence[str], page: str, root: Path, work: Path) -> int:
+    """Rehearse parts in a folder of their own, and say what failed; return the exit status."""
+    failed = rehearse(parts, page, root=root, work=work.with_name(f"{work.name}-tiny"))
+    print("\n".join(f"{part}: {why}" for part, why in failed.items()) or "all parts ran")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

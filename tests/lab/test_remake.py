@@ -2,10 +2,15 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from manifold_mixup.lab import cli
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -94,6 +99,89 @@ def test_assignments_and_continued_lines_belong_to_a_command(remake):
     assert any(one.startswith("search=") for one in tail.before)
     (curves,) = [step for step in remake.steps(PAGE) if step.target == "laptop/figure-6"]
     assert curves.command.endswith("--precision bf16 --channels-last --out laptop")
+
+
+def test_a_rehearsal_runs_every_command_of_the_page_at_a_tiny_size(remake, monkeypatch, tmp_path):
+    """The words of each command are read as the lab reads them; nothing is run."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@" "" >> "$WORDS"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(remake.sys, "executable", str(python))
+    script = [remake._functions(tmp_path, tiny=True)]
+    for step in remake.steps(PAGE):
+        script += [*step.before, step.command]
+    words = tmp_path / "words"
+    subprocess.run(
+        ["bash", "-euc", "\n".join(script)],
+        cwd=tmp_path,
+        env={**os.environ, "WORDS": str(words)},
+        check=True,
+    )
+    calls = [call.splitlines() for call in words.read_text().split("\n\n") if call]
+    assert len(calls) >= len([*remake.steps(PAGE)])
+    seen = Counter(is_tiny(call) for call in calls)
+    assert seen.keys() == {"analyze", "compare", "evaluate", "reproduce", "train", "tune", "gan.py"}
+
+
+def is_tiny(words):
+    """Return the name of a command that is tiny."""
+    if words[0] != "-m":
+        assert words[1:] == ["--quick"]
+        return Path(words[0]).name
+    name, options = words[2], cli._read(words[2:])[1]
+    if name in ("train", "tune", "reproduce"):
+        sizes = options.run if name == "train" else options
+        assert sizes.epochs == 1
+        assert sizes.examples <= 300
+    if name in ("tune", "reproduce"):
+        assert options.seeds == 1
+    if name == "tune":
+        assert options.final_seeds == 1
+        assert options.trials == 1 or (options.sampler == "grid" and options.trials is None)
+    if name == "reproduce":
+        assert (options.scale, options.tested, options.compile) == ("smoke", 20, False)
+    if name == "compare":
+        assert options.smoke
+    if name == "evaluate":
+        assert options.tested * options.steps * options.restarts <= 400
+    return name
+
+
+def test_a_rehearsal_goes_on_after_a_part_that_fails_and_copies_nothing(
+    remake, monkeypatch, tmp_path, capfd
+):
+    here = tmp_path / "results"
+    here.mkdir()
+    (tmp_path / "a_script.py").write_text("import sys; print(sys.argv[1:])")
+    page = f"""# Results
+{SMALL.partition("# Results")[2]}
+## More
+
+```bash
+python a_script.py more > more.json
+python a_script.py less > less.txt
+```
+"""
+    (here / "README.md").write_text(
+        page.replace("manifold-mixup reproduce list", "python not_there.py")
+    )
+    monkeypatch.setattr(remake, "HERE", here)
+    made = {
+        "Curves": (),
+        "Tables": (("list", "ours/tables"), ("script", "ours/words")),
+        "More": (("more", "ours/more"), ("less", "ours/less")),
+    }
+    monkeypatch.setattr(remake, "MADE", made)
+    monkeypatch.setattr(remake, "TINY", {"a_script.py*more": "--quick"})
+    work = tmp_path / "work"
+    assert remake.main(["rehearse", "--root", str(tmp_path), "--work", str(work)]) == 1
+    said = capfd.readouterr().out
+    assert "Tables: Command 'python not_there.py" in said
+    assert f"More: python a_script.py less > less.txt left no less in {work}-tiny." in said
+    tiny = tmp_path / "work-tiny"
+    assert (tiny / "more.json").read_text() == "['more', '--quick']\n"
+    assert (tiny / "less.txt").read_text() == "['less']\n"
+    assert [path.name for path in here.iterdir()] == ["README.md"]
 
 
 def test_a_part_is_made_and_copied(remake, monkeypatch, tmp_path, capfd):
