@@ -15,6 +15,8 @@ from torch import nn
 import processes
 import resume_worker
 from lab_runs import without_time
+from manifold_mixup.lab.data import Data
+from manifold_mixup.lab.recipes.recipe import Recipe
 from manifold_mixup.lab.runs import checkpoint, weights
 from manifold_mixup.lab.runs import folder as run_folder
 from manifold_mixup.lab.training.loop import Stopped, train
@@ -92,6 +94,27 @@ def test_stopped_again_and_again(task, runs, tmp_path):
             break
     assert count > 5
     assert without_time(result) == without_time(whole)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"optimizer": "sgd"}, {"optimizer": "adamw", "ema": 0.8}, {"optimizer": "sgd", "ema": 0.8}],
+    ids=lambda more: ", ".join(map(str, more.values())),
+)
+def test_stopped_with_images_in_channels_last_order_it_ends_in_the_same_bits(more, tmp_path):
+    """As the recipe ``modern`` has it; files keep tensors in another order."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.arange(40) % 3
+    images = Data("images", x[:30], y[:30], x[30:], y[30:], classes=3, eps=0.0, space="")
+    run = Recipe(
+        data="images", model="preact-resnet18", width=4, epochs=3, batch=10, lr=0.1,
+        weight_decay=0.01, layers=("input", "layer1"), channels_last=True, **more,
+    )  # fmt: skip
+    whole = train(run, images)
+    with pytest.raises(Stopped):
+        train(run, images, folder=tmp_path, stop=stop_after(4))
+    assert train(run, images, folder=tmp_path).weights == whole.weights
 
 
 def test_two_trainings_never_share_a_folder(task, plain, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def load_optimizer_state(
     """Load the state that `optimizer_state` copied into an optimizer."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, Any] = {
-        int(n): {key: _sharded_like(parameters[int(n)], value) for key, value in tensors.items()}
+        int(n): {key: _laid_out_like(parameters[int(n)], value) for key, value in tensors.items()}
         for n, tensors in state_tensors.items()
     }
     groups = optimizer.state_dict()["param_groups"]
@@ -80,6 +80,16 @@ def fingerprint(weights: Weights) -> str:
 def _whole(value: Tensor) -> Tensor:
     """Return a full tensor on the CPU; for a sharded one, all processes must call this."""
     return (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+
+
+def _laid_out_like(template: Tensor, value: Tensor) -> Tensor:
+    """Shard a full tensor like a template, or give it the same order in memory.
+
+    Files have no channels-last tensors, and a step on tensors of two orders rounds differently.
+    """
+    if isinstance(template, DTensor) or template.shape != value.shape:
+        return _sharded_like(template, value)
+    return torch.empty_like(template, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _sharded_like(template: Tensor, value: Tensor) -> Tensor:
