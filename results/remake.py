@@ -109,16 +109,18 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
 
 # What is appended to each command of a rehearsal, by a pattern of its words after the program, of
 # which the first that fits counts; of several values of an option, the last counts.
-_TUNE = "--seeds 1 --final-seeds 1 --epochs 1 --examples 300 --workers 1"
+_TUNE = "--seeds 1 --final-seeds 1 --epochs 1 --workers 1"
 TINY = {
     "analyze*": "",
+    "compare*tail*": "--seeds 2 --epochs 2 --workers 1",  # of few examples, no tail would be left
     "compare*": "--smoke --workers 1",
     "evaluate*": "--tested 200 --attacked 4 --steps 2 --restarts 1 --queries 3",
     "reproduce*": "--scale smoke --seeds 1 --epochs 1 --width 8 --examples 200 --test 600 "
     "--tested 20 --no-compile --workers 1",
     "train*": "--epochs 1 --examples 200 --width 4",
-    "tune*grid*": _TUNE,  # whose number of trials is that of the values
-    "tune*": f"{_TUNE} --trials 1",
+    "tune*grid*": f"{_TUNE} --examples 300",  # whose number of trials is that of the values
+    "tune*imbalance*": f"{_TUNE} --trials 1",
+    "tune*": f"{_TUNE} --examples 300 --trials 1",
     "examples/gan.py*": "--quick",
 }
 
