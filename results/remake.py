@@ -37,8 +37,8 @@ COMPARED = "compare/results compare/table"
 MADE: dict[str, tuple[tuple[str, str], ...]] = {
     "What compare shows": (
         (COMPARED, "compare/spirals"),
-        (COMPARED, "compare/mnist-1d"),
-        ("compare/runs/mnist_1d-*/evaluation-last-*", "compare/evaluations"),
+        ("mnist-1d/results mnist-1d/table", "compare/mnist-1d"),
+        ("mnist-1d/runs/*/evaluation-last-*", "compare/evaluations"),  # of no other comparison
         ("runs/tune-mnist-1d-mlp-runs/trials", "compare/settings"),
         (COMPARED, "compare/mnist-1d-no-batch-norm"),
         (COMPARED, "compare/mnist-1d-sgd"),
@@ -110,13 +110,17 @@ MADE: dict[str, tuple[tuple[str, str], ...]] = {
 # What is appended to each command of a rehearsal, by a pattern of its words after the program, of
 # which the first that fits counts; of several values of an option, the last counts.
 _TUNE = "--seeds 1 --final-seeds 1 --epochs 1 --workers 1"
+_REPRODUCE = (
+    "--scale smoke --seeds 1 --epochs 1 --width 8 --examples 200 --test 600 --no-compile "
+    "--workers 1"
+)
 TINY = {
     "analyze*": "",
     "compare*tail*": "--seeds 2 --epochs 2 --workers 1",  # of few examples, no tail would be left
     "compare*": "--smoke --workers 1",
     "evaluate*": "--tested 200 --attacked 4 --steps 2 --restarts 1 --queries 3",
-    "reproduce*": "--scale smoke --seeds 1 --epochs 1 --width 8 --examples 200 --test 600 "
-    "--tested 20 --no-compile --workers 1",
+    "reproduce?spectra*": _REPRODUCE,  # which needs as many of each class as a layer has units
+    "reproduce*": f"{_REPRODUCE} --tested 20",
     "train*": "--epochs 1 --examples 200 --width 4",
     "tune*grid*": f"{_TUNE} --examples 300",  # whose number of trials is that of the values
     "tune*imbalance*": f"{_TUNE} --trials 1",

@@ -101,6 +101,15 @@ def test_assignments_and_continued_lines_belong_to_a_command(remake):
     assert curves.command.endswith("--precision bf16 --channels-last --out laptop")
 
 
+def test_runs_that_become_one_file_are_those_of_one_part(remake):
+    """Comparisons share a folder, so a pattern there would find the runs of others too."""
+    sources = [(step.part, one) for step in remake.steps(PAGE) for one in step.source.split()]
+    folders = {one.partition("/")[0] for _, one in sources if "*" in one}
+    assert folders == {"mnist-1d", "five", "longer"}
+    for folder in folders:
+        assert len({part for part, one in sources if one.startswith(f"{folder}/")}) == 1
+
+
 def test_a_rehearsal_runs_every_command_of_the_page_at_a_tiny_size(remake, monkeypatch, tmp_path):
     """The words of each command are read as the lab reads them; nothing is run."""
     python = tmp_path / "python"
@@ -139,7 +148,8 @@ def is_tiny(words):
         assert options.final_seeds == 1
         assert options.trials == 1 or (options.sampler == "grid" and options.trials is None)
     if name == "reproduce":
-        assert (options.scale, options.tested, options.compile) == ("smoke", 20, False)
+        assert (options.scale, options.test, options.compile) == ("smoke", 600, False)
+        assert options.tested == 20 or options.table == "spectra"
     if name == "compare":
         assert options.smoke or (options.epochs, options.seeds) == (2, 2)
     if name == "evaluate":
