@@ -120,6 +120,7 @@ TINY = {
     "compare*": "--smoke --workers 1",
     "evaluate*": "--tested 200 --attacked 4 --steps 2 --restarts 1 --queries 3",
     "reproduce?spectra*": _REPRODUCE,  # which needs as many of each class as a layer has units
+    "reproduce?figure-5*": _REPRODUCE,  # likewise
     "reproduce*": f"{_REPRODUCE} --tested 20",
     "train*": "--epochs 1 --examples 200 --width 4",
     "tune*grid*": f"{_TUNE} --examples 300",  # whose number of trials is that of the values
