@@ -309,3 +309,28 @@ def test_the_automatic_choice_names_an_input_that_could_be_taken_for_another():
     mixup = ManifoldMixup(OfDict(), example=(batch,))
     assert mixup.layers[0] == "input:batch.x"
     assert find_layers(OfDict(), {"x": batch["x"]}).default[0] == "input"
+
+
+def test_a_nested_input_without_a_shape_is_explained():
+    parts = [torch.randn(size, 5) for size in (3, 4)]
+    nested = torch.nested.nested_tensor(parts, layout=torch.strided)
+    model = nn.Linear(5, 3)
+    with ManifoldMixup(model, ["input"]), pytest.raises(TypeError, match=r"layout=torch\.jagged"):
+        model(nested)
+
+
+def test_a_list_of_dicts_is_told_to_be_stacked():
+    class OfList(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.head = nn.Linear(5, 4), nn.Linear(4, 2)
+
+        def forward(self, batch):
+            return self.head(self.one(torch.stack([example["x"] for example in batch])))
+
+    model, batch = OfList(), [{"x": torch.randn(5)} for _ in range(BATCH)]
+    with (
+        ManifoldMixup(model, ["one"]),
+        pytest.raises(ValueError, match=r"default_collate\(batch\)"),
+    ):
+        model(batch)

@@ -125,13 +125,24 @@ def leading_names(inputs: list[tuple[str, Tensor]]) -> list[str]:
     # This runs at every step, and nearly always all tensors have the same length.
     rows: dict[int, list[tuple[str, Tensor]]] = {}
     for name, tensor in shaped:
-        rows.setdefault(tensor.shape[0], []).append((name, tensor))
+        rows.setdefault(_rows_of(name, tensor), []).append((name, tensor))
     likely = (
         sorted(rows, key=lambda size: _likelihood(size, rows[size]))
         if len(rows) > 1
         else list(rows)
     )
     return [_first_continuous(rows[size]) for size in likely]
+
+
+def _rows_of(name: str, tensor: Tensor) -> int:
+    try:
+        return tensor.shape[0]
+    except RuntimeError:  # the strided layout of nested tensors has no shape
+        raise TypeError(
+            f"the input {name!r} is a nested tensor of strided layout, which has no shape. Make it "
+            f"with layout=torch.jagged; or pad it with torch.nested.to_padded_tensor, and pass "
+            f"the model a mask."
+        ) from None
 
 
 def _likelihood(size: int, tensors: list[tuple[str, Tensor]]) -> tuple[bool, int, int, int]:

@@ -29,7 +29,8 @@ _LIST = (
 _LIST_OF_SEVERAL = (
     "{0!r} is a list with several tensors for each example, such as its boxes, which are no rows. "
     "If they are targets, call the model without them, and compute the loss outside, from what it "
-    "returns for each example"
+    "returns for each example. If they are inputs, stack them before the model is called: "
+    "torch.utils.data.default_collate({0})"
 )
 _NO_TENSOR = (
     "the model returns no floating point tensor (in tuples, dicts or dataclasses). Return the "
