@@ -1,5 +1,7 @@
 """The model's inputs: their names, the batch, and the meaning of "input"."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -313,7 +315,9 @@ def test_the_automatic_choice_names_an_input_that_could_be_taken_for_another():
 
 def test_a_nested_input_without_a_shape_is_explained():
     parts = [torch.randn(size, 5) for size in (3, 4)]
-    nested = torch.nested.nested_tensor(parts, layout=torch.strided)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is a prototype
+        nested = torch.nested.nested_tensor(parts, layout=torch.strided)
     model = nn.Linear(5, 3)
     with ManifoldMixup(model, ["input"]), pytest.raises(TypeError, match=r"layout=torch\.jagged"):
         model(nested)

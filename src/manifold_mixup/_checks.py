@@ -19,6 +19,8 @@ from manifold_mixup._structure.row import InputRow, LayerRow, together
 from manifold_mixup._structure.table import LayerTable, remark
 from manifold_mixup._warn import warn
 
+_MOST_VALUES = 8
+"""Values of an argument that are inspected, such as the names of tasks."""
 _MOST_INSPECTIONS = 16
 """Batches that are inspected, if each has inputs that none before had."""
 
@@ -62,6 +64,7 @@ class Checks:
         self._alike: set[str] | None = None
         # What a model that runs with one batch size only keeps of each example, and what differed.
         self._kept: set[str] | None = None
+        self._plain = True  # whether all batches were one argument each
         # Where the model kept tensors before the first batch; None once the second was looked at.
         self._kept_before: set[tuple[int, str]] | None = set()
         self._any_mixed = False  # whether a batch was mixed
@@ -81,7 +84,7 @@ class Checks:
         The first one must, one with an input that none before had, and the second if the model has
         kept something of the first: what forward does with it may go around a layer. So must one
         whose lists or arrays first have different values for its ``rows``, or whose lengths do, and
-        one after passes that ran other operators than before.
+        one with a word or a flag that none before had.
         """
         padding = self._attachment.padding
         if not padding.known and padding.unknown(inputs):
@@ -92,10 +95,26 @@ class Checks:
             if name not in self._seen_inputs and self._is_new(name):
                 return True
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        if not (alone and self._kept is None) and self._says_more(inputs, args, kwargs, rows):
+        if not (alone and self._plain) and self._says_more(inputs, args, kwargs, rows):
             return True
-        changed = self._attachment.passes.sizes.changed
-        return (self._kept_before is not None and self._keeps_more()) or changed
+        return self._kept_before is not None and self._keeps_more()
+
+    def look_again(
+        self, layers: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """Check the layers after a pass that ran other operators than those before.
+
+        Raises:
+            ValueError: a layer cannot be mixed when these operators run.
+        """
+        sizes = self._attachment.passes.sizes
+        if self.state is CheckState.SKIPPED:
+            sizes.inspected()
+            return tuple(layers)
+        try:
+            return self.first_batch(layers, args, kwargs)
+        finally:
+            sizes.refused()  # unless it was inspected
 
     def _says_more(
         self,
@@ -105,10 +124,17 @@ class Checks:
         rows: int,
     ) -> bool:
         """Return whether something first differs between the examples of this batch."""
-        from manifold_mixup._said import alike, varying, varying_kept  # not to mix one tensor
+        from manifold_mixup._said import (
+            alike,
+            flags,
+            varying,
+            varying_kept,
+        )  # not to mix one tensor
 
         model = unwrap(self._attachment.model)
         if any(map(self._is_new, varying(model, args, kwargs, rows, self._seen_inputs))):
+            return True
+        if any(map(self._is_new_flag, flags(model, args, kwargs))):
             return True
         if self._kept is not None and not varying_kept(model, rows) <= self._kept:
             return True
@@ -129,6 +155,15 @@ class Checks:
         from manifold_mixup._kept import places  # only two batches need it
 
         return places(self._attachment.model)
+
+    def _is_new_flag(self, flag: str) -> bool:
+        """Return whether no batch had this value of an argument, which has few values so far."""
+        if flag in self._seen_inputs:
+            return False
+        name = flag.partition("=")[0] + "="
+        if sum(seen.startswith(name) for seen in self._seen_inputs) < _MOST_VALUES:
+            return self._is_new(flag)
+        return False  # a file's name, for instance
 
     def _is_new(self, name: str) -> bool:
         """Return whether no batch had an input of this name, or in the same list."""
@@ -227,16 +262,18 @@ class Checks:
             uneven: whether examples may have different numbers of rows in a state.
             once: whether the model runs with one batch size only, as if it kept something of each.
         """
-        from manifold_mixup._said import alike, varying, varying_kept  # only a check needs it
+        from manifold_mixup._said import alike, flags, varying, varying_kept  # only a check
 
         attachment, model = self._attachment, unwrap(self._attachment.model)
         inputs = named_inputs(model, args, kwargs)
         front = attachment.batch_first(inputs) if self._batch_dim else inputs
         rows = attachment.rows_in(attachment.leading(front))
-        for name in (*dict(inputs), *varying(model, args, kwargs, rows)):
+        said = *varying(model, args, kwargs, rows), *flags(model, args, kwargs)
+        for name in (*dict(inputs), *said):
             self._seen_inputs |= {name, _of_list(name)}
         now = alike(inputs, rows) if uneven else set[str]()
         self._alike = {name for name in now if self._alike is None or name in self._alike}
+        self._plain = self._plain and len(args) + len(kwargs) == 1 and not once
         self._kept = varying_kept(model, rows) | (self._kept or set()) if once else self._kept
 
     def _require_proofs(

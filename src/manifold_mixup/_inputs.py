@@ -33,6 +33,17 @@ def named_values(
     return [*zip(_positional(model, len(args)), args, strict=True), *kwargs.items()]
 
 
+def defaults(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """List ``(name, value)`` for every argument of ``forward`` that a call leaves out."""
+    return [
+        (one.name, one.default)
+        for one in _parameters(model)[len(args) :]
+        if one.name not in kwargs and one.default is not one.empty
+    ]
+
+
 def map_inputs(
     fn: Callable[[str, Tensor], Tensor],
     model: nn.Module,

@@ -158,6 +158,7 @@ class ManifoldMixup:
             batch_dim=batch_dim,
             mixes=self._schedule.mixes,
             next_plan=self._next_plan,
+            look_again=self._look_again,
             blend=blend,
         )
         self._checks = Checks(
@@ -425,6 +426,9 @@ class ManifoldMixup:
             lead = attachment.leading(inputs)  # the check may have found another
             rows = attachment.rows_in(lead)
         return self._schedule.next(self.layers, rows, lead.device)
+
+    def _look_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.layers = self._checks.look_again(self.layers, args, kwargs)
 
     def _mark_replaced(self) -> None:
         self.remove()

@@ -7,11 +7,12 @@ differ between the examples.
 
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from enum import Enum
 from typing import Any
 
 from torch import Tensor, nn
 
-from manifold_mixup._inputs import named_values
+from manifold_mixup._inputs import defaults, named_values
 from manifold_mixup._kept import attributes
 from manifold_mixup._tree import below, children, leaves
 
@@ -39,6 +40,25 @@ def varying(
     """
     said = {f"{name}[]": values for name, values in said_of_each(model, args, kwargs, rows).items()}
     return [name for name, values in said.items() if name not in known and _differ(values)]
+
+
+def flags(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """Name the values of the arguments by which forward may choose other code, ``name=value``.
+
+    These are words, None, and whether a number is zero, also where an argument is left out.
+    """
+    named = (*named_values(model, args, kwargs), *defaults(model, args, kwargs))
+    return [flag for name, value in named for flag in _flags_in(value, name)]
+
+
+def _flags_in(value: Any, name: str) -> Iterator[str]:
+    if value is None or isinstance(value, bool | int | float):
+        yield f"{name}={value if value is None else bool(value)}"
+    elif isinstance(value, str | Enum):
+        yield f"{name}={value}"
+    elif not isinstance(value, Tensor | tuple | list | nn.Module):
+        for key, child in children(value):
+            yield from _flags_in(child, below(name, key))
 
 
 def alike(inputs: Iterable[tuple[str, Tensor]], rows: int) -> set[str]:

@@ -68,6 +68,8 @@ class Attachment:
         mixes: returns whether the next pass is mixed, given whether it trains.
         next_plan: returns the plan of a pass to mix, given its inputs by name, its arguments, and
             whether it trains.
+        look_again: inspects the model once more, given the arguments of a pass that ran something
+            else than those before.
         blend: the ways of mixing, some of which need to know the positions of a state.
 
     Attributes:
@@ -88,6 +90,7 @@ class Attachment:
         batch_dim: int,
         mixes: Callable[[bool], bool],
         next_plan: Callable[[Inputs, tuple[Any, ...], dict[str, Any], bool], MixPlan | None],
+        look_again: Callable[[tuple[Any, ...], dict[str, Any]], None] = lambda args, kwargs: None,
         blend: Blend = _PLAIN,
     ) -> None:
         self.model = model
@@ -102,6 +105,7 @@ class Attachment:
         self.passes = Passes(model, outputs, output_dim=batch_dim)
         self.passes.mixes = mixes
         self._owner, self._mixes, self._next_plan = owner, mixes, next_plan
+        self._look_again = look_again
         self._active = ActivePlan()
         self._counters: dict[str, RunCounter] = {}  # by module, for those that run several times
         self._inputs = tuple(filter(is_input, layers))
@@ -365,6 +369,7 @@ class Attachment:
             compiled.follow_sizes(inputs, plan)
         started = self.passes.start(plan, training=training, valid=valid)
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # nearly always
+        started.arguments = args, kwargs
         started.copies = None if alone or plan is None else _copies_of(args, kwargs)
         if training or mixing:
             self._planned = started
@@ -463,6 +468,10 @@ class Attachment:
         finally:
             output = self.passes.finish(output)
             self._error_before = None
+        if running is not None:
+            arguments, running.arguments = running.arguments, None
+            if self.passes.sizes.changed and not failed and arguments is not None:
+                self._look_again(*arguments)  # before what the model keeps says something else
         return output
 
     def _account(self, finished: ForwardPass, output: Any) -> None:

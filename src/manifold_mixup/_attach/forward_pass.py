@@ -42,6 +42,7 @@ class ForwardPass:
         self.masks: list[tuple[Tensor, Any, Tensor]] = []
         # Carried tensors that were already mixed, while the pass runs.
         self.carried: list[tuple[Tensor, Tensor]] = []
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # while it runs
         # If forward may write into its arguments.
         self.copies: Copies | None = None
         self.training = training

@@ -20,6 +20,7 @@ class PassSizes:
         # By how many nodes others differ from it: False if that was not inspected.
         self._differences = {0: True}
         self._most_changes, self._now_inspected = _MOST_CHANGES, False
+        self._changed_by = 0  # how the latest change differs
 
     def note(self, finished: ForwardPass) -> None:
         """Compare a mixed pass with the first one like it."""
@@ -34,10 +35,18 @@ class PassSizes:
         """Note a pass with more nodes than the first, or fewer; two of them are a change."""
         if not self._now_inspected and more in self._differences and self._most_changes:
             self._most_changes -= 1
-            self.changed = True
+            self.changed, self._changed_by = True, more
         self._differences[more] = self._now_inspected or not self._most_changes
         self._now_inspected = False
 
     def inspected(self) -> None:
-        """Note that what the next pass runs was inspected."""
-        self.changed, self._now_inspected = False, True
+        """Note that what has changed was inspected; without a change, what the next pass runs."""
+        self._now_inspected = not self.changed
+        if self.changed:
+            self._differences[self._changed_by] = True
+        self.changed = False
+
+    def refused(self) -> None:
+        """Note that what has changed was refused, so that the next such pass is, too."""
+        self._most_changes += self.changed
+        self.changed = False
