@@ -31,6 +31,15 @@ class Packs(Network):
         return self.head(pad_packed_sequence(states, batch_first=True)[0].mean(1))
 
 
+class AnyOrder(Network):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states = packed._replace(data=self.first(packed.data))
+        states, _ = self.rnn(states)
+        states = states._replace(data=self.last(states.data))
+        return self.head(pad_packed_sequence(states, batch_first=True)[0].mean(1))
+
+
 class Bags(Network):
     """Bags of instances, in one tensor."""
 
@@ -89,12 +98,24 @@ def test_they_are_mixed_while_all_have_as_many_and_then_refused(make, layer):
         criterion(model(sequences(), EVEN), Y).backward()
 
 
-@pytest.mark.parametrize("make", [Packs, Bags])
+@pytest.mark.parametrize("lengths", [[UNEVEN], [EVEN, EVEN, UNEVEN, EVEN, UNEVEN]])
+def test_sequences_that_are_packed_in_one_order_are_refused_with_a_way_out(lengths):
+    """Nothing can be reordered, so nothing is known of the model when the lengths differ."""
+    model = Packs()
+    with ManifoldMixup(model, ["head"], seed=0) as mixup:
+        criterion = mixup.wrap(nn.CrossEntropyLoss())
+        for those in lengths[:-1]:
+            criterion(model(sequences(those), those), Y)
+        with pytest.raises(ValueError, match="with enforce_sorted=False, they may come in any"):
+            model(sequences(lengths[-1]), lengths[-1])
+
+
+@pytest.mark.parametrize("make", [AnyOrder, Bags])
 def test_a_layer_that_has_a_row_for_each_stays_right(make):
     model = make()
     with ManifoldMixup(model, ["head"], seed=0) as mixup:
         criterion = mixup.wrap(nn.CrossEntropyLoss())
-        for lengths in (EVEN, EVEN, UNEVEN, EVEN, UNEVEN):
+        for lengths in (EVEN, EVEN, UNEVEN, EVEN, UNEVEN, UNEVEN, EVEN):
             x = sequences(lengths)
             with mixup.using(MixPlan("head", LAM, PERM)):
                 loss = criterion(model(x, lengths), Y)
