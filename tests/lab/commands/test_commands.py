@@ -222,6 +222,13 @@ def test_too_few_examples_for_a_test_are_said(npz, tmp_path, capsys):
     assert "RMS gap" not in shown
 
 
+def test_one_class_among_the_tested_examples_is_said(npz, tmp_path, capsys):
+    small(npz, "--out", tmp_path / "one")
+    assert run("evaluate", tmp_path / "one", "--tested", 1) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Left out: neural collapse is about several classes, but all 1 test examples" in shown
+
+
 def test_images_are_deformed_and_told_from_other_sets(images, tmp_path, capsys):
     options = ("--mixing", "none", "--epochs", 1, "--width", 2, "--root", images, "--device", "cpu")
     assert run("train", *options, "--out", tmp_path / "one") == 0

@@ -72,10 +72,16 @@ def test_pixels_stay_within_their_bounds_and_constant_ones_as_they_are(task):
 def test_data_that_fill_their_box_leave_none():
     grid = torch.cartesian_prod(torch.linspace(0, 1, 12), torch.linspace(0, 1, 12))
     far = torch.tensor([[3.0, 3.0]])  # a test set far from the training set
-    data = replace(spirals.load(), x=grid, x_test=far, y_test=torch.zeros(1, dtype=torch.long))
+    y, y_test = torch.zeros(144, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    data = replace(spirals.load(), x=grid, y=y, x_test=far, y_test=y_test)
     drawn = draw(data)
     assert drawn.shape == (0, 2)
     assert math.isnan(greatest(torch.zeros(0, 2)))
+    off, test = evaluate(nn.Linear(2, 2), data, battery=["confidence"])["confidence"]
+    assert off["inputs"] == 0
+    assert math.isnan(off["greatest"])
+    assert off["note"].startswith("no confidence off the data: no input was found in the box")
+    assert "note" not in test
 
 
 def test_the_mean_of_the_greatest_softmax():

@@ -68,7 +68,7 @@ class Evaluation:
     battery: tuple[str, ...]
     settings: Settings
     when: When
-    left_out: str
+    left_out: tuple[str, ...]
 
 
 def prepare(options: Options) -> Evaluation:
@@ -104,7 +104,7 @@ def prepare(options: Options) -> Evaluation:
         ),
         when=options.when,
         # Which tests suit a shape is no news, but that there are too few examples is.
-        left_out="" if options.battery else unfit("calibration", tested),
+        left_out=() if options.battery else _too_few(tested),
     )
 
 
@@ -132,14 +132,19 @@ def run(evaluation: Evaluation) -> bool:
         console.print(battery_table(part, results[part]))
         for note in notes(results[part]):
             console.print(note, markup=False, highlight=False)
-    if evaluation.left_out:
-        console.print(f"Left out: {evaluation.left_out}.", markup=False, highlight=False)
+    for why in evaluation.left_out:
+        console.print(f"Left out: {why}.", markup=False, highlight=False)
     written = [str(evaluation.folder / "evaluation-*.json")]
     if "clean" in evaluation.battery:
         pictures = _pictures(evaluation, results["clean"][0]["reliability"], title)
         written.extend(map(str, pictures))
     console.print(f"Written: {', '.join(written)}", markup=False, soft_wrap=True)
     return True
+
+
+def _too_few(tested: Data) -> tuple[str, ...]:
+    """Return why tests are left out that need more examples than are tested."""
+    return tuple(why for part in ("calibration", "collapse") if (why := unfit(part, tested)))
 
 
 def _layers(options: Options, data: Data, battery: Sequence[str]) -> tuple[str, ...] | None:

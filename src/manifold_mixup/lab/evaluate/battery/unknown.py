@@ -1,5 +1,6 @@
 """Parts that test on inputs unlike the data."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -12,6 +13,11 @@ from manifold_mixup.lab.evaluate.battery.checks import undefined
 from manifold_mixup.lab.evaluate.battery.subject import Job, Outputs, Row, Subject
 from manifold_mixup.lab.evaluate.inference import logits
 from manifold_mixup.lab.evaluate.plane import SURE, input_plane
+
+_FILLED = (
+    "no confidence off the data: no input was found in the box of the training inputs that is "
+    "farther from each of them than 99 % of the test inputs are."
+)
 
 
 def outlier_separation(subject: Subject) -> Iterator[Job]:
@@ -73,6 +79,8 @@ def confidence(subject: Subject) -> Iterator[Job]:
 
     def row(outputs_of: Callable[[], Tensor]) -> Row:
         outputs = outputs_of()
+        if not len(outputs):
+            return {"greatest": math.nan, "sure": math.nan, "inputs": 0, "note": _FILLED}
         sure = outputs.double().softmax(1).amax(1) > SURE
         return {
             "greatest": off_data.greatest(outputs),

@@ -209,7 +209,8 @@ def off_data(methods: Methods) -> Section | None:
         "farther from every one of them than 99 % of the test inputs are. The paper claims that "
         "it falls with manifold mixup. "
     )
-    return Section("confidence", "Confidence", words + tested(methods, "confidence"), tables=grids)
+    words += tested(methods, "confidence") + notes(evaluations)
+    return Section("confidence", "Confidence", words, tables=grids)
 
 
 def _greatest(row: Mapping[str, Any]) -> float:
